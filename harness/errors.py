@@ -1,0 +1,37 @@
+"""Errors that end in one sentence for the user and an exit code of the contract.
+
+Every message names the file or the field, what is wrong with it, and the mend. A traceback is for our own mistakes only.
+"""
+
+from __future__ import annotations
+
+import enum
+
+
+class ExitCode(enum.IntEnum):
+    """What a `harness` command's exit status means, everywhere."""
+
+    OK = 0
+    """Nothing beyond the profile and the noise floor."""
+    DIVERGENCE = 1
+    """A divergence was found."""
+    USAGE = 2
+    """Wrong use, or input that cannot be read."""
+    INFRASTRUCTURE = 3
+    """Something around the experiment failed: an install, the machine, a time limit."""
+
+
+class HarnessError(Exception):
+    """Base of all errors that are shown as a sentence instead of a traceback."""
+
+    exit_code = ExitCode.USAGE
+
+
+class UsageError(HarnessError):
+    """The user's input is wrong: an unknown version, a missing file, a column that is not there."""
+
+
+class InfrastructureError(HarnessError):
+    """The experiment could not run: an install failed, the disk is full, a registry does not answer."""
+
+    exit_code = ExitCode.INFRASTRUCTURE
