@@ -1,0 +1,110 @@
+"""`python -m harness.worker CELL.json OUT_DIR`: run one job in this interpreter's environment and say how it ended.
+
+The result is `OUT_DIR/result.json`, written last and renamed into place. `OUT_DIR/phase` names the phase that is under
+way, so that whoever supervises this process knows where it stood when it was killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from typing import Any
+
+from harness.worker.outcomes import Ended
+
+
+def _write(path: str, text: str) -> None:
+    temporary = f"{path}.tmp"
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+class Phases:
+    """Wall seconds per phase; the current phase is also written to a file for the supervisor."""
+
+    def __init__(self, out_dir: str) -> None:
+        self.seconds: dict[str, float] = {}
+        self._path = os.path.join(out_dir, "phase")
+        self.current = "start"
+
+    def __call__(self, name: str) -> Phase:
+        """Return a context manager that times `name`."""
+        return Phase(self, name)
+
+    def enter(self, name: str) -> None:
+        """Say that `name` has begun."""
+        self.current = name
+        with open(self._path, "w", encoding="utf-8") as file:
+            file.write(name)
+
+
+class Phase:
+    """One timed phase."""
+
+    def __init__(self, phases: Phases, name: str) -> None:
+        self._phases, self._name = phases, name
+
+    def __enter__(self) -> None:
+        self._phases.enter(self._name)
+        self._start = time.perf_counter()
+
+    def __exit__(self, *_exception: object) -> None:
+        spent = time.perf_counter() - self._start
+        self._phases.seconds[self._name] = round(self._phases.seconds.get(self._name, 0.0) + spent, 4)
+
+
+def _run(cell: dict[str, Any], out_dir: str, phases: Phases, result: dict[str, Any]) -> None:
+    with phases("import"):
+        try:
+            from harness.worker import index, provenance
+        except ImportError as error:
+            raise Ended("import_failed", f"{type(error).__name__}: {error}") from error
+    result["provenance"] = provenance.collect(cell)
+    index.require_device(cell)
+    result.update(index.run(cell, out_dir, phases))
+    result["provenance"].update(provenance.after(cell))
+
+
+def main(argv: list[str]) -> int:
+    """Run a cell; exit status 0 when a result was written, whatever the outcome in it."""
+    if len(argv) != 3:
+        print("usage: python -m harness.worker CELL.json OUT_DIR", file=sys.stderr)
+        return 2
+    cell_path, out_dir = argv[1:]
+    os.makedirs(out_dir, exist_ok=True)
+    with open(cell_path, encoding="utf-8") as file:
+        cell = json.load(file)
+    phases = Phases(out_dir)
+    result: dict[str, Any] = {"schema": 1, "outcome": "ok", "reason": ""}
+    started = time.perf_counter()
+    try:
+        _run(cell, out_dir, phases, result)
+    except Ended as ended:
+        traceback.print_exc()
+        result.update(outcome=ended.outcome, reason=ended.reason)
+    except MemoryError as error:
+        traceback.print_exc()
+        result.update(outcome="out_of_memory", reason=f"The host ran out of memory in phase {phases.current}: {error}")
+    except Exception as error:
+        traceback.print_exc()
+        # torch.cuda.OutOfMemoryError exists under two names between 1.13 and 2.8; its class name is the stable part.
+        memory = type(error).__name__ == "OutOfMemoryError" or "CUDA out of memory" in str(error)
+        first_line = (str(error).strip().splitlines() or [""])[0]
+        result.update(
+            outcome="out_of_memory" if memory else "crashed",
+            reason=f"{type(error).__name__} in phase {phases.current}: {first_line}"[:2000],
+        )
+    result["phase"] = phases.current
+    result["seconds"] = {**phases.seconds, "total": round(time.perf_counter() - started, 4)}
+    _write(os.path.join(out_dir, "result.json"), json.dumps(result, indent=1, sort_keys=True))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
