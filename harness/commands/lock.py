@@ -1,0 +1,35 @@
+"""`harness lock`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from harness.commands.options import matrix_option
+
+
+@click.command(name="lock")
+@click.argument("versions", nargs=-1)
+@click.option("--diff", nargs=2, metavar="A B", help="Print the packages that differ between two versions instead.")
+@click.option("--flavour", type=click.Choice(["cpu", "gpu"]), default="cpu", show_default=True, help="For --diff.")
+@matrix_option
+def command(versions: tuple[str, ...], diff: tuple[str, str] | None, flavour: str, matrix_path: Path | None) -> None:
+    """Write the lock files of VERSIONS (default: all), or show the package difference of two versions."""
+    from harness.lock import difference, lock_path, read_lock, undeclared, write_locks
+    from harness.matrix import Flavour, find_matrix, load_matrix
+
+    path = matrix_path or find_matrix()
+    matrix = load_matrix(path)
+    locks = path.parent / "locks"
+    if diff:
+        kind: Flavour = "gpu" if flavour == "gpu" else "cpu"
+        a, b = (read_lock(lock_path(locks, matrix.require(version), kind)) for version in diff)
+        forbidden = undeclared(matrix, a, b)
+        for name, (old, new) in difference(a, b).items():
+            note = "  (not required by torch, not on the allow-list)" if name in forbidden else ""
+            click.echo(f"{name:32} {old or '-':16} {new or '-':16}{note}")
+        click.get_current_context().exit(1 if forbidden else 0)
+    chosen = [matrix.require(version) for version in versions] or matrix.versions
+    for written in write_locks(matrix, locks, chosen):
+        click.echo(str(written.relative_to(path.parent)))

