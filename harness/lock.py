@@ -185,7 +185,7 @@ def _compile(
             "--python-version", matrix.python, "--python-platform", matrix.platform,
             "--exclude-newer", matrix.exclude_newer.isoformat(), "--custom-compile-command", _HEADER,
             "--no-emit-index-url", "--no-emit-find-links", "--only-binary", ":all:", "--no-binary", "colbert-ai",
-            "--no-binary", "lit", "--no-config",
+            "--no-binary", "lit",
         ]  # fmt: skip
         if hashes:
             command.append("--generate-hashes")

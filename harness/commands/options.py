@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 matrix_option = click.option(
     "--matrix",
@@ -20,3 +24,54 @@ home_option = click.option(
     envvar="HARNESS_HOME",
     help="Folder of environments, caches and the store (default: .harness beside matrix.yaml).",
 )
+
+
+def selection_options(function: Function) -> Function:
+    """Options that say which experiment is meant: `Selection`'s fields."""
+    for option in reversed(
+        (
+            click.option("--collection", help="A collection in matrix.yaml, or a .parquet, .tsv or .jsonl file."),
+            click.option("--checkpoint", help="A checkpoint in matrix.yaml, or a folder."),
+            click.option("--limit", type=click.IntRange(min=1), help="Only the first N passages."),
+            click.option(
+                "--device",
+                type=click.Choice(["auto", "cpu", "cuda"]),
+                default="auto",
+                show_default=True,
+                help="auto: the GPU if there is one.",
+            ),
+            click.option("--threads", type=click.IntRange(min=1), help="CPU threads of a job (part of a cell's key)."),
+            matrix_option,
+            home_option,
+        )
+    ):
+        function = option(function)
+    return function
+
+
+def repeats_option(function: Function) -> Function:
+    """`--repeat VERSION=N`: extra runs of a version, for A against A."""
+    return click.option(
+        "--repeat",
+        "repeats",
+        multiple=True,
+        metavar="VERSION[=N]",
+        help="Run a version N times more (default 1), for the noise floor. May be given again.",
+    )(function)
+
+
+def parse_repeats(values: tuple[str, ...], require: Callable[[str], str]) -> dict[str, int]:
+    """Turn `--repeat` values into version to number of extra runs.
+
+    Raises:
+        UsageError: not VERSION or VERSION=N, or an unknown version.
+    """
+    from harness.errors import UsageError
+
+    parsed = {}
+    for value in values:
+        version, _, number = value.partition("=")
+        if number and not (number.isdigit() and int(number) > 0):
+            raise UsageError(f"--repeat {value!r}: write VERSION=N with N at least 1, such as 2.4.1=2.")
+        parsed[require(version)] = int(number or 1)
+    return parsed

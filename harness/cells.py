@@ -1,0 +1,135 @@
+"""A cell: one job in one environment on one collection, checkpoint, configuration and device; and its key."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from blake3 import blake3
+
+from harness.collection import Passages
+from harness.device import Device
+from harness.lock import Lock
+from harness.matrix import IndexJob, Matrix
+
+JOB_REVISION = 1
+"""Part of every key: raised when the worker changes in a way that can change what a job makes."""
+
+FIXED_ENVIRONMENT = {
+    "LANG": "C.UTF-8",
+    "LC_ALL": "C.UTF-8",
+    "PYTHONHASHSEED": "0",
+    "PYTHONSAFEPATH": "1",
+    "PYTHONNOUSERSITE": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "true",
+    # OpenMP may otherwise use fewer threads than asked under load, and threads decide the order of summation.
+    "OMP_DYNAMIC": "FALSE",
+    "MKL_DYNAMIC": "FALSE",
+}
+
+
+@dataclass(frozen=True)
+class CellSpec:
+    """Everything that may decide what a job makes. Two cells with equal specifications have equal keys.
+
+    Attributes:
+        job: `index`.
+        version: PyTorch release.
+        lock: digest of the environment's lock.
+        collection: name, digest and number of passages.
+        checkpoint: name, digest and dim.
+        settings: the job's settings without those that cannot change the result (capture level, deadline).
+        device: the device's identity.
+        environment: variables that the job's process is started with, apart from paths of one run.
+        swap: artifact name to the digest of the tensor that is put in its place.
+        repeat: 0 for the cell, 1, 2, … for its repeats (A against A).
+    """
+
+    job: str
+    version: str
+    lock: str
+    collection: dict[str, Any]
+    checkpoint: dict[str, Any]
+    settings: dict[str, Any]
+    device: str
+    environment: dict[str, str]
+    swap: dict[str, str] = field(default_factory=dict)
+    repeat: int = 0
+    revision: int = JOB_REVISION
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return asdict(self)
+
+    @property
+    def key(self) -> str:
+        """32 hex digits: blake3 of the canonical JSON. The collection's and the checkpoint's names do not count."""
+        return _digest(self._counted())
+
+    @property
+    def group(self) -> str:
+        """Like the key, without the version, its lock, swaps and the repeat: cells of one group can be compared."""
+        counted = self._counted()
+        for name in ("version", "lock", "swap", "repeat"):
+            del counted[name]
+        return _digest(counted)
+
+    def _counted(self) -> dict[str, Any]:
+        counted = self.to_json()
+        counted["collection"] = self.collection["digest"]
+        counted["checkpoint"] = self.checkpoint["digest"]
+        return counted
+
+    def again(self, repeat: int) -> CellSpec:
+        """The same cell as its `repeat`-th repetition."""
+        return replace(self, repeat=repeat)
+
+
+def _digest(value: dict[str, Any]) -> str:
+    return blake3(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest(length=16)
+
+
+def job_environment(matrix: Matrix, job: IndexJob, version: str, device: Device) -> dict[str, str]:
+    """Variables of a job's process: what the harness sets, thread counts, oddities, then the user's own."""
+    threads = str(job.threads)
+    environment = {
+        **FIXED_ENVIRONMENT,
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "OPENBLAS_NUM_THREADS": threads,
+        "NUMEXPR_NUM_THREADS": threads,
+    }
+    if device.kind == "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    for oddity in matrix.oddities_of(version, device.flavour):
+        environment |= oddity.environment
+    return environment | job.environment
+
+
+def index_spec(
+    matrix: Matrix,
+    job: IndexJob,
+    version: str,
+    lock: Lock,
+    passages: Passages,
+    checkpoint: dict[str, Any],
+    device: Device,
+) -> CellSpec:
+    """The cell of one version's index job."""
+    settings = job.model_dump(
+        include={"nbits", "index_bsize", "doc_maxlen", "kmeans_niters", "native_extensions", "threads"}
+    )
+    return CellSpec(
+        job="index",
+        version=version,
+        lock=lock.digest,
+        collection={"name": passages.name, "digest": passages.digest, "passages": len(passages)},
+        checkpoint=checkpoint,
+        settings={**settings, "dim": checkpoint["dim"]},
+        device=device.identity,
+        environment=job_environment(matrix, job, version, device),
+    )

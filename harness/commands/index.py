@@ -1,0 +1,52 @@
+"""`harness index`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from harness.commands.options import parse_repeats, repeats_option, selection_options
+from harness.errors import ExitCode
+
+
+@click.command(name="index")
+@click.argument("versions", nargs=-1, required=True)
+@selection_options
+@repeats_option
+@click.option(
+    "--capture",
+    type=click.Choice(["final", "digests", "full"]),
+    help="How much of the inside of the pipeline to keep (default: matrix.yaml).",
+)
+@click.option("--evict", is_flag=True, help="Delete each environment as soon as its cells are stored.")
+@click.option("--again", is_flag=True, help="Run cells that are already stored again, and replace them.")
+def command(versions: tuple[str, ...], repeats: tuple[str, ...], evict: bool, again: bool, **options: Any) -> int:
+    """Build environments of VERSIONS (or `all`) if needed, run the index job in each, and store the cells.
+
+    Exit code 3 when a cell ended badly; a version whose wheel does not support the device is not an error.
+    """
+    from dataclasses import replace
+
+    from harness.experiment import Experiment, Selection
+    from harness.progress import Board
+    from harness.sweep import run_plan
+
+    experiment = Experiment(Selection(**options))
+    chosen = (
+        experiment.matrix.versions
+        if versions == ("all",)
+        else [experiment.matrix.require(version) for version in dict.fromkeys(versions)]
+    )
+    plan = experiment.plan(chosen, parse_repeats(repeats, experiment.matrix.require))
+    if again:
+        plan = [replace(planned, run=True) for planned in plan]
+    labels = [f"{p.spec.version}#{p.spec.repeat}" if p.spec.repeat else p.spec.version for p in plan]
+    with Board(labels) as board:
+        cells = run_plan(experiment, plan, board, evict_after=evict)
+    bad = [cell for cell in cells if cell.outcome not in {"ok", "unsupported"}]
+    ok = sum(cell.outcome == "ok" for cell in cells)
+    click.echo(f"{ok} of {len(cells)} cells are stored and complete, in {experiment.home.store}.")
+    for cell in bad:
+        click.echo(f"{cell.label}: {cell.outcome}: {cell.reason}", err=True)
+    return int(ExitCode.INFRASTRUCTURE if bad else ExitCode.OK)

@@ -1,0 +1,41 @@
+"""`harness plan`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from harness.commands.options import parse_repeats, repeats_option, selection_options
+
+
+@click.command(name="plan")
+@click.argument("versions", nargs=-1)
+@selection_options
+@repeats_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def command(versions: tuple[str, ...], repeats: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """List the cells of a sweep over VERSIONS (default: all), and why each would run or be skipped."""
+    import json
+
+    from harness.experiment import Experiment, Selection
+
+    experiment = Experiment(Selection(**options))
+    chosen = [experiment.matrix.require(version) for version in versions] or experiment.matrix.versions
+    plan = experiment.plan(chosen, parse_repeats(repeats, experiment.matrix.require))
+    if as_json:
+        cells = [
+            {"version": p.spec.version, "repeat": p.spec.repeat, "key": p.spec.key, "run": p.run, "why": p.why}
+            for p in plan
+        ]
+        click.echo(json.dumps({"device": experiment.device.identity, "cells": cells}, indent=1))
+        return
+    click.echo(
+        f"{experiment.passages.name}: {len(experiment.passages)} passages; checkpoint {experiment.checkpoint.name}; "
+        f"{experiment.device.identity}"
+    )
+    for p in plan:
+        label = f"{p.spec.version}#{p.spec.repeat}" if p.spec.repeat else p.spec.version
+        click.echo(f"{label:10} {p.spec.key[:12]}  {'run ' if p.run else 'skip'}  {p.why}")
+    count = sum(p.run for p in plan)
+    click.echo(f"{count} of {len(plan)} cells would run.")

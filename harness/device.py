@@ -1,0 +1,91 @@
+"""What a cell runs on. A table holds for one GPU model, or one CPU family: libraries choose their kernels by device."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import UsageError
+from harness.matrix import Flavour
+
+# Extensions by which oneDNN, MKL, OpenBLAS, FAISS and torch's own kernels choose what to run.
+_DISPATCH = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile")
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device under test.
+
+    Attributes:
+        kind: `cpu` or `cuda`.
+        identity: what enters a cell's key, such as `cpu GenuineIntel 6/143 avx2+fma+avx512f` or
+            `cuda NVIDIA H100 80GB HBM3 9.0`.
+    """
+
+    kind: str
+    identity: str
+
+    @property
+    def flavour(self) -> Flavour:
+        """Which environments serve it."""
+        return "cpu" if self.kind == "cpu" else "gpu"
+
+    @property
+    def slug(self) -> str:
+        """The identity as a folder name."""
+        return "".join(c if c.isalnum() or c in ".+" else "-" for c in self.identity).lower().strip("-")
+
+
+def cpu_device(cpuinfo: Path = Path("/proc/cpuinfo")) -> Device:
+    """Describe this machine's CPU by vendor, family, model and the vector extensions that libraries dispatch on."""
+    facts: dict[str, str] = {}
+    try:
+        for line in cpuinfo.read_text().splitlines():
+            key, _, value = line.partition(":")
+            facts.setdefault(key.strip(), value.strip())
+    except OSError:
+        return Device("cpu", f"cpu {platform.machine()} unknown")
+    flags = set(facts.get("flags", "").split())
+    extensions = "+".join(name for name in _DISPATCH if name in flags) or "baseline"
+    vendor, family, model = (facts.get(k, "unknown") for k in ("vendor_id", "cpu family", "model"))
+    return Device("cpu", f"cpu {vendor} {family}/{model} {extensions}")
+
+
+def gpus() -> list[str]:
+    """Identity of each visible GPU; empty when there is no NVIDIA driver."""
+    try:
+        listed = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [f"cuda {' '.join(line.replace(',', ' ').split())}" for line in listed.splitlines() if line.strip()]
+
+
+def choose_device(wanted: str) -> Device:
+    """Return the device for `auto`, `cpu` or `cuda`.
+
+    Raises:
+        UsageError: `cuda` without a GPU.
+    """
+    if wanted == "cpu":
+        return cpu_device()
+    found = gpus()
+    if found:
+        # Cells run on the first visible GPU; mixed GPUs in one machine are chosen with CUDA_VISIBLE_DEVICES.
+        return Device("cuda", found[0])
+    if wanted == "cuda":
+        raise UsageError("--device cuda: nvidia-smi lists no GPU on this machine; use --device cpu.")
+    return cpu_device()
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, which under a scheduler can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,281 @@
+"""One uv virtualenv for each version and flavour, built from its lock, under a file lock, and marked complete last."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from harness.errors import HarnessError, InfrastructureError
+from harness.home import Home
+from harness.lock import Lock, lock_path, read_lock
+from harness.matrix import Flavour, Matrix
+
+_SENTINEL = "harness-complete.json"
+_OFFLINE_SIGNS = re.compile(
+    r"dns error|failed to lookup|error sending request|connection refused|network is unreachable|timed out|"
+    r"tcp connect error|network connectivity is disabled|could not connect",
+    re.IGNORECASE,
+)
+
+
+class BuildFailed(InfrastructureError):
+    """An environment could not be built.
+
+    Attributes:
+        outcome: `resolve_failed` or `install_failed`, as a cell records it.
+        log: the command and everything it printed.
+    """
+
+    def __init__(self, message: str, outcome: str, log: str) -> None:
+        super().__init__(message)
+        self.outcome, self.log = outcome, log
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A complete environment.
+
+    Attributes:
+        version: the PyTorch release.
+        flavour: `cpu` or `gpu` (which faiss it holds).
+        path: the virtualenv's folder.
+        lock: the lock it was built from.
+        packages: name to version, as found installed.
+        seconds_to_build: wall seconds, 0 when it was reused.
+    """
+
+    version: str
+    flavour: Flavour
+    path: Path
+    lock: Lock
+    packages: dict[str, str]
+    seconds_to_build: float
+
+    @property
+    def python(self) -> Path:
+        """The interpreter."""
+        return self.path / "bin" / "python"
+
+
+def installed_packages(path: Path) -> dict[str, str]:
+    """Name to version of everything installed in a virtualenv, read from its metadata without starting Python."""
+    found = {}
+    for metadata in path.glob("lib/python3*/site-packages/*.dist-info/METADATA"):
+        name = version = ""
+        with metadata.open(encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if line.startswith("Name:"):
+                    name = line[5:].strip()
+                elif line.startswith("Version:"):
+                    version = line[8:].strip()
+                if (name and version) or not line.strip():
+                    break
+        found[_normal(name)] = version
+    return dict(sorted(found.items()))
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def mismatches(lock: Lock, found: dict[str, str]) -> list[str]:
+    """How the installed packages differ from a lock, one sentence fragment each; empty when they are the same."""
+    wanted = {_normal(name): version for name, version in lock.packages.items()}
+    return [
+        f"{name} is {found.get(name, 'missing')} instead of {wanted.get(name, 'absent')}"
+        for name in sorted({*wanted, *found})
+        if wanted.get(name) != found.get(name)
+    ]
+
+
+def environment_path(home: Home, version: str, flavour: Flavour, lock: Lock) -> Path:
+    """Where an environment is: its name carries its lock's digest, so a changed lock never reuses an old one."""
+    return home.environments / f"{version}-{flavour}-{lock.digest[:12]}"
+
+
+def find_environment(home: Home, locks: Path, version: str, flavour: Flavour) -> Environment | None:
+    """Return the complete environment of a version, or None if it would have to be built."""
+    lock = read_lock(lock_path(locks, version, flavour))
+    path = environment_path(home, version, flavour, lock)
+    return _complete(path, version, flavour, lock)
+
+
+def _complete(path: Path, version: str, flavour: Flavour, lock: Lock) -> Environment | None:
+    try:
+        sentinel = json.loads((path / _SENTINEL).read_text(encoding="utf-8"))
+        if sentinel["lock"] != lock.digest or not (path / "bin" / "python").exists():
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    found = installed_packages(path)
+    # Somebody's `pip install` into the environment would go unnoticed otherwise.
+    if mismatches(lock, found):
+        return None
+    return Environment(version, flavour, path, lock, found, 0.0)
+
+
+def ensure_environment(
+    home: Home,
+    matrix: Matrix,
+    locks: Path,
+    version: str,
+    flavour: Flavour,
+    report: Callable[[str], None] = lambda _text: None,
+) -> Environment:
+    """Return a version's environment, building it if it is missing, half-built, damaged or of another lock.
+
+    Two processes that need the same environment build it once: the second waits for the first.
+
+    Raises:
+        BuildFailed: uv could not build it; `outcome` and `log` say more.
+        UsageError: there is no lock for the version.
+    """
+    lock = read_lock(lock_path(locks, version, flavour))
+    path = environment_path(home, version, flavour, lock)
+    home.environments.mkdir(parents=True, exist_ok=True)
+    with FileLock(home.environments / f".{path.name}.lock"):
+        existing = _complete(path, version, flavour, lock)
+        if existing:
+            return existing
+        if path.exists():
+            report(f"{version}: rebuilding an environment that is incomplete or does not match its lock")
+            shutil.rmtree(path)
+        report(f"{version}: building the environment ({len(lock.packages)} packages)")
+        started = time.monotonic()
+        try:
+            found = _build(home, matrix, path, lock, version)
+        except BaseException:
+            shutil.rmtree(path, ignore_errors=True)
+            raise
+        seconds = time.monotonic() - started
+        _mark_complete(path, lock)
+    return Environment(version, flavour, path, lock, found, seconds)
+
+
+def _build(home: Home, matrix: Matrix, path: Path, lock: Lock, version: str) -> dict[str, str]:
+    uv = uv_command()
+    _run([*uv, "venv", "--quiet", "--python", matrix.python, "--no-project", str(path)], home, version, "a virtualenv")
+    _run(
+        [
+            *uv, "pip", "install", "--python", str(path / "bin" / "python"), "--no-deps", "--require-hashes",
+            "--requirements", str(lock.path),
+        ],
+        home,
+        version,
+        "the locked packages",
+    )  # fmt: skip
+    found = installed_packages(path)
+    wrong = mismatches(lock, found)
+    if wrong:
+        raise BuildFailed(
+            f"{version}: uv installed other packages than the lock names: {'; '.join(wrong[:3])}.", "install_failed", ""
+        )
+    return found
+
+
+def uv_command() -> list[str]:
+    """The uv that is installed beside the harness, so that its version is the pinned one."""
+    from uv import find_uv_bin
+
+    return [find_uv_bin()]
+
+
+def uv_environment(home: Home) -> dict[str, str]:
+    """Environment for uv: its cache is beside the environments, because only then does it hard-link instead of copy."""
+    kept = {k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"}
+    kept.setdefault("UV_CACHE_DIR", str(home.uv_cache))
+    kept.setdefault("UV_HTTP_TIMEOUT", "300")
+    return kept
+
+
+def _run(command: list[str], home: Home, version: str, what: str) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=uv_environment(home))
+    except OSError as error:
+        raise BuildFailed(f"{version}: uv cannot be started: {error}.", "install_failed", str(error)) from error
+    if done.returncode == 0:
+        return
+    log = f"$ {' '.join(command)}\n{done.stdout}\n{done.stderr}"
+    last = _cause(done.stderr)
+    if "No space left on device" in log or "os error 28" in log:
+        last = f"the disk of {home.root} is full: free some space, or sweep with --evict"
+    elif _OFFLINE_SIGNS.search(log):
+        last = f"the package index cannot be reached and uv's cache does not hold it all ({last})"
+    elif "Hash mismatch" in log:
+        last = f"a downloaded file does not have the hash that the lock names ({last})"
+    outcome = "resolve_failed" if "No solution found" in log or "was not found in the" in log else "install_failed"
+    raise BuildFailed(f"{version}: installing {what} failed: {last}.", outcome, log)
+
+
+def _cause(stderr: str) -> str:
+    """The last cause that uv names, on one line."""
+    lines = [line.strip(" │├╰─▶×\t") for line in stderr.splitlines() if line.strip()]
+    causes = [re.sub(r"^(error|cause|Caused by|hint):\s*", "", line, flags=re.IGNORECASE) for line in lines]
+    return causes[-1].rstrip(".")[:400] if causes else "uv printed nothing"
+
+
+def _mark_complete(path: Path, lock: Lock) -> None:
+    temporary = path / f"{_SENTINEL}.tmp"
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump({"lock": lock.digest, "lock_file": lock.path.name}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path / _SENTINEL)
+
+
+def evict(home: Home, environment: Environment, keep: list[Lock]) -> int:
+    """Delete an environment, and from uv's cache the packages that no lock in `keep` has in the same version.
+
+    Without the second part the files would stay on the disk: uv hard-links an environment's files to its cache.
+
+    Returns:
+        Bytes by which the disk's free space grew.
+    """
+    before = shutil.disk_usage(home.root).free
+    with FileLock(home.environments / f".{environment.path.name}.lock"):
+        shutil.rmtree(environment.path, ignore_errors=True)
+    kept = {(name, version) for lock in keep for name, version in lock.packages.items()}
+    gone = [name for name, version in environment.lock.packages.items() if (name, version) not in kept]
+    # A cache that the user pointed us to is theirs: leave it alone.
+    if gone and "UV_CACHE_DIR" not in os.environ:
+        subprocess.run(
+            [*uv_command(), "cache", "clean", "--quiet", *gone],
+            env=uv_environment(home),
+            check=False,
+            capture_output=True,
+        )
+    return shutil.disk_usage(home.root).free - before
+
+
+@contextmanager
+def disk_errors(home: Home) -> Iterator[None]:
+    """Turn "no space left" and "read-only" into sentences.
+
+    Raises:
+        HarnessError: with exit code 2, naming the folder and the mend.
+    """
+    try:
+        yield
+    except OSError as error:
+        import errno
+
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise HarnessError(
+                f"The disk of {home.root} is full: free some space, or point --home (or HARNESS_HOME) to another disk."
+            ) from error
+        if error.errno in {errno.EACCES, errno.EROFS, errno.EPERM}:
+            raise HarnessError(
+                f"{error.filename or home.root} cannot be written ({error.strerror}): point --home (or HARNESS_HOME) "
+                "to a folder that can."
+            ) from error
+        raise

@@ -1,0 +1,192 @@
+"""What a command line asks for: matrix, home, collection, checkpoint, job settings and device, resolved once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from harness.cells import CellSpec, index_spec
+from harness.checkpoint import CheckpointFiles
+from harness.collection import Passages
+from harness.device import Device, choose_device, usable_cores
+from harness.environments import disk_errors
+from harness.errors import UsageError
+from harness.home import Home, resolve_home
+from harness.lock import Lock, lock_path, read_lock
+from harness.matrix import (
+    EmbeddedCheckpoint,
+    EmbeddedCollection,
+    HubCheckpoint,
+    HubCollection,
+    IndexJob,
+    LocalCheckpoint,
+    LocalCollection,
+    Matrix,
+    ScaledCollection,
+    find_matrix,
+    load_matrix,
+)
+from harness.store import Cell, Store
+
+SUFFIXES = (".parquet", ".tsv", ".jsonl", ".ndjson", ".gz")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Options of `plan`, `index`, `sweep` and `consecutive`, as the user gave them."""
+
+    matrix_path: Path | None = None
+    home: Path | None = None
+    collection: str | None = None
+    checkpoint: str | None = None
+    limit: int | None = None
+    device: str = "auto"
+    capture: str | None = None
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One cell of a plan.
+
+    Attributes:
+        spec: the cell.
+        stored: the cell as it is in the store, if it is.
+        run: whether a sweep would run it now.
+        why: one phrase for the user.
+    """
+
+    spec: CellSpec
+    stored: Cell | None
+    run: bool
+    why: str
+
+
+class Experiment:
+    """A selection with its files found and checked.
+
+    Args:
+        selection: the user's options.
+
+    Raises:
+        UsageError: something that the options name is not there or not right.
+    """
+
+    def __init__(self, selection: Selection) -> None:
+        self.selection = selection
+        self.matrix_path = (selection.matrix_path or find_matrix()).resolve()
+        self.matrix: Matrix = load_matrix(self.matrix_path)
+        self.home: Home = resolve_home(selection.home, self.matrix_path)
+        self.locks = self.matrix_path.parent / "locks"
+        self.store = Store(self.home.store)
+        self.device: Device = choose_device(selection.device)
+        changes: dict[str, Any] = {}
+        if selection.capture:
+            changes["capture"] = selection.capture
+        if selection.threads:
+            changes["threads"] = selection.threads
+        self.job: IndexJob = IndexJob.model_validate(self.matrix.jobs.index.model_dump() | changes)
+        if self.device.kind == "cpu" and self.job.threads > usable_cores():
+            raise UsageError(
+                f"jobs.index.threads is {self.job.threads} but this machine has {usable_cores()} usable cores: pass "
+                f"--threads {usable_cores()} (threads decide the order of summation, so they are part of a cell's key)."
+            )
+
+    @cached_property
+    def passages(self) -> Passages:
+        """The collection, loaded."""
+        with disk_errors(self.home):
+            return self._load_collection(self.selection.collection or self.matrix.defaults.collection)
+
+    def _load_collection(self, name: str, limit: int | None = None) -> Passages:
+        from harness import collection as loaders
+
+        limit = limit if limit is not None else self.selection.limit
+        known = self.matrix.collections.get(name)
+        if known is None:
+            if name.endswith(SUFFIXES) or "/" in name or Path(name).exists():
+                return loaders.load_local(Path(name), limit=limit)
+            raise UsageError(
+                f"--collection {name!r}: not a collection in matrix.yaml ({', '.join(self.matrix.collections)}) and not "
+                "a path to a .parquet, .tsv or .jsonl file."
+            )
+        if isinstance(known, EmbeddedCollection):
+            return loaders.load_embedded(min(known.passages, limit or known.passages))
+        if isinstance(known, LocalCollection):
+            return loaders.load_local(self.matrix_path.parent / known.path, limit=limit)
+        if isinstance(known, ScaledCollection):
+            return loaders.scale_up(self._load_collection(known.base, 0), known.passages, known.seed)
+        assert isinstance(known, HubCollection)
+        return loaders.load_hub(
+            known.repo,
+            known.config,
+            known.split,
+            revision=known.revision,
+            expected_rows=known.expected_passages,
+            cache=self.home.data_cache,
+            limit=limit,
+        )
+
+    @cached_property
+    def checkpoint(self) -> CheckpointFiles:
+        """The checkpoint's files, checked."""
+        from harness import checkpoint as loaders
+
+        name = self.selection.checkpoint or self.matrix.defaults.checkpoint
+        known = self.matrix.checkpoints.get(name)
+        with disk_errors(self.home):
+            if known is None:
+                if "/" in name or Path(name).exists():
+                    return loaders.load_checkpoint_local(Path(name))
+                raise UsageError(
+                    f"--checkpoint {name!r}: not a checkpoint in matrix.yaml ({', '.join(self.matrix.checkpoints)}) and "
+                    "not a folder."
+                )
+            if isinstance(known, EmbeddedCheckpoint):
+                return loaders.load_checkpoint_embedded(self.home.data_cache)
+            if isinstance(known, LocalCheckpoint):
+                return loaders.load_checkpoint_local(self.matrix_path.parent / known.path)
+            assert isinstance(known, HubCheckpoint)
+            return loaders.load_checkpoint_hub(known.repo, known.revision, cache=self.home.data_cache)
+
+    def lock(self, version: str) -> Lock:
+        """The lock of a version's environment on this device."""
+        return read_lock(lock_path(self.locks, self.matrix.require(version), self.device.flavour))
+
+    def spec(self, version: str, repeat: int = 0) -> CellSpec:
+        """The index cell of a version."""
+        files = self.checkpoint
+        checkpoint = {"name": files.name, "digest": files.digest, "dim": files.dim}
+        spec = index_spec(self.matrix, self.job, version, self.lock(version), self.passages, checkpoint, self.device)
+        return spec.again(repeat)
+
+    def plan(self, versions: list[str], repeats: dict[str, int], *, retry: bool = True) -> list[Planned]:
+        """Cells of `versions`, each with its repeats, and whether each would run.
+
+        Args:
+            versions: in the order in which they run.
+            repeats: version to the number of extra runs (A against A).
+            retry: run cells again that ended badly; `unsupported` is a finding and is never retried.
+        """
+        planned = []
+        for version in versions:
+            for repeat in range(repeats.get(version, 0) + 1):
+                planned.append(self._planned(self.spec(version, repeat), retry=retry))
+        return planned
+
+    def _planned(self, spec: CellSpec, *, retry: bool) -> Planned:
+        cell = self.store.get(spec.key)
+        levels = ("final", "digests", "full")
+        if cell is None:
+            return Planned(spec, None, run=True, why="not in the store")
+        if cell.outcome == "ok":
+            if levels.index(cell.capture) < levels.index(self.job.capture):
+                return Planned(
+                    spec, cell, run=True, why=f"stored with capture {cell.capture}, {self.job.capture} wanted"
+                )
+            return Planned(spec, cell, run=False, why="stored")
+        if cell.outcome == "unsupported":
+            return Planned(spec, cell, run=False, why=f"unsupported: {cell.reason}")
+        return Planned(spec, cell, run=retry, why=f"ended as {cell.outcome}: {cell.reason}")

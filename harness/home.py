@@ -1,0 +1,52 @@
+"""Where environments, caches and the store are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folder of everything heavy, ignored by git; all of it can be made again.
+
+    Attributes:
+        root: absolute; `.harness` beside `matrix.yaml` unless the user names another.
+    """
+
+    root: Path
+
+    @property
+    def environments(self) -> Path:
+        """One virtualenv a folder."""
+        return self.root / "envs"
+
+    @property
+    def uv_cache(self) -> Path:
+        """uv's cache, on the same filesystem as the environments, so that files are hard-linked."""
+        return self.root / "cache" / "uv"
+
+    @property
+    def data_cache(self) -> Path:
+        """Collections and checkpoints that were downloaded or made."""
+        return self.root / "cache" / "data"
+
+    @property
+    def store(self) -> Path:
+        """Finished cells and their artifacts."""
+        return self.root / "store"
+
+    @property
+    def runs(self) -> Path:
+        """Folders of jobs under way; nothing here outlives its job."""
+        return self.root / "runs"
+
+    @property
+    def workers(self) -> Path:
+        """Copies of `harness/worker`, each named by its digest: what jobs import."""
+        return self.root / "workers"
+
+
+def resolve_home(home: Path | None, matrix_path: Path) -> Home:
+    """Return the home that the user named, or the default beside `matrix.yaml`."""
+    return Home((home or matrix_path.parent / ".harness").resolve())

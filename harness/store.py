@@ -1,0 +1,329 @@
+"""The store: finished cells, and one copy of each tensor whatever cell it came from.
+
+```
+store/cells/KEY/cell.json      the record, written last: a folder without it is not a cell
+store/cells/KEY/log.txt        everything the job printed
+store/cells/KEY/index/*.json   the index's own small files
+store/objects/DI/DIGEST.safetensors   one tensor named `tensor`; the name is its digest
+```
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.errors import UsageError
+from harness.pipeline import in_order, is_final
+from harness.tensors import Tensor, UnreadableTensor, read_pt, read_safetensors, write_safetensors
+
+SCHEMA = 1
+OUTCOMES = (
+    "ok",
+    "unsupported",
+    "resolve_failed",
+    "install_failed",
+    "import_failed",
+    "out_of_memory",
+    "timeout",
+    "crashed",
+    "lost",
+    "invalid_output",
+)
+TENSOR = "tensor"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What a cell knows of one artifact.
+
+    Attributes:
+        digest: blake3 of dtype, shape and bytes.
+        dtype: torch's name for it, without `torch.`.
+        shape: sizes of the dimensions.
+        kind: `final` (in the index), `intermediate` or `value` (not a tensor in colbert-ai: a count, a list).
+        stored: whether the tensor itself is in the store, or only its digest.
+    """
+
+    digest: str
+    dtype: str
+    shape: tuple[int, ...]
+    kind: str
+    stored: bool
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A finished cell, well or badly.
+
+    Attributes:
+        key: see `cells.CellSpec`; `group` too.
+        spec: the specification, as JSON.
+        outcome: one of `OUTCOMES`.
+        reason: why it is not `ok`; one sentence.
+        phase: the phase in which it ended.
+        capture: `final`, `digests` or `full`.
+        artifacts: by name; empty unless the outcome is `ok`.
+        seconds: wall seconds per phase.
+        details: provenance, peak memory, exit code, the end of the log and what else was observed.
+        finished: UTC time, ISO 8601.
+    """
+
+    key: str
+    group: str
+    spec: dict[str, Any]
+    outcome: str
+    reason: str = ""
+    phase: str = ""
+    capture: str = "final"
+    artifacts: dict[str, Artifact] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+    finished: str = ""
+    schema: int = SCHEMA
+
+    @property
+    def version(self) -> str:
+        """The PyTorch release."""
+        return str(self.spec["version"])
+
+    @property
+    def repeat(self) -> int:
+        """0, or the number of the repeat."""
+        return int(self.spec["repeat"])
+
+    @property
+    def label(self) -> str:
+        """The version, with the repeat where there is one, such as `2.5.0` or `2.5.0#1`."""
+        swap = f"+{','.join(sorted(self.spec['swap']))}" if self.spec.get("swap") else ""
+        return f"{self.version}{swap}{f'#{self.repeat}' if self.repeat else ''}"
+
+
+class Store:
+    """Cells and objects below `root`; making one touches nothing on disk."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def cell_folder(self, key: str) -> Path:
+        """Where a cell is, or would be."""
+        return self.root / "cells" / key
+
+    def object_path(self, digest: str) -> Path:
+        """Where a tensor is, or would be."""
+        return self.root / "objects" / digest[:2] / f"{digest}.safetensors"
+
+    def get(self, key: str) -> Cell | None:
+        """Return a cell; None if it is not there or its record cannot be read."""
+        try:
+            record = json.loads((self.cell_folder(key) / "cell.json").read_text(encoding="utf-8"))
+            if record["schema"] != SCHEMA or record["key"] != key:
+                return None
+            artifacts = {
+                name: Artifact(a["digest"], a["dtype"], tuple(a["shape"]), a["kind"], a["stored"])
+                for name, a in record.pop("artifacts").items()
+            }
+            return Cell(**record, artifacts=artifacts)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def cells(self) -> list[Cell]:
+        """All cells, by version and repeat."""
+        from harness.matrix import version_key
+
+        folder = self.root / "cells"
+        found = (self.get(path.name) for path in sorted(folder.iterdir())) if folder.is_dir() else iter(())
+        return sorted((cell for cell in found if cell), key=lambda c: (version_key(c.version), c.label, c.key))
+
+    def load(self, artifact: Artifact) -> Tensor:
+        """Map a stored tensor.
+
+        Raises:
+            UnreadableTensor: only the digest was kept, or the file is missing or damaged.
+        """
+        if not artifact.stored:
+            raise UnreadableTensor("only the digest of this artifact was kept; index with `--capture full` to keep it")
+        tensors = read_safetensors(self.object_path(artifact.digest))
+        if TENSOR not in tensors:
+            raise UnreadableTensor(f"{self.object_path(artifact.digest)}: holds no tensor named {TENSOR!r}")
+        return tensors[TENSOR]
+
+    def put_object(self, tensor: Tensor, digest: str, move: Path | None = None) -> None:
+        """Keep a tensor; `move` is a file that already holds it, on the same filesystem, and is renamed into place."""
+        path = self.object_path(digest)
+        if path.exists():
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if move is not None:
+            _sync(move)
+            move.replace(path)
+            return
+        handle, name = tempfile.mkstemp(prefix=".new-", dir=path.parent)
+        os.close(handle)
+        try:
+            write_safetensors(name, {TENSOR: tensor})
+            _sync(Path(name))
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+    def put(self, cell: Cell, *, log: Path | None = None, index: Path | None = None) -> Cell:
+        """Write a cell's record, last and at once: whoever reads sees the old cell or the new one, whole.
+
+        Args:
+            cell: its objects are already stored; `finished` is filled in.
+            log: what the job printed.
+            index: the ColBERT index folder whose JSON files are kept.
+        """
+        from dataclasses import replace
+
+        cell = replace(cell, finished=datetime.now(UTC).isoformat(timespec="seconds"))
+        folder = self.cell_folder(cell.key)
+        (folder / "index").mkdir(parents=True, exist_ok=True)
+        if log is not None and log.exists():
+            shutil.copyfile(log, folder / "log.txt")
+        for path in sorted(index.glob("*.json")) if index else ():
+            shutil.copyfile(path, folder / "index" / path.name)
+        record = asdict(cell)
+        temporary = folder / "cell.json.new"
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(record, file, indent=1, sort_keys=True)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(folder / "cell.json")
+        _sync(folder)
+        return cell
+
+    def ingest(self, index: Path, intermediates: Path, capture: str) -> dict[str, Artifact]:
+        """Take a finished job's artifacts into the store, each digested once.
+
+        Args:
+            index: the ColBERT index folder.
+            intermediates: `NAME.safetensors` files, each with one tensor named `tensor`; moved when kept.
+            capture: `digests` keeps intermediates as digest, dtype and shape only.
+
+        Raises:
+            UnreadableTensor: a file of the job cannot be read; the job's output is invalid then.
+        """
+        artifacts: dict[str, Artifact] = {}
+        for name, tensor in index_tensors(index):
+            kind = "final" if is_final(name) else "value"
+            artifacts[name] = self._take(tensor, kind, stored=True)
+        for path in sorted(intermediates.glob("*.safetensors")) if intermediates.is_dir() else ():
+            tensor = read_safetensors(path)[TENSOR]
+            kind = "value" if path.stem in {"sample_pids", "num_passages"} else "intermediate"
+            artifacts[path.stem] = self._take(tensor, kind, stored=capture == "full", move=path)
+        return {name: artifacts[name] for name in in_order(artifacts)}
+
+    def _take(self, tensor: Tensor, kind: str, *, stored: bool, move: Path | None = None) -> Artifact:
+        digest = tensor.digest()
+        if stored:
+            self.put_object(tensor, digest, move)
+        return Artifact(digest, tensor.dtype, tensor.shape, kind, stored)
+
+
+def index_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a ColBERT index that a job has just written, and its document lengths as int64.
+
+    Raises:
+        UnreadableTensor: a file is missing or is not what colbert-ai writes.
+    """
+    pairs = {"ivf.pid.pt": ("ivf", "ivf_lengths"), "buckets.pt": ("bucket_cutoffs", "bucket_weights")}
+    chunks = sorted(int(path.name.split(".")[0]) for path in folder.glob("*.codes.pt"))
+    names = [f"{chunk}.{what}" for chunk in chunks for what in ("codes", "residuals")]
+    for name in (*names, "centroids", "avg_residual"):
+        tensor = read_pt(folder / f"{name}.pt")
+        if not isinstance(tensor, Tensor):
+            raise UnreadableTensor(f"{folder / name}.pt: does not hold one tensor")
+        yield name, tensor
+    for file, parts in pairs.items():
+        found = read_pt(folder / file)
+        if not (isinstance(found, tuple) and len(found) == 2 and all(isinstance(t, Tensor) for t in found)):
+            raise UnreadableTensor(f"{folder / file}: does not hold a pair of tensors")
+        yield from zip(parts, found, strict=True)
+    try:
+        doclens = [n for chunk in chunks for n in json.loads((folder / f"doclens.{chunk}.json").read_text())]
+        yield "doclens", Tensor.of(np.array(doclens, dtype=np.int64))
+    except (OSError, ValueError, TypeError) as error:
+        raise UnreadableTensor(f"{folder}: doclens cannot be read: {error}") from error
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@dataclass(frozen=True)
+class StoredCell:
+    """A cell as a source of artifacts for the comparer."""
+
+    store: Store
+    cell: Cell
+
+    @property
+    def name(self) -> str:
+        """The cell's label."""
+        return self.cell.label
+
+    def names(self) -> tuple[str, ...]:
+        """Names of its artifacts, in the order of the pipeline."""
+        return tuple(self.cell.artifacts)
+
+    def load(self, name: str) -> Tensor:
+        """Map a tensor; see `Store.load`."""
+        return self.store.load(self.cell.artifacts[name])
+
+    def digest(self, name: str) -> str | None:
+        """The digest that was taken when the cell was stored."""
+        return self.cell.artifacts[name].digest
+
+    def metadata(self) -> dict[str, Any]:
+        """The index's own `metadata.json`; empty if it cannot be read."""
+        try:
+            path = self.store.cell_folder(self.cell.key) / "index" / "metadata.json"
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+def resolve_source(item: str, root: Path) -> StoredCell:
+    """Return the stored cell that `item` names: a key or the start of one, or a label such as `2.5.0` or `2.5.0#1`.
+
+    Raises:
+        UsageError: none, more than one, or one that did not end well.
+    """
+    store = Store(root)
+    found = list(_matching(store, item))
+    ok = [cell for cell in found if cell.outcome == "ok"]
+    if not found:
+        raise UsageError(
+            f"{item!r} is neither a ColBERT index directory nor a stored cell: give a directory, a version that "
+            "`harness plan` shows as stored, or the start of a cell's key."
+        )
+    if not ok:
+        raise UsageError(f"The cell {item} ended as {found[0].outcome} and has no artifacts: {found[0].reason}")
+    if len(ok) > 1:
+        choices = ", ".join(f"{cell.key[:12]} ({cell.spec['collection']['name']})" for cell in ok)
+        raise UsageError(f"{item!r} names {len(ok)} cells; give the start of a key instead: {choices}.")
+    return StoredCell(store, ok[0])
+
+
+def _matching(store: Store, item: str) -> Iterator[Cell]:
+    for cell in store.cells():
+        by_key = len(item) >= 6 and cell.key.startswith(item)
+        if by_key or item == cell.label:
+            yield cell
