@@ -176,9 +176,13 @@ def _find_weights(folder: Path) -> Path:
         if (folder / name).is_file():
             return folder / name
     shards = sorted(p.name for p in folder.glob("*.index.json"))
-    found = f"only shards of them ({shards[0]}); save it as one file (save_pretrained with a larger max_shard_size)"
-    missing = f"neither {SAFETENSORS} nor {PICKLE}; copy one of them into the folder"
-    msg = f"{folder}: the checkpoint has no weights, {found if shards else missing}."
+    if shards:
+        reason = (
+            f"only shards of them ({shards[0]}); save it as one file (save_pretrained with a larger max_shard_size)"
+        )
+    else:
+        reason = f"neither {SAFETENSORS} nor {PICKLE}; copy one of them into the folder"
+    msg = f"{folder}: the checkpoint has no weights, {reason}."
     raise UsageError(msg)
 
 

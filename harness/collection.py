@@ -409,7 +409,7 @@ def scale_up(passages: Passages, n: int, seed: int) -> Passages:
         seed: Of the recipe; the result depends on nothing else.
 
     Raises:
-        UsageError: If there are more than `n` already.
+        UsageError: If there are more than `n` already, or their words do not give so many distinct ones.
     """
     real = len(passages)
     if n < real:
@@ -417,7 +417,7 @@ def scale_up(passages: Passages, n: int, seed: int) -> Passages:
         raise UsageError(msg)
     draws = Draws(seed)
     words = [text.split() for text in passages.texts]
-    seen = set(passages.texts)
+    seen = {*passages.texts, ""}
     ids, texts = list(passages.ids), list(passages.texts)
     taken = set(ids)
     order = list(range(real))
@@ -427,7 +427,11 @@ def scale_up(passages: Passages, n: int, seed: int) -> Passages:
             for i in range(real - 1, 0, -1):  # Fisher-Yates
                 j = draws.below(i + 1)
                 order[i], order[j] = order[j], order[i]
-        text = _splice(words, order[turn], draws, seen)
+        text = _splice(words, order[turn], draws, seen) if any(words) else None
+        if text is None:
+            limit = len(texts)
+            msg = f"{passages.name} has too few different words for {n:,} distinct passages; ask for at most {limit:,}."
+            raise UsageError(msg)
         seen.add(text)
         texts.append(text)
         new_id = f"scaled-{seed}-{made}"
@@ -442,27 +446,31 @@ def scale_up(passages: Passages, n: int, seed: int) -> Passages:
     return Passages(ids, texts, f"scaled-from-{passages.name}", source)
 
 
-def _splice(words: list[list[str]], at: int, draws: Draws, seen: set[str]) -> str:
-    """A new text of as many words as passage `at`, from it and its neighbours."""
+_MOST_TRIES = 128 * 16
+
+
+def _splice(words: list[list[str]], at: int, draws: Draws, seen: set[str]) -> str | None:
+    """A new text of as many words as passage `at`, from it and its neighbours; None if there seems to be none."""
     length = max(1, len(words[at]))
     tries = 0
     while True:
-        # 16 tries among the 4 nearest on each side, then wider and wider; then a longer text, which ends the search.
+        # 16 tries among the 4 nearest on each side, then wider and wider; then a longer text.
         window = min(4 << (tries // 16), len(words))
         head = words[at][: length // 3 + draws.below(length - length // 3)]
         near = (at + draws.below(2 * window + 1) - window) % len(words)
         start = draws.below(max(1, len(words[near])))
-        tail: list[str] = []
-        for step in range(len(words)):
-            tail += words[(near + step) % len(words)][start if step == 0 else 0 :]
-            if len(tail) >= length - len(head):
-                break
+        tail = words[near][start:]
+        while len(tail) < length - len(head):
+            near = (near + 1) % len(words)
+            tail = tail + words[near]
         text = " ".join(head + tail[: length - len(head)])
-        if text and text not in seen:
+        if text not in seen:
             return text
         tries += 1
         if tries % 128 == 0:
             length += 1
+        if tries == _MOST_TRIES:
+            return None
 
 
 def write_jsonl(passages: Passages, path: Path) -> None:

@@ -135,7 +135,8 @@ def split_patterns(card: str, name: str, config: str, split: str) -> list[str]:
         msg = f"{name}: the YAML of its README.md cannot be read, so its splits are unknown; use a local collection."
         raise UsageError(msg) from error
     configs = front.get("configs") if isinstance(front, dict) else None
-    known = {str(c.get("config_name")): c for c in configs or [] if isinstance(c, dict)}
+    entries = configs if isinstance(configs, list) else []
+    known = {str(entry.get("config_name")): entry for entry in entries if isinstance(entry, dict)}
     if config not in known:
         have = f"it has {', '.join(sorted(known))}" if known else "its README.md defines none"
         msg = f"{name}: the dataset has no config {config}; {have}."
