@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+
 class Tap:
     """Writes named values below `folder`; with `swap`, returns the tensor of another cell in a value's place.
 

@@ -156,8 +156,11 @@ def run(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
         checkpoint=cell["checkpoint"],
         avoid_fork_if_possible=True,
     )
-    with capture.install(tap), Run().context(
-        RunConfig(nranks=1, gpus=1 if gpu else 0, root=out_dir, experiment="run", avoid_fork_if_possible=True)
+    with (
+        capture.install(tap),
+        Run().context(
+            RunConfig(nranks=1, gpus=1 if gpu else 0, root=out_dir, experiment="run", avoid_fork_if_possible=True)
+        ),
     ):
         Indexer(checkpoint=cell["checkpoint"], config=config).index(name="index", collection=passages)
     missing = sorted(set(tap.swap) - set(tap.swapped))

@@ -26,8 +26,15 @@ def _packages() -> dict[str, str]:
 
 def _cpu() -> dict[str, Any]:
     info: dict[str, Any] = {"machine": platform.machine(), "cores": os.cpu_count()}
-    wanted = {"model name": "model_name", "vendor_id": "vendor", "cpu family": "family", "model": "model",
-              "stepping": "stepping", "microcode": "microcode", "flags": "flags"}
+    wanted = {
+        "model name": "model_name",
+        "vendor_id": "vendor",
+        "cpu family": "family",
+        "model": "model",
+        "stepping": "stepping",
+        "microcode": "microcode",
+        "flags": "flags",
+    }
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             for line in file:
@@ -55,9 +62,14 @@ def _cuda_library_versions() -> dict[str, str]:
             for line in file:
                 path = line.rsplit(" ", 1)[-1].strip()
                 stem = os.path.basename(path).split(".so")[0]
-                if stem in {"libcublas", "libcublasLt", "libcudart", "libcudnn", "libcuda", "libnccl"} or stem.startswith(
-                    "libcudart-"
-                ):
+                if stem in {
+                    "libcublas",
+                    "libcublasLt",
+                    "libcudart",
+                    "libcudnn",
+                    "libcuda",
+                    "libnccl",
+                } or stem.startswith("libcudart-"):
                     loaded[stem] = path
     except OSError:
         return {}
@@ -92,8 +104,15 @@ def _gpu() -> dict[str, Any]:
     }
     try:
         query = subprocess.run(
-            ["nvidia-smi", "--query-gpu=driver_version,uuid,clocks.sm,clocks.mem,compute_mode", "--format=csv,noheader"],
-            capture_output=True, text=True, timeout=20, check=True,
+            [
+                "nvidia-smi",
+                "--query-gpu=driver_version,uuid,clocks.sm,clocks.mem,compute_mode",
+                "--format=csv,noheader",
+            ],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
         ).stdout.splitlines()[0]
         info["driver"], info["uuid"], info["clock_sm"], info["clock_memory"], info["compute_mode"] = (
             field.strip() for field in query.split(",")

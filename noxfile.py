@@ -1,0 +1,128 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["nox>=2025.5.1", "uv>=0.8", "pyyaml>=6"]
+# ///
+"""The front door. `nox -l` lists the sessions; each is a few lines that call `harness`.
+
+Plain `nox` reads the header above and provides itself with what it needs. All sessions share one environment, the
+reducer's, installed from `locks/`; the environments under test are built by `harness`, not by nox.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import nox
+import uv
+import yaml
+
+nox.needs_version = ">=2025.5.1"
+nox.options.sessions = ["lint", "typecheck", "tests"]
+
+ROOT = Path(__file__).parent
+PYTHON = "3.11"
+UV = uv.find_uv_bin()
+VERSIONS: list[str] = yaml.safe_load((ROOT / "matrix.yaml").read_text(encoding="utf-8"))["versions"]
+FOUND_OR_NOT = [0, 1]
+"""Exit codes that are no failure of a session: 1 says that a divergence was found, which is what we are looking for."""
+
+
+def reducer(name: str) -> Callable[[Callable[[nox.Session], None]], object]:
+    """Make a session that runs in the reducer's environment, which `prepare` builds once for all of them."""
+    return nox.session(name=name, venv_backend="none")
+
+
+def prepare(session: nox.Session, lock: str = "reducer") -> str:
+    """Install a pinned environment (a moment when it is already there); return its folder of commands."""
+    folder = ROOT / ".nox" / lock
+    if not (folder / "bin" / "python").exists():
+        session.run_install(UV, "venv", "--quiet", "--python", PYTHON, "--no-project", str(folder), external=True)
+    install = [UV, "pip", "install", "--quiet", "--python", str(folder / "bin" / "python"), "--no-deps"]
+    session.run_install(*install, "--require-hashes", "--requirements", f"locks/{lock}.txt", external=True)
+    session.run_install(*install, "--editable", ".", external=True)
+    return str(folder / "bin")
+
+
+def harness(session: nox.Session, *arguments: str, success_codes: list[int] | None = None) -> None:
+    """Run `harness` in the reducer's environment."""
+    command = prepare(session)
+    session.run(f"{command}/harness", *arguments, external=True, success_codes=success_codes or [0])
+
+
+@reducer("quickstart")
+def quickstart(session: nox.Session) -> None:
+    """Compare the index of two PyTorch versions on this machine's CPU: about ten minutes, 15 GB of disk."""
+    harness(session, "quickstart", *session.posargs, success_codes=FOUND_OR_NOT)
+
+
+def _index_session(version: str) -> None:
+    def index(session: nox.Session) -> None:
+        harness(session, "index", version, *session.posargs)
+
+    index.__doc__ = f"Index with torch {version} and store the cell; options of `harness index` after --."
+    reducer(f"index-{version}")(index)
+
+
+for _version in VERSIONS:
+    _index_session(_version)
+
+
+@reducer("sweep")
+def sweep(session: nox.Session) -> None:
+    """Index with every version, then reduce to tables; options of `harness sweep` after --."""
+    harness(session, "sweep", *session.posargs, success_codes=FOUND_OR_NOT)
+
+
+@reducer("compare-consecutive")
+def compare_consecutive(session: nox.Session) -> None:
+    """Reduce stored cells to Parquet tables and print the headline table; options of `harness consecutive` after --."""
+    harness(session, "consecutive", *session.posargs, success_codes=FOUND_OR_NOT)
+
+
+@reducer("compare")
+def compare(session: nox.Session) -> None:
+    """Compare two cells or any two ColBERT index directories: nox -s compare -- A B."""
+    harness(session, "compare", *session.posargs, success_codes=FOUND_OR_NOT)
+
+
+@reducer("doctor")
+def doctor(session: nox.Session) -> None:
+    """Say what this machine can run, what it cannot, and why."""
+    harness(session, "doctor", *session.posargs)
+
+
+@reducer("lock")
+def lock(session: nox.Session) -> None:
+    """Write the locks of all versions (or of those after --), and those of the reducer and the developer tools."""
+    for name, extra in (("reducer", []), ("dev", ["--group", "dev"])):
+        session.run(
+            UV, "pip", "compile", "pyproject.toml", *extra, "--output-file", f"locks/{name}.txt", "--quiet",
+            "--generate-hashes", "--python-version", PYTHON, "--universal", "--no-emit-index-url", "--no-emit-find-links",
+            "--custom-compile-command", "nox -s lock", *(["--upgrade"] if "--upgrade" in session.posargs else []),
+            external=True,
+        )  # fmt: skip
+    harness(session, "lock", *(arg for arg in session.posargs if re.fullmatch(r"[\d.]+", arg)))
+    with (ROOT / "docs" / "matrix.schema.json").open("w", encoding="utf-8") as schema:
+        session.run(f"{prepare(session)}/harness", "schema", stdout=schema, external=True)
+
+
+@nox.session(venv_backend="none")
+def tests(session: nox.Session) -> None:
+    """Run the tests: quick ones first, then those with two real torch environments; pytest options after --."""
+    session.run(f"{prepare(session, 'dev')}/pytest", *session.posargs, external=True)
+
+
+@nox.session(venv_backend="none")
+def lint(session: nox.Session) -> None:
+    """Check style and formatting with ruff."""
+    command = prepare(session, "dev")
+    session.run(f"{command}/ruff", "check", ".", external=True)
+    session.run(f"{command}/ruff", "format", "--check", ".", external=True)
+
+
+@nox.session(venv_backend="none")
+def typecheck(session: nox.Session) -> None:
+    """Check types with mypy --strict, this file and the tests included."""
+    session.run(f"{prepare(session, 'dev')}/mypy", external=True)
