@@ -75,9 +75,9 @@ def test_the_digest_changes_with_every_file_that_matters(tmp_path, name):
     assert digest_files(tmp_path / "a", "model.safetensors") != before
 
 
-def test_bytes_cannot_move_between_files_unnoticed(tmp_path):
-    one = write_checkpoint(tmp_path / "a", checkpoint_bytes() | {"tokenizer.json": b"12", "vocab.txt": b"3"})
-    two = write_checkpoint(tmp_path / "b", checkpoint_bytes() | {"tokenizer.json": b"1", "vocab.txt": b"23"})
+def test_a_file_inside_another_is_not_taken_for_two_files(tmp_path):
+    two = write_checkpoint(tmp_path / "a", checkpoint_bytes() | {"tokenizer.json": b"1", "vocab.txt": b"2"})
+    one = write_checkpoint(tmp_path / "b", without("vocab.txt") | {"tokenizer.json": b"1vocab.txt2"})
 
     assert digest_files(one, "model.safetensors") != digest_files(two, "model.safetensors")
 
