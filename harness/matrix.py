@@ -1,4 +1,4 @@
-"""The experiment as data: a typed model of `matrix.yaml`, and one sentence with file, line and mend for each mistake."""
+"""The experiment as data: a typed model of `matrix.yaml`; each mistake is one sentence with file, line and mend."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import fnmatch
 import re
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -58,6 +58,11 @@ class Oddity(_Model):
         default=[], description="Pins that win over what other packages ask for (uv's --override)."
     )
     environment: dict[str, str] = Field(default={}, description="Environment variables of the job.")
+    architectures: list[Annotated[str, Field(pattern=r"^sm_\d{2,3}$")]] = Field(
+        default=[],
+        description="GPU architectures that the wheel holds code for, where it lacks one in use. A job asks the wheel "
+        "itself; this lets `harness doctor` say so before anything is installed.",
+    )
     reason: str = Field(min_length=10, description="Why; shown to the user.")
 
 
@@ -148,8 +153,8 @@ class Jobs(_Model):
 class Tolerance(_Model):
     """`torch.allclose` passes where `|a - b| <= atol + rtol * |b|`."""
 
-    atol: float = Field(ge=0)
-    rtol: float = Field(ge=0)
+    atol: float = Field(ge=0, allow_inf_nan=False)
+    rtol: float = Field(ge=0, allow_inf_nan=False)
 
 
 FLOAT_DTYPES = ("float16", "bfloat16", "float32", "float64", "other")
@@ -203,13 +208,12 @@ class Matrix(_Model):
     @classmethod
     def _known_dtypes(cls, tolerances: dict[str, dict[str, Tolerance]]) -> dict[str, dict[str, Tolerance]]:
         for name, rules in tolerances.items():
-            unknown = sorted(set(rules) - set(FLOAT_DTYPES))
-            if unknown:
-                raise ValueError(
-                    f"profile {name!r} has a rule for {unknown[0]!r}: use one of {', '.join(FLOAT_DTYPES)}"
+            for unknown in sorted(set(rules) - set(FLOAT_DTYPES)):
+                raise _Located(
+                    f"tolerances.{name}.{unknown}", f"not a dtype here: use one of {', '.join(FLOAT_DTYPES)}"
                 )
             if "other" not in rules:
-                raise ValueError(f"profile {name!r} has no rule `other` for the dtypes that it does not name: add one")
+                raise _Located(f"tolerances.{name}", "no rule `other` for the dtypes that it does not name: add one")
         for required in ("default", "bnb"):
             if required not in tolerances:
                 raise ValueError(f"the profile {required!r} is missing: the headline table needs it")
@@ -218,23 +222,53 @@ class Matrix(_Model):
     @model_validator(mode="after")
     def _references(self) -> Matrix:
         for where, versions in (
-            *((f"oddities.{i}", o.versions) for i, o in enumerate(self.oddities)),
-            ("quickstart", self.quickstart.versions),
+            *((f"oddities.{i}.versions", o.versions) for i, o in enumerate(self.oddities)),
+            ("quickstart.versions", self.quickstart.versions),
         ):
-            for version in versions:
+            for number, version in enumerate(versions):
                 if version not in self.versions:
-                    raise _Located(where, f"{version} is not in `versions`: add it there or remove it here")
+                    raise _Located(
+                        f"{where}.{number}", f"{version} is not in `versions`: add it there or remove it here"
+                    )
+                if version in versions[:number]:
+                    raise _Located(f"{where}.{number}", f"{version} is listed twice: remove one")
         for where, used in (("quickstart", self.quickstart), ("defaults", self.defaults)):
             assert isinstance(used, Quickstart | Defaults)
             if used.collection not in self.collections:
                 raise _Located(
-                    where, f"no collection is called {used.collection!r}: have {', '.join(self.collections)}"
+                    f"{where}.collection",
+                    f"no collection is called {used.collection!r}: have {', '.join(self.collections)}",
                 )
             if used.checkpoint not in self.checkpoints:
                 raise _Located(
-                    where, f"no checkpoint is called {used.checkpoint!r}: have {', '.join(self.checkpoints)}"
+                    f"{where}.checkpoint",
+                    f"no checkpoint is called {used.checkpoint!r}: have {', '.join(self.checkpoints)}",
                 )
+        self._check_requirements()
         return self
+
+    def _check_requirements(self) -> None:
+        shared = self.requirements.shared
+        for where, pins in (
+            ("requirements.shared", shared),
+            *((f"requirements.flavours.{name}", pins) for name, pins in self.requirements.flavours.items()),
+        ):
+            before = [] if pins is shared else [_package(pin) for pin in shared]
+            for number, pin in enumerate(pins):
+                if _package(pin) in {"torch", *before}:
+                    raise _Located(
+                        f"{where}.{number}",
+                        f"{pin.partition('==')[0]} is already required (torch by each version): remove it",
+                    )
+                before.append(_package(pin))
+        for number, oddity in enumerate(self.oddities):
+            flavours = [oddity.flavour] if oddity.flavour else list(self.requirements.flavours)
+            known = {*shared, *(pin for flavour in flavours for pin in self.requirements.flavours.get(flavour, []))}
+            for old in oddity.replace:
+                if old not in known:
+                    raise _Located(
+                        f"oddities.{number}.replace.{old}", f"{old} is not in `requirements`: name one that is there"
+                    )
 
     def require(self, version: str) -> str:
         """Return `version` if the matrix has it.
@@ -271,6 +305,10 @@ class _Located(ValueError):  # noqa: N818 - raised inside validators only, and c
     def __init__(self, where: str, message: str) -> None:
         super().__init__(message)
         self.where = where
+
+
+def _package(pin: str) -> str:
+    return re.sub(r"[-_.]+", "-", pin.partition("==")[0]).lower()
 
 
 def version_key(version: str) -> tuple[int, ...]:
@@ -327,7 +365,7 @@ def parse_matrix(text: str, name: str = "matrix.yaml") -> Matrix:
         raise UsageError(_sentence(error, lines, name)) from error
 
 
-def _index_lines(node: Any, place: tuple[str, ...], lines: dict[tuple[str, ...], int], name: str) -> None:
+def _index_lines(node: yaml.Node | None, place: tuple[str, ...], lines: dict[tuple[str, ...], int], name: str) -> None:
     if node is None or len(place) > 40:
         return
     lines[place] = node.start_mark.line + 1
@@ -345,6 +383,11 @@ def _index_lines(node: Any, place: tuple[str, ...], lines: dict[tuple[str, ...],
             _index_lines(value, (*place, str(number)), lines, name)
 
 
+def _place(where: str, lines: dict[tuple[str, ...], int]) -> tuple[str, ...]:
+    """The place that a dotted name means; keys may hold dots themselves, as versions do."""
+    return next((place for place in lines if ".".join(place) == where), tuple(where.split(".")))
+
+
 _MENDS = {
     "extra_forbidden": "this key is not known here: check its spelling or remove it",
     "missing": "this key is required: add it",
@@ -352,11 +395,13 @@ _MENDS = {
 
 
 def _sentence(error: ValidationError, lines: dict[tuple[str, ...], int], name: str) -> str:
-    first = error.errors()[0]
+    # A misspelt key is also a missing one; the misspelling is what the user has to see.
+    errors = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    first = errors[0]
     cause = first.get("ctx", {}).get("error")
     place = tuple(str(part) for part in first["loc"])
     if isinstance(cause, _Located):
-        place = tuple(cause.where.split("."))
+        place = _place(cause.where, lines)
     # pydantic names the member of a union in the location; the file has no such level.
     known = place
     while known not in lines and known:
