@@ -19,7 +19,8 @@ from harness.matrix import Flavour, Matrix
 
 FLAVOURS: tuple[Flavour, ...] = ("cpu", "gpu")
 _HEADER = "nox -s lock"
-_PIN = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>\S+)")
+_PIN = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>[A-Za-z0-9.!+_-]+) ?\\?$")
+_HASH = re.compile(r"^\s+--hash=sha256:[0-9a-f]{64}(?: \\)?$")
 _VIA = re.compile(r"^\s+#\s+(?:via\s+)?(?P<parent>[A-Za-z0-9._-]+)\s*$")
 
 
@@ -78,25 +79,32 @@ def read_lock(path: Path) -> Lock:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UsageError(f"{path}: no lock for this version ({error.strerror}): run `nox -s lock`.") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not a lock (it is not UTF-8 text): run `nox -s lock`.") from error
     packages: dict[str, str] = {}
     parents: dict[str, set[str]] = {}
+    unhashed: set[str] = set()
     content: list[str] = []
     current = ""
-    for line in text.splitlines():
-        pin = _PIN.match(line)
+    for number, line in enumerate(text.splitlines(), 1):
         via = _VIA.match(line)
-        if pin:
-            current = pin["name"].lower()
-            packages[current] = pin["version"].rstrip("\\").strip()
-            parents[current] = set()
-        elif via and current:
+        if via and current:
             # A direct requirement's note is `matrix.yaml`, that of a constrained package `shared.txt` besides.
             parents[current].add(via["parent"].lower())
-        if line.strip() and not line.lstrip().startswith("#"):
-            content.append(line.strip())
-    unhashed = [name for name in packages if f"{name}==" in text.lower() and "--hash=" not in _block(content, name)]
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        content.append(line.strip())
+        pin = _PIN.match(line)
+        if pin and pin["name"].lower() not in packages:
+            current = pin["name"].lower()
+            packages[current], parents[current] = pin["version"], set()
+            unhashed.add(current)
+        elif current and _HASH.match(line):
+            unhashed.discard(current)
+        else:
+            raise UsageError(f"{path}, line {number}: not a pin with hashes, or a second one: run `nox -s lock`.")
     if not packages or unhashed:
-        what = f"{unhashed[0]} has no hash" if unhashed else "it pins nothing"
+        what = f"{min(unhashed)} has no hash" if unhashed else "it pins nothing"
         raise UsageError(f"{path}: not a lock ({what}): run `nox -s lock`.")
     return Lock(
         path,
@@ -104,12 +112,6 @@ def read_lock(path: Path) -> Lock:
         {name: frozenset(who) for name, who in parents.items()},
         blake3("\n".join(content).encode()).hexdigest(),
     )
-
-
-def _block(content: list[str], name: str) -> str:
-    start = next(i for i, line in enumerate(content) if line.lower().startswith(f"{name}=="))
-    end = next((i for i in range(start + 1, len(content)) if not content[i].startswith("--hash")), len(content))
-    return " ".join(content[start:end])
 
 
 def difference(a: Lock, b: Lock) -> dict[str, tuple[str | None, str | None]]:
