@@ -1,0 +1,175 @@
+"""What this machine can run and what it cannot, and why: each check is one line with its verdict."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from harness.device import cpu_device, gpus, usable_cores
+from harness.errors import HarnessError
+from harness.home import Home
+from harness.lock import lock_path, read_lock
+from harness.matrix import Matrix
+
+Verdict = Literal["ok", "warning", "problem"]
+
+GIB = 2**30
+ENVIRONMENT_GIB = 7
+"""What the largest environment of the matrix takes, its CUDA libraries included; measured with `du` for 2.8.0."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the doctor's report."""
+
+    name: str
+    verdict: Verdict
+    detail: str
+
+
+def _python(matrix: Matrix) -> Check:
+    from harness.environments import uv_command
+
+    try:
+        done = subprocess.run(
+            [*uv_command(), "python", "find", "--no-project", matrix.python],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        return Check("uv", "problem", f"uv cannot be started: {error}")
+    if done.returncode:
+        return Check(
+            "python", "problem", f"uv finds no Python {matrix.python}, which all wheels of the matrix need: install it."
+        )
+    return Check("python", "ok", f"Python {matrix.python} is there for the environments.")
+
+
+def _platform() -> Check:
+    libc, version = platform.libc_ver()
+    machine = platform.machine()
+    if platform.system() != "Linux" or machine != "x86_64":
+        return Check(
+            "platform", "problem", f"The locks are for Linux on x86-64; this is {platform.system()} on {machine}."
+        )
+    old = libc == "glibc" and tuple(int(n) for n in version.split(".")[:2]) < (2, 28)
+    if libc != "glibc" or old:
+        return Check(
+            "platform", "problem", f"torch 2.6 and later need glibc 2.28; this machine has {libc or 'no glibc'} {version}."
+        )
+    return Check("platform", "ok", f"Linux, x86-64, glibc {version}.")
+
+
+def _disk(home: Home) -> Check:
+    folder = home.root
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free / GIB
+    room = f"{free:.0f} GiB free for {home.root}"
+    if free < ENVIRONMENT_GIB:
+        return Check("disk", "problem", f"{room}; one environment takes up to {ENVIRONMENT_GIB} GiB.")
+    if free < 2 * ENVIRONMENT_GIB + 1:
+        return Check("disk", "warning", f"{room}: index one version at a time, with --evict.")
+    if free < 60:
+        return Check("disk", "ok", f"{room}: enough for two environments; sweep all versions with --evict.")
+    return Check("disk", "ok", f"{room}: enough for all environments.")
+
+
+def _memory() -> Check:
+    import psutil
+
+    total = psutil.virtual_memory().available / GIB
+    if total < 3:
+        return Check("memory", "warning", f"{total:.1f} GiB of memory are available; a job on the CPU needs about 2.")
+    return Check("memory", "ok", f"{total:.1f} GiB of memory are available.")
+
+
+def _threads(matrix: Matrix) -> Check:
+    cores, threads = usable_cores(), matrix.jobs.index.threads
+    if cores < threads:
+        return Check(
+            "threads",
+            "problem",
+            f"jobs.index.threads is {threads} but {cores} cores are usable: pass --threads {cores}; such cells are "
+            "compared only with cells of as many threads.",
+        )
+    return Check("threads", "ok", f"{cores} usable cores; jobs use {threads} threads, as matrix.yaml says.")
+
+
+def _devices(matrix: Matrix) -> Iterator[Check]:
+    cpu = cpu_device()
+    yield Check("cpu", "ok", f"{cpu.identity}. A table holds for this CPU family only.")
+    found = gpus()
+    if not found:
+        yield Check("gpu", "warning", "nvidia-smi lists no GPU: jobs run on the CPU, without mixed precision.")
+        return
+    for identity in dict.fromkeys(found):
+        name = identity.removeprefix("cuda ")
+        yield Check("gpu", "ok", f"{found.count(identity)} x {name}.")
+        capability = name.rsplit(" ", 1)[-1]
+        too_old = unsupported(matrix, capability)
+        if too_old:
+            yield Check(
+                "gpu",
+                "warning",
+                f"The wheels of {', '.join(too_old)} hold no code for compute capability {capability}: their cells "
+                "will be `unsupported`.",
+            )
+
+
+def unsupported(matrix: Matrix, capability: str) -> list[str]:
+    """Versions whose wheels hold no code for a compute capability, as `matrix.yaml` lists architectures for them."""
+    major, minor = (int(part) for part in capability.split("."))
+    return [
+        version
+        for version in matrix.versions
+        for oddity in matrix.oddities_of(version, "gpu")
+        if oddity.architectures and not _covered(oddity.architectures, (major, minor))
+    ]
+
+
+def _covered(architectures: list[str], capability: tuple[int, int]) -> bool:
+    numbers = [int(name.removeprefix("sm_")) for name in architectures]
+    return any(n // 10 == capability[0] and n % 10 <= capability[1] for n in numbers)
+
+
+def _locks(matrix: Matrix, locks: Path) -> Check:
+    missing = []
+    for version in matrix.versions:
+        for flavour in ("cpu", "gpu"):
+            try:
+                read_lock(lock_path(locks, version, flavour))  # type: ignore[arg-type]
+            except HarnessError:
+                missing.append(f"{version} ({flavour})")
+    if missing:
+        return Check("locks", "problem", f"no lock for {', '.join(missing)}: run `nox -s lock`.")
+    return Check("locks", "ok", f"all {len(matrix.versions)} versions are locked, for CPU and GPU.")
+
+
+def _compiler(matrix: Matrix) -> Check:
+    if not matrix.jobs.index.native_extensions:
+        return Check("compiler", "ok", "none is needed: native_extensions is off.")
+    found = [name for name in ("c++", "nvcc") if shutil.which(name)]
+    verdict: Verdict = "ok" if "c++" in found else "problem"
+    return Check("compiler", verdict, f"native_extensions is on; found {', '.join(found) or 'no compiler'}.")
+
+
+def examine(matrix: Matrix, home: Home, locks: Path) -> list[Check]:
+    """Run all checks."""
+    return [
+        _platform(),
+        _python(matrix),
+        _locks(matrix, locks),
+        _disk(home),
+        _memory(),
+        _threads(matrix),
+        *_devices(matrix),
+        _compiler(matrix),
+    ]
