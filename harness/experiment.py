@@ -11,7 +11,7 @@ from harness.cells import CellSpec, index_spec
 from harness.checkpoint import CheckpointFiles
 from harness.collection import Passages
 from harness.device import Device, choose_device, usable_cores
-from harness.environments import disk_errors
+from harness.environments import disk_errors, mismatches, site_packages
 from harness.errors import UsageError
 from harness.home import Home, resolve_home
 from harness.lock import Lock, lock_path, read_lock
@@ -28,6 +28,7 @@ from harness.matrix import (
     find_matrix,
     load_matrix,
 )
+from harness.runner import Interpreter
 from harness.store import Cell, Store
 
 SUFFIXES = (".parquet", ".tsv", ".jsonl", ".ndjson", ".gz")
@@ -45,6 +46,8 @@ class Selection:
     device: str = "auto"
     capture: str | None = None
     threads: int | None = None
+    sites: Path | None = None
+    site_python: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,33 @@ class Experiment:
                 return loaders.load_checkpoint_local(self.matrix_path.parent / known.path)
             assert isinstance(known, HubCheckpoint)
             return loaders.load_checkpoint_hub(known.repo, known.revision, cache=self.home.data_cache)
+
+    def brought(self, version: str) -> Interpreter | None:
+        """The interpreter of an environment that was brought as files (`--sites`); None without that option.
+
+        Raises:
+            UsageError: there is no such folder, or what is in it does not match the version's lock.
+        """
+        sites, python = self.selection.sites, self.selection.site_python
+        if sites is None:
+            return None
+        if python is None or not python.exists():
+            raise UsageError(
+                f"--site-python {python}: no such interpreter; --sites needs the Python that was brought along."
+            )
+        site = (sites / version).resolve()
+        if not (site / "torch").is_dir():
+            raise UsageError(f"--sites: {site} holds no torch; bring the environment of {version} or leave it out.")
+        lock = self.lock(version)
+        # Packages that an index job never loads may be left behind to save bytes; one of another version may not be there.
+        wrong = [
+            text
+            for text in mismatches(lock, site_packages(site))
+            if "instead of" in text and " is missing " not in text
+        ]
+        if wrong:
+            raise UsageError(f"--sites: {site} does not match the lock of {version}: {'; '.join(wrong[:3])}.")
+        return Interpreter(python.absolute(), site)
 
     def lock(self, version: str) -> Lock:
         """The lock of a version's environment on this device."""

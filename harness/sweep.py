@@ -8,12 +8,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from harness.environments import BuildFailed, disk_errors, ensure_environment, evict
+from harness.environments import BuildFailed, Environment, disk_errors, ensure_environment, evict
+from harness.errors import UsageError
 from harness.experiment import Experiment, Planned
 from harness.lock import Lock
 from harness.progress import Board
 from harness.runner import Interpreter, run_index
 from harness.store import Cell
+
+_MEND_FIRST = {"offline", "disk_full"}
+"""Causes of a failure that say something about this machine and nothing about the version."""
 
 
 def run_plan(experiment: Experiment, plan: list[Planned], board: Board, *, evict_after: bool) -> list[Cell]:
@@ -24,6 +28,10 @@ def run_plan(experiment: Experiment, plan: list[Planned], board: Board, *, evict
         plan: from `Experiment.plan`.
         board: shows progress.
         evict_after: delete each environment as soon as its cells are stored.
+
+    Raises:
+        UsageError: not one cell could start, because there is no network and the cache is cold, or the disk is full.
+            The outcomes are stored all the same.
     """
     cells: list[Cell] = []
     groups = [(version, list(group)) for version, group in itertools.groupby(plan, key=lambda p: p.spec.version)]
@@ -37,6 +45,8 @@ def run_plan(experiment: Experiment, plan: list[Planned], board: Board, *, evict
         later = [experiment.lock(other) for other, rest in groups[position + 1 :] if any(p.run for p in rest)]
         with disk_errors(experiment.home):
             cells += _run_version(experiment, version, group, board, later if evict_after else None)
+    if cells and all(cell.details.get("cause") in _MEND_FIRST for cell in cells):
+        raise UsageError(cells[0].reason)
     return cells
 
 
@@ -44,10 +54,19 @@ def _run_version(
     experiment: Experiment, version: str, group: list[Planned], board: Board, keep: list[Lock] | None
 ) -> Iterator[Cell]:
     board.phase(version, "environment")
+    environment: Environment | None = None
     try:
-        environment = ensure_environment(
-            experiment.home, experiment.matrix, experiment.locks, version, experiment.device.flavour, board.note
-        )
+        interpreter = experiment.brought(version)
+        if interpreter is None:
+            environment = ensure_environment(
+                experiment.home,
+                experiment.matrix,
+                experiment.locks,
+                version,
+                experiment.device.flavour,
+                report=board.note,
+            )
+            interpreter = Interpreter(environment.python)
     except BuildFailed as error:
         for planned in group:
             if not planned.run and planned.stored:
@@ -66,7 +85,7 @@ def _run_version(
             experiment.home,
             experiment.store,
             planned.spec,
-            Interpreter(environment.python),
+            interpreter,
             experiment.passages,
             experiment.checkpoint,
             device_kind=experiment.device.kind,
@@ -75,7 +94,7 @@ def _run_version(
             on_phase=lambda phase, label=label: board.phase(label, phase),  # type: ignore[misc]
         )
         yield board.done(cell, ran=True)
-    if keep is not None:
+    if keep is not None and environment is not None:
         freed = evict(experiment.home, environment, keep)
         board.note(f"{version}: deleted the environment ({freed / 2**30:.1f} GiB freed)")
 
@@ -93,7 +112,7 @@ def _not_built(experiment: Experiment, planned: Planned, error: BuildFailed) -> 
         reason=str(error),
         phase="environment",
         capture=experiment.job.capture,
-        details={"log_tail": "\n".join(error.log.splitlines()[-40:])},
+        details={"cause": error.cause, "log_tail": "\n".join(error.log.splitlines()[-40:])},
     )
     try:
         return experiment.store.put(cell, log=log)

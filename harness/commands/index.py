@@ -6,13 +6,14 @@ from typing import Any
 
 import click
 
-from harness.commands.options import parse_repeats, repeats_option, selection_options
+from harness.commands.options import parse_repeats, repeats_option, selection_options, sites_options
 from harness.errors import ExitCode
 
 
 @click.command(name="index")
 @click.argument("versions", nargs=-1, required=True)
 @selection_options
+@sites_options
 @repeats_option
 @click.option(
     "--capture",

@@ -49,6 +49,20 @@ def selection_options(function: Function) -> Function:
     return function
 
 
+def sites_options(function: Function) -> Function:
+    """`--sites` and `--site-python`: environments that were brought to a host without a package index as files."""
+    function = click.option(
+        "--site-python",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="The interpreter that runs the environments of --sites.",
+    )(function)
+    return click.option(
+        "--sites",
+        type=click.Path(path_type=Path, file_okay=False, exists=True),
+        help="Folder with one site folder for each version, instead of building environments (air-gapped hosts).",
+    )(function)
+
+
 def repeats_option(function: Function) -> Function:
     """`--repeat VERSION=N`: extra runs of a version, for A against A."""
     return click.option(

@@ -154,6 +154,8 @@ def run(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
         kmeans_niters=settings["kmeans_niters"],
         index_path=index_path,
         checkpoint=cell["checkpoint"],
+        # A checkpoint's metadata may name the model it was trained from, which colbert-ai would look up on the Hub.
+        model_name=cell["checkpoint"],
         avoid_fork_if_possible=True,
     )
     with (
