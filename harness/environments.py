@@ -21,24 +21,30 @@ from harness.lock import Lock, lock_path, read_lock
 from harness.matrix import Flavour, Matrix
 
 _SENTINEL = "harness-complete.json"
+_DISK_SIGNS = re.compile(r"No space left on device|os error 28\b|Disk quota exceeded|os error 122\b")
 _OFFLINE_SIGNS = re.compile(
     r"dns error|failed to lookup|error sending request|connection refused|network is unreachable|timed out|"
-    r"tcp connect error|network connectivity is disabled|could not connect",
+    r"tcp connect error|network connectivity is disabled|network was disabled|could not connect",
     re.IGNORECASE,
 )
 
+# uv's error reports: a tree drawn beside the causes, and words before each.
+_TREE = re.compile(r"^[\s\u2500-\u257f\u25b6\u00d7]+")
+_CAUSE = re.compile(r"^(error|cause|caused by):\s*", re.IGNORECASE)
 
-class BuildFailed(InfrastructureError):
+
+class BuildFailed(InfrastructureError):  # noqa: N818 - an outcome of a cell rather than an error of the harness
     """An environment could not be built.
 
     Attributes:
         outcome: `resolve_failed` or `install_failed`, as a cell records it.
         log: the command and everything it printed.
+        cause: `offline` or `disk_full`, which the user can mend before anything else is tried; otherwise empty.
     """
 
-    def __init__(self, message: str, outcome: str, log: str) -> None:
+    def __init__(self, message: str, outcome: str, log: str, cause: str = "") -> None:
         super().__init__(message)
-        self.outcome, self.log = outcome, log
+        self.outcome, self.log, self.cause = outcome, log, cause
 
 
 @dataclass(frozen=True)
@@ -69,8 +75,13 @@ class Environment:
 
 def installed_packages(path: Path) -> dict[str, str]:
     """Name to version of everything installed in a virtualenv, read from its metadata without starting Python."""
+    return {k: v for site in path.glob("lib/python3*/site-packages") for k, v in site_packages(site).items()}
+
+
+def site_packages(site: Path) -> dict[str, str]:
+    """Name to version of everything installed in a site folder."""
     found = {}
-    for metadata in path.glob("lib/python3*/site-packages/*.dist-info/METADATA"):
+    for metadata in site.glob("*.dist-info/METADATA"):
         name = version = ""
         with metadata.open(encoding="utf-8", errors="replace") as file:
             for line in file:
@@ -130,6 +141,7 @@ def ensure_environment(
     locks: Path,
     version: str,
     flavour: Flavour,
+    *,
     report: Callable[[str], None] = lambda _text: None,
 ) -> Environment:
     """Return a version's environment, building it if it is missing, half-built, damaged or of another lock.
@@ -149,7 +161,7 @@ def ensure_environment(
             return existing
         if path.exists():
             report(f"{version}: rebuilding an environment that is incomplete or does not match its lock")
-            shutil.rmtree(path)
+            _delete(path)
         report(f"{version}: building the environment ({len(lock.packages)} packages)")
         started = time.monotonic()
         try:
@@ -160,6 +172,12 @@ def ensure_environment(
         seconds = time.monotonic() - started
         _mark_complete(path, lock)
     return Environment(version, flavour, path, lock, found, seconds)
+
+
+def _delete(path: Path) -> None:
+    """Delete an environment; the mark goes first, so that what an interrupt leaves is not taken for complete."""
+    (path / _SENTINEL).unlink(missing_ok=True)
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def _build(home: Home, matrix: Matrix, path: Path, lock: Lock, version: str) -> dict[str, str]:
@@ -206,22 +224,23 @@ def _run(command: list[str], home: Home, version: str, what: str) -> None:
     if done.returncode == 0:
         return
     log = f"$ {' '.join(command)}\n{done.stdout}\n{done.stderr}"
-    last = _cause(done.stderr)
-    if "No space left on device" in log or "os error 28" in log:
-        last = f"the disk of {home.root} is full: free some space, or sweep with --evict"
+    last, cause = _cause(done.stderr), ""
+    if _DISK_SIGNS.search(log):
+        last, cause = f"the disk of {home.root} is full: free some space, or sweep with --evict", "disk_full"
     elif _OFFLINE_SIGNS.search(log):
         last = f"the package index cannot be reached and uv's cache does not hold it all ({last})"
+        cause = "offline"
     elif "Hash mismatch" in log:
         last = f"a downloaded file does not have the hash that the lock names ({last})"
     outcome = "resolve_failed" if "No solution found" in log or "was not found in the" in log else "install_failed"
-    raise BuildFailed(f"{version}: installing {what} failed: {last}.", outcome, log)
+    raise BuildFailed(f"{version}: installing {what} failed: {last}.", outcome, log, cause)
 
 
 def _cause(stderr: str) -> str:
-    """The last cause that uv names, on one line."""
-    lines = [line.strip(" │├╰─▶×\t") for line in stderr.splitlines() if line.strip()]
-    causes = [re.sub(r"^(error|cause|Caused by|hint):\s*", "", line, flags=re.IGNORECASE) for line in lines]
-    return causes[-1].rstrip(".")[:400] if causes else "uv printed nothing"
+    """The deepest cause that uv names, on one line; its hints and what it prints below a cause are left out."""
+    lines = [_TREE.sub("", line).strip() for line in stderr.splitlines() if line.strip()]
+    causes = [line for line in lines if _CAUSE.match(line)] or lines
+    return _CAUSE.sub("", causes[-1]).rstrip(".")[:400] if causes else "uv printed nothing"
 
 
 def _mark_complete(path: Path, lock: Lock) -> None:
@@ -243,7 +262,7 @@ def evict(home: Home, environment: Environment, keep: list[Lock]) -> int:
     """
     before = shutil.disk_usage(home.root).free
     with FileLock(home.environments / f".{environment.path.name}.lock"):
-        shutil.rmtree(environment.path, ignore_errors=True)
+        _delete(environment.path)
     kept = {(name, version) for lock in keep for name, version in lock.packages.items()}
     gone = [name for name, version in environment.lock.packages.items() if (name, version) not in kept]
     # A cache that the user pointed us to is theirs: leave it alone.
