@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,10 +56,14 @@ def cpu_device(cpuinfo: Path = Path("/proc/cpuinfo")) -> Device:
 
 
 def gpus() -> list[str]:
-    """Identity of each visible GPU; empty when there is no NVIDIA driver."""
+    """Identity of each visible GPU, in the order in which a job sees them; empty when there is no NVIDIA driver.
+
+    nvidia-smi lists GPUs by bus, whatever CUDA_VISIBLE_DEVICES says, so that variable is applied here; jobs run with
+    CUDA_DEVICE_ORDER=PCI_BUS_ID, so that its numbers mean the same to both.
+    """
     try:
         listed = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader"],
+            ["nvidia-smi", "--query-gpu=index,uuid,name,compute_cap", "--format=csv,noheader"],
             capture_output=True,
             text=True,
             timeout=30,
@@ -66,7 +71,20 @@ def gpus() -> list[str]:
         ).stdout
     except (OSError, subprocess.SubprocessError):
         return []
-    return [f"cuda {' '.join(line.replace(',', ' ').split())}" for line in listed.splitlines() if line.strip()]
+    rows = [[field.strip() for field in line.split(",")] for line in listed.splitlines() if line.count(",") == 3]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and "MIG-" not in visible:
+        rows = list(_visible(rows, visible))
+    return [f"cuda {' '.join(f'{name} {capability}'.split())}" for _, _, name, capability in rows]
+
+
+def _visible(rows: list[list[str]], visible: str) -> Iterator[list[str]]:
+    """Rows (index, UUID, …) that CUDA_VISIBLE_DEVICES names; as in CUDA, the first name of no GPU ends the list."""
+    for item in (part.strip() for part in visible.split(",")):
+        named = [row for row in rows if item == row[0] or (item.startswith("GPU-") and row[1].startswith(item))]
+        if len(named) != 1:
+            return
+        yield named[0]
 
 
 def choose_device(wanted: str) -> Device:

@@ -62,7 +62,9 @@ def _platform() -> Check:
     old = libc == "glibc" and tuple(int(n) for n in version.split(".")[:2]) < (2, 28)
     if libc != "glibc" or old:
         return Check(
-            "platform", "problem", f"torch 2.6 and later need glibc 2.28; this machine has {libc or 'no glibc'} {version}."
+            "platform",
+            "problem",
+            f"torch 2.6 and later need glibc 2.28; this machine has {libc or 'no glibc'} {version}.",
         )
     return Check("platform", "ok", f"Linux, x86-64, glibc {version}.")
 
@@ -126,12 +128,15 @@ def _devices(matrix: Matrix) -> Iterator[Check]:
 
 def unsupported(matrix: Matrix, capability: str) -> list[str]:
     """Versions whose wheels hold no code for a compute capability, as `matrix.yaml` lists architectures for them."""
-    major, minor = (int(part) for part in capability.split("."))
+    major, _, minor = capability.partition(".")
+    if not (major.isdigit() and minor.isdigit()):
+        # Old drivers answer "[N/A]"; the job itself will ask torch.
+        return []
     return [
         version
         for version in matrix.versions
         for oddity in matrix.oddities_of(version, "gpu")
-        if oddity.architectures and not _covered(oddity.architectures, (major, minor))
+        if oddity.architectures and not _covered(oddity.architectures, (int(major), int(minor)))
     ]
 
 

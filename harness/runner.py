@@ -138,6 +138,8 @@ def _environment(spec: CellSpec, interpreter: Interpreter, worker: Path, run: Pa
         "MPLCONFIGDIR": str(run / "tmp"),
     }
     if device_kind != "cpu":
+        # The order in which nvidia-smi lists GPUs, by which `device.gpus` names the first one.
+        environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
         # The driver's own library may only be found through this path, and the user's choice of GPU must hold.
         for name in ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"):
             if name in os.environ:
