@@ -124,6 +124,9 @@ class Store:
 
     def get(self, key: str) -> Cell | None:
         """Return a cell; None if it is not there or its record cannot be read."""
+        # Not at the top: comparing two directories starts faster without pydantic.
+        from harness.matrix import version_key
+
         try:
             record = json.loads((self.cell_folder(key) / "cell.json").read_text(encoding="utf-8"))
             if record["schema"] != SCHEMA or record["key"] != key:
@@ -132,8 +135,11 @@ class Store:
                 name: Artifact(a["digest"], a["dtype"], tuple(a["shape"]), a["kind"], a["stored"])
                 for name, a in record.pop("artifacts").items()
             }
-            return Cell(**record, artifacts=artifacts)
-        except (OSError, ValueError, KeyError, TypeError):
+            cell = Cell(**record, artifacts=artifacts)
+            if cell.outcome not in OUTCOMES or cell.repeat < 0 or not version_key(cell.version):
+                return None
+            return cell
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
     def cells(self) -> list[Cell]:
@@ -239,7 +245,9 @@ def index_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
         UnreadableTensor: a file is missing or is not what colbert-ai writes.
     """
     pairs = {"ivf.pid.pt": ("ivf", "ivf_lengths"), "buckets.pt": ("bucket_cutoffs", "bucket_weights")}
-    chunks = sorted(int(path.name.split(".")[0]) for path in folder.glob("*.codes.pt"))
+    chunks = sorted(int(name) for path in folder.glob("*.codes.pt") if (name := path.name.split(".")[0]).isdigit())
+    if chunks != list(range(max(1, len(chunks)))):
+        raise UnreadableTensor(f"{folder}: holds the codes of chunks {chunks or 'none'}; they are numbered from 0")
     names = [f"{chunk}.{what}" for chunk in chunks for what in ("codes", "residuals")]
     for name in (*names, "centroids", "avg_residual"):
         tensor = read_pt(folder / f"{name}.pt")

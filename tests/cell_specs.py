@@ -1,0 +1,37 @@
+"""Specifications and cells for tests of what is made of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.cells import CellSpec
+from harness.store import Artifact, Cell
+
+
+def spec(version: str = "2.8.0", **changes: Any) -> CellSpec:
+    """A specification with some fields changed."""
+    fields: dict[str, Any] = {
+        "job": "index",
+        "version": version,
+        "lock": "lock-digest",
+        "collection": {"name": "embedded", "digest": "c0ffee", "passages": 10},
+        "checkpoint": {"name": "embedded", "digest": "beef", "dim": 8},
+        "settings": {"nbits": 2, "threads": 2},
+        "device": "cpu GenuineIntel 6/143 avx2",
+        "environment": {"OMP_NUM_THREADS": "2"},
+    }
+    return CellSpec(**{**fields, **changes})
+
+
+def cell(of: CellSpec | None = None, **changes: Any) -> Cell:
+    """A cell that ended well, with one artifact that only its digest is kept of."""
+    of = of or spec()
+    fields: dict[str, Any] = {
+        "key": of.key,
+        "group": of.group,
+        "spec": of.to_json(),
+        "outcome": "ok",
+        "artifacts": {"centroids": Artifact("d1" * 32, "float16", (4, 8), "final", stored=False)},
+        "seconds": {"total": 1.5},
+    }
+    return Cell(**{**fields, **changes})

@@ -1,0 +1,394 @@
+"""The store: a record written last makes a folder a cell, and a tensor is kept once whatever cell it came from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.errors import UsageError
+from harness.store import OUTCOMES, Artifact, Store, StoredCell, index_tensors, resolve_source
+from harness.tensors import Tensor, UnreadableTensor, read_safetensors, write_safetensors
+from tests.cell_specs import cell, spec
+from tests.pt_files import index_arrays, write_index, write_pt
+from tests.torch_oracle import torch_python
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "store")
+
+
+def intermediate(folder: Path, name: str, array: np.ndarray) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.safetensors"
+    write_safetensors(path, {"tensor": Tensor.of(array)})
+    return path
+
+
+def objects(store: Store) -> list[str]:
+    return sorted(path.name for path in store.root.glob("objects/*/*"))
+
+
+def test_a_cell_comes_back_as_it_was_put(store, tmp_path):
+    (tmp_path / "log").write_text("what the job printed\n")
+    index = write_index(tmp_path / "index")
+
+    put = store.put(cell(), log=tmp_path / "log", index=index)
+
+    assert store.get(put.key) == put
+    assert replace(put, finished="") == cell()
+    assert put.finished.endswith("+00:00")
+    assert (store.cell_folder(put.key) / "log.txt").read_text() == "what the job printed\n"
+    assert {path.name for path in (store.cell_folder(put.key) / "index").iterdir()} >= {"metadata.json", "plan.json"}
+    assert not list(store.root.rglob("*.new"))
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES)
+def test_every_outcome_can_be_kept(store, outcome):
+    kept = store.put(cell(outcome=outcome, reason="why", artifacts={}))
+
+    assert store.get(kept.key) == kept
+
+
+def test_a_folder_without_a_record_is_no_cell(store):
+    key = store.put(cell()).key
+    (store.cell_folder(key) / "cell.json").unlink()
+
+    assert store.get(key) is None
+    assert store.cells() == []
+
+
+def test_a_record_is_written_last(store, tmp_path, monkeypatch):
+    """A job's other files are there before the record that makes them a cell."""
+    (tmp_path / "log").write_text("text")
+    monkeypatch.setattr(shutil, "copyfile", lambda *_a: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+
+    with pytest.raises(OSError, match="No space"):
+        store.put(cell(), log=tmp_path / "log")
+    assert store.get(cell().key) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '"text"',
+        "null",
+        "{}",
+        "\xff",
+    ],
+)
+def test_a_corrupt_record_is_no_cell(store, text):
+    key = store.put(cell()).key
+    (store.cell_folder(key) / "cell.json").write_text(text, encoding="latin-1")
+
+    assert store.get(key) is None
+    assert store.cells() == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schema": 99},
+        {"key": "another"},
+        {"artifacts": []},
+        {"artifacts": {"centroids": {"digest": "x"}}},
+        {"artifacts": {"centroids": 1}},
+        {"outcome": "fine"},
+        {"spec": {}},
+        {"spec": {"version": "two", "repeat": 0}},
+        {"spec": []},
+        {"unknown": 1},
+    ],
+)
+def test_a_record_with_a_wrong_field_is_no_cell(store, change):
+    key = store.put(cell()).key
+    path = store.cell_folder(key) / "cell.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+
+    assert store.get(key) is None
+    assert store.cells() == []
+
+
+def test_putting_a_cell_again_replaces_it(store):
+    store.put(cell(outcome="timeout", artifacts={}))
+    again = store.put(cell())
+
+    assert store.get(again.key) == again
+    assert store.cells() == [again]
+
+
+def test_cells_come_by_release_and_repeat(store):
+    for version, repeat in (("2.10.0", 0), ("2.9.0", 1), ("2.9.0", 0), ("1.13.1", 0)):
+        store.put(cell(spec(version, repeat=repeat)))
+
+    assert [c.label for c in store.cells()] == ["1.13.1", "2.9.0", "2.9.0#1", "2.10.0"]
+
+
+def test_a_label_names_version_swap_and_repeat():
+    assert cell(spec("2.8.0", swap={"centroids_raw": "d1"}, repeat=2)).label == "2.8.0+centroids_raw#2"
+
+
+def test_looking_at_a_store_makes_nothing(store):
+    assert store.cells() == []
+    assert store.get("0" * 32) is None
+    assert not store.root.exists()
+
+
+def test_an_index_is_ingested_with_every_artifact_and_read_back_bit_for_bit(store, tmp_path):
+    arrays = index_arrays()
+    sample = np.arange(6, dtype=np.float32).reshape(2, 3)
+    intermediate(tmp_path / "in", "sample", sample)
+    intermediate(tmp_path / "in", "sample_pids", np.array([3, 1], dtype=np.int64))
+
+    artifacts = store.ingest(write_index(tmp_path / "index", arrays), tmp_path / "in", "full")
+
+    assert list(artifacts) == [
+        "sample_pids", "sample", "centroids", "bucket_cutoffs", "bucket_weights", "avg_residual",
+        "0.codes", "1.codes", "0.residuals", "1.residuals", "doclens", "ivf", "ivf_lengths",
+    ]  # fmt: skip
+    assert {artifacts[name].kind for name in arrays} == {"final"}
+    assert (artifacts["sample"].kind, artifacts["sample_pids"].kind, artifacts["doclens"].kind) == (
+        "intermediate",
+        "value",
+        "value",
+    )
+    for name, array in (*arrays.items(), ("sample", sample)):
+        tensor = store.load(artifacts[name])
+        assert (tensor.dtype, tensor.shape) == (str(array.dtype), array.shape)
+        assert bytes(tensor.buffer()) == array.tobytes()
+        assert tensor.digest() == artifacts[name].digest
+    assert store.load(artifacts["doclens"]).data.tolist() == [2] * 10
+
+
+def test_equal_tensors_are_kept_once(store, tmp_path):
+    first = store.ingest(write_index(tmp_path / "a"), tmp_path / "none", "full")
+    before = objects(store)
+    arrays = index_arrays()
+    arrays["centroids"] = index_arrays(seed=1)["centroids"]
+    second = store.ingest(write_index(tmp_path / "b", arrays), tmp_path / "none", "full")
+
+    assert {name for name in first if first[name].digest != second[name].digest} == {"centroids"}
+    assert set(objects(store)) - set(before) == {f"{second['centroids'].digest}.safetensors"}
+
+
+def test_equal_bytes_of_another_dtype_or_shape_are_another_object(store):
+    zeros = np.zeros((2, 4), dtype=np.int32)
+    digests = {Tensor.of(array).digest() for array in (zeros, zeros.view(np.float32), zeros.reshape(4, 2))}
+
+    assert len(digests) == 3
+
+
+def test_capture_digests_keeps_digests_of_intermediates_and_no_tensors(store, tmp_path):
+    index = write_index(tmp_path / "index")
+    random = np.random.default_rng(5).standard_normal(100)
+    intermediate(tmp_path / "a", "sample", random)
+    intermediate(tmp_path / "b", "sample", random)
+
+    light = store.ingest(index, tmp_path / "a", "digests")
+    assert f"{light['sample'].digest}.safetensors" not in objects(store)
+    with pytest.raises(UnreadableTensor, match="--capture full"):
+        store.load(light["sample"])
+
+    full = store.ingest(index, tmp_path / "b", "full")
+    assert light["sample"] == replace(full["sample"], stored=False)
+    assert {name: a.digest for name, a in light.items()} == {name: a.digest for name, a in full.items()}
+    assert full["centroids"].stored
+    assert light["centroids"].stored
+
+
+def test_kept_intermediates_are_moved_and_not_copied(store, tmp_path):
+    path = intermediate(tmp_path / "in", "sample", np.arange(5.0))
+    number = path.stat().st_ino
+
+    artifacts = store.ingest(write_index(tmp_path / "index"), tmp_path / "in", "full")
+
+    assert not path.exists()
+    assert store.object_path(artifacts["sample"].digest).stat().st_ino == number
+
+
+def damage_missing(index: Path) -> None:
+    (index / "centroids.pt").unlink()
+
+
+def damage_truncated(index: Path) -> None:
+    (index / "1.residuals.pt").write_bytes((index / "1.residuals.pt").read_bytes()[:-40])
+
+
+def damage_not_a_pair(index: Path) -> None:
+    write_pt(index / "buckets.pt", np.zeros(3, dtype=np.float32))
+
+
+def damage_a_pair(index: Path) -> None:
+    write_pt(index / "centroids.pt", np.zeros(3, dtype=np.float32), np.zeros(3, dtype=np.float32))
+
+
+def damage_doclens(index: Path) -> None:
+    (index / "doclens.1.json").write_text("[2, ")
+
+
+def damage_no_doclens(index: Path) -> None:
+    (index / "doclens.0.json").unlink()
+
+
+def damage_doclens_text(index: Path) -> None:
+    (index / "doclens.0.json").write_text('["two"]')
+
+
+def damage_no_chunks(index: Path) -> None:
+    for path in index.glob("*.codes.pt"):
+        path.unlink()
+
+
+def damage_chunk_gap(index: Path) -> None:
+    (index / "0.codes.pt").unlink()
+
+
+def damage_no_folder(index: Path) -> None:
+    shutil.rmtree(index)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        damage_missing,
+        damage_truncated,
+        damage_not_a_pair,
+        damage_a_pair,
+        damage_doclens,
+        damage_no_doclens,
+        damage_doclens_text,
+        damage_no_chunks,
+        damage_chunk_gap,
+        damage_no_folder,
+    ],
+)
+def test_an_index_that_is_not_whole_is_unreadable(store, tmp_path, damage):
+    index = write_index(tmp_path / "index")
+    damage(index)
+
+    with pytest.raises(UnreadableTensor, match=r"\S"):
+        store.ingest(index, tmp_path / "none", "full")
+
+
+def test_a_stray_file_in_an_index_is_not_a_chunk(tmp_path):
+    index = write_index(tmp_path / "index")
+    (index / "backup.codes.pt").write_bytes(b"")
+
+    assert {name for name, _ in index_tensors(index)} == {*index_arrays(), "doclens"}
+
+
+def test_an_object_that_is_missing_or_damaged_is_unreadable(store, tmp_path):
+    artifacts = store.ingest(write_index(tmp_path / "index"), tmp_path / "none", "full")
+    path = store.object_path(artifacts["centroids"].digest)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UnreadableTensor):
+        store.load(artifacts["centroids"])
+    path.unlink()
+    with pytest.raises(UnreadableTensor):
+        store.load(artifacts["centroids"])
+
+
+def test_a_failed_write_of_an_object_leaves_nothing(store, monkeypatch):
+    from harness import store as module
+
+    monkeypatch.setattr(module, "write_safetensors", lambda *_a: (_ for _ in ()).throw(OSError(28, "No space left")))
+    tensor = Tensor.of(np.zeros(3))
+
+    with pytest.raises(OSError, match="No space"):
+        store.put_object(tensor, tensor.digest())
+    assert objects(store) == []
+
+
+def test_index_tensors_agree_with_a_real_torch(tmp_path):
+    """The hand-written files of these tests are what torch itself reads and writes."""
+    python = torch_python()
+    if python is None:
+        pytest.skip("no interpreter with torch: set HARNESS_TORCH_PYTHON or build an environment")
+    ours, theirs = write_index(tmp_path / "ours"), tmp_path / "theirs"
+    theirs.mkdir()
+    program = (
+        "import sys, pathlib, shutil, torch\n"
+        "ours, theirs = map(pathlib.Path, sys.argv[1:])\n"
+        "for path in ours.iterdir():\n"
+        "    if path.suffix == '.pt': torch.save(torch.load(path), theirs / path.name)\n"
+        "    else: shutil.copy(path, theirs)\n"
+    )
+    subprocess.run([python, "-W", "ignore", "-c", program, ours, theirs], check=True, timeout=120)
+
+    expected = {name: tensor.digest() for name, tensor in index_tensors(ours)}
+
+    assert {name: tensor.digest() for name, tensor in index_tensors(theirs)} == expected
+
+
+def test_a_cell_is_named_by_label_by_key_and_by_the_start_of_a_key(store):
+    put = store.put(cell(spec("2.8.0", repeat=1)))
+
+    for item in ("2.8.0#1", put.key, put.key[:6]):
+        assert resolve_source(item, store.root).cell == put
+    assert resolve_source("2.8.0#1", store.root).name == "2.8.0#1"
+
+
+@pytest.mark.parametrize("item", ["2.8.0", "2.7.1", "abcde", "", "nothing/here"])
+def test_a_name_of_nothing_is_a_sentence(store, item):
+    store.put(cell(spec("2.8.0", repeat=1)))
+
+    with pytest.raises(UsageError, match="neither a ColBERT index directory nor a stored cell"):
+        resolve_source(item, store.root)
+
+
+def test_a_name_of_several_cells_lists_their_keys(store):
+    a, b = (store.put(cell(spec(settings={"nbits": n}))) for n in (1, 2))
+
+    with pytest.raises(UsageError, match="names 2 cells") as caught:
+        resolve_source("2.8.0", store.root)
+
+    assert a.key[:12] in str(caught.value)
+    assert b.key[:12] in str(caught.value)
+
+
+def test_a_cell_that_ended_badly_says_how(store):
+    store.put(cell(outcome="timeout", reason="The job was stopped after 60 s.", artifacts={}))
+
+    with pytest.raises(UsageError, match=r"ended as timeout and has no artifacts: The job was stopped after 60 s\."):
+        resolve_source("2.8.0", store.root)
+
+
+def test_a_cell_that_ended_well_is_taken_before_one_that_did_not(store):
+    store.put(cell(spec(settings={"nbits": 1}), outcome="crashed", artifacts={}))
+    good = store.put(cell())
+
+    assert resolve_source("2.8.0", store.root).cell == good
+
+
+def test_a_stored_cell_gives_its_artifacts_and_metadata(store, tmp_path):
+    index = write_index(tmp_path / "index")
+    artifacts = store.ingest(index, tmp_path / "none", "full")
+    source = StoredCell(store, store.put(cell(artifacts=artifacts), index=index))
+
+    assert source.names() == tuple(artifacts)
+    assert source.digest("centroids") == artifacts["centroids"].digest
+    assert bytes(source.load("centroids").buffer()) == index_arrays()["centroids"].tobytes()
+    assert source.metadata()["num_chunks"] == 2
+    (store.cell_folder(source.cell.key) / "index" / "metadata.json").write_text("[]")
+    assert source.metadata() == {}
+
+
+def test_an_object_file_holds_one_tensor_by_the_agreed_name(store):
+    tensor = Tensor.of(np.arange(3, dtype=np.uint8))
+    store.put_object(tensor, tensor.digest())
+
+    assert list(read_safetensors(store.object_path(tensor.digest()))) == ["tensor"]
+    other = store.root / "objects" / "ab" / f"{'ab' * 32}.safetensors"
+    other.parent.mkdir(parents=True, exist_ok=True)
+    write_safetensors(other, {"another": tensor})
+    with pytest.raises(UnreadableTensor, match="no tensor named 'tensor'"):
+        store.load(Artifact("ab" * 32, "uint8", (3,), "final", stored=True))
