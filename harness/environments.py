@@ -21,7 +21,7 @@ from harness.lock import Lock, lock_path, read_lock
 from harness.matrix import Flavour, Matrix
 
 _SENTINEL = "harness-complete.json"
-_DISK_SIGNS = re.compile(r"No space left on device|os error 28\b|Disk quota exceeded|os error 122\b")
+DISK_SIGNS = re.compile(r"No space left on device|os error 28\b|Disk quota exceeded|os error 122\b")
 _OFFLINE_SIGNS = re.compile(
     r"dns error|failed to lookup|error sending request|connection refused|network is unreachable|timed out|"
     r"tcp connect error|network connectivity is disabled|network was disabled|could not connect",
@@ -225,7 +225,7 @@ def _run(command: list[str], home: Home, version: str, what: str) -> None:
         return
     log = f"$ {' '.join(command)}\n{done.stdout}\n{done.stderr}"
     last, cause = _cause(done.stderr), ""
-    if _DISK_SIGNS.search(log):
+    if DISK_SIGNS.search(log):
         last, cause = f"the disk of {home.root} is full: free some space, or sweep with --evict", "disk_full"
     elif _OFFLINE_SIGNS.search(log):
         last = f"the package index cannot be reached and uv's cache does not hold it all ({last})"

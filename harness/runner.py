@@ -20,6 +20,7 @@ import harness
 from harness.cells import CellSpec
 from harness.checkpoint import CheckpointFiles
 from harness.collection import Passages, write_jsonl
+from harness.environments import DISK_SIGNS
 from harness.home import Home
 from harness.store import OUTCOMES, Cell, Store
 from harness.tensors import UnreadableTensor
@@ -221,10 +222,11 @@ def _tail(path: Path) -> str:
 def _conclude(store: Store, spec: CellSpec, run: Path, out: Path, capture: str, ended: dict[str, Any]) -> Cell:
     """Turn what is left of a run into a stored cell."""
     result, outcome, reason = _result(out, ended)
+    tail = _tail(run / "log.txt")
     details = {
         **ended,
         "harness": harness.__version__,
-        "log_tail": _tail(run / "log.txt"),
+        "log_tail": tail,
         **{k: v for k, v in result.items() if k not in {"schema", "outcome", "reason", "phase", "seconds"}},
     }
     artifacts = {}
@@ -233,6 +235,12 @@ def _conclude(store: Store, spec: CellSpec, run: Path, out: Path, capture: str, 
             artifacts = store.ingest(out / "index", out / "intermediates", capture)
         except (UnreadableTensor, KeyError) as error:
             outcome, reason = "invalid_output", f"The job said that it ended well, but {error}."
+    if outcome in {"crashed", "import_failed", "invalid_output"} and DISK_SIGNS.search(f"{reason}\n{tail}"):
+        details["cause"] = "disk_full"
+        reason = (
+            f"The disk of {run.parent} was full in phase {ended['phase']}: free some space, or point --home (or "
+            "HARNESS_HOME) to another disk."
+        )
     cell = Cell(
         key=spec.key,
         group=spec.group,
@@ -248,7 +256,7 @@ def _conclude(store: Store, spec: CellSpec, run: Path, out: Path, capture: str, 
     return store.put(cell, log=run / "log.txt", index=out / "index")
 
 
-def _result(out: Path, ended: dict[str, Any]) -> tuple[dict[str, Any], str, str]:
+def _result(out: Path, ended: dict[str, Any]) -> tuple[dict[str, Any], str, str]:  # noqa: PLR0911 - one for each ending
     """The worker's own result, and the outcome: the worker's word counts only when it lived to give it."""
     phase, code = ended["phase"], ended["exit_code"]
     try:
