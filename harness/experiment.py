@@ -18,6 +18,7 @@ from harness.lock import Lock, lock_path, read_lock
 from harness.matrix import (
     EmbeddedCheckpoint,
     EmbeddedCollection,
+    Flavour,
     HubCheckpoint,
     HubCollection,
     IndexJob,
@@ -48,6 +49,14 @@ class Selection:
     threads: int | None = None
     sites: Path | None = None
     site_python: Path | None = None
+
+
+def _differs(lock: Lock, site: Path) -> list[str]:
+    """How a site folder contradicts a lock.
+
+    Packages that an index job never loads may have been left behind to save bytes; another version may not be there.
+    """
+    return [text for text in mismatches(lock, site_packages(site)) if " is missing " not in text]
 
 
 @dataclass(frozen=True)
@@ -170,20 +179,21 @@ class Experiment:
         site = (sites / version).resolve()
         if not (site / "torch").is_dir():
             raise UsageError(f"--sites: {site} holds no torch; bring the environment of {version} or leave it out.")
-        lock = self.lock(version)
-        # Packages that an index job never loads may be left behind to save bytes; one of another version may not be there.
-        wrong = [
-            text
-            for text in mismatches(lock, site_packages(site))
-            if "instead of" in text and " is missing " not in text
-        ]
+        wrong = _differs(self.lock(version), site)
         if wrong:
             raise UsageError(f"--sites: {site} does not match the lock of {version}: {'; '.join(wrong[:3])}.")
         return Interpreter(python.absolute(), site)
 
     def lock(self, version: str) -> Lock:
-        """The lock of a version's environment on this device."""
-        return read_lock(lock_path(self.locks, self.matrix.require(version), self.device.flavour))
+        """The lock of a version's environment on this device, or of the one that was brought."""
+        flavours: list[Flavour] = [self.device.flavour]
+        if self.selection.sites is not None:
+            # A GPU host's environments also run on a CPU (a dry run before the GPU is there), with their own lock.
+            flavours.append("cpu" if flavours[0] == "gpu" else "gpu")
+        locks = [read_lock(lock_path(self.locks, self.matrix.require(version), flavour)) for flavour in flavours]
+        if self.selection.sites is None:
+            return locks[0]
+        return min(locks, key=lambda lock: len(_differs(lock, self.selection.sites / version)))  # type: ignore[operator]
 
     def spec(self, version: str, repeat: int = 0) -> CellSpec:
         """The index cell of a version."""

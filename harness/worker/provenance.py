@@ -90,6 +90,28 @@ def _cuda_library_versions() -> dict[str, str]:
     return versions
 
 
+def _cudnn_version() -> int | None:
+    """The version that the loaded cuDNN reports; None where it cannot be loaded whole.
+
+    Asked in a forked child: an environment that was brought to a host without cuDNN's engines, which indexing never
+    uses, does not raise when it is asked, it aborts.
+    """
+    if not torch.backends.cudnn.is_available():
+        return None
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(writer, str(torch.backends.cudnn.version()).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        answer = pipe.read()
+    os.waitpid(child, 0)
+    return int(answer) if answer.isdigit() else None
+
+
 def _gpu() -> dict[str, Any]:
     if not torch.cuda.is_available():
         return {}
@@ -145,7 +167,7 @@ def collect(cell: dict[str, Any]) -> dict[str, Any]:
         "torch_git": torch.version.git_version,
         "torch_config": torch.__config__.show(),
         "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None,
+        "cudnn": _cudnn_version(),
         "python": sys.version,
         "numpy": numpy.__version__,
         "packages": _packages(),
@@ -167,8 +189,9 @@ def after(cell: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {
         "faiss": faiss.__version__,
         "faiss_compile_options": faiss.get_compile_options() if hasattr(faiss, "get_compile_options") else "",
-        "faiss_gpus": faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0,
     }
     if cell["device"] != "cpu":
+        # Only here: the GPU build of faiss ends the process when it is asked on a machine without a driver.
+        found["faiss_gpus"] = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
         found["cuda_libraries"] = _cuda_library_versions()
     return found
