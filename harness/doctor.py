@@ -150,7 +150,7 @@ def _locks(matrix: Matrix, locks: Path) -> Check:
     for version in matrix.versions:
         for flavour in ("cpu", "gpu"):
             try:
-                read_lock(lock_path(locks, version, flavour))  # type: ignore[arg-type]
+                read_lock(lock_path(locks, version, flavour))
             except HarnessError:
                 missing.append(f"{version} ({flavour})")
     if missing:

@@ -135,6 +135,8 @@ class Store:
                 name: Artifact(a["digest"], a["dtype"], tuple(a["shape"]), a["kind"], a["stored"])
                 for name, a in record.pop("artifacts").items()
             }
+            # JSON objects are written with sorted keys; artifacts have an order of their own.
+            artifacts = {name: artifacts[name] for name in in_order(artifacts)}
             cell = Cell(**record, artifacts=artifacts)
             if cell.outcome not in OUTCOMES or cell.repeat < 0 or not version_key(cell.version):
                 return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ CPU = Device("cpu", "cpu GenuineIntel 6/143 avx2")
 GPU = Device("cuda", "cuda NVIDIA H100 80GB HBM3 9.0")
 CHECKPOINT = {"name": "embedded", "digest": "beef", "dim": 96}
 
-CHANGES = {
+CHANGES: dict[str, Any] = {
     "job": "probe",
     "version": "2.7.1",
     "lock": "another",
@@ -69,7 +70,7 @@ def test_equal_specifications_have_equal_keys_whatever_the_order_of_their_settin
 @pytest.mark.parametrize("name", ["collection", "checkpoint"])
 def test_names_do_not_change_the_key(name):
     """The same passages under another path are the same passages."""
-    renamed = {**getattr(spec(), name), "name": "/elsewhere/corpus.parquet"}
+    renamed: Any = {**getattr(spec(), name), "name": "/elsewhere/corpus.parquet"}
 
     assert spec(**{name: renamed}).key == spec().key
     assert spec(**{name: renamed}).to_json() != spec().to_json()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import collections
+import platform
+import shutil
 from pathlib import Path
 
 import pytest
@@ -32,7 +34,7 @@ def report(tmp_path, monkeypatch):
 
 def disk(monkeypatch, free_gib):
     usage = collections.namedtuple("usage", "total used free")
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _path: usage(0, 0, int(free_gib * doctor.GIB)))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage(0, 0, int(free_gib * doctor.GIB)))
 
 
 def with_threads(threads):
@@ -99,15 +101,15 @@ def test_more_threads_than_cores_is_a_problem_with_the_mend(report, monkeypatch)
     ("libc", "verdict"), [(("glibc", "2.28"), "ok"), (("glibc", "2.17"), "problem"), (("", ""), "problem")]
 )
 def test_an_old_or_another_libc_is_a_problem(report, monkeypatch, libc, verdict):
-    monkeypatch.setattr(doctor.platform, "libc_ver", lambda: libc)
+    monkeypatch.setattr(platform, "libc_ver", lambda: libc)
 
     assert report()["platform"][0].verdict == verdict
 
 
 @pytest.mark.parametrize(("system", "machine"), [("Darwin", "x86_64"), ("Linux", "aarch64")])
 def test_another_platform_is_a_problem(report, monkeypatch, system, machine):
-    monkeypatch.setattr(doctor.platform, "system", lambda: system)
-    monkeypatch.setattr(doctor.platform, "machine", lambda: machine)
+    monkeypatch.setattr(platform, "system", lambda: system)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
 
     (check,) = report()["platform"]
     assert check.verdict == "problem"
@@ -155,7 +157,7 @@ def test_unsupported_versions_follow_cuda_s_rule_of_binary_compatibility(capabil
 
 
 def test_a_compiler_is_only_asked_for_when_extensions_are_built(report, monkeypatch):
-    monkeypatch.setattr(doctor.shutil, "which", lambda _name: None)
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
     job = MATRIX.jobs.index.model_copy(update={"native_extensions": True})
     native = MATRIX.model_copy(update={"jobs": MATRIX.jobs.model_copy(update={"index": job})})
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -193,13 +194,20 @@ def test_a_changed_lock_gets_another_environment_and_a_new_note_does_not(bench):
 
 def test_the_mark_of_completeness_is_written_last(bench, monkeypatch):
     order: list[str] = []
-    build, mark = environments._build, environments._mark_complete
-    monkeypatch.setattr(environments, "_build", lambda *a: (build(*a), order.append("built"))[0])
-    monkeypatch.setattr(environments, "_mark_complete", lambda *a: (order.append("marked"), mark(*a))[1])
+
+    def noted(name: str, original: Any) -> Any:
+        def call(*arguments: Any) -> Any:
+            order.append(name)
+            return original(*arguments)
+
+        return call
+
+    for name in ("_build", "installed_packages", "_mark_complete"):
+        monkeypatch.setattr(environments, name, noted(name, getattr(environments, name)))
 
     bench.ensure()
 
-    assert order == ["built", "marked"]
+    assert order == ["_build", "installed_packages", "_mark_complete"]
     assert not list(bench.folder().glob(f"{SENTINEL}.*"))
 
 
@@ -209,7 +217,7 @@ def test_an_interrupted_deletion_is_not_taken_for_a_complete_environment(bench, 
     def interrupted(*_args, **_options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(environments.shutil, "rmtree", interrupted)
+    monkeypatch.setattr(shutil, "rmtree", interrupted)
     with pytest.raises(KeyboardInterrupt):
         evict(bench.home, environment, [])
 

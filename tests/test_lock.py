@@ -26,7 +26,7 @@ def lock_of(version: str, flavour: Flavour) -> Lock:
 
 def shared_pins(flavour: Flavour) -> dict[str, str]:
     lines = shared_path(LOCKS, flavour).read_text(encoding="utf-8").splitlines()
-    return dict(line.split("==") for line in lines if "==" in line)  # type: ignore[misc]
+    return dict(line.split("==") for line in lines if "==" in line)
 
 
 def replaced_by(version: str, flavour: Flavour) -> set[str]:

@@ -375,6 +375,7 @@ def test_a_stored_cell_gives_its_artifacts_and_metadata(store, tmp_path):
     source = StoredCell(store, store.put(cell(artifacts=artifacts), index=index))
 
     assert source.names() == tuple(artifacts)
+    assert resolve_source("2.8.0", store.root).names() == tuple(artifacts)
     assert source.digest("centroids") == artifacts["centroids"].digest
     assert bytes(source.load("centroids").buffer()) == index_arrays()["centroids"].tobytes()
     assert source.metadata()["num_chunks"] == 2
