@@ -1,0 +1,76 @@
+"""Cells travel between stores whole, or say why not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.errors import UsageError
+from harness.store import Cell, Store
+from harness.tensors import Tensor
+from harness.transfer import copy_cells
+
+
+def a_cell(store: Store, key: str = "k" * 32) -> Cell:
+    artifacts = {}
+    for name, values in (("centroids", [1.0, 2.0]), ("embs_0", [3.0, 4.0])):
+        tensor = Tensor.of(np.array(values, dtype=np.float16))
+        kind = "final" if name == "centroids" else "intermediate"
+        artifacts[name] = store._take(tensor, kind, stored=True)
+    spec = {"version": "2.5.0", "repeat": 0, "swap": {}, "collection": {"name": "c", "passages": 1, "digest": "d"}}
+    return store.put(Cell(key=key, group="g" * 32, spec=spec, outcome="ok", capture="full", artifacts=artifacts))
+
+
+def test_all_tensors_arrive_with_their_cell(tmp_path: Path) -> None:
+    """A cell that was copied with everything reads the same at its destination."""
+    source, target = Store(tmp_path / "a"), Store(tmp_path / "b")
+    cell = a_cell(source)
+
+    copied, objects = copy_cells(source, target, [cell], "all")
+
+    assert (copied, objects) == (1, 2)
+    assert target.get(cell.key) == cell
+    arrived = target.load(cell.artifacts["embs_0"])
+    assert arrived.digest() == cell.artifacts["embs_0"].digest
+
+
+def test_what_does_not_travel_is_known_by_its_digest(tmp_path: Path) -> None:
+    """With `final`, intermediates keep digest, dtype and shape, and say that they are not stored."""
+    source, target = Store(tmp_path / "a"), Store(tmp_path / "b")
+    cell = a_cell(source)
+
+    copy_cells(source, target, [cell], "final")
+
+    found = target.get(cell.key)
+    assert found is not None
+    assert found.artifacts["centroids"].stored
+    assert not found.artifacts["embs_0"].stored
+    assert found.artifacts["embs_0"].digest == cell.artifacts["embs_0"].digest
+
+
+def test_copying_twice_copies_nothing_and_a_second_copy_may_add_tensors(tmp_path: Path) -> None:
+    """A cell that is there stays, unless the copy brings tensors that it lacks."""
+    source, target = Store(tmp_path / "a"), Store(tmp_path / "b")
+    cell = a_cell(source)
+    copy_cells(source, target, [cell], "final")
+
+    assert copy_cells(source, target, [cell], "final") == (0, 0)
+    assert copy_cells(source, target, [cell], "all") == (1, 1)
+    assert copy_cells(source, target, [cell], "none") == (0, 0)
+
+
+def test_a_damaged_tensor_is_not_copied(tmp_path: Path) -> None:
+    """A tensor whose bytes changed since it was stored gets a sentence, and its cell does not arrive."""
+    source, target = Store(tmp_path / "a"), Store(tmp_path / "b")
+    cell = a_cell(source)
+    path = source.object_path(cell.artifacts["centroids"].digest)
+    damaged = bytearray(path.read_bytes())
+    damaged[-1] ^= 1
+    path.write_bytes(damaged)
+
+    with pytest.raises(UsageError, match="damaged"):
+        copy_cells(source, target, [cell], "all")
+
+    assert target.cells() == []
