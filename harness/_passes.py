@@ -187,7 +187,7 @@ def _scatter(values: Float64s, bins: Bins, histogram: Array) -> None:
     histogram += np.bincount(bins.of(values), minlength=bins.size).astype(np.int64)
 
 
-def array_chunk(  # noqa: PLR0917 - mirrors the compiled kernels' order
+def array_chunk(
     a: Array, b: Array, dtype: str, start: int, rules: Sequence[Rule], histogram: Array, ulps: Array
 ) -> Partial:
     """Compare one chunk of any dtype of two bytes and more (float64 work arrays of the chunk's size).

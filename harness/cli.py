@@ -6,14 +6,18 @@ group knows each command's module and one-line help, and imports the module when
 
 from __future__ import annotations
 
+import errno
 import importlib
+import signal
 import sys
+import traceback
 from dataclasses import dataclass
+from typing import NoReturn
 
 import click
 
 from harness import __version__
-from harness.errors import HarnessError
+from harness.errors import ExitCode, HarnessError
 
 
 @dataclass(frozen=True)
@@ -25,13 +29,21 @@ class Lazy:
 
 
 COMMANDS: dict[str, Lazy] = {
+    "quickstart": Lazy(
+        "harness.commands.quickstart", "Compare two PyTorch versions on this machine's CPU, end to end."
+    ),
     "plan": Lazy("harness.commands.plan", "List the cells of a sweep, and why each would run or be skipped."),
     "index": Lazy("harness.commands.index", "Build environments if needed, run the index job, store the cells."),
     "compare": Lazy("harness.commands.compare", "Compare two cells, or any two ColBERT index directories."),
+    "ladder": Lazy(
+        "harness.commands.ladder", "Show what changed at each step over any number of cells or directories."
+    ),
+    "all-pairs": Lazy("harness.commands.all_pairs", "Show all pairs of stored versions, and which are equal to which."),
     "consecutive": Lazy("harness.commands.consecutive", "Reduce stored cells to tables; print the headline table."),
     "doctor": Lazy("harness.commands.doctor", "Say what this machine can run, what it cannot, and why."),
     "lock": Lazy("harness.commands.lock", "Write the lock files, or show the package difference of two versions."),
     "sweep": Lazy("harness.commands.sweep", "Index with every version, then reduce to tables."),
+    "store": Lazy("harness.commands.store", "List, export and import stored cells."),
     "schema": Lazy("harness.commands.schema", "Print the JSON schema of matrix.yaml."),
 }
 
@@ -70,6 +82,8 @@ def harness() -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Run a command line and exit; a `HarnessError` becomes one sentence on standard error."""
+    # A scheduler's SIGTERM must stop the job under way and clean up behind it, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = harness.main(args=argv, prog_name="harness", standalone_mode=False)
     except click.ClickException as error:
@@ -81,4 +95,19 @@ def main(argv: list[str] | None = None) -> None:
     except HarnessError as error:
         click.echo(f"harness: {error}", err=True)
         sys.exit(int(error.exit_code))
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            _mistake()
+        place = f" ({error.filename})" if error.filename else ""
+        click.echo(f"harness: The disk is full{place}: free some space, or write to another disk.", err=True)
+        sys.exit(int(ExitCode.USAGE))
+    except Exception:  # noqa: BLE001 - the last resort
+        _mistake()
     sys.exit(int(code or 0))
+
+
+def _mistake() -> NoReturn:
+    """Show the traceback of a mistake of our own. Python's own exit code, 1, would say that a divergence was found."""
+    traceback.print_exc()
+    click.echo("harness: this is a mistake in harness itself; please report it with the lines above.", err=True)
+    sys.exit(int(ExitCode.INFRASTRUCTURE))

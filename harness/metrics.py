@@ -208,12 +208,13 @@ def _chunks(n: int, task: Callable[[int], None], threads: int | None) -> None:
             pass
 
 
-# Significant bits, smallest subnormal, and a bound below which no difference overflows.
+# Significant bits (two fewer where the test itself is computed in that width), smallest subnormal, and a bound below
+# which no difference overflows.
 _ROUNDING = {
     "float16": (11, 2.0**-24, 2.0**15),
     "bfloat16": (8, 2.0**-133, 2.0**126),
-    "float32": (24, 2.0**-149, 2.0**126),
-    "float64": (50, 2.0**-1074, 2.0**1022),
+    "float32": (22, 2.0**-149, 2.0**126),
+    "float64": (51, 2.0**-1074, 2.0**1022),
 }
 
 
@@ -238,7 +239,7 @@ class _Sink:
         self.h = np.zeros((4, self.bins.size), np.uint32)
         self.g = np.zeros((4, ULP_BINS.size), np.uint32)
         self.x, self.y = np.empty(_kernels.BLOCK, real), np.empty(_kernels.BLOCK, real)
-        self.u = np.empty(_kernels.BLOCK, np.uint64 if dtype in ("float32", "float64") else np.uint32)
+        self.u = np.zeros(1, np.uint64 if dtype in ("float32", "float64") else np.uint32)
         self.wide_atols = np.array([atol for atol, _ in rules], np.float64)
         self.atols = np.array([_passes.in_dtype(atol, dtype) for atol, _ in rules], real)
         self.rtols = np.array([rtol for _, rtol in rules], np.float64).astype(real)
@@ -247,6 +248,8 @@ class _Sink:
         bits, smallest, self.calm = _ROUNDING[dtype] if self.float else (0, 0.0, 0.0)
         self.easy_rtols = np.array([rtol for _, rtol in rules]) * (1 - 2.0 ** (2 - bits))
         self.easy_atols = self.atols.astype(np.float64) * (1 - 2.0 ** (2 - bits)) - 2 * smallest
+        self.easy_rtols, self.easy_atols = self.easy_rtols.astype(real), self.easy_atols.astype(real)
+        self.tiny = 0.0 if dtype == "float16" else 2.0**-1070 if wide else 2.0**-148
         # Stays set from chunk to chunk: a verdict that is already no need not be sought again.
         self.failed = np.zeros(len(rules), np.bool_)
         self.histogram = np.zeros(self.bins.size, np.int64)
@@ -264,7 +267,7 @@ class _Sink:
             view = _VIEWS[self.dtype]
             self.kernels.float_chunk(
                 a.view(view), b.view(view), self.x, self.y, self.u, self.rtols, self.atols, self.wide_atols,
-                self.easy_rtols, self.easy_atols, self.calm,
+                self.easy_rtols, self.easy_atols, self.calm, self.tiny,
                 self.failed, self.h, self.bins.shift, self.bins.base, self.g, ULP_BINS.shift, ULP_BINS.base,
                 f, at, n, top, firsts,
             )  # fmt: skip
@@ -336,9 +339,8 @@ def _release(chunk: Array) -> None:
         owner.madvise(mmap.MADV_DONTNEED, first, last - first)
 
 
-def _bytes(a: Tensor, b: Tensor, rules: Sequence[Rule], threads: int | None) -> _Total:
-    """One-byte dtypes: count the 65,536 pairs, and compute every metric from the counts."""
-    total = _new_total(a.dtype)
+def pair_counts(a: Tensor, b: Tensor, threads: int | None = None) -> Array:
+    """How often each pair of bytes occurs in two tensors of a one-byte dtype, shape (256, 256), int64."""
     x, y = a.flat.view(np.uint8), b.flat.view(np.uint8)
     counts = np.zeros((256, 256), np.int64)
     lock = threading.Lock()
@@ -360,6 +362,14 @@ def _bytes(a: Tensor, b: Tensor, rules: Sequence[Rule], threads: int | None) -> 
         _release(q)
 
     _chunks(a.n, task, threads)
+    return counts
+
+
+def _bytes(a: Tensor, b: Tensor, rules: Sequence[Rule], threads: int | None) -> _Total:
+    """One-byte dtypes: count the 65,536 pairs, and compute every metric from the counts."""
+    total = _new_total(a.dtype)
+    x, y = a.flat.view(np.uint8), b.flat.view(np.uint8)
+    counts = pair_counts(a, b, threads)
     # Each distinct pair is an element of a small problem, weighted by its count.
     left, right = (side.astype(np.uint8) for side in np.nonzero(counts))
     weights = counts[left, right]

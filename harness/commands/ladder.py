@@ -1,0 +1,41 @@
+"""`harness ladder`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from harness.commands.compare import store_root
+from harness.commands.options import home_option, matrix_option
+from harness.errors import ExitCode, UsageError
+
+
+@click.command(name="ladder")
+@click.argument("items", nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+@matrix_option
+@home_option
+def command(items: tuple[str, ...], as_json: bool, matrix_path: Path | None, home: Path | None) -> int:
+    """Show for ITEMS in order, index directories or stored cells, what changed at each step and which are equal.
+
+    Exit code 0 when every item has the same tensors, 1 when a step changed one, 2 when something cannot be read.
+    """
+    from harness.compare import dumps
+    from harness.ladder import digests_of, ladder, unique_names
+    from harness.render import ladder_text
+    from harness.sources import resolve
+
+    if len(items) < 2:
+        raise UsageError("A ladder needs at least two items: give index directories or stored versions, in order.")
+    sources = [resolve(item, store_root(matrix_path, home)) for item in items]
+    found = [digests_of(source) for source in sources]
+    names = unique_names([source.name for source in sources])
+    result = ladder(
+        [(name, digests) for name, (digests, _) in zip(names, found, strict=True)],
+        [problem for _, problems in found for problem in problems],
+    )
+    click.echo(dumps(result.to_json()) if as_json else ladder_text(result))
+    if result.unreadable:
+        return int(ExitCode.USAGE)
+    return int(ExitCode.DIVERGENCE if result.changed else ExitCode.OK)

@@ -1,0 +1,359 @@
+"""Compare two sources artifact by artifact: presence, shape, dtype, then values and what they mean.
+
+A is the older side, B the newer one and the reference of every relative number. The result holds no tensors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness import domain
+from harness.domain import Permutation
+from harness.metrics import BUILTIN, Metrics, Mismatch, Profile, Verdict, measure
+from harness.pipeline import in_order, is_final
+from harness.sources import ArtifactSource, Facts, facts_of, setting
+from harness.tensors import DTYPES, Tensor, UnreadableTensor
+
+STATUSES = (
+    "bit_equal",
+    "value_equal",
+    "close",
+    "different",
+    "shape_mismatch",
+    "dtype_mismatch",
+    "missing_a",
+    "missing_b",
+    "unreadable",
+)
+DIVERGENT = frozenset(("different", "shape_mismatch", "dtype_mismatch", "missing_a", "missing_b"))
+_INFINITY = "\0infinity"  # stands for an infinite number until the text is made; no file name can hold a zero byte
+
+
+@dataclass(frozen=True)
+class ArtifactComparison:
+    """One row: an artifact of either side, and all that was found.
+
+    `metrics` is None where values could not be, or need not be, compared. `facts` are what the artifact means: bucket
+    numbers, near-ties, a permutation, inverted lists, changed metadata; their names say what they count. `settled` says
+    that equal digests answered, and nothing was loaded.
+    """
+
+    name: str
+    status: str
+    dtype_a: str | None = None
+    dtype_b: str | None = None
+    shape_a: tuple[int, ...] | None = None
+    shape_b: tuple[int, ...] | None = None
+    metrics: Metrics | None = None
+    profiles: Mapping[str, Verdict] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    reason: str = ""
+    settled: bool = False
+
+    @property
+    def bit_equal(self) -> bool:
+        """Whether both sides have it with the same dtype, shape and bytes."""
+        return self.status == "bit_equal"
+
+    @property
+    def tensor(self) -> bool:
+        """Whether it is a tensor, rather than the index's metadata."""
+        return self.name != "metadata"
+
+    def close(self, profile: str) -> bool | None:
+        """What a profile says; False where shapes, dtypes or presence differ; None where torch has no answer."""
+        verdict = self.profiles.get(profile)
+        return verdict.close if verdict else False
+
+    def to_json(self) -> dict[str, Any]:
+        """The artifact's object in the contract, and every further metric by its own name."""
+        found: dict[str, Any] = {
+            "name": self.name,
+            "status": self.status,
+            "dtype_a": self.dtype_a,
+            "dtype_b": self.dtype_b,
+            "shape_a": None if self.shape_a is None else list(self.shape_a),
+            "shape_b": None if self.shape_b is None else list(self.shape_b),
+            "bit_equal": self.bit_equal,
+            "value_equal": self.metrics.value_equal if self.metrics else self.status in ("bit_equal", "value_equal"),
+        }
+        found |= {name: verdict.close for name, verdict in self.profiles.items()}
+        metrics = self.metrics
+        names = [entry.name for entry in dataclasses.fields(Metrics) if entry.name not in _NOT_FLAT]
+        found |= {name: getattr(metrics, name) if metrics else None for name in names}
+        for name in ("max_abs", "max_rel", "max_ulp"):
+            place = getattr(metrics, f"{name}_at") if metrics else None
+            found[f"{name}_index"] = list(place.index) if place else None
+            found[f"{name}_values"] = [_number(place.a), _number(place.b)] if place else None
+        found["first_mismatches"] = [
+            {"index": list(one.index), "a": _number(one.a), "b": _number(one.b)}
+            for one in (metrics.first if metrics else ())
+        ]
+        chosen = next(iter(self.profiles.values()), None)
+        found["min_rtol"] = chosen.min_rtol if chosen else None
+        found["profiles"] = {
+            name: {
+                "close": verdict.close,
+                "atol": verdict.atol,
+                "rtol": verdict.rtol,
+                "min_rtol": verdict.min_rtol,
+                "min_rtol_index": None if verdict.min_rtol_index is None else list(verdict.min_rtol_index),
+            }
+            for name, verdict in self.profiles.items()
+        }
+        if self.reason:
+            found["reason"] = self.reason
+        return found | dict(self.facts)
+
+
+_NOT_FLAT = frozenset(("bit_equal", "max_abs_at", "max_rel_at", "max_ulp_at", "first", "verdicts"))
+
+
+def _number(value: complex) -> float | int | str:
+    return repr(value) if isinstance(value, complex) else value
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two sources compared. `chosen` is the profile that decides what is close; `profiles` are all that were asked."""
+
+    a: str
+    b: str
+    artifacts: tuple[ArtifactComparison, ...]
+    profiles: tuple[str, ...]
+    chosen: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def final(self) -> tuple[ArtifactComparison, ...]:
+        """The index's own tensors, which the summary counts."""
+        return tuple(artifact for artifact in self.artifacts if is_final(artifact.name))
+
+    @property
+    def divergent(self) -> tuple[ArtifactComparison, ...]:
+        """Tensors that differ by more than the chosen profile allows, or in shape, dtype or presence."""
+        return tuple(one for one in self.artifacts if one.tensor and one.status in DIVERGENT)
+
+    @property
+    def unreadable(self) -> tuple[ArtifactComparison, ...]:
+        """Artifacts that could not be read."""
+        return tuple(artifact for artifact in self.artifacts if artifact.status == "unreadable")
+
+    def summary(self) -> dict[str, list[int]]:
+        """How many of the index's tensors have equal shapes, pass each profile, and are bit-equal, each of how many."""
+        final = self.final
+        shapes = sum(one.shape_a is not None and one.shape_a == one.shape_b for one in final)
+        counts = {"shapes": [shapes, len(final)]}
+        counts |= {name: [sum(one.close(name) is True for one in final), len(final)] for name in self.profiles}
+        return counts | {"bit_equal": [sum(one.bit_equal for one in final), len(final)]}
+
+    def to_json(self) -> dict[str, Any]:
+        """The contract's object; infinite numbers are Python floats, which `dumps` writes as valid JSON."""
+        return {
+            "a": self.a,
+            "b": self.b,
+            "profile": self.chosen,
+            "artifacts": [artifact.to_json() for artifact in self.artifacts],
+            "summary": self.summary(),
+            "notes": list(self.notes),
+        }
+
+
+def dumps(record: object) -> str:
+    """One JSON object as text; infinity is 1e999, which JSON allows and parsers read as infinity, and NaN is null."""
+
+    def clean(node: object) -> object:
+        if isinstance(node, Mapping):
+            return {str(key): clean(value) for key, value in node.items()}
+        if isinstance(node, (list, tuple)):
+            return [clean(value) for value in node]
+        if isinstance(node, float) and not math.isfinite(node):
+            return None if math.isnan(node) else _INFINITY if node > 0 else f"-{_INFINITY}"
+        return node
+
+    text = json.dumps(clean(record), allow_nan=False)
+    plus, minus = json.dumps(_INFINITY), json.dumps(f"-{_INFINITY}")
+    return text.replace(minus, "-1e999").replace(plus, "1e999")
+
+
+def compare_sources(
+    a: ArtifactSource, b: ArtifactSource, profiles: Sequence[Profile] = BUILTIN, *, chosen: str | None = None
+) -> Comparison:
+    """Compare every artifact of either source.
+
+    Args:
+        a: the older side.
+        b: the newer side, the reference of relative numbers.
+        profiles: tolerances, judged in one pass; the first is the chosen one unless named.
+        chosen: name of the profile that decides whether a status is `close` or `different`.
+
+    A tensor that cannot be read becomes a row and the rest goes on.
+    """
+    wanted = chosen or profiles[0].name
+    ordered = sorted(profiles, key=lambda profile: profile.name != wanted)
+    names = in_order({*a.names(), *b.names()})
+    permutation = _permutation(a, b, names)
+    rows = [_artifact(a, b, name, ordered, permutation) for name in names]
+    metadata = _metadata(a, b)
+    if metadata is not None:
+        rows.append(metadata)
+    return Comparison(a.name, b.name, tuple(rows), tuple(p.name for p in profiles), wanted, _notes(a, b))
+
+
+def _notes(a: ArtifactSource, b: ArtifactSource) -> tuple[str, ...]:
+    """Sentences about settings without which the shapes cannot be understood."""
+    notes = []
+    for name, what in (("nbits", "bits per residual dimension"), ("dim", "embedding dimensions")):
+        left, right = setting(a, name), setting(b, name)
+        if left is not None and right is not None and left != right:
+            notes.append(f"The indexes were made with different {name}: {left} against {right} {what}.")
+    return tuple(notes)
+
+
+def _permutation(a: ArtifactSource, b: ArtifactSource, names: Sequence[str]) -> Permutation | None:
+    if "centroids" not in names or _same_digest(a, b, "centroids"):
+        return None
+    try:
+        return domain.find_permutation(a.load("centroids"), b.load("centroids"))
+    except UnreadableTensor:
+        return None
+
+
+def _same_digest(a: ArtifactSource, b: ArtifactSource, name: str) -> bool:
+    if name not in a.names() or name not in b.names():
+        return False
+    digest = a.digest(name)
+    return digest is not None and digest == b.digest(name)
+
+
+def _artifact(
+    a: ArtifactSource, b: ArtifactSource, name: str, profiles: Sequence[Profile], permutation: Permutation | None
+) -> ArtifactComparison:
+    """One row; whatever goes wrong with the files of this artifact stays in it."""
+    known = [facts_of(side, name) if name in side.names() else None for side in (a, b)]
+    if known[0] is not None and known[1] is not None and known[0].digest == known[1].digest:
+        return _settled(name, known[0], profiles)
+    tensors: list[Tensor | None] = []
+    reasons = []
+    for side, source in enumerate((a, b)):
+        try:
+            tensors.append(source.load(name) if name in source.names() else None)
+        except UnreadableTensor as error:
+            tensors.append(None)
+            reasons.append(f"{'AB'[side]}: {error}")
+    left, right = tensors
+    described: dict[str, Any] = {}
+    for letter, tensor, fact in zip("ab", tensors, known, strict=True):
+        shown = tensor or fact
+        described |= {f"dtype_{letter}": shown.dtype, f"shape_{letter}": shown.shape} if shown else {}
+    if reasons:
+        # Digests that are there and differ still say that it changed; the reason says why nothing more is known.
+        status = "different" if known[0] is not None and known[1] is not None else "unreadable"
+        return ArtifactComparison(name, status, **described, reason=" ".join(reasons))
+    if left is None or right is None:
+        return ArtifactComparison(name, "missing_a" if left is None else "missing_b", **described)
+    try:
+        facts = _facts(a, b, name, (left, right), permutation)
+    except UnreadableTensor as error:
+        facts = {"note": str(error)}
+    if left.shape != right.shape:
+        return ArtifactComparison(name, "shape_mismatch", **described, facts=facts)
+    if left.dtype != right.dtype:
+        return ArtifactComparison(name, "dtype_mismatch", **described, facts=facts)
+    metrics = measure(left, right, profiles)
+    verdicts = {verdict.profile: verdict for verdict in metrics.verdicts}
+    first = metrics.verdicts[0]
+    status = (
+        "bit_equal"
+        if metrics.bit_equal
+        else "value_equal"
+        if metrics.value_equal
+        else "close"
+        if first.close
+        else "different"
+    )
+    if status == "bit_equal":
+        facts = {}
+    return ArtifactComparison(name, status, **described, metrics=metrics, profiles=verdicts, facts=facts)
+
+
+def _settled(name: str, known: Facts, profiles: Sequence[Profile]) -> ArtifactComparison:
+    """A row for equal digests: the same bits, so only NaN could make `torch.allclose` say no, if they were counted."""
+    floating = known.dtype in DTYPES and DTYPES[known.dtype].kind in ("float", "complex")
+    close = not (floating and known.nans)
+    verdicts = {}
+    for profile in profiles:
+        atol, rtol = profile.rule(known.dtype) if floating else (0.0, 0.0)
+        least = (0.0 if close else math.inf) if floating else None
+        verdicts[profile.name] = Verdict(profile.name, atol, rtol, close, least)
+    n = math.prod(known.shape)
+    nans = known.nans or 0
+    metrics = Metrics(
+        n=n, n_mismatch=nans, bit_equal=True, n_finite=n - nans, max_abs=0.0, max_abs_at=None, mean_abs=0.0,
+        max_rel=0.0, max_rel_at=None, n_rel_inf=0, p50_abs=0.0, p99_abs=0.0, p999_abs=0.0,
+        max_ulp=0 if floating else None,
+        max_ulp_at=None, p99_ulp=0 if floating else None, rel_l2=0.0, cosine=None, nan_a=nans, nan_b=nans, posinf_a=0,
+        posinf_b=0, neginf_a=0, neginf_b=0, specials_apart=0, first=(), verdicts=tuple(verdicts.values()),
+    )  # fmt: skip
+    return ArtifactComparison(
+        name, "bit_equal", known.dtype, known.dtype, known.shape, known.shape, metrics, verdicts, settled=True,
+    )  # fmt: skip
+
+
+def _facts(
+    a: ArtifactSource, b: ArtifactSource, name: str, pair: tuple[Tensor, Tensor], permutation: Permutation | None
+) -> dict[str, Any]:
+    """What an artifact's numbers mean; see `harness.domain`."""
+    left, right = pair
+    same_form = left.shape == right.shape and left.dtype == right.dtype
+    facts: dict[str, Any] = {}
+    if name.endswith(".residuals") and same_form and left.dtype == "uint8":
+        nbits = setting(a, "nbits")
+        if nbits in (1, 2, 4, 8) and nbits == setting(b, "nbits"):
+            facts = domain.bucket_facts(left, right, nbits)
+    elif name.endswith(".codes") and same_form and DTYPES[left.dtype].kind == "int":
+        facts = domain.code_facts(a, b, int(name.partition(".")[0]), pair, permutation)
+    elif name == "centroids" and permutation is not None and same_form:
+        back = Tensor.of(right.data[_inverse(permutation)], right.dtype)
+        found = measure(left, back, BUILTIN)
+        facts = {
+            "permutation_moved": permutation.moved,
+            "permutation_exact": permutation.exact,
+            "unpermuted_n_mismatch": found.n_mismatch,
+            "unpermuted_max_abs": found.max_abs,
+            "unpermuted_max_ulp": found.max_ulp,
+        }
+    elif name == "ivf" and all("ivf_lengths" in side.names() for side in (a, b)):
+        lengths = a.load("ivf_lengths"), b.load("ivf_lengths")
+        if all(DTYPES[one.dtype].kind == "int" for one in (*pair, *lengths)):
+            facts = domain.ivf_facts(pair, lengths, permutation)
+    return facts
+
+
+def _inverse(permutation: Permutation) -> Any:  # noqa: ANN401 - an index array
+    """B's row for each of A's."""
+    return permutation.to_a.argsort()
+
+
+def _metadata(a: ArtifactSource, b: ArtifactSource) -> ArtifactComparison | None:
+    """The row of `metadata.json`; None where neither side has one. Never a divergence by itself."""
+    left, right = a.metadata(), b.metadata()
+    if not left and not right:
+        return None
+    if not left or not right:
+        return ArtifactComparison("metadata", "missing_b" if left else "missing_a")
+    changes = domain.metadata_changes(left, right)
+    real = {key: list(change) for key, change in changes.items() if domain.matters(key)}
+    status = "different" if real else "value_equal" if changes else "bit_equal"
+    facts = {"metadata_changes": real, "metadata_run_only": sorted(set(changes) - set(real))} if changes else {}
+    return ArtifactComparison("metadata", status, facts=facts)
+
+
+def mismatches(artifact: ArtifactComparison) -> tuple[Mismatch, ...]:
+    """The first places that differ."""
+    return artifact.metrics.first if artifact.metrics else ()

@@ -1,0 +1,320 @@
+"""What the numbers of a ColBERT index mean: buckets, codes, centroids and inverted lists, compared as what they are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from harness._passes import decode
+from harness.metrics import pair_counts
+from harness.sources import ArtifactSource, setting
+from harness.tensors import Array, Tensor, UnreadableTensor
+
+NEAR_TIE = 2.0**-10
+"""A code moved in a near-tie when the two centroids' scores differ by no more than this: one float16 step at 1.0.
+
+Scores are dot products of unit vectors that were rounded to float16, so two correct computations of them may differ by
+as much.
+"""
+
+_ROWS = 8192
+_SAMPLE = 200_000  # moved codes whose margins are computed
+_MATCH_LIMIT = 8192  # centroids that are matched by nearest neighbour, a quadratic search
+_SIMILAR = 0.99
+
+
+def unpack_table(nbits: int) -> Array:
+    """Bucket numbers of each byte, shape (256, 8 // nbits), int64, first value first.
+
+    colbert-ai emits a bucket number's bits lowest first and packs them into bytes highest first (`binarize` and NumPy's
+    `packbits`), so the number in a byte's top bits is bit-reversed.
+    """
+    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).reshape(256, 8 // nbits, nbits)
+    table: Array = (bits.astype(np.int64) << np.arange(nbits)).sum(axis=2)
+    return table
+
+
+def bucket_facts(a: Tensor, b: Tensor, nbits: int) -> dict[str, Any]:
+    """How many bucket numbers changed, and by how many buckets, from two tensors of packed residuals of equal shape."""
+    counts = pair_counts(a, b)
+    left, right = np.nonzero(counts)
+    table = unpack_table(nbits)
+    steps = np.abs(table[left] - table[right])
+    weights = np.repeat(counts[left, right][:, None], steps.shape[1], axis=1)
+    histogram = np.bincount(steps.ravel(), weights=weights.ravel().astype(np.float64), minlength=1).astype(np.int64)
+    total, changed = int(histogram.sum()), int(histogram[1:].sum())
+    moved = np.arange(histogram.size)
+    return {
+        "nbits": nbits,
+        "buckets_n": total,
+        "buckets_n_mismatch": changed,
+        "buckets_max_step": int(moved[histogram > 0].max()) if total else 0,
+        "buckets_mean_step": float((histogram * moved).sum() / changed) if changed else 0.0,
+        "buckets_steps": {str(step): int(histogram[step]) for step in moved[1:] if histogram[step]},
+    }
+
+
+@dataclass(frozen=True)
+class Permutation:
+    """How B's centroids are A's in another order: row `j` of B is row `to_a[j]` of A.
+
+    `exact` says that every matched row is bit-identical; otherwise the rows are nearest neighbours, one to one.
+    """
+
+    to_a: Array
+    exact: bool
+
+    @property
+    def moved(self) -> int:
+        """How many rows are not where they were."""
+        return int(np.count_nonzero(self.to_a != np.arange(self.to_a.size)))
+
+
+def find_permutation(a: Tensor, b: Tensor) -> Permutation | None:
+    """Match the rows of two centroid tensors of equal shape and dtype; None when they are in the same order.
+
+    Identical rows are matched first; the rest go to their nearest neighbour by cosine, which must be one to one and
+    above 0.99, or there is no permutation to speak of.
+    """
+    if len(a.shape) != 2 or a.shape != b.shape or a.dtype != b.dtype or a.n == 0:
+        return None
+    rows = a.shape[0]
+    width = a.nbytes // rows
+    left, right = (side.flat.view(np.uint8).reshape(rows, width) for side in (a, b))
+    moved = np.flatnonzero((left != right).any(axis=1))
+    if moved.size == 0:
+        return None
+    to_a = np.arange(rows)
+    waiting: dict[bytes, list[int]] = {}
+    for row in moved:
+        waiting.setdefault(left[row].tobytes(), []).append(int(row))
+    rest = []
+    for row in moved:
+        same = waiting.get(right[row].tobytes())
+        if same:
+            to_a[row] = same.pop(0)
+        else:
+            rest.append(int(row))
+    open_a = sorted(row for same in waiting.values() for row in same)
+    exact = not rest
+    if rest:
+        matched = _nearest(
+            decode(a.flat, a.dtype).reshape(a.shape), decode(b.flat, b.dtype).reshape(b.shape), open_a, rest
+        )
+        if matched is None:
+            return None
+        to_a[rest] = matched
+    found = Permutation(to_a, exact)
+    return found if found.moved else None
+
+
+def _nearest(a: Array, b: Array, open_a: list[int], rest: list[int]) -> Array | None:
+    """For each row of B in `rest`, the nearest of A's rows `open_a`; None unless one to one and similar."""
+    left, right = _unit(a[open_a]), _unit(b[rest])
+    straight = np.array_equal(open_a, rest) and bool(((left * right).sum(axis=1) > _SIMILAR).all())
+    if straight:
+        return np.array(rest)
+    if len(rest) > _MATCH_LIMIT:
+        return None
+    matched = np.empty(len(rest), np.int64)
+    for start in range(0, len(rest), 1024):
+        scores = right[start : start + 1024] @ left.T
+        best = scores.argmax(axis=1)
+        if not (scores[np.arange(best.size), best] > _SIMILAR).all():
+            return None
+        matched[start : start + best.size] = np.array(open_a)[best]
+    return matched if np.unique(matched).size == matched.size else None
+
+
+def _unit(rows: Array) -> Array:
+    rows = np.nan_to_num(rows, posinf=0.0, neginf=0.0)
+    norms: Array = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit: Array = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
+    return unit
+
+
+@dataclass
+class Embeddings:
+    """The embeddings of one chunk on one side: captured ones, or centroid plus residual, normalised."""
+
+    centroids: Array  # float64, (centroids, dim)
+    codes: Array
+    embs: Tensor | None
+    residuals: Tensor | None
+    weights: Array | None
+    nbits: int | None
+
+    @classmethod
+    def of(cls, source: ArtifactSource, chunk: int, codes: Tensor) -> Embeddings | None:  # noqa: PLR0911
+        """Open what a source has; None where margins cannot be computed from it."""
+        try:
+            centroids = source.load("centroids")
+            if len(centroids.shape) != 2:
+                return None
+            wide = decode(centroids.flat, centroids.dtype).reshape(centroids.shape)
+            rows = codes.flat.astype(np.int64)
+            if rows.size and not 0 <= rows.min() <= rows.max() < wide.shape[0]:
+                return None
+            embs = _try_load(source, f"embs_{chunk}")
+            if embs is not None and embs.shape == (rows.size, wide.shape[1]):
+                return cls(wide, rows, embs, None, None, None)
+            residuals, weights = source.load(f"{chunk}.residuals"), source.load("bucket_weights")
+            nbits = setting(source, "nbits")
+            if nbits not in (1, 2, 4, 8) or residuals.shape != (rows.size, wide.shape[1] * nbits // 8):
+                return None
+            if weights.shape != (2**nbits,):
+                return None
+            return cls(wide, rows, None, residuals, decode(weights.flat, weights.dtype), nbits)
+        except UnreadableTensor:
+            return None
+
+    def rows(self, places: Array) -> Array:
+        """Embeddings at these rows, float64, (places, dim)."""
+        if self.embs is not None:
+            picked = self.embs.data[places]
+            return decode(picked.reshape(-1), self.embs.dtype).reshape(picked.shape)
+        assert self.residuals is not None
+        assert self.weights is not None
+        assert self.nbits is not None
+        buckets = unpack_table(self.nbits)[self.residuals.data[places]].reshape(places.size, -1)
+        return _unit(self.centroids[self.codes[places]] + self.weights[buckets])
+
+    def blur(self, gap: Array) -> Array:
+        """How far a score difference may be off because residuals are quantised: two standard deviations.
+
+        A bucket is about as wide as the distance of its weight to the next; a uniform error in it has a deviation of
+        width / sqrt(12) per dimension, which the two centroids' difference `gap` (rows, dim) projects onto the scores.
+        """
+        if self.weights is None or self.weights.size < 2:
+            return np.zeros(gap.shape[0])
+        width = float(np.diff(np.sort(self.weights)).mean())
+        blurred: Array = 2 * width / math.sqrt(12) * np.linalg.norm(gap, axis=1)
+        return blurred
+
+
+def _try_load(source: ArtifactSource, name: str) -> Tensor | None:
+    try:
+        return source.load(name) if name in source.names() else None
+    except UnreadableTensor:
+        return None
+
+
+def code_facts(
+    a: ArtifactSource, b: ArtifactSource, chunk: int, pair: tuple[Tensor, Tensor], permutation: Permutation | None
+) -> dict[str, Any]:
+    """Tell codes that moved in a near-tie from codes that really moved, after undoing a permutation of the centroids.
+
+    The margin of a moved code is the greater of two differences: on side A the score of A's choice minus that of B's
+    choice, and on side B the other way round, each with that side's own centroids and embeddings.
+    """
+    left, right = (side.flat.astype(np.int64) for side in pair)
+    facts: dict[str, Any] = {}
+    back = right
+    if permutation is not None and right.size and 0 <= right.min() <= right.max() < permutation.to_a.size:
+        back = permutation.to_a[right]
+        facts["codes_n_mismatch_unpermuted"] = int(np.count_nonzero(left != back))
+    moved = np.flatnonzero(left != back)
+    facts["codes_n_moved"] = int(moved.size)
+    one, other = Embeddings.of(a, chunk, pair[0]), Embeddings.of(b, chunk, pair[1])
+    if moved.size == 0 or one is None or other is None:
+        return facts | {"codes_margin_source": None}
+    if left.max() >= one.centroids.shape[0] or one.centroids.shape != other.centroids.shape:
+        return facts | {"codes_margin_source": None}
+    # A's name for B's choice, and B's name for A's choice.
+    to_b = np.argsort(permutation.to_a) if permutation is not None else None
+    moved = moved[:_SAMPLE]
+    margins, limits = [], []
+    for start in range(0, moved.size, _ROWS):
+        rows = moved[start : start + _ROWS]
+        own = left[rows] if to_b is None else to_b[left[rows]]
+        m_a, l_a = _margin(one, rows, left[rows], back[rows])
+        m_b, l_b = _margin(other, rows, right[rows], own)
+        margins.append(np.maximum(m_a, m_b))
+        limits.append(np.maximum(l_a, l_b))
+    margin, limit = np.concatenate(margins), np.concatenate(limits)
+    ties = int(np.count_nonzero(margin <= limit))
+    captured = one.embs is not None and other.embs is not None
+    return facts | {
+        "codes_margin_source": "embeddings" if captured else "reconstructed",
+        "codes_judged": int(moved.size),
+        "codes_near_ties": ties,
+        "codes_real_moves": int(moved.size) - ties,
+        "codes_margin_p50": float(np.median(margin)),
+        "codes_margin_max": float(margin.max()),
+        "codes_near_tie_rule": "margin <= 2**-10"
+        + ("" if captured else " + 2 * bucket width / sqrt(12) * distance of the two centroids"),
+    }
+
+
+def _margin(side: Embeddings, rows: Array, own: Array, other: Array) -> tuple[Array, Array]:
+    gap = side.centroids[own] - side.centroids[other]
+    return (side.rows(rows) * gap).sum(axis=1), NEAR_TIE + side.blur(gap)
+
+
+def ivf_facts(
+    pair: tuple[Tensor, Tensor], lengths: tuple[Tensor, Tensor], permutation: Permutation | None
+) -> dict[str, Any]:
+    """Compare inverted lists per centroid as sets, whatever the lengths; zeros after the last list are padding.
+
+    Args:
+        pair: `ivf` of A and B.
+        lengths: `ivf_lengths` of A and B, one entry a centroid.
+        permutation: B's centroids in A's order.
+    """
+    keys, facts = [], {}
+    sizes = [length.flat.astype(np.int64) for length in lengths]
+    if sizes[0].size != sizes[1].size:
+        return {"ivf_note": f"{sizes[0].size} against {sizes[1].size} centroids: the lists have no counterparts"}
+    for side, ivf, size, name in zip((0, 1), pair, sizes, "ab", strict=True):
+        if size.size and (size.min() < 0 or int(size.sum()) > ivf.n):
+            return {"ivf_note": f"ivf_lengths of {name.upper()} do not add up to the length of its ivf"}
+        used = int(size.sum())
+        facts[f"ivf_padding_{name}"] = ivf.n - used
+        centroid = np.repeat(np.arange(size.size), size)
+        if side and permutation is not None and permutation.to_a.size == size.size:
+            centroid = permutation.to_a[centroid]
+        keys.append(np.unique((centroid << 40) | ivf.flat[:used].astype(np.int64)))
+    only_a = np.setdiff1d(keys[0], keys[1], assume_unique=True)
+    only_b = np.setdiff1d(keys[1], keys[0], assume_unique=True)
+    changed = np.unique(np.concatenate([only_a, only_b]) >> 40)
+    return facts | {
+        "ivf_lists_n": int(sizes[0].size),
+        "ivf_lists_n_mismatch": int(changed.size),
+        "ivf_entries_only_a": int(only_a.size),
+        "ivf_entries_only_b": int(only_b.size),
+    }
+
+
+# Settings that say where and when an index was made, not what is in it.
+_RUN_ONLY = frozenset(
+    (
+        "root", "experiment", "name", "index_root", "index_path", "index_name", "avoid_fork_if_possible", "gpus",
+        "total_visible_gpus", "rank", "nranks", "overwrite", "resume", "checkpoint", "collection", "queries", "meta",
+        "triples", "verbose", "amp",
+    )
+)  # fmt: skip
+
+
+def metadata_changes(a: dict[str, Any], b: dict[str, Any]) -> dict[str, tuple[object, object]]:
+    """Keys of metadata.json whose values differ, `config.` before the settings'; None where a side lacks one."""
+    flat = [dict(flatten(side)) for side in (a, b)]
+    names = sorted(set(flat[0]) | set(flat[1]))
+    return {name: (flat[0].get(name), flat[1].get(name)) for name in names if flat[0].get(name) != flat[1].get(name)}
+
+
+def matters(key: str) -> bool:
+    """Whether a metadata key says what the index is, rather than where and when it was made."""
+    return key.removeprefix("config.").split(".")[0] not in _RUN_ONLY
+
+
+def flatten(record: dict[str, Any]) -> Iterable[tuple[str, object]]:
+    """Keys and values of metadata.json, those of its settings as `config.KEY`."""
+    for key, value in record.items():
+        if key == "config" and isinstance(value, dict):
+            yield from ((f"config.{name}", inner) for name, inner in value.items())
+        else:
+            yield str(key), value

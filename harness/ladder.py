@@ -1,0 +1,158 @@
+"""Many indexes in order: which are equal to which, per artifact, and what changed at each step.
+
+Everything here works on digests, so it costs the same for one pair as for all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, pairwise
+from typing import Any
+
+from harness.pipeline import in_order
+from harness.sources import ArtifactSource
+from harness.tensors import UnreadableTensor
+
+Item = tuple[str, Mapping[str, str]]
+"""A name, and a digest per artifact."""
+
+VALUES = frozenset(("doclens", "metadata", "num_passages", "sample_pids"))
+"""Artifacts that are no tensors in an index: their classes are shown, but a step does not count them as changed."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Two neighbours; `changed` lists the tensors whose digests differ or that only one of them has."""
+
+    a: str
+    b: str
+    changed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Change:
+    """A step at which one artifact changed; `back_to` is the first item whose value it returned to, if it did."""
+
+    artifact: str
+    a: str
+    b: str
+    back_to: str | None
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Items in order, the classes of equal items per artifact (in order of first appearance), and the steps."""
+
+    items: tuple[str, ...]
+    classes: Mapping[str, tuple[tuple[str, ...], ...]]
+    steps: tuple[Step, ...]
+    changes: tuple[Change, ...]
+    unreadable: tuple[str, ...] = ()
+
+    @property
+    def changed(self) -> bool:
+        """Whether any step changed any tensor."""
+        return any(step.changed for step in self.steps)
+
+    def to_json(self) -> dict[str, Any]:
+        """The contract's object."""
+        return {
+            "items": list(self.items),
+            "classes": {name: [list(group) for group in groups] for name, groups in self.classes.items()},
+            "steps": [{"a": step.a, "b": step.b, "changed": list(step.changed)} for step in self.steps],
+            "changes": [vars_of(change) for change in self.changes],
+            "unreadable": list(self.unreadable),
+        }
+
+
+def vars_of(change: Change) -> dict[str, str | None]:
+    """A change as JSON."""
+    return {"artifact": change.artifact, "a": change.a, "b": change.b, "back_to": change.back_to}
+
+
+def ladder(items: Sequence[Item], unreadable: Sequence[str] = ()) -> Ladder:
+    """Put items in classes and list what changed from each to the next.
+
+    Args:
+        items: in order, names unique.
+        unreadable: sentences about artifacts that could not be read; they have digests of their own.
+    """
+    names = in_order({name for _, digests in items for name in digests})
+    classes = {}
+    changes = []
+    for name in names:
+        groups: dict[str, list[str]] = {}
+        for item, digests in items:
+            if name in digests:
+                groups.setdefault(digests[name], []).append(item)
+        classes[name] = tuple(tuple(group) for group in groups.values())
+        seen = [(item, digests[name]) for item, digests in items if name in digests]
+        for place in range(1, len(seen)):
+            (before, old), (after, new) = seen[place - 1], seen[place]
+            if old != new:
+                back = next((item for item, digest in seen[:place] if digest == new), None)
+                changes.append(Change(name, before, after, back))
+    steps = tuple(
+        Step(a, b, tuple(name for name in names if name not in VALUES and left.get(name) != right.get(name)))
+        for (a, left), (b, right) in pairwise(items)
+    )
+    return Ladder(tuple(item for item, _ in items), classes, steps, tuple(changes), tuple(unreadable))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One of all pairs: how many tensors both have, how many of these are equal, and which are not."""
+
+    a: str
+    b: str
+    shared: int
+    changed: tuple[str, ...]
+
+
+def all_pairs(items: Sequence[Item]) -> list[Pair]:
+    """Every pair of items, by digest alone: 171 for 19 versions."""
+    plain = [
+        (item, {name: digest for name, digest in digests.items() if name not in VALUES}) for item, digests in items
+    ]
+    order = in_order({name for _, digests in plain for name in digests})
+    pairs = []
+    for (a, left), (b, right) in combinations(plain, 2):
+        changed = tuple(name for name in order if left.get(name) != right.get(name))
+        pairs.append(Pair(a, b, len(left.keys() & right.keys()), changed))
+    return pairs
+
+
+def digests_of(source: ArtifactSource) -> tuple[dict[str, str], list[str]]:
+    """A digest for each artifact of a source, and sentences about those that could not be read.
+
+    Stored cells know their digests; a directory's tensors are hashed, mapped, once. An unreadable artifact gets a
+    digest that nothing else has.
+    """
+    digests, problems = {}, []
+    for name in source.names():
+        try:
+            digests[name] = source.digest(name) or source.load(name).digest()
+        except UnreadableTensor as error:
+            digests[name] = f"unreadable:{source.name}:{name}"
+            problems.append(str(error))
+    metadata = source.metadata()
+    if metadata:
+        from harness.domain import flatten, matters
+
+        real = {key: value for key, value in flatten(metadata) if matters(key)}
+        text = json.dumps(real, sort_keys=True, default=str)
+        digests["metadata"] = hashlib.sha256(text.encode()).hexdigest()
+    return digests, problems
+
+
+def unique_names(names: Sequence[str]) -> list[str]:
+    """Names with a number where one is taken: two directories may have the same last component."""
+    counts: dict[str, int] = {}
+    unique = []
+    for name in names:
+        counts[name] = counts.get(name, 0) + 1
+        unique.append(name if counts[name] == 1 else f"{name}#{counts[name]}")
+    return unique

@@ -1,0 +1,217 @@
+"""Where artifacts come from: a ColBERT index directory, whoever made it, or a stored cell."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from harness.errors import UsageError
+from harness.pipeline import in_order
+from harness.tensors import Tensor, UnreadableTensor, read_pt
+
+_CHUNK_FILE = re.compile(r"(\d+)\.(codes|residuals)\.pt")
+_DOCLENS_FILE = re.compile(r"doclens\.(\d+)\.json")
+# Files that hold a pair of tensors, newest first: colbert-ai before 0.2.11 wrote ivf.pt, which lists embeddings.
+_PAIRS = (
+    ("ivf.pid.pt", ("ivf", "ivf_lengths")),
+    ("ivf.pt", ("ivf", "ivf_lengths")),
+    ("buckets.pt", ("bucket_cutoffs", "bucket_weights")),
+)
+_SINGLES = ("centroids", "avg_residual")
+_JSON_LIMIT = 1 << 30
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of an artifact without loading it; `nans` is None where nobody counted."""
+
+    digest: str
+    dtype: str
+    shape: tuple[int, ...]
+    nans: int | None = None
+
+
+class ArtifactSource(Protocol):
+    """Something that holds the artifacts of one indexing run."""
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+
+    def names(self) -> tuple[str, ...]:
+        """The artifacts it has, in the order of the pipeline; `metadata` is not one of them."""
+
+    def load(self, name: str) -> Tensor:
+        """Map a tensor.
+
+        Raises:
+            UnreadableTensor: the file is missing, damaged, or holds something else.
+        """
+
+    def digest(self, name: str) -> str | None:
+        """The tensor's digest where it is known without loading, else None."""
+
+    def metadata(self) -> dict[str, Any]:
+        """The index's `metadata.json`; empty where there is none that can be read."""
+
+
+def facts_of(source: ArtifactSource, name: str) -> Facts | None:
+    """What a source knows of an artifact without loading it: its own `facts(name)`, or a stored cell's record."""
+    own: Callable[[str], Facts | None] | None = getattr(source, "facts", None)
+    if own is not None:
+        return own(name)
+    record = getattr(getattr(source, "cell", None), "artifacts", {}).get(name)
+    if record is None:
+        return None
+    return Facts(record.digest, record.dtype, tuple(record.shape), getattr(record, "nans", None))
+
+
+def is_index(path: Path) -> bool:
+    """Whether a directory holds anything that belongs to a ColBERT index."""
+    return path.is_dir() and (
+        any((path / f"{name}.pt").exists() for name in _SINGLES)
+        or any((path / file).exists() for file, _ in _PAIRS)
+        or (path / "metadata.json").exists()
+        or any(_CHUNK_FILE.fullmatch(entry.name) for entry in path.iterdir())
+    )
+
+
+class IndexDirectory:
+    """The artifacts of a ColBERT index directory, made by colbert-ai, RAGatouille or anything that writes its files.
+
+    Nothing is read before it is asked for, except the list of files.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.is_dir():
+            raise UsageError(f"{self.path} is not a directory, so it cannot be a ColBERT index.")
+        if not is_index(self.path):
+            raise UsageError(
+                f"{self.path} holds no ColBERT index: it has neither centroids.pt nor metadata.json nor any N.codes.pt."
+            )
+        self._files: dict[str, tuple[str, int | None]] = {}
+        doclens: list[int] = []
+        for entry in self.path.iterdir():
+            if match := _CHUNK_FILE.fullmatch(entry.name):
+                self._files[f"{int(match[1])}.{match[2]}"] = (entry.name, None)
+            elif match := _DOCLENS_FILE.fullmatch(entry.name):
+                doclens.append(int(match[1]))
+        for name in _SINGLES:
+            if (self.path / f"{name}.pt").exists():
+                self._files[name] = (f"{name}.pt", None)
+        for file, names in _PAIRS:
+            if (self.path / file).exists():
+                for place, name in enumerate(names):
+                    self._files.setdefault(name, (file, place))
+        self._doclens = sorted(doclens)
+        self._pairs: dict[str, object] = {}
+
+    @property
+    def name(self) -> str:
+        """The last component of the path."""
+        return self.path.resolve().name or str(self.path)
+
+    def names(self) -> tuple[str, ...]:
+        """Artifacts whose file exists; `doclens` is one tensor over all chunks."""
+        return tuple(in_order([*self._files, *(["doclens"] if self._doclens else [])]))
+
+    def load(self, name: str) -> Tensor:
+        """Map a tensor; see `ArtifactSource.load`."""
+        if name == "doclens":
+            return self._load_doclens()
+        if name not in self._files:
+            raise UnreadableTensor(f"{self.path} has no artifact {name!r}.")
+        file, place = self._files[name]
+        if place is None:
+            found = read_pt(self.path / file)
+            if isinstance(found, float) and name == "avg_residual":
+                found = Tensor.of(np.array(found, np.float64))
+        else:
+            if file not in self._pairs:
+                self._pairs[file] = read_pt(self.path / file)
+            pair = self._pairs[file]
+            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+                raise UnreadableTensor(f"{self.path / file} does not hold a pair of tensors.")
+            found = pair[place]
+        if not isinstance(found, Tensor):
+            raise UnreadableTensor(f"{self.path / file} holds a {type(found).__name__} where a tensor is expected.")
+        return found
+
+    def _load_doclens(self) -> Tensor:
+        parts: list[int] = []
+        for chunk in self._doclens:
+            path = self.path / f"doclens.{chunk}.json"
+            values = read_json(path)
+            if not isinstance(values, list) or any(type(v) is not int or not 0 <= v < 2**63 for v in values):
+                raise UnreadableTensor(f"{path} is not a list of document lengths.")
+            parts += values
+        return Tensor.of(np.array(parts, np.int64))
+
+    def digest(self, name: str) -> str | None:  # noqa: ARG002 - part of the protocol
+        """None: a directory keeps no digests."""
+        return None
+
+    def metadata(self) -> dict[str, Any]:
+        """`metadata.json`, or `plan.json` where an interrupted run left only that."""
+        for file in ("metadata.json", "plan.json"):
+            try:
+                found = read_json(self.path / file)
+            except UnreadableTensor:
+                continue
+            if isinstance(found, dict):
+                return found
+        return {}
+
+
+def read_json(path: Path) -> object:
+    """Read a JSON file.
+
+    Raises:
+        UnreadableTensor: it is missing, huge, or not JSON.
+    """
+    try:
+        if path.stat().st_size > _JSON_LIMIT:
+            raise UnreadableTensor(f"{path} has {path.stat().st_size} bytes, too many for an index's JSON.")
+        found: object = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UnreadableTensor(f"{path} cannot be read: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
+        raise UnreadableTensor(f"{path} is not valid JSON: {error}.") from error
+    return found
+
+
+def setting(source: ArtifactSource, name: str) -> int | None:
+    """A positive integer of the index's settings, such as `nbits`, `dim` or `num_chunks`; None where it is not told."""
+    metadata = source.metadata()
+    config = metadata.get("config")
+    for place in (config if isinstance(config, dict) else {}, metadata):
+        value = place.get(name)
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0:
+            return int(value)
+    return None
+
+
+def resolve(item: str, store_root: Callable[[], Path]) -> ArtifactSource:
+    """The source that a command-line argument names: an index directory, else a stored cell.
+
+    Args:
+        item: a path, or what `harness.store.resolve_source` takes: a cell key's start or a version.
+        store_root: asked only when the item is not a directory, because finding the store may read matrix.yaml.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    path = Path(item)
+    if path.is_dir():
+        return IndexDirectory(path)
+    from harness.store import resolve_source
+
+    return resolve_source(item, store_root())
