@@ -1,0 +1,62 @@
+"""`harness quickstart`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from harness.commands.options import home_option, matrix_option
+from harness.errors import ExitCode
+
+
+@click.command(name="quickstart")
+@matrix_option
+@home_option
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first N of the embedded passages.")
+def command(matrix_path: Path | None, home: Path | None, limit: int | None) -> int:
+    """Index the embedded passages with two versions on the CPU, compare, and say what changed.
+
+    Exit code 1 when something did, which is expected.
+    """
+    from rich.console import Console
+
+    from harness.device import usable_cores
+    from harness.experiment import Experiment, Selection
+    from harness.matrix import find_matrix, load_matrix
+    from harness.progress import Board
+    from harness.reduce import print_headline, reduce_cells
+    from harness.sweep import run_plan
+
+    path = (matrix_path or find_matrix()).resolve()
+    matrix = load_matrix(path)
+    settings = matrix.quickstart
+    threads = matrix.jobs.index.threads
+    experiment = Experiment(
+        Selection(
+            matrix_path=path,
+            home=home,
+            collection=settings.collection,
+            checkpoint=settings.checkpoint,
+            limit=limit,
+            device="cpu",
+            threads=None if threads <= usable_cores() else usable_cores(),
+        )
+    )
+    # The first version once more: what a run of the same thing changes by itself is the floor of what is found.
+    plan = experiment.plan(settings.versions, {settings.versions[0]: 1})
+    labels = [f"{p.spec.version}#{p.spec.repeat}" if p.spec.repeat else p.spec.version for p in plan]
+    click.echo(
+        f"Indexing {len(experiment.passages):,} embedded passages with torch {' and '.join(settings.versions)} on the "
+        "CPU; the first run downloads several GB.",
+        err=True,
+    )
+    with Board(labels) as board:
+        cells = run_plan(experiment, plan, board, evict_after=False)
+    output = experiment.home.root / "quickstart"
+    reduced = reduce_cells(matrix, experiment.locks, experiment.store, cells, settings.versions, output)
+    print_headline(reduced, Console(width=None if click.get_text_stream("stdout").isatty() else 160), markdown=False)
+    click.echo(f"Tables: {output}")
+    if any(cell.outcome not in {"ok", "unsupported"} for cell in cells):
+        return int(ExitCode.INFRASTRUCTURE)
+    return int(ExitCode.DIVERGENCE if reduced.diverged else ExitCode.OK)

@@ -1,0 +1,192 @@
+"""From the store to tables, the headline and one plain sentence: what `consecutive`, `sweep` and `quickstart` share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from harness.compare import ArtifactComparison
+from harness.errors import HarnessError
+from harness.lock import Lock, lock_path, read_lock
+from harness.matrix import Flavour, Matrix
+from harness.metrics import Profile
+from harness.store import Cell, Store
+from harness.tables import (
+    COLUMNS,
+    Headline,
+    Pair,
+    describe_group,
+    headline,
+    headline_cells,
+    markdown_table,
+    noise_of,
+    pairs_of,
+    write_tables,
+)
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """What a reduction gave.
+
+    Attributes:
+        about: one line that says of what collection, checkpoint and device the table is.
+        pairs: all comparisons.
+        rows: the headline table.
+        repeats: headline rows of A against A.
+        files: tables written.
+    """
+
+    about: str
+    pairs: list[Pair]
+    rows: list[Headline]
+    repeats: list[Headline]
+    files: list[Path]
+
+    @property
+    def diverged(self) -> bool:
+        """Whether any pair differs beyond what A against A shows."""
+        return any(row.changed and len(row.noisy) < row.total - row.bit_equal for row in self.rows)
+
+
+def profiles_of(matrix: Matrix) -> list[Profile]:
+    """The matrix's tolerance profiles as the comparer takes them."""
+    return [
+        Profile(
+            name,
+            (rules["other"].atol, rules["other"].rtol),
+            {dtype: (rule.atol, rule.rtol) for dtype, rule in rules.items() if dtype != "other"},
+        )
+        for name, rules in matrix.tolerances.items()
+    ]
+
+
+def reduce_cells(
+    matrix: Matrix, locks: Path, store: Store, cells: Sequence[Cell], versions: Sequence[str], output: Path
+) -> Reduced:
+    """Compare the cells of one group over `versions`, and write the tables below `output`."""
+    ok = [cell for cell in cells if cell.version in versions]
+    pairs = pairs_of(store, ok, versions, profiles_of(matrix))
+    noise = noise_of(pairs)
+    about = describe_group(ok)
+    spec = ok[0].spec
+    collection = spec["collection"]
+    files = write_tables(
+        output,
+        ok,
+        pairs,
+        _locks(locks, versions, spec["device"]),
+        {
+            "device": spec["device"],
+            "collection": f"{collection['name']} {collection['passages']} {collection['digest']}",
+            "checkpoint": f"{spec['checkpoint']['name']} {spec['checkpoint']['digest']}",
+            "group": ok[0].group,
+        },
+    )
+    rows = [(pair.kind, headline(pair, noise)) for pair in pairs]
+    return Reduced(
+        about,
+        pairs,
+        [row for kind, row in rows if kind == "consecutive"],
+        [row for kind, row in rows if kind == "repeat"],
+        files,
+    )
+
+
+def _locks(locks: Path, versions: Sequence[str], device: str) -> dict[str, Lock]:
+    flavour: Flavour = "gpu" if device.startswith("cuda") else "cpu"
+    found = {}
+    for version in versions:
+        try:
+            found[version] = read_lock(lock_path(locks, version, flavour))
+        except HarnessError:
+            # A version that was locked when it ran and is not any more; its package differences cannot be shown.
+            continue
+    return found
+
+
+def print_headline(reduced: Reduced, console: Console, *, markdown: bool) -> None:
+    """Print the table, the noise floor and the sentence."""
+    if markdown:
+        console.print(
+            markdown_table(COLUMNS, map(headline_cells, reduced.rows)), markup=False, highlight=False, soft_wrap=True
+        )
+    else:
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for column in COLUMNS:
+            table.add_column(column, overflow="fold")
+        for row in reduced.rows:
+            style = "red" if row.gap else "yellow" if row.changed else ""
+            table.add_row(*headline_cells(row), style=style)
+        console.print(table)
+    console.print()
+    for line in sentences(reduced):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def sentences(reduced: Reduced) -> list[str]:
+    """What was found, in plain words: of what, the noise floor, then one sentence for each pair that changed."""
+    lines = [f"{reduced.about}."]
+    for row in reduced.repeats:
+        name = row.a
+        if row.gap:
+            lines.append(f"Noise floor: {name} could not be repeated ({row.gap}).")
+        elif row.changed:
+            lines.append(
+                f"Noise floor: {name} against itself changes {row.total - row.bit_equal} of {row.total} tensors, so "
+                "this machine does not repeat the job; differences in the same tensors mean nothing."
+            )
+        else:
+            lines.append(f"Noise floor: {name} against itself is bit for bit the same in all {row.total} tensors.")
+    shown = [pair for pair in reduced.pairs if pair.kind == "consecutive"]
+    compared = [(row, pair) for row, pair in zip(reduced.rows, shown, strict=True) if not row.gap]
+    gaps = len(reduced.rows) - len(compared)
+    if gaps:
+        lines.append(f"{gaps} of {len(reduced.rows)} steps could not be compared; the Outcome column says why.")
+    changed = [(row, pair) for row, pair in compared if row.changed]
+    if compared and not changed:
+        steps = "step" if len(compared) == 1 else "steps"
+        lines.append(f"No tensor of the index changed by a bit in {len(compared)} {steps}.")
+    lines += [_changed(row, pair) for row, pair in changed]
+    return lines
+
+
+def _changed(row: Headline, pair: Pair) -> str:
+    final = [artifact for artifact in pair.final() if not artifact.bit_equal]
+    names = [artifact.name for artifact in final]
+    start = (
+        f"{row.a} -> {row.b} changed {len(final)} of {row.total} tensors of the index: {', '.join(map(_how, final))}"
+    )
+    failing = {
+        profile: [artifact.name for artifact in final if not artifact.close(profile)] for profile in ("default", "bnb")
+    }
+    verdicts = []
+    for profile, failed in failing.items():
+        if not failed:
+            verdicts.append(f"all pass {profile}")
+        elif failed == names:
+            verdicts.append(f"{'none passes' if len(names) > 1 else 'it fails'} {profile}")
+        else:
+            verdicts.append(f"{', '.join(failed)} fail{'' if len(failed) > 1 else 's'} {profile}")
+    first = next((artifact.name for artifact in pair.artifacts if not artifact.bit_equal), "")
+    origin = f" The first artifact of the pipeline that differs is {first}." if first and first not in names else ""
+    return f"{start}; {' and '.join(verdicts)}.{origin}"
+
+
+def _how(artifact: ArtifactComparison) -> str:
+    if artifact.status == "shape_mismatch":
+        return f"{artifact.name} (shape {list(artifact.shape_a or ())} against {list(artifact.shape_b or ())})"
+    facts = artifact.to_json()
+    n, n_mismatch, max_ulp = (facts.get(name) for name in ("n", "n_mismatch", "max_ulp"))
+    if n_mismatch is None:
+        return f"{artifact.name} ({artifact.status})"
+    buckets, buckets_n = (facts.get(name) for name in ("buckets_n_mismatch", "buckets_n"))
+    if buckets is not None and buckets_n is not None:
+        # A byte of packed residuals holds several bucket numbers, so a count of bytes would misstate the change.
+        return f"{artifact.name} ({buckets:,} of {buckets_n:,} bucket numbers)"
+    ulp = f", at most {max_ulp:,} ULP" if max_ulp else ""
+    return f"{artifact.name} ({n_mismatch:,} of {n:,} elements{ulp})"
