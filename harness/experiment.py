@@ -32,6 +32,7 @@ from harness.matrix import (
 from harness.runner import Interpreter
 from harness.store import Cell, Store
 
+SCALE_SEED = 0
 SUFFIXES = (".parquet", ".tsv", ".jsonl", ".ndjson", ".gz")
 
 
@@ -49,6 +50,7 @@ class Selection:
     threads: int | None = None
     sites: Path | None = None
     site_python: Path | None = None
+    scale_to: int | None = None
 
 
 def _differs(lock: Lock, site: Path) -> list[str]:
@@ -110,7 +112,12 @@ class Experiment:
     def passages(self) -> Passages:
         """The collection, loaded."""
         with disk_errors(self.home):
-            return self._load_collection(self.selection.collection or self.matrix.defaults.collection)
+            loaded = self._load_collection(self.selection.collection or self.matrix.defaults.collection)
+        if self.selection.scale_to is None:
+            return loaded
+        from harness.collection import scale_up
+
+        return scale_up(loaded, self.selection.scale_to, SCALE_SEED)
 
     def _load_collection(self, name: str, limit: int | None = None) -> Passages:
         from harness import collection as loaders

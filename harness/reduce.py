@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +108,11 @@ def _locks(locks: Path, versions: Sequence[str], device: str) -> dict[str, Lock]
             # A version that was locked when it ran and is not any more; its package differences cannot be shown.
             continue
     return found
+
+
+def result_console() -> Console:
+    """Standard output as a console: as wide as a terminal, or wide enough for the table where there is none."""
+    return Console(width=None if sys.stdout.isatty() else 160)
 
 
 def print_headline(reduced: Reduced, console: Console, *, markdown: bool) -> None:

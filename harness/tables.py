@@ -234,78 +234,58 @@ def _cell_rows(cells: Iterable[Cell]) -> Iterable[dict[str, Any]]:
         }
 
 
-CELLS = pa.schema(
-    [
-        *((name, pa.string()) for name in ("key", "group", "version")),
-        ("repeat", pa.int32()),
-        *((name, pa.string()) for name in ("outcome", "reason", "phase", "device", "collection", "collection_digest")),
-        ("passages", pa.int64()),
-        *(
-            (name, pa.string())
-            for name in (
-                "checkpoint", "checkpoint_digest", "lock", "capture", "torch", "torch_git", "cuda", "cudnn", "cpu",
-                "gpu", "driver", "attention_class", "seconds",
-            )
-        ),
-        ("wall_seconds", pa.float64()),
-        ("peak_host_bytes", pa.int64()),
-        ("peak_gpu_bytes", pa.int64()),
-        *((name, pa.string()) for name in ("settings", "environment", "switches", "finished")),
-    ]
+def _schema(*columns: tuple[pa.DataType, str]) -> pa.Schema:
+    """A schema from (type, names separated by blanks), in order."""
+    return pa.schema([pa.field(name, kind) for kind, names in columns for name in names.split()])
+
+
+_TEXT, _INT, _FLOAT, _BOOL, _SHAPE = pa.string(), pa.int64(), pa.float64(), pa.bool_(), pa.list_(pa.int64())
+
+CELLS = _schema(
+    (_TEXT, "key group version"),
+    (_INT, "repeat"),
+    (_TEXT, "outcome reason phase device collection collection_digest"),
+    (_INT, "passages"),
+    (
+        _TEXT,
+        "checkpoint checkpoint_digest lock capture torch torch_git cuda cudnn cpu gpu driver attention_class seconds",
+    ),
+    (_FLOAT, "wall_seconds"),
+    (_INT, "peak_host_bytes peak_gpu_bytes"),
+    (_TEXT, "settings environment switches finished"),
+)
+
+ARTIFACTS = _schema(
+    (_TEXT, "key version"), (_INT, "repeat"), (_TEXT, "artifact kind dtype"), (_SHAPE, "shape"), (_TEXT, "digest"),
+    (_BOOL, "stored"),
 )  # fmt: skip
 
-ARTIFACTS = pa.schema(
-    [
-        *((name, pa.string()) for name in ("key", "version")),
-        ("repeat", pa.int32()),
-        *((name, pa.string()) for name in ("artifact", "kind", "dtype")),
-        ("shape", pa.list_(pa.int64())),
-        ("digest", pa.string()),
-        ("stored", pa.bool_()),
-    ]
+COMPARISONS = _schema(
+    (_TEXT, "kind a b key_a key_b artifact"),
+    (_BOOL, "final"),
+    (_TEXT, "status dtype_a dtype_b"),
+    (_SHAPE, "shape_a shape_b"),
+    (_TEXT, "profile"),
+    (_FLOAT, "atol rtol"),
+    (_BOOL, "close"),
+    (_FLOAT, "min_rtol"),
+    (_BOOL, "bit_equal value_equal noise"),
+    (_INT, "n n_mismatch"),
+    (_FLOAT, "max_abs mean_abs p50_abs p99_abs p999_abs max_rel"),
+    (_INT, "max_ulp"),
+    (_FLOAT, "p99_ulp rel_l2 cosine"),
+    (_TEXT, "details"),
 )
 
-COMPARISONS = pa.schema(
-    [
-        *((name, pa.string()) for name in ("kind", "a", "b", "key_a", "key_b", "artifact")),
-        ("final", pa.bool_()),
-        *((name, pa.string()) for name in ("status", "dtype_a", "dtype_b")),
-        ("shape_a", pa.list_(pa.int64())),
-        ("shape_b", pa.list_(pa.int64())),
-        ("profile", pa.string()),
-        ("atol", pa.float64()),
-        ("rtol", pa.float64()),
-        ("close", pa.bool_()),
-        ("min_rtol", pa.float64()),
-        ("bit_equal", pa.bool_()),
-        ("value_equal", pa.bool_()),
-        ("noise", pa.bool_()),
-        ("n", pa.int64()),
-        ("n_mismatch", pa.int64()),
-        *((name, pa.float64()) for name in ("max_abs", "mean_abs", "p50_abs", "p99_abs", "p999_abs", "max_rel")),
-        ("max_ulp", pa.int64()),
-        ("p99_ulp", pa.float64()),
-        ("rel_l2", pa.float64()),
-        ("cosine", pa.float64()),
-        ("details", pa.string()),
-    ]
+CONSECUTIVE = _schema(
+    (_TEXT, "a b outcome_a outcome_b"),
+    (_INT, "total shapes_match default_match bnb_match bit_equal"),
+    (_BOOL, "changed"),
+    (pa.list_(_TEXT), "noisy"),
+    (_TEXT, "first_changed gap"),
 )
 
-CONSECUTIVE = pa.schema(
-    [
-        ("a", pa.string()),
-        ("b", pa.string()),
-        ("outcome_a", pa.string()),
-        ("outcome_b", pa.string()),
-        *((name, pa.int32()) for name in ("total", "shapes_match", "default_match", "bnb_match", "bit_equal")),
-        ("changed", pa.bool_()),
-        ("noisy", pa.list_(pa.string())),
-        ("first_changed", pa.string()),
-        ("gap", pa.string()),
-    ]
-)
-
-ENV_DELTA = pa.schema([(name, pa.string()) for name in ("a", "b", "package", "version_a", "version_b")])
+ENV_DELTA = _schema((_TEXT, "a b package version_a version_b"))
 
 
 def _comparison_rows(pairs: Iterable[Pair], noise: Mapping[str, frozenset[str]]) -> Iterable[dict[str, Any]]:
@@ -315,7 +295,7 @@ def _comparison_rows(pairs: Iterable[Pair], noise: Mapping[str, frozenset[str]])
         for artifact in pair.artifacts:
             facts = artifact.to_json()
             verdicts = artifact.profiles
-            for profile in verdicts or {"": None}:
+            for profile in verdicts or ("",):
                 verdict = verdicts.get(profile)
                 row = {name: facts.get(name) for name in plain}
                 row |= {

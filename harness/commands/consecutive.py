@@ -27,11 +27,9 @@ def command(versions: tuple[str, ...], group: str | None, markdown: bool, output
     Reads the store only and never runs a job. Without --collection and --checkpoint the store must hold one group of
     cells, or --group names one. Exit code 1 when a pair differs beyond the noise floor.
     """
-    from rich.console import Console
-
     from harness.home import resolve_home
     from harness.matrix import find_matrix, load_matrix
-    from harness.reduce import print_headline, reduce_cells
+    from harness.reduce import print_headline, reduce_cells, result_console
     from harness.store import Store
     from harness.tables import choose_group
 
@@ -40,7 +38,7 @@ def command(versions: tuple[str, ...], group: str | None, markdown: bool, output
     store = Store(resolve_home(options["home"], path).store)
     chosen = [matrix.require(version) for version in versions]
     cells = store.cells()
-    if group is None and (options["collection"] or options["checkpoint"] or options["limit"]):
+    if group is None and any(options[name] for name in ("collection", "checkpoint", "limit", "scale_to")):
         from harness.experiment import Experiment, Selection
 
         experiment = Experiment(Selection(**options))
@@ -55,7 +53,7 @@ def command(versions: tuple[str, ...], group: str | None, markdown: bool, output
     spec = found[0].spec
     folder = output or path.parent / "results" / results_name(spec)
     reduced = reduce_cells(matrix, path.parent / "locks", store, found, listed, folder)
-    print_headline(reduced, Console(width=None if click.get_text_stream("stdout").isatty() else 160), markdown=markdown)
+    print_headline(reduced, result_console(), markdown=markdown)
     click.echo(f"Tables: {folder}")
     return int(ExitCode.DIVERGENCE if reduced.diverged else ExitCode.OK)
 

@@ -34,6 +34,12 @@ def selection_options(function: Function) -> Function:
             click.option("--checkpoint", help="A checkpoint in matrix.yaml, or a folder."),
             click.option("--limit", type=click.IntRange(min=1), help="Only the first N passages."),
             click.option(
+                "--scale-to",
+                type=click.IntRange(min=1),
+                metavar="N",
+                help="Make N passages out of the collection's by the seeded recipe (docs/data.md).",
+            ),
+            click.option(
                 "--device",
                 type=click.Choice(["auto", "cpu", "cuda"]),
                 default="auto",

@@ -19,13 +19,11 @@ def command(matrix_path: Path | None, home: Path | None, limit: int | None) -> i
 
     Exit code 1 when something did, which is expected.
     """
-    from rich.console import Console
-
     from harness.device import usable_cores
     from harness.experiment import Experiment, Selection
     from harness.matrix import find_matrix, load_matrix
     from harness.progress import Board
-    from harness.reduce import print_headline, reduce_cells
+    from harness.reduce import print_headline, reduce_cells, result_console
     from harness.sweep import run_plan
 
     path = (matrix_path or find_matrix()).resolve()
@@ -55,7 +53,7 @@ def command(matrix_path: Path | None, home: Path | None, limit: int | None) -> i
         cells = run_plan(experiment, plan, board, evict_after=False)
     output = experiment.home.root / "quickstart"
     reduced = reduce_cells(matrix, experiment.locks, experiment.store, cells, settings.versions, output)
-    print_headline(reduced, Console(width=None if click.get_text_stream("stdout").isatty() else 160), markdown=False)
+    print_headline(reduced, result_console(), markdown=False)
     click.echo(f"Tables: {output}")
     if any(cell.outcome not in {"ok", "unsupported"} for cell in cells):
         return int(ExitCode.INFRASTRUCTURE)

@@ -37,12 +37,10 @@ def command(
     One version that fails does not stop the others. Exit code 3 when a cell ended badly, 1 when a pair differs beyond
     the noise floor.
     """
-    from rich.console import Console
-
     from harness.commands.consecutive import results_name
     from harness.experiment import Experiment, Selection
     from harness.progress import Board
-    from harness.reduce import print_headline, reduce_cells
+    from harness.reduce import print_headline, reduce_cells, result_console
     from harness.sweep import run_plan
 
     experiment = Experiment(Selection(**options))
@@ -53,7 +51,7 @@ def command(
         cells = run_plan(experiment, plan, board, evict_after=evict)
     folder = output or experiment.matrix_path.parent / "results" / results_name(cells[0].spec)
     reduced = reduce_cells(experiment.matrix, experiment.locks, experiment.store, cells, chosen, folder)
-    print_headline(reduced, Console(width=None if click.get_text_stream("stdout").isatty() else 160), markdown=markdown)
+    print_headline(reduced, result_console(), markdown=markdown)
     click.echo(f"Tables: {folder}")
     if any(cell.outcome not in {"ok", "unsupported"} for cell in cells):
         return int(ExitCode.INFRASTRUCTURE)
