@@ -94,9 +94,10 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(130)
     except HarnessError as error:
         click.echo(f"harness: {error}", err=True)
-        sys.exit(int(error.exit_code))
+        # A full disk is for the user to mend, whichever part of the harness met it.
+        sys.exit(int(ExitCode.USAGE if _is_full_disk(error) else error.exit_code))
     except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+        if not _is_full_disk(error):
             _mistake()
         place = f" ({error.filename})" if error.filename else ""
         click.echo(f"harness: The disk is full{place}: free some space, or write to another disk.", err=True)
@@ -104,6 +105,14 @@ def main(argv: list[str] | None = None) -> None:
     except Exception:  # noqa: BLE001 - the last resort
         _mistake()
     sys.exit(int(code or 0))
+
+
+def _is_full_disk(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _mistake() -> NoReturn:

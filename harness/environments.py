@@ -292,7 +292,7 @@ def disk_errors(home: Home) -> Iterator[None]:
             raise HarnessError(
                 f"The disk of {home.root} is full: free some space, or point --home (or HARNESS_HOME) to another disk."
             ) from error
-        if error.errno in {errno.EACCES, errno.EROFS, errno.EPERM}:
+        if error.errno in {errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST}:
             raise HarnessError(
                 f"{error.filename or home.root} cannot be written ({error.strerror}): point --home (or HARNESS_HOME) "
                 "to a folder that can."
