@@ -1,0 +1,403 @@
+"""Two real torch environments, colbert-ai's own indexer, and the commands that a user types.
+
+`HARNESS_HOME` names a home whose environments and caches are used; otherwise it is the repository's own. Cells go to a
+temporary store. What has to be downloaded is several GB the first time.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import functools
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.environments import Environment, ensure_environment
+from harness.experiment import Experiment, Selection
+from harness.home import Home
+from harness.matrix import load_matrix
+from harness.runner import Interpreter, run_index, worker_copy
+from harness.store import Cell, Store
+from harness.tensors import Tensor, write_safetensors
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parent.parent
+MATRIX = load_matrix(ROOT / "matrix.yaml")
+OLD, NEW = MATRIX.quickstart.versions[:2]
+LIMIT = 200
+SELECTION = ("--collection", "embedded", "--checkpoint", "embedded", "--limit", str(LIMIT), "--device", "cpu")
+
+FINAL = {
+    "centroids",
+    "avg_residual",
+    "bucket_cutoffs",
+    "bucket_weights",
+    "ivf",
+    "ivf_lengths",
+    "0.codes",
+    "0.residuals",
+}
+INTERMEDIATE = {
+    "tensorize_output.input_ids",
+    "tensorize_output.attention_mask",
+    "tensorize_output.reverse_indices",
+    "batches",
+    "D",
+    "local_sample_embs",
+    "sample",
+    "sample_heldout",
+    "centroids_raw",
+    "centroids_normalized",
+    "embs_0",
+    "codes",
+    "ivf_unoptimized",
+    "values",
+}
+VALUES = {"sample_pids", "num_passages", "doclens"}
+
+
+@pytest.fixture(scope="session")
+def environments() -> dict[str, Environment]:
+    """The two environments, built if they are not there yet."""
+    base = Home(Path(os.environ.get("HARNESS_HOME") or ROOT / ".harness").resolve())
+    return {version: ensure_environment(base, MATRIX, ROOT / "locks", version, "cpu") for version in (OLD, NEW)}
+
+
+@pytest.fixture(scope="session")
+def home(environments: dict[str, Environment], tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A home with those environments and their caches, and a store of its own."""
+    base = environments[OLD].path.parent.parent
+    (base / "cache").mkdir(exist_ok=True)
+    made = tmp_path_factory.mktemp("home")
+    (made / "envs").symlink_to(base / "envs")
+    (made / "cache").symlink_to(base / "cache")
+    return Home(made)
+
+
+def harness(home: Home, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command line as a user would."""
+    command = [sys.executable, "-m", "harness", *arguments, "--home", str(home.root)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=900)
+
+
+@pytest.fixture(scope="session")
+def cells(home: Home) -> dict[str, Cell]:
+    """Both versions' cells, and the newer one's repeat, by label."""
+    done = harness(home, "index", OLD, NEW, "--repeat", NEW, *SELECTION)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("3 of 3 cells are stored and complete")
+    return {cell.label: cell for cell in Store(home.store).cells()}
+
+
+@pytest.fixture(scope="session")
+def again(
+    home: Home, environments: dict[str, Environment], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., tuple[Store, Cell]]:
+    """Run the newer version's job into another store, with other options."""
+    threads = min(MATRIX.jobs.index.threads, len(os.sched_getaffinity(0)))
+    selection = Selection(ROOT / "matrix.yaml", home.root, "embedded", "embedded", LIMIT, "cpu", threads=threads)
+    experiment = Experiment(selection)
+
+    def run(capture: str = "full", interpreter: Interpreter | None = None, **options: Any) -> tuple[Store, Cell]:
+        store = Store(tmp_path_factory.mktemp("store"))
+        spec = experiment.spec(NEW)
+        if "swap" in options:
+            spec = replace(spec, swap={name: path.stem for name, path in options["swap"].items()})
+        cell = run_index(
+            home, store, spec, interpreter or Interpreter(environments[NEW].python), experiment.passages,
+            experiment.checkpoint, device_kind="cpu", capture=capture, deadline=600, **options,
+        )  # fmt: skip
+        assert cell.outcome == "ok", f"{cell.reason}\n{cell.details['log_tail']}"
+        return store, cell
+
+    return run
+
+
+def digests(cell: Cell, names: set[str] | None = None) -> dict[str, str]:
+    return {name: artifact.digest for name, artifact in cell.artifacts.items() if names is None or name in names}
+
+
+def loader(home: Home, cell: Cell) -> Callable[[str], np.ndarray[Any, Any]]:
+    store = Store(home.store)
+    return functools.cache(lambda name: store.load(cell.artifacts[name]).data)
+
+
+def test_every_artifact_of_the_design_is_there(cells):
+    for cell in cells.values():
+        assert set(cell.artifacts) == FINAL | INTERMEDIATE | VALUES
+        assert {name for name, a in cell.artifacts.items() if a.kind == "final"} == FINAL
+        assert all(a.stored for a in cell.artifacts.values())
+
+
+@pytest.mark.parametrize("version", [OLD, NEW])
+def test_artifacts_have_the_dtypes_and_shapes_that_the_pipeline_implies(home, cells, version):
+    cell = cells[version]
+    shape = {name: artifact.shape for name, artifact in cell.artifacts.items()}
+    dtype = {name: artifact.dtype for name, artifact in cell.artifacts.items()}
+    load = loader(home, cell)
+    nbits, dim, bsize = (cell.spec["settings"][name] for name in ("nbits", "dim", "index_bsize"))
+    n, k = len(load("0.codes")), shape["centroids"][0]
+
+    assert load("doclens").shape == (LIMIT,)
+    assert load("doclens").sum() == n
+    assert (dtype["0.codes"], dtype["0.residuals"], dtype["centroids"]) == ("int32", "uint8", "float16")
+    assert shape["0.residuals"] == (n, dim * nbits // 8)
+    assert shape["centroids"] == shape["centroids_raw"] == shape["centroids_normalized"] == (k, dim)
+    assert (shape["bucket_cutoffs"], shape["bucket_weights"]) == ((2**nbits - 1,), (2**nbits,))
+    assert shape["embs_0"] == (n, dim)
+    assert shape["avg_residual"] == ()
+    assert shape["ivf_lengths"] == (k,)
+    assert shape["sample"][0] + shape["sample_heldout"][0] == shape["local_sample_embs"][0]
+    assert shape["num_passages"] == (1,)
+    assert load("num_passages")[0] == len(load("sample_pids"))
+    first = shape["batches"][0]
+    assert first <= LIMIT
+    assert shape["tensorize_output.input_ids"] == shape["tensorize_output.attention_mask"] == shape["batches"][:2]
+    assert sorted(load("tensorize_output.reverse_indices")) == list(range(first))
+    assert shape["batches"][2] == shape["D"][1] == dim
+    assert shape["D"][0] <= first * shape["batches"][1]
+    assert bsize == MATRIX.jobs.index.index_bsize
+
+
+@pytest.mark.parametrize("version", [OLD, NEW])
+def test_artifacts_agree_with_each_other_as_in_the_pipeline(home, cells, version):
+    load = loader(home, cells[version])
+    raw, normal, final = load("centroids_raw"), load("centroids_normalized"), load("centroids")
+
+    assert np.allclose(np.linalg.norm(normal, axis=1), 1, atol=1e-5)
+    assert np.allclose(raw / np.linalg.norm(raw, axis=1, keepdims=True), normal, atol=1e-6)
+    assert np.array_equal(normal.astype(np.float16).view(np.uint16), final.view(np.uint16))
+    assert np.array_equal(load("0.codes").astype(np.int64), load("codes"))
+    assert np.array_equal(np.sort(load("codes")), load("values"))
+    assert np.array_equal(load("codes")[load("ivf_unoptimized")], load("values"))
+    # The index's own map: for each centroid, the passages that have an embedding with its code, each once.
+    passage = np.repeat(np.arange(LIMIT), load("doclens"))[load("ivf_unoptimized")]
+    members = [np.unique(passage[load("values") == code]) for code in range(len(final))]
+    lengths, ivf = load("ivf_lengths"), load("ivf")
+    assert lengths.tolist() == [len(pids) for pids in members]
+    assert np.array_equal(ivf[: lengths.sum()], np.concatenate(members))
+    # colbert-ai pads the end with zeros by the longest list, so that a strided read of the last one stays inside.
+    assert len(ivf) - lengths.sum() in {0, lengths.max()}
+    assert not ivf[lengths.sum() :].any()
+    assert 0 <= load("codes").min() <= load("codes").max() < len(final)
+    assert np.all(np.diff(load("bucket_cutoffs")) > 0)
+    assert np.all(np.diff(load("bucket_weights")) > 0)
+    # The code of an embedding is its nearest centroid, apart from near ties.
+    scores = load("embs_0").astype(np.float32) @ final.astype(np.float32).T
+    chosen = scores[np.arange(len(scores)), load("codes")]
+    assert np.all(chosen >= scores.max(axis=1) - 1e-2)
+
+
+def test_the_same_cell_again_is_bit_equal(cells):
+    """A against A: the noise floor of one machine is nothing."""
+    assert digests(cells[NEW]) == digests(cells[f"{NEW}#1"])
+    assert cells[NEW].key != cells[f"{NEW}#1"].key
+
+
+def test_two_versions_were_really_run(cells):
+    versions = {label: cell.details["provenance"]["torch"].partition("+")[0] for label, cell in cells.items()}
+
+    assert versions == {OLD: OLD, NEW: NEW, f"{NEW}#1": NEW}
+    assert digests(cells[OLD], {"sample_pids", "tensorize_output.input_ids", "doclens"}) == digests(
+        cells[NEW], {"sample_pids", "tensorize_output.input_ids", "doclens"}
+    )
+    assert cells[OLD].group == cells[NEW].group
+
+
+def test_capturing_does_not_change_the_index(cells, again):
+    _, final = again("final")
+
+    assert set(final.artifacts) == FINAL | {"doclens"}
+    assert digests(final) == digests(cells[NEW], FINAL | {"doclens"})
+
+
+def test_without_any_wrapper_the_index_is_the_same(cells, again, environments, tmp_path):
+    """colbert-ai's functions as they are on disk, none of them wrapped for capturing."""
+    program = (
+        "import contextlib, runpy, sys; from harness.worker import capture; "
+        "capture.install = lambda tap: contextlib.ExitStack(); "
+        "runpy.run_module('harness.worker', run_name='__main__', alter_sys=True)"
+    )
+    bare = tmp_path / "python"
+    # "$@" is: -m harness.worker CELL.json OUT
+    bare.write_text(f'#!/bin/sh\nexec "{environments[NEW].python}" -c "{program}" "$3" "$4"\n')
+    bare.chmod(0o755)
+
+    _, cell = again("full", Interpreter(bare))
+
+    assert not set(cell.artifacts) & INTERMEDIATE
+    assert digests(cell, FINAL) == digests(cells[NEW], FINAL)
+
+
+def test_digests_only_keeps_the_digests_of_intermediates_and_not_their_tensors(cells, again):
+    store, cell = again("digests")
+
+    assert digests(cell) == digests(cells[NEW])
+    assert {name for name, a in cell.artifacts.items() if not a.stored} == INTERMEDIATE | VALUES - {"doclens"}
+    kept = {path.stem for path in store.root.glob("objects/*/*.safetensors")}
+    assert kept == set(digests(cell, FINAL | {"doclens"}).values())
+
+
+def swap_file(folder: Path, array: np.ndarray[Any, Any]) -> Path:
+    tensor = Tensor.of(array)
+    path = folder / f"{tensor.digest()}.safetensors"
+    write_safetensors(path, {"tensor": tensor})
+    return path
+
+
+def test_a_swap_of_the_same_tensor_changes_nothing(home, cells, again, tmp_path):
+    own = swap_file(tmp_path, loader(home, cells[NEW])("centroids_raw"))
+
+    _, cell = again(swap={"centroids_raw": own})
+
+    assert cell.details["swapped"] == ["centroids_raw"]
+    assert digests(cell) == digests(cells[NEW])
+    assert cell.key != cells[NEW].key
+    assert cell.group == cells[NEW].group
+
+
+def test_a_swap_of_another_tensor_changes_what_follows_and_nothing_before(home, cells, again, tmp_path):
+    raw = loader(home, cells[NEW])("centroids_raw").copy()
+    raw[0] += 0.25
+    other = swap_file(tmp_path, raw)
+
+    _, cell = again(swap={"centroids_raw": other})
+
+    changed = {name for name in cell.artifacts if digests(cell)[name] != digests(cells[NEW])[name]}
+    assert cell.artifacts["centroids_raw"].digest == other.stem
+    assert changed >= {"centroids_raw", "centroids_normalized", "centroids"}
+    assert not changed & {"sample_pids", "batches", "D", "local_sample_embs", "sample", "sample_heldout", "embs_0"}
+
+
+@pytest.mark.parametrize("version", [OLD, NEW])
+def test_provenance_says_what_ran_on_what(cells, environments, version):
+    cell = cells[version]
+    provenance, environment = cell.details["provenance"], environments[version]
+
+    assert provenance["packages"] == environment.packages
+    assert provenance["torch"].startswith(version)
+    assert provenance["numpy"] == environment.packages["numpy"]
+    assert {"cuda", "cudnn", "torch_git", "torch_config", "python", "platform", "libc", "gpu"} <= set(provenance)
+    assert provenance["cuda"]
+    assert provenance["packages"]["nvidia-cublas-cu12"]
+    assert provenance["cpu"]["model_name"]
+    assert provenance["cpu"]["vector_extensions"]
+    assert provenance["cpu_capability"]
+    assert provenance["switches"]["num_threads"] == cell.spec["settings"]["threads"]
+    assert {
+        "allow_tf32_matmul", "allow_tf32_cudnn", "deterministic_algorithms", "cudnn_deterministic", "cudnn_benchmark",
+    } <= set(provenance["switches"])  # fmt: skip
+    assert cell.spec["environment"].items() <= provenance["environment"].items()
+    assert cell.spec["lock"] == environment.lock.digest
+    assert cell.spec["collection"]["digest"]
+    assert cell.spec["checkpoint"]["digest"]
+    assert set(cell.seconds) >= {"import", "load", "sample", "train", "encode", "finalize", "total"}
+    assert cell.details["peak_memory"]["host_bytes"] > 2**27
+    assert cell.details["passages"] == LIMIT
+    assert "BertSelfAttention" in cell.details["observed"]["attention_class"]
+    assert cell.details["observed"]["autocast_enabled"] is False
+    # The reducer's own numbers, so that a leak of its packages into a job would show.
+    assert provenance["numpy"] != np.__version__
+
+
+@pytest.mark.parametrize("version", [OLD, NEW])
+def test_colbert_ai_is_unmodified_on_disk(cells, environments, version):
+    """After the jobs, every file of colbert-ai has the hash that its own RECORD names."""
+    assert version in cells
+    (record,) = environments[version].path.glob("lib/python3*/site-packages/colbert_ai-*.dist-info/RECORD")
+    checked = 0
+    with record.open(encoding="utf-8", newline="") as file:
+        for name, digest, _size in csv.reader(file):
+            if not digest.startswith("sha256=") or not name.endswith(".py"):
+                continue
+            content = (record.parent.parent / name).read_bytes()
+            found = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+            assert digest == f"sha256={found}", name
+            checked += 1
+
+    assert checked > 50
+
+
+@pytest.mark.parametrize("version", [OLD, NEW])
+def test_packbits_gives_the_bytes_of_numpy_s(home, environments, version):
+    """On random bits of many lengths, inside the real environment."""
+    program = """
+import numpy, torch
+from harness.worker.packing import packbits
+random = numpy.random.default_rng(0)
+for n in (0, 8, 16, 8 * 7, 8 * 1000, 8 * 123457):
+    bits = random.integers(0, 2, n).astype(numpy.uint8)
+    packed = packbits(torch.from_numpy(bits))
+    assert packed.dtype == torch.uint8 and packed.numpy().tobytes() == numpy.packbits(bits).tobytes(), n
+for n in range(256):
+    bits = numpy.unpackbits(numpy.array([n], dtype=numpy.uint8))
+    assert packbits(torch.from_numpy(bits)).tolist() == [n]
+assert packbits(torch.ones(4, 16, dtype=torch.uint8)).tolist() == [255] * 8
+try:
+    packbits(torch.zeros(7, dtype=torch.uint8))
+except ValueError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [environments[version].python, "-W", "ignore", "-c", program],
+        env={"PYTHONPATH": str(worker_copy(home)), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "multiple of 8" in done.stdout
+
+
+def test_nothing_is_left_in_the_folder_of_runs(home, cells):
+    assert cells
+    assert list(home.runs.iterdir()) == []
+
+
+def test_indexing_again_runs_nothing_and_a_plan_says_so(home, cells):
+    done = harness(home, "index", OLD, NEW, *SELECTION)
+    plan = harness(home, "plan", OLD, NEW, "--json", *SELECTION)
+
+    assert done.returncode == 0
+    assert f"{NEW}: stored" in done.stderr
+    assert ": import" not in done.stderr
+    assert {c["version"]: (c["key"], c["run"]) for c in json.loads(plan.stdout)["cells"]} == {
+        version: (cells[version].key, False) for version in (OLD, NEW)
+    }
+
+
+def test_frightening_lines_stay_in_the_log(home, cells):
+    """Warnings of torch and transformers belong in the cell's log, not on the console."""
+    done = harness(
+        home, "index", NEW, "--again", "--limit", "20", *SELECTION[:4], "--device", "cpu", "--capture", "final"
+    )
+
+    assert done.returncode == 0
+    assert "Warning" not in done.stderr
+    assert "\t" not in done.stderr
+    assert all(line.startswith(f"{NEW}: ") for line in done.stderr.splitlines())
+
+
+def test_consecutive_prints_the_table(home, cells, tmp_path):
+    """The headline table has one row for the pair, and its counts are of the 8 tensors of an index with one chunk."""
+    done = harness(home, "consecutive", OLD, NEW, *SELECTION, "--markdown", "--output", str(tmp_path / "tables"))
+
+    assert done.returncode in {0, 1}, done.stderr
+    row = next(line for line in done.stdout.splitlines() if line.startswith("|") and OLD in line and NEW in line)
+    assert f"{len(FINAL)}/{len(FINAL)}" in row.replace(" ", "")
+    assert (tmp_path / "tables" / "consecutive.parquet").exists()
+    same = digests(cells[OLD], FINAL) == digests(cells[NEW], FINAL)
+    assert (done.returncode == 0) >= same
