@@ -99,7 +99,8 @@ def lock(session: nox.Session) -> None:
     for name, extra in (("reducer", []), ("dev", ["--group", "dev"])):
         session.run(
             UV, "pip", "compile", "pyproject.toml", *extra, "--output-file", f"locks/{name}.txt", "--quiet",
-            "--generate-hashes", "--python-version", PYTHON, "--universal", "--no-emit-index-url", "--no-emit-find-links",
+            "--generate-hashes", "--python-version", PYTHON, "--universal",
+            "--no-emit-index-url", "--no-emit-find-links",
             "--custom-compile-command", "nox -s lock", *(["--upgrade"] if "--upgrade" in session.posargs else []),
             external=True,
         )  # fmt: skip

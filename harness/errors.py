@@ -1,6 +1,7 @@
 """Errors that end in one sentence for the user and an exit code of the contract.
 
-Every message names the file or the field, what is wrong with it, and the mend. A traceback is for our own mistakes only.
+Every message names the file or the field, what is wrong with it, and the mend. A traceback is for our own mistakes
+only.
 """
 
 from __future__ import annotations
@@ -32,6 +33,6 @@ class UsageError(HarnessError):
 
 
 class InfrastructureError(HarnessError):
-    """The experiment could not run: an install failed, the disk is full, a registry does not answer."""
+    """The experiment could not run: an install failed, a registry does not answer as it should."""
 
     exit_code = ExitCode.INFRASTRUCTURE

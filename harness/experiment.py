@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -112,31 +112,35 @@ class Experiment:
     def passages(self) -> Passages:
         """The collection, loaded."""
         with disk_errors(self.home):
-            loaded = self._load_collection(self.selection.collection or self.matrix.defaults.collection)
+            name = self.selection.collection or self.matrix.defaults.collection
+            loaded = self._load_collection(name, self.selection.limit)
         if self.selection.scale_to is None:
             return loaded
         from harness.collection import scale_up
 
         return scale_up(loaded, self.selection.scale_to, SCALE_SEED)
 
-    def _load_collection(self, name: str, limit: int | None = None) -> Passages:
+    def _load_collection(self, name: str, limit: int | None) -> Passages:
         from harness import collection as loaders
 
-        limit = limit if limit is not None else self.selection.limit
         known = self.matrix.collections.get(name)
         if known is None:
             if name.endswith(SUFFIXES) or "/" in name or Path(name).exists():
                 return loaders.load_local(Path(name), limit=limit)
             raise UsageError(
-                f"--collection {name!r}: not a collection in matrix.yaml ({', '.join(self.matrix.collections)}) and not "
-                "a path to a .parquet, .tsv or .jsonl file."
+                f"--collection {name!r}: not a collection in matrix.yaml ({', '.join(self.matrix.collections)}) and "
+                "not a path to a .parquet, .tsv or .jsonl file."
             )
         if isinstance(known, EmbeddedCollection):
             return loaders.load_embedded(min(known.passages, limit or known.passages))
         if isinstance(known, LocalCollection):
             return loaders.load_local(self.matrix_path.parent / known.path, limit=limit)
         if isinstance(known, ScaledCollection):
-            return loaders.scale_up(self._load_collection(known.base, 0), known.passages, known.seed)
+            in_matrix = known.base in self.matrix.collections
+            base = known.base if in_matrix else str(self.matrix_path.parent / known.base)
+            # The limit is on the scaled passages: a shorter base would scale to other passages.
+            scaled = loaders.scale_up(self._load_collection(base, None), known.passages, known.seed)
+            return replace(scaled, ids=scaled.ids[:limit], texts=scaled.texts[:limit])
         assert isinstance(known, HubCollection)
         return loaders.load_hub(
             known.repo,
@@ -160,8 +164,8 @@ class Experiment:
                 if "/" in name or Path(name).exists():
                     return loaders.load_checkpoint_local(Path(name))
                 raise UsageError(
-                    f"--checkpoint {name!r}: not a checkpoint in matrix.yaml ({', '.join(self.matrix.checkpoints)}) and "
-                    "not a folder."
+                    f"--checkpoint {name!r}: not a checkpoint in matrix.yaml ({', '.join(self.matrix.checkpoints)}) "
+                    "and not a folder."
                 )
             if isinstance(known, EmbeddedCheckpoint):
                 return loaders.load_checkpoint_embedded(self.home.data_cache)
@@ -217,11 +221,11 @@ class Experiment:
             repeats: version to the number of extra runs (A against A).
             retry: run cells again that ended badly; `unsupported` is a finding and is never retried.
         """
-        planned = []
-        for version in versions:
-            for repeat in range(repeats.get(version, 0) + 1):
-                planned.append(self._planned(self.spec(version, repeat), retry=retry))
-        return planned
+        return [
+            self._planned(self.spec(version, repeat), retry=retry)
+            for version in versions
+            for repeat in range(repeats.get(version, 0) + 1)
+        ]
 
     def _planned(self, spec: CellSpec, *, retry: bool) -> Planned:
         cell = self.store.get(spec.key)

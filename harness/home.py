@@ -23,7 +23,7 @@ class Home:
 
     @property
     def uv_cache(self) -> Path:
-        """uv's cache, on the same filesystem as the environments, so that files are hard-linked."""
+        """The cache of uv, on the same filesystem as the environments, so that files are hard-linked."""
         return self.root / "cache" / "uv"
 
     @property

@@ -244,6 +244,12 @@ class Matrix(_Model):
                     f"{where}.checkpoint",
                     f"no checkpoint is called {used.checkpoint!r}: have {', '.join(self.checkpoints)}",
                 )
+        for name, collection in self.collections.items():
+            base = self.collections.get(collection.base) if isinstance(collection, ScaledCollection) else None
+            if isinstance(base, ScaledCollection):
+                raise _Located(
+                    f"collections.{name}.base", "is itself a scaled collection: name what that one is made from"
+                )
         self._check_requirements()
         return self
 

@@ -115,6 +115,12 @@ MISTAKES = {
         "no collection is called 'dapr-kond",
     ),
     "unknown checkpoint": ("checkpoint: answerai-col", "checkpoint: answerai-kol", "kol", "no checkpoint is called"),
+    "scaled from itself": (
+        "  embedded:\n    source: embedded\n    passages: 1000",
+        "  embedded:\n    source: scaled\n    base: embedded\n    passages: 1000",
+        "base: embedded",
+        "collections.embedded.base: is itself a scaled collection",
+    ),
     "duplicate key": (
         'python: "3.11"\n',
         'python: "3.11"\npython: "3.12"\n',

@@ -1,0 +1,126 @@
+"""The front door: a session for each version and each thing to do, and a README whose commands exist."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from harness.cli import COMMANDS
+from harness.matrix import load_matrix
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = [ROOT / "README.md", *(path for path in sorted((ROOT / "docs").glob("*.md")) if path.name != "cli.md")]
+NAMED = {"compare-consecutive", "sweep", "quickstart", "lock", "tests", "lint", "typecheck"}
+
+
+@cache
+def sessions() -> dict[str, str]:
+    """Name to description, as nox itself lists them."""
+    done = subprocess.run(
+        [sys.executable, "-m", "nox", "--script-mode", "none", "--list", "--json", "-k", "not nothing"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return {entry["session"]: entry["description"] for entry in json.loads(done.stdout)}
+
+
+def functions() -> dict[str, ast.FunctionDef]:
+    tree = ast.parse((ROOT / "noxfile.py").read_text(encoding="utf-8"))
+    return {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+
+
+def test_every_version_has_a_session_and_every_such_session_a_version():
+    found = [name.removeprefix("index-") for name in sessions() if name.startswith("index-")]
+
+    assert found == load_matrix(ROOT / "matrix.yaml").versions
+
+
+def test_the_sessions_of_the_contract_are_there():
+    assert set(sessions()) >= NAMED
+
+
+def test_the_list_reads_like_a_table_of_contents():
+    for name, description in sessions().items():
+        assert description.endswith("."), name
+        assert len(description) > 20, name
+
+
+def test_sessions_call_commands_that_exist():
+    called = {
+        node.args[1].value
+        for function in functions().values()
+        for node in ast.walk(function)
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "harness"
+        if len(node.args) > 1 and isinstance(node.args[1], ast.Constant)
+    }
+
+    assert called >= {"quickstart", "index", "sweep", "consecutive", "compare", "doctor", "lock"}
+    assert called <= set(COMMANDS)
+
+
+def test_plain_nox_provides_itself_with_what_it_needs():
+    """The header names every module that the file imports from outside the standard library."""
+    text = (ROOT / "noxfile.py").read_text(encoding="utf-8")
+    header = text.partition("# ///\n")[0].partition("# /// script")[2]
+    imported = {
+        name.partition(".")[0]
+        for node in ast.parse(text).body
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+
+    for module in imported - set(sys.stdlib_module_names):
+        assert re.search(rf'"{"pyyaml" if module == "yaml" else module}[>=]', header), module
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_what_a_document_tells_to_run_exists(path):
+    text = path.read_text(encoding="utf-8")
+    blocks = re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL)
+
+    for block in blocks:
+        for name in re.findall(r"\bnox -s ([a-z][\w.-]*)", block):
+            assert name in sessions() or name == "index-", f"nox -s {name}"
+        for name in re.findall(r"(?:^|`|/bin/|\n)harness ([a-z][a-z-]+)\b", block):
+            assert name in COMMANDS, f"harness {name}"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_files_that_a_document_names_exist(path):
+    text = path.read_text(encoding="utf-8")
+
+    for name in re.findall(r"`((?:docs|results|locks|harness|tests)/[\w./-]+)`", text):
+        assert (ROOT / name).exists(), name
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
+        assert (path.parent / target).exists(), target
+
+
+def test_the_readme_starts_with_the_two_commands():
+    first, second = re.findall(r"```\w*\n(.*?)```", README, re.DOTALL)[:2]
+
+    assert "nox -s quickstart" in first
+    assert "pip install nox" in first
+    assert second.strip().endswith("nox -s tests")
+
+
+def test_ci_runs_the_readme_s_test_command():
+    text = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+    assert "nox -s tests" in text
+    assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
