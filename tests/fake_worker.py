@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from harness.runner import Interpreter
-from tests.pt_files import write_index
+from tests.small_index import write_index
 
 _HEAD = """
 import json, os, pathlib, shutil, signal, subprocess, sys, time

@@ -23,7 +23,7 @@ from harness.runner import Interpreter, run_index, worker_copy
 from harness.store import Cell, Store
 from tests.cell_specs import spec
 from tests.fake_worker import WELL, fake_interpreter
-from tests.pt_files import index_arrays
+from tests.small_index import index_arrays
 
 ROOT = Path(__file__).parent.parent
 

@@ -15,7 +15,7 @@ from harness.errors import UsageError
 from harness.store import OUTCOMES, Artifact, Store, StoredCell, index_tensors, resolve_source
 from harness.tensors import Tensor, UnreadableTensor, read_safetensors, write_safetensors
 from tests.cell_specs import cell, spec
-from tests.pt_files import index_arrays, write_index, write_pt
+from tests.small_index import index_arrays, write_index, write_pt
 from tests.torch_oracle import torch_python
 
 
