@@ -30,7 +30,8 @@ from harness.runner import Interpreter, run_index, worker_copy
 from harness.store import Cell, Store
 from harness.tensors import Tensor, write_safetensors
 
-pytestmark = pytest.mark.integration
+# The first test builds both environments, whose downloads may take longer than any test should.
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(3600)]
 
 ROOT = Path(__file__).parent.parent
 MATRIX = load_matrix(ROOT / "matrix.yaml")
