@@ -1,4 +1,4 @@
-"""Write what `torch.save` writes, without torch: a zip archive with a pickle and one file of bytes for each tensor."""
+"""Writes `.pt` files and ColBERT indexes without torch, in torch's own layout, and damaged ones on purpose."""
 
 from __future__ import annotations
 
@@ -10,67 +10,126 @@ from typing import Any
 
 import numpy as np
 
-_STORAGES = {"float16": "Half", "float32": "Float", "int32": "Int", "int64": "Long", "uint8": "Byte"}
+from harness.tensors import Array, Tensor
+
+_CLASSES = {
+    "float16": "HalfStorage",
+    "bfloat16": "BFloat16Storage",
+    "float32": "FloatStorage",
+    "float64": "DoubleStorage",
+    "uint8": "ByteStorage",
+    "int32": "IntStorage",
+    "int64": "LongStorage",
+    "bool": "BoolStorage",
+}
 
 
-def _text(value: str) -> bytes:
+def text(value: str) -> bytes:
     raw = value.encode()
     return b"X" + struct.pack("<I", len(raw)) + raw
 
 
-def _tuple(values: tuple[int, ...]) -> bytes:
-    return b"(" + b"".join(b"J" + struct.pack("<i", value) for value in values) + b"t"
+def integer(value: int) -> bytes:
+    return b"\x8a\x08" + struct.pack("<q", value)
 
 
-def _tensor(array: np.ndarray[Any, Any], key: int) -> bytes:
-    strides = tuple(stride // array.itemsize for stride in array.strides)
-    storage = b"(" + _text("storage") + f"ctorch\n{_STORAGES[array.dtype.name]}Storage\n".encode()
-    storage += _text(str(key)) + _text("cpu") + b"J" + struct.pack("<i", array.size) + b"tQ"
-    view = b"K\0" + _tuple(array.shape) + _tuple(strides) + b"\x89" + b"ccollections\nOrderedDict\n)R"
-    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + view + b"tR"
+def tuple_of(*parts: bytes) -> bytes:
+    return b"(" + b"".join(parts) + b"t"
 
 
-def write_pt(path: Path, *arrays: np.ndarray[Any, Any]) -> None:
-    """Save one tensor, or a tuple of two or more."""
-    arrays = tuple(np.ascontiguousarray(array).reshape(array.shape) for array in arrays)
-    body = b"".join(_tensor(array, key) for key, array in enumerate(arrays))
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", b"\x80\x02" + (body if len(arrays) == 1 else b"(" + body + b"t") + b".")
-        archive.writestr("archive/byteorder", "little")
-        for key, array in enumerate(arrays):
-            archive.writestr(f"archive/data/{key}", array.tobytes())
-        archive.writestr("archive/version", "3\n")
+def rebuild(
+    key: str, storage: str, numel: int, size: tuple[int, ...], stride: tuple[int, ...], offset: int = 0
+) -> bytes:
+    """The opcodes of one tensor, whatever they claim."""
+    reference = tuple_of(
+        text("storage"), b"ctorch\n" + storage.encode() + b"\n", text(key), text("cpu"), integer(numel)
+    )
+    return (
+        b"ctorch._utils\n_rebuild_tensor_v2\n("
+        + reference
+        + b"Q"
+        + integer(offset)
+        + tuple_of(*map(integer, size))
+        + tuple_of(*map(integer, stride))
+        + b"\x89ccollections\nOrderedDict\n)RtR"
+    )
 
 
-def index_arrays(seed: int = 0, chunks: int = 2, dim: int = 8) -> dict[str, np.ndarray[Any, Any]]:
-    """The tensors of a small ColBERT index, with colbert-ai's dtypes: 4 centroids, 2 bits, 10 embeddings a chunk."""
-    random = np.random.default_rng(seed)
-    arrays: dict[str, np.ndarray[Any, Any]] = {}
+def write_archive(path: Path, pickle: bytes, storages: dict[str, bytes], **members: bytes) -> None:
+    """A zip file as `torch.save` lays it out."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("archive/data.pkl", pickle)
+        for name, content in members.items():
+            archive.writestr(f"archive/{name}", content)
+        for key, raw in storages.items():
+            archive.writestr(f"archive/data/{key}", raw)
+        archive.writestr("archive/version", b"3\n")
+
+
+def write_pt(path: Path, *tensors: Tensor | Array) -> None:
+    """One tensor, or a tuple of them."""
+    storages, parts = {}, []
+    for key, one in enumerate(tensors):
+        tensor = one if isinstance(one, Tensor) else Tensor.of(one)
+        storages[str(key)] = bytes(tensor.buffer())
+        stride, step = [], 1
+        for size in reversed(tensor.shape):
+            stride.insert(0, step)
+            step *= max(size, 1)
+        parts.append(rebuild(str(key), _CLASSES[tensor.dtype], tensor.n, tensor.shape, tuple(stride)))
+    body = parts[0] if len(parts) == 1 else tuple_of(*parts)
+    write_archive(path, b"\x80\x02" + body + b".", storages)
+
+
+def pack(buckets: Array, nbits: int) -> Array:
+    """Bucket numbers (rows, dim) to bytes, as colbert-ai's `binarize` does."""
+    bits = (buckets[..., None] >> np.arange(nbits)) & 1
+    return np.packbits(bits.astype(np.uint8).reshape(buckets.shape[0], -1), axis=1)
+
+
+def write_index(
+    folder: Path, *, seed: int = 0, chunks: int = 2, passages: int = 20, dim: int = 32, nbits: int = 2, k: int = 16
+) -> dict[str, Any]:
+    """A small ColBERT index with every file that colbert-ai writes; returns its arrays."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    centroids = rng.standard_normal((k, dim))
+    centroids = (centroids / np.linalg.norm(centroids, axis=1, keepdims=True)).astype(np.float16)
+    cutoffs = np.linspace(-0.05, 0.05, 2**nbits - 1).astype(np.float32)
+    weights = np.linspace(-0.07, 0.07, 2**nbits).astype(np.float32)
+    arrays: dict[str, Any] = {"centroids": centroids}
+    write_pt(folder / "centroids.pt", centroids)
+    write_pt(folder / "avg_residual.pt", np.float32(0.03))
+    write_pt(folder / "buckets.pt", cutoffs, weights)
+    lists: dict[int, set[int]] = {}
+    passage = embedding = 0
     for chunk in range(chunks):
-        arrays[f"{chunk}.codes"] = random.integers(0, 4, 10).astype(np.int32)
-        arrays[f"{chunk}.residuals"] = random.integers(0, 256, (10, dim // 4)).astype(np.uint8)
-    arrays["centroids"] = random.standard_normal((4, dim)).astype(np.float16)
-    arrays["avg_residual"] = np.array(0.25, dtype=np.float16)
-    arrays["bucket_cutoffs"] = np.sort(random.standard_normal(3)).astype(np.float32)
-    arrays["bucket_weights"] = np.sort(random.standard_normal(4)).astype(np.float32)
-    arrays["ivf"] = np.arange(4 * chunks, dtype=np.int64)
-    arrays["ivf_lengths"] = np.full(4, chunks, dtype=np.int64)
+        doclens = rng.integers(3, 9, passages).tolist()
+        total = sum(doclens)
+        codes = rng.integers(0, k, total).astype(np.int32)
+        buckets = rng.integers(0, 2**nbits, (total, dim))
+        arrays[f"{chunk}.codes"], arrays[f"{chunk}.buckets"] = codes, buckets
+        write_pt(folder / f"{chunk}.codes.pt", codes)
+        write_pt(folder / f"{chunk}.residuals.pt", pack(buckets, nbits))
+        (folder / f"doclens.{chunk}.json").write_text(json.dumps(doclens))
+        record = {"passage_offset": passage, "num_passages": passages, "num_embeddings": total}
+        (folder / f"{chunk}.metadata.json").write_text(json.dumps(record | {"embedding_offset": embedding}))
+        owners = np.repeat(np.arange(passage, passage + passages), doclens)
+        for code, owner in zip(codes.tolist(), owners.tolist(), strict=True):
+            lists.setdefault(code, set()).add(owner)
+        passage, embedding = passage + passages, embedding + total
+    arrays["lists"] = lists
+    write_ivf(folder, lists, k)
+    config = {"nbits": nbits, "dim": dim, "root": str(folder), "index_name": folder.name}
+    metadata = {"config": config, "num_chunks": chunks, "num_partitions": k, "num_embeddings": embedding}
+    (folder / "metadata.json").write_text(json.dumps(metadata))
+    (folder / "plan.json").write_text(json.dumps({"config": config, "num_chunks": chunks}))
     return arrays
 
 
-def write_index(folder: Path, arrays: dict[str, np.ndarray[Any, Any]] | None = None, chunks: int = 2) -> Path:
-    """Write a ColBERT index directory, five passages of two embeddings a chunk."""
-    arrays = index_arrays(chunks=chunks) if arrays is None else arrays
-    folder.mkdir(parents=True, exist_ok=True)
-    pairs = {"buckets": ("bucket_cutoffs", "bucket_weights"), "ivf.pid": ("ivf", "ivf_lengths")}
-    for name, array in arrays.items():
-        if not any(name in pair for pair in pairs.values()):
-            write_pt(folder / f"{name}.pt", array)
-    for file, (first, second) in pairs.items():
-        write_pt(folder / f"{file}.pt", arrays[first], arrays[second])
-    for chunk in range(chunks):
-        (folder / f"doclens.{chunk}.json").write_text(json.dumps([2] * 5))
-        (folder / f"{chunk}.metadata.json").write_text(json.dumps({"num_embeddings": 10}))
-    (folder / "metadata.json").write_text(json.dumps({"num_chunks": chunks, "num_embeddings": 10 * chunks}))
-    (folder / "plan.json").write_text(json.dumps({"num_chunks": chunks}))
-    return folder
+def write_ivf(folder: Path, lists: dict[int, set[int]], k: int, padding: int | None = None) -> None:
+    """ivf.pid.pt with colbert-ai's zeros at the end."""
+    lengths = np.array([len(lists.get(c, ())) for c in range(k)], np.int64)
+    flat = [pid for c in range(k) for pid in sorted(lists.get(c, ()))]
+    flat += [0] * (int(lengths.max(initial=0)) if padding is None else padding)
+    write_pt(folder / "ivf.pid.pt", np.array(flat, np.int32), lengths)
