@@ -16,12 +16,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +34,7 @@ _HEADER = 64
 OURS = r"""
 import json, sys, time
 from harness.metrics import measure
-from harness.tensors import FileRange, Tensor, DTYPES, map_file, view_bytes
+from harness.tensors import Tensor, DTYPES, map_file, view_bytes
 from pathlib import Path
 def open_tensor(path, dtype, n):
     raw = map_file(Path(path))
@@ -139,7 +142,7 @@ def _sample(rng: np.random.Generator, dtype: str, count: int) -> np.ndarray:
     return values.astype(dtype).view(_UINT[np.dtype(dtype).itemsize])
 
 
-def ask(python: str | Path, program: str, *arguments: object) -> dict:
+def ask(python: str | Path, program: str, *arguments: object) -> dict[str, Any]:
     """Run a program and return the JSON it prints last."""
     command = [str(python), "-c", program, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -160,7 +163,7 @@ def copy_seconds(path: Path) -> float:
     return best
 
 
-def measure_pair(options: argparse.Namespace, dtype: str, n: int, pattern: str) -> dict:
+def measure_pair(options: argparse.Namespace, dtype: str, n: int, pattern: str) -> dict[str, Any]:
     """All competitors on one pair; values are GB/s."""
     with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
         a, b = write_pair(Path(scratch), dtype, n, pattern)
@@ -202,10 +205,10 @@ def small_costs() -> list[tuple[str, str]]:
         def load(self, _: str) -> Tensor:
             raise AssertionError("an equal digest was loaded")
 
-        def metadata(self) -> dict:
+        def metadata(self) -> dict[str, Any]:
             return {}
 
-    def clock(call) -> float:
+    def clock(call: Callable[[], object]) -> float:
         best = float("inf")
         for _ in range(5):
             start = time.perf_counter()
@@ -230,7 +233,7 @@ def cpu_model() -> str:
     return platform.processor() or "unknown"
 
 
-def markdown(rows: list[dict]) -> str:
+def markdown(rows: list[dict[str, Any]]) -> str:
     """The table of docs/comparing.md."""
     names = [
         ("ours", "harness, all metrics"),
@@ -252,7 +255,8 @@ def markdown(rows: list[dict]) -> str:
                 cells.append(f"**{row[name]:.2f}**")
             else:
                 cells.append(f"{row[name]:.2f} ({row['ours'] / row[name]:.1f}x)")
-        head = f"| {row['dtype']}, {row['pattern']} | {row['n'] / 1e6:.0f} M | {100 * row['differ']:.1f} % | {row['peak_mib']:.0f} |"
+        head = f"| {row['dtype']}, {row['pattern']} | {row['n'] / 1e6:.0f} M | {100 * row['differ']:.1f} % "
+        head += f"| {row['peak_mib']:.0f} |"
         lines.append(f"{head} {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -275,9 +279,7 @@ def main() -> None:
             n = int(options.elements if dtype == "float16" else options.others)
             rows.append(measure_pair(options, dtype, n, pattern))
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    print(
-        f"{cpu_model()}, {len(__import__('os').sched_getaffinity(0))} cores; torch {rows[0].get('torch', 'not measured')}."
-    )
+    print(f"{cpu_model()}, {len(os.sched_getaffinity(0))} cores; torch {rows[0].get('torch', 'not measured')}.")
     print("GB/s counts the bytes of both sides; in brackets, how many times faster the harness is.\n")
     print(markdown(rows) if options.markdown else json.dumps(rows, indent=1))
     print()

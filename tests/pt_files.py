@@ -84,7 +84,7 @@ def write_pt(path: Path, *tensors: Tensor | Array) -> None:
 def pack(buckets: Array, nbits: int) -> Array:
     """Bucket numbers (rows, dim) to bytes, as colbert-ai's `binarize` does."""
     bits = (buckets[..., None] >> np.arange(nbits)) & 1
-    return np.packbits(bits.astype(np.uint8).reshape(buckets.shape[0], -1), axis=1)
+    return np.packbits(bits.astype(np.uint8).reshape(buckets.shape[0], buckets.shape[1] * nbits), axis=1)
 
 
 def write_index(
