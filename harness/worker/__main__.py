@@ -66,6 +66,13 @@ def _run(cell: dict[str, Any], out_dir: str, phases: Phases, result: dict[str, A
         except ImportError as error:
             raise Ended("import_failed", f"{type(error).__name__}: {error}") from error
     result["provenance"] = provenance.collect(cell)
+    job = cell.get("job", "index")
+    if job != "index":
+        # Not imported for the main job, so that what it loads does not depend on the others.
+        from harness.worker import jobs
+
+        result.update(jobs.run(job, cell, out_dir, phases))
+        return
     index.require_device(cell)
     result.update(index.run(cell, out_dir, phases))
     result["provenance"].update(provenance.after(cell))

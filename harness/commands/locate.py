@@ -1,0 +1,58 @@
+"""`harness locate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from harness.commands.options import selection_options
+from harness.errors import ExitCode
+
+
+@click.command(name="locate")
+@click.argument("a")
+@click.argument("b")
+@selection_options
+@click.option("--repeats", type=click.IntRange(min=0), default=1, show_default=True, help="Extra runs of A, for noise.")
+@click.option("--no-replay", is_flag=True, help="Only the first stage: which artifact differs first.")
+@click.option("--repro", type=click.Path(path_type=Path, file_okay=False), help="Write repro scripts to this folder.")
+@click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Write locations.parquet here.")
+def command(
+    a: str, b: str, repeats: int, no_replay: bool, repro: Path | None, output: Path | None, **options: Any
+) -> int:
+    """Say where the difference of version B from version A starts: step, module, function, operator.
+
+    Versions that are not indexed yet are indexed first. Exit code 1 when they differ beyond the noise floor.
+    """
+    from rich.console import Console
+
+    from harness.experiment import Experiment, Selection
+    from harness.locate import locate, look, rows, show
+    from harness.pair import prepare_pair
+
+    pair = prepare_pair(Experiment(Selection(**options)), a, b, repeats=repeats)
+    written: list[str] = []
+    if no_replay:
+        location = look(pair)
+    else:
+        from harness.repro import write_repros
+
+        with pair.bench.scratch(f"locate-{a}-{b}") as folder:
+            location = locate(
+                pair,
+                folder,
+                report=lambda text: click.echo(text, err=True),
+                on_recording=lambda finding, recorded, in_b: written.extend(
+                    write_repros(pair, finding, recorded, in_b, repro) if repro else []
+                ),
+            )
+    show(location, Console(width=None if click.get_text_stream("stdout").isatty() else 160))
+    if output:
+        from harness.findings import write_table
+
+        click.echo(f"Table: {write_table(output, 'locations', rows(location))}")
+    for line in written:
+        click.echo(line)
+    return int(ExitCode.DIVERGENCE if location.diverged else ExitCode.OK)

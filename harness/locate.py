@@ -1,0 +1,386 @@
+"""Where a difference starts, by experiment: the step of the pipeline, then the module, function and operator.
+
+First the graph: artifacts that differ although all that they were computed from is equal. Then, for the step that made
+such an artifact, A's calls are recorded and fed one by one into B; see docs/localisation.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.text import Text
+from rich.tree import Tree
+
+from harness.graph import Change, Place, main_input, origins, pattern, trace
+from harness.metrics import Metrics, measure
+from harness.pair import Pair, Side
+from harness.replay import MISSING_A, MISSING_B, ORIGIN, UNSTABLE, Verdict, amount, counts, judge, summary
+from harness.store import Store
+from harness.tensors import Tensor, UnreadableTensor, read_safetensors
+
+_STEP_INPUTS: dict[str, dict[str, str]] = {
+    "encode": {"input_ids": "tensorize_output.input_ids", "attention_mask": "tensorize_output.attention_mask"},
+    "halve sample": {"local_sample_embs": "local_sample_embs"},
+    "k-means": {"sample": "sample"},
+    "normalize centroids": {"centroids_raw": "centroids_raw"},
+    "halve centroids": {"centroids_normalized": "centroids_normalized"},
+    "buckets": {"centroids_normalized": "centroids_normalized", "sample_heldout": "sample_heldout"},
+    "compress": {
+        "embs": "embs_*",
+        "centroids": "centroids",
+        "avg_residual": "avg_residual",
+        "bucket_cutoffs": "bucket_cutoffs",
+        "bucket_weights": "bucket_weights",
+    },
+    "sort codes": {"codes": "codes"},
+    "optimize ivf": {"ivf_unoptimized": "ivf_unoptimized", "values": "values", "doclens": "doclens"},
+}
+"""Steps that can be run by themselves: the step's name for an input, and the artifact that it is."""
+
+_RUN_AS = {"split sample": "halve sample"}
+"""Splitting shuffles with the indexer's own random state; what can be run by itself is the rounding before it."""
+
+
+@dataclass(frozen=True)
+class StepFinding:
+    """What running one step by itself, in A and in B, showed.
+
+    Attributes:
+        step: the step of the pipeline.
+        artifacts: the artifacts that it is the origin of.
+        outcome: `ok`, or why it could not be run by itself (then `reason` says more).
+        reason: one sentence.
+        verdicts: one per call; empty unless the outcome is `ok`.
+        gates: name to whether it held; nothing is claimed unless all of them do.
+        request: the job's request, for a repro.
+    """
+
+    step: str
+    artifacts: tuple[str, ...]
+    outcome: str
+    reason: str = ""
+    verdicts: tuple[Verdict, ...] = ()
+    gates: dict[str, bool] = field(default_factory=dict)
+    request: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def origins(self) -> list[Verdict]:
+        """The calls that differ with A's exact input and hold no such call inside."""
+        return [verdict for verdict in self.verdicts if verdict.status == ORIGIN]
+
+    @property
+    def trusted(self) -> bool:
+        """Whether every gate held."""
+        return all(self.gates.values())
+
+
+@dataclass(frozen=True)
+class Location:
+    """Everything found about a pair.
+
+    Attributes:
+        a: label of A.
+        b: label of B.
+        repeats: how often A was run again for the noise floor.
+        places: every artifact.
+        differences: artifact to its difference, where both sides are kept and can be compared.
+        findings: one per step of origin.
+    """
+
+    a: str
+    b: str
+    repeats: int
+    places: tuple[Place, ...]
+    differences: dict[str, str]
+    findings: tuple[StepFinding, ...] = ()
+
+    @property
+    def diverged(self) -> bool:
+        """Whether anything differs beyond the noise floor."""
+        return any(place.change in {Change.ORIGIN, Change.INHERITED} for place in self.places)
+
+
+def look(pair: Pair) -> Location:
+    """The first stage: origins in the graph of artifacts, without running anything."""
+    places = trace(pair.a.digests(), pair.b.digests(), noise=pair.noise)
+    differences = {
+        place.name: _difference(pair, place.name)
+        for place in places
+        if place.change not in {Change.EQUAL, Change.SWAPPED}
+    }
+    return Location(pair.a.cell.label, pair.b.cell.label, pair.repeats, places, differences)
+
+
+def _difference(pair: Pair, name: str) -> str:
+    a, b = pair.a.cell.artifacts.get(name), pair.b.cell.artifacts.get(name)
+    if a is None or b is None:
+        return f"only in {'B' if a is None else 'A'}"
+    if a.shape != b.shape:
+        return f"shape {list(a.shape)} against {list(b.shape)}"
+    if a.dtype != b.dtype:
+        return f"{a.dtype} against {b.dtype}"
+    try:
+        return amount(measure(pair.store.load(a), pair.store.load(b))).removeprefix(": ")
+    except UnreadableTensor:
+        return "differs; only digests were kept"
+
+
+def locate(
+    pair: Pair,
+    folder: Path,
+    *,
+    report: Callable[[str], None] = lambda _text: None,
+    on_recording: Callable[[StepFinding, Path, Path], None] = lambda _finding, _recording, _replayed: None,
+) -> Location:
+    """Both stages: the graph, then a replay of each step of origin.
+
+    Args:
+        pair: what to explain.
+        folder: scratch space for recordings (hundreds of MB for a batch of long passages); each is deleted after use.
+        report: says what is under way.
+        on_recording: called with each finding while its recording and B's results still exist.
+    """
+    found = look(pair)
+    findings = []
+    for step, artifacts in origins(found.places).items():
+        report(f"replaying the step {step!r}")
+        findings.append(replay_step(pair, step, artifacts, folder / step.replace(" ", "-"), on_recording))
+    return Location(found.a, found.b, found.repeats, found.places, found.differences, tuple(findings))
+
+
+def replay_step(
+    pair: Pair,
+    step: str,
+    artifacts: tuple[str, ...],
+    folder: Path,
+    on_recording: Callable[[StepFinding, Path, Path], None],
+) -> StepFinding:
+    """Record one step in A; replay it in A, which must change nothing, and in B."""
+    import shutil
+
+    try:
+        request, step_artifacts = step_request(pair.store, pair.a, pair.b, step, artifacts)
+    except LookupError as error:
+        return StepFinding(step, artifacts, "unsupported", str(error))
+    try:
+        jobs = {}
+        for name, side, job in (
+            ("recorded", pair.a, "record"),
+            ("again", pair.a, "replay"),
+            ("in_b", pair.b, "replay"),
+        ):
+            more = {"recording": str(folder / "recorded")} if job == "replay" else {}
+            done = pair.bench.run(side.spec, side.interpreter(), job, {**request, **more}, folder / name)
+            if not done.ok:
+                return StepFinding(step, artifacts, done.outcome, f"{job} in {side.cell.label}: {done.reason}")
+            jobs[name] = done
+        verdicts = judge(jobs["recorded"].out, jobs["in_b"].out, jobs["again"].out)
+        gates = {
+            "hooks on = hooks off": bool(jobs["recorded"].result["recorder_is_neutral"]),
+            "A's run = A's recording": jobs["again"].result["outputs"] == jobs["recorded"].result["outputs"],
+            "A replayed in A": not any(verdict.status == UNSTABLE for verdict in verdicts),
+        }
+        if step_artifacts:
+            gates["the step alone = the job's artifact"] = _reproduced(
+                pair.store, pair.a, step_artifacts, jobs["recorded"].out, request
+            )
+        finding = StepFinding(step, artifacts, "ok", "", tuple(verdicts), gates, request)
+        on_recording(finding, jobs["recorded"].out, jobs["in_b"].out)
+        return finding
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def step_request(
+    store: Store, a: Side, b: Side, step: str, artifacts: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """What a `record` job needs to run one step with A's artifacts.
+
+    Returns:
+        The request, and the step's outputs by the artifact that each must be equal to in A.
+
+    Raises:
+        LookupError: the step cannot be run by itself, or an artifact that it needs was not kept; one sentence.
+    """
+    run_as = _RUN_AS.get(step, step)
+    if run_as not in _STEP_INPUTS:
+        raise LookupError(f"The step {step!r} runs no torch operator that could be replayed by itself.")
+    chunk = next((chunk for _generic, chunk in map(pattern, artifacts) if chunk is not None), "0")
+    inputs = {}
+    for name, generic in _STEP_INPUTS[run_as].items():
+        artifact = a.cell.artifacts.get(generic.replace("*", chunk))
+        if artifact is None or not artifact.stored:
+            raise LookupError(
+                f"The step {step!r} needs {generic.replace('*', chunk)}, which was not kept: index with --capture full."
+            )
+        inputs[name] = str(store.object_path(artifact.digest))
+    request: dict[str, Any] = {"step": run_as, "inputs": inputs}
+    for known, size in (("centroids_raw", 0), ("ivf_lengths", 0), ("centroids", 0)):
+        if known in a.cell.artifacts:
+            request["settings"] = {"partitions": a.cell.artifacts[known].shape[size]}
+            break
+    outputs = {name: name for name in artifacts}
+    if run_as == "compress":
+        outputs = {f"{chunk}.{what}": f"chunk.{what}" for what in ("codes", "residuals")}
+    elif run_as == "encode":
+        rows = _batch_rows(store, a, b)
+        request["rows"] = {"input_ids": rows, "attention_mask": rows}
+        outputs = {"batches": "batches"} if "batches" in a.cell.artifacts else {}
+    elif run_as == "halve sample":
+        outputs = {}
+    return request, outputs
+
+
+def _batch_rows(store: Store, a: Side, b: Side) -> list[int]:
+    """The first batch of the first outer batch in which the two sides differ; the first of all if none does."""
+    size = int(a.cell.spec["settings"]["index_bsize"])
+    total = a.cell.artifacts["tensorize_output.input_ids"].shape[0]
+    start = 0
+    try:
+        x, y = (store.load(side.cell.artifacts["batches"]) for side in (a, b))
+        if x.shape == y.shape:
+            differing = np.flatnonzero((x.data != y.data).reshape(x.shape[0], -1).any(axis=1))
+            start = int(differing[0]) // size * size if differing.size else 0
+    except (KeyError, UnreadableTensor):
+        start = 0
+    return [start, min(start + size, total)]
+
+
+def _reproduced(store: Store, a: Side, outputs: dict[str, str], folder: Path, request: dict[str, Any]) -> bool:
+    for artifact, output in outputs.items():
+        if artifact not in a.cell.artifacts:
+            continue
+        try:
+            wanted = store.load(a.cell.artifacts[artifact]).data
+            got: Tensor = read_safetensors(folder / "outputs" / f"{output}.safetensors")["tensor"]
+        except UnreadableTensor:
+            return False
+        if artifact == "batches":
+            wanted = wanted[slice(*request["rows"]["input_ids"])]
+        if wanted.shape != got.shape or not np.array_equal(wanted, got.data):
+            return False
+    return True
+
+
+# ---- words ------------------------------------------------------------------------------------------------------------
+
+_MARK = {
+    Change.EQUAL: ("=", "green"),
+    Change.ORIGIN: ("ORIGIN", "bold red"),
+    Change.INHERITED: ("inherited", "yellow"),
+    Change.NOISE: ("noise", "magenta"),
+    Change.SWAPPED: ("swapped in", "cyan"),
+}
+
+
+def tree(places: Sequence[Place], differences: dict[str, str]) -> Tree:
+    """The pipeline as a tree: each artifact below the input that its difference would come from."""
+    inside = {place.name for place in places}
+    root = Tree("collection, checkpoint, settings")
+    nodes: dict[str | None, Tree] = {None: root}
+    for place in places:
+        parent = main_input(place, inside)
+        word, style = _MARK[place.change]
+        line = Text.assemble((f"{place.name} ", ""), (word, style))
+        if place.change is not Change.EQUAL and differences.get(place.name):
+            line.append(f"  {differences[place.name]}", "dim")
+        if place.change is Change.ORIGIN:
+            line.append(f"  (step: {place.step})", "bold")
+        nodes[place.name] = nodes.get(parent, root).add(line)
+    return root
+
+
+def sentences(location: Location) -> list[str]:
+    """What was found, in plain words."""
+    floor = (
+        f"{location.a} was run {location.repeats} more time{'s' if location.repeats > 1 else ''} for the noise floor"
+        if location.repeats
+        else "the noise floor was not measured"
+    )
+    noisy = [place.name for place in location.places if place.change is Change.NOISE]
+    lines = []
+    if not location.diverged:
+        equal = sum(place.change is Change.EQUAL for place in location.places)
+        lines.append(
+            f"{location.a} and {location.b}: nothing differs beyond the noise floor ({equal} of {len(location.places)} "
+            f"artifacts are bit for bit equal; {floor})."
+        )
+    else:
+        inherited = sum(place.change is Change.INHERITED for place in location.places)
+        starts = "; ".join(f"{step} ({', '.join(names)})" for step, names in origins(location.places).items())
+        lines.append(
+            f"{location.a} -> {location.b}: the difference starts in {starts or 'nothing but noise'}; {inherited} more "
+            f"artifacts inherit it ({floor})."
+        )
+    if noisy:
+        lines.append(f"Noise, of which nothing follows: {', '.join(noisy)}.")
+    for finding in location.findings:
+        lines += _finding(finding)
+    return lines
+
+
+def _finding(finding: StepFinding) -> list[str]:
+    head = f"{finding.step}: "
+    if finding.outcome != "ok":
+        return [f"{head}not replayed ({finding.outcome}): {finding.reason}"]
+    failed = [name for name, held in finding.gates.items() if not held]
+    if failed:
+        return [f"{head}nothing is claimed, because a gate failed: {'; '.join(failed)}."]
+    found = counts(finding.verdicts)
+    total = sum(number for status, number in found.items() if status != MISSING_A)
+    lines = summary(finding.verdicts)
+    rest = f"{found.get('propagates', 0)} of {total} calls only pass a difference on"
+    structure = found.get(MISSING_A, 0) + found.get(MISSING_B, 0)
+    if structure:
+        rest += f", {structure} calls exist on one side only"
+    if not lines:
+        return [f"{head}no call differs when it gets A's exact input; {rest}."]
+    return [f"{head}{line}." for line in lines] + [f"{head}{rest}."]
+
+
+def show(location: Location, console: Console) -> None:
+    """Print the tree and the sentences."""
+    console.print(tree(location.places, location.differences))
+    console.print()
+    for line in sentences(location):
+        console.print(escape(line), highlight=False, soft_wrap=True)
+
+
+COLUMNS = (
+    "a", "b", "step", "artifacts", "kind", "module", "name", "number", "status", "reason", "n", "n_mismatch", "max_abs",
+    "max_ulp", "trusted",
+)  # fmt: skip
+
+
+def rows(location: Location) -> list[dict[str, Any]]:
+    """One row per call of each replayed step, for `locations.parquet`."""
+    found = []
+    for finding in location.findings:
+        for verdict in finding.verdicts:
+            metrics: Metrics | None = verdict.metrics
+            found.append(
+                {
+                    "a": location.a,
+                    "b": location.b,
+                    "step": finding.step,
+                    "artifacts": ",".join(finding.artifacts),
+                    "kind": verdict.kind,
+                    "module": verdict.module,
+                    "name": verdict.name,
+                    "number": verdict.number,
+                    "status": verdict.status,
+                    "reason": verdict.reason,
+                    "n": metrics.n if metrics else None,
+                    "n_mismatch": metrics.n_mismatch if metrics else None,
+                    "max_abs": metrics.max_abs if metrics else None,
+                    "max_ulp": metrics.max_ulp if metrics else None,
+                    "trusted": finding.trusted,
+                }
+            )
+    return found

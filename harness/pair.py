@@ -1,0 +1,137 @@
+"""Two cells to be explained, each with what runs jobs in its environment: what `locate`, `swap` and `blame` share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from harness.cells import CellSpec
+from harness.environments import disk_errors, ensure_environment
+from harness.errors import InfrastructureError
+from harness.experiment import Experiment
+from harness.jobs import Workbench
+from harness.progress import Board
+from harness.runner import Interpreter
+from harness.store import Cell, Store
+from harness.sweep import run_plan
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two cells.
+
+    Attributes:
+        cell: stored, and ended well.
+        interpreter: of its environment; built when it is first asked for.
+    """
+
+    cell: Cell
+    interpreter: Callable[[], Interpreter]
+
+    @property
+    def spec(self) -> CellSpec:
+        """The cell's specification."""
+        return CellSpec(**self.cell.spec)
+
+    def digests(self) -> dict[str, str]:
+        """Artifact to digest."""
+        return {name: artifact.digest for name, artifact in self.cell.artifacts.items()}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A and B, and what they have in common.
+
+    Attributes:
+        a: the older.
+        b: the newer.
+        noise: artifacts that change when A is run again.
+        repeats: how often A was run again; 0 leaves the noise floor unknown.
+        store: where their tensors are.
+        bench: runs jobs.
+    """
+
+    a: Side
+    b: Side
+    noise: frozenset[str]
+    repeats: int
+    store: Store
+    bench: Workbench
+
+
+def noise_floor(cell: Cell, repeats: Mapping[str, Cell] | list[Cell]) -> frozenset[str]:
+    """Artifacts that differ between a cell and any of its repeats."""
+    others = list(repeats.values()) if isinstance(repeats, Mapping) else repeats
+    return frozenset(
+        name
+        for other in others
+        for name in {*cell.artifacts, *other.artifacts}
+        if _digest(cell, name) != _digest(other, name)
+    )
+
+
+def _digest(cell: Cell, name: str) -> str | None:
+    artifact = cell.artifacts.get(name)
+    return artifact.digest if artifact else None
+
+
+def interpreters(experiment: Experiment, note: Callable[[str], None]) -> Callable[[str], Callable[[], Interpreter]]:
+    """Version to a function that returns its interpreter, building the environment if it is needed."""
+
+    def of(version: str) -> Callable[[], Interpreter]:
+        def interpreter() -> Interpreter:
+            brought = experiment.brought(version)
+            if brought is not None:
+                return brought
+            with disk_errors(experiment.home):
+                environment = ensure_environment(
+                    experiment.home,
+                    experiment.matrix,
+                    experiment.locks,
+                    version,
+                    experiment.device.flavour,
+                    report=note,
+                )
+            return Interpreter(environment.python)
+
+        return interpreter
+
+    return of
+
+
+def workbench(experiment: Experiment) -> Workbench:
+    """What jobs of an experiment have in common."""
+    return Workbench(
+        experiment.home, experiment.checkpoint.path, experiment.device.kind, experiment.job.deadline_seconds
+    )
+
+
+def prepare_pair(experiment: Experiment, a: str, b: str, *, repeats: int = 1) -> Pair:
+    """Index with both versions where that is not done yet, A once more for the noise floor, and return the pair.
+
+    A version against itself is a pair too: the first run and its repeat.
+
+    Raises:
+        InfrastructureError: a cell ended badly.
+    """
+    a, b = experiment.matrix.require(a), experiment.matrix.require(b)
+    same = a == b
+    plan = experiment.plan([a] if same else [a, b], {a: max(repeats, 2 if same else 0)})
+    labels = [f"{p.spec.version}#{p.spec.repeat}" if p.spec.repeat else p.spec.version for p in plan]
+    with Board(labels) as board:
+        cells = run_plan(experiment, plan, board, evict_after=False)
+    for cell in cells:
+        if cell.outcome != "ok":
+            raise InfrastructureError(f"{cell.label} ended as {cell.outcome} and cannot be compared: {cell.reason}")
+    first = next(cell for cell in cells if cell.version == a and not cell.repeat)
+    again = [cell for cell in cells if cell.version == a and cell.repeat]
+    second = again.pop(0) if same else next(cell for cell in cells if cell.version == b)
+    of = interpreters(experiment, board.note)
+    return Pair(
+        Side(first, of(a)),
+        Side(second, of(b)),
+        noise_floor(first, again),
+        len(again),
+        experiment.store,
+        workbench(experiment),
+    )

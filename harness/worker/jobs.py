@@ -1,0 +1,27 @@
+"""The jobs beside `index`, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from harness.worker import probe, replay
+from harness.worker.outcomes import Ended
+
+JOBS: dict[str, Callable[[dict[str, Any], str, Any], dict[str, Any]]] = {
+    "record": replay.record,
+    "replay": replay.replay,
+    "trim": replay.trim,
+    "probe": probe.run,
+}
+
+
+def run(name: str, cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
+    """Run a job by name; returns what belongs in its result.
+
+    Raises:
+        Ended: `unsupported` for a name that this worker does not know.
+    """
+    if name not in JOBS:
+        raise Ended("unsupported", f"This worker knows no job {name!r}; it knows index, {', '.join(JOBS)}.")
+    return JOBS[name](cell, out_dir, phases)

@@ -1,0 +1,274 @@
+"""Write down every module call, public function and operator of a run, with its exact inputs and outputs.
+
+Three nested levels, so that an origin can be named as closely as it can be shown: calls of modules (by path and call
+number), public functions of torch (`torch.nn.functional.linear`), and the operators that they come down to
+(`aten.addmm.default`), the last two with the module that they ran in. Tensors are kept once, by the digest of their
+elements; how a tensor lay in memory (strides, offset) is kept with each use of it, since kernels are chosen by that too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch.overrides import TorchFunctionMode, resolve_name
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from harness.worker.capture import _patched
+
+_DATA_FREE = {
+    "empty",
+    "empty_like",
+    "empty_strided",
+    "new_empty",
+    "new_empty_strided",
+    "resize_",
+    "_local_scalar_dense",
+}
+"""Operators whose result is memory as it was found, or no tensor."""
+
+_MOVES_NOTHING = {
+    "__get__", "__set__", "size", "dim", "stride", "view", "view_as", "permute", "transpose", "t", "expand", "expand_as",
+    "unsqueeze", "squeeze", "reshape", "flatten", "split", "numel", "is_floating_point", "is_complex", "__len__",
+    "data_ptr", "tolist", "item", "detach", "numpy", "__array__", "__bool__", "__int__", "__format__", "__repr__", "cpu",
+    "size_", "ndimension", "get_device", "is_contiguous", "type", "chunk", "unbind", "__iter__", "__contains__",
+    "has_names", "element_size", "is_cuda", "storage_offset", "narrow", "__hash__", "requires_grad_",
+}  # fmt: skip
+"""Functions that compute nothing: seeing them as calls of their own would only repeat their neighbours' tensors."""
+
+
+def tensor_digest(tensor: torch.Tensor) -> str:
+    """Hex digest of a tensor's dtype, shape and elements."""
+    plain = tensor.detach().to("cpu").contiguous()
+    found = hashlib.sha256(f"{plain.dtype} {tuple(plain.shape)} ".encode())
+    if plain.numel():
+        found.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()[:32]
+
+
+class Shelf:
+    """Tensors in a folder, one file each, named by digest.
+
+    Args:
+        folder: made if it does not exist.
+        keep: False to take digests only.
+    """
+
+    def __init__(self, folder: str, *, keep: bool = True) -> None:
+        self.folder, self.keep = folder, keep
+        self._written: set[str] = set()
+        os.makedirs(folder, exist_ok=True)
+
+    def path(self, digest: str) -> str:
+        """Where a tensor is, or would be."""
+        return os.path.join(self.folder, f"{digest}.safetensors")
+
+    def put(self, tensor: torch.Tensor) -> dict[str, Any]:
+        """Keep a tensor; return how to find and to lay it out again."""
+        digest = tensor_digest(tensor)
+        if self.keep and digest not in self._written:
+            save_file({"tensor": tensor.detach().to("cpu").contiguous().clone()}, self.path(digest))
+            self._written.add(digest)
+        return {
+            "tensor": digest,
+            "dtype": str(tensor.dtype).replace("torch.", ""),
+            "shape": list(tensor.shape),
+            "stride": list(tensor.stride()),
+            "offset": int(tensor.storage_offset()) % 16,
+            "device": tensor.device.type,
+        }
+
+    def get(self, reference: dict[str, Any]) -> torch.Tensor:
+        """Return a kept tensor with the strides that it had, and its offset modulo 16 elements."""
+        held = load_file(self.path(reference["tensor"]))["tensor"]
+        held = held.to(reference["device"])
+        shape, stride, offset = reference["shape"], reference["stride"], reference["offset"]
+        if not held.numel() or (list(held.stride()) == stride and not offset):
+            return held
+        span = 1 + sum((size - 1) * step for size, step in zip(shape, stride))
+        laid = torch.zeros(offset + span, dtype=held.dtype, device=held.device).as_strided(shape, stride, offset)
+        # A dimension of stride 0 is one element seen many times: write it once.
+        once = tuple(slice(0, 1) if step == 0 and size > 1 else slice(None) for size, step in zip(shape, stride))
+        laid[once].copy_(held[once])
+        return laid
+
+
+def encode(value: Any, shelf: Shelf) -> Any:
+    """Turn arguments or results into JSON, tensors into references; what cannot come back is `opaque`."""
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return {"float": value.hex()}
+    if isinstance(value, torch.Tensor):
+        return shelf.put(value)
+    for kind, name in (
+        (torch.dtype, "dtype"),
+        (torch.layout, "layout"),
+        (torch.memory_format, "memory_format"),
+    ):
+        if isinstance(value, kind):
+            return {name: str(value).replace("torch.", "")}
+    if isinstance(value, torch.device):
+        return {"place": str(value)}
+    if isinstance(value, slice):
+        return {"slice": [encode(part, shelf) for part in (value.start, value.stop, value.step)]}
+    if isinstance(value, dict):
+        return {"dict": [[str(key), encode(part, shelf)] for key, part in value.items()]}
+    if isinstance(value, (list, tuple)):
+        return {"list" if isinstance(value, list) else "tuple": [encode(part, shelf) for part in value]}
+    return {"opaque": type(value).__name__}
+
+
+def decode(value: Any, shelf: Shelf) -> Any:
+    """The opposite of `encode`.
+
+    Raises:
+        ValueError: something opaque.
+    """
+    if not isinstance(value, dict):
+        return value
+    if "tensor" in value:
+        return shelf.get(value)
+    (kind, content), *_ = value.items()
+    if kind == "float":
+        return float.fromhex(content)
+    if kind in {"dtype", "layout", "memory_format"}:
+        return getattr(torch, content)
+    if kind == "place":
+        return torch.device(content)
+    if kind == "opaque":
+        raise ValueError(f"an argument of type {content} was not recorded")
+    if kind == "dict":
+        return {key: decode(part, shelf) for key, part in content}
+    parts = [decode(part, shelf) for part in content]
+    return slice(*parts) if kind == "slice" else tuple(parts) if kind == "tuple" else parts
+
+
+def references(value: Any) -> list[dict[str, Any]]:
+    """The tensor references inside an encoded value, in order."""
+    if not isinstance(value, dict):
+        return []
+    if "tensor" in value:
+        return [value]
+    parts = next(iter(value.values()))
+    if "dict" in value:
+        parts = [part for _key, part in parts]
+    return [found for part in parts for found in references(part)] if isinstance(parts, list) else []
+
+
+def _is_view(operator: Any) -> bool:
+    try:
+        returned = operator._schema.returns
+    except AttributeError:
+        return False
+    return bool(returned) and all(r.alias_info is not None and not r.alias_info.is_write for r in returned)
+
+
+class _Operators(TorchDispatchMode):
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+        kwargs = kwargs or {}
+        recorder = self._recorder
+        name = str(func)
+        if recorder.paused or _is_view(func) or name.split(".")[1] in _DATA_FREE:
+            return func(*args, **kwargs)
+        return recorder.call("operator", name, func, args, kwargs)
+
+
+class _Functions(TorchFunctionMode):
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+        kwargs = kwargs or {}
+        recorder = self._recorder
+        if recorder.paused or getattr(func, "__name__", "") in _MOVES_NOTHING:
+            return func(*args, **kwargs)
+        name = resolve_name(func)
+        if not name or name.endswith("__get__"):
+            return func(*args, **kwargs)
+        return recorder.call("function", name, func, args, kwargs)
+
+
+class Recorder:
+    """Writes calls down while `recording` is active.
+
+    Args:
+        shelf: for tensors.
+        modules: the model's modules by path; empty where a step has no model.
+    """
+
+    def __init__(self, shelf: Shelf, modules: dict[str, Any]) -> None:
+        self.shelf = shelf
+        self.calls: list[dict[str, Any]] = []
+        self.paused = False
+        self._paths = {id(module): path for path, module in modules.items()}
+        self._numbers: Counter[tuple[str, str, str]] = Counter()
+        self._module = [""]
+
+    @contextlib.contextmanager
+    def _quiet(self) -> Iterator[None]:
+        paused, self.paused = self.paused, True
+        try:
+            yield
+        finally:
+            self.paused = paused
+
+    def call(self, kind: str, name: str, function: Any, args: Any, kwargs: Any) -> Any:
+        """Run `function` and write the call down; the inputs first, because it may change them in place."""
+        place = self._module[-1]
+        number = self._numbers[kind, place, name]
+        self._numbers[kind, place, name] += 1
+        record: dict[str, Any] = {"kind": kind, "module": place, "name": name, "number": number}
+        with self._quiet():
+            record["args"] = encode(tuple(args), self.shelf)
+            record["kwargs"] = encode(dict(kwargs), self.shelf)
+        before = len(self.calls)
+        self.calls.append(record)
+        if kind == "module":
+            self._module.append(f"{name}#{number}" if number else name)
+        try:
+            result = function(*args, **kwargs)
+        finally:
+            if kind == "module":
+                self._module.pop()
+        with self._quiet():
+            record["result"] = encode(result, self.shelf)
+        record["inner"] = len(self.calls) - before - 1
+        if kind == "function" and not record["inner"]:
+            # It came down to no operator: a getter, or a change of layout.
+            self.calls.pop(before)
+            self._numbers[kind, place, name] -= 1
+        return result
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[None]:
+        """Write down everything inside the `with` block."""
+        original = torch.nn.Module.__call__
+        recorder = self
+
+        def call(module: Any, *args: Any, **kwargs: Any) -> Any:
+            path = recorder._paths.get(id(module))
+            if path is None or recorder.paused:
+                return original(module, *args, **kwargs)
+            return recorder.call("module", path, lambda *a, **k: original(module, *a, **k), args, kwargs)
+
+        with _patched(torch.nn.Module, "__call__", call), _Functions(self), _Operators(self):
+            yield
+
+
+def write_calls(path: str, calls: list[dict[str, Any]]) -> None:
+    """Write calls as JSON."""
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(calls, file)

@@ -1,0 +1,193 @@
+"""The jobs `record` and `replay`: write down one step's calls in A, and feed each its exact input in B.
+
+`record` runs a step twice, without and with the recorder, and says whether both gave the same bits. `replay` runs the
+step freely too, for the structure and for what changes when differences are passed on, then every recorded call by
+itself. Nothing is judged here: results go to files, and the reducer compares them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from harness.worker import steps
+from harness.worker.index import _extensions, _no_remote_code, require_device
+from harness.worker.recording import Recorder, Shelf, decode, encode, references, tensor_digest, write_calls
+
+
+def _inputs(cell: dict[str, Any]) -> steps.Tensors:
+    found = {name: load_file(path)["tensor"] for name, path in cell["inputs"].items()}
+    for name, (start, stop) in cell.get("rows", {}).items():
+        found[name] = found[name][start:stop].clone()
+    return found
+
+
+def _modules(cell: dict[str, Any], setting: steps.Setting) -> dict[str, Any]:
+    if cell["step"] != steps.ENCODE:
+        return {}
+    return {name: module for name, module in setting.model().named_modules() if name}
+
+
+def _recorded(cell: dict[str, Any], setting: steps.Setting, shelf: Shelf) -> tuple[list[dict[str, Any]], steps.Tensors]:
+    modules = _modules(cell, setting)
+    recorder = Recorder(shelf, modules)
+    inputs = _inputs(cell)
+    with recorder.recording():
+        outputs = recorder.call(
+            "step", cell["step"], lambda given: steps.run(cell["step"], setting, given), (inputs,), {}
+        )
+    return recorder.calls, outputs
+
+
+def _prepare(cell: dict[str, Any], phases: Any) -> steps.Setting:
+    require_device(cell)
+    with phases("import"):
+        _extensions(cell)
+        _no_remote_code(cell["checkpoint"])
+    setting = steps.Setting(cell)
+    with phases("load"):
+        if cell["step"] == steps.ENCODE:
+            setting.model()
+    return setting
+
+
+def record(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
+    """Record the calls of one step.
+
+    Args:
+        cell: `step`, `inputs` (artifact name to a safetensors file), `rows` (name to the rows that are used),
+            `checkpoint`, `settings`, `device`.
+        out_dir: gets `calls.json`, `tensors/` and `outputs/NAME.safetensors`.
+        phases: times and names the phases.
+
+    Returns:
+        `outputs` (name to digest) and `recorder_is_neutral`.
+    """
+    setting = _prepare(cell, phases)
+    with phases("plain"):
+        plain = {name: tensor_digest(t) for name, t in steps.run(cell["step"], setting, _inputs(cell)).items()}
+    with phases("record"):
+        calls, outputs = _recorded(cell, setting, Shelf(os.path.join(out_dir, "tensors"), keep=cell.get("keep", True)))
+    write_calls(os.path.join(out_dir, "calls.json"), calls)
+    os.makedirs(os.path.join(out_dir, "outputs"), exist_ok=True)
+    for name, tensor in outputs.items():
+        _save(tensor, os.path.join(out_dir, "outputs", f"{name}.safetensors"))
+    digests = {name: tensor_digest(tensor) for name, tensor in outputs.items()}
+    return {"outputs": digests, "recorder_is_neutral": digests == plain, "calls": len(calls)}
+
+
+def _resolve(call: dict[str, Any], modules: dict[str, Any], setting: steps.Setting) -> Any:
+    """What to call in this environment.
+
+    Raises:
+        LookupError: it does not exist here.
+    """
+    name = call["name"]
+    if call["kind"] == "step":
+        return lambda given: steps.run(name, setting, given)
+    if call["kind"] == "module":
+        return modules[name]
+    found: Any = torch.ops if call["kind"] == "operator" else torch
+    parts = name.split(".")
+    for part in parts if call["kind"] == "operator" else parts[1:]:
+        if not hasattr(found, part):
+            raise LookupError(f"{name} does not exist in torch {torch.__version__}")
+        found = getattr(found, part)
+    return found
+
+
+def _replayed(
+    call: dict[str, Any], function: Any, setting: steps.Setting, source: Shelf, target: Shelf
+) -> dict[str, Any]:
+    args, kwargs = decode(call["args"], source), decode(call["kwargs"], source)
+    with torch.inference_mode():
+        if call["kind"] in {"module", "function"} and setting._model is not None:
+            with setting.model().amp_manager.context():
+                result = function(*args, **kwargs)
+        else:
+            result = function(*args, **kwargs)
+    expected = [reference["tensor"] for reference in references(call["result"])]
+    target.keep = False
+    got = references(encode(result, target))
+    if [reference["tensor"] for reference in got] == expected:
+        return {"status": "equal"}
+    target.keep = True
+    return {"status": "different", "result": encode(result, target)}
+
+
+def replay(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
+    """Feed each call of `cell["recording"]` (a `record` job's folder) its exact input in this environment.
+
+    Args:
+        cell: as for `record`, and `recording`.
+        out_dir: gets `replay.json` (one entry per recorded call), `calls.json` of the free run and `tensors/`.
+        phases: times and names the phases.
+
+    Returns:
+        `outputs` of the free run, by digest.
+    """
+    setting = _prepare(cell, phases)
+    target = Shelf(os.path.join(out_dir, "tensors"), keep=False)
+    with phases("free run"):
+        free, outputs = _recorded(cell, setting, target)
+    write_calls(os.path.join(out_dir, "calls.json"), free)
+    source = Shelf(os.path.join(cell["recording"], "tensors"))
+    with open(os.path.join(cell["recording"], "calls.json"), encoding="utf-8") as file:
+        calls = json.load(file)
+    modules = _modules(cell, setting)
+    found = []
+    with phases("replay"):
+        for call in calls:
+            try:
+                found.append(_replayed(call, _resolve(call, modules, setting), setting, source, target))
+            except LookupError as error:
+                found.append({"status": "absent", "reason": str(error)})
+            except Exception as error:
+                # A call that this version refuses is a row of the table; the other calls go on.
+                found.append({"status": "refused", "reason": f"{type(error).__name__}: {error}"[:500]})
+    with open(os.path.join(out_dir, "replay.json"), "w", encoding="utf-8") as file:
+        json.dump(found, file)
+    return {"outputs": {name: tensor_digest(tensor) for name, tensor in outputs.items()}, "calls": len(calls)}
+
+
+def trim(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
+    """Run one call on ever more rows of its inputs, to find the fewest that show a difference.
+
+    Args:
+        cell: `call` (a record of `calls.json`), `recording`, `windows` (pairs of start and stop along the first
+            dimension of the arguments whose places are in `cut`).
+        out_dir: gets `WINDOW-RESULT.safetensors` for each tensor of each result.
+        phases: times and names the phases.
+
+    Returns:
+        `windows`: the numbers of those that could be run; `refused`: number to the reason of the others.
+    """
+    require_device(cell)
+    source = Shelf(os.path.join(cell["recording"], "tensors"))
+    call = cell["call"]
+    function = _resolve(call, {}, steps.Setting({**cell, "step": ""}))
+    done: list[int] = []
+    refused: dict[str, str] = {}
+    with phases("trim"), torch.inference_mode():
+        for number, window in enumerate(cell["windows"]):
+            args = list(decode(call["args"], source))
+            for place in cell["cut"]:
+                args[place] = args[place][slice(*window)].clone(memory_format=torch.contiguous_format)
+            try:
+                result = function(*args, **decode(call["kwargs"], source))
+            except Exception as error:
+                refused[str(number)] = f"{type(error).__name__}: {error}"[:300]
+                continue
+            for place, part in enumerate([result] if isinstance(result, torch.Tensor) else list(result)):
+                if isinstance(part, torch.Tensor):
+                    _save(part, os.path.join(out_dir, f"{number}-{place}.safetensors"))
+            done.append(number)
+    return {"windows": done, "refused": refused}
+
+
+def _save(tensor: torch.Tensor, path: str) -> None:
+    save_file({"tensor": tensor.detach().to("cpu").contiguous().clone()}, path)

@@ -1,0 +1,175 @@
+"""Single steps of colbert-ai's indexer, run by themselves from stored artifacts, with colbert-ai's own code.
+
+A step takes tensors by artifact name and returns tensors by artifact name. Where colbert-ai has a method for the step,
+that method runs, on a stand-in for the indexer that has only what the method reads.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from harness.worker import capture
+from harness.worker.outcomes import Ended
+
+Tensors = dict[str, torch.Tensor]
+ENCODE = "encode"
+
+
+class Setting:
+    """What a step may need beside its inputs: the cell, colbert-ai's configuration and, for encoding, the model."""
+
+    def __init__(self, cell: dict[str, Any]) -> None:
+        self.cell = cell
+        self._model: Any = None
+
+    @property
+    def gpu(self) -> bool:
+        """Whether the cell runs on a GPU."""
+        return bool(self.cell["device"] != "cpu")
+
+    def config(self) -> Any:
+        """colbert-ai's configuration, as the index job makes it."""
+        from colbert.infra import ColBERTConfig
+
+        settings = self.cell["settings"]
+        names = ("nbits", "dim", "index_bsize", "doc_maxlen", "kmeans_niters")
+        config = ColBERTConfig(
+            **{name: settings[name] for name in names},
+            checkpoint=self.cell["checkpoint"],
+            model_name=self.cell["checkpoint"],
+            gpus=1 if self.gpu else 0,
+            avoid_fork_if_possible=True,
+        )
+        config.nranks, config.rank = 1, 0
+        return config
+
+    def model(self) -> Any:
+        """The checkpoint, loaded once."""
+        if self._model is None:
+            from colbert.modeling.checkpoint import Checkpoint
+
+            self._model = Checkpoint(self.cell["checkpoint"], colbert_config=self.config(), verbose=0)
+            if self.gpu:
+                self._model = self._model.cuda()
+            self._model.eval()
+        return self._model
+
+    def indexer(self, **more: Any) -> Any:
+        """A stand-in for `CollectionIndexer` with only what its numeric methods read."""
+        config = self.config()
+        return SimpleNamespace(use_gpu=self.gpu, config=config, rank=0, verbose=0, **more)
+
+
+def _encode(setting: Setting, inputs: Tensors) -> Tensors:
+    model = setting.model()
+    embeddings, _mask = model.doc(
+        inputs["input_ids"], inputs["attention_mask"], keep_dims="return_mask", to_cpu=not setting.gpu
+    )
+    return {"batches": embeddings}
+
+
+def _halve_sample(_setting: Setting, inputs: Tensors) -> Tensors:
+    return {"halved": inputs["local_sample_embs"].half()}
+
+
+def _kmeans(setting: Setting, inputs: Tensors) -> Tensors:
+    from colbert.indexing import collection_indexer
+
+    settings = setting.cell["settings"]
+    found = collection_indexer.compute_faiss_kmeans(
+        settings["dim"], settings["partitions"], settings["kmeans_niters"], [[inputs["sample"]]]
+    )
+    return {"centroids_raw": found}
+
+
+def _normalize_centroids(setting: Setting, inputs: Tensors) -> Tensors:
+    from colbert.indexing import collection_indexer
+
+    def already(*_args: Any, **_kwargs: Any) -> torch.Tensor:
+        return inputs["centroids_raw"]
+
+    stub = setting.indexer(num_partitions=inputs["centroids_raw"].shape[0])
+    with capture._patched(collection_indexer, "compute_faiss_kmeans", already):
+        return {"centroids_normalized": collection_indexer.CollectionIndexer._train_kmeans(stub, None, None)}
+
+
+def _halve_centroids(_setting: Setting, inputs: Tensors) -> Tensors:
+    return {"centroids": inputs["centroids_normalized"].half()}
+
+
+def _buckets(setting: Setting, inputs: Tensors) -> Tensors:
+    from colbert.indexing.codecs.residual import ResidualCodec
+    from colbert.indexing.collection_indexer import CollectionIndexer
+
+    centroids = inputs["centroids_normalized"]
+    cutoffs, weights, average = CollectionIndexer._compute_avg_residual(
+        setting.indexer(), centroids, inputs["sample_heldout"]
+    )
+    codec = ResidualCodec(setting.config(), centroids, average, cutoffs, weights)
+    return {
+        "bucket_cutoffs": codec.bucket_cutoffs,
+        "bucket_weights": codec.bucket_weights,
+        "avg_residual": codec.avg_residual,
+    }
+
+
+def _compress(setting: Setting, inputs: Tensors) -> Tensors:
+    from colbert.indexing.codecs.residual import ResidualCodec
+
+    codec = ResidualCodec(
+        setting.config(),
+        inputs["centroids"],
+        inputs["avg_residual"],
+        inputs["bucket_cutoffs"],
+        inputs["bucket_weights"],
+    )
+    compressed = codec.compress(inputs["embs"])
+    return {"chunk.codes": compressed.codes, "chunk.residuals": compressed.residuals}
+
+
+def _sort_codes(_setting: Setting, inputs: Tensors) -> Tensors:
+    ordered = inputs["codes"].sort()
+    return {"values": ordered.values, "ivf_unoptimized": ordered.indices}
+
+
+def _optimize_ivf(setting: Setting, inputs: Tensors) -> Tensors:
+    from colbert.indexing.utils import optimize_ivf
+
+    lengths = torch.bincount(inputs["values"], minlength=setting.cell["settings"]["partitions"])
+    with tempfile.TemporaryDirectory() as folder:
+        with open(os.path.join(folder, "doclens.0.json"), "w", encoding="utf-8") as file:
+            json.dump(inputs["doclens"].tolist(), file)
+        ivf, ivf_lengths = optimize_ivf(inputs["ivf_unoptimized"], lengths, folder, verbose=0)
+    return {"ivf": ivf, "ivf_lengths": ivf_lengths}
+
+
+STEPS: dict[str, Callable[[Setting, Tensors], Tensors]] = {
+    ENCODE: _encode,
+    "halve sample": _halve_sample,
+    "k-means": _kmeans,
+    "normalize centroids": _normalize_centroids,
+    "halve centroids": _halve_centroids,
+    "buckets": _buckets,
+    "compress": _compress,
+    "sort codes": _sort_codes,
+    "optimize ivf": _optimize_ivf,
+}
+
+
+def run(name: str, setting: Setting, inputs: Tensors) -> Tensors:
+    """Run one step as the index job does: in inference mode.
+
+    Raises:
+        Ended: `unsupported` for a step that cannot be run by itself.
+    """
+    if name not in STEPS:
+        raise Ended("unsupported", f"The step {name!r} cannot be run by itself; those that can: {', '.join(STEPS)}.")
+    with torch.inference_mode():
+        return STEPS[name](setting, inputs)
