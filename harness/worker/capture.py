@@ -80,19 +80,25 @@ def _patched(owner: Any, name: str, replacement: Any) -> Iterator[None]:
             setattr(owner, name, original)
 
 
+Patch = tuple[Any, str, Any]
+"""An owner, the name of its attribute, and what takes the attribute's place."""
+
+
 def install(tap: Tap) -> contextlib.ExitStack:
     """Wrap colbert-ai's functions around `tap`; closing the returned stack puts the originals back."""
-    from colbert.indexing import collection_indexer
+    stack = contextlib.ExitStack()
+    for owner, name, replacement in (*_sampling(tap), *_training(tap), *_encoding(tap)):
+        stack.enter_context(_patched(owner, name, replacement))
+    return stack
+
+
+def _sampling(tap: Tap) -> list[Patch]:
+    """From the choice of passages to their embeddings."""
     from colbert.indexing.collection_indexer import CollectionIndexer
-    from colbert.indexing.index_saver import IndexSaver
     from colbert.modeling.checkpoint import Checkpoint
 
-    stack = contextlib.ExitStack()
     sampling = {"active": False}
     sample_pids, sample_embeddings = CollectionIndexer._sample_pids, CollectionIndexer._sample_embeddings
-    split, train_kmeans = CollectionIndexer._concatenate_and_split_sample, CollectionIndexer._train_kmeans
-    build_ivf, save_chunk = CollectionIndexer._build_ivf, IndexSaver.save_chunk
-    kmeans, optimize_ivf = collection_indexer.compute_faiss_kmeans, collection_indexer.optimize_ivf
     original_doc_from_text = Checkpoint.docFromText
 
     def _sample_pids(self: Any) -> set[int]:
@@ -122,6 +128,21 @@ def install(tap: Tap) -> contextlib.ExitStack:
         tap.first_outer_batch = False
         return _first_outer_batch(tap, self, original_doc_from_text, docs, args, kwargs)
 
+    return [
+        (CollectionIndexer, "_sample_pids", _sample_pids),
+        (CollectionIndexer, "_sample_embeddings", _sample_embeddings),
+        (Checkpoint, "docFromText", doc_from_text),
+    ]
+
+
+def _training(tap: Tap) -> list[Patch]:
+    """From the split of the sample to the normalised centroids."""
+    from colbert.indexing import collection_indexer
+    from colbert.indexing.collection_indexer import CollectionIndexer
+
+    split, train_kmeans = CollectionIndexer._concatenate_and_split_sample, CollectionIndexer._train_kmeans
+    kmeans = collection_indexer.compute_faiss_kmeans
+
     def _concatenate_and_split_sample(self: Any) -> Any:
         sample, heldout = split(self)
         return tap("sample", sample), tap("sample_heldout", heldout)
@@ -137,6 +158,22 @@ def install(tap: Tap) -> contextlib.ExitStack:
 
         with _patched(torch.nn.functional, "normalize", normalize_centroids):
             return train_kmeans(self, sample, shared_lists)
+
+    return [
+        (CollectionIndexer, "_concatenate_and_split_sample", _concatenate_and_split_sample),
+        (collection_indexer, "compute_faiss_kmeans", compute_faiss_kmeans),
+        (CollectionIndexer, "_train_kmeans", _train_kmeans),
+    ]
+
+
+def _encoding(tap: Tap) -> list[Patch]:
+    """From the embeddings of each chunk to the inverted lists."""
+    from colbert.indexing import collection_indexer
+    from colbert.indexing.collection_indexer import CollectionIndexer
+    from colbert.indexing.index_saver import IndexSaver
+
+    build_ivf, save_chunk = CollectionIndexer._build_ivf, IndexSaver.save_chunk
+    optimize_ivf = collection_indexer.optimize_ivf
 
     def save_chunk_(self: Any, chunk_idx: int, offset: int, embs: Any, doclens: Any) -> Any:
         return save_chunk(self, chunk_idx, offset, tap(f"embs_{chunk_idx}", embs), doclens)
@@ -156,19 +193,11 @@ def install(tap: Tap) -> contextlib.ExitStack:
         # Only here does `sort` have its own meaning again: optimize_ivf sorts too, inside torch.unique.
         return optimize_ivf(tap("ivf_unoptimized", ivf), *args, **kwargs)
 
-    for owner, name, replacement in (
-        (CollectionIndexer, "_sample_pids", _sample_pids),
-        (CollectionIndexer, "_sample_embeddings", _sample_embeddings),
-        (Checkpoint, "docFromText", doc_from_text),
-        (CollectionIndexer, "_concatenate_and_split_sample", _concatenate_and_split_sample),
-        (collection_indexer, "compute_faiss_kmeans", compute_faiss_kmeans),
-        (CollectionIndexer, "_train_kmeans", _train_kmeans),
+    return [
         (IndexSaver, "save_chunk", save_chunk_),
         (CollectionIndexer, "_build_ivf", _build_ivf),
         (collection_indexer, "optimize_ivf", optimize),
-    ):
-        stack.enter_context(_patched(owner, name, replacement))
-    return stack
+    ]
 
 
 def _first_outer_batch(tap: Tap, checkpoint: Any, doc_from_text: Any, docs: Any, args: Any, kwargs: Any) -> Any:

@@ -62,8 +62,8 @@ def runs_on(architectures: list[str], capability: tuple[int, int]) -> bool:
 def _extensions(cell: dict[str, Any]) -> None:
     """Keep colbert-ai from compiling C++ and CUDA at run time, unless the cell asks for its own kernels.
 
-    On a CPU it would build `segmented_maxsim`, which indexing never calls; on a GPU `decompress_residuals`, never called
-    either, and `packbits`, which `packing.packbits` replaces bit for bit.
+    On a CPU it would build `segmented_maxsim`, which indexing never calls; on a GPU `decompress_residuals`, never
+    called either, and `packbits`, which `packing.packbits` replaces bit for bit.
     """
     if cell["settings"].get("native_extensions"):
         return

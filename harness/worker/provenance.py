@@ -174,7 +174,7 @@ def collect(cell: dict[str, Any]) -> dict[str, Any]:
         "platform": platform.platform(),
         "libc": " ".join(platform.libc_ver()),
         "cpu": _cpu(),
-        "cpu_capability": capability.get_cpu_capability() if hasattr(capability, "get_cpu_capability") else None,
+        "cpu_capability": getattr(capability, "get_cpu_capability", lambda: None)(),
         "gpu": _gpu() if cell["device"] != "cpu" else {},
         "switches": _switches(),
         # HOME and TMPDIR name a folder of one run; they cannot change a bit, and would make equal cells look different.
