@@ -182,7 +182,7 @@ def replay_step(
             jobs[name] = done
         verdicts = judge(jobs["recorded"].out, jobs["in_b"].out, jobs["again"].out)
         gates = {
-            "hooks on = hooks off": bool(jobs["recorded"].result["recorder_is_neutral"]),
+            "hooks on = hooks off": all(bool(done.result["recorder_is_neutral"]) for done in jobs.values()),
             "A's run = A's recording": jobs["again"].result["outputs"] == jobs["recorded"].result["outputs"],
             "A replayed in A": not any(verdict.status == UNSTABLE for verdict in verdicts),
         }

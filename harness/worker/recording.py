@@ -3,7 +3,7 @@
 Three nested levels, so that an origin can be named as closely as it can be shown: calls of modules (by path and call
 number), public functions of torch (`torch.nn.functional.linear`), and the operators that they come down to
 (`aten.addmm.default`), the last two with the module that they ran in. Tensors are kept once, by the digest of their
-elements; how a tensor lay in memory (strides, offset) is kept with each use of it, since kernels are chosen by that too.
+elements; how a tensor lay in memory (strides, offset) is kept with each use of it, since kernels may be chosen by that.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,9 +35,11 @@ _DATA_FREE = {
 """Operators whose result is memory as it was found, or no tensor."""
 
 _MOVES_NOTHING = {
-    "__get__", "__set__", "size", "dim", "stride", "view", "view_as", "permute", "transpose", "t", "expand", "expand_as",
+    "__get__", "__set__", "size", "dim", "stride", "view", "view_as", "permute", "transpose", "t", "expand",
+    "expand_as",
     "unsqueeze", "squeeze", "reshape", "flatten", "split", "numel", "is_floating_point", "is_complex", "__len__",
-    "data_ptr", "tolist", "item", "detach", "numpy", "__array__", "__bool__", "__int__", "__format__", "__repr__", "cpu",
+    "data_ptr", "tolist", "item", "detach", "numpy", "__array__", "__bool__", "__int__", "__format__", "__repr__",
+    "cpu",
     "size_", "ndimension", "get_device", "is_contiguous", "type", "chunk", "unbind", "__iter__", "__contains__",
     "has_names", "element_size", "is_cuda", "storage_offset", "narrow", "__hash__", "requires_grad_",
 }  # fmt: skip
@@ -53,6 +55,10 @@ def tensor_digest(tensor: torch.Tensor) -> str:
     return found.hexdigest()[:32]
 
 
+def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device
+
+
 class Shelf:
     """Tensors in a folder, one file each, named by digest.
 
@@ -64,6 +70,9 @@ class Shelf:
     def __init__(self, folder: str, *, keep: bool = True) -> None:
         self.folder, self.keep = folder, keep
         self._written: set[str] = set()
+        # The same tensor is seen as one call's result and the next one's input. Holding the last few keeps their memory
+        # from being given to others, so that the same address is the same tensor.
+        self._recent: deque[tuple[torch.Tensor, str]] = deque(maxlen=16)
         os.makedirs(folder, exist_ok=True)
 
     def path(self, digest: str) -> str:
@@ -72,7 +81,7 @@ class Shelf:
 
     def put(self, tensor: torch.Tensor) -> dict[str, Any]:
         """Keep a tensor; return how to find and to lay it out again."""
-        digest = tensor_digest(tensor)
+        digest = self._digest(tensor)
         if self.keep and digest not in self._written:
             save_file({"tensor": tensor.detach().to("cpu").contiguous().clone()}, self.path(digest))
             self._written.add(digest)
@@ -85,6 +94,19 @@ class Shelf:
             "device": tensor.device.type,
         }
 
+    def _digest(self, tensor: torch.Tensor) -> str:
+        place = _place(tensor)
+        for held, digest in self._recent:
+            if _place(held) == place:
+                return digest
+        digest = tensor_digest(tensor)
+        self._recent.append((tensor.detach(), digest))
+        return digest
+
+    def forget(self) -> None:
+        """Take no tensor for known any more: one may have been changed in place."""
+        self._recent.clear()
+
     def get(self, reference: dict[str, Any]) -> torch.Tensor:
         """Return a kept tensor with the strides that it had, and its offset modulo 16 elements."""
         held = load_file(self.path(reference["tensor"]))["tensor"]
@@ -92,15 +114,17 @@ class Shelf:
         shape, stride, offset = reference["shape"], reference["stride"], reference["offset"]
         if not held.numel() or (list(held.stride()) == stride and not offset):
             return held
-        span = 1 + sum((size - 1) * step for size, step in zip(shape, stride))
+        span = 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
         laid = torch.zeros(offset + span, dtype=held.dtype, device=held.device).as_strided(shape, stride, offset)
         # A dimension of stride 0 is one element seen many times: write it once.
-        once = tuple(slice(0, 1) if step == 0 and size > 1 else slice(None) for size, step in zip(shape, stride))
+        once = tuple(
+            slice(0, 1) if step == 0 and size > 1 else slice(None) for size, step in zip(shape, stride, strict=True)
+        )
         laid[once].copy_(held[once])
         return laid
 
 
-def encode(value: Any, shelf: Shelf) -> Any:
+def encode(value: Any, shelf: Shelf) -> Any:  # noqa: PLR0911 - one for each kind of value
     """Turn arguments or results into JSON, tensors into references; what cannot come back is `opaque`."""
     if value is None or isinstance(value, (bool, int, str)):
         return value
@@ -126,7 +150,7 @@ def encode(value: Any, shelf: Shelf) -> Any:
     return {"opaque": type(value).__name__}
 
 
-def decode(value: Any, shelf: Shelf) -> Any:
+def decode(value: Any, shelf: Shelf) -> Any:  # noqa: PLR0911 - one for each kind of value
     """The opposite of `encode`.
 
     Raises:
@@ -171,18 +195,25 @@ def _is_view(operator: Any) -> bool:
     return bool(returned) and all(r.alias_info is not None and not r.alias_info.is_write for r in returned)
 
 
+def _mutates(operator: Any) -> bool:
+    try:
+        return any(a.alias_info is not None and a.alias_info.is_write for a in operator._schema.arguments)
+    except AttributeError:
+        return True
+
+
 class _Operators(TorchDispatchMode):
     def __init__(self, recorder: Recorder) -> None:
         super().__init__()
         self._recorder = recorder
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         recorder = self._recorder
         name = str(func)
         if recorder.paused or _is_view(func) or name.split(".")[1] in _DATA_FREE:
             return func(*args, **kwargs)
-        return recorder.call("operator", name, func, args, kwargs)
+        return recorder.call("operator", name, func, args, kwargs, mutates=_mutates(func))
 
 
 class _Functions(TorchFunctionMode):
@@ -190,7 +221,7 @@ class _Functions(TorchFunctionMode):
         super().__init__()
         self._recorder = recorder
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         recorder = self._recorder
         if recorder.paused or getattr(func, "__name__", "") in _MOVES_NOTHING:
@@ -225,7 +256,7 @@ class Recorder:
         finally:
             self.paused = paused
 
-    def call(self, kind: str, name: str, function: Any, args: Any, kwargs: Any) -> Any:
+    def call(self, kind: str, name: str, function: Any, args: Any, kwargs: Any, *, mutates: bool = False) -> Any:
         """Run `function` and write the call down; the inputs first, because it may change them in place."""
         place = self._module[-1]
         number = self._numbers[kind, place, name]
@@ -243,6 +274,8 @@ class Recorder:
         finally:
             if kind == "module":
                 self._module.pop()
+        if mutates:
+            self.shelf.forget()
         with self._quiet():
             record["result"] = encode(result, self.shelf)
         record["inner"] = len(self.calls) - before - 1
