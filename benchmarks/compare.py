@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+Array = np.ndarray[Any, np.dtype[Any]]
 _UINT = {1: np.uint8, 2: np.uint16, 4: np.uint32}
 _HEADER = 64
 
@@ -122,17 +123,14 @@ def write_pair(folder: Path, dtype: str, n: int, pattern: str) -> tuple[Path, Pa
                 b = _sample(rng, dtype, count)
             else:
                 b = a.copy()
-                b[rng.random(count, dtype=np.float32) < 0.03] += (
-                    1 if dtype.startswith("float") or dtype == "bfloat16" else 0
-                )
-                if dtype in ("int32", "uint8"):
-                    b[rng.random(count, dtype=np.float32) < 0.03] ^= 1
+                moved = rng.random(count, dtype=np.float32) < 0.03
+                b[moved] = b[moved] ^ 1 if dtype in ("int32", "uint8") else b[moved] + 1
             left.write(a.data)
             right.write(b.data)
     return paths
 
 
-def _sample(rng: np.random.Generator, dtype: str, count: int) -> np.ndarray:
+def _sample(rng: np.random.Generator, dtype: str, count: int) -> Array:
     """Bit patterns as unsigned integers."""
     if dtype in ("int32", "uint8"):
         return rng.integers(0, 256, count, dtype=_UINT[4 if dtype == "int32" else 1])
@@ -148,7 +146,8 @@ def ask(python: str | Path, program: str, *arguments: object) -> dict[str, Any]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{python} failed:\n{done.stderr}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
 
 
 def copy_seconds(path: Path) -> float:

@@ -553,6 +553,39 @@ def _common(x, y, d, c, place, compacted, offset, bins, h, atols, f, at, n, firs
 
 
 @njit(nogil=True, cache=_CACHE)
+def _float_block(
+    p, q, place, compacted, start, x, y, d, c, bins, u, rtols, atols, wide_atols, easy_rtols, easy_atols, calm, failed,
+    h, shift, base, g, ulp_shift, ulp_base, f, at, n, top, firsts,
+):  # fmt: skip
+    """One block of finite pairs of which some may differ."""
+    m = p.size
+    total, aa, bb, ab, dd = _sums(x, y, d, bins, shift, base, m)
+    f[0] += total
+    f[1] += aa
+    f[2] += bb
+    f[3] += ab
+    f[4] += dd
+    differ = _common(x, y, d, c, place, compacted, start, bins, h, wide_atols, f, at, n, firsts, m)
+    if differ == 0:
+        g[0, 0] += m
+        return
+    for k in range(rtols.size):
+        # A cheaper test first, strict enough to imply torch's whatever it rounds; blocks of close tensors pass.
+        easy = failed[k] or (f[5] < calm and not _any_above(x, y, easy_rtols[k], easy_atols[k], m))
+        if not easy and _any_not_close(p, q, rtols[k], atols[k]):
+            failed[k] = True
+    highest = _ulp_block(p, q, u, bins, ulp_shift, ulp_base, m)
+    if highest > top[0]:
+        top[0] = highest
+        i = _where_ulp(p, q, highest)
+        at[2] = start + (place[i] if compacted else i)
+    if differ * 8 < m:
+        _scatter_sparse(bins, g, m)
+    else:
+        _scatter(bins, g, m)
+
+
+@njit(nogil=True, cache=_CACHE)
 def float_chunk(
     a, b, x, y, u, rtols, atols, wide_atols, easy_rtols, easy_atols, calm, tiny, failed, h, shift, base,
     g, ulp_shift, ulp_base, f, at, n, top, firsts,
@@ -579,38 +612,18 @@ def float_chunk(
             q = cb[:m]
         n[0] += m
         _decode_block(p, q, x, y, m)
-        if not apart:
-            square = _squares(x, m)
-            f[1] += square
-            f[2] += square
-            f[3] += square
-            h[0, 0] += m
-            g[0, 0] += m
+        if apart:
+            _float_block(
+                p, q, place, compacted, start, x, y, d, c, bins, u, rtols, atols, wide_atols, easy_rtols, easy_atols,
+                calm, failed, h, shift, base, g, ulp_shift, ulp_base, f, at, n, top, firsts,
+            )  # fmt: skip
             continue
-        total, aa, bb, ab, dd = _sums(x, y, d, bins, shift, base, m)
-        f[0] += total
-        f[1] += aa
-        f[2] += bb
-        f[3] += ab
-        f[4] += dd
-        differ = _common(x, y, d, c, place, compacted, start, bins, h, wide_atols, f, at, n, firsts, m)
-        if differ == 0:
-            g[0, 0] += m
-            continue
-        for k in range(rtols.size):
-            # A cheaper test first, strict enough to imply torch's whatever it rounds; blocks of close tensors pass.
-            easy = failed[k] or (f[5] < calm and not _any_above(x, y, easy_rtols[k], easy_atols[k], m))
-            if not easy and _any_not_close(p, q, rtols[k], atols[k]):
-                failed[k] = True
-        highest = _ulp_block(p, q, u, bins, ulp_shift, ulp_base, m)
-        if highest > top[0]:
-            top[0] = highest
-            i = _where_ulp(p, q, highest)
-            at[2] = start + (place[i] if compacted else i)
-        if differ * 8 < m:
-            _scatter_sparse(bins, g, m)
-        else:
-            _scatter(bins, g, m)
+        square = _squares(x, m)
+        f[1] += square
+        f[2] += square
+        f[3] += square
+        h[0, 0] += m
+        g[0, 0] += m
 
 
 @njit(nogil=True, cache=_CACHE)
