@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -194,6 +195,20 @@ def choose_group(cells: Iterable[Cell], wanted: str | None) -> list[Cell]:
 # ---- Parquet
 
 
+_BUILT_WITH = {
+    "mkl": r"Math Kernel Library Version (\S+)",
+    "onednn": r"MKL-DNN v(\S+)",
+    "compiler": r"(GCC \S+)",
+    "cpu_capability": r"CPU capability usage: (\S+)",
+}
+
+
+def _built_with(config: str) -> dict[str, str | None]:
+    """What `torch.__config__.show()` says of the libraries inside the wheel, which no package version shows."""
+    found = {name: re.search(pattern, config) for name, pattern in _BUILT_WITH.items()}
+    return {name: match[1] if match else None for name, match in found.items()}
+
+
 def _cell_rows(cells: Iterable[Cell]) -> Iterable[dict[str, Any]]:
     for cell in cells:
         provenance = cell.details.get("provenance", {})
@@ -223,6 +238,7 @@ def _cell_rows(cells: Iterable[Cell]) -> Iterable[dict[str, Any]]:
             "gpu": gpu.get("name"),
             "driver": gpu.get("driver"),
             "attention_class": (cell.details.get("observed") or {}).get("attention_class"),
+            **_built_with(str(provenance.get("torch_config") or "")),
             "seconds": json.dumps(cell.seconds, sort_keys=True),
             "wall_seconds": cell.details.get("wall_seconds"),
             "peak_host_bytes": peak.get("host_bytes"),
@@ -248,8 +264,9 @@ CELLS = _schema(
     (_INT, "passages"),
     (
         _TEXT,
-        "checkpoint checkpoint_digest lock capture torch torch_git cuda cudnn cpu gpu driver attention_class seconds",
+        "checkpoint checkpoint_digest lock capture torch torch_git cuda cudnn cpu gpu driver attention_class",
     ),
+    (_TEXT, "mkl onednn compiler cpu_capability seconds"),
     (_FLOAT, "wall_seconds"),
     (_INT, "peak_host_bytes peak_gpu_bytes"),
     (_TEXT, "settings environment switches finished"),
