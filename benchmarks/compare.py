@@ -6,8 +6,8 @@ ENV is any environment with torch. PEER has Polygraphy, from a scratch environme
 `uv pip install --python PEER/bin/python polygraphy numpy`. Either may be left out; its rows are then missing.
 
 Every number is bytes of both sides per second, in GB/s (1e9). Ours reads from mapped files in a process of its own and
-computes every metric and both verdicts; torch, Polygraphy and the memory copy work on arrays that are already in memory,
-and touched. Data patterns:
+computes every metric and both verdicts; torch, Polygraphy and the memory copy work on arrays that are already in
+memory, and touched. Data patterns:
     independent   A and B are separate standard normal samples (uniform for integers): nearly every element differs
     few           3 % of the elements differ by one unit in the last place (by 1 for integers), the rest are equal
 """

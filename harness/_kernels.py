@@ -9,7 +9,7 @@ bfloat16 comes in as int16 and float16 as uint16, so that a kernel can tell them
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, name-defined"
 # Kernels take plain arrays and fill others: numba compiles no dataclasses.
-# ruff: noqa: ANN001, ANN202, ARG001, PLR0915
+# ruff: noqa: ANN001, ANN202, ARG001
 
 from __future__ import annotations
 

@@ -72,7 +72,8 @@ def write_pt(path: Path, *tensors: Tensor | Array) -> None:
     for key, one in enumerate(tensors):
         tensor = one if isinstance(one, Tensor) else Tensor.of(one)
         storages[str(key)] = bytes(tensor.buffer())
-        stride, step = [], 1
+        stride: list[int] = []
+        step = 1
         for size in reversed(tensor.shape):
             stride.insert(0, step)
             step *= max(size, 1)
@@ -99,7 +100,7 @@ def write_index(
     weights = np.linspace(-0.07, 0.07, 2**nbits).astype(np.float32)
     arrays: dict[str, Any] = {"centroids": centroids}
     write_pt(folder / "centroids.pt", centroids)
-    write_pt(folder / "avg_residual.pt", np.float32(0.03))
+    write_pt(folder / "avg_residual.pt", np.array(0.03, np.float32))
     write_pt(folder / "buckets.pt", cutoffs, weights)
     lists: dict[int, set[int]] = {}
     passage = embedding = 0

@@ -71,10 +71,10 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
 
 
 def test_command_over_directories(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The contract's JSON, with a directory's last component as its name; the exit code tells whether a step changed."""
+    """The contract's JSON, with a directory's last component as its name; the exit code says if a step changed."""
     for name in ("one", "two", "three"):
         write_index(tmp_path / name, chunks=1)
-    write_pt(tmp_path / "three" / "avg_residual.pt", np.float32(0.5))
+    write_pt(tmp_path / "three" / "avg_residual.pt", np.array(0.5, np.float32))
     folders = [tmp_path / name for name in ("one", "two", "three")]
     code, out = run(capsys, "ladder", *folders, "--json")
     found = json.loads(out)
@@ -82,9 +82,8 @@ def test_command_over_directories(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert code == 1
     assert ["one", "two", "three"] == found["items"]
     assert [["one", "two"], ["three"]] == found["classes"]["avg_residual"]
-    assert [{"a": "one", "b": "two", "changed": []}, {"a": "two", "b": "three", "changed": ["avg_residual"]}] == found[
-        "steps"
-    ]
+    steps = [{"a": "one", "b": "two", "changed": []}, {"a": "two", "b": "three", "changed": ["avg_residual"]}]
+    assert steps == found["steps"]
     assert run(capsys, "ladder", *folders[:2])[0] == 0
     assert run(capsys, "ladder", folders[0])[0] == 2
 
