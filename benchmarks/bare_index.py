@@ -2,8 +2,8 @@
 
     python bare_index.py PASSAGES.jsonl CHECKPOINT OUT cpu|cuda
 
-Runs in an environment under test. The only thing it does not leave to colbert-ai is what the harness does not either: it
-keeps colbert-ai from compiling extensions, and packs bits with torch operations.
+Runs in an environment under test. The only thing it does not leave to colbert-ai is what the harness does not either:
+it keeps colbert-ai from compiling extensions, and packs bits with torch operations.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def main() -> None:
     with open(passages_path, encoding="utf-8") as file:  # noqa: PTH123
         passages = [json.loads(line) for line in file]
     config = ColBERTConfig(
-        nbits=2, dim=96, index_bsize=32, doc_maxlen=300, kmeans_niters=4, index_path=f"{out}/index", checkpoint=checkpoint,
-        avoid_fork_if_possible=True,
+        nbits=2, dim=96, index_bsize=32, doc_maxlen=300, kmeans_niters=4, index_path=f"{out}/index",
+        checkpoint=checkpoint, avoid_fork_if_possible=True,
     )  # fmt: skip
     with Run().context(RunConfig(nranks=1, gpus=int(device == "cuda"), root=out, avoid_fork_if_possible=True)):
         Indexer(checkpoint=checkpoint, config=config).index(name="index", collection=passages)
