@@ -22,11 +22,11 @@ import numpy as np
 
 def _cache_folder() -> Path | None:
     """Where compiled code is kept: the user's own cache folder, never a shared one, because loading it runs it."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    folder = Path(base) / "colbert-torch-harness" / "numba"
     try:
+        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+        folder = Path(base) / "colbert-torch-harness" / "numba"
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: no home folder
         return None
     return folder if os.access(folder, os.W_OK | os.X_OK) else None
 
