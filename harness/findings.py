@@ -13,7 +13,7 @@ FINDINGS_SCHEMA = "1"
 
 
 def _schema(**columns: str) -> pa.Schema:
-    kinds = {"text": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
+    kinds: dict[str, pa.DataType] = {"text": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
     return pa.schema([(name, kinds[kind]) for name, kind in columns.items()])
 
 
@@ -25,8 +25,8 @@ SCHEMAS: dict[str, pa.Schema] = {
     ),
     # One row per swapped run and artifact.
     "swaps": _schema(
-        job="text", artifacts="text", values_of="text", reference="text", artifact="text", final="bool", bit_equal="bool",
-        difference="text", key="text",
+        job="text", artifacts="text", values_of="text", reference="text", artifact="text", final="bool",
+        bit_equal="bool", difference="text", key="text",
     ),
     # One row per pair of versions and probe value; within one version, `a` and `b` are the same.
     "probes": _schema(

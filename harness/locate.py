@@ -7,7 +7,7 @@ such an artifact, A's calls are recorded and fed one by one into B; see docs/loc
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,8 @@ class StepFinding:
 
     Attributes:
         step: the step of the pipeline.
-        artifacts: the artifacts that it is the origin of.
+        artifacts: the artifacts of it that differ.
+        inherited: whether they differ only because, or also because, their inputs differed.
         outcome: `ok`, or why it could not be run by itself (then `reason` says more).
         reason: one sentence.
         verdicts: one per call; empty unless the outcome is `ok`.
@@ -66,6 +67,7 @@ class StepFinding:
     outcome: str
     reason: str = ""
     verdicts: tuple[Verdict, ...] = ()
+    inherited: bool = False
     gates: dict[str, bool] = field(default_factory=dict)
     request: dict[str, Any] = field(default_factory=dict)
 
@@ -99,6 +101,11 @@ class Location:
     places: tuple[Place, ...]
     differences: dict[str, str]
     findings: tuple[StepFinding, ...] = ()
+
+    @property
+    def origins(self) -> list[tuple[str, Verdict]]:
+        """Step and call of everything that differs with A's exact input, where every gate held."""
+        return [(finding.step, verdict) for finding in self.findings if finding.trusted for verdict in finding.origins]
 
     @property
     def diverged(self) -> bool:
@@ -138,7 +145,9 @@ def locate(
     report: Callable[[str], None] = lambda _text: None,
     on_recording: Callable[[StepFinding, Path, Path], None] = lambda _finding, _recording, _replayed: None,
 ) -> Location:
-    """Both stages: the graph, then a replay of each step of origin.
+    """Both stages: the graph, then a replay of each step whose artifacts differ, with A's exact inputs.
+
+    Steps that inherit a difference are replayed too: one of them may add its own.
 
     Args:
         pair: what to explain.
@@ -148,10 +157,20 @@ def locate(
     """
     found = look(pair)
     findings = []
-    for step, artifacts in origins(found.places).items():
+    first = origins(found.places)
+    for step, artifacts in _differing_steps(found.places).items():
         report(f"replaying the step {step!r}")
-        findings.append(replay_step(pair, step, artifacts, folder / step.replace(" ", "-"), on_recording))
+        finding = replay_step(pair, step, artifacts, folder / step.replace(" ", "-"), on_recording)
+        findings.append(replace(finding, inherited=step not in first))
     return Location(found.a, found.b, found.repeats, found.places, found.differences, tuple(findings))
+
+
+def _differing_steps(places: Sequence[Place]) -> dict[str, tuple[str, ...]]:
+    found: dict[str, list[str]] = {}
+    for place in places:
+        if place.change in {Change.ORIGIN, Change.INHERITED}:
+            found.setdefault(place.step, []).append(place.name)
+    return {step: tuple(names) for step, names in found.items()}
 
 
 def replay_step(
@@ -190,7 +209,7 @@ def replay_step(
             gates["the step alone = the job's artifact"] = _reproduced(
                 pair.store, pair.a, step_artifacts, jobs["recorded"].out, request
             )
-        finding = StepFinding(step, artifacts, "ok", "", tuple(verdicts), gates, request)
+        finding = StepFinding(step, artifacts, "ok", "", tuple(verdicts), gates=gates, request=request)
         on_recording(finding, jobs["recorded"].out, jobs["in_b"].out)
         return finding
     finally:
@@ -268,7 +287,7 @@ def _reproduced(store: Store, a: Side, outputs: dict[str, str], folder: Path, re
     return True
 
 
-# ---- words ------------------------------------------------------------------------------------------------------------
+# ---- words --------------------------------------------------------------------------------------------------------
 
 _MARK = {
     Change.EQUAL: ("=", "green"),
@@ -327,6 +346,8 @@ def sentences(location: Location) -> list[str]:
 
 def _finding(finding: StepFinding) -> list[str]:
     head = f"{finding.step}: "
+    if finding.outcome != "ok" and finding.inherited:
+        return []
     if finding.outcome != "ok":
         return [f"{head}not replayed ({finding.outcome}): {finding.reason}"]
     failed = [name for name, held in finding.gates.items() if not held]
@@ -339,8 +360,12 @@ def _finding(finding: StepFinding) -> list[str]:
     structure = found.get(MISSING_A, 0) + found.get(MISSING_B, 0)
     if structure:
         rest += f", {structure} calls exist on one side only"
+    if not lines and finding.inherited:
+        return [f"{head}gives the same with A's exact input: it only inherits."]
     if not lines:
         return [f"{head}no call differs when it gets A's exact input; {rest}."]
+    if finding.inherited:
+        head = f"{finding.step} (a difference of its own, besides what it inherits): "
     return [f"{head}{line}." for line in lines] + [f"{head}{rest}."]
 
 

@@ -60,7 +60,7 @@ class Verdict:
         return f"{self.name} in {place}" + (f", call {self.number + 1}" if self.number else "")
 
 
-def references(value: Any) -> list[dict[str, Any]]:
+def references(value: object) -> list[dict[str, Any]]:
     """The tensor references inside an encoded value, in order (see `harness.worker.recording`)."""
     if not isinstance(value, dict):
         return []
@@ -132,7 +132,7 @@ def judge(recording: Path, replayed: Path, repeated: Path) -> list[Verdict]:
     return verdicts
 
 
-def _measure(a: Any, b: Any, folder_a: Path, folder_b: Path) -> Metrics | None:
+def _measure(a: object, b: object, folder_a: Path, folder_b: Path) -> Metrics | None:
     for left, right in zip(references(a), references(b), strict=False):
         if left["tensor"] == right["tensor"]:
             continue

@@ -57,7 +57,7 @@ print(f"torch {{torch.__version__}}: {{int(differs.sum())}} of {{differs.numel()
 if differs.any():
     where = tuple(differs.nonzero()[0].tolist())
     apart = (result.double() - expected.double()).abs().max().item()
-    print(f"at most {{apart:.4g}} apart; first at {{where}}: {{result[where].item()!r}}, not {{expected[where].item()!r}}")
+    print(f"at most {{apart:.4g}} apart; at {{where}} {{result[where].item()!r}}, not {{expected[where].item()!r}}")
 '''
 
 
@@ -257,7 +257,7 @@ def _is_contiguous(reference: dict[str, Any]) -> bool:
 
 def run_script(pair: Pair, side: Side, script: Path) -> str:
     """What a script prints in one environment: its lines, joined; or the last line of its error."""
-    environment = {k: v for k, v in side.spec.environment.items()}
+    environment = dict(side.spec.environment)
     done = subprocess.run(
         [str(side.interpreter().python), str(script.resolve())],
         env=environment,

@@ -26,11 +26,10 @@ def command(
 
     Versions that are not indexed yet are indexed first. Exit code 1 when they differ beyond the noise floor.
     """
-    from rich.console import Console
-
     from harness.experiment import Experiment, Selection
     from harness.locate import locate, look, rows, show
     from harness.pair import prepare_pair
+    from harness.reduce import result_console
 
     pair = prepare_pair(Experiment(Selection(**options)), a, b, repeats=repeats)
     written: list[str] = []
@@ -48,7 +47,7 @@ def command(
                     write_repros(pair, finding, recorded, in_b, repro) if repro else []
                 ),
             )
-    show(location, Console(width=None if click.get_text_stream("stdout").isatty() else 160))
+    show(location, result_console())
     if output:
         from harness.findings import write_table
 

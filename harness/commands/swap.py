@@ -1,0 +1,60 @@
+"""`harness swap`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from harness.commands.options import selection_options
+from harness.errors import ExitCode
+
+
+@click.command(name="swap")
+@click.argument("a")
+@click.argument("b")
+@click.argument("artifacts", nargs=-1, required=True)
+@selection_options
+@click.option("--gates/--no-gates", default=True, show_default=True, help="Also swap A into A, and capture on and off.")
+@click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Write swaps.parquet here.")
+def command(a: str, b: str, artifacts: tuple[str, ...], gates: bool, output: Path | None, **options: Any) -> int:
+    """Run B's job with ARTIFACTS of A in their place and compare with A; then A's with B's, and compare with B.
+
+    ARTIFACTS are swapped together. Versions that are not indexed yet are indexed first. Exit code 3 when a gate fails,
+    1 when the index still differs from that of the side whose artifacts were put in.
+    """
+    from harness.experiment import Experiment, Selection
+    from harness.pair import prepare_pair
+    from harness.progress import Board
+    from harness.reduce import result_console
+    from harness.swap import Swapper, check_names, rows, sentence, table
+
+    experiment = Experiment(Selection(**options))
+    pair = prepare_pair(experiment, a, b, repeats=0)
+    names = check_names(pair.a, artifacts)
+    check_names(pair.b, names)
+    lines = []
+    with Board([]) as board:
+        swapper = Swapper(pair, experiment.passages, experiment.checkpoint, board)
+        found = swapper.both(names, gates=gates)
+        failed = any(one.gate and one.differences for one in found)
+        if gates:
+            with pair.bench.scratch("capture-gate") as folder:
+                changed = swapper.capture_gate(folder)
+            failed = failed or bool(changed)
+            lines.append(f"Gate: capturing changes {', '.join(changed) or 'nothing'} in the index of {a}.")
+    console = result_console()
+    for one in found:
+        if not one.gate:
+            console.print(table(one))
+            console.print()
+    for line in [*lines, *map(sentence, found)]:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if output:
+        from harness.findings import write_table
+
+        click.echo(f"Table: {write_table(output, 'swaps', rows(found))}")
+    if failed:
+        return int(ExitCode.INFRASTRUCTURE)
+    return int(ExitCode.OK if all(one.resolved for one in found) else ExitCode.DIVERGENCE)
