@@ -48,7 +48,7 @@ _MOVES_NOTHING = {
 
 def tensor_digest(tensor: torch.Tensor) -> str:
     """Hex digest of a tensor's dtype, shape and elements."""
-    plain = tensor.detach().to("cpu").contiguous()
+    plain = tensor.to("cpu").contiguous()
     found = hashlib.sha256(f"{plain.dtype} {tuple(plain.shape)} ".encode())
     if plain.numel():
         found.update(plain.reshape(-1).view(torch.uint8).numpy().data)
@@ -83,7 +83,7 @@ class Shelf:
         """Keep a tensor; return how to find and to lay it out again."""
         digest = self._digest(tensor)
         if self.keep and digest not in self._written:
-            save_file({"tensor": tensor.detach().to("cpu").contiguous().clone()}, self.path(digest))
+            save_file({"tensor": tensor.to("cpu").contiguous().clone()}, self.path(digest))
             self._written.add(digest)
         return {
             "tensor": digest,
@@ -100,7 +100,7 @@ class Shelf:
             if _place(held) == place:
                 return digest
         digest = tensor_digest(tensor)
-        self._recent.append((tensor.detach(), digest))
+        self._recent.append((tensor, digest))
         return digest
 
     def forget(self) -> None:

@@ -104,7 +104,7 @@ def _replayed(
     call: dict[str, Any], function: Any, setting: steps.Setting, source: Shelf, target: Shelf
 ) -> dict[str, Any]:
     args, kwargs = decode(call["args"], source), decode(call["kwargs"], source)
-    with torch.inference_mode():
+    with torch.no_grad():
         if call["kind"] in {"module", "function"} and setting._model is not None:
             with setting.model().amp_manager.context():
                 result = function(*args, **kwargs)
@@ -177,7 +177,7 @@ def trim(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
     function = _resolve(call, {}, steps.Setting({**cell, "step": ""}))
     done: list[int] = []
     refused: dict[str, str] = {}
-    with phases("trim"), torch.inference_mode():
+    with phases("trim"), torch.no_grad():
         for number, window in enumerate(cell["windows"]):
             args = list(decode(call["args"], source))
             for place in cell["cut"]:

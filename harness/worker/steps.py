@@ -164,12 +164,15 @@ STEPS: dict[str, Callable[[Setting, Tensors], Tensors]] = {
 
 
 def run(name: str, setting: Setting, inputs: Tensors) -> Tensors:
-    """Run one step as the index job does: in inference mode.
+    """Run one step without gradients.
+
+    The index job runs in inference mode, which torch before 2.1 cannot combine with a dispatch mode ("Cannot set
+    version_counter"); kernels do not depend on it, and that the step gives the job's bits is checked in every run.
 
     Raises:
         Ended: `unsupported` for a step that cannot be run by itself.
     """
     if name not in STEPS:
         raise Ended("unsupported", f"The step {name!r} cannot be run by itself; those that can: {', '.join(STEPS)}.")
-    with torch.inference_mode():
+    with torch.no_grad():
         return STEPS[name](setting, inputs)

@@ -1,0 +1,290 @@
+"""Which package changed a result: environments of B with packages of A, and of A with packages of B.
+
+Only what both directions show bit for bit is claimed: B with A's packages gives A's result, and A with B's gives B's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from harness.environments import BuildFailed, _build, _complete, _mark_complete, disk_errors
+from harness.experiment import Experiment
+from harness.graph import origins
+from harness.jobs import Workbench
+from harness.locate import look, step_request
+from harness.lock import Lock, difference, read_lock
+from harness.pair import Pair, Side
+from harness.runner import Interpreter
+
+AS_A, AS_B, NEITHER, UNRESOLVED = "as A", "as B", "as neither", "unresolved"
+_PIN = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Packages that are exchanged together: `torch`, all of NVIDIA's libraries, or one other package."""
+
+    name: str
+    packages: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one counterfactual environment gave.
+
+    Attributes:
+        base: `A` or `B`: whose environment it is, but for `units`.
+        units: names of the units taken from the other side.
+        result: `as A`, `as B`, `as neither` or `unresolved`.
+        outcome: the job's or the build's outcome.
+        reason: one sentence where it is unresolved.
+        digest: of the result; empty where there is none.
+    """
+
+    base: str
+    units: tuple[str, ...]
+    result: str
+    outcome: str = "ok"
+    reason: str = ""
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class Blame:
+    """The answer.
+
+    Attributes:
+        units: what differs between the two environments.
+        guilty: names of units; empty where nothing is claimed.
+        tried: every counterfactual, in order.
+        sentence: the answer in words.
+    """
+
+    units: tuple[Unit, ...]
+    guilty: tuple[str, ...]
+    tried: tuple[Outcome, ...]
+    sentence: str
+
+
+def units_of(changed: Iterable[str]) -> tuple[Unit, ...]:
+    """Group the packages that differ: torch first, then NVIDIA's libraries together, then each other alone."""
+    names = sorted(changed)
+    nvidia = tuple(name for name in names if name.startswith("nvidia-"))
+    rest = [Unit(name, (name,)) for name in names if name != "torch" and name not in nvidia]
+    units = [Unit("torch", ("torch",))] if "torch" in names else []
+    return (*units, *([Unit("NVIDIA libraries", nvidia)] if nvidia else []), *rest)
+
+
+def counterfactual(base: Path, other: Path, packages: Iterable[str]) -> str:
+    """The lock `base` with `packages` as `other` has them: in its version, with its hashes, or not at all."""
+    mine, theirs, wanted = _blocks(base), _blocks(other), set(packages)
+    merged = {name: block for name, block in mine.items() if name not in wanted}
+    merged |= {name: theirs[name] for name in wanted if name in theirs}
+    return "".join(merged[name] for name in sorted(merged))
+
+
+def _blocks(path: Path) -> dict[str, str]:
+    blocks: dict[str, str] = {}
+    current = ""
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        pin = _PIN.match(line)
+        if pin:
+            current = pin["name"].lower()
+            blocks[current] = ""
+        if current and not line.startswith("#"):
+            blocks[current] += line
+    return blocks
+
+
+def narrow(units: Sequence[Unit], reproduces: Callable[[Sequence[Unit]], bool]) -> tuple[Unit, ...]:
+    """The smallest part of `units` that still reproduces, by delta debugging; nothing if not even all of them do.
+
+    The result is 1-minimal: without any one of its units it does not reproduce. Units alone are tried first, in order.
+    """
+    for unit in units:
+        if reproduces([unit]):
+            return (unit,)
+    if not reproduces(list(units)):
+        return ()
+    current, parts = list(units), 2
+    while len(current) > 1:
+        size = -(-len(current) // parts)
+        chunks = [current[i : i + size] for i in range(0, len(current), size)]
+        rests = [[unit for unit in current if unit not in chunk] for chunk in chunks]
+        smaller = next((rest for rest in (*chunks, *rests) if 0 < len(rest) < len(current) and reproduces(rest)), None)
+        if smaller is not None:
+            current, parts = smaller, 2
+        elif parts >= len(current):
+            break
+        else:
+            parts = min(parts * 2, len(current))
+    return tuple(current)
+
+
+def find(units: Sequence[Unit], observe: Callable[[str, Sequence[Unit]], Outcome], names: tuple[str, str]) -> Blame:
+    """Exchange units until the smallest sufficient set is found, then check it in the other direction.
+
+    Args:
+        units: what differs.
+        observe: runs the experiment in base `A` or `B` with units of the other side.
+        names: labels of A and B.
+    """
+    tried: dict[tuple[str, tuple[str, ...]], Outcome] = {}
+
+    def look_at(base: str, some: Sequence[Unit]) -> Outcome:
+        key = base, tuple(unit.name for unit in some)
+        if key not in tried:
+            tried[key] = observe(base, some)
+        return tried[key]
+
+    def answer(sentence: str, guilty: Sequence[Unit] = ()) -> Blame:
+        return Blame(tuple(units), tuple(unit.name for unit in guilty), tuple(tried.values()), sentence)
+
+    a, b = names
+    if not units:
+        return answer(f"No package differs between {a} and {b}, so none is to blame.")
+    found = narrow(units, lambda some: look_at("B", some).result == AS_A)
+    if not found:
+        why = "; ".join(f"{', '.join(o.units)}: {o.reason or o.result}" for o in tried.values())
+        return answer(f"No package could be blamed: no exchange of packages in {b} gives the result of {a} ({why}).")
+    what = " and ".join(unit.name for unit in found)
+    back = look_at("A", found)
+    if back.result != AS_B:
+        return answer(
+            f"{what} of {a} in {b} gives the result of {a}, but {what} of {b} in {a} does not give that of {b} "
+            f"({back.reason or back.result}), so it could not be separated from the rest."
+        )
+    together = " together" if len(found) > 1 else " itself" if what == "torch" else ""
+    return answer(
+        f"{what}{together}: exchanging it alone exchanges the result, bit for bit, in both directions.", found
+    )
+
+
+@dataclass(frozen=True)
+class Laboratory:
+    """Builds counterfactual environments and runs the smallest job that shows the difference.
+
+    Attributes:
+        experiment: home, matrix and locks.
+        pair: A and B.
+        request: of a `record` job.
+        report: says what is under way.
+    """
+
+    experiment: Experiment
+    pair: Pair
+    request: dict[str, Any]
+    report: Callable[[str], None]
+
+    def result(self, side: Side, interpreter: Interpreter) -> tuple[str, str, str]:
+        """Outcome, reason and digest of the job in one environment."""
+        bench: Workbench = self.pair.bench
+        with bench.scratch("blame") as out:
+            done = bench.run(side.spec, interpreter, "record", {**self.request, "keep": False}, out)
+        if not done.ok:
+            return done.outcome, done.reason, ""
+        text = json.dumps(done.result["outputs"], sort_keys=True)
+        return "ok", "", hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def observe(self, references: tuple[str, str]) -> Callable[[str, Sequence[Unit]], Outcome]:
+        """The experiment as `find` wants it; `references` are the digests of A and B themselves."""
+
+        def observe(base: str, units: Sequence[Unit]) -> Outcome:
+            names = tuple(unit.name for unit in units)
+            side, other = (self.pair.a, self.pair.b) if base == "A" else (self.pair.b, self.pair.a)
+            self.report(f"{side.cell.version} with {', '.join(names)} of {other.cell.version}")
+            try:
+                lock, path = self._build(side, other, [p for unit in units for p in unit.packages])
+            except BuildFailed as error:
+                return Outcome(base, names, UNRESOLVED, error.outcome, str(error))
+            try:
+                outcome, reason, digest = self.result(side, Interpreter(path / "bin" / "python"))
+            finally:
+                shutil.rmtree(path, ignore_errors=True)
+                lock.path.unlink(missing_ok=True)
+            if outcome != "ok":
+                return Outcome(base, names, UNRESOLVED, outcome, reason)
+            kinds = {references[0]: AS_A, references[1]: AS_B}
+            return Outcome(base, names, kinds.get(digest, NEITHER), digest=digest)
+
+        return observe
+
+    def _build(self, side: Side, other: Side, packages: list[str]) -> tuple[Lock, Path]:
+        home = self.experiment.home
+        base, donor = (self.experiment.lock(s.cell.version) for s in (side, other))
+        text = counterfactual(base.path, donor.path, packages)
+        home.environments.mkdir(parents=True, exist_ok=True)
+        name = hashlib.sha256(text.encode()).hexdigest()[:12]
+        source = home.environments / f"counterfactual-{name}.txt"
+        source.write_text(text, encoding="utf-8")
+        lock = read_lock(source)
+        path = home.environments / f"counterfactual-{name}"
+        label = f"{side.cell.version} with packages of {other.cell.version}"
+        with FileLock(home.environments / f".{path.name}.lock"), disk_errors(home):
+            if _complete(path, side.cell.version, self.experiment.device.flavour, lock) is None:
+                shutil.rmtree(path, ignore_errors=True)
+                try:
+                    _build(home, self.experiment.matrix, path, lock, label)
+                except BaseException:
+                    shutil.rmtree(path, ignore_errors=True)
+                    raise
+                _mark_complete(path, lock)
+        return lock, path
+
+
+def blame(experiment: Experiment, pair: Pair, report: Callable[[str], None]) -> Blame:
+    """Say which packages changed the first artifact of a pair that differs and whose step can be run by itself."""
+    a, b = pair.a.cell.label, pair.b.cell.label
+    locks = [experiment.lock(side.cell.version) for side in (pair.a, pair.b)]
+    changed = difference(*locks)
+    units = units_of(changed)
+    found = look(pair)
+    if not found.diverged:
+        return Blame(units, (), (), f"{a} and {b} do not differ beyond the noise floor, so no package is to blame.")
+    if not units:
+        return Blame((), (), (), f"No package differs between {a} and {b}, so none is to blame.")
+    reasons = []
+    for step, artifacts in origins(found.places).items():
+        try:
+            request, _outputs = step_request(pair.store, pair.a, pair.b, step, artifacts)
+        except LookupError as error:
+            reasons.append(str(error))
+            continue
+        laboratory = Laboratory(experiment, pair, request, report)
+        first, second = (laboratory.result(side, side.interpreter()) for side in (pair.a, pair.b))
+        again = laboratory.result(pair.a, pair.a.interpreter())
+        if first[0] != "ok" or second[0] != "ok" or first != again or first == second:
+            reasons.append(f"The step {step!r} alone does not show the difference repeatably.")
+            continue
+        return find(units, laboratory.observe((first[2], second[2])), (a, b))
+    return Blame(units, (), (), f"No package could be blamed: {' '.join(reasons)}")
+
+
+def rows(found: Blame, pair: Pair, versions: dict[str, tuple[str | None, str | None]]) -> list[dict[str, Any]]:
+    """One row per counterfactual, for `blame.parquet`; one in all where none was needed."""
+    a, b = pair.a.cell.label, pair.b.cell.label
+    by_name = {unit.name: unit.packages for unit in found.units}
+    common = {"a": a, "b": b, "verdict": found.sentence}
+    return [
+        {
+            **common,
+            "base": o.base,
+            "packages": ",".join(p for name in o.units for p in by_name[name]),
+            "versions": json.dumps({p: versions[p] for name in o.units for p in by_name[name]}, sort_keys=True),
+            "what": ",".join(o.units),
+            "result": o.result,
+            "outcome": o.outcome,
+            "reason": o.reason,
+            "digest": o.digest,
+        }
+        for o in found.tried
+    ] or [common]

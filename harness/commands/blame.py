@@ -1,0 +1,47 @@
+"""`harness blame`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from harness.commands.options import selection_options
+from harness.errors import ExitCode
+
+
+@click.command(name="blame")
+@click.argument("a")
+@click.argument("b")
+@selection_options
+@click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Write blame.parquet here.")
+def command(a: str, b: str, output: Path | None, **options: Any) -> int:
+    """Say which package changed the index between versions A and B, by exchanging packages in both directions.
+
+    Each exchange is an environment of its own, built from the locks and deleted afterwards. Exit code 1 when the two
+    versions differ beyond the noise floor, whether or not a package could be blamed.
+    """
+    from harness.blame import blame, rows
+    from harness.experiment import Experiment, Selection
+    from harness.locate import look
+    from harness.lock import difference
+    from harness.pair import prepare_pair
+
+    experiment = Experiment(Selection(**options))
+    pair = prepare_pair(experiment, a, b)
+    versions = difference(experiment.lock(pair.a.cell.version), experiment.lock(pair.b.cell.version))
+    found = blame(experiment, pair, lambda text: click.echo(text, err=True))
+    for unit in found.units:
+        of = "; ".join(f"{p} {versions[p][0] or 'absent'} -> {versions[p][1] or 'absent'}" for p in unit.packages)
+        click.echo(f"{unit.name}: {of}")
+    for tried in found.tried:
+        base, other = (a, b) if tried.base == "A" else (b, a)
+        reason = f" ({tried.outcome}: {tried.reason})" if tried.reason else ""
+        click.echo(f"{base} with {', '.join(tried.units)} of {other}: {tried.result}{reason}")
+    click.echo(found.sentence)
+    if output:
+        from harness.findings import write_table
+
+        click.echo(f"Table: {write_table(output, 'blame', rows(found, pair, versions))}")
+    return int(ExitCode.DIVERGENCE if look(pair).diverged else ExitCode.OK)
