@@ -87,6 +87,24 @@ def compare(session: nox.Session) -> None:
     harness(session, "compare", *session.posargs, success_codes=FOUND_OR_NOT)
 
 
+@reducer("locate")
+def locate(session: nox.Session) -> None:
+    """Say where a difference starts, down to the operator: nox -s locate -- 2.7.1 2.8.0."""
+    harness(session, "locate", *session.posargs, success_codes=FOUND_OR_NOT)
+
+
+@reducer("swap")
+def swap(session: nox.Session) -> None:
+    """Swap artifacts between two versions, both ways: nox -s swap -- 2.4.1 2.5.0 local_sample_embs."""
+    harness(session, "swap", *session.posargs, success_codes=FOUND_OR_NOT)
+
+
+@reducer("blame")
+def blame(session: nox.Session) -> None:
+    """Say which package changed the index, by exchanging packages: nox -s blame -- 2.7.1 2.8.0."""
+    harness(session, "blame", *session.posargs, success_codes=FOUND_OR_NOT)
+
+
 @reducer("doctor")
 def doctor(session: nox.Session) -> None:
     """Say what this machine can run, what it cannot, and why."""

@@ -1,5 +1,0 @@
-"""placeholder"""
-
-
-def run(cell, out_dir, phases):
-    return {}
