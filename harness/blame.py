@@ -163,6 +163,15 @@ def find(units: Sequence[Unit], observe: Callable[[str, Sequence[Unit]], Outcome
             f"{what} of {a} in {b} gives the result of {a}, but {what} of {b} in {a} does not give that of {b} "
             f"({back.reason or back.result}), so it could not be separated from the rest."
         )
+    inside = {unit.name for unit in found}
+    apart = [o for o in tried.values() if o.result == UNRESOLVED and set(o.units) < inside]
+    if apart:
+        why = "; ".join(f"{', '.join(o.units)} alone: {o.reason}" for o in apart)
+        return answer(
+            f"{what}: exchanging them together exchanges the result, bit for bit, in both directions; they could not be "
+            f"separated ({why}).",
+            found,
+        )
     together = " together" if len(found) > 1 else " itself" if what == "torch" else ""
     return answer(
         f"{what}{together}: exchanging it alone exchanges the result, bit for bit, in both directions.", found

@@ -1,0 +1,138 @@
+"""The faults that a test can plant, by name; runs inside the environment under test."""
+
+import random
+
+import torch
+
+_LIBRARY = torch.library.Library("aten", "IMPL")
+
+
+def _up(tensor):
+    return torch.nextafter(tensor, torch.full_like(tensor, float("inf")))
+
+
+def _kernel(name, function):
+    _LIBRARY.impl(name, function, "CPU")
+
+
+def _module(kind, chosen, change):
+    """Change the output of the modules of one class that `chosen` picks by their shape and their number."""
+    original, seen = kind.forward, []
+
+    def forward(self, x):
+        if self not in seen:
+            seen.append(self)
+        result = original(self, x)
+        return change(result, x) if chosen(self, seen.index(self)) else result
+
+    kind.forward = forward
+
+
+def _gelu(x, *, approximate="none"):
+    wide = x.double()
+    return (0.5 * wide * (1 + torch.erf(wide / 2**0.5))).to(x.dtype)
+
+
+def _softmax(x, dim, half_to_float):
+    wide = (x.double() - x.double().amax(dim, keepdim=True)).exp()
+    return (wide / wide.sum(dim, keepdim=True)).to(x.dtype)
+
+
+def _norm(x, order=2, dim=None, keepdim=False, *, dtype=None):
+    return x.double().pow(2).sum(dim, keepdim=keepdim).sqrt().to(x.dtype)
+
+
+def _wrapped(owner, name, make):
+    original = getattr(owner, name)
+    setattr(owner, name, make(original))
+
+
+def _seeded(original):
+    def kmeans(*args, **kwargs):
+        import faiss
+
+        known = faiss.Kmeans
+
+        def other(*a, **k):
+            return known(*a, **{**k, "seed": 321})
+
+        faiss.Kmeans = other
+        try:
+            return original(*args, **kwargs)
+        finally:
+            faiss.Kmeans = known
+
+    return kmeans
+
+
+def _reversed_ties(original):
+    def sort(self, *args, **kwargs):
+        if args or kwargs or self.dim() != 1 or self.dtype != torch.int64:
+            return original(self, *args, **kwargs)
+        values, indices = original(self.flip(0))
+        return torch.return_types.sort((values, self.numel() - 1 - indices))
+
+    return sort
+
+
+def _dropped(original):
+    def encode(self, passages):
+        return original(self, passages[:-1])
+
+    return encode
+
+
+def plant(fault, indexer):  # noqa: C901, PLR0912 - one branch for each fault
+    """Plant one fault; `indexer` is colbert-ai's module `collection_indexer`."""
+    from colbert.indexing.codecs.residual import ResidualCodec
+
+    linear, norm = torch.nn.Linear, torch.nn.LayerNorm
+    if fault == "gelu kernel":
+        _kernel("gelu", _gelu)
+    elif fault == "softmax kernel":
+        _kernel("_softmax", _softmax)
+    elif fault == "norm kernel":
+        _kernel("linalg_vector_norm", _norm)
+    elif fault == "one linear by one ULP":
+        _module(linear, lambda _m, number: number == 4, lambda y, _x: _up(y))
+    elif fault == "the projection by one ULP":
+        _module(linear, lambda m, _n: m.out_features == 96, lambda y, _x: _up(y))
+    elif fault == "one layer norm by one ULP":
+        _module(norm, lambda _m, number: number == 5, lambda y, _x: _up(y))
+    elif fault == "depends on batch size":
+        _module(linear, lambda _m, number: number == 10, lambda y, x: _up(y) if x.shape[0] != 32 else y)
+    elif fault == "nondeterministic":
+        noise = random.SystemRandom()
+        _module(linear, lambda _m, number: number == 2, lambda y, _x: y * (1 + 1e-6 * noise.random()))
+    elif fault == "unstable sort":
+        _wrapped(torch.Tensor, "sort", _reversed_ties)
+    elif fault == "k-means seed":
+        _wrapped(indexer, "compute_faiss_kmeans", _seeded)
+    elif fault == "permuted centroids":
+        _wrapped(indexer, "compute_faiss_kmeans", lambda o: lambda *a, **k: o(*a, **k).flip(0).clone())
+    elif fault == "normalize":
+        _wrapped(torch.nn.functional, "normalize", lambda o: lambda *a, **k: _up(o(*a, **k)))
+    elif fault == "dropped passage":
+        from colbert.indexing.collection_encoder import CollectionEncoder
+
+        _wrapped(CollectionEncoder, "encode_passages", _dropped)
+    elif fault == "sampling seed":
+        _wrapped(
+            indexer.CollectionIndexer, "_sample_pids", lambda _o: lambda self: set(range(len(self.collection) - 1))
+        )
+    elif fault == "half rounds down":
+        _wrapped(torch.Tensor, "half", lambda o: lambda self: o(self - self.abs() * 2**-11))
+    elif fault == "quantile":
+        _wrapped(torch.Tensor, "quantile", lambda o: lambda self, q: _up(o(self, q)))
+    elif fault == "bucketize right":
+        _wrapped(torch, "bucketize", lambda o: lambda x, b: o(x, b - 1e-3))
+    elif fault == "last centroid wins":
+        _wrapped(ResidualCodec, "compress_into_codes", lambda o: lambda s, e, out_device: (o(s, e, out_device) + 1) % 9)
+    elif fault == "packed bits reversed":
+        _wrapped(ResidualCodec, "binarize", lambda o: lambda s, r: o(s, r).flip(1).clone())
+    elif fault == "pids not unique":
+        _wrapped(torch, "unique", lambda o: lambda x, *a, **k: o(x, *a, **k) if a or k else x.clone())
+    elif fault == "average residual":
+        _wrapped(torch.Tensor, "mean", lambda o: lambda self, *a, **k: _up(o(self, *a, **k)))
+    else:
+        raise ValueError(f"no fault is named {fault!r}")

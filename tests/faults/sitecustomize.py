@@ -1,0 +1,37 @@
+"""Test-only: plant one divergence in a worker's process.
+
+A test puts this folder on the worker's path beside the worker; Python imports `sitecustomize` by itself. The variable
+`HARNESS_TEST_FAULT` names one or more faults of `planted`, joined by `+`. Nothing of this is part of the package.
+"""
+
+import importlib.abc
+import importlib.machinery
+import os
+import sys
+from pathlib import Path
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Calls `planted.plant` as soon as colbert-ai's indexer has been imported."""
+
+    def find_spec(self, name, path, target=None):
+        if name != "colbert.indexing.collection_indexer":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        run = spec.loader.exec_module
+
+        def exec_module(module):
+            run(module)
+            sys.path.insert(0, str(Path(__file__).resolve().parent))
+            import planted
+
+            for fault in os.environ["HARNESS_TEST_FAULT"].split("+"):
+                planted.plant(fault, module)
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+if os.environ.get("HARNESS_TEST_FAULT"):
+    sys.meta_path.insert(0, _Finder())

@@ -1,0 +1,93 @@
+"""Blame: grouping, counterfactual locks, delta debugging, and claims in both directions only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from harness.blame import AS_A, AS_B, NEITHER, UNRESOLVED, Outcome, Unit, counterfactual, find, narrow, units_of
+
+UNITS = tuple(Unit(name, (name,)) for name in ("torch", "cublas", "triton", "sympy"))
+
+
+def _world(guilty: set[str], broken: Sequence[set[str]] = ()) -> Callable[[str, Sequence[Unit]], Outcome]:
+    """A world in which exactly the packages in `guilty`, together, decide the result."""
+
+    def observe(base: str, units: Sequence[Unit]) -> Outcome:
+        names = {unit.name for unit in units}
+        if names in broken:
+            return Outcome(base, tuple(names), UNRESOLVED, "import_failed", "it does not import")
+        taken = guilty & names
+        result = NEITHER if taken and taken != guilty else base if not taken else "B" if base == "A" else "A"
+        return Outcome(base, tuple(names), {"A": AS_A, "B": AS_B}.get(result, NEITHER))
+
+    return observe
+
+
+def test_torch_itself_is_blamed_when_both_directions_show_it() -> None:
+    found = find(UNITS, _world({"torch"}), ("2.7.1", "2.8.0"))
+
+    assert found.guilty == ("torch",)
+    assert "torch itself" in found.sentence
+
+
+def test_two_packages_that_only_matter_together_are_blamed_together() -> None:
+    found = find(UNITS, _world({"cublas", "sympy"}), ("a", "b"))
+
+    assert set(found.guilty) == {"cublas", "sympy"}
+    assert "together" in found.sentence
+
+
+def test_an_override_that_does_not_import_is_an_outcome_and_nothing_is_claimed() -> None:
+    found = find(UNITS[:1], _world({"torch"}, [{"torch"}]), ("a", "b"))
+
+    assert found.guilty == ()
+    assert "it does not import" in found.sentence
+    assert found.tried[0].outcome == "import_failed"
+
+
+def test_what_could_not_be_separated_is_said_so() -> None:
+    found = find(UNITS[:2], _world({"torch"}, [{"torch"}, {"cublas"}]), ("a", "b"))
+
+    assert set(found.guilty) == {"torch", "cublas"}
+    assert "could not be separated (torch alone: it does not import; cublas alone" in found.sentence
+
+
+def test_one_direction_alone_is_not_enough() -> None:
+    def observe(base: str, units: Sequence[Unit]) -> Outcome:
+        return Outcome(base, tuple(u.name for u in units), AS_A)
+
+    assert find(UNITS, observe, ("a", "b")).guilty == ()
+
+
+def test_no_difference_of_packages_blames_none() -> None:
+    assert find((), _world(set()), ("a", "b")).guilty == ()
+
+
+def test_narrowing_gives_a_set_of_which_nothing_can_be_left_out() -> None:
+    many = tuple(Unit(str(n), (str(n),)) for n in range(9))
+    wanted = {"1", "4", "8"}
+    found = narrow(many, lambda some: wanted <= {unit.name for unit in some})
+
+    assert {unit.name for unit in found} == wanted
+
+
+def test_nvidia_libraries_are_exchanged_together_and_torch_is_tried_first() -> None:
+    found = units_of(["triton", "nvidia-cublas-cu12", "torch", "nvidia-cudnn-cu12"])
+
+    assert [unit.name for unit in found] == ["torch", "NVIDIA libraries", "triton"]
+
+
+def test_a_counterfactual_lock_takes_versions_and_hashes_from_the_other_side(tmp_path: Path) -> None:
+    base, other = tmp_path / "b.txt", tmp_path / "a.txt"
+    base.write_text(
+        "numpy==1 \\\n    --hash=sha256:n\n    # via torch\ntorch==2 \\\n    --hash=sha256:t2\n"
+        "triton==3 \\\n    --hash=sha256:x\n"
+    )
+    other.write_text("# made by nox\nnumpy==1 \\\n    --hash=sha256:n\ntorch==1 \\\n    --hash=sha256:t1\n")
+
+    text = counterfactual(base, other, ["torch", "triton"])
+
+    assert "torch==1 \\\n    --hash=sha256:t1" in text
+    assert "triton" not in text
+    assert "numpy==1" in text
