@@ -168,8 +168,8 @@ def find(units: Sequence[Unit], observe: Callable[[str, Sequence[Unit]], Outcome
     if apart:
         why = "; ".join(f"{', '.join(o.units)} alone: {o.reason}" for o in apart)
         return answer(
-            f"{what}: exchanging them together exchanges the result, bit for bit, in both directions; they could not be "
-            f"separated ({why}).",
+            f"{what}: exchanging them together exchanges the result, bit for bit, in both directions; they could not "
+            f"be separated ({why}).",
             found,
         )
     together = " together" if len(found) > 1 else " itself" if what == "torch" else ""

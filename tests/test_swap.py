@@ -1,0 +1,62 @@
+"""Swap: which artifacts can be swapped, and what a swapped run may say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import UsageError
+from harness.pair import Side
+from harness.runner import Interpreter
+from harness.store import Artifact, Cell
+from harness.swap import Swapped, check_names, sentence
+
+
+def _cell(**stored: bool) -> Cell:
+    artifacts = {
+        name.replace("__", "."): Artifact(name, "float32", (1,), "intermediate", kept) for name, kept in stored.items()
+    }
+    return Cell("key", "group", {"version": "2.7.1", "repeat": 0}, "ok", artifacts=artifacts)
+
+
+def _side(**stored: bool) -> Side:
+    return Side(_cell(**stored), lambda: Interpreter(Path("python")))
+
+
+def test_embs_stands_for_every_chunk() -> None:
+    assert check_names(_side(embs_0=True, embs_1=True, D=True), ["embs"]) == ("embs_0", "embs_1")
+
+
+@pytest.mark.parametrize(
+    ("stored", "name", "words"),
+    [
+        ({"batches": True}, "batches", "cannot be swapped"),
+        ({"D": True}, "sample", "has no artifact"),
+        ({"D": False}, "D", "was not kept"),
+    ],
+)
+def test_what_cannot_be_swapped_is_refused_in_one_sentence(stored: dict[str, bool], name: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        check_names(_side(**stored), [name])
+
+
+def _swapped(differences: dict[str, str], **more: Any) -> Swapped:
+    cell = _cell(sample=True, centroids_raw=True, centroids_normalized=True, centroids=True, D=True)
+    return Swapped("2.8.0", "2.7.1", "2.7.1", ("centroids_raw",), cell, differences, **more)
+
+
+def test_only_what_is_computed_from_the_swapped_artifact_counts_as_after_it() -> None:
+    assert _swapped({}).downstream == ["centroids_normalized", "centroids"]
+
+
+def test_a_difference_before_the_swap_does_not_make_it_fail() -> None:
+    one = _swapped({"D": "1 of 1 elements"})
+
+    assert one.downstream_resolved
+    assert "bit for bit that of 2.7.1" in sentence(one)
+
+
+def test_a_gate_that_changes_something_says_what() -> None:
+    assert sentence(_swapped({"centroids": "x"}, gate=True)).endswith("changes centroids.")
