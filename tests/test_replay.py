@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,14 +12,14 @@ from tests.planted import CASES, Case, Planter
 
 pytestmark = pytest.mark.integration
 
-FEW = [case for case in CASES if case.fault in {"gelu kernel", "unstable sort", "one linear by one ULP"}]
+FEW = [case for case in CASES if case.fault in {"gelu kernel", "k-means seed", "one linear by one ULP"}]
 
 
 @pytest.fixture(scope="module")
-def planter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Planter]:
+def planter(tmp_path_factory: pytest.TempPathFactory) -> Planter:
     """An environment, and two runs of it without a fault."""
     home = os.environ.get("HARNESS_HOME")
-    yield Planter(Path(home) if home else None, tmp_path_factory.mktemp("planted"))
+    return Planter(Path(home) if home else None, tmp_path_factory.mktemp("planted"))
 
 
 def test_a_against_a_differs_in_nothing(planter: Planter, tmp_path: Path) -> None:
