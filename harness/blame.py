@@ -200,7 +200,7 @@ class Laboratory:
         with bench.scratch("blame") as out:
             done = bench.run(side.spec, interpreter, "record", {**self.request, "keep": False}, out)
         if not done.ok:
-            return done.outcome, done.reason, ""
+            return done.outcome, done.reason.replace(f"{self.pair.bench.home.environments}/", ""), ""
         text = json.dumps(done.result["outputs"], sort_keys=True)
         return "ok", "", hashlib.sha256(text.encode()).hexdigest()[:32]
 
