@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """Test-only: plant one divergence in a worker's process.
 
 A test puts this folder on the worker's path beside the worker; Python imports `sitecustomize` by itself. The variable

@@ -1,0 +1,32 @@
+"""torch 2.7.1 and 2.8.0 give different results for aten.linalg_vector_norm.default on the same input.
+
+Found in colbert-ai's indexer: step 'normalize centroids', from torch.nn.functional.normalize.
+Needs torch, NumPy and normalize_centroids_aten_linalg_vector_norm_default.npz beside this file. Run it under both versions.
+"""
+import os
+
+import numpy as np
+import torch
+
+torch.set_num_threads(2)
+data = np.load(os.path.splitext(os.path.abspath(__file__))[0] + ".npz")
+
+
+def tensor(name, dtype, stride=None):
+    found = torch.from_numpy(data[name]).view(getattr(torch, dtype)).to("cpu")
+    if stride is None:
+        return found
+    return torch.empty_strided(found.shape, stride, dtype=found.dtype, device=found.device).copy_(found)
+
+
+with torch.inference_mode():
+    result = torch.ops.aten.linalg_vector_norm.default(tensor("x0", "float32"), 2.0, [-1], True)
+result = (result if torch.is_tensor(result) else result[0]).cpu().contiguous()
+expected = tensor("expected", "float32").cpu()
+bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[expected.element_size()]
+differs = result.view(bits) != expected.view(bits)
+print(f"torch {torch.__version__}: {int(differs.sum())} of {differs.numel()} elements differ from torch 2.7.1's")
+if differs.any():
+    where = tuple(differs.nonzero()[0].tolist())
+    apart = (result.double() - expected.double()).abs().max().item()
+    print(f"at most {apart:.4g} apart; at {where} {result[where].item()!r}, not {expected[where].item()!r}")
