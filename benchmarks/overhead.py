@@ -3,8 +3,8 @@
     python benchmarks/overhead.py --version 2.8.0 --collection PASSAGES --checkpoint CHECKPOINT [--rounds 3]
         [--scale-to N] [--device cuda] [--sites SITES --site-python PYTHON]
 
-Modes alternate within each round, so that a machine that slows down slows all of them. Whole processes are timed,
-imports included. Prints a Markdown table: median seconds, ratio to bare (median of the rounds' ratios), peak GPU memory.
+Modes alternate within each round, so that a machine that slows down slows them all. Whole processes are
+timed, imports included. Prints a Markdown table: median seconds, ratio to bare (median of the rounds' ratios), peak GPU memory.
 """
 
 from __future__ import annotations
