@@ -3,7 +3,6 @@
 Found in colbert-ai's indexer: step 'encode', module model.bert.embeddings.LayerNorm, from torch.nn.functional.layer_norm.
 Needs torch, NumPy and encode_aten_native_layer_norm_default.npz beside this file. Run it under both versions.
 """
-
 import os
 
 import numpy as np
@@ -21,9 +20,7 @@ def tensor(name, dtype, stride=None):
 
 
 with torch.inference_mode():
-    result = torch.ops.aten.native_layer_norm.default(
-        tensor("x0", "float32"), [384], tensor("x1", "float32"), tensor("x2", "float32"), 1e-12
-    )
+    result = torch.ops.aten.native_layer_norm.default(tensor("x0", "float32"), [384], tensor("x1", "float32"), tensor("x2", "float32"), 1e-12)
 result = (result if torch.is_tensor(result) else result[0]).cpu().contiguous()
 expected = tensor("expected", "float32").cpu()
 bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[expected.element_size()]

@@ -3,7 +3,6 @@
 Found in colbert-ai's indexer: step 'encode', module model.bert.encoder.layer.0.intermediate.intermediate_act_fn, from torch.nn.functional.gelu.
 Needs torch, NumPy and encode_aten_gelu_default.npz beside this file. Run it under both versions.
 """
-
 import os
 
 import numpy as np

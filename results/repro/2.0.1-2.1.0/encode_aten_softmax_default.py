@@ -3,7 +3,6 @@
 Found in colbert-ai's indexer: step 'encode', module model.bert.encoder.layer.0.attention.self, from torch.nn.functional.softmax.
 Needs torch, NumPy and encode_aten_softmax_default.npz beside this file. Run it under both versions.
 """
-
 import os
 
 import numpy as np

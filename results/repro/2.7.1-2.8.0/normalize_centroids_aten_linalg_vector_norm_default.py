@@ -3,7 +3,6 @@
 Found in colbert-ai's indexer: step 'normalize centroids', from torch.nn.functional.normalize.
 Needs torch, NumPy and normalize_centroids_aten_linalg_vector_norm_default.npz beside this file. Run it under both versions.
 """
-
 import os
 
 import numpy as np
