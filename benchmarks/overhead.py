@@ -4,7 +4,7 @@
         [--scale-to N] [--device cuda] [--sites SITES --site-python PYTHON]
 
 Modes alternate within each round, so that a machine that slows down slows them all. Whole processes are
-timed, imports included. Prints a Markdown table: median seconds, ratio to bare (median of the rounds' ratios), peak GPU memory.
+Modes alternate within each round, so that a slow machine slows them all. Whole processes are
 """
 
 from __future__ import annotations
