@@ -38,17 +38,17 @@ def command(
     the noise floor.
     """
     from harness.commands.consecutive import results_name
+    from harness.executor import LocalExecutor
     from harness.experiment import Experiment, Selection
     from harness.progress import Board
     from harness.reduce import print_headline, reduce_cells, result_console
-    from harness.sweep import run_plan
 
     experiment = Experiment(Selection(**options))
     chosen = [experiment.matrix.require(version) for version in versions] or experiment.matrix.versions
     plan = experiment.plan(chosen, parse_repeats(repeats, experiment.matrix.require))
     labels = [f"{p.spec.version}#{p.spec.repeat}" if p.spec.repeat else p.spec.version for p in plan]
     with Board(labels) as board:
-        cells = run_plan(experiment, plan, board, evict_after=evict)
+        cells = LocalExecutor().run(experiment, plan, board, evict_after=evict)
     folder = output or experiment.matrix_path.parent / "results" / results_name(cells[0].spec)
     reduced = reduce_cells(experiment.matrix, experiment.locks, experiment.store, cells, chosen, folder)
     print_headline(reduced, result_console(), markdown=markdown)

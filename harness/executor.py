@@ -1,0 +1,41 @@
+"""Where the cells of a plan run: on this machine, or wherever another implementation of `Executor` takes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from harness.experiment import Experiment, Planned
+from harness.progress import Board
+from harness.store import Cell
+from harness.sweep import run_plan
+
+
+class Executor(Protocol):
+    """Runs a plan; the store is where its cells end, whoever ran them."""
+
+    def run(self, experiment: Experiment, plan: list[Planned], board: Board, *, evict_after: bool) -> list[Cell]:
+        """Run the cells that a plan says, and return those of the whole plan in its order.
+
+        A cell that is not among them did not run, because the user stopped the sweep; whatever else happened to a
+        cell is its outcome.
+
+        Args:
+            experiment: collection, checkpoint, device and settings.
+            plan: from `Experiment.plan`.
+            board: shows progress.
+            evict_after: delete each environment as soon as its cells are stored.
+
+        Raises:
+            HarnessError: not one cell could start, or nothing can be stored; the sentence says what to mend.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class LocalExecutor:
+    """Runs cells on this machine."""
+
+    def run(self, experiment: Experiment, plan: list[Planned], board: Board, *, evict_after: bool) -> list[Cell]:
+        """See `Executor.run`."""
+        return run_plan(experiment, plan, board, evict_after=evict_after)
