@@ -28,10 +28,12 @@ SCHEMAS: dict[str, pa.Schema] = {
         job="text", artifacts="text", values_of="text", reference="text", artifact="text", final="bool",
         bit_equal="bool", difference="text", key="text",
     ),
-    # One row per pair of versions and probe value; within one version, `a` and `b` are the same.
+    # One row per pair of versions, case and tensor, and one per fact of a version, whose `a` and `b` are the same.
     "probes": _schema(
-        a="text", b="text", probe="text", case="text", value="text", status="text", bit_equal="bool", n="int",
-        n_mismatch="int", max_abs="float", max_ulp="int", digest_a="text", digest_b="text",
+        probe="text", case="text", tensor="text", a="text", b="text", key_a="text", key_b="text", status="text",
+        dtype="text", shape="text", measured="text", n="int", n_mismatch="int", max_abs="float", max_ulp="int",
+        bit_equal="bool", default="bool", bnb="bool", noise="bool", fact="text", holds="bool", note="text",
+        digest_a="text", digest_b="text",
     ),
     # One row per counterfactual environment.
     "blame": _schema(

@@ -48,7 +48,7 @@ def worker_copy(home: Home) -> Path:
     The harness itself lives beside NumPy 2 and pandas; its own site folder on a job's path would replace the job's.
     """
     source = Path(harness.__file__).parent
-    files = [source / "__init__.py", *sorted((source / "worker").glob("*.py"))]
+    files = [source / "__init__.py", *sorted((source / "worker").rglob("*.py"))]
     digest = blake3()
     for path in files:
         digest.update(path.relative_to(source).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
