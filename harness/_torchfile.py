@@ -269,12 +269,12 @@ class _Interpreter:
         self.stack[-1].extend(items)
 
     def set_items(self, items: list[Any]) -> None:
-        """SETITEM and SETITEMS; keys are scalars, so that hashing one cannot recurse."""
+        """SETITEM and SETITEMS; keys are scalars whose hashes nobody can choose, so that hashing is cheap."""
         if not isinstance(self.stack[-1], dict) or len(items) % 2:
             raise TypeError("items set on something that is not a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if not isinstance(key, (str, int, float, bytes, type(None))):
-                raise TypeError("a dict key is not a scalar")
+            if not isinstance(key, (str, int, bytes, type(None))) or (isinstance(key, int) and abs(key) >> 60):
+                raise TypeError("a dict key is neither a text nor a number that is its own hash")
             self.stack[-1][key] = value
 
     def memoize(self, index: int) -> None:

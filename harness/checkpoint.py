@@ -27,6 +27,7 @@ SMALL_FILES = (
 )  # fmt: skip
 """Patterns of the files, other than the weights, that decide what a checkpoint computes."""
 
+_HEADER_LIMIT = 100 * 1024 * 1024  # the safetensors specification's own limit on its JSON header
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "spm.model")
 
 
@@ -144,7 +145,7 @@ def _read_json(path: Path, mend: str) -> dict[str, Any]:
     except FileNotFoundError as error:
         msg = f"{path.parent}: the checkpoint has no {path.name}; {mend}"
         raise UsageError(msg) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         msg = f"{path}: this file is not readable JSON ({error}); {mend}"
         raise UsageError(msg) from error
     if not isinstance(value, dict):
@@ -157,17 +158,28 @@ def _check_config(folder: Path) -> str:
     """The model type in `config.json`."""
     path = folder / "config.json"
     config = _read_json(path, "save the model with save_pretrained, which writes it.")
-    if config.get("auto_map"):
-        msg = (
-            f"{path}: the field auto_map makes colbert-ai run Python code that comes with the checkpoint "
-            f"(trust_remote_code); use a checkpoint whose model is part of transformers."
-        )
-        raise UsageError(msg)
+    _refuse_code(path, config)
+    tokenizer = folder / "tokenizer_config.json"
+    if tokenizer.exists():
+        _refuse_code(tokenizer, _read_json(tokenizer, "save the tokenizer again with save_pretrained."))
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or not model_type:
         msg = f"{path}: the field model_type is missing; save the model with save_pretrained, which writes it."
         raise UsageError(msg)
     return model_type
+
+
+def _refuse_code(path: Path, config: dict[str, Any]) -> None:
+    """Refuse a checkpoint that brings Python code of its own: colbert-ai loads models with trust_remote_code on.
+
+    The worker refuses it too, and turns trust_remote_code off for every model that it loads.
+    """
+    if "auto_map" in config:
+        msg = (
+            f"{path}: the field auto_map makes colbert-ai run Python code that comes with the checkpoint "
+            f"(trust_remote_code), which is never done here; use a checkpoint whose model is part of transformers."
+        )
+        raise UsageError(msg)
 
 
 def _find_weights(folder: Path) -> Path:
@@ -212,8 +224,8 @@ def safetensors_header(path: Path) -> dict[str, Any]:
         size = path.stat().st_size
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
-            if length > size - 8:
-                msg = "its header is longer than the file"
+            if length > min(size - 8, _HEADER_LIMIT):
+                msg = "its header is longer than the file, or than the format allows"
                 raise ValueError(msg)
             header = json.loads(file.read(length))
         tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
@@ -221,7 +233,9 @@ def safetensors_header(path: Path) -> dict[str, Any]:
         if size != 8 + length + end:
             msg = f"it has {size} bytes and should have {8 + length + end}"
             raise ValueError(msg)
-    except (OSError, ValueError, struct.error, AttributeError, KeyError, TypeError, IndexError) as error:
+    except (
+        OSError, ValueError, struct.error, AttributeError, KeyError, TypeError, IndexError, RecursionError, MemoryError
+    ) as error:  # fmt: skip
         msg = f"{path}: this is not a whole safetensors file ({error}); copy or download it again."
         raise UsageError(msg) from error
     return tensors

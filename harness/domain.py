@@ -270,7 +270,8 @@ def ivf_facts(
     if sizes[0].size != sizes[1].size:
         return {"ivf_note": f"{sizes[0].size} against {sizes[1].size} centroids: the lists have no counterparts"}
     for side, ivf, size, name in zip((0, 1), pair, sizes, "ab", strict=True):
-        if size.size and (size.min() < 0 or int(size.sum()) > ivf.n):
+        # Each by itself first: the sum of absurd lengths could wrap around to a small number.
+        if size.size and (size.min() < 0 or size.max() > ivf.n or int(size.sum()) > ivf.n):
             return {"ivf_note": f"ivf_lengths of {name.upper()} do not add up to the length of its ivf"}
         used = int(size.sum())
         facts[f"ivf_padding_{name}"] = ivf.n - used

@@ -22,10 +22,24 @@ class ExitCode(enum.IntEnum):
     """Something around the experiment failed: an install, the machine, a time limit."""
 
 
+def printable(text: object) -> str:
+    """Text that came from a file, a job or a registry, with what would speak to a terminal shown as an escape.
+
+    Control characters and line breaks are escaped, and so are the invisible characters that reorder text.
+    """
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(text))
+
+
 class HarnessError(Exception):
-    """Base of all errors that are shown as a sentence instead of a traceback."""
+    """Base of all errors that are shown as a sentence instead of a traceback.
+
+    A message may quote names and texts from files, so it is made `printable` here, once for all.
+    """
 
     exit_code = ExitCode.USAGE
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class UsageError(HarnessError):

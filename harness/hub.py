@@ -27,6 +27,8 @@ BACKOFF_S = 1.0
 TIMEOUT_S = 10.0
 """For an answer to a question about a repository; downloads have huggingface_hub's own limit per read."""
 
+_COMMIT = re.compile(r"[0-9a-f]{40,64}")  # it names a folder of the cache
+
 T = TypeVar("T")
 
 
@@ -131,12 +133,16 @@ def split_patterns(card: str, name: str, config: str, split: str) -> list[str]:
     parts = re.split(r"^---\s*$", card.lstrip("\ufeff"), maxsplit=2, flags=re.MULTILINE)
     try:
         front = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0].strip() else None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         msg = f"{name}: the YAML of its README.md cannot be read, so its splits are unknown; use a local collection."
         raise UsageError(msg) from error
     configs = front.get("configs") if isinstance(front, dict) else None
     entries = configs if isinstance(configs, list) else []
-    known = {str(entry.get("config_name")): entry for entry in entries if isinstance(entry, dict)}
+    known = {
+        entry["config_name"]: entry
+        for entry in entries
+        if isinstance(entry, dict) and isinstance(entry.get("config_name"), str)
+    }
     if config not in known:
         have = f"it has {', '.join(sorted(known))}" if known else "its README.md defines none"
         msg = f"{name}: the dataset has no config {config}; {have}."
@@ -153,16 +159,20 @@ def _splits(data_files: object) -> Iterator[tuple[str, list[str]]]:
     """Each split and its patterns, from any of the shapes that the Hub accepts for `data_files`."""
     if isinstance(data_files, list) and all(isinstance(entry, dict) for entry in data_files):
         for entry in data_files:
-            yield str(entry.get("split", "train")), _strings(entry.get("path"))
+            split = entry.get("split", "train")
+            if isinstance(split, str):
+                yield split, _strings(entry.get("path"))
     elif isinstance(data_files, dict):
         for split, path in data_files.items():
-            yield str(split), _strings(path)
+            if isinstance(split, str):
+                yield split, _strings(path)
     elif data_files is not None:
         yield "train", _strings(data_files)
 
 
 def _strings(value: object) -> list[str]:
-    return [str(item) for item in (value if isinstance(value, list) else [value]) if item is not None]
+    # Not `str` of whatever is there: a YAML list that holds another many times would unfold.
+    return [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str)]
 
 
 def _glob(pattern: str) -> re.Pattern[str]:
@@ -187,10 +197,10 @@ def _resolve(kind: str, name: str, revision: str | None, cache: Path, endpoint: 
         return Repo(kind, name, recorded["commit"], recorded["files"])
     what = f"the {kind} repository {name} (revision {asked})"
     info = _retry(what, lambda: _repo_info(kind, name, revision, endpoint))
-    if not info.sha:
+    if not isinstance(info.sha, str) or not _COMMIT.fullmatch(info.sha):
         msg = f"The Hub does not say at which commit {what} is, so it cannot be pinned; check the endpoint."
         raise InfrastructureError(msg)
-    files = {sibling.rfilename: _checksum(sibling) for sibling in info.siblings or []}
+    files = {s.rfilename: _checksum(s) for s in info.siblings or [] if _stays_inside(s.rfilename)}
     repo = Repo(kind, name, info.sha, files)
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -206,6 +216,11 @@ def _resolve(kind: str, name: str, revision: str | None, cache: Path, endpoint: 
     return repo
 
 
+def _stays_inside(name: str) -> bool:
+    """Whether a file's name means a file below its repository's folder; both become part of a path."""
+    return not name.startswith("/") and "\\" not in name and not {"", ".", ".."} & set(name.split("/"))
+
+
 def _read_revisions(path: Path) -> dict[str, Any]:
     try:
         revisions = json.loads(path.read_text(encoding="utf-8"))
@@ -215,7 +230,7 @@ def _read_revisions(path: Path) -> dict[str, Any]:
             raise TypeError
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         msg = f"{path}: the record of Hub revisions cannot be read; delete the file to pin the revisions anew."
         raise UsageError(msg) from error
     return dict(revisions)

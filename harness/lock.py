@@ -204,7 +204,8 @@ def _compile(
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise InfrastructureError(
-                f"Locking {output.name} failed: `uv pip compile` said: {done.stderr.strip()[-1500:] or done.stdout}"
+                f"Locking {output.name} failed: `uv pip compile` said: "
+                f"{' '.join((done.stderr.strip() or done.stdout).split())[-1500:]}"
             )
         text = made.read_text()
         # Notes name the temporary input file; say what it is instead.

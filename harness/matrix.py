@@ -15,6 +15,7 @@ from harness.errors import UsageError
 
 Flavour = Literal["cpu", "gpu"]
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
+_PLACES_LIMIT = 20_000  # the whole matrix has some 150
 _PINNED = re.compile(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!+_-]+")
 
 
@@ -361,7 +362,8 @@ def parse_matrix(text: str, name: str = "matrix.yaml") -> Matrix:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UsageError(f"{name}, line {line}: not valid YAML: {error.problem or error.context}.") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
+        # The last few come from inside PyYAML, for an explicit tag such as `!!bool x`.
         raise UsageError(f"{name}, line 1: not valid YAML: {error}.") from error
     if not isinstance(data, dict):
         raise UsageError(f"{name}, line 1: expected a mapping with `versions`, `requirements` and so on.")
@@ -374,6 +376,9 @@ def parse_matrix(text: str, name: str = "matrix.yaml") -> Matrix:
 def _index_lines(node: yaml.Node | None, place: tuple[str, ...], lines: dict[tuple[str, ...], int], name: str) -> None:
     if node is None or len(place) > 40:
         return
+    if len(lines) > _PLACES_LIMIT:
+        # Aliases of aliases unfold a short text into a tree without end.
+        raise UsageError(f"{name}, line 1: it unfolds to more than {_PLACES_LIMIT:,} entries: use fewer aliases.")
     lines[place] = node.start_mark.line + 1
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from harness.compare import ArtifactComparison, Comparison
+from harness.errors import printable
 from harness.ladder import Ladder, Pair
 from harness.metrics import Mismatch, Verdict
 
@@ -27,7 +28,7 @@ LABELS = {
 
 def clean(text: str, limit: int = 200) -> str:
     """Text from a file, with control characters escaped, and cut at `limit`; no markup is read where it is shown."""
-    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    shown = printable(text)
     return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import re
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,8 @@ _PAIRS = (
 )
 _SINGLES = ("centroids", "avg_residual")
 _JSON_LIMIT = 1 << 30
+_SETTING_LIMIT = 1 << 53  # as far as JSON numbers are exact everywhere
+_DEPTH_LIMIT = 32  # colbert-ai's metadata nests three deep
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ class IndexDirectory:
                 found = read_json(self.path / file)
             except UnreadableTensor:
                 continue
-            if isinstance(found, dict):
+            if isinstance(found, dict) and not too_deep(found):
                 return found
         return {}
 
@@ -178,8 +180,11 @@ def read_json(path: Path) -> object:
         UnreadableTensor: it is missing, huge, or not JSON.
     """
     try:
-        if path.stat().st_size > _JSON_LIMIT:
-            raise UnreadableTensor(f"{path} has {path.stat().st_size} bytes, too many for an index's JSON.")
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):
+            raise UnreadableTensor(f"{path} is not a regular file.")
+        if about.st_size > _JSON_LIMIT:
+            raise UnreadableTensor(f"{path} has {about.st_size} bytes, too many for an index's JSON.")
         found: object = json.loads(path.read_bytes())
     except OSError as error:
         raise UnreadableTensor(f"{path} cannot be read: {error.strerror}.") from error
@@ -188,13 +193,28 @@ def read_json(path: Path) -> object:
     return found
 
 
+def too_deep(value: object, limit: int = _DEPTH_LIMIT) -> bool:
+    """Whether a JSON value nests deeper than `limit`; what nests as deep as JSON allows cannot even be compared."""
+    level = [value]
+    for _ in range(limit):
+        level = [
+            inner
+            for one in level
+            if isinstance(one, (dict, list))
+            for inner in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not level:
+            return False
+    return any(isinstance(one, (dict, list)) for one in level)
+
+
 def setting(source: ArtifactSource, name: str) -> int | None:
     """A positive integer of the index's settings, such as `nbits`, `dim` or `num_chunks`; None where it is not told."""
     metadata = source.metadata()
     config = metadata.get("config")
     for place in (config if isinstance(config, dict) else {}, metadata):
         value = place.get(name)
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0:
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < _SETTING_LIMIT:
             return int(value)
     return None
 

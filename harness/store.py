@@ -24,6 +24,8 @@ import numpy as np
 
 from harness.errors import UsageError
 from harness.pipeline import in_order, is_final
+from harness.records import is_record
+from harness.sources import read_json, too_deep
 from harness.tensors import Tensor, UnreadableTensor, read_pt, read_safetensors, write_safetensors
 
 SCHEMA = 1
@@ -124,24 +126,21 @@ class Store:
 
     def get(self, key: str) -> Cell | None:
         """Return a cell; None if it is not there or its record cannot be read."""
-        # Not at the top: comparing two directories starts faster without pydantic.
-        from harness.matrix import version_key
-
         try:
-            record = json.loads((self.cell_folder(key) / "cell.json").read_text(encoding="utf-8"))
-            if record["schema"] != SCHEMA or record["key"] != key:
-                return None
-            artifacts = {
-                name: Artifact(a["digest"], a["dtype"], tuple(a["shape"]), a["kind"], a["stored"])
-                for name, a in record.pop("artifacts").items()
-            }
+            record = read_json(self.cell_folder(key) / "cell.json")
+        except UnreadableTensor:
+            return None
+        if not is_record(record, key, SCHEMA, OUTCOMES):
+            return None
+        assert isinstance(record, dict)
+        artifacts = {
+            name: Artifact(one["digest"], one["dtype"], tuple(one["shape"]), one["kind"], one["stored"])
+            for name, one in record.pop("artifacts", {}).items()
+        }
+        try:
             # JSON objects are written with sorted keys; artifacts have an order of their own.
-            artifacts = {name: artifacts[name] for name in in_order(artifacts)}
-            cell = Cell(**record, artifacts=artifacts)
-            if cell.outcome not in OUTCOMES or cell.repeat < 0 or not version_key(cell.version):
-                return None
-            return cell
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return Cell(**record, artifacts={name: artifacts[name] for name in in_order(artifacts)})
+        except TypeError:
             return None
 
     def cells(self) -> list[Cell]:
@@ -264,7 +263,7 @@ def index_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
     try:
         doclens = [n for chunk in chunks for n in json.loads((folder / f"doclens.{chunk}.json").read_text())]
         yield "doclens", Tensor.of(np.array(doclens, dtype=np.int64))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise UnreadableTensor(f"{folder}: doclens cannot be read: {error}") from error
 
 
@@ -303,11 +302,10 @@ class StoredCell:
     def metadata(self) -> dict[str, Any]:
         """The index's own `metadata.json`; empty if it cannot be read."""
         try:
-            path = self.store.cell_folder(self.cell.key) / "index" / "metadata.json"
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            found = read_json(self.store.cell_folder(self.cell.key) / "index" / "metadata.json")
+        except UnreadableTensor:
             return {}
-        return found if isinstance(found, dict) else {}
+        return found if isinstance(found, dict) and not too_deep(found) else {}
 
 
 def resolve_source(item: str, root: Path) -> StoredCell:

@@ -11,15 +11,16 @@ import json
 import math
 import mmap
 import os
+import stat
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, printable
 
 if sys.byteorder != "little":  # pragma: no cover - no such host has a torch wheel
     raise ImportError("harness.tensors maps little-endian files and works on little-endian hosts only")
@@ -27,6 +28,7 @@ if sys.byteorder != "little":  # pragma: no cover - no such host has a torch whe
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _HEADER_LIMIT = 100 * 1024 * 1024  # the safetensors specification's own limit on its JSON header
+_NPY_HEADER_LIMIT = 64 * 1024  # NumPy itself refuses headers over 10,000 characters
 _MAX_DIMS = 64  # NumPy 2's limit; torch writes no tensor with more
 _HASH_SLICE = 64 * 1024 * 1024
 
@@ -34,11 +36,11 @@ _HASH_SLICE = 64 * 1024 * 1024
 class UnreadableTensor(HarnessError):  # noqa: N818 - named after the status `unreadable`
     """A file, or a tensor in it, cannot be read; the message names the file and the reason.
 
-    The message may quote names from the file, so control characters are escaped before a terminal sees them.
+    The message may quote names from the file, so it has a limit.
     """
 
     def __init__(self, message: str) -> None:
-        shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in message)
+        shown = printable(message)
         super().__init__(shown if len(shown) <= 1000 else f"{shown[:997]}...")
 
 
@@ -175,8 +177,12 @@ def map_file(path: Path) -> Array:
         UnreadableTensor: the file is missing, is not a regular file, or may not be read.
     """
     try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
+        # A pipe that came with a folder from elsewhere would be waited for without end.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            about = os.fstat(file.fileno())
+            if not stat.S_ISREG(about.st_mode):
+                raise ValueError("it is not a regular file")
+            size = about.st_size
             if size == 0:
                 return np.empty(0, np.uint8)
             return np.frombuffer(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ), np.uint8)
@@ -223,26 +229,33 @@ def read_pt(path: str | Path) -> object:
 
 
 def read_npy(path: str | Path) -> Tensor:
-    """Read one `.npy` array, mapped where its layout allows; object arrays (pickles) are refused.
+    """Read one `.npy` array, mapped; object arrays (pickles) are refused, and so are sizes that the file does not have.
 
     Raises:
         UnreadableTensor: the file is missing, truncated, no npy file, or of a dtype that torch does not have.
     """
     path = Path(path)
+    raw = map_file(path)
     try:
-        array = np.lib.format.open_memmap(path, mode="r") if path.stat().st_size else None
-    except (OSError, ValueError, EOFError, OverflowError, SyntaxError, TypeError, MemoryError):
-        array = None
-    if array is None or array.dtype.hasobject:
-        # A zero-size array cannot be mapped; it is small, so it is read. Nothing is ever unpickled.
-        try:
-            array = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError, OverflowError, SyntaxError, TypeError, MemoryError) as error:
-            raise UnreadableTensor(f"{path} is not a readable npy file: {error}.") from error
-    plain = np.asarray(array)
-    if plain.dtype.newbyteorder("<") not in _BY_NUMPY:
-        raise UnreadableTensor(f"{path} holds elements of type {plain.dtype}, which no torch dtype matches.")
-    return Tensor.of(plain.astype(plain.dtype.newbyteorder("<"), copy=False))
+        head = io.BytesIO(raw[:_NPY_HEADER_LIMIT].tobytes())
+        version = np.lib.format.read_magic(head)
+        if version not in {(1, 0), (2, 0), (3, 0)}:
+            raise ValueError(f"version {version} of the format is not known")
+        # The versions differ in how long the header may be and in its encoding, which no plain dtype needs.
+        reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        sizes, fortran, dtype = reader(head)
+    except (ValueError, TypeError, OverflowError, SyntaxError, RecursionError, MemoryError, EOFError) as error:
+        raise UnreadableTensor(f"{path} is not a readable npy file: {error}.") from error
+    shape = check_shape(sizes, str(path))
+    plain = dtype.newbyteorder("<")
+    if dtype.hasobject or plain not in _BY_NUMPY:
+        raise UnreadableTensor(f"{path} holds elements of type {dtype}, which no torch dtype matches.")
+    begin, need = head.tell(), math.prod(shape) * dtype.itemsize
+    if need != raw.size - begin:
+        raise UnreadableTensor(f"{path}: its shape needs {need} bytes and the file has {raw.size - begin}.")
+    order: Literal["F", "C"] = "F" if fortran else "C"
+    array = np.frombuffer(raw[begin:], dtype).reshape(shape, order=order) if need else np.empty(shape, plain)
+    return Tensor.of(array.astype(plain, copy=False))
 
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, replace
+from pathlib import Path
 
 from harness.errors import UsageError
 from harness.pipeline import is_final
@@ -74,10 +75,14 @@ def _copy_record(source: Store, target: Store, cell: Cell) -> None:
     folder = target.cell_folder(cell.key)
     (folder / "index").mkdir(parents=True, exist_ok=True)
     for path in sorted((source.cell_folder(cell.key) / "index").glob("*.json")):
-        shutil.copyfile(path, folder / "index" / path.name)
-    log = source.cell_folder(cell.key) / "log.txt"
-    if log.exists():
-        shutil.copyfile(log, folder / "log.txt")
+        _copy_file(path, folder / "index" / path.name)
+    _copy_file(source.cell_folder(cell.key) / "log.txt", folder / "log.txt")
     temporary = folder / "cell.json.new"
     temporary.write_text(json.dumps(asdict(cell), indent=1, sort_keys=True), encoding="utf-8")
     temporary.replace(folder / "cell.json")
+
+
+def _copy_file(path: Path, target: Path) -> None:
+    """Copy a file if it is one: a link in a folder from elsewhere would bring in whatever it points to."""
+    if path.is_file() and not path.is_symlink():
+        shutil.copyfile(path, target)
