@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.cells import CellSpec
@@ -49,6 +49,7 @@ class Pair:
         repeats: how often A was run again; 0 leaves the noise floor unknown.
         store: where their tensors are.
         bench: runs jobs.
+        texts: the collection's passages; without them, a step can only be run on inputs that were kept.
     """
 
     a: Side
@@ -57,6 +58,7 @@ class Pair:
     repeats: int
     store: Store
     bench: Workbench
+    texts: Callable[[], Sequence[str]] | None = None
 
 
 def noise_floor(cell: Cell, repeats: Mapping[str, Cell] | list[Cell]) -> frozenset[str]:
@@ -134,4 +136,5 @@ def prepare_pair(experiment: Experiment, a: str, b: str, *, repeats: int = 1) ->
         len(again),
         experiment.store,
         workbench(experiment),
+        lambda: experiment.passages.texts,
     )

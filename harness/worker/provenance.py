@@ -7,8 +7,11 @@ import importlib.metadata
 import os
 import platform
 import re
+import select
+import signal
 import subprocess
 import sys
+import time
 from typing import Any
 
 import numpy
@@ -51,33 +54,38 @@ def _cpu() -> dict[str, Any]:
     return info
 
 
-def _cuda_library_versions() -> dict[str, str]:
-    """Versions that the loaded CUDA libraries report themselves, with the file that each was loaded from.
+_CUDA_LIBRARIES = {"libcublas", "libcublasLt", "libcudart", "libcudnn", "libcuda", "libnccl"}
 
-    What is installed and what is loaded can differ (LD_LIBRARY_PATH, a preloaded system copy), so ask the libraries.
-    """
+
+def _loaded_libraries() -> dict[str, str]:
+    """Name to file of the CUDA libraries in this process."""
     loaded: dict[str, str] = {}
     try:
         with open("/proc/self/maps", encoding="utf-8") as file:
             for line in file:
                 path = line.rsplit(" ", 1)[-1].strip()
                 stem = os.path.basename(path).split(".so")[0]
-                if stem in {
-                    "libcublas",
-                    "libcublasLt",
-                    "libcudart",
-                    "libcudnn",
-                    "libcuda",
-                    "libnccl",
-                } or stem.startswith("libcudart-"):
+                if stem in _CUDA_LIBRARIES or stem.startswith("libcudart-"):
                     loaded[stem] = path
     except OSError:
         return {}
+    return loaded
+
+
+def _cuda_library_versions() -> dict[str, str]:
+    """Versions that the loaded CUDA libraries report themselves, with the file that each was loaded from.
+
+    What is installed and what is loaded can differ (LD_LIBRARY_PATH, a preloaded system copy), so ask the libraries.
+    cuDNN is the exception: see `_cudnn`. Its version is its package's, if the loaded file is that package's.
+    """
+    loaded = _loaded_libraries()
     versions = {f"{name}.path": os.path.join(*path.split(os.sep)[-5:]) for name, path in loaded.items()}
     if "libcublasLt" in loaded:
         function = ctypes.CDLL(loaded["libcublasLt"]).cublasLtGetVersion
         function.restype = ctypes.c_size_t
         versions["cublasLt"] = str(function())
+    if "libcublas" in loaded:
+        versions |= _cublas_version(loaded["libcublas"])
     if "libcuda" in loaded:
         number = ctypes.c_int()
         ctypes.CDLL(loaded["libcuda"]).cuDriverGetVersion(ctypes.byref(number))
@@ -87,29 +95,107 @@ def _cuda_library_versions() -> dict[str, str]:
             number = ctypes.c_int()
             ctypes.CDLL(path).cudaRuntimeGetVersion(ctypes.byref(number))
             versions["cuda_runtime"] = str(number.value)
+    for name in ("libcublas", "libcublasLt", "libcudnn", "libcudart"):
+        owner = _owner(loaded[name]) if name in loaded else ""
+        if owner:
+            versions[f"{name}.package"] = owner
     return versions
 
 
-def _cudnn_version() -> int | None:
-    """The version that the loaded cuDNN reports; None where it cannot be loaded whole.
+def _cublas_version(path: str) -> dict[str, str]:
+    """What cuBLAS says of itself; its parts are asked for one by one, because that needs no handle."""
+    library = ctypes.CDLL(path)
+    parts = []
+    for which in range(3):
+        number = ctypes.c_int()
+        if library.cublasGetProperty(which, ctypes.byref(number)):
+            return {}
+        parts.append(str(number.value))
+    return {"cublas": ".".join(parts)}
 
-    Asked in a forked child: an environment that was brought to a host without cuDNN's engines, which indexing never
-    uses, does not raise when it is asked, it aborts.
+
+def _owner(path: str) -> str:
+    """`NAME VERSION` of the installed package that a library's file belongs to; empty if none is known."""
+    parts = path.split(os.sep)
+    if len(parts) < 4 or parts[-4] != "nvidia":
+        return ""
+    wanted = f"nvidia-{parts[-3].replace('_', '-')}-"
+    found = [f"{name} {version}" for name, version in _packages().items() if name.startswith(wanted)]
+    return found[0] if len(found) == 1 else ""
+
+
+_ASK = {
+    "torch_config": "import torch; print(torch.__config__.show())",
+    "cudnn": "import torch; print(torch.backends.cudnn.version())",
+}
+"""Questions whose answer calls cuDNN: on a GPU host, showing torch's configuration prints cuDNN's version too."""
+
+
+def _in_child(question: str, **environment: str) -> str | None:
+    """What a child process prints for one of `_ASK`; None if it fails, is killed or does not end.
+
+    cuDNN does not raise when a part of it is missing, it aborts the process, and an environment that was brought to a
+    host as files is without the engines that indexing never uses. A fork is enough, and quick, while this process has
+    not touched the GPU; afterwards only a new process may use it.
     """
-    if not torch.backends.cudnn.is_available():
-        return None
+    if torch.cuda.is_initialized():
+        try:
+            done = subprocess.run(
+                [sys.executable, "-c", _ASK[question]],
+                capture_output=True,
+                text=True,
+                timeout=_PATIENCE,
+                check=True,
+                env={**os.environ, **environment},
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            os.write(writer, str(torch.backends.cudnn.version()).encode())
-        finally:
-            os._exit(0)
+            os.environ.update(environment)
+            answer = torch.__config__.show() if question == "torch_config" else str(torch.backends.cudnn.version())
+            os.write(writer, answer.encode())
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
     os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
-        answer = pipe.read()
-    os.waitpid(child, 0)
-    return int(answer) if answer.isdigit() else None
+    return _answer(reader, child)
+
+
+_PATIENCE = 60.0
+
+
+def _answer(reader: int, child: int) -> str | None:
+    """Everything a child writes until it ends, if it ends well and in time."""
+    parts: list[bytes] = []
+    deadline = time.monotonic() + _PATIENCE
+    with os.fdopen(reader, "rb", buffering=0) as pipe:
+        while True:
+            ready, _, _ = select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))
+            part = pipe.read(65536) if ready else b""
+            if not part:
+                if not ready:
+                    os.kill(child, signal.SIGKILL)
+                break
+            parts.append(part)
+    _, status = os.waitpid(child, 0)
+    return b"".join(parts).decode(errors="replace").strip() if status == 0 else None
+
+
+def _cudnn(gpu: bool) -> dict[str, Any]:
+    """The configuration that torch shows and the version that cuDNN reports, None where cuDNN cannot be loaded whole."""
+    if not gpu:
+        # Without a GPU neither question reaches cuDNN's engines.
+        return {"torch_config": torch.__config__.show(), "cudnn": None}
+    config = _in_child("torch_config")
+    if config is None:
+        # Without a visible GPU torch leaves CUDA and cuDNN out of what it shows.
+        config = _in_child("torch_config", CUDA_VISIBLE_DEVICES="")
+    version = _in_child("cudnn")
+    return {"torch_config": config, "cudnn": int(version) if version and version.isdigit() else None}
 
 
 def _gpu() -> dict[str, Any]:
@@ -165,9 +251,9 @@ def collect(cell: dict[str, Any]) -> dict[str, Any]:
     return {
         "torch": torch.__version__,
         "torch_git": torch.version.git_version,
-        "torch_config": torch.__config__.show(),
+        # First of all, while this process has not touched the GPU.
+        **_cudnn(cell["device"] != "cpu"),
         "cuda": torch.version.cuda,
-        "cudnn": _cudnn_version(),
         "python": sys.version,
         "numpy": numpy.__version__,
         "packages": _packages(),

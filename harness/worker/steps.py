@@ -14,8 +14,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from harness.worker import capture
+from harness.worker.index import _extensions, _no_remote_code, require_device
 from harness.worker.outcomes import Ended
 
 Tensors = dict[str, torch.Tensor]
@@ -69,10 +71,9 @@ class Setting:
 
 def _encode(setting: Setting, inputs: Tensors) -> Tensors:
     model = setting.model()
-    embeddings, _mask = model.doc(
-        inputs["input_ids"], inputs["attention_mask"], keep_dims="return_mask", to_cpu=not setting.gpu
-    )
-    return {"batches": embeddings}
+    # colbert-ai moves the token ids to the model's device itself, and runs under its own autocast.
+    embeddings, mask = model.doc(inputs["input_ids"], inputs["attention_mask"], keep_dims="return_mask")
+    return {"batches": embeddings, "mask": mask}
 
 
 def _halve_sample(_setting: Setting, inputs: Tensors) -> Tensors:
@@ -96,6 +97,8 @@ def _normalize_centroids(setting: Setting, inputs: Tensors) -> Tensors:
         return inputs["centroids_raw"]
 
     stub = setting.indexer(num_partitions=inputs["centroids_raw"].shape[0])
+    # On a GPU the method goes on to round to half, which is the next step; normalising itself is on the CPU always.
+    stub.use_gpu = False
     with capture._patched(collection_indexer, "compute_faiss_kmeans", already):
         return {"centroids_normalized": collection_indexer.CollectionIndexer._train_kmeans(stub, None, None)}
 
@@ -148,6 +151,38 @@ def _optimize_ivf(setting: Setting, inputs: Tensors) -> Tensors:
             json.dump(inputs["doclens"].tolist(), file)
         ivf, ivf_lengths = optimize_ivf(inputs["ivf_unoptimized"], lengths, folder, verbose=0)
     return {"ivf": ivf, "ivf_lengths": ivf_lengths}
+
+
+def tensorize(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
+    """Make the batches of one outer batch of texts, with colbert-ai's own tokenizer.
+
+    Args:
+        cell: `texts` (a JSON list of passages, in order), `checkpoint`, `settings`, `device`.
+        out_dir: gets `input_ids`, `attention_mask` (both sorted by length, as the batches are cut from them) and
+            `reverse_indices`, each `NAME.safetensors`.
+        phases: times and names the phases.
+
+    Returns:
+        `batches`: how many there are.
+    """
+    require_device(cell)
+    with phases("import"):
+        _extensions(cell)
+        _no_remote_code(cell["checkpoint"])
+    with phases("load"):
+        tokenizer = Setting(cell).model().doc_tokenizer
+    with open(cell["texts"], encoding="utf-8") as file:
+        texts = json.load(file)
+    with phases("tensorize"):
+        batches, reverse_indices = tokenizer.tensorize(texts, bsize=cell["settings"]["index_bsize"])
+    made = {
+        "input_ids": torch.cat([ids for ids, _mask in batches]),
+        "attention_mask": torch.cat([mask for _ids, mask in batches]),
+        "reverse_indices": reverse_indices,
+    }
+    for name, tensor in made.items():
+        save_file({"tensor": tensor.to("cpu").contiguous()}, os.path.join(out_dir, f"{name}.safetensors"))
+    return {"batches": len(batches)}
 
 
 STEPS: dict[str, Callable[[Setting, Tensors], Tensors]] = {
