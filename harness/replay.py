@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.jobs import JobResult, Workbench
 from harness.metrics import Metrics, measure
+from harness.pair import Side
 from harness.tensors import Tensor, UnreadableTensor, read_safetensors
 
 ORIGIN = "origin"
@@ -58,6 +60,56 @@ class Verdict:
         if self.kind in {"module", "step"}:
             return f"{self.kind} {self.name}" + (f", call {self.number + 1}" if self.number else "")
         return f"{self.name} in {place}" + (f", call {self.number + 1}" if self.number else "")
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The three jobs of one step.
+
+    Attributes:
+        recorded: `record` in A.
+        again: `replay` of it in A, which must change nothing; None where the recording failed.
+        in_b: `replay` of it in B; None where the recording failed.
+    """
+
+    recorded: JobResult
+    again: JobResult | None = None
+    in_b: JobResult | None = None
+
+
+def run_steps(bench: Workbench, a: Side, b: Side, requests: Sequence[dict[str, Any]], folder: Path) -> list[Runs]:
+    """Record steps in A, and replay them in A and in B: three processes, however many steps there are.
+
+    Args:
+        bench: runs jobs.
+        a: whose calls are recorded.
+        b: who gets their inputs.
+        requests: of a `record` job, one for each step.
+        folder: for what the jobs write (hundreds of MB for a batch of long passages).
+    """
+    recorded = _together(bench, a, "record", requests, folder / "recorded")
+    done = [number for number, job in enumerate(recorded) if job.ok]
+    replays = [{**requests[number], "recording": str(recorded[number].out)} for number in done]
+    again = dict(zip(done, _together(bench, a, "replay", replays, folder / "again"), strict=True))
+    in_b = dict(zip(done, _together(bench, b, "replay", replays, folder / "in_b"), strict=True))
+    return [Runs(job, again.get(number), in_b.get(number)) for number, job in enumerate(recorded)]
+
+
+def _together(
+    bench: Workbench, side: Side, job: str, requests: Sequence[dict[str, Any]], folder: Path
+) -> list[JobResult]:
+    if not requests:
+        return []
+    done = bench.run(side.spec, side.interpreter(), job, {"steps": list(requests)}, folder)
+    if done.ok:
+        return [
+            JobResult(step["outcome"], step["reason"], folder / str(number), step, done.log_tail)
+            for number, step in enumerate(done.result["steps"])
+        ]
+    if len(requests) == 1:
+        return [done]
+    # A step that ends the process (a signal, the deadline) takes the others with it: give each a process of its own.
+    return [_together(bench, side, job, [r], folder / f"alone-{n}")[0] for n, r in enumerate(requests)]
 
 
 def references(value: object) -> list[dict[str, Any]]:

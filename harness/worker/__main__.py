@@ -13,7 +13,7 @@ import time
 import traceback
 from typing import Any
 
-from harness.worker.outcomes import Ended
+from harness.worker.outcomes import Ended, ending
 
 
 def _write(path: str, text: str) -> None:
@@ -92,21 +92,10 @@ def main(argv: list[str]) -> int:
     started = time.perf_counter()
     try:
         _run(cell, out_dir, phases, result)
-    except Ended as ended:
-        traceback.print_exc()
-        result.update(outcome=ended.outcome, reason=ended.reason)
-    except MemoryError as error:
-        traceback.print_exc()
-        result.update(outcome="out_of_memory", reason=f"The host ran out of memory in phase {phases.current}: {error}")
     except Exception as error:
         traceback.print_exc()
-        # torch.cuda.OutOfMemoryError exists under two names between 1.13 and 2.8; its class name is the stable part.
-        memory = type(error).__name__ == "OutOfMemoryError" or "CUDA out of memory" in str(error)
-        first_line = (str(error).strip().splitlines() or [""])[0]
-        result.update(
-            outcome="out_of_memory" if memory else "crashed",
-            reason=f"{type(error).__name__} in phase {phases.current}: {first_line}"[:2000],
-        )
+        outcome, reason = ending(error, phases.current)
+        result.update(outcome=outcome, reason=reason)
     result["phase"] = phases.current
     result["seconds"] = {**phases.seconds, "total": round(time.perf_counter() - started, 4)}
     _write(os.path.join(out_dir, "result.json"), json.dumps(result, indent=1, sort_keys=True))

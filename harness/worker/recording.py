@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
+import types
 from collections import Counter, deque
 from collections.abc import Iterator
 from typing import Any
@@ -232,6 +233,20 @@ class _Functions(TorchFunctionMode):
         return recorder.call("function", name, func, args, kwargs)
 
 
+def _patched_functions() -> list[tuple[Any, str, str, Any]]:
+    """Public functions of torch that somebody replaced by a Python function: owner, attribute, full name, function."""
+    found = []
+    owners = ((torch, "torch"), (torch.Tensor, "torch.Tensor"), (torch.nn.functional, "torch.nn.functional"))
+    for owner, prefix in owners:
+        for name, value in vars(owner).items():
+            private = name.startswith("_") and not name.endswith("__")
+            if isinstance(value, types.FunctionType) and not private:
+                home = (getattr(value, "__module__", None) or "").split(".")[0]
+                if home != "torch":
+                    found.append((owner, name, f"{prefix}.{name}", value))
+    return found
+
+
 class Recorder:
     """Writes calls down while `recording` is active.
 
@@ -247,6 +262,7 @@ class Recorder:
         self._paths = {id(module): path for path, module in modules.items()}
         self._numbers: Counter[tuple[str, str, str]] = Counter()
         self._module = [""]
+        self._inside = 0
 
     @contextlib.contextmanager
     def _quiet(self) -> Iterator[None]:
@@ -269,9 +285,11 @@ class Recorder:
         self.calls.append(record)
         if kind == "module":
             self._module.append(f"{name}#{number}" if number else name)
+        self._inside += kind == "function"
         try:
             result = function(*args, **kwargs)
         finally:
+            self._inside -= kind == "function"
             if kind == "module":
                 self._module.pop()
         if mutates:
@@ -285,6 +303,24 @@ class Recorder:
             self._numbers[kind, place, name] -= 1
         return result
 
+    def _one_call(self, name: str, patch: Any) -> Any:
+        """What takes the place of a patched function while recording: one call of `name`, as for any other function.
+
+        A function mode is handed the function that torch finds under its name. Called from inside a patch of
+        `torch.Tensor.sort`, the original would thus come back to the patch, which would be applied twice.
+        """
+
+        def alone(*args: Any, **kwargs: Any) -> Any:
+            with torch._C.DisableTorchFunction():
+                return patch(*args, **kwargs)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self.paused or self._inside:
+                return alone(*args, **kwargs)
+            return self.call("function", name, alone, args, kwargs)
+
+        return call
+
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
         """Write down everything inside the `with` block."""
@@ -297,7 +333,12 @@ class Recorder:
                 return original(module, *args, **kwargs)
             return recorder.call("module", path, lambda *a, **k: original(module, *a, **k), args, kwargs)
 
-        with _patched(torch.nn.Module, "__call__", call), _Functions(self), _Operators(self):
+        with contextlib.ExitStack() as stack:
+            for owner, attribute, name, patch in _patched_functions():
+                stack.enter_context(_patched(owner, attribute, self._one_call(name, patch)))
+            stack.enter_context(_patched(torch.nn.Module, "__call__", call))
+            stack.enter_context(_Functions(self))
+            stack.enter_context(_Operators(self))
             yield
 
 

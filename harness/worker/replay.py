@@ -1,14 +1,17 @@
-"""The jobs `record` and `replay`: write down one step's calls in A, and feed each its exact input in B.
+"""The jobs `record` and `replay`: write down steps' calls in A, and feed each its exact input in B.
 
 `record` runs a step twice, without and with the recorder, and says whether both gave the same bits. `replay` runs the
 step freely too, for the structure and for what changes when differences are passed on, then every recorded call by
-itself. Nothing is judged here: results go to files, and the reducer compares them.
+itself. Nothing is judged here: results go to files, and the reducer compares them. Both take one step, or several that
+share the time it takes to import torch and colbert-ai.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import traceback
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from harness.worker import steps
 from harness.worker.index import _extensions, _no_remote_code, require_device
+from harness.worker.outcomes import ending
 from harness.worker.recording import Recorder, Shelf, decode, encode, references, tensor_digest, write_calls
 
 
@@ -55,7 +59,46 @@ def _prepare(cell: dict[str, Any], phases: Any) -> steps.Setting:
     return setting
 
 
+def _each(
+    job: Callable[[dict[str, Any], str, Any], dict[str, Any]], cell: dict[str, Any], out_dir: str, phases: Any
+) -> dict[str, Any]:
+    """Do `job` for `cell`, or, if it has `steps`, for each of these; one that fails does not end the others."""
+    if "steps" not in cell:
+        return job(cell, out_dir, phases)
+    results: list[dict[str, Any]] = []
+    for number, request in enumerate(cell["steps"]):
+        one = {**cell, **request, "settings": {**cell["settings"], **request.get("settings", {})}}
+        folder = os.path.join(out_dir, str(number))
+        os.makedirs(folder, exist_ok=True)
+        try:
+            results.append({"outcome": "ok", "reason": "", **job(one, folder, phases)})
+        except Exception as error:
+            traceback.print_exc()
+            outcome, reason = ending(error, phases.current)
+            results.append({"outcome": outcome, "reason": reason})
+    return {"steps": results}
+
+
 def record(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
+    """Record the calls of one step, or of several.
+
+    Args:
+        cell: what `_record` wants; or `steps`, a list of requests that each override parts of it.
+        out_dir: gets what `_record` writes; with `steps`, each in a folder with the step's number.
+        phases: times and names the phases.
+
+    Returns:
+        What `_record` returns; or `steps`, a list of it with `outcome` and `reason`.
+    """
+    return _each(_record, cell, out_dir, phases)
+
+
+def replay(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
+    """Replay the recording of one step, or those of several; as `record`, with `_replay` for `_record`."""
+    return _each(_replay, cell, out_dir, phases)
+
+
+def _record(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
     """Record the calls of one step.
 
     Args:
@@ -120,7 +163,7 @@ def _replayed(
     return {"status": "different", "result": encode(result, target)}
 
 
-def replay(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
+def _replay(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
     """Feed each call of `cell["recording"]` (a `record` job's folder) its exact input in this environment.
 
     Args:
