@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from harness.errors import printable
 from harness.store import Cell
 
 
@@ -38,14 +39,19 @@ def render(rows: list[Row], notes: list[str], now: float) -> Table:
         spent = row.seconds if row.seconds is not None else now - row.started if row.started is not None else None
         style = _STYLES.get(row.state, "cyan" if row.seconds is None else "red")
         table.add_row(
-            escape(row.label),
-            f"[{style}]{escape(row.state)}[/]",
+            _shown(row.label),
+            f"[{style}]{_shown(row.state)}[/]",
             f"{spent:6.0f} s" if spent is not None else "",
-            escape(row.detail),
+            _shown(row.detail),
         )
     for note in notes[-3:]:
-        table.add_row("", f"[dim]{escape(note)}[/]", "", "")
+        table.add_row("", f"[dim]{_shown(note)}[/]", "", "")
     return table
+
+
+def _shown(text: str) -> str:
+    """Text that a job or a file may have written, without markup of ours and without words to the terminal."""
+    return escape(printable(text))
 
 
 class Board:
@@ -79,7 +85,7 @@ class Board:
 
     def _line(self, text: str) -> None:
         if self._live is None:
-            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
         """Say something that is not about one cell's phase."""

@@ -14,6 +14,7 @@ from harness.sources import too_deep
 from harness.tensors import DTYPES, UnreadableTensor, check_shape
 
 _KEY = re.compile(r"[0-9A-Za-z]{1,64}")
+_PLAIN = re.compile(r"[0-9A-Za-z:.+-]{0,40}")
 _DIGEST = re.compile(r"[0-9a-f]{16,64}")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
 _VERSION = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6}){0,5}")
@@ -53,6 +54,8 @@ def is_record(record: object, key: str, schema: int, outcomes: tuple[str, ...]) 
         and _KEY.fullmatch(key) is not None
         and all(_fits(_inner(record, field), kinds) for field, kinds in FIELDS.items())
         and record.get("outcome") in outcomes
+        and _PLAIN.fullmatch(record.get("capture", "")) is not None
+        and _PLAIN.fullmatch(record.get("finished", "")) is not None
         and (not record.get("group") or _KEY.fullmatch(record["group"]) is not None)
         and _is_spec(record.get("spec", {}))
         and all(_is_artifact(name, one) for name, one in record.get("artifacts", {}).items())

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from harness.compare import ArtifactComparison
-from harness.errors import HarnessError
+from harness.errors import HarnessError, printable
 from harness.lock import Lock, lock_path, read_lock
 from harness.matrix import Flavour, Matrix
 from harness.metrics import Profile
@@ -127,11 +128,11 @@ def print_headline(reduced: Reduced, console: Console, *, markdown: bool) -> Non
             table.add_column(column, overflow="fold")
         for row in reduced.rows:
             style = "red" if row.gap else "yellow" if row.changed else ""
-            table.add_row(*headline_cells(row), style=style)
+            table.add_row(*(escape(printable(cell)) for cell in headline_cells(row)), style=style)
         console.print(table)
     console.print()
     for line in sentences(reduced):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def sentences(reduced: Reduced) -> list[str]:

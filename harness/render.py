@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from harness.compare import ArtifactComparison, Comparison
 from harness.errors import printable
@@ -71,7 +72,7 @@ def sentence(comparison: Comparison) -> str:
     if equal == total and not comparison.divergent:
         return f"{a} and {b} are bit for bit the same in all {total} tensors of the index.{unreadable}"
     passing = sum(one.close(comparison.chosen) is True for one in final)
-    differ = ", ".join(one.name for one in comparison.divergent[:6])
+    differ = ", ".join(clean(one.name) for one in comparison.divergent[:6])
     more = f" and {len(comparison.divergent) - 6} more" if len(comparison.divergent) > 6 else ""
     if not comparison.divergent:
         return (
@@ -309,7 +310,7 @@ def ladder_text(found: Ladder) -> str:
         more = f" and {len(steps) - 6} more" if len(steps) > 6 else ""
         parts = [f"{len(steps)} of {len(found.steps)} steps changed a tensor: {names}{more}."]
     body = [
-        [f"{clean(one.a)} -> {clean(one.b)}", str(len(one.changed)), ", ".join(one.changed) or "-"]
+        [f"{clean(one.a)} -> {clean(one.b)}", str(len(one.changed)), clean(", ".join(one.changed), 2000) or "-"]
         for one in found.steps
     ]
     parts += ["", table_text(["step", "changed", "tensors"], body), ""]
@@ -318,14 +319,15 @@ def ladder_text(found: Ladder) -> str:
         shown = " | ".join(" ".join(clean(item) for item in group) for group in groups)
         body.append([clean(name), str(len(groups)), shown])
     parts.append(table_text(["artifact", "classes", "items that are equal"], body))
-    back = [one for one in found.changes if one.back_to is not None]
+    back = [replace(one, back_to=clean(one.back_to)) for one in found.changes if one.back_to is not None]
     if back:
-        parts += ["", *(f"{clean(one.artifact)} changed back at {one.b}: as in {one.back_to} again." for one in back)]
+        parts.append("")
+        parts += [f"{clean(one.artifact)} changed back at {clean(one.b)}: as in {one.back_to} again." for one in back]
     return "\n".join([*parts, *(["", *(clean(line, 600) for line in found.unreadable)] if found.unreadable else [])])
 
 
 def pairs_text(items: Sequence[str], pairs: Sequence[Pair]) -> str:
     """All pairs as a triangle: how many tensors differ between each two items."""
     counts = {(one.a, one.b): str(len(one.changed)) for one in pairs}
-    body = [[item, *(counts.get((item, other), "") for other in items)] for item in items[:-1]]
-    return f"Tensors that differ, {len(pairs)} pairs:\n\n" + table_text(["", *items], body)
+    body = [[clean(item), *(counts.get((item, other), "") for other in items)] for item in items[:-1]]
+    return f"Tensors that differ, {len(pairs)} pairs:\n\n" + table_text(["", *map(clean, items)], body)

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.compare import ArtifactComparison, compare_sources
-from harness.errors import UsageError
+from harness.errors import UsageError, printable
 from harness.lock import Lock, difference
 from harness.metrics import Profile
 from harness.pipeline import in_order, is_final
@@ -165,7 +165,7 @@ def describe_group(cells: Sequence[Cell]) -> str:
     """One line that tells a group from another."""
     spec = cells[0].spec
     collection = spec["collection"]
-    return (
+    return printable(
         f"{collection['name']} ({collection['passages']} passages), {spec['checkpoint']['name']}, {spec['device']}, "
         f"{len({cell.version for cell in cells})} versions"
     )
@@ -447,5 +447,11 @@ def headline_cells(row: Headline) -> tuple[str, ...]:
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table for pasting."""
     lines = [f"| {' | '.join(columns)} |", f"|{'|'.join(':-:' for _ in columns)}|"]
-    lines += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
+    lines += [f"| {' | '.join(_in_markdown(cell) for cell in row)} |" for row in rows]
     return "\n".join(lines)
+
+
+def _in_markdown(text: str) -> str:
+    """Text as it reads in a Markdown table: neither a bar nor HTML nor a link can come out of it."""
+    marks = str.maketrans({mark: f"\\{mark}" for mark in "|<>[]`*\\"})
+    return printable(text).translate(marks)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from harness.commands.options import parse_repeats, repeats_option, selection_options, sites_options
-from harness.errors import ExitCode
+from harness.errors import ExitCode, printable
 
 
 @click.command(name="index")
@@ -49,5 +49,5 @@ def command(versions: tuple[str, ...], repeats: tuple[str, ...], evict: bool, ag
     ok = sum(cell.outcome == "ok" for cell in cells)
     click.echo(f"{ok} of {len(cells)} cells are stored and complete, in {experiment.home.store}.")
     for cell in bad:
-        click.echo(f"{cell.label}: {cell.outcome}: {cell.reason}", err=True)
+        click.echo(printable(f"{cell.label}: {cell.outcome}: {cell.reason}"), err=True)
     return int(ExitCode.INFRASTRUCTURE if bad else ExitCode.OK)

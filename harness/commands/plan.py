@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from harness.commands.options import parse_repeats, repeats_option, selection_options
+from harness.errors import printable
 
 
 @click.command(name="plan")
@@ -31,11 +32,13 @@ def command(versions: tuple[str, ...], repeats: tuple[str, ...], as_json: bool, 
         click.echo(json.dumps({"device": experiment.device.identity, "cells": cells}, indent=1))
         return
     click.echo(
-        f"{experiment.passages.name}: {len(experiment.passages)} passages; checkpoint {experiment.checkpoint.name}; "
-        f"{experiment.device.identity}"
+        printable(
+            f"{experiment.passages.name}: {len(experiment.passages)} passages; "
+            f"checkpoint {experiment.checkpoint.name}; {experiment.device.identity}"
+        )
     )
     for p in plan:
         label = f"{p.spec.version}#{p.spec.repeat}" if p.spec.repeat else p.spec.version
-        click.echo(f"{label:10} {p.spec.key[:12]}  {'run ' if p.run else 'skip'}  {p.why}")
+        click.echo(printable(f"{label:10} {p.spec.key[:12]}  {'run ' if p.run else 'skip'}  {p.why}"))
     count = sum(p.run for p in plan)
     click.echo(f"{count} of {len(plan)} cells would run.")

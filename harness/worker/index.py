@@ -76,22 +76,42 @@ def _extensions(cell: dict[str, Any]) -> None:
 
 
 def _no_remote_code(checkpoint: str) -> None:
-    """Refuse a checkpoint that wants to run its own Python: colbert-ai loads configurations with trust_remote_code."""
-    with open(os.path.join(checkpoint, "config.json"), encoding="utf-8") as file:
-        if "auto_map" in json.load(file):
-            raise Ended("unsupported", "config.json of the checkpoint has auto_map: it wants to run code of its own.")
+    """Refuse a checkpoint that wants to run its own Python, and make transformers refuse it too.
+
+    colbert-ai loads configurations with trust_remote_code on. Whoever asks for it here, for whatever model, is not
+    given it: the `from_pretrained` of transformers' Auto classes is called with it off, and the function that would
+    import a checkpoint's module refuses.
+
+    Raises:
+        Ended: `unsupported`, where config.json or tokenizer_config.json has `auto_map`.
+    """
+    for name in ("config.json", "tokenizer_config.json"):
+        path = os.path.join(checkpoint, name)
+        if not os.path.exists(path):
+            continue
+        with open(path, encoding="utf-8") as file:
+            if "auto_map" in json.load(file):
+                raise Ended("unsupported", f"{name} of the checkpoint has auto_map: it wants to run code of its own.")
+    import transformers
     from colbert.modeling import hf_colbert
+    from transformers import dynamic_module_utils
+    from transformers.models.auto import auto_factory, configuration_auto, tokenization_auto
 
-    class AutoConfig:
-        """transformers' AutoConfig with remote code off."""
+    for owner in (transformers.AutoConfig, transformers.AutoModel, transformers.AutoTokenizer):
+        owner.from_pretrained = staticmethod(_without_trust(owner.from_pretrained))
+    for module in (dynamic_module_utils, auto_factory, configuration_auto, tokenization_auto, hf_colbert):
+        module.get_class_from_dynamic_module = _refuse_dynamic_module
 
-        @staticmethod
-        def from_pretrained(name: str, **kwargs: Any) -> Any:
-            kwargs["trust_remote_code"] = False
-            return original.from_pretrained(name, **kwargs)
 
-    original = hf_colbert.AutoConfig
-    hf_colbert.AutoConfig = AutoConfig
+def _without_trust(original: Any) -> Any:
+    def from_pretrained(*args: Any, **kwargs: Any) -> Any:
+        return original(*args, **{**kwargs, "trust_remote_code": False})
+
+    return from_pretrained
+
+
+def _refuse_dynamic_module(class_reference: str, *_args: Any, **_kwargs: Any) -> Any:
+    raise Ended("unsupported", f"The checkpoint wants to run code of its own ({class_reference}), which is never done.")
 
 
 def _time_phases(phases: Any, seen: dict[str, Any]) -> None:
