@@ -42,6 +42,15 @@ class Home:
         return self.root / "runs"
 
     @property
+    def locks(self) -> Path:
+        """Lock files between processes; a file that nobody holds means nothing."""
+        return self.root / "locks"
+
+    def cell_lock(self, key: str) -> Path:
+        """Held by whoever runs a cell."""
+        return self.locks / "cells" / f"{key}.lock"
+
+    @property
     def workers(self) -> Path:
         """Copies of `harness/worker`, each named by its digest: what jobs import."""
         return self.root / "workers"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,7 +11,8 @@ from typing import Any
 
 from harness.cells import CellSpec
 from harness.home import Home
-from harness.runner import Interpreter, _environment, _result, _supervise, _tail, worker_copy
+from harness.runner import Interpreter, _environment, _tail, job_deadlines, read_result, run_folder, worker_copy
+from harness.supervise import supervise
 
 
 @dataclass(frozen=True)
@@ -59,12 +58,8 @@ class Workbench:
     @contextmanager
     def scratch(self, name: str) -> Iterator[Path]:
         """A folder for job results that lasts as long as the `with` block."""
-        self.home.runs.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.home.runs))
-        try:
+        with run_folder(self.home, name) as (folder, _held):
             yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
     def run(self, spec: CellSpec, interpreter: Interpreter, job: str, request: dict[str, Any], out: Path) -> JobResult:
         """Run `job` in one environment.
@@ -82,12 +77,15 @@ class Workbench:
             "schema": 1, "job": job, "key": spec.key, "device": self.device_kind, "checkpoint": str(self.checkpoint),
             **request, "settings": settings,
         }  # fmt: skip
-        with self.scratch(f"{spec.version}-{job}") as run:
+        with run_folder(self.home, f"{spec.version}-{job}") as (run, held):
             (run / "tmp").mkdir()
             (run / "cell.json").write_text(json.dumps(full, indent=1))
             worker = worker_copy(self.home)
             environment = _environment(replace(spec, job=job), interpreter, worker, run, self.device_kind)
             command = [str(interpreter.python), "-m", "harness.worker", str(run / "cell.json"), str(out)]
-            ended = _supervise(command, environment, run, out, self.deadline, lambda _phase: None)
-            result, outcome, reason = _result(out, ended)
+            ended = supervise(
+                command, environment=environment, run=run, deadlines=job_deadlines(self.deadline), phase=out / "phase",
+                hold=[held.fileno()],
+            )  # fmt: skip
+            result, outcome, reason = read_result(out, ended)
             return JobResult(outcome, reason, out, result, _tail(run / "log.txt"))

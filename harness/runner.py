@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
-import subprocess
+import socket
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +24,33 @@ from harness.cells import CellSpec
 from harness.checkpoint import CheckpointFiles
 from harness.collection import Passages, write_jsonl
 from harness.environments import DISK_SIGNS
+from harness.flock import Held, try_hold
 from harness.home import Home
 from harness.store import OUTCOMES, Cell, Store
+from harness.supervise import Control, Deadline, Ended, supervise
 from harness.tensors import UnreadableTensor
 
 _LOG_TAIL = 40
-_GRACE_SECONDS = 10
+_LAST_LINES = 5
+_NEW_SECONDS = 60
+_TRIES_KEPT = 20
+OWNER = ".owner.lock"
+"""In a run's folder: a lock that its harness and its job hold."""
+RECORD = "run.json"
+"""In a run's folder: which cell it is of."""
+INFRASTRUCTURE = frozenset({"offline", "disk_full", "gpu_lost", "lost"})
+"""Values of a cell's `cause` that say something about the machine and nothing about the version: tried again."""
+GPU_SIGNS = re.compile(
+    r"CUDA-capable device\(s\) is/are busy or unavailable|no CUDA-capable device is detected|CUDA unknown error|"
+    r"uncorrectable (?:NVLink|ECC) error|\bXid\b|GPU is lost|fallen off the bus|"
+    r"CUDA_ERROR_(?:NO_DEVICE|DEVICE_UNAVAILABLE|ECC_UNCORRECTABLE)|cudaError(?:NoDevice|DevicesUnavailable|ECCUncorrectable)"
+)
+"""What CUDA and the driver say when a GPU went away, as opposed to a kernel that is wrong."""
+_MEMORY_SIGNS = re.compile(
+    r"can't allocate memory|std::bad_alloc|Cannot allocate memory|CUDA out of memory|CUDA error: out of memory|"
+    r"CUBLAS_STATUS_ALLOC_FAILED|^MemoryError",
+    re.MULTILINE,
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +93,22 @@ def worker_copy(home: Home) -> Path:
     return folder
 
 
+@contextmanager
+def run_folder(home: Home, prefix: str) -> Iterator[tuple[Path, Held]]:
+    """A folder below `home.runs` that lasts as long as the `with` block, and the lock by which its owner lives."""
+    home.runs.mkdir(parents=True, exist_ok=True)
+    run = Path(tempfile.mkdtemp(prefix=f"{prefix}-", dir=home.runs))
+    held = None
+    try:
+        held = try_hold(run / OWNER)
+        assert held is not None
+        yield run, held
+    finally:
+        shutil.rmtree(run, ignore_errors=True)
+        if held is not None:
+            held.release()
+
+
 def run_index(
     home: Home,
     store: Store,
@@ -80,8 +120,13 @@ def run_index(
     device_kind: str,
     capture: str,
     deadline: float,
+    import_deadline: float | None = None,
     swap: dict[str, Path] | None = None,
+    gpu: str | None = None,
+    extra: Mapping[str, Any] | None = None,
     on_phase: Callable[[str], None] = lambda _phase: None,
+    control: Control | None = None,
+    hold: Sequence[int] = (),
 ) -> Cell:
     """Run the index job of `spec` and store the cell, however it ends.
 
@@ -94,13 +139,22 @@ def run_index(
         checkpoint: an absolute folder.
         device_kind: `cpu` or `cuda`.
         capture: `final`, `digests` or `full`.
-        deadline: wall seconds after which the job is stopped, and ends as `timeout`.
+        deadline: wall seconds from the end of the imports after which the job is stopped, and ends as `timeout`.
+        import_deadline: the same for its start and its imports; `deadline` when absent.
         swap: artifact name to the safetensors file that takes its place.
+        gpu: what the job gets as CUDA_VISIBLE_DEVICES; that of the harness when absent. It is not part of the key.
+        extra: goes into the cell's details.
         on_phase: called with each phase as it begins.
+        control: stops the job.
+        hold: descriptors of locks that the job holds to its end, even if this process ends before it.
+
+    Raises:
+        Stopped: `control` said so; nothing is stored.
+        OSError: the interpreter cannot be started, or nothing can be written.
     """
-    home.runs.mkdir(parents=True, exist_ok=True)
-    run = Path(tempfile.mkdtemp(prefix=f"{spec.version}-{spec.key[:8]}-", dir=home.runs))
-    try:
+    with run_folder(home, f"{spec.version}-{spec.key[:8]}") as (run, held):
+        note = {"spec": spec.to_json(), "store": str(store.root), "capture": capture, "job": "index", **_me()}
+        (run / RECORD).write_text(json.dumps(note), encoding="utf-8")
         write_jsonl(passages, run / "passages.jsonl")
         (run / "tmp").mkdir()
         out = run / "out"
@@ -118,15 +172,106 @@ def run_index(
         }
         (run / "cell.json").write_text(json.dumps(request, indent=1))
         worker = worker_copy(home)
-        environment = _environment(spec, interpreter, worker, run, device_kind)
+        environment = _environment(spec, interpreter, worker, run, device_kind, gpu)
         command = [str(interpreter.python), "-m", "harness.worker", str(run / "cell.json"), str(out)]
-        ended = _supervise(command, environment, run, out, deadline, on_phase)
-        return _conclude(store, spec, run, out, capture, {**ended, "worker": worker.name})
-    finally:
-        shutil.rmtree(run, ignore_errors=True)
+        ended = supervise(
+            command,
+            environment=environment,
+            run=run,
+            deadlines=job_deadlines(deadline, import_deadline),
+            phase=out / "phase",
+            on_phase=on_phase,
+            control=control,
+            hold=[held.fileno(), *hold],
+        )
+        known = {**(extra or {}), "worker": worker.name, "run": run.name}
+        return _conclude(store, spec, run, out, capture, device_kind, ended, known)
 
 
-def _environment(spec: CellSpec, interpreter: Interpreter, worker: Path, run: Path, device_kind: str) -> dict[str, str]:
+def job_deadlines(deadline: float, import_deadline: float | None = None) -> list[Deadline]:
+    """Deadlines of a worker's job: for its start and its imports, then for the rest."""
+    first = deadline if import_deadline is None else import_deadline
+    return [Deadline("import", first, ("start", "import")), Deadline("index", deadline)]
+
+
+def _me() -> dict[str, Any]:
+    return {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def recover(home: Home, store: Store, say: Callable[[str], None] = lambda _text: None) -> list[Cell]:
+    """Find runs whose harness died, record them as `lost`, and delete what they left; return the lost cells.
+
+    A cell that ended well before is not replaced, and a run whose owner lives, here or on another machine of a shared
+    filesystem, is left alone.
+    """
+    lost = []
+    for run in sorted(home.runs.iterdir()) if home.runs.is_dir() else ():
+        held = _abandoned(run)
+        if held is None:
+            continue
+        with held:
+            cell = _lost_cell(store, run)
+            if cell is not None:
+                lost.append(cell)
+                say(f"{cell.label}: {cell.reason}")
+            shutil.rmtree(run, ignore_errors=True)
+    return lost
+
+
+def _abandoned(run: Path) -> Held | None:
+    """The lock of a run's folder if its owner is gone."""
+    try:
+        # A folder that has just been made does not have its lock yet.
+        if not (run / OWNER).exists() and time.time() - run.stat().st_mtime < _NEW_SECONDS:
+            return None
+        return try_hold(run / OWNER) if run.is_dir() else None
+    except OSError:
+        return None
+
+
+def _lost_cell(store: Store, run: Path) -> Cell | None:
+    try:
+        note = json.loads((run / RECORD).read_text(encoding="utf-8"))
+        spec = CellSpec(**note["spec"])
+        if note["store"] != str(store.root):
+            return None
+        there = store.get(spec.key)
+        # It may have died after its cell was stored, or another harness may have run the cell since.
+        if there is not None and (there.outcome == "ok" or there.details.get("run") == run.name):
+            return None
+        phase = _read(run / "out" / "phase") or "start"
+        reason = (
+            f"The harness (process {note['pid']} on {note['host']}) ended while the job was in phase {phase}; the job "
+            "was ended with it."
+        )
+        details = {"cause": "lost", "run": run.name, "log_tail": _tail(run / "log.txt"), "tried": tried(there)}
+        cell = Cell(spec.key, spec.group, spec.to_json(), "lost", reason, phase, str(note["capture"]), details=details)
+        return store.put(cell, log=run / "log.txt")
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def tried(cell: Cell | None) -> list[dict[str, Any]]:
+    """What a new run of a cell keeps of one that something around the experiment ended: how each try ended."""
+    if cell is None or not is_infrastructure(cell):
+        return []
+    last = {"outcome": cell.outcome, "cause": cell.details["cause"], "reason": cell.reason, "finished": cell.finished}
+    earlier = cell.details.get("tried")
+    return [*(earlier if isinstance(earlier, list) else []), last][-_TRIES_KEPT:]
+
+
+def is_infrastructure(cell: Cell) -> bool:
+    """Whether a cell ended for a reason around the experiment, which may not be there the next time."""
+    return cell.details.get("cause") in INFRASTRUCTURE
+
+
+def _environment(
+    spec: CellSpec, interpreter: Interpreter, worker: Path, run: Path, device_kind: str, gpu: str | None = None
+) -> dict[str, str]:
     path = [str(worker), *([str(interpreter.site)] if interpreter.site else [])]
     environment = {
         **spec.environment,
@@ -145,61 +290,9 @@ def _environment(spec: CellSpec, interpreter: Interpreter, worker: Path, run: Pa
         for name in ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"):
             if name in os.environ:
                 environment.setdefault(name, os.environ[name])
+        if gpu is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = gpu
     return environment
-
-
-def _supervise(
-    command: list[str],
-    environment: dict[str, str],
-    run: Path,
-    out: Path,
-    deadline: float,
-    on_phase: Callable[[str], None],
-) -> dict[str, Any]:
-    """Run to the end or the deadline; SIGTERM to the whole process group, then SIGKILL."""
-    started = time.monotonic()
-    seen = ""
-    timed_out = False
-    with (run / "log.txt").open("wb") as log:
-        process = subprocess.Popen(
-            command, env=environment, cwd=run, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )  # fmt: skip
-        try:
-            while process.poll() is None:
-                phase = _read(out / "phase")
-                if phase and phase != seen:
-                    seen = phase
-                    on_phase(phase)
-                if time.monotonic() - started > deadline:
-                    timed_out = True
-                    break
-                try:
-                    process.wait(timeout=0.2)
-                except subprocess.TimeoutExpired:
-                    continue
-        finally:
-            _stop(process)
-    return {
-        "exit_code": process.returncode,
-        "timed_out": timed_out,
-        "phase": _read(out / "phase") or "start",
-        "wall_seconds": round(time.monotonic() - started, 3),
-    }
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the process and whatever it started, also when it ended by itself and left children behind."""
-    for number, patience in ((signal.SIGTERM, _GRACE_SECONDS), (signal.SIGKILL, _GRACE_SECONDS)):
-        try:
-            os.killpg(process.pid, number)
-        except (ProcessLookupError, PermissionError):
-            break
-        try:
-            process.wait(timeout=patience)
-        except subprocess.TimeoutExpired:
-            continue
-    process.wait()
 
 
 def _read(path: Path) -> str:
@@ -219,46 +312,89 @@ def _tail(path: Path) -> str:
         return ""
 
 
-def _conclude(store: Store, spec: CellSpec, run: Path, out: Path, capture: str, ended: dict[str, Any]) -> Cell:
+def _conclude(
+    store: Store,
+    spec: CellSpec,
+    run: Path,
+    out: Path,
+    capture: str,
+    device_kind: str,
+    ended: Ended,
+    known: dict[str, Any],
+) -> Cell:
     """Turn what is left of a run into a stored cell."""
-    result, outcome, reason = _result(out, ended)
+    result, outcome, reason = read_result(out, ended)
     tail = _tail(run / "log.txt")
     details = {
-        **ended,
+        "exit_code": ended.exit_code,
+        "wall_seconds": ended.wall_seconds,
+        "phase": ended.phase or "start",
         "harness": harness.__version__,
         "log_tail": tail,
+        **known,
         **{k: v for k, v in result.items() if k not in {"schema", "outcome", "reason", "phase", "seconds"}},
     }
-    artifacts = {}
-    if outcome == "ok":
-        try:
-            artifacts = store.ingest(out / "index", out / "intermediates", capture)
-        except (UnreadableTensor, KeyError) as error:
-            outcome, reason = "invalid_output", f"The job said that it ended well, but {error}."
-    if outcome in {"crashed", "import_failed", "invalid_output"} and DISK_SIGNS.search(f"{reason}\n{tail}"):
-        details["cause"] = "disk_full"
+    with store.writing():
+        artifacts = {}
+        if outcome == "ok":
+            try:
+                artifacts = store.ingest(out / "index", out / "intermediates", capture)
+            except (UnreadableTensor, KeyError) as error:
+                outcome, reason = "invalid_output", f"The job said that it ended well, but {error}."
+        outcome, reason, cause = _classify(outcome, reason, tail, run.parent, device_kind, ended)
+        if cause:
+            details["cause"] = cause
+        cell = Cell(
+            key=spec.key,
+            group=spec.group,
+            spec=spec.to_json(),
+            outcome=outcome,
+            reason=reason,
+            phase=str(result.get("phase") or ended.phase or "start"),
+            capture=capture,
+            artifacts=artifacts,
+            seconds=result.get("seconds", {}),
+            details=details,
+        )
+        return keep(store, cell, log=run / "log.txt", index=out / "index")
+
+
+def keep(store: Store, cell: Cell, *, log: Path, index: Path | None = None) -> Cell:
+    """Store a cell, unless it says less than what is there: a lost run never takes the place of one that ended well."""
+    if is_infrastructure(cell):
+        there = store.get(cell.key)
+        if there is not None and there.outcome == "ok":
+            return cell
+    return store.put(cell, log=log, index=index)
+
+
+def _classify(outcome: str, reason: str, tail: str, runs: Path, device_kind: str, ended: Ended) -> tuple[str, str, str]:
+    """Outcome, reason and cause, once the log is looked at: what the machine did is not the version's doing."""
+    if outcome == "lost":
+        return outcome, reason, "lost"
+    if outcome in {"ok", "timeout", "out_of_memory"}:
+        return outcome, reason, ""
+    said = f"{reason}\n{tail}"
+    if outcome != "unsupported" and DISK_SIGNS.search(said):
         reason = (
-            f"The disk of {run.parent} was full in phase {ended['phase']}: free some space, or point --home (or "
+            f"The disk of {runs} was full in phase {ended.phase or 'start'}: free some space, or point --home (or "
             "HARNESS_HOME) to another disk."
         )
-    cell = Cell(
-        key=spec.key,
-        group=spec.group,
-        spec=spec.to_json(),
-        outcome=outcome,
-        reason=reason,
-        phase=str(result.get("phase") or ended["phase"]),
-        capture=capture,
-        artifacts=artifacts,
-        seconds=result.get("seconds", {}),
-        details=details,
-    )
-    return store.put(cell, log=run / "log.txt", index=out / "index")
+        return outcome, reason, "disk_full"
+    # torch that sees no GPU calls the device unsupported; its log says when the driver failed instead.
+    if device_kind != "cpu" and (sign := GPU_SIGNS.search(said)):
+        return "lost", f"The GPU was lost in phase {ended.phase or 'start'} ({sign[0]}): {reason}", "gpu_lost"
+    last = "\n".join(tail.splitlines()[-_LAST_LINES:])
+    if outcome in {"crashed", "import_failed"} and _MEMORY_SIGNS.search(f"{reason}\n{last}"):
+        return "out_of_memory", f"Memory ran out in phase {ended.phase or 'start'}: {reason}", ""
+    return outcome, reason, ""
 
 
-def _result(out: Path, ended: dict[str, Any]) -> tuple[dict[str, Any], str, str]:  # noqa: PLR0911 - one for each ending
-    """The worker's own result, and the outcome: the worker's word counts only when it lived to give it."""
-    phase, code = ended["phase"], ended["exit_code"]
+def read_result(out: Path, ended: Ended) -> tuple[dict[str, Any], str, str]:  # noqa: PLR0911 - one for each ending
+    """The worker's own result, the outcome and a reason: the worker's word counts only when it lived to give it."""
+    phase, code = ended.phase or "start", ended.exit_code
+    if ended.lost:
+        return {}, "lost", f"The job's supervisor was killed in phase {phase}, and the job with it."
     try:
         result = json.loads((out / "result.json").read_text(encoding="utf-8"))
         if not isinstance(result, dict) or result.get("outcome") not in OUTCOMES:
@@ -267,16 +403,30 @@ def _result(out: Path, ended: dict[str, Any]) -> tuple[dict[str, Any], str, str]
         result = {}
     except (OSError, ValueError) as error:
         return {}, "invalid_output", f"result.json of the job cannot be read: {error}."
-    if ended["timed_out"]:
-        return result, "timeout", f"The job was stopped after {ended['wall_seconds']:.0f} s in phase {phase}."
+    if ended.deadline:
+        return result, "timeout", (
+            f"The job was stopped after {ended.wall_seconds:.0f} s in phase {phase}, at the deadline of "
+            f"{ended.deadline} (deadline_seconds in matrix.yaml)."
+        )  # fmt: skip
+    if ended.from_outside:
+        return result, "lost", f"Somebody or something else stopped the job in phase {phase}, as a scheduler does."
     if result:
         return result, str(result["outcome"]), str(result.get("reason", ""))
     if code < 0:
-        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-        hint = " (a SIGKILL that nobody sent is usually the kernel out of memory)" if name == "SIGKILL" else ""
-        return result, "crashed", f"The job was killed by {name} in phase {phase}{hint}."
+        return result, *_killed(-code, phase, ended.oom_kills)
     if code == 0:
         return result, "invalid_output", "The job ended with exit status 0 but wrote no result."
     if phase in {"start", "import"}:
         return result, "import_failed", f"The job ended with exit status {code} before it could import its packages."
     return result, "crashed", f"The job ended with exit status {code} in phase {phase}."
+
+
+def _killed(number: int, phase: str, oom_kills: int) -> tuple[str, str]:
+    """Outcome and reason of a job that a signal ended which this harness did not send."""
+    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+    if number in {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}:
+        return "lost", f"Somebody or something else stopped the job by {name} in phase {phase}, as a scheduler does."
+    if number == signal.SIGKILL and oom_kills:
+        return "out_of_memory", f"The kernel killed the job in phase {phase} for want of memory (SIGKILL)."
+    hint = " (a SIGKILL that nobody sent is usually the kernel out of memory)" if number == signal.SIGKILL else ""
+    return "crashed", f"The job was killed by {name} in phase {phase}{hint}."

@@ -5,24 +5,32 @@ store/cells/KEY/cell.json      the record, written last: a folder without it is 
 store/cells/KEY/log.txt        everything the job printed
 store/cells/KEY/index/*.json   the index's own small files
 store/objects/DI/DIGEST.safetensors   one tensor named `tensor`; the name is its digest
+store/.lock                    shared by writers; held alone by whoever takes stock (`harness.audit`)
 ```
+
+Whatever is written is written beside its place (`.new-…`), synced and renamed: objects one by one, then the cell's
+folder as a whole. A record carries the digest of itself (`seal`) and of the files beside it, so that damage is found.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from blake3 import blake3
 
 from harness.errors import UsageError
+from harness.flock import hold
 from harness.pipeline import in_order, is_final
 from harness.records import is_record
 from harness.sources import read_json, too_deep
@@ -124,8 +132,21 @@ class Store:
         """Where a tensor is, or would be."""
         return self.root / "objects" / digest[:2] / f"{digest}.safetensors"
 
+    @property
+    def lock_path(self) -> Path:
+        """Shared by those who write objects that no record names yet."""
+        return self.root / ".lock"
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """While objects and the record that names them are written: nobody takes the objects for orphans meanwhile."""
+        held = hold(self.lock_path, shared=True)
+        assert held is not None
+        with held:
+            yield
+
     def get(self, key: str) -> Cell | None:
-        """Return a cell; None if it is not there or its record cannot be read."""
+        """Return a cell; None if it is not there, or its record cannot be read or was damaged."""
         try:
             record = read_json(self.cell_folder(key) / "cell.json")
         except UnreadableTensor:
@@ -133,6 +154,11 @@ class Store:
         if not is_record(record, key, SCHEMA, OUTCOMES):
             return None
         assert isinstance(record, dict)
+        seal = record.pop("seal", None)
+        # Early records have no seal.
+        if seal is not None and seal != _seal(record):
+            return None
+        record.pop("files", None)
         artifacts = {
             name: Artifact(one["digest"], one["dtype"], tuple(one["shape"]), one["kind"], one["stored"])
             for name, one in record.pop("artifacts", {}).items()
@@ -143,12 +169,42 @@ class Store:
         except TypeError:
             return None
 
+    def keys(self) -> list[str]:
+        """Keys of what may be cells: names of folders."""
+        folder = self.root / "cells"
+        found = folder.iterdir() if folder.is_dir() else iter(())
+        return sorted(path.name for path in found if not path.name.startswith("."))
+
+    def files(self, key: str) -> dict[str, str]:
+        """Digests of the files beside a cell's record, by relative name; early records know none."""
+        try:
+            record = read_json(self.cell_folder(key) / "cell.json")
+        except UnreadableTensor:
+            return {}
+        found = record.get("files") if isinstance(record, dict) else None
+        return {str(name): str(digest) for name, digest in found.items()} if isinstance(found, dict) else {}
+
+    def missing(self, cell: Cell) -> list[str]:
+        """Artifacts of a cell whose tensors should be in the store and are not, or not in full length."""
+        return [
+            name
+            for name, artifact in cell.artifacts.items()
+            if artifact.stored and not self._holds(artifact.digest, artifact.dtype, artifact.shape)
+        ]
+
+    def _holds(self, digest: str, dtype: str, shape: tuple[int, ...]) -> bool:
+        """Whether an object is there, whole by its length; its bytes are not read."""
+        try:
+            tensor = read_safetensors(self.object_path(digest))[TENSOR]
+        except (UnreadableTensor, OSError, KeyError):
+            return False
+        return (tensor.dtype, tensor.shape) == (dtype, shape)
+
     def cells(self) -> list[Cell]:
         """All cells, by version and repeat."""
         from harness.matrix import version_key
 
-        folder = self.root / "cells"
-        found = (self.get(path.name) for path in sorted(folder.iterdir())) if folder.is_dir() else iter(())
+        found = (self.get(key) for key in self.keys())
         return sorted((cell for cell in found if cell), key=lambda c: (version_key(c.version), c.label, c.key))
 
     def load(self, artifact: Artifact) -> Tensor:
@@ -167,12 +223,16 @@ class Store:
     def put_object(self, tensor: Tensor, digest: str, move: Path | None = None) -> None:
         """Keep a tensor; `move` is a file that already holds it, on the same filesystem, and is renamed into place."""
         path = self.object_path(digest)
-        if path.exists():
+        if path.exists() and self._holds(digest, tensor.dtype, tensor.shape):
             return
+        new = not path.parent.exists()
         path.parent.mkdir(parents=True, exist_ok=True)
+        if new:
+            _sync(path.parent.parent)
         if move is not None:
             _sync(move)
             move.replace(path)
+            _sync(path.parent)
             return
         handle, name = tempfile.mkstemp(prefix=".new-", dir=path.parent)
         os.close(handle)
@@ -183,33 +243,59 @@ class Store:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+        _sync(path.parent)
 
     def put(self, cell: Cell, *, log: Path | None = None, index: Path | None = None) -> Cell:
-        """Write a cell's record, last and at once: whoever reads sees the old cell or the new one, whole.
+        """Write a cell: whoever reads sees the old one or the new one, whole, or none while they change places.
 
         Args:
             cell: its objects are already stored; `finished` is filled in.
             log: what the job printed.
             index: the ColBERT index folder whose JSON files are kept.
         """
-        from dataclasses import replace
-
         cell = replace(cell, finished=datetime.now(UTC).isoformat(timespec="seconds"))
-        folder = self.cell_folder(cell.key)
-        (folder / "index").mkdir(parents=True, exist_ok=True)
-        if log is not None and log.exists():
-            shutil.copyfile(log, folder / "log.txt")
-        for path in sorted(index.glob("*.json")) if index else ():
-            shutil.copyfile(path, folder / "index" / path.name)
-        record = asdict(cell)
-        temporary = folder / "cell.json.new"
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(record, file, indent=1, sort_keys=True)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(folder / "cell.json")
-        _sync(folder)
+        self.write(cell, log=log, index=index)
         return cell
+
+    def write(self, cell: Cell, *, log: Path | None = None, index: Path | None = None) -> None:
+        """Write a cell as it is; see `put`."""
+        cells = self.root / "cells"
+        cells.mkdir(parents=True, exist_ok=True)
+        making = Path(tempfile.mkdtemp(prefix=".new-", dir=cells))
+        try:
+            making.chmod(0o755)
+            (making / "index").mkdir()
+            files = {"log.txt": log} if log else {}
+            files |= {f"index/{path.name}": path for path in (sorted(index.glob("*.json")) if index else ())}
+            # A link in a folder from elsewhere would bring in whatever it points to.
+            whole = {name: path for name, path in files.items() if path.is_file() and not path.is_symlink()}
+            digests = {name: _copy(path, making / name) for name, path in whole.items()}
+            record = json.loads(json.dumps({**asdict(cell), "files": digests}))
+            record["seal"] = _seal(record)
+            with (making / "cell.json").open("w", encoding="utf-8") as file:
+                json.dump(record, file, indent=1, sort_keys=True)
+                file.flush()
+                os.fsync(file.fileno())
+            _sync(making / "index")
+            _sync(making)
+            self._place(making, self.cell_folder(cell.key))
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
+
+    def _place(self, making: Path, folder: Path) -> None:
+        old = folder.parent / f".old-{making.name.removeprefix('.new-')}"
+        while True:
+            try:
+                making.rename(folder)
+                break
+            except OSError as error:
+                if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                    raise
+            # A folder cannot be renamed onto another; a reader finds no cell for the moment between the two renames.
+            with suppress(FileNotFoundError):
+                folder.rename(old)
+                shutil.rmtree(old, ignore_errors=True)
+        _sync(folder.parent)
 
     def ingest(self, index: Path, intermediates: Path, capture: str) -> dict[str, Artifact]:
         """Take a finished job's artifacts into the store, each digested once.
@@ -265,6 +351,25 @@ def index_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
         yield "doclens", Tensor.of(np.array(doclens, dtype=np.int64))
     except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise UnreadableTensor(f"{folder}: doclens cannot be read: {error}") from error
+
+
+def _seal(record: dict[str, Any]) -> str:
+    """Digest of a record without its seal."""
+    return blake3(json.dumps(record, sort_keys=True, separators=(",", ":")).encode()).hexdigest(length=16)
+
+
+def _copy(source: Path, target: Path) -> str:
+    """Copy a file to the disk itself, and return the digest of the copy."""
+    shutil.copyfile(source, target)
+    _sync(target)
+    return file_digest(target)
+
+
+def file_digest(path: Path) -> str:
+    """Blake3 of a file's bytes."""
+    digest = blake3()
+    digest.update_mmap(path)
+    return digest.hexdigest(length=16)
 
 
 def _sync(path: Path) -> None:

@@ -6,11 +6,8 @@ digest only, which still says which versions are equal.
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Iterable
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import replace
 
 from harness.errors import UsageError
 from harness.pipeline import is_final
@@ -46,13 +43,15 @@ def copy_cells(source: Store, target: Store, cells: Iterable[Cell], tensors: str
         have = {name for name, artifact in there.artifacts.items() if artifact.stored} if there else set()
         if there and there.outcome == cell.outcome and wanted <= have:
             continue
-        for name in sorted(wanted):
-            objects += _copy_object(source, target, cell, name)
-        artifacts = {
-            name: replace(artifact, stored=name in wanted or target.object_path(artifact.digest).exists())
-            for name, artifact in cell.artifacts.items()
-        }
-        _copy_record(source, target, replace(cell, artifacts=artifacts))
+        with target.writing():
+            for name in sorted(wanted):
+                objects += _copy_object(source, target, cell, name)
+            artifacts = {
+                name: replace(artifact, stored=name in wanted or target.object_path(artifact.digest).exists())
+                for name, artifact in cell.artifacts.items()
+            }
+            folder = source.cell_folder(cell.key)
+            target.write(replace(cell, artifacts=artifacts), log=folder / "log.txt", index=folder / "index")
         copied += 1
     return copied, objects
 
@@ -69,20 +68,3 @@ def _copy_object(source: Store, target: Store, cell: Cell, name: str) -> int:
         raise UsageError(f"{cell.label}: {name} does not have the digest that its cell recorded: the file is damaged.")
     target.put_object(tensor, artifact.digest)
     return 1
-
-
-def _copy_record(source: Store, target: Store, cell: Cell) -> None:
-    folder = target.cell_folder(cell.key)
-    (folder / "index").mkdir(parents=True, exist_ok=True)
-    for path in sorted((source.cell_folder(cell.key) / "index").glob("*.json")):
-        _copy_file(path, folder / "index" / path.name)
-    _copy_file(source.cell_folder(cell.key) / "log.txt", folder / "log.txt")
-    temporary = folder / "cell.json.new"
-    temporary.write_text(json.dumps(asdict(cell), indent=1, sort_keys=True), encoding="utf-8")
-    temporary.replace(folder / "cell.json")
-
-
-def _copy_file(path: Path, target: Path) -> None:
-    """Copy a file if it is one: a link in a folder from elsewhere would bring in whatever it points to."""
-    if path.is_file() and not path.is_symlink():
-        shutil.copyfile(path, target)

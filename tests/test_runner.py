@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import harness
-from harness import runner
+from harness import supervise
 from harness.cells import FIXED_ENVIRONMENT
 from harness.checkpoint import CheckpointFiles
 from harness.collection import Passages
@@ -59,7 +59,7 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "_GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(supervise, "GRACE_SECONDS", 0.5)
     return Bench(tmp_path)
 
 
@@ -348,7 +348,7 @@ def test_the_worker_s_copy_holds_the_worker_and_nothing_else_of_the_harness(benc
     source = Path(harness.__file__).parent
     assert found == {
         "harness/__init__.py",
-        *(f"harness/worker/{path.name}" for path in (source / "worker").glob("*.py")),
+        *(f"harness/{path.relative_to(source)}" for path in (source / "worker").rglob("*.py")),
     }
     for name in found:
         assert (copy / name).read_bytes() == (source.parent / name).read_bytes()
