@@ -38,7 +38,10 @@ SUFFIXES = (".parquet", ".tsv", ".jsonl", ".ndjson", ".gz")
 
 @dataclass(frozen=True)
 class Selection:
-    """Options of `plan`, `index`, `sweep` and `consecutive`, as the user gave them."""
+    """Options of `plan`, `index`, `sweep` and `consecutive`, as the user gave them.
+
+    `identity` is that of another machine's device, where the cells will run there: on a cluster, of the nodes.
+    """
 
     matrix_path: Path | None = None
     home: Path | None = None
@@ -51,6 +54,7 @@ class Selection:
     sites: Path | None = None
     site_python: Path | None = None
     scale_to: int | None = None
+    identity: str | None = None
 
 
 def _differs(lock: Lock, site: Path) -> list[str]:
@@ -95,14 +99,18 @@ class Experiment:
         self.home: Home = resolve_home(selection.home, self.matrix_path)
         self.locks = self.matrix_path.parent / "locks"
         self.store = Store(self.home.store)
-        self.device: Device = choose_device(selection.device)
+        self.device: Device = (
+            Device(selection.identity.split()[0], selection.identity)
+            if selection.identity
+            else choose_device(selection.device)
+        )
         changes: dict[str, Any] = {}
         if selection.capture:
             changes["capture"] = selection.capture
         if selection.threads:
             changes["threads"] = selection.threads
         self.job: IndexJob = IndexJob.model_validate(self.matrix.jobs.index.model_dump() | changes)
-        if self.device.kind == "cpu" and self.job.threads > usable_cores():
+        if not selection.identity and self.device.kind == "cpu" and self.job.threads > usable_cores():
             raise UsageError(
                 f"jobs.index.threads is {self.job.threads} but this machine has {usable_cores()} usable cores: pass "
                 f"--threads {usable_cores()} (threads decide the order of summation, so they are part of a cell's key)."
