@@ -133,7 +133,7 @@ def split_patterns(card: str, name: str, config: str, split: str) -> list[str]:
     parts = re.split(r"^---\s*$", card.lstrip("\ufeff"), maxsplit=2, flags=re.MULTILINE)
     try:
         front = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0].strip() else None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
         msg = f"{name}: the YAML of its README.md cannot be read, so its splits are unknown; use a local collection."
         raise UsageError(msg) from error
     configs = front.get("configs") if isinstance(front, dict) else None
