@@ -91,17 +91,18 @@ def site_packages(site: Path) -> dict[str, str]:
                     version = line[8:].strip()
                 if (name and version) or not line.strip():
                     break
-        found[_normal(name)] = version
+        found[normal_name(name)] = version
     return dict(sorted(found.items()))
 
 
-def _normal(name: str) -> str:
+def normal_name(name: str) -> str:
+    """A package's name in the form in which locks and metadata can be compared."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def mismatches(lock: Lock, found: dict[str, str]) -> list[str]:
     """How the installed packages differ from a lock, one sentence fragment each; empty when they are the same."""
-    wanted = {_normal(name): version for name, version in lock.packages.items()}
+    wanted = {normal_name(name): version for name, version in lock.packages.items()}
     return [
         f"{name} is {found.get(name, 'missing')} instead of {wanted.get(name, 'absent')}"
         for name in sorted({*wanted, *found})
