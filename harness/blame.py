@@ -9,14 +9,16 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from harness.environments import BuildFailed, _build, _complete, _mark_complete, disk_errors
+from harness.environments import BuildFailed, _build, _complete, _mark_complete, disk_errors, normal_name
 from harness.experiment import Experiment
 from harness.graph import origins
 from harness.jobs import Workbench
@@ -24,6 +26,7 @@ from harness.locate import look, step_request
 from harness.lock import Lock, difference, read_lock
 from harness.pair import Pair, Side
 from harness.runner import Interpreter
+from harness.sites import exchange, packages_in
 
 AS_A, AS_B, NEITHER, UNRESOLVED = "as A", "as B", "as neither", "unresolved"
 _PIN = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==")
@@ -31,10 +34,22 @@ _PIN = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==")
 
 @dataclass(frozen=True)
 class Unit:
-    """Packages that are exchanged together: `torch`, all of NVIDIA's libraries, or one other package."""
+    """Packages that are exchanged together: `torch`, NVIDIA's libraries or one of them, or one other package.
+
+    Attributes:
+        name: what it is called.
+        packages: names as in a lock.
+        versions: `A -> B` where it is one package; otherwise empty.
+    """
 
     name: str
     packages: tuple[str, ...]
+    versions: str = ""
+
+    @property
+    def title(self) -> str:
+        """Its name, with versions if they are known."""
+        return f"{self.name} {self.versions}".strip()
 
 
 @dataclass(frozen=True)
@@ -67,21 +82,41 @@ class Blame:
         guilty: names of units; empty where nothing is claimed.
         tried: every counterfactual, in order.
         sentence: the answer in words.
+        left_out: packages that differ, and were not exchanged because neither site folder has them.
     """
 
     units: tuple[Unit, ...]
     guilty: tuple[str, ...]
     tried: tuple[Outcome, ...]
     sentence: str
+    left_out: tuple[str, ...] = ()
 
 
-def units_of(changed: Iterable[str]) -> tuple[Unit, ...]:
-    """Group the packages that differ: torch first, then NVIDIA's libraries together, then each other alone."""
+_APART = ("nvidia-cublas", "nvidia-cuda-runtime", "nvidia-cudnn")
+"""Libraries of NVIDIA that compute or launch what an index job runs, in the order in which they are tried."""
+
+
+def units_of(
+    changed: Mapping[str, tuple[str | None, str | None]] | Iterable[str], *, apart: bool = False
+) -> tuple[Unit, ...]:
+    """Group the packages that differ: torch first, then NVIDIA's libraries, then each other alone.
+
+    Args:
+        changed: packages; a mapping gives their versions in A and B.
+        apart: whether cuBLAS, the CUDA runtime and cuDNN are units of their own.
+    """
     names = sorted(changed)
-    nvidia = tuple(name for name in names if name.startswith("nvidia-"))
-    rest = [Unit(name, (name,)) for name in names if name != "torch" and name not in nvidia]
-    units = [Unit("torch", ("torch",))] if "torch" in names else []
-    return (*units, *([Unit("NVIDIA libraries", nvidia)] if nvidia else []), *rest)
+
+    def one(name: str) -> Unit:
+        if not isinstance(changed, Mapping):
+            return Unit(name, (name,))
+        return Unit(name, (name,), " -> ".join(version or "absent" for version in changed[name]))
+
+    single = [name for prefix in _APART for name in names if apart and name.startswith(prefix)]
+    nvidia = tuple(name for name in names if name.startswith("nvidia-") and name not in single)
+    group = [Unit("other NVIDIA libraries" if single else "NVIDIA libraries", nvidia)] if nvidia else []
+    rest = [one(name) for name in names if name != "torch" and not name.startswith("nvidia-")]
+    return (*(one(name) for name in ("torch",) if name in names), *map(one, single), *group, *rest)
 
 
 def counterfactual(base: Path, other: Path, packages: Iterable[str]) -> str:
@@ -115,6 +150,9 @@ def narrow(units: Sequence[Unit], reproduces: Callable[[Sequence[Unit]], bool]) 
             return (unit,)
     if not reproduces(list(units)):
         return ()
+    # torch with the library that computes most of what it runs: a likely pair, and all others would take many runs.
+    if len(units) > 2 and reproduces(list(units[:2])):
+        return tuple(units[:2])
     current, parts = list(units), 2
     while len(current) > 1:
         size = -(-len(current) // parts)
@@ -156,7 +194,7 @@ def find(units: Sequence[Unit], observe: Callable[[str, Sequence[Unit]], Outcome
     if not found:
         why = "; ".join(f"{', '.join(o.units)}: {o.reason or o.result}" for o in tried.values())
         return answer(f"No package could be blamed: no exchange of packages in {b} gives the result of {a} ({why}).")
-    what = " and ".join(unit.name for unit in found)
+    what = " and ".join(unit.title for unit in found)
     back = look_at("A", found)
     if back.result != AS_B:
         return answer(
@@ -172,10 +210,32 @@ def find(units: Sequence[Unit], observe: Callable[[str, Sequence[Unit]], Outcome
             f"be separated ({why}).",
             found,
         )
-    together = " together" if len(found) > 1 else " itself" if what == "torch" else ""
+    if len(found) > 1:
+        return answer(
+            f"{what} together: exchanging all of these exchanges the result, bit for bit, in both directions, and no "
+            "part of them does.",
+            found,
+        )
+    itself = " itself" if found[0].name == "torch" else ""
     return answer(
-        f"{what}{together}: exchanging it alone exchanges the result, bit for bit, in both directions.", found
+        f"{found[0].name}{itself}{f' {found[0].versions}' if found[0].versions else ''}: exchanging it alone exchanges "
+        f"the result, bit for bit, in both directions.{_bystander(units, found[0], look_at)}",
+        found,
     )
+
+
+def _bystander(units: Sequence[Unit], guilty: Unit, look_at: Callable[[str, Sequence[Unit]], Outcome]) -> str:
+    """What exchanging the other large unit alone does: torch, or, where torch is guilty, the first library."""
+    other = next((unit for unit in units if unit is not guilty), None)
+    if other is None:
+        return ""
+    said = f" {other.title} alone: "
+    directions = [look_at(base, [other]) for base in ("B", "A")]
+    if [outcome.result for outcome in directions] == [AS_B, AS_A]:
+        return f"{said}exchanging it changes nothing, in either direction."
+    if all(outcome.result == UNRESOLVED for outcome in directions):
+        return f"{said}could not be exchanged ({directions[0].reason})."
+    return f"{said}in the newer it gives the result {directions[0].result}, in the older {directions[1].result}."
 
 
 @dataclass(frozen=True)
@@ -212,20 +272,38 @@ class Laboratory:
             side, other = (self.pair.a, self.pair.b) if base == "A" else (self.pair.b, self.pair.a)
             self.report(f"{side.cell.version} with {', '.join(names)} of {other.cell.version}")
             try:
-                lock, path = self._build(side, other, [p for unit in units for p in unit.packages])
+                with self._environment(side, other, [p for unit in units for p in unit.packages]) as interpreter:
+                    outcome, reason, digest = self.result(side, interpreter)
             except BuildFailed as error:
                 return Outcome(base, names, UNRESOLVED, error.outcome, str(error))
-            try:
-                outcome, reason, digest = self.result(side, Interpreter(path / "bin" / "python"))
-            finally:
-                shutil.rmtree(path, ignore_errors=True)
-                lock.path.unlink(missing_ok=True)
             if outcome != "ok":
                 return Outcome(base, names, UNRESOLVED, outcome, reason)
             kinds = {references[0]: AS_A, references[1]: AS_B}
             return Outcome(base, names, kinds.get(digest, NEITHER), digest=digest)
 
         return observe
+
+    @contextmanager
+    def _environment(self, side: Side, other: Side, packages: list[str]) -> Iterator[Interpreter]:
+        """An environment of `side` with packages of `other`, for as long as the `with` block."""
+        brought, donor = (self.experiment.brought(s.cell.version) for s in (side, other))
+        if brought is not None and donor is not None and brought.site is not None and donor.site is not None:
+            folder = self.experiment.home.environments
+            with disk_errors(self.experiment.home):
+                folder.mkdir(parents=True, exist_ok=True)
+                path = Path(tempfile.mkdtemp(prefix="counterfactual-", dir=folder))
+                try:
+                    exchange(brought.site, donor.site, packages, path / "site")
+                    yield Interpreter(brought.python, path / "site")
+                finally:
+                    shutil.rmtree(path, ignore_errors=True)
+            return
+        lock, path = self._build(side, other, packages)
+        try:
+            yield Interpreter(path / "bin" / "python")
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+            lock.path.unlink(missing_ok=True)
 
     def _build(self, side: Side, other: Side, packages: list[str]) -> tuple[Lock, Path]:
         home = self.experiment.home
@@ -250,32 +328,48 @@ class Laboratory:
         return lock, path
 
 
+def here_or_not(experiment: Experiment, pair: Pair) -> tuple[dict[str, tuple[str | None, str | None]], tuple[str, ...]]:
+    """The packages that differ and can be exchanged, and those that cannot because neither site folder has them."""
+    versions = difference(*(experiment.lock(side.cell.version) for side in (pair.a, pair.b)))
+    brought = [experiment.brought(side.cell.version) for side in (pair.a, pair.b)]
+    there = {name for one in brought if one is not None and one.site is not None for name in packages_in(one.site)}
+    if not any(brought):
+        return versions, ()
+    left = tuple(name for name in versions if normal_name(name) not in there)
+    return {name: both for name, both in versions.items() if name not in left}, left
+
+
 def blame(experiment: Experiment, pair: Pair, report: Callable[[str], None]) -> Blame:
     """Say which packages changed the first artifact of a pair that differs and whose step can be run by itself."""
     a, b = pair.a.cell.label, pair.b.cell.label
-    locks = [experiment.lock(side.cell.version) for side in (pair.a, pair.b)]
-    changed = difference(*locks)
-    units = units_of(changed)
+    changed, left = here_or_not(experiment, pair)
+    # On a CPU NVIDIA's libraries do nothing but load.
+    units = units_of(changed, apart=experiment.device.kind != "cpu" or experiment.selection.sites is not None)
     found = look(pair)
     if not found.diverged:
         return Blame(units, (), (), f"{a} and {b} do not differ beyond the noise floor, so no package is to blame.")
     if not units:
         return Blame((), (), (), f"No package differs between {a} and {b}, so none is to blame.")
     reasons = []
-    for step, artifacts in origins(found.places).items():
-        try:
-            request, _outputs = step_request(pair.store, pair.a, pair.b, step, artifacts)
-        except LookupError as error:
-            reasons.append(str(error))
-            continue
-        laboratory = Laboratory(experiment, pair, request, report)
-        first, second = (laboratory.result(side, side.interpreter()) for side in (pair.a, pair.b))
-        again = laboratory.result(pair.a, pair.a.interpreter())
-        if first[0] != "ok" or second[0] != "ok" or first != again or first == second:
-            reasons.append(f"The step {step!r} alone does not show the difference repeatably.")
-            continue
-        return find(units, laboratory.observe((first[2], second[2])), (a, b))
-    return Blame(units, (), (), f"No package could be blamed: {' '.join(reasons)}")
+    with pair.bench.scratch("blame-inputs") as folder:
+        for step, artifacts in origins(found.places).items():
+            try:
+                request, _outputs = step_request(pair, step, artifacts, folder / step.replace(" ", "-"))
+            except LookupError as error:
+                reasons.append(str(error))
+                continue
+            laboratory = Laboratory(experiment, pair, request, report)
+            first, second = (laboratory.result(side, side.interpreter()) for side in (pair.a, pair.b))
+            again = laboratory.result(pair.a, pair.a.interpreter())
+            if first[0] != "ok" or second[0] != "ok" or first != again or first == second:
+                why = "; ".join(reason for _outcome, reason, _digest in (first, second) if reason)
+                reasons.append(
+                    f"The step {step!r} alone does not show the difference repeatably{f' ({why})' if why else ''}."
+                )
+                continue
+            answer = find(units, laboratory.observe((first[2], second[2])), (a, b))
+            return replace(answer, sentence=f"{step}: {answer.sentence}", left_out=left)
+    return Blame(units, (), (), f"No package could be blamed: {' '.join(reasons)}", left)
 
 
 def rows(found: Blame, pair: Pair, versions: dict[str, tuple[str | None, str | None]]) -> list[dict[str, Any]]:

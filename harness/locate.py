@@ -6,6 +6,7 @@ such an artifact, A's calls are recorded and fed one by one into B; see docs/loc
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,9 +21,21 @@ from rich.tree import Tree
 from harness.graph import Change, Place, main_input, origins, pattern, trace
 from harness.metrics import Metrics, measure
 from harness.pair import Pair, Side
-from harness.replay import MISSING_A, MISSING_B, ORIGIN, UNSTABLE, Verdict, amount, counts, judge, summary
+from harness.replay import (
+    MISSING_A,
+    MISSING_B,
+    ORIGIN,
+    UNSTABLE,
+    Runs,
+    Verdict,
+    amount,
+    counts,
+    judge,
+    run_steps,
+    summary,
+)
 from harness.store import Store
-from harness.tensors import Tensor, UnreadableTensor, read_safetensors
+from harness.tensors import Array, UnreadableTensor, read_safetensors
 
 _STEP_INPUTS: dict[str, dict[str, str]] = {
     "encode": {"input_ids": "tensorize_output.input_ids", "attention_mask": "tensorize_output.attention_mask"},
@@ -151,18 +164,30 @@ def locate(
 
     Args:
         pair: what to explain.
-        folder: scratch space for recordings (hundreds of MB for a batch of long passages); each is deleted after use.
+        folder: scratch space for recordings (hundreds of MB for a batch of long passages); deleted after use.
         report: says what is under way.
         on_recording: called with each finding while its recording and B's results still exist.
     """
     found = look(pair)
-    findings = []
     first = origins(found.places)
-    for step, artifacts in _differing_steps(found.places).items():
-        report(f"replaying the step {step!r}")
-        finding = replay_step(pair, step, artifacts, folder / step.replace(" ", "-"), on_recording)
-        findings.append(replace(finding, inherited=step not in first))
-    return Location(found.a, found.b, found.repeats, found.places, found.differences, tuple(findings))
+    differing = _differing_steps(found.places)
+    findings: dict[str, StepFinding] = {}
+    requests: dict[str, tuple[dict[str, Any], dict[str, str]]] = {}
+    for step, artifacts in differing.items():
+        try:
+            requests[step] = step_request(pair, step, artifacts, folder / "batch")
+        except LookupError as error:
+            findings[step] = StepFinding(step, artifacts, "unsupported", str(error))
+    if requests:
+        report(f"replaying {', '.join(requests)}")
+    runs = run_steps(pair.bench, pair.a, pair.b, [request for request, _outputs in requests.values()], folder)
+    for (step, (request, outputs)), run in zip(requests.items(), runs, strict=True):
+        findings[step] = judge_step(pair, step, differing[step], request, outputs, run)
+        if findings[step].outcome == "ok" and run.in_b is not None:
+            on_recording(findings[step], run.recorded.out, run.in_b.out)
+    shutil.rmtree(folder, ignore_errors=True)
+    ordered = [replace(findings[step], inherited=step not in first) for step in differing]
+    return Location(found.a, found.b, found.repeats, found.places, found.differences, tuple(ordered))
 
 
 def _differing_steps(places: Sequence[Place]) -> dict[str, tuple[str, ...]]:
@@ -173,118 +198,181 @@ def _differing_steps(places: Sequence[Place]) -> dict[str, tuple[str, ...]]:
     return {step: tuple(names) for step, names in found.items()}
 
 
-def replay_step(
-    pair: Pair,
-    step: str,
-    artifacts: tuple[str, ...],
-    folder: Path,
-    on_recording: Callable[[StepFinding, Path, Path], None],
+def judge_step(
+    pair: Pair, step: str, artifacts: tuple[str, ...], request: dict[str, Any], outputs: dict[str, str], runs: Runs
 ) -> StepFinding:
-    """Record one step in A; replay it in A, which must change nothing, and in B."""
-    import shutil
+    """What the record of one step in A, its replay in A (which must change nothing) and its replay in B show.
 
-    try:
-        request, step_artifacts = step_request(pair.store, pair.a, pair.b, step, artifacts)
-    except LookupError as error:
-        return StepFinding(step, artifacts, "unsupported", str(error))
-    try:
-        jobs = {}
-        for name, side, job in (
-            ("recorded", pair.a, "record"),
-            ("again", pair.a, "replay"),
-            ("in_b", pair.b, "replay"),
-        ):
-            more = {"recording": str(folder / "recorded")} if job == "replay" else {}
-            done = pair.bench.run(side.spec, side.interpreter(), job, {**request, **more}, folder / name)
-            if not done.ok:
-                return StepFinding(step, artifacts, done.outcome, f"{job} in {side.cell.label}: {done.reason}")
-            jobs[name] = done
-        verdicts = judge(jobs["recorded"].out, jobs["in_b"].out, jobs["again"].out)
-        gates = {
-            "hooks on = hooks off": all(bool(done.result["recorder_is_neutral"]) for done in jobs.values()),
-            "A's run = A's recording": jobs["again"].result["outputs"] == jobs["recorded"].result["outputs"],
-            "A replayed in A": not any(verdict.status == UNSTABLE for verdict in verdicts),
-        }
-        if step_artifacts:
-            gates["the step alone = the job's artifact"] = _reproduced(
-                pair.store, pair.a, step_artifacts, jobs["recorded"].out, request
-            )
-        finding = StepFinding(step, artifacts, "ok", "", tuple(verdicts), gates=gates, request=request)
-        on_recording(finding, jobs["recorded"].out, jobs["in_b"].out)
-        return finding
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    Args:
+        pair: A and B.
+        step: of the pipeline.
+        artifacts: those of the step that differ.
+        request: of the jobs.
+        outputs: artifact to the step's output that must be equal to it in A.
+        runs: the three jobs.
+    """
+    for job, side, done in (
+        ("record", pair.a, runs.recorded), ("replay", pair.a, runs.again), ("replay", pair.b, runs.in_b),
+    ):  # fmt: skip
+        if done is not None and not done.ok:
+            return StepFinding(step, artifacts, done.outcome, f"{job} in {side.cell.label}: {done.reason}")
+    assert runs.again is not None
+    assert runs.in_b is not None
+    verdicts = judge(runs.recorded.out, runs.in_b.out, runs.again.out)
+    jobs = (runs.recorded, runs.again, runs.in_b)
+    gates = {
+        "hooks on = hooks off": all(bool(done.result["recorder_is_neutral"]) for done in jobs),
+        "A's run = A's recording": runs.again.result["outputs"] == runs.recorded.result["outputs"],
+        "A replayed in A": not any(verdict.status == UNSTABLE for verdict in verdicts),
+    }
+    if outputs:
+        gates["the step alone = the job's artifact"] = _reproduced(
+            pair.store, pair.a, outputs, runs.recorded.out, request
+        )
+    gates |= request.get("gates", {})
+    return StepFinding(step, artifacts, "ok", "", tuple(verdicts), gates=gates, request=request)
 
 
 def step_request(
-    store: Store, a: Side, b: Side, step: str, artifacts: Sequence[str]
+    pair: Pair, step: str, artifacts: Sequence[str], folder: Path
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """What a `record` job needs to run one step with A's artifacts.
 
+    Args:
+        pair: A and B.
+        step: of the pipeline.
+        artifacts: those of the step that differ.
+        folder: for inputs that the job did not keep and that are made again; must last as long as the request is used.
+
     Returns:
-        The request, and the step's outputs by the artifact that each must be equal to in A.
+        The request, and the step's outputs by the artifact that each must be equal to in A. Beside what the job reads
+        the request has `where` (which part of the artifacts it is, in words), `spans` (the rows of a batch's passages)
+        and `gates`.
 
     Raises:
         LookupError: the step cannot be run by itself, or an artifact that it needs was not kept; one sentence.
     """
+    a = pair.a
     run_as = _RUN_AS.get(step, step)
     if run_as not in _STEP_INPUTS:
         raise LookupError(f"The step {step!r} runs no torch operator that could be replayed by itself.")
     chunk = next((chunk for _generic, chunk in map(pattern, artifacts) if chunk is not None), "0")
-    inputs = {}
-    for name, generic in _STEP_INPUTS[run_as].items():
-        artifact = a.cell.artifacts.get(generic.replace("*", chunk))
-        if artifact is None or not artifact.stored:
-            raise LookupError(
-                f"The step {step!r} needs {generic.replace('*', chunk)}, which was not kept: index with --capture full."
-            )
-        inputs[name] = str(store.object_path(artifact.digest))
-    request: dict[str, Any] = {"step": run_as, "inputs": inputs}
+    request: dict[str, Any] = {"step": run_as}
     for known, size in (("centroids_raw", 0), ("ivf_lengths", 0), ("centroids", 0)):
         if known in a.cell.artifacts:
             request["settings"] = {"partitions": a.cell.artifacts[known].shape[size]}
             break
+    if run_as == "encode":
+        return _encode_request(pair, artifacts, request, folder)
+    request["inputs"] = _inputs(pair, step, {n: g.replace("*", chunk) for n, g in _STEP_INPUTS[run_as].items()})
     outputs = {name: name for name in artifacts}
     if run_as == "compress":
         outputs = {f"{chunk}.{what}": f"chunk.{what}" for what in ("codes", "residuals")}
-    elif run_as == "encode":
-        rows = _batch_rows(store, a, b)
-        request["rows"] = {"input_ids": rows, "attention_mask": rows}
-        outputs = {"batches": "batches"} if "batches" in a.cell.artifacts else {}
+        request |= _compress_rows(pair, [*outputs], f"embs_{chunk}", request["settings"]["partitions"])
     elif run_as == "halve sample":
         outputs = {}
     return request, outputs
 
 
-def _batch_rows(store: Store, a: Side, b: Side) -> list[int]:
-    """The first batch of the first outer batch in which the two sides differ; the first of all if none does."""
-    size = int(a.cell.spec["settings"]["index_bsize"])
-    total = a.cell.artifacts["tensorize_output.input_ids"].shape[0]
-    start = 0
-    try:
-        x, y = (store.load(side.cell.artifacts["batches"]) for side in (a, b))
-        if x.shape == y.shape:
-            differing = np.flatnonzero((x.data != y.data).reshape(x.shape[0], -1).any(axis=1))
-            start = int(differing[0]) // size * size if differing.size else 0
-    except (KeyError, UnreadableTensor):
-        start = 0
-    return [start, min(start + size, total)]
+def _inputs(pair: Pair, step: str, names: dict[str, str]) -> dict[str, str]:
+    """A step's name for an input to the file of the artifact that it is."""
+    found = {}
+    for name, wanted in names.items():
+        artifact = pair.a.cell.artifacts.get(wanted)
+        if artifact is None or not artifact.stored:
+            raise LookupError(f"The step {step!r} needs {wanted}, which was not kept: index with --capture full.")
+        found[name] = str(pair.store.object_path(artifact.digest))
+    return found
+
+
+def _encode_request(
+    pair: Pair, artifacts: Sequence[str], request: dict[str, Any], folder: Path
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The first batch that differs: of the first outer batch, whose token ids were kept, or of a later one."""
+    from harness.batches import find_batch
+
+    first = _first_differing(pair, "batches")
+    if first is None:
+        try:
+            batch = find_batch(pair, artifacts, folder)
+        except LookupError:
+            if "batches" not in pair.a.cell.artifacts:
+                raise
+        else:
+            more = {
+                "inputs": batch.inputs,
+                "rows": {name: list(batch.rows) for name in batch.inputs},
+                "spans": batch.spans,
+                "where": batch.said,
+                "gates": {"A and B make the same batch": batch.same_in_b},
+            }
+            return {**request, **more}, {batch.artifact: "batches"}
+    request["inputs"] = _inputs(pair, "encode", _STEP_INPUTS["encode"])
+    size = int(pair.a.cell.spec["settings"]["index_bsize"])
+    start = (first or 0) // size * size
+    total = pair.a.cell.artifacts["tensorize_output.input_ids"].shape[0]
+    request["rows"] = {name: [start, min(start + size, total)] for name in request["inputs"]}
+    return request, {"batches": "batches"} if "batches" in pair.a.cell.artifacts else {}
+
+
+def _first_differing(pair: Pair, *names: str) -> int | None:
+    """The first row in which the two sides' artifacts differ; None if none does or they were not kept."""
+    from harness.batches import first_row
+
+    found = []
+    for name in names:
+        try:
+            x, y = (pair.store.load(side.cell.artifacts[name]).data for side in (pair.a, pair.b))
+        except (KeyError, UnreadableTensor):
+            continue
+        found.append(first_row(x, y))
+    return min((row for row in found if row is not None), default=None)
+
+
+_COMPRESS_BLOCK, _COMPRESS_ELEMENTS = 1 << 18, 1 << 29
+"""colbert-ai's `compress` cuts its rows into blocks, and each block so that scores against all centroids fit memory."""
+
+
+def _compress_rows(pair: Pair, outputs: list[str], embeddings: str, partitions: int) -> dict[str, Any]:
+    """The rows that colbert-ai scores in one go, around the first that differs: a whole chunk's scores are many GB."""
+    total = pair.a.cell.artifacts[embeddings].shape[0]
+    first = _first_differing(pair, *outputs) or 0
+    block = first // _COMPRESS_BLOCK * _COMPRESS_BLOCK
+    at_once = max(1, _COMPRESS_ELEMENTS // partitions)
+    start = block + (first - block) // at_once * at_once
+    stop = min(start + at_once, block + _COMPRESS_BLOCK, total)
+    if stop - start == total:
+        return {}
+    return {"rows": {"embs": [start, stop]}, "where": f"rows {start:,} to {stop:,} of {embeddings}"}
 
 
 def _reproduced(store: Store, a: Side, outputs: dict[str, str], folder: Path, request: dict[str, Any]) -> bool:
+    from harness.batches import rows_of_spans
+
     for artifact, output in outputs.items():
         if artifact not in a.cell.artifacts:
             continue
         try:
             wanted = store.load(a.cell.artifacts[artifact]).data
-            got: Tensor = read_safetensors(folder / "outputs" / f"{output}.safetensors")["tensor"]
+            got = _output(folder, output)
+            if "spans" in request:
+                # What is stored of a batch is its passages' tokens, without padding and what the skip list names.
+                wanted = rows_of_spans(wanted, request["spans"])
+                got = got[_output(folder, "mask").reshape(got.shape[:-1]).astype(bool)]
+            elif request.get("rows"):
+                wanted = wanted[slice(*next(iter(request["rows"].values())))]
         except UnreadableTensor:
             return False
-        if artifact == "batches":
-            wanted = wanted[slice(*request["rows"]["input_ids"])]
-        if wanted.shape != got.shape or not np.array_equal(wanted, got.data):
+        if pattern(artifact)[0] == "embs_*" and wanted.dtype == np.float16:
+            # On a CPU colbert-ai rounds what it has encoded before it keeps it.
+            got = got.astype(np.float16)
+        if wanted.shape != got.shape or not np.array_equal(wanted, got):
             return False
     return True
+
+
+def _output(folder: Path, name: str) -> Array:
+    return read_safetensors(folder / "outputs" / f"{name}.safetensors")["tensor"].data
 
 
 # ---- words --------------------------------------------------------------------------------------------------------
@@ -366,7 +454,8 @@ def _finding(finding: StepFinding) -> list[str]:
         return [f"{head}no call differs when it gets A's exact input; {rest}."]
     if finding.inherited:
         head = f"{finding.step} (a difference of its own, besides what it inherits): "
-    return [f"{head}{line}." for line in lines] + [f"{head}{rest}."]
+    where = [f"{head}looked at {finding.request['where']}."] if "where" in finding.request else []
+    return [*where, *(f"{head}{line}." for line in lines), f"{head}{rest}."]
 
 
 def show(location: Location, console: Console) -> None:

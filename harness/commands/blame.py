@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from harness.commands.options import selection_options
+from harness.commands.options import selection_options, sites_options
 from harness.errors import ExitCode
 
 
@@ -15,6 +15,7 @@ from harness.errors import ExitCode
 @click.argument("a")
 @click.argument("b")
 @selection_options
+@sites_options
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Write blame.parquet here.")
 def command(a: str, b: str, output: Path | None, **options: Any) -> int:
     """Say which package changed the index between versions A and B, by exchanging packages in both directions.
@@ -39,6 +40,8 @@ def command(a: str, b: str, output: Path | None, **options: Any) -> int:
         base, other = (a, b) if tried.base == "A" else (b, a)
         reason = f" ({tried.outcome}: {tried.reason})" if tried.reason else ""
         click.echo(f"{base} with {', '.join(tried.units)} of {other}: {tried.result}{reason}")
+    if found.left_out:
+        click.echo(f"Not exchanged, because neither site folder holds them: {', '.join(found.left_out)}.")
     click.echo(found.sentence)
     if output:
         from harness.findings import write_table

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from harness.commands.options import selection_options
+from harness.commands.options import selection_options, sites_options
 from harness.errors import ExitCode
 
 
@@ -15,6 +15,7 @@ from harness.errors import ExitCode
 @click.argument("a")
 @click.argument("b")
 @selection_options
+@sites_options
 @click.option("--repeats", type=click.IntRange(min=0), default=1, show_default=True, help="Extra runs of A, for noise.")
 @click.option("--no-replay", is_flag=True, help="Only the first stage: which artifact differs first.")
 @click.option("--repro", type=click.Path(path_type=Path, file_okay=False), help="Write repro scripts to this folder.")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from harness.commands.options import selection_options
+from harness.commands.options import selection_options, sites_options
 from harness.errors import ExitCode
 
 
@@ -16,6 +16,7 @@ from harness.errors import ExitCode
 @click.argument("b")
 @click.argument("artifacts", nargs=-1, required=True)
 @selection_options
+@sites_options
 @click.option("--gates/--no-gates", default=True, show_default=True, help="Also swap A into A, and capture on and off.")
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Write swaps.parquet here.")
 def command(a: str, b: str, artifacts: tuple[str, ...], gates: bool, output: Path | None, **options: Any) -> int:

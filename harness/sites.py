@@ -1,0 +1,86 @@
+"""Site folders: environments that were brought to a host as files, and new ones made of two of them.
+
+A package's files are those that its `RECORD` lists and that are there: what an index job never loads may have been left
+behind. New folders are hard links, so they take seconds and no space; a file is replaced, never written in place.
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from harness.environments import normal_name
+
+_METADATA = ".dist-info"
+
+
+def packages_in(site: Path) -> dict[str, Path]:
+    """Package to its metadata folder, for every package of a site folder."""
+    found = {}
+    for metadata in sorted(site.glob(f"*{_METADATA}")):
+        name, _, _version = metadata.name.removesuffix(_METADATA).rpartition("-")
+        found[normal_name(name)] = metadata
+    return found
+
+
+def files_of(site: Path, metadata: Path) -> list[Path]:
+    """The files of a package that are there, relative to the site folder; compiled ones are left out."""
+    try:
+        with (metadata / "RECORD").open(encoding="utf-8", newline="") as file:
+            listed = [Path(row[0]) for row in csv.reader(file) if row]
+    except OSError:
+        listed = [path.relative_to(site) for path in metadata.rglob("*")]
+    return [
+        path
+        for path in listed
+        if not path.is_absolute()
+        and ".." not in path.parts
+        and "__pycache__" not in path.parts
+        and (site / path).is_file()
+    ]
+
+
+def exchange(base: Path, other: Path, packages: Iterable[str], target: Path) -> None:
+    """Make `target`: the site folder `base` with `packages` as `other` has them, or without them if it has none.
+
+    Neither `base` nor `other` is changed.
+
+    Args:
+        base: a site folder.
+        other: where the packages are taken from.
+        packages: names as in a lock.
+        target: made; must not exist.
+    """
+    base, other = base.resolve(), other.resolve()
+    mine, theirs = packages_in(base), packages_in(other)
+    wanted = {normal_name(name) for name in packages}
+    # Some files belong to several packages (`nvidia/__init__.py`): they go only if none of them stays.
+    kept = {path for name, metadata in mine.items() if name not in wanted for path in files_of(base, metadata)}
+    gone = {path for name in wanted & mine.keys() for path in files_of(base, mine[name])} - kept
+    for folder, folders, files in os.walk(base):
+        # Compiled files would be taken for those of another version whose source has the same time and size.
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        here = Path(folder).relative_to(base)
+        (target / here).mkdir(parents=True, exist_ok=True)
+        for name in [*files, *(name for name in folders if (Path(folder) / name).is_symlink())]:
+            if here / name not in gone:
+                _link(base / here / name, target / here / name)
+    for name in sorted(wanted & theirs.keys()):
+        for path in files_of(other, theirs[name]):
+            if path not in kept:
+                (target / path).parent.mkdir(parents=True, exist_ok=True)
+                (target / path).unlink(missing_ok=True)
+                _link(other / path, target / path)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in {errno.EXDEV, errno.EPERM, errno.EMLINK}:
+            raise
+        shutil.copy2(source, target, follow_symlinks=False)
