@@ -47,6 +47,8 @@ class CellSpec:
         environment: variables that the job's process is started with, apart from paths of one run.
         swap: artifact name to the digest of the tensor that is put in its place.
         repeat: 0 for the cell, 1, 2, … for its repeats (A against A).
+        oddities: variables in `environment` that only this version has, because of an oddity in the matrix, with what
+            they are without it (None: absent). Counted in the key through `environment`, and not in the group.
     """
 
     job: str
@@ -60,6 +62,7 @@ class CellSpec:
     swap: dict[str, str] = field(default_factory=dict)
     repeat: int = 0
     revision: int = JOB_REVISION
+    oddities: dict[str, str | None] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -72,8 +75,10 @@ class CellSpec:
 
     @property
     def group(self) -> str:
-        """Like the key, without the version, its lock, swaps and the repeat: cells of one group can be compared."""
+        """Like the key, without the version, its lock and its oddities, swaps and the repeat: what can be compared."""
         counted = self._counted()
+        plain = {**self.environment, **self.oddities}
+        counted["environment"] = {name: value for name, value in plain.items() if value is not None}
         for name in ("version", "lock", "swap", "repeat"):
             del counted[name]
         return _digest(counted)
@@ -82,6 +87,7 @@ class CellSpec:
         counted = self.to_json()
         counted["collection"] = self.collection["digest"]
         counted["checkpoint"] = self.checkpoint["digest"]
+        del counted["oddities"]
         return counted
 
     def again(self, repeat: int) -> CellSpec:
@@ -93,8 +99,11 @@ def _digest(value: dict[str, Any]) -> str:
     return blake3(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest(length=16)
 
 
-def job_environment(matrix: Matrix, job: IndexJob, version: str, device: Device) -> dict[str, str]:
-    """Variables of a job's process: what the harness sets, thread counts, oddities, then the user's own."""
+def job_environment(matrix: Matrix, job: IndexJob, version: str | None, device: Device) -> dict[str, str]:
+    """Variables of a job's process: what the harness sets, thread counts, oddities, then the user's own.
+
+    Without a version there are no oddities.
+    """
     threads = str(job.threads)
     environment = {
         **FIXED_ENVIRONMENT,
@@ -105,7 +114,7 @@ def job_environment(matrix: Matrix, job: IndexJob, version: str, device: Device)
     }
     if device.kind == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
-    for oddity in matrix.oddities_of(version, device.flavour):
+    for oddity in matrix.oddities_of(version, device.flavour) if version else ():
         environment |= oddity.environment
     return environment | job.environment
 
@@ -123,6 +132,8 @@ def index_spec(
     settings = job.model_dump(
         include={"nbits", "index_bsize", "doc_maxlen", "kmeans_niters", "native_extensions", "threads"}
     )
+    environment = job_environment(matrix, job, version, device)
+    plain = job_environment(matrix, job, None, device)
     return CellSpec(
         job="index",
         version=version,
@@ -131,5 +142,6 @@ def index_spec(
         checkpoint=checkpoint,
         settings={**settings, "dim": checkpoint["dim"]},
         device=device.identity,
-        environment=job_environment(matrix, job, version, device),
+        environment=environment,
+        oddities={name: plain.get(name) for name, value in environment.items() if plain.get(name) != value},
     )

@@ -1,4 +1,9 @@
-"""One uv virtualenv for each version and flavour, built from its lock, under a file lock, and marked complete last."""
+"""One uv virtualenv for each version and flavour, built from its lock, under a file lock, and marked complete last.
+
+Three locks keep sweeps that run at once from each other's environments: `.NAME.lock` is held by whoever builds or
+deletes an environment, `.NAME.use` is shared by those who run jobs in it, and `uv-cache.lock` is shared by those who
+install and held alone by whoever deletes from uv's cache.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +11,21 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
-
 from harness.errors import HarnessError, InfrastructureError
+from harness.flock import Held, hold, try_hold
 from harness.home import Home
 from harness.lock import Lock, lock_path, read_lock
 from harness.matrix import Flavour, Matrix
+from harness.supervise import Control, Deadline, Stopped, supervise
 
 _SENTINEL = "harness-complete.json"
 DISK_SIGNS = re.compile(r"No space left on device|os error 28\b|Disk quota exceeded|os error 122\b")
@@ -37,9 +44,9 @@ class BuildFailed(InfrastructureError):  # noqa: N818 - an outcome of a cell rat
     """An environment could not be built.
 
     Attributes:
-        outcome: `resolve_failed` or `install_failed`, as a cell records it.
+        outcome: `resolve_failed`, `install_failed`, `timeout` or `lost`, as a cell records it.
         log: the command and everything it printed.
-        cause: `offline` or `disk_full`, which the user can mend before anything else is tried; otherwise empty.
+        cause: `offline`, `disk_full` or `lost` where the machine is at fault and not the version; otherwise empty.
     """
 
     def __init__(self, message: str, outcome: str, log: str, cause: str = "") -> None:
@@ -144,19 +151,32 @@ def ensure_environment(
     flavour: Flavour,
     *,
     report: Callable[[str], None] = lambda _text: None,
+    deadline: float | None = None,
+    control: Control | None = None,
 ) -> Environment:
     """Return a version's environment, building it if it is missing, half-built, damaged or of another lock.
 
     Two processes that need the same environment build it once: the second waits for the first.
 
+    Args:
+        home: where it is.
+        matrix: names the Python.
+        locks: folder of the locks.
+        version: of torch.
+        flavour: `cpu` or `gpu`.
+        report: says what is under way.
+        deadline: wall seconds for building it; none when absent.
+        control: stops the building.
+
     Raises:
         BuildFailed: uv could not build it; `outcome` and `log` say more.
         UsageError: there is no lock for the version.
+        Stopped: `control` said so.
     """
     lock = read_lock(lock_path(locks, version, flavour))
     path = environment_path(home, version, flavour, lock)
     home.environments.mkdir(parents=True, exist_ok=True)
-    with FileLock(home.environments / f".{path.name}.lock"):
+    with _exclusive(path, control) as held:
         existing = _complete(path, version, flavour, lock)
         if existing:
             return existing
@@ -166,7 +186,7 @@ def ensure_environment(
         report(f"{version}: building the environment ({len(lock.packages)} packages)")
         started = time.monotonic()
         try:
-            found = _build(home, matrix, path, lock, version)
+            found = _build(home, matrix, path, lock, version, deadline=deadline, control=control, keep=[held.fileno()])
         except BaseException:
             shutil.rmtree(path, ignore_errors=True)
             raise
@@ -175,24 +195,66 @@ def ensure_environment(
     return Environment(version, flavour, path, lock, found, seconds)
 
 
+def _exclusive(path: Path, control: Control | None = None) -> Held:
+    """The lock of whoever builds or deletes an environment."""
+    held = hold(
+        path.parent / f".{path.name}.lock",
+        cancelled=control.stopping.is_set if control else lambda: False,
+    )
+    if held is None:
+        raise Stopped
+    return held
+
+
+def use_environment(home: Home, version: str, flavour: Flavour, lock: Lock) -> Held:
+    """A lock that keeps other sweeps from deleting an environment; take it before `ensure_environment`."""
+    held = hold(_use(environment_path(home, version, flavour, lock)), shared=True)
+    assert held is not None
+    return held
+
+
+def _use(path: Path) -> Path:
+    return path.parent / f".{path.name}.use"
+
+
+def _cache_lock(home: Home) -> Path:
+    return home.locks / "uv-cache.lock"
+
+
 def _delete(path: Path) -> None:
     """Delete an environment; the mark goes first, so that what an interrupt leaves is not taken for complete."""
     (path / _SENTINEL).unlink(missing_ok=True)
     shutil.rmtree(path, ignore_errors=True)
 
 
-def _build(home: Home, matrix: Matrix, path: Path, lock: Lock, version: str) -> dict[str, str]:
+def _build(
+    home: Home,
+    matrix: Matrix,
+    path: Path,
+    lock: Lock,
+    version: str,
+    *,
+    deadline: float | None = None,
+    control: Control | None = None,
+    keep: Sequence[int] = (),
+) -> dict[str, str]:
+    """Make a virtualenv and install a lock's packages; `keep` are locks that uv holds on if this process is killed."""
     uv = uv_command()
-    _run([*uv, "venv", "--quiet", "--python", matrix.python, "--no-project", str(path)], home, version, "a virtualenv")
-    _run(
-        [
+    commands = {
+        "a virtualenv": [*uv, "venv", "--quiet", "--python", matrix.python, "--no-project", str(path)],
+        "the locked packages": [
             *uv, "pip", "install", "--python", str(path / "bin" / "python"), "--no-deps", "--require-hashes",
             "--requirements", str(lock.path),
         ],
-        home,
-        version,
-        "the locked packages",
-    )  # fmt: skip
+    }  # fmt: skip
+    end = None if deadline is None else time.monotonic() + deadline
+    cache = hold(_cache_lock(home), shared=True, cancelled=control.stopping.is_set if control else lambda: False)
+    if cache is None:
+        raise Stopped
+    with cache:
+        for what, command in commands.items():
+            left = [] if end is None else [Deadline("install", max(0.0, end - time.monotonic()))]
+            _run(command, home, version, what, left, control, [cache.fileno(), *keep])
     found = installed_packages(path)
     wrong = mismatches(lock, found)
     if wrong:
@@ -217,15 +279,38 @@ def uv_environment(home: Home) -> dict[str, str]:
     return kept
 
 
-def _run(command: list[str], home: Home, version: str, what: str) -> None:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=uv_environment(home))
-    except OSError as error:
-        raise BuildFailed(f"{version}: uv cannot be started: {error}.", "install_failed", str(error)) from error
-    if done.returncode == 0:
+def _run(
+    command: list[str],
+    home: Home,
+    version: str,
+    what: str,
+    deadlines: Sequence[Deadline] = (),
+    control: Control | None = None,
+    keep: Sequence[int] = (),
+) -> None:
+    # Not in the home: what uv says must be read when that disk is full.
+    with tempfile.TemporaryDirectory(prefix="harness-uv-") as folder:
+        run = Path(folder)
+        try:
+            ended = supervise(
+                command, environment=uv_environment(home), run=run, deadlines=deadlines, control=control, hold=keep
+            )
+        except OSError as error:
+            raise BuildFailed(f"{version}: uv cannot be started: {error}.", "install_failed", str(error)) from error
+        said = (run / "log.txt").read_text(encoding="utf-8", errors="replace")
+    if ended.exit_code == 0 and not (ended.deadline or ended.lost or ended.from_outside):
         return
-    log = f"$ {' '.join(command)}\n{done.stdout}\n{done.stderr}"
-    last, cause = _cause(done.stderr), ""
+    log = f"$ {' '.join(command)}\n{said}"
+    if ended.deadline:
+        raise BuildFailed(
+            f"{version}: installing {what} was stopped after {ended.wall_seconds:.0f} s, at the deadline of install "
+            "(deadline_seconds in matrix.yaml).", "timeout", log,
+        )  # fmt: skip
+    if ended.lost or ended.from_outside or ended.exit_code in {-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP}:
+        raise BuildFailed(
+            f"{version}: somebody or something else stopped the installing of {what}.", "lost", log, "lost"
+        )
+    last, cause = _cause(said), ""
     if DISK_SIGNS.search(log):
         last, cause = f"the disk of {home.root} is full: free some space, or sweep with --evict", "disk_full"
     elif _OFFLINE_SIGNS.search(log):
@@ -253,27 +338,33 @@ def _mark_complete(path: Path, lock: Lock) -> None:
     temporary.replace(path / _SENTINEL)
 
 
-def evict(home: Home, environment: Environment, keep: list[Lock]) -> int:
+def evict(home: Home, environment: Environment, keep: list[Lock]) -> int | None:
     """Delete an environment, and from uv's cache the packages that no lock in `keep` has in the same version.
 
     Without the second part the files would stay on the disk: uv hard-links an environment's files to its cache.
 
     Returns:
-        Bytes by which the disk's free space grew.
+        Bytes by which the disk's free space grew; None, and nothing is deleted, where another sweep uses it.
     """
     before = shutil.disk_usage(home.root).free
-    with FileLock(home.environments / f".{environment.path.name}.lock"):
+    used = try_hold(_use(environment.path))
+    if used is None:
+        return None
+    with used, _exclusive(environment.path):
         _delete(environment.path)
     kept = {(name, version) for lock in keep for name, version in lock.packages.items()}
     gone = [name for name, version in environment.lock.packages.items() if (name, version) not in kept]
     # A cache that the user pointed us to is theirs: leave it alone.
     if gone and "UV_CACHE_DIR" not in os.environ:
-        subprocess.run(
-            [*uv_command(), "cache", "clean", "--quiet", *gone],
-            env=uv_environment(home),
-            check=False,
-            capture_output=True,
-        )
+        cache = hold(_cache_lock(home))
+        assert cache is not None
+        with cache:
+            subprocess.run(
+                [*uv_command(), "cache", "clean", "--quiet", *gone],
+                env=uv_environment(home),
+                check=False,
+                capture_output=True,
+            )
     return shutil.disk_usage(home.root).free - before
 
 

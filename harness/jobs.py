@@ -11,8 +11,8 @@ from typing import Any
 
 from harness.cells import CellSpec
 from harness.home import Home
-from harness.runner import Interpreter, _environment, _tail, job_deadlines, read_result, run_folder, worker_copy
-from harness.supervise import supervise
+from harness.runner import Interpreter, _environment, _tail, job_deadlines, read_result, worker_copy
+from harness.supervise import run_folder, supervise
 
 
 @dataclass(frozen=True)

@@ -131,6 +131,26 @@ Checkpoint = Annotated[HubCheckpoint | LocalCheckpoint | EmbeddedCheckpoint, Fie
 CaptureLevel = Literal["final", "digests", "full"]
 
 
+class Deadlines(_Model):
+    """Wall seconds after which a phase is ended; the cell's outcome is `timeout` then."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    install: float = Field(default=3600, gt=0, allow_inf_nan=False, description="To build an environment.")
+    import_: float = Field(
+        default=600, gt=0, allow_inf_nan=False, alias="import", description="To start and import torch and colbert-ai."
+    )
+    index: float = Field(default=7200, gt=0, allow_inf_nan=False, description="For the rest of the job.")
+
+
+class Retry(_Model):
+    """How often, and after which waits, a try is made again that the machine spoilt; a job that crashes is not."""
+
+    tries: int = Field(default=3, ge=1, le=20, description="In all; 1 never tries again.")
+    first_wait_seconds: float = Field(default=5, ge=0, le=3600, description="Each further wait is twice as long.")
+    longest_wait_seconds: float = Field(default=120, ge=0, le=86400)
+
+
 class IndexJob(_Model):
     """Settings of the index job; those that colbert-ai knows have colbert-ai's names."""
 
@@ -142,7 +162,8 @@ class IndexJob(_Model):
     capture: CaptureLevel = "full"
     threads: int = Field(default=2, ge=1, le=1024)
     environment: dict[str, str] = {}
-    deadline_seconds: float = Field(default=7200, gt=0)
+    deadline_seconds: Deadlines = Deadlines()
+    retry: Retry = Retry()
 
 
 class Jobs(_Model):

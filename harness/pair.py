@@ -104,7 +104,7 @@ def interpreters(experiment: Experiment, note: Callable[[str], None]) -> Callabl
 def workbench(experiment: Experiment) -> Workbench:
     """What jobs of an experiment have in common."""
     return Workbench(
-        experiment.home, experiment.checkpoint.path, experiment.device.kind, experiment.job.deadline_seconds
+        experiment.home, experiment.checkpoint.path, experiment.device.kind, experiment.job.deadline_seconds.index
     )
 
 

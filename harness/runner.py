@@ -10,8 +10,7 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,15 +26,13 @@ from harness.environments import DISK_SIGNS
 from harness.flock import Held, try_hold
 from harness.home import Home
 from harness.store import OUTCOMES, Cell, Store
-from harness.supervise import Control, Deadline, Ended, supervise
+from harness.supervise import OWNER, Control, Deadline, Ended, run_folder, supervise
 from harness.tensors import UnreadableTensor
 
 _LOG_TAIL = 40
 _LAST_LINES = 5
 _NEW_SECONDS = 60
 _TRIES_KEPT = 20
-OWNER = ".owner.lock"
-"""In a run's folder: a lock that its harness and its job hold."""
 RECORD = "run.json"
 """In a run's folder: which cell it is of."""
 INFRASTRUCTURE = frozenset({"offline", "disk_full", "gpu_lost", "lost"})
@@ -91,22 +88,6 @@ def worker_copy(home: Home) -> Path:
         # Another process made it first; its content is the same, since the name is the content's digest.
         shutil.rmtree(making, ignore_errors=True)
     return folder
-
-
-@contextmanager
-def run_folder(home: Home, prefix: str) -> Iterator[tuple[Path, Held]]:
-    """A folder below `home.runs` that lasts as long as the `with` block, and the lock by which its owner lives."""
-    home.runs.mkdir(parents=True, exist_ok=True)
-    run = Path(tempfile.mkdtemp(prefix=f"{prefix}-", dir=home.runs))
-    held = None
-    try:
-        held = try_hold(run / OWNER)
-        assert held is not None
-        yield run, held
-    finally:
-        shutil.rmtree(run, ignore_errors=True)
-        if held is not None:
-            held.release()
 
 
 def run_index(

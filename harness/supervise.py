@@ -6,19 +6,26 @@ import contextlib
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import harness
+from harness.flock import Held, try_hold
+from harness.home import Home
 
 GRACE_SECONDS = 10.0
 """Between SIGTERM and SIGKILL."""
 _TICK_SECONDS = 0.1
+OWNER = ".owner.lock"
+"""In a run's folder: a lock that its harness and its job hold."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,22 @@ class Control:
         """End everything."""
         self.finishing.set()
         self.stopping.set()
+
+
+@contextmanager
+def run_folder(home: Home, prefix: str) -> Iterator[tuple[Path, Held]]:
+    """A folder below `home.runs` that lasts as long as the `with` block, and the lock by which its owner lives."""
+    home.runs.mkdir(parents=True, exist_ok=True)
+    run = Path(tempfile.mkdtemp(prefix=f"{prefix}-", dir=home.runs))
+    held = None
+    try:
+        held = try_hold(run / OWNER)
+        assert held is not None
+        yield run, held
+    finally:
+        shutil.rmtree(run, ignore_errors=True)
+        if held is not None:
+            held.release()
 
 
 def supervise(

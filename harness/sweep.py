@@ -16,7 +16,7 @@ from harness.progress import Board
 from harness.runner import Interpreter, run_index
 from harness.store import Cell
 
-_MEND_FIRST = {"offline", "disk_full"}
+_MEND_FIRST = {"offline", "disk_full", "not_brought"}
 """Causes of a failure that say something about this machine and nothing about the version."""
 
 
@@ -56,6 +56,9 @@ def _run_version(
     board.phase(version, "environment")
     environment: Environment | None = None
     try:
+        reason = experiment.unsupported(version)
+        if reason:
+            raise BuildFailed(reason, "unsupported", "")
         interpreter = experiment.brought(version)
         if interpreter is None:
             environment = ensure_environment(
@@ -90,13 +93,15 @@ def _run_version(
             experiment.checkpoint,
             device_kind=experiment.device.kind,
             capture=experiment.job.capture,
-            deadline=experiment.job.deadline_seconds,
+            deadline=experiment.job.deadline_seconds.index,
+            import_deadline=experiment.job.deadline_seconds.import_,
             on_phase=lambda phase, label=label: board.phase(label, phase),  # type: ignore[misc]
         )
         yield board.done(cell, ran=True)
     if keep is not None and environment is not None:
         freed = evict(experiment.home, environment, keep)
-        board.note(f"{version}: deleted the environment ({freed / 2**30:.1f} GiB freed)")
+        if freed is not None:
+            board.note(f"{version}: deleted the environment ({freed / 2**30:.1f} GiB freed)")
 
 
 def _not_built(experiment: Experiment, planned: Planned, error: BuildFailed) -> Cell:

@@ -2,11 +2,13 @@
 
 Called as `python -S fake_uv.py STATE uv-arguments…`; STATE is a folder. `STATE/calls` gets one line for each call.
 `STATE/fail` makes `pip install` end with its text on standard error and status 2 after half of the packages,
-`STATE/slow` makes it take a moment, `STATE/other` installs other packages than those asked for.
+`STATE/slow` makes it take a moment, `STATE/hang` makes it wait, its process number in `STATE/pid`, and `STATE/other`
+installs other packages than those asked for.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
@@ -32,6 +34,9 @@ def install(state: Path, arguments: list[str]) -> int:
     pins = re.findall(r"^([\w.-]+)==(\S+)", lock, re.MULTILINE)
     if (state / "slow").exists():
         time.sleep(1)
+    if (state / "hang").exists():
+        (state / "pid").write_text(str(os.getpid()), encoding="utf-8")
+        time.sleep(600)
     failing = (state / "fail").exists()
     if (state / "other").exists():
         pins[-1] = (pins[-1][0], "0.0.1")

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from harness.errors import ExitCode, HarnessError, UsageError
 from harness.home import Home
 from harness.lock import lock_path, read_lock
 from harness.matrix import load_matrix
+from harness.supervise import Control, Stopped
 
 ROOT = Path(__file__).parent.parent
 FAKE = Path(__file__).parent / "fake_uv.py"
@@ -196,9 +198,9 @@ def test_the_mark_of_completeness_is_written_last(bench, monkeypatch):
     order: list[str] = []
 
     def noted(name: str, original: Any) -> Any:
-        def call(*arguments: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
             order.append(name)
-            return original(*arguments)
+            return original(*arguments, **options)
 
         return call
 
@@ -460,3 +462,71 @@ def test_a_full_or_read_only_disk_is_a_sentence_with_exit_code_2(bench, number, 
 def test_other_errors_of_the_system_are_not_disguised(bench):
     with pytest.raises(InterruptedError), disk_errors(bench.home):
         raise InterruptedError(4, "interrupted")
+
+
+def test_an_evicted_environment_is_rebuilt_with_the_same_packages_from_the_same_lock(bench):
+    """The lock's hashes are checked by uv, so the same lock is the same files; what is installed is compared with it."""
+    first = bench.ensure()
+    evict(bench.home, first, [])
+    again = bench.ensure()
+
+    assert again.seconds_to_build > 0
+    assert again.lock.digest == first.lock.digest
+    assert again.packages == first.packages == read_lock(again.lock.path).packages
+    assert len(bench.calls("pip install")) == 2
+    assert all("--require-hashes" in call for call in bench.calls("pip install"))
+
+
+def test_an_environment_that_another_sweep_uses_is_not_evicted(bench):
+    environment = bench.ensure()
+    with environments.use_environment(bench.home, "2.8.0", "cpu", environment.lock):
+        assert evict(bench.home, environment, []) is None
+        assert environment.path.exists()
+
+    assert evict(bench.home, environment, []) is not None
+    assert not environment.path.exists()
+
+
+def test_an_install_that_hangs_is_stopped_at_the_deadline(bench):
+    (bench.state / "hang").touch()
+
+    with pytest.raises(BuildFailed, match=r"was stopped after .* at the deadline of install") as caught:
+        ensure_environment(bench.home, MATRIX, bench.locks, "2.8.0", "cpu", deadline=1.0)
+
+    assert (caught.value.outcome, caught.value.cause) == ("timeout", "")
+    assert not bench.folder().exists()
+
+
+def test_a_stopped_install_leaves_nothing_and_no_uv(bench, monkeypatch):
+    (bench.state / "hang").touch()
+    control = Control()
+    threading.Timer(1.0, control.stop).start()
+
+    with pytest.raises(Stopped):
+        ensure_environment(bench.home, MATRIX, bench.locks, "2.8.0", "cpu", control=control)
+
+    assert not bench.folder().exists()
+    assert not Path(f"/proc/{(bench.state / 'pid').read_text()}").exists()
+
+
+def test_an_install_ends_with_a_harness_that_is_killed_and_the_lock_is_free_only_then(bench):
+    (bench.state / "hang").touch()
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom harness import environments\nfrom harness.home import Home\n"
+        "from harness.matrix import load_matrix\n"
+        f"environments.uv_command = lambda: {bench.uv!r}\n"
+        f"environments.ensure_environment(Home(Path({str(bench.home.root)!r})), "
+        f"load_matrix(Path({str(ROOT / 'matrix.yaml')!r})), Path({str(bench.locks)!r}), '2.8.0', 'cpu')\n"
+    )
+    harness = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
+    while not (bench.state / "pid").exists() or not (bench.state / "pid").read_text():
+        time.sleep(0.05)
+    harness.kill()
+    harness.wait()
+    (bench.state / "hang").unlink()
+
+    found = bench.ensure()
+
+    assert not Path(f"/proc/{(bench.state / 'pid').read_text()}").exists()
+    assert found.packages["torch"] == "2.8.0"
+    assert any("incomplete" in text for text in bench.said)
