@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import UsageError
-from harness.matrix import Flavour
+from harness.matrix import Flavour, Matrix
 
 # Extensions by which oneDNN, MKL, OpenBLAS, FAISS and torch's own kernels choose what to run.
 _DISPATCH = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile")
@@ -76,6 +76,34 @@ def gpus() -> list[str]:
     if visible is not None and "MIG-" not in visible:
         rows = list(_visible(rows, visible))
     return [f"cuda {' '.join(f'{name} {capability}'.split())}" for _, _, name, capability in rows]
+
+
+def capability_of(identity: str) -> tuple[int, int] | None:
+    """The compute capability at the end of a GPU's identity; None for a CPU, or where the driver did not say."""
+    major, _, minor = identity.rsplit(" ", 1)[-1].partition(".")
+    if not identity.startswith("cuda ") or not (major.isdigit() and minor.isdigit()):
+        return None
+    return int(major), int(minor)
+
+
+def missing_code(matrix: Matrix, version: str, identity: str) -> str:
+    """Why a version's wheel cannot run on a device, by the architectures that `matrix.yaml` gives for it; or empty.
+
+    The job would find the same out from the wheel itself (`harness.worker.index.runs_on`), once it is installed.
+    """
+    capability = capability_of(identity)
+    if capability is None:
+        return ""
+    for oddity in matrix.oddities_of(version, "gpu"):
+        names = oddity.architectures
+        numbers = [int(name.removeprefix("sm_")) for name in names]
+        if names and not any(n // 10 == capability[0] and n % 10 <= capability[1] for n in numbers):
+            name = identity.removeprefix("cuda ").rsplit(" ", 1)[0]
+            return (
+                f"The wheel of torch {version} holds code for {', '.join(names)}, none of which runs on {name} "
+                f"(compute capability {capability[0]}.{capability[1]})."
+            )
+    return ""
 
 
 def _visible(rows: list[list[str]], visible: str) -> Iterator[list[str]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from harness.device import cpu_device, gpus, usable_cores
+from harness.device import cpu_device, gpus, missing_code, usable_cores
 from harness.errors import HarnessError
 from harness.home import Home
 from harness.lock import lock_path, read_lock
@@ -36,8 +36,16 @@ def _python(matrix: Matrix) -> Check:
     from harness.environments import uv_command
 
     try:
+        uv = uv_command()
+    except ImportError:
+        return Check(
+            "uv",
+            "warning",
+            "uv is not installed: environments cannot be built here, only brought as files (--sites).",
+        )
+    try:
         done = subprocess.run(
-            [*uv_command(), "python", "find", "--no-project", matrix.python],
+            [*uv, "python", "find", "--no-project", matrix.python],
             capture_output=True,
             text=True,
             timeout=60,
@@ -115,34 +123,20 @@ def _devices(matrix: Matrix) -> Iterator[Check]:
     for identity in dict.fromkeys(found):
         name = identity.removeprefix("cuda ")
         yield Check("gpu", "ok", f"{found.count(identity)} x {name}.")
-        capability = name.rsplit(" ", 1)[-1]
-        too_old = unsupported(matrix, capability)
-        if too_old:
-            yield Check(
-                "gpu",
-                "warning",
-                f"The wheels of {', '.join(too_old)} hold no code for compute capability {capability}: their cells "
-                "will be `unsupported`.",
-            )
+        for reason, versions in unsupported(matrix, identity).items():
+            yield Check("gpu", "warning", f"{reason} Cells of {', '.join(versions)} will be `unsupported`.")
 
 
-def unsupported(matrix: Matrix, capability: str) -> list[str]:
-    """Versions whose wheels hold no code for a compute capability, as `matrix.yaml` lists architectures for them."""
-    major, _, minor = capability.partition(".")
-    if not (major.isdigit() and minor.isdigit()):
-        # Old drivers answer "[N/A]"; the job itself will ask torch.
-        return []
-    return [
-        version
-        for version in matrix.versions
-        for oddity in matrix.oddities_of(version, "gpu")
-        if oddity.architectures and not _covered(oddity.architectures, (int(major), int(minor)))
-    ]
-
-
-def _covered(architectures: list[str], capability: tuple[int, int]) -> bool:
-    numbers = [int(name.removeprefix("sm_")) for name in architectures]
-    return any(n // 10 == capability[0] and n % 10 <= capability[1] for n in numbers)
+def unsupported(matrix: Matrix, identity: str) -> dict[str, list[str]]:
+    """Why, to the versions whose wheels hold no code for a GPU: the reason of the first, for those with the same."""
+    found: dict[str, list[str]] = {}
+    architectures: dict[str, str] = {}
+    for version in matrix.versions:
+        reason = missing_code(matrix, version, identity)
+        if reason:
+            first = architectures.setdefault(reason.partition(" holds ")[2], reason)
+            found.setdefault(first, []).append(version)
+    return found
 
 
 def _locks(matrix: Matrix, locks: Path) -> Check:

@@ -10,8 +10,8 @@ from typing import Any
 from harness.cells import CellSpec, index_spec
 from harness.checkpoint import CheckpointFiles
 from harness.collection import Passages
-from harness.device import Device, choose_device, usable_cores
-from harness.environments import disk_errors, mismatches, site_packages
+from harness.device import Device, choose_device, missing_code, usable_cores
+from harness.environments import BuildFailed, disk_errors, mismatches, site_packages
 from harness.errors import UsageError
 from harness.home import Home, resolve_home
 from harness.lock import Lock, lock_path, read_lock
@@ -63,6 +63,10 @@ def _differs(lock: Lock, site: Path) -> list[str]:
     Packages that an index job never loads may have been left behind to save bytes; another version may not be there.
     """
     return [text for text in mismatches(lock, site_packages(site)) if " is missing " not in text]
+
+
+def _not_brought(reason: str) -> BuildFailed:
+    return BuildFailed(reason, "install_failed", "", "not_brought")
 
 
 @dataclass(frozen=True)
@@ -186,7 +190,8 @@ class Experiment:
         """The interpreter of an environment that was brought as files (`--sites`); None without that option.
 
         Raises:
-            UsageError: there is no such folder, or what is in it does not match the version's lock.
+            UsageError: there is no such interpreter.
+            BuildFailed: there is no such folder, or what is in it does not match the version's lock.
         """
         sites, python = self.selection.sites, self.selection.site_python
         if sites is None:
@@ -197,11 +202,15 @@ class Experiment:
             )
         site = (sites / version).resolve()
         if not (site / "torch").is_dir():
-            raise UsageError(f"--sites: {site} holds no torch; bring the environment of {version} or leave it out.")
+            raise _not_brought(f"--sites: {site} holds no torch; bring the environment of {version} or leave it out.")
         wrong = _differs(self.lock(version), site)
         if wrong:
-            raise UsageError(f"--sites: {site} does not match the lock of {version}: {'; '.join(wrong[:3])}.")
+            raise _not_brought(f"--sites: {site} does not match the lock of {version}: {'; '.join(wrong[:3])}.")
         return Interpreter(python.absolute(), site)
+
+    def unsupported(self, version: str) -> str:
+        """Why a version cannot run on this device, known before its environment is; empty if nothing speaks against."""
+        return missing_code(self.matrix, version, self.device.identity)
 
     def lock(self, version: str) -> Lock:
         """The lock of a version's environment on this device, or of the one that was brought."""

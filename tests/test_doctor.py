@@ -124,7 +124,8 @@ def test_a_gpu_that_old_wheels_hold_no_code_for_is_said_before_anything_is_insta
 
     assert [check.verdict for check in lines] == ["ok", "warning"]
     assert lines[0].detail == "2 x NVIDIA H100 80GB HBM3 9.0."
-    assert "1.13.1, 2.0.0, 2.0.1 hold no code for compute capability 9.0" in lines[1].detail
+    assert "none of which runs on NVIDIA H100 80GB HBM3 (compute capability 9.0)" in lines[1].detail
+    assert "Cells of 1.13.1, 2.0.0, 2.0.1 will be `unsupported`" in lines[1].detail
 
 
 def test_a_gpu_that_all_wheels_serve_gets_no_warning(report, tmp_path, monkeypatch):
@@ -153,7 +154,24 @@ def test_no_gpu_is_a_warning_and_not_a_problem(report, tmp_path, monkeypatch):
     ],
 )
 def test_unsupported_versions_follow_cuda_s_rule_of_binary_compatibility(capability, expected):
-    assert doctor.unsupported(MATRIX, capability) == expected
+    found = doctor.unsupported(MATRIX, f"cuda Some GPU {capability}")
+
+    assert [version for versions in found.values() for version in versions] == expected
+
+
+def test_a_cpu_never_lacks_code():
+    assert doctor.unsupported(MATRIX, "cpu GenuineIntel 6/143 9.0") == {}
+
+
+def test_a_host_without_uv_is_told_that_environments_must_be_brought(report, monkeypatch):
+    def missing():
+        raise ModuleNotFoundError("No module named 'uv'")
+
+    monkeypatch.setattr(environments, "uv_command", missing)
+
+    (check,) = report()["uv"]
+    assert check.verdict == "warning"
+    assert "--sites" in check.detail
 
 
 def test_a_compiler_is_only_asked_for_when_extensions_are_built(report, monkeypatch):
