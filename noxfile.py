@@ -65,8 +65,17 @@ def _index_session(version: str) -> None:
     reducer(f"index-{version}")(index)
 
 
+def _probe_session(version: str) -> None:
+    def probe(session: nox.Session) -> None:
+        harness(session, "probe", version, *session.posargs)
+
+    probe.__doc__ = f"Run small experiments with torch {version} and store them; options of `harness probe` after --."
+    reducer(f"probe-{version}")(probe)
+
+
 for _version in VERSIONS:
     _index_session(_version)
+    _probe_session(_version)
 
 
 @reducer("sweep")
@@ -97,6 +106,12 @@ def locate(session: nox.Session) -> None:
 def swap(session: nox.Session) -> None:
     """Swap artifacts between two versions, both ways: nox -s swap -- 2.4.1 2.5.0 local_sample_embs."""
     harness(session, "swap", *session.posargs, success_codes=FOUND_OR_NOT)
+
+
+@reducer("probes")
+def probes(session: nox.Session) -> None:
+    """Compare stored probes between versions: nox -s probes -- 2.7.1 2.8.0."""
+    harness(session, "probes", *session.posargs, success_codes=FOUND_OR_NOT)
 
 
 @reducer("blame")

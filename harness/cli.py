@@ -43,6 +43,8 @@ COMMANDS: dict[str, Lazy] = {
     "locate": Lazy("harness.commands.locate", "Say where a difference starts: step, module, function, operator."),
     "swap": Lazy("harness.commands.swap", "Run one version's job with artifacts of another in their place."),
     "blame": Lazy("harness.commands.blame", "Say which package changed the index, by exchanging packages."),
+    "probe": Lazy("harness.commands.probe", "Run small experiments: single operators, layers and matrix products."),
+    "probes": Lazy("harness.commands.probes", "Compare stored probes between versions."),
     "doctor": Lazy("harness.commands.doctor", "Say what this machine can run, what it cannot, and why."),
     "lock": Lazy("harness.commands.lock", "Write the lock files, or show the package difference of two versions."),
     "sweep": Lazy("harness.commands.sweep", "Index with every version, then reduce to tables."),

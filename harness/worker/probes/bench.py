@@ -67,7 +67,7 @@ class Bench:
     @property
     def length(self) -> int:
         """Tokens in a passage: as many as the articles' batches had on a GPU, fewer where every token costs."""
-        return 71 if self.setting.gpu else 32
+        return 71 if self.setting.gpu else 16
 
     def normal(self, name: str, *shape: int) -> torch.Tensor:
         """A float32 tensor of seeded numbers on the CPU; the same for the same name and shape."""

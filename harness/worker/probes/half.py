@@ -32,4 +32,4 @@ def run(bench: Bench) -> None:
             case.put("normalize, then half", after)
             before = torch.nn.functional.normalize(x.half(), dim=-1)
             case.put("half, then normalize", before)
-            case.fact("half_commutes_with_normalize", same_bits(after, before), pair=(after, before))
+            case.fact("same_in_either_order", same_bits(after, before), pair=(after, before))
