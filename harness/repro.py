@@ -7,6 +7,7 @@ it prints no difference in A and one in B.
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from collections.abc import Iterable
@@ -32,13 +33,13 @@ _SCRIPT = '''\
 Needs torch, NumPy and {name}.npz beside this file. Run it under both versions.
 """
 import os
-
+{imports}
 import numpy as np
 import torch
 
 torch.set_num_threads({threads})
 data = np.load(os.path.splitext(os.path.abspath(__file__))[0] + ".npz")
-
+{libraries}
 
 def tensor(name, dtype, stride=None):
     found = torch.from_numpy(data[name]).view(getattr(torch, dtype)).to("{device}")
@@ -53,12 +54,21 @@ result = (result if torch.is_tensor(result) else result[{which}]).cpu().contiguo
 expected = tensor("expected", "{dtype}").cpu()
 bits = {{1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}}[expected.element_size()]
 differs = result.view(bits) != expected.view(bits)
-print(f"torch {{torch.__version__}}: {{int(differs.sum())}} of {{differs.numel()}} elements differ from torch {a}'s")
+count = f"{{int(differs.sum())}} of {{differs.numel()}} elements"
+print(f"torch {{torch.__version__}}{shown}: {{count}} differ from torch {a}'s")
 if differs.any():
     where = tuple(differs.nonzero()[0].tolist())
     apart = (result.double() - expected.double()).abs().max().item()
     print(f"at most {{apart:.4g}} apart; at {{where}} {{result[where].item()!r}}, not {{expected[where].item()!r}}")
 '''
+
+
+_IMPORT = "from importlib.metadata import distributions\n"
+_LIBRARIES = """\
+cublas = [f"{d.name} {d.version}" for d in distributions() if str(d.name).startswith("nvidia-cublas")]
+libraries = ", ".join([f"CUDA {torch.version.cuda}", *cublas])
+"""
+"""What a script on a GPU says beside torch's version; cuBLAS is a package of its own."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +155,7 @@ def _write(
         (c["name"] for i, c in enumerate(calls) if c["kind"] == "function" and i < verdict.index <= i + c["inner"]), ""
     )
     a, b = pair.a.cell.version, pair.b.cell.version
+    on_gpu = pair.bench.device_kind != "cpu" and outs[which]["device"] != "cpu"
     place = f"step {finding.step!r}" + (f", module {verdict.module}" if verdict.module else "")
     script.write_text(
         _SCRIPT.format(
@@ -152,8 +163,11 @@ def _write(
             found=f"Found in colbert-ai's indexer: {place}" + (f", from {parent}." if parent else "."),
             name=script.stem,
             threads=pair.a.spec.settings.get("threads", 1),
-            device="cpu" if pair.bench.device_kind == "cpu" else outs[which]["device"],
+            device="cuda" if on_gpu else "cpu",
             call=source,
+            imports=_IMPORT if on_gpu else "",
+            libraries=_LIBRARIES if on_gpu else "",
+            shown=" ({libraries})" if on_gpu else "",
             which=which,
             dtype=expected.dtype,
             a=a,
@@ -255,15 +269,26 @@ def _is_contiguous(reference: dict[str, Any]) -> bool:
     return True
 
 
+_FROM_OUTSIDE = ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
+_PATIENCE = 600.0
+
+
 def run_script(pair: Pair, side: Side, script: Path) -> str:
     """What a script prints in one environment: its lines, joined; or the last line of its error."""
+    interpreter = side.interpreter()
     environment = dict(side.spec.environment)
+    if interpreter.site is not None:
+        environment["PYTHONPATH"] = str(interpreter.site)
+    if pair.bench.device_kind != "cpu":
+        # As for a job: the driver may only be found through the first, and the choice of GPU must hold.
+        environment |= {name: os.environ[name] for name in _FROM_OUTSIDE if name in os.environ}
+        environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     done = subprocess.run(
-        [str(side.interpreter().python), str(script.resolve())],
+        [str(interpreter.python), str(script.resolve())],
         env=environment,
         capture_output=True,
         text=True,
-        timeout=pair.bench.deadline,
+        timeout=_PATIENCE,
         check=False,
     )
     printed = done.stdout.strip() or (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
