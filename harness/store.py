@@ -113,9 +113,10 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """The version, with the repeat where there is one, such as `2.5.0` or `2.5.0#1`."""
+        """The version, with the repeat where there is one, such as `2.5.0` or `2.5.0#1`; a probe's name after it."""
+        probe = f" {self.spec.get('settings', {}).get('probe', '')}" if self.spec.get("job") == "probe" else ""
         swap = f"+{','.join(sorted(self.spec['swap']))}" if self.spec.get("swap") else ""
-        return f"{self.version}{swap}{f'#{self.repeat}' if self.repeat else ''}"
+        return f"{self.version}{swap}{f'#{self.repeat}' if self.repeat else ''}{probe}"
 
 
 class Store:

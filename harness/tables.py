@@ -177,7 +177,7 @@ def choose_group(cells: Iterable[Cell], wanted: str | None) -> list[Cell]:
     Raises:
         UsageError: no cells, no such group, or several groups and none named.
     """
-    groups = groups_of(cells)
+    groups = groups_of(cell for cell in cells if cell.spec.get("job") != "probe")
     if not groups:
         raise UsageError("The store holds no cells yet: run `nox -s index-VERSION` or `harness index VERSION` first.")
     chosen = {name: found for name, found in groups.items() if name.startswith(wanted or "")}
