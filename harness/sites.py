@@ -11,6 +11,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterable
+from importlib.util import cache_from_source
 from pathlib import Path
 
 from harness.environments import normal_name
@@ -62,19 +63,31 @@ def exchange(base: Path, other: Path, packages: Iterable[str], target: Path) -> 
     kept = {path for name, metadata in mine.items() if name not in wanted for path in files_of(base, metadata)}
     gone = {path for name in wanted & mine.keys() for path in files_of(base, mine[name])} - kept
     for folder, folders, files in os.walk(base):
-        # Compiled files would be taken for those of another version whose source has the same time and size.
+        # Compiled files go with their source: one that stays behind would be taken for another version's whose source
+        # has the same time and size.
         folders[:] = [name for name in folders if name != "__pycache__"]
         here = Path(folder).relative_to(base)
-        (target / here).mkdir(parents=True, exist_ok=True)
-        for name in [*files, *(name for name in folders if (Path(folder) / name).is_symlink())]:
+        links = [name for name in folders if (Path(folder) / name).is_symlink()]
+        for name in [*files, *links]:
             if here / name not in gone:
-                _link(base / here / name, target / here / name)
+                _link_with_compiled(base, target, here / name)
     for name in sorted(wanted & theirs.keys()):
         for path in files_of(other, theirs[name]):
             if path not in kept:
-                (target / path).parent.mkdir(parents=True, exist_ok=True)
                 (target / path).unlink(missing_ok=True)
-                _link(other / path, target / path)
+                _link_with_compiled(other, target, path)
+
+
+def _link_with_compiled(site: Path, target: Path, path: Path) -> None:
+    """Link a file and, if it is Python that has run already, what it was compiled to: compiling torch takes a minute."""
+    # Folders are made with their first file: an empty metadata folder would still be taken for a package.
+    (target / path).parent.mkdir(parents=True, exist_ok=True)
+    _link(site / path, target / path)
+    if path.suffix == ".py":
+        compiled = Path(cache_from_source(str(path)))
+        if (site / compiled).is_file():
+            (target / compiled).parent.mkdir(exist_ok=True)
+            _link(site / compiled, target / compiled)
 
 
 def _link(source: Path, target: Path) -> None:
