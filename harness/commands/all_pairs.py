@@ -28,7 +28,9 @@ def command(group: str | None, as_json: bool, matrix_path: Path | None, home: Pa
     from harness.store import Store
 
     cells = [cell for cell in Store(store_root(matrix_path, home)()).cells() if cell.outcome == "ok"]
-    cells = [cell for cell in cells if not cell.repeat and not cell.spec.get("swap") and cell.spec.get("job") != "probe"]
+    cells = [
+        cell for cell in cells if not cell.repeat and not cell.spec.get("swap") and cell.spec.get("job") != "probe"
+    ]
     groups = sorted({cell.group for cell in cells})
     chosen = [name for name in groups if name.startswith(group or "")]
     if not chosen:
