@@ -150,11 +150,8 @@ def narrow(units: Sequence[Unit], reproduces: Callable[[Sequence[Unit]], bool]) 
             return (unit,)
     if not reproduces(list(units)):
         return ()
-    # torch with the library that computes most of what it runs: a likely pair, and all others would take many runs.
-    if len(units) > 2 and reproduces(list(units[:2])):
-        return tuple(units[:2])
     current, parts = list(units), 2
-    while len(current) > 1:
+    while len(current) > _FEW:
         size = -(-len(current) // parts)
         chunks = [current[i : i + size] for i in range(0, len(current), size)]
         rests = [[unit for unit in current if unit not in chunk] for chunk in chunks]
@@ -162,10 +159,26 @@ def narrow(units: Sequence[Unit], reproduces: Callable[[Sequence[Unit]], bool]) 
         if smaller is not None:
             current, parts = smaller, 2
         elif parts >= len(current):
-            break
+            return tuple(current)
         else:
             parts = min(parts * 2, len(current))
-    return tuple(current)
+    return _without_needless(current, reproduces)
+
+
+_FEW = 8
+"""Up to so many units it takes fewer runs to leave them out one by one than to halve them."""
+
+
+def _without_needless(units: list[Unit], reproduces: Callable[[Sequence[Unit]], bool]) -> tuple[Unit, ...]:
+    """Leave out every unit that is not needed, the least likely first, until none can be left out."""
+    found = True
+    while found:
+        found = False
+        for unit in reversed(list(units)):
+            rest = [other for other in units if other is not unit]
+            if rest and reproduces(rest):
+                units, found = rest, True
+    return tuple(units)
 
 
 def find(units: Sequence[Unit], observe: Callable[[str, Sequence[Unit]], Outcome], names: tuple[str, str]) -> Blame:

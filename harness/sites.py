@@ -79,7 +79,7 @@ def exchange(base: Path, other: Path, packages: Iterable[str], target: Path) -> 
 
 
 def _link_with_compiled(site: Path, target: Path, path: Path) -> None:
-    """Link a file and, if it is Python that has run already, what it was compiled to: compiling torch takes a minute."""
+    """Link a file and, if it is Python that ran already, what it was compiled to: compiling torch takes long."""
     # Folders are made with their first file: an empty metadata folder would still be taken for a package.
     (target / path).parent.mkdir(parents=True, exist_ok=True)
     _link(site / path, target / path)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pytest
+
 from harness.blame import AS_A, AS_B, NEITHER, UNRESOLVED, Outcome, Unit, counterfactual, find, narrow, units_of
 
 UNITS = tuple(Unit(name, (name,)) for name in ("torch", "cublas", "triton", "sympy"))
@@ -29,6 +31,29 @@ def test_torch_itself_is_blamed_when_both_directions_show_it() -> None:
 
     assert found.guilty == ("torch",)
     assert "torch itself" in found.sentence
+
+
+def test_a_library_is_blamed_with_its_versions_and_what_torch_alone_does_is_said() -> None:
+    changed = {
+        "torch": ("2.6.0", "2.7.0"),
+        "nvidia-cublas-cu12": ("12.4.5.8", "12.6.4.1"),
+        "nvidia-nccl-cu12": ("1", "2"),
+    }
+    found = find(units_of(changed, apart=True), _world({"nvidia-cublas-cu12"}), ("2.6.0", "2.7.0"))
+
+    assert found.guilty == ("nvidia-cublas-cu12",)
+    assert found.sentence.startswith(
+        "nvidia-cublas-cu12 12.4.5.8 -> 12.6.4.1: exchanging it alone exchanges the result"
+    )
+    assert "torch 2.6.0 -> 2.7.0 alone: exchanging it changes nothing, in either direction" in found.sentence
+    assert {o.base for o in found.tried if o.units == ("torch",)} == {"A", "B"}
+
+
+def test_a_torch_that_does_not_import_alone_is_said_beside_the_guilty_library() -> None:
+    found = find(UNITS, _world({"cublas"}, [{"torch"}]), ("a", "b"))
+
+    assert found.guilty == ("cublas",)
+    assert "torch alone: could not be exchanged (it does not import)" in found.sentence
 
 
 def test_two_packages_that_only_matter_together_are_blamed_together() -> None:
@@ -64,9 +89,10 @@ def test_no_difference_of_packages_blames_none() -> None:
     assert find((), _world(set()), ("a", "b")).guilty == ()
 
 
-def test_narrowing_gives_a_set_of_which_nothing_can_be_left_out() -> None:
-    many = tuple(Unit(str(n), (str(n),)) for n in range(9))
-    wanted = {"1", "4", "8"}
+@pytest.mark.parametrize("number", [9, 20, 6])
+def test_narrowing_gives_a_set_of_which_nothing_can_be_left_out(number: int) -> None:
+    many = tuple(Unit(str(n), (str(n),)) for n in range(number))
+    wanted = {"1", "4", str(number - 1)}
     found = narrow(many, lambda some: wanted <= {unit.name for unit in some})
 
     assert {unit.name for unit in found} == wanted
@@ -76,6 +102,16 @@ def test_nvidia_libraries_are_exchanged_together_and_torch_is_tried_first() -> N
     found = units_of(["triton", "nvidia-cublas-cu12", "torch", "nvidia-cudnn-cu12"])
 
     assert [unit.name for unit in found] == ["torch", "NVIDIA libraries", "triton"]
+
+
+def test_on_a_gpu_the_libraries_that_compute_are_units_of_their_own() -> None:
+    names = ["triton", "nvidia-cublas-cu12", "torch", "nvidia-cudnn-cu12", "nvidia-nccl-cu12", "nvidia-nvtx-cu12"]
+    found = units_of(names, apart=True)
+
+    assert [unit.name for unit in found] == [
+        "torch", "nvidia-cublas-cu12", "nvidia-cudnn-cu12", "other NVIDIA libraries", "triton",
+    ]  # fmt: skip
+    assert sorted(name for unit in found for name in unit.packages) == sorted(names)
 
 
 def test_a_counterfactual_lock_takes_versions_and_hashes_from_the_other_side(tmp_path: Path) -> None:
