@@ -43,6 +43,11 @@ FIELDS: dict[str, tuple[type, ...]] = {
 }  # fmt: skip
 """Field to the types that it may have where it is there; a dot leads into an object."""
 
+REQUIRED = (
+    "spec.version", "spec.repeat", "spec.device", "spec.collection.name", "spec.collection.digest",
+    "spec.collection.passages", "spec.checkpoint.name", "spec.checkpoint.digest",
+)  # fmt: skip
+
 
 def is_record(record: object, key: str, schema: int, outcomes: tuple[str, ...]) -> bool:
     """Whether `record` is the record of the cell `key`, with every field of a type and form that readers can use."""
@@ -53,6 +58,7 @@ def is_record(record: object, key: str, schema: int, outcomes: tuple[str, ...]) 
         and record.get("key") == key
         and _KEY.fullmatch(key) is not None
         and all(_fits(_inner(record, field), kinds) for field, kinds in FIELDS.items())
+        and all(_inner(record, field) is not _ABSENT for field in REQUIRED)
         and record.get("outcome") in outcomes
         and _PLAIN.fullmatch(record.get("capture", "")) is not None
         and _PLAIN.fullmatch(record.get("finished", "")) is not None

@@ -10,8 +10,8 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,7 @@ def run_index(
     import_deadline: float | None = None,
     swap: dict[str, Path] | None = None,
     gpu: str | None = None,
-    extra: Mapping[str, Any] | None = None,
+    extra: Callable[[], dict[str, Any]] = dict,
     on_phase: Callable[[str], None] = lambda _phase: None,
     control: Control | None = None,
     hold: Sequence[int] = (),
@@ -124,7 +124,7 @@ def run_index(
         import_deadline: the same for its start and its imports; `deadline` when absent.
         swap: artifact name to the safetensors file that takes its place.
         gpu: what the job gets as CUDA_VISIBLE_DEVICES; that of the harness when absent. It is not part of the key.
-        extra: goes into the cell's details.
+        extra: called when the job has ended; what it returns goes into the cell's details.
         on_phase: called with each phase as it begins.
         control: stops the job.
         hold: descriptors of locks that the job holds to its end, even if this process ends before it.
@@ -165,7 +165,7 @@ def run_index(
             control=control,
             hold=[held.fileno(), *hold],
         )
-        known = {**(extra or {}), "worker": worker.name, "run": run.name}
+        known = {**extra(), "worker": worker.name, "run": run.name}
         return _conclude(store, spec, run, out, capture, device_kind, ended, known)
 
 
@@ -337,6 +337,17 @@ def _conclude(
             seconds=result.get("seconds", {}),
             details=details,
         )
+        if not store.accepts(cell):
+            # What the job wrote beside its outcome would make the record one that no reader takes for a cell.
+            cell = replace(
+                cell,
+                outcome="invalid_output",
+                reason="result.json of the job has a value of a wrong kind, or a number out of range, in a field.",
+                phase=ended.phase or "start",
+                artifacts={},
+                seconds={},
+                details={name: value for name, value in details.items() if name not in result},
+            )
         return keep(store, cell, log=run / "log.txt", index=out / "index")
 
 
@@ -382,7 +393,7 @@ def read_result(out: Path, ended: Ended) -> tuple[dict[str, Any], str, str]:  # 
             raise ValueError("no known outcome")
     except FileNotFoundError:
         result = {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return {}, "invalid_output", f"result.json of the job cannot be read: {error}."
     if ended.deadline:
         return result, "timeout", (

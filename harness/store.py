@@ -170,6 +170,10 @@ class Store:
         except TypeError:
             return None
 
+    def accepts(self, cell: Cell) -> bool:
+        """Whether `get` would take this cell's record for one."""
+        return is_record(json.loads(json.dumps(asdict(cell))), cell.key, SCHEMA, OUTCOMES)
+
     def keys(self) -> list[str]:
         """Keys of what may be cells: names of folders."""
         folder = self.root / "cells"

@@ -13,6 +13,7 @@ import mmap
 import os
 import stat
 import sys
+import tokenize
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -244,7 +245,9 @@ def read_npy(path: str | Path) -> Tensor:
         # The versions differ in how long the header may be and in its encoding, which no plain dtype needs.
         reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         sizes, fortran, dtype = reader(head)
-    except (ValueError, TypeError, OverflowError, SyntaxError, RecursionError, MemoryError, EOFError) as error:
+    except (
+        ValueError, TypeError, OverflowError, SyntaxError, RecursionError, MemoryError, EOFError, tokenize.TokenError
+    ) as error:  # fmt: skip
         raise UnreadableTensor(f"{path} is not a readable npy file: {error}.") from error
     shape = check_shape(sizes, str(path))
     plain = dtype.newbyteorder("<")

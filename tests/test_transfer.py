@@ -11,6 +11,7 @@ from harness.errors import UsageError
 from harness.store import Cell, Store
 from harness.tensors import Tensor
 from harness.transfer import copy_cells
+from tests.cell_specs import spec
 
 
 def a_cell(store: Store, key: str = "k" * 32) -> Cell:
@@ -19,8 +20,9 @@ def a_cell(store: Store, key: str = "k" * 32) -> Cell:
         tensor = Tensor.of(np.array(values, dtype=np.float16))
         kind = "final" if name == "centroids" else "intermediate"
         artifacts[name] = store._take(tensor, kind, stored=True)
-    spec = {"version": "2.5.0", "repeat": 0, "swap": {}, "collection": {"name": "c", "passages": 1, "digest": "d"}}
-    return store.put(Cell(key=key, group="g" * 32, spec=spec, outcome="ok", capture="full", artifacts=artifacts))
+    return store.put(
+        Cell(key=key, group="g" * 32, spec=spec("2.5.0").to_json(), outcome="ok", capture="full", artifacts=artifacts)
+    )
 
 
 def test_all_tensors_arrive_with_their_cell(tmp_path: Path) -> None:
