@@ -218,9 +218,12 @@ def find(units: Sequence[Unit], observe: Callable[[str, Sequence[Unit]], Outcome
     apart = [o for o in tried.values() if o.result == UNRESOLVED and set(o.units) < inside]
     if apart:
         why = "; ".join(f"{', '.join(o.units)} alone: {o.reason}" for o in apart)
+        # A library that the other torch does not load may well load beside its own.
+        harmless = [unit.title for unit in found if look_at("A", [unit]).result == AS_A]
+        more = f" In {a}, exchanging {' or '.join(harmless)} alone changes nothing." if harmless else ""
         return answer(
             f"{what}: exchanging them together exchanges the result, bit for bit, in both directions; they could not "
-            f"be separated ({why}).",
+            f"be separated ({why}).{more}",
             found,
         )
     if len(found) > 1:

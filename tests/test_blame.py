@@ -78,6 +78,20 @@ def test_what_could_not_be_separated_is_said_so() -> None:
     assert "could not be separated (torch alone: it does not import; cublas alone" in found.sentence
 
 
+def test_what_a_part_does_in_the_direction_in_which_it_imports_is_said() -> None:
+    whole = _world({"torch"})
+
+    def observe(base: str, units: Sequence[Unit]) -> Outcome:
+        if len(units) == 1 and (base == "B" or units[0].name == "torch"):
+            return Outcome(base, (units[0].name,), UNRESOLVED, "import_failed", "it does not import")
+        return whole(base, units)
+
+    found = find(UNITS[:2], observe, ("a", "b"))
+
+    assert set(found.guilty) == {"torch", "cublas"}
+    assert "In a, exchanging cublas alone changes nothing" in found.sentence
+
+
 def test_one_direction_alone_is_not_enough() -> None:
     def observe(base: str, units: Sequence[Unit]) -> Outcome:
         return Outcome(base, tuple(u.name for u in units), AS_A)
