@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -333,7 +334,7 @@ class Row:
     @property
     def changed(self) -> bool:
         """Whether the two versions differ in it, beyond what a repeat shows."""
-        return self.fact is None and not self.bit_equal and not self.noise
+        return self.fact is None and self.status not in {"bit_equal", "unreadable"} and not self.noise
 
     def to_row(self) -> dict[str, Any]:
         """As a row of the table."""
@@ -556,24 +557,43 @@ def _row(found: ArtifactComparison, sampled: ArtifactComparison | None, base: di
 # ---- Saying it
 
 
+_SHOWN = 6
+_NUMBER = re.compile(r"\.\d+(?=\.|$)")
+
+
 def summaries(rows: Sequence[Row]) -> list[str]:
     """One short line for each probe that changed between two versions, and one for those that are equal."""
     lines = []
-    pairs = dict.fromkeys((row.a, row.b) for row in rows if row.fact is None)
-    for a, b in pairs:
-        equal = []
+    for a, b in dict.fromkeys((row.a, row.b) for row in rows if row.fact is None):
+        arrow, equal, gaps = f"{a} -> {b}", [], []
         of_pair = [row for row in rows if row.fact is None and (row.a, row.b) == (a, b)]
         for probe in dict.fromkeys(row.probe for row in of_pair):
             mine = [row for row in of_pair if row.probe == probe]
             changed = [row for row in mine if row.changed]
-            if not changed:
+            if changed:
+                lines.append(f"{arrow}  {probe}: {_changes(changed, len(mine))}")
+                lines += [f"{arrow}  {probe}: {note}" for note in _removed(mine)]
+            elif mine[0].status == "unreadable":
+                gaps.append(f"{arrow}  {probe}: not compared: {mine[0].note}")
+            else:
                 noisy = sum(not row.bit_equal for row in mine)
                 equal.append(f"{probe} ({noisy} noisy)" if noisy else probe)
-                continue
-            lines.append(f"{a} -> {b}  {probe}: {_changes(changed, len(mine))}")
+            lines += [f"{arrow}  {probe}: {note}" for note in _turned(rows, probe, a, b)]
+        lines += gaps
         if equal:
-            lines.append(f"{a} -> {b}  equal: {', '.join(equal)}")
+            lines.append(f"{arrow}  equal: {', '.join(equal)}")
     return lines
+
+
+def _turned(rows: Iterable[Row], probe: str, a: str, b: str) -> list[str]:
+    """Facts that hold in one of two versions only, or fail in other places."""
+    notes: dict[str, dict[tuple[str, str], str]] = {a: {}, b: {}}
+    for row in rows:
+        if row.probe == probe and row.fact is not None and row.a in notes and row.fact != "ran":
+            notes[row.a][row.case, row.fact] = "yes" if row.holds else f"no{f' ({row.note})' if row.note else ''}"
+    turned = [place for place in notes[a] if place in notes[b] and notes[a][place] != notes[b][place]]
+    found = [f"{place[1].replace('_', ' ')} in {place[0]}: {notes[a][place]} -> {notes[b][place]}" for place in turned]
+    return [*found[:_SHOWN], *([f"and {len(found) - _SHOWN} more such changes"] if len(found) > _SHOWN else [])]
 
 
 def _changes(changed: list[Row], total: int) -> str:
@@ -588,6 +608,18 @@ def _changes(changed: list[Row], total: int) -> str:
     else:
         how = amount(worst.metrics) + (" of a sample" if worst.measured == "sample" else "")
     return f"{len(changed)} of {total} tensors differ, {which} {where}{how}"
+
+
+def _removed(rows: list[Row]) -> list[str]:
+    """What the probe `identity` shows: without which Linears a precision's difference is gone."""
+    notes = []
+    for baseline in (row for row in rows if row.case.endswith(" without nothing") and row.changed):
+        precision = baseline.case.removesuffix("nothing")
+        others = [row for row in rows if row.case.startswith(precision) and row is not baseline]
+        gone = [row.case.removeprefix(precision) for row in others if row.bit_equal]
+        which = f"gone without {', '.join(gone)}" if gone else "stays whichever Linear is replaced by Identity"
+        notes.append(f"the difference in {precision.split()[0]} precision {which}")
+    return notes
 
 
 def version_lines(cells: Iterable[Cell]) -> list[str]:
@@ -606,24 +638,32 @@ def version_lines(cells: Iterable[Cell]) -> list[str]:
 
 
 def fact_lines(rows: Iterable[Row]) -> list[str]:
-    """One short line for each version, probe and fact that does not hold everywhere."""
+    """One short line for each probe and fact that does not hold everywhere, for all versions of which it says the same.
+
+    Layers of which the same is said are one place, their numbers a star.
+    """
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         if row.fact is not None:
-            groups.setdefault((row.a, row.probe, row.fact), []).append(row)
-    lines = []
-    for (version, probe, fact), members in groups.items():
+            groups.setdefault((row.probe, row.fact, row.a), []).append(row)
+    said: dict[str, list[str]] = {}
+    for (probe, fact, version), members in groups.items():
         failing = [row for row in members if not row.holds]
         if not failing:
             continue
-        first = failing[0]
-        where = first.case or "the probe"
-        note = f" ({first.note})" if first.note else ""
-        if fact == "ran":
-            lines.append(f"{version}  {probe}: {len(failing)} cases did not run, first {where}{note}")
-            continue
-        lines.append(
-            f"{version}  {probe}: {fact.replace('_', ' ')}: no, in {len(failing)} of {len(members)} cases, "
-            f"first {where}{note}"
+        places: dict[str, dict[str, None]] = {}
+        for row in failing:
+            places.setdefault(row.note, {})[_NUMBER.sub(".*", row.case) or "the whole probe"] = None
+        shown = "; ".join(_place(list(cases), note) for note, cases in places.items())
+        what = (
+            "did not run"
+            if fact == "ran"
+            else f"{fact.replace('_', ' ')}: not in {len(failing)} of {len(members)} cases"
         )
-    return lines
+        said.setdefault(f"{probe}: {what}: {shown}", []).append(version)
+    return [f"{', '.join(versions)}  {text}" for text, versions in said.items()]
+
+
+def _place(cases: list[str], note: str) -> str:
+    more = f" and {len(cases) - 1} more" if len(cases) > 1 else ""
+    return f"{cases[0]}{more}{f' ({note})' if note else ''}"

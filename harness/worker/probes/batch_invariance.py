@@ -9,6 +9,17 @@ from harness.worker.probes.bench import Bench, Case, same_bits
 _LARGEST = 32
 
 
+def _runs(numbers: list[int]) -> str:
+    """1, 8, 9, 10 as `1, 8-10`."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
 def _check(case: Case, linear: torch.nn.Linear, x: torch.Tensor) -> None:
     """One Linear: `invariant` says it for each n; the first n that is not is measured, on its first such row."""
     whole = linear(x)
@@ -24,8 +35,8 @@ def _check(case: Case, linear: torch.nn.Linear, x: torch.Tensor) -> None:
             pair = (whole[row].clone(), part[row].clone())
     case.put("batch of 32", whole)
     case.put("invariant", invariant)
-    failing = [str(n) for n in range(1, _LARGEST + 1) if not invariant[n - 1]]
-    case.fact("batch_invariant", not failing, f"n = {', '.join(failing)}" if failing else "", pair)
+    failing = [n for n in range(1, _LARGEST + 1) if not invariant[n - 1]]
+    case.fact("batch_invariant", not failing, f"n = {_runs(failing)}" if failing else "", pair)
 
 
 def run(bench: Bench) -> None:
