@@ -56,7 +56,8 @@ def command(
     `harness probes` compares what is stored. Exit code 3 when a probe ended badly.
     """
     from harness.experiment import Experiment, Selection
-    from harness.probes import check_probes, compare_probes, fact_lines, latest, run_probes, version_lines
+    from harness.probe_rows import compare_probes, fact_lines, latest, version_lines
+    from harness.probes import check_probes, run_probes
     from harness.progress import Board
 
     wanted = check_probes(names)

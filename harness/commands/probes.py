@@ -28,7 +28,8 @@ def command(
     """
     from harness.home import resolve_home
     from harness.matrix import find_matrix, load_matrix
-    from harness.probes import check_probes, choose_probes, compare_probes, fact_lines, summaries
+    from harness.probe_rows import choose_probes, compare_probes, fact_lines, summaries
+    from harness.probes import check_probes
     from harness.reduce import profiles_of
     from harness.store import Store
 
