@@ -45,6 +45,7 @@ COMMANDS: dict[str, Lazy] = {
     "blame": Lazy("harness.commands.blame", "Say which package changed the index, by exchanging packages."),
     "probe": Lazy("harness.commands.probe", "Run small experiments: single operators, layers and matrix products."),
     "probes": Lazy("harness.commands.probes", "Compare stored probes between versions."),
+    "pack": Lazy("harness.commands.pack", "Write environments as files, for a host without a package index."),
     "doctor": Lazy("harness.commands.doctor", "Say what this machine can run, what it cannot, and why."),
     "lock": Lazy("harness.commands.lock", "Write the lock files, or show the package difference of two versions."),
     "sweep": Lazy("harness.commands.sweep", "Index with every version, then reduce to tables."),

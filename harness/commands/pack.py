@@ -1,0 +1,61 @@
+"""`harness pack`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from harness.commands.options import home_option, matrix_option
+from harness.errors import ExitCode
+
+
+@click.command(name="pack")
+@click.argument("output", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
+@click.argument("versions", nargs=-1, required=True)
+@click.option(
+    "--flavour", type=click.Choice(["gpu", "cpu"]), default="gpu", show_default=True, help="Which locks to build from."
+)
+@click.option(
+    "--extra",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True),
+    help="A file or folder to bring along as extra/NAME, such as a checkpoint. May be given again.",
+)
+@matrix_option
+@home_option
+def command(
+    output: Path, versions: tuple[str, ...], flavour: str, extra: tuple[Path, ...], matrix_path: Path | None,
+    home: Path | None,
+) -> int:  # fmt: skip
+    """Write everything that a host without a package index needs to OUTPUT, a tar file; - writes to a pipe.
+
+    Environments of VERSIONS are built if needed. docs/gpu-host.md says what to do with the file there.
+    """
+    from typing import cast
+
+    from harness.environments import disk_errors, ensure_environment
+    from harness.home import resolve_home
+    from harness.matrix import Flavour, find_matrix, load_matrix
+    from harness.pack import pack
+
+    path = (matrix_path or find_matrix()).resolve()
+    matrix, place = load_matrix(path), resolve_home(home, path)
+    chosen = [matrix.require(version) for version in dict.fromkeys(versions)]
+
+    def say(text: str) -> None:
+        click.echo(text, err=True)
+
+    with disk_errors(place):
+        environments = [
+            ensure_environment(place, matrix, path.parent / "locks", version, cast("Flavour", flavour), report=say)
+            for version in chosen
+        ]
+        if str(output) == "-":
+            packed = pack(sys.stdout.buffer, environments, path.parent, extra=extra, report=say)
+        else:
+            with output.open("wb") as file:
+                packed = pack(file, environments, path.parent, extra=extra, report=say)
+    say(f"{packed.files:,} files, {packed.bytes / 2**20:,.0f} MiB, {len(chosen)} versions: {output}")
+    return int(ExitCode.OK)
