@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from harness.experiment import Experiment, Planned
+from harness.gpus import Gpu, choose_gpus
 from harness.progress import Board
 from harness.store import Cell
 from harness.sweep import run_plan
@@ -34,8 +35,17 @@ class Executor(Protocol):
 
 @dataclass(frozen=True)
 class LocalExecutor:
-    """Runs cells on this machine."""
+    """Runs cells on this machine.
+
+    Attributes:
+        gpus: one cell at a time runs on each; all visible GPUs of the device's model when None.
+        jobs: how many cells run at a time on each of them, or on the CPU.
+    """
+
+    gpus: tuple[Gpu, ...] | None = None
+    jobs: int = 1
 
     def run(self, experiment: Experiment, plan: list[Planned], board: Board, *, evict_after: bool) -> list[Cell]:
         """See `Executor.run`."""
-        return run_plan(experiment, plan, board, evict_after=evict_after)
+        gpus = choose_gpus(experiment.device, None) if self.gpus is None else self.gpus
+        return run_plan(experiment, plan, board, evict_after=evict_after, gpus=gpus, jobs=self.jobs)

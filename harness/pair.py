@@ -13,7 +13,7 @@ from harness.jobs import Workbench
 from harness.progress import Board
 from harness.runner import Interpreter
 from harness.store import Cell, Store
-from harness.sweep import run_plan
+from harness.sweep import run_plan, stopped_early
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,9 @@ def prepare_pair(experiment: Experiment, a: str, b: str, *, repeats: int = 1) ->
     labels = [f"{p.spec.version}#{p.spec.repeat}" if p.spec.repeat else p.spec.version for p in plan]
     with Board(labels) as board:
         cells = run_plan(experiment, plan, board, evict_after=False)
+    early = stopped_early(plan, cells)
+    if early:
+        raise InfrastructureError(early)
     for cell in cells:
         if cell.outcome != "ok":
             raise InfrastructureError(f"{cell.label} ended as {cell.outcome} and cannot be compared: {cell.reason}")

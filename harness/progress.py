@@ -5,6 +5,7 @@ What is shown is made by `render`, a pure function of the board's rows, so that 
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass
 from types import TracebackType
@@ -55,7 +56,7 @@ def _shown(text: str) -> str:
 
 
 class Board:
-    """Shows what each cell is doing; use as a context manager.
+    """Shows what each cell is doing; use as a context manager, from any thread.
 
     Args:
         labels: cells in the order in which they run.
@@ -67,6 +68,7 @@ class Board:
         self.rows = {label: Row(label) for label in labels}
         self.notes: list[str] = []
         self._live: Live | None = None
+        self._lock = threading.RLock()
 
     def __enter__(self) -> Board:
         if self.console.is_terminal:
@@ -81,7 +83,8 @@ class Board:
             self._live.stop()
 
     def _renderable(self) -> Table:
-        return render(list(self.rows.values()), self.notes, time.monotonic())
+        with self._lock:
+            return render(list(self.rows.values()), self.notes, time.monotonic())
 
     def _line(self, text: str) -> None:
         if self._live is None:
@@ -89,23 +92,26 @@ class Board:
 
     def note(self, text: str) -> None:
         """Say something that is not about one cell's phase."""
-        self.notes.append(text)
-        self._line(text)
+        with self._lock:
+            self.notes.append(text)
+            self._line(text)
 
     def phase(self, label: str, phase: str) -> None:
         """Say that a cell entered a phase."""
-        row = self.rows.setdefault(label, Row(label))
-        row.started = row.started if row.started is not None else time.monotonic()
-        if row.state != phase:
-            row.state = phase
-            self._line(f"{label}: {phase}")
+        with self._lock:
+            row = self.rows.setdefault(label, Row(label))
+            row.started = row.started if row.started is not None else time.monotonic()
+            if row.state != phase:
+                row.state = phase
+                self._line(f"{label}: {phase}")
 
     def done(self, cell: Cell, *, ran: bool) -> Cell:
         """Say how a cell ended; returns the cell."""
-        row = self.rows.setdefault(cell.label, Row(cell.label))
-        row.state = cell.outcome if ran else "stored" if cell.outcome == "ok" else cell.outcome
-        row.seconds = float(cell.details.get("wall_seconds", cell.seconds.get("total", 0.0)))
-        row.detail = cell.reason
-        reason = f": {cell.reason}" if cell.reason else ""
-        self._line(f"{cell.label}: {row.state} ({row.seconds:.0f} s){reason}")
+        with self._lock:
+            row = self.rows.setdefault(cell.label, Row(cell.label))
+            row.state = cell.outcome if ran else "stored" if cell.outcome == "ok" else cell.outcome
+            row.seconds = float(cell.details.get("wall_seconds", cell.seconds.get("total", 0.0)))
+            row.detail = cell.reason
+            reason = f": {cell.reason}" if cell.reason else ""
+            self._line(f"{cell.label}: {row.state} ({row.seconds:.0f} s){reason}")
         return cell

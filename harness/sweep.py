@@ -1,125 +1,597 @@
-"""Run planned cells one after the other: build the environment if needed, run the job, store the cell, maybe evict.
+"""Run planned cells on this machine: build environments ahead, run jobs on every GPU, store the cells, maybe evict.
 
-One version that fails never stops the others: its outcome becomes its cell.
+One version that fails never stops the others: its outcome becomes its cell. What the machine did (no package index, a
+GPU that went away, a full disk) is tried again after a wait; what the version did is not. Sweeps that run at once share
+environments and cells: a cell that another one runs is left to it, and taken from the store when it is there.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
+import errno
+import random
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 
-from harness.environments import BuildFailed, Environment, disk_errors, ensure_environment, evict
-from harness.errors import UsageError
+from harness.environments import (
+    BuildFailed,
+    Environment,
+    disk_errors,
+    ensure_environment,
+    evict,
+    use_environment,
+)
+from harness.errors import InfrastructureError, UsageError
 from harness.experiment import Experiment, Planned
+from harness.flock import Held, try_hold, whose
+from harness.gpus import Gpu, foreign, processes_on, visible_gpus
 from harness.lock import Lock
+from harness.matrix import Retry
 from harness.progress import Board
-from harness.runner import Interpreter, run_index
-from harness.store import Cell
+from harness.runner import INFRASTRUCTURE, Interpreter, is_infrastructure, keep, recover, run_index, tried
+from harness.store import Cell, Store
+from harness.supervise import Control, Stopped
 
-_MEND_FIRST = {"offline", "disk_full", "not_brought"}
-"""Causes of a failure that say something about this machine and nothing about the version."""
+_MEND_FIRST = {"offline", "disk_full"}
+"""Causes of a failure that the user can mend, and that every cell shares."""
+_LEVELS = ("final", "digests", "full")
+_MOST_BUILDERS = 4
+_POLL_SECONDS = 0.2
+_TERM_PATIENCE = 10.0
+"""Seconds that a running job has after SIGTERM: a scheduler kills 30 s after it, and stopping a job may take 10."""
+_GPU_STRIKES = 2
 
 
-def run_plan(experiment: Experiment, plan: list[Planned], board: Board, *, evict_after: bool) -> list[Cell]:
-    """Run what a plan says; return the cells of the whole plan, those that were already stored included.
+@dataclass
+class Slot:
+    """A place where one job runs at a time; `gpu` is None where there is nothing to choose."""
+
+    gpu: Gpu | None = None
+    strikes: int = 0
+
+
+@dataclass
+class _Item:
+    """One cell of the plan."""
+
+    planned: Planned
+    label: str
+    cell: Cell | None = None
+    running: bool = False
+    tries: int = 0
+    not_before: float = 0.0
+
+
+@dataclass
+class _Home:
+    """One version's environment.
+
+    Attributes:
+        state: `wanted`, `building`, `ready`, `failed` or `gone`.
+        used: keeps other sweeps from deleting it.
+    """
+
+    version: str
+    items: list[_Item] = field(default_factory=list)
+    state: str = "wanted"
+    interpreter: Interpreter | None = None
+    environment: Environment | None = None
+    used: Held | None = None
+    failure: BuildFailed | None = None
+    tries: int = 0
+    not_before: float = 0.0
+
+    @property
+    def open(self) -> bool:
+        """Whether one of its cells has not ended."""
+        return any(item.cell is None for item in self.items)
+
+    @property
+    def started(self) -> bool:
+        """Whether one of its cells runs or has run."""
+        return any(item.running or item.cell is not None for item in self.items)
+
+
+def run_plan(
+    experiment: Experiment,
+    plan: list[Planned],
+    board: Board,
+    *,
+    evict_after: bool,
+    gpus: Sequence[Gpu] = (),
+    jobs: int = 1,
+) -> list[Cell]:
+    """Run what a plan says; return the cells of the whole plan in its order, those that were stored before included.
+
+    The first Ctrl-C lets the running cells end and starts nothing more; cells that did not run are not returned. The
+    second ends them at once. SIGTERM is like the first, but the running cells have ten seconds.
 
     Args:
         experiment: collection, checkpoint, device and settings.
         plan: from `Experiment.plan`.
         board: shows progress.
         evict_after: delete each environment as soon as its cells are stored.
+        gpus: one cell at a time runs on each; an empty list leaves the choice to CUDA.
+        jobs: how many cells run at a time on each GPU, or on the CPU.
 
     Raises:
         UsageError: not one cell could start, because there is no network and the cache is cold, or the disk is full.
             The outcomes are stored all the same.
+        InfrastructureError: no cell ended before the user stopped the sweep, or every GPU was lost.
+        KeyboardInterrupt: the user wants everything ended at once.
     """
-    cells: list[Cell] = []
-    groups = [(version, list(group)) for version, group in itertools.groupby(plan, key=lambda p: p.spec.version)]
-    for position, (version, group) in enumerate(groups):
-        if not any(planned.run for planned in group):
-            for planned in group:
-                assert planned.stored is not None
-                board.done(planned.stored, ran=False)
-                cells.append(planned.stored)
-            continue
-        later = [experiment.lock(other) for other, rest in groups[position + 1 :] if any(p.run for p in rest)]
-        with disk_errors(experiment.home):
-            cells += _run_version(experiment, version, group, board, later if evict_after else None)
+    slots = [Slot(gpu) for _ in range(jobs) for gpu in (gpus or (None,))]
+    cells = _Sweep(experiment, plan, board, slots, evict_after=evict_after).run()
+    if plan and not cells:
+        raise InfrastructureError("Stopped before any cell had ended; the same command goes on.")
     if cells and all(cell.details.get("cause") in _MEND_FIRST for cell in cells):
         raise UsageError(cells[0].reason)
     return cells
 
 
-def _run_version(
-    experiment: Experiment, version: str, group: list[Planned], board: Board, keep: list[Lock] | None
-) -> Iterator[Cell]:
-    board.phase(version, "environment")
-    environment: Environment | None = None
-    try:
+def stopped_early(plan: Sequence[Planned], cells: Sequence[Cell]) -> str:
+    """A sentence where cells of a plan did not run, because the user stopped the sweep; empty where all have ended."""
+    left = len(plan) - len(cells)
+    if not left:
+        return ""
+    return f"Stopped: {left} of {len(plan)} cells did not run; the same command goes on where this one stopped."
+
+
+def wait_before(retry: Retry, tries: int) -> float:
+    """Seconds to wait after the `tries`-th try: twice as long each time, up to a limit, and never quite the same."""
+    longest = min(retry.longest_wait_seconds, retry.first_wait_seconds * 2.0 ** (tries - 1))
+    # So that processes that failed together do not come back together.
+    return longest * random.uniform(0.5, 1.0)  # noqa: S311
+
+
+class _Sweep:
+    """The state of one sweep; every field is guarded by `changed`."""
+
+    def __init__(
+        self, experiment: Experiment, plan: list[Planned], board: Board, slots: list[Slot], *, evict_after: bool
+    ) -> None:
+        self.experiment, self.board, self.slots = experiment, board, slots
+        self.store: Store = experiment.store
+        self.evict_after = evict_after
+        self.changed = threading.Condition()
+        self.control = Control()
+        self.building = Control()
+        self.items = [_Item(planned, _label(planned)) for planned in plan]
+        self.homes: dict[str, _Home] = {}
+        for item in self.items:
+            version = item.planned.spec.version
+            self.homes.setdefault(version, _Home(version)).items.append(item)
+        self.to_evict: list[_Home] = []
+        self.evicting = 0
+        self.error: BaseException | None = None
+
+    # ---- the main thread
+
+    def run(self) -> list[Cell]:
+        """Start the threads, wait for them, and return the cells that there are, in the order of the plan."""
+        recover(self.experiment.home, self.store, self.board.note)
+        for item in self.items:
+            self._take_stored(item)
+        if any(item.cell is None for item in self.items):
+            # Loaded here once: threads would each begin to.
+            _ = self.experiment.passages, self.experiment.checkpoint
+            self._run_threads()
+        if self.error is not None:
+            raise self.error
+        return [item.cell for item in self.items if item.cell is not None]
+
+    def _take_stored(self, item: _Item) -> None:
+        stored = item.planned.stored
+        if item.planned.run or stored is None:
+            return
+        missing = self.store.missing(stored)
+        if missing:
+            self.board.note(f"{item.label}: runs again, because the store lost {', '.join(missing[:3])}")
+            return
+        item.cell = self.board.done(stored, ran=False)
+
+    def _run_threads(self) -> None:
+        threads = [threading.Thread(target=self._guarded, args=(self._fill, slot)) for slot in self.slots]
+        builders = min(_MOST_BUILDERS, len(self.slots))
+        threads += [threading.Thread(target=self._guarded, args=(self._build_ahead, None)) for _ in range(builders)]
+        with _signals(self.control) as asked:
+            for thread in threads:
+                thread.start()
+            try:
+                self._wait(threads, asked)
+            finally:
+                if any(thread.is_alive() for thread in threads):
+                    self._stop()
+                for thread in threads:
+                    thread.join()
+                for home in self.homes.values():
+                    if home.used is not None:
+                        home.used.release()
+        if asked.times and self.control.stopping.is_set() and self.error is None:
+            raise KeyboardInterrupt
+
+    def _wait(self, threads: list[threading.Thread], asked: _Asked) -> None:
+        said = False
+        while any(thread.is_alive() for thread in threads):
+            with self.changed:
+                self.changed.wait(_POLL_SECONDS)
+            if asked.times and not said:
+                said = True
+                self.board.note(
+                    "Stopping: the cells that are running come to their end, and no other starts; Ctrl-C once more "
+                    "ends them now."
+                )
+                self.building.stop()
+            if asked.over and not self.control.stopping.is_set():
+                self._stop()
+
+    def _stop(self) -> None:
+        self.control.stop()
+        self.building.stop()
+        with self.changed:
+            self.changed.notify_all()
+
+    def _guarded(self, work: Callable[[Any], None], argument: object) -> None:
+        """Run a thread's work; the first error of any ends them all, and is raised in the main thread."""
+        try:
+            with disk_errors(self.experiment.home):
+                work(argument)
+        except Stopped:
+            return
+        except BaseException as error:  # noqa: BLE001 - raised again in the main thread
+            with self.changed:
+                self.error = self.error or error
+            self._stop()
+        finally:
+            with self.changed:
+                self.changed.notify_all()
+
+    # ---- environments
+
+    def _build_ahead(self, _nothing: None) -> None:
+        while True:
+            with self.changed:
+                home, todo = self._next_building()
+                while home is None:
+                    if self._nothing_left_to_build():
+                        return
+                    self.changed.wait(_POLL_SECONDS)
+                    home, todo = self._next_building()
+            todo(home)
+            with self.changed:
+                self.changed.notify_all()
+
+    def _nothing_left_to_build(self) -> bool:
+        if self.control.stopping.is_set():
+            return True
+        if self.to_evict or self.evicting:
+            return False
+        if self.control.finishing.is_set():
+            # An environment whose last cell is still running is evicted afterwards.
+            return not (self.evict_after and any(item.running for item in self.items))
+        return not any(home.open for home in self.homes.values())
+
+    def _next_building(self) -> tuple[_Home | None, Callable[[_Home], None]]:
+        if self.to_evict:
+            self.evicting += 1
+            return self.to_evict.pop(0), self._evict
+        if self.control.finishing.is_set():
+            return None, self._build
+        waiting = sum(
+            home.state == "building" or (home.state == "ready" and home.open and not home.started)
+            for home in self.homes.values()
+        )
+        if waiting >= len(self.slots):
+            return None, self._build
+        now = time.monotonic()
+        for home in self.homes.values():
+            if home.state == "wanted" and home.open and home.not_before <= now:
+                for item in home.items:
+                    self._take_if_settled(item)
+                if home.open:
+                    home.state = "building"
+                    return home, self._build
+        return None, self._build
+
+    def _build(self, home: _Home) -> None:
+        experiment, version = self.experiment, home.version
         reason = experiment.unsupported(version)
         if reason:
-            raise BuildFailed(reason, "unsupported", "")
-        interpreter = experiment.brought(version)
-        if interpreter is None:
-            environment = ensure_environment(
-                experiment.home,
-                experiment.matrix,
-                experiment.locks,
-                version,
-                experiment.device.flavour,
-                report=board.note,
-            )
-            interpreter = Interpreter(environment.python)
-    except BuildFailed as error:
-        for planned in group:
-            if not planned.run and planned.stored:
-                yield planned.stored
-                continue
-            yield board.done(_not_built(experiment, planned, error), ran=True)
-        return
-    for planned in group:
-        if not planned.run and planned.stored:
-            board.done(planned.stored, ran=False)
-            yield planned.stored
-            continue
-        label = version if not planned.spec.repeat else f"{version}#{planned.spec.repeat}"
-        board.phase(label, "start")
-        cell = run_index(
+            with self.changed:
+                home.state, home.failure = "failed", BuildFailed(reason, "unsupported", "")
+            return
+        self.board.phase(next(item.label for item in home.items if item.cell is None), "environment")
+        try:
+            interpreter = experiment.brought(version)
+            environment = None
+            if interpreter is None:
+                home.used = home.used or use_environment(
+                    experiment.home, version, experiment.device.flavour, experiment.lock(version)
+                )
+                environment = self._ensure(version, self.building)
+                interpreter = Interpreter(environment.python)
+        except BuildFailed as error:
+            self._build_failed(home, error)
+            return
+        except Stopped:
+            with self.changed:
+                home.state = "gone"
+            return
+        with self.changed:
+            home.environment, home.interpreter, home.state = environment, interpreter, "ready"
+
+    def _ensure(self, version: str, control: Control) -> Environment:
+        experiment = self.experiment
+        return ensure_environment(
             experiment.home,
-            experiment.store,
-            planned.spec,
-            interpreter,
-            experiment.passages,
-            experiment.checkpoint,
-            device_kind=experiment.device.kind,
-            capture=experiment.job.capture,
-            deadline=experiment.job.deadline_seconds.index,
-            import_deadline=experiment.job.deadline_seconds.import_,
-            on_phase=lambda phase, label=label: board.phase(label, phase),  # type: ignore[misc]
+            experiment.matrix,
+            experiment.locks,
+            version,
+            experiment.device.flavour,
+            report=self.board.note,
+            deadline=experiment.job.deadline_seconds.install,
+            control=control,
         )
-        yield board.done(cell, ran=True)
-    if keep is not None and environment is not None:
-        freed = evict(experiment.home, environment, keep)
-        if freed is not None:
-            board.note(f"{version}: deleted the environment ({freed / 2**30:.1f} GiB freed)")
+
+    def _build_failed(self, home: _Home, error: BuildFailed) -> None:
+        retry = self.experiment.job.retry
+        with self.changed:
+            home.tries += 1
+            again = error.cause in INFRASTRUCTURE and home.tries < retry.tries and not self.control.finishing.is_set()
+            if again:
+                wait = wait_before(retry, home.tries)
+                home.state, home.not_before = "wanted", time.monotonic() + wait
+            else:
+                home.state, home.failure = "failed", error
+        if again:
+            self.board.note(f"{error} Try {home.tries + 1} of {retry.tries} in {wait:.0f} s.")
+
+    def _evict(self, home: _Home) -> None:
+        try:
+            assert home.environment is not None
+            freed = evict(self.experiment.home, home.environment, self._wanted_locks())
+            if freed is None:
+                self.board.note(f"{home.version}: another sweep uses the environment, which is left to it")
+            else:
+                self.board.note(f"{home.version}: deleted the environment ({freed / 2**30:.1f} GiB freed)")
+        finally:
+            with self.changed:
+                self.evicting -= 1
+
+    def _wanted_locks(self) -> list[Lock]:
+        with self.changed:
+            return [self.experiment.lock(home.version) for home in self.homes.values() if home.open]
+
+    # ---- cells
+
+    def _fill(self, slot: Slot) -> None:
+        """Run one cell after the other in a slot until there is none left for it."""
+        while True:
+            with self.changed:
+                taken = self._take()
+                while taken is None:
+                    if self.control.finishing.is_set() or not any(item.cell is None for item in self.items):
+                        return
+                    self.changed.wait(_POLL_SECONDS)
+                    taken = self._take()
+            item, home, lock = taken
+            with lock:
+                cell = self._run_item(item, home, slot, lock)
+            self._ended(item, home, cell)
+            if self._retire(slot, cell):
+                return
+
+    def _take(self) -> tuple[_Item, _Home, Held] | None:
+        """The next cell whose environment is ready and that nobody else runs."""
+        if self.control.finishing.is_set():
+            return None
+        now = time.monotonic()
+        for home in self.homes.values():
+            if home.state not in {"ready", "failed"}:
+                continue
+            for item in home.items:
+                if item.cell is not None or item.running or item.not_before > now:
+                    continue
+                path = self.experiment.home.cell_lock(item.planned.spec.key)
+                lock = try_hold(path)
+                if lock is None:
+                    self.board.phase(item.label, f"run by {whose(path)}")
+                elif self._take_if_settled(item):
+                    lock.release()
+                    self._version_ended(home)
+                else:
+                    item.running = True
+                    return item, home, lock
+        return None
+
+    def _take_if_settled(self, item: _Item) -> bool:
+        """Take a cell from the store that another sweep has put there since the plan was made."""
+        if item.cell is not None:
+            return True
+        fresh = self.store.get(item.planned.spec.key)
+        if fresh is None or fresh == item.planned.stored or is_infrastructure(fresh):
+            return False
+        if fresh.outcome == "ok":
+            wanted = self.experiment.job.capture
+            if _LEVELS.index(fresh.capture) < _LEVELS.index(wanted) or self.store.missing(fresh):
+                return False
+        item.cell = self.board.done(fresh, ran=False)
+        return True
+
+    def _run_item(self, item: _Item, home: _Home, slot: Slot, lock: Held) -> Cell | None:
+        """Run a cell once; None when it is to be tried again without having been stored."""
+        spec = item.planned.spec
+        if home.failure is not None:
+            return _not_built(self.experiment, item.planned, home.failure)
+        assert home.interpreter is not None
+        self.board.phase(item.label, "start")
+        held = [lock.fileno(), *([home.used.fileno()] if home.used else [])]
+        before = self._foreign(slot)
+        item.tries += 1
+        try:
+            if home.environment is not None:
+                # Somebody's `pip install` into it must not go unnoticed, whenever that was.
+                self._ensure(spec.version, self.control)
+            return run_index(
+                self.experiment.home,
+                self.store,
+                spec,
+                home.interpreter,
+                self.experiment.passages,
+                self.experiment.checkpoint,
+                device_kind=self.experiment.device.kind,
+                capture=self.experiment.job.capture,
+                deadline=self.experiment.job.deadline_seconds.index,
+                import_deadline=self.experiment.job.deadline_seconds.import_,
+                gpu=slot.gpu.index if slot.gpu else None,
+                extra=lambda: self._observed(item, slot, before),
+                on_phase=lambda phase: self.board.phase(item.label, phase),
+                control=self.control,
+                hold=held,
+            )
+        except BuildFailed as error:
+            return _not_built(self.experiment, item.planned, error)
+        except OSError as error:
+            if error.filename and str(error.filename) == str(home.interpreter.python):
+                reason = f"{item.label}: the interpreter cannot be started: {error}."
+                return _not_built(self.experiment, item.planned, BuildFailed(reason, "import_failed", str(error)))
+            full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+            if full and item.tries < self.experiment.job.retry.tries and not self.control.finishing.is_set():
+                return None
+            raise
+
+    def _observed(self, item: _Item, slot: Slot, before: list[dict[str, Any]]) -> dict[str, Any]:
+        """What the cell keeps of this machine: which GPU, who else was on it, and how earlier tries ended."""
+        found: dict[str, Any] = {}
+        earlier = tried(self.store.get(item.planned.spec.key))
+        if earlier:
+            found["tried"] = earlier
+        if slot.gpu is None:
+            return found
+        others = {process["pid"]: process for process in (*before, *self._foreign(slot))}
+        found["gpu"] = {"index": slot.gpu.index, "uuid": slot.gpu.uuid}
+        found["foreign_processes"] = list(others.values())
+        if others:
+            names = ", ".join(f"{p['name']} (process {p['pid']})" for p in others.values())
+            self.board.note(f"{item.label}: warning: GPU {slot.gpu.index} was shared with {names}")
+        return found
+
+    def _foreign(self, slot: Slot) -> list[dict[str, Any]]:
+        if slot.gpu is None:
+            return []
+        alone = sum(other.gpu == slot.gpu for other in self.slots) == 1
+        return [asdict(process) for process in foreign(processes_on(slot.gpu), alone=alone)]
+
+    def _ended(self, item: _Item, home: _Home, cell: Cell | None) -> None:
+        """Keep a cell, or put it back to be tried again."""
+        retry = self.experiment.job.retry
+        spoilt = cell is None or (is_infrastructure(cell) and home.failure is None)
+        again = spoilt and item.tries < retry.tries and not self.control.finishing.is_set()
+        with self.changed:
+            item.running = False
+            if again:
+                wait = wait_before(retry, item.tries)
+                item.not_before = time.monotonic() + wait
+            else:
+                assert cell is not None
+                item.cell = self.board.done(cell, ran=True)
+                self._version_ended(home)
+            self.changed.notify_all()
+        if again:
+            reason = cell.reason if cell is not None else f"The disk of {self.experiment.home.root} is full."
+            self.board.note(f"{item.label}: {reason} Try {item.tries + 1} of {retry.tries} in {wait:.0f} s.")
+
+    def _version_ended(self, home: _Home) -> None:
+        if home.open or home.state == "gone":
+            return
+        home.state = "gone"
+        if home.used is not None:
+            home.used.release()
+        if self.evict_after and home.environment is not None:
+            self.to_evict.append(home)
+
+    def _retire(self, slot: Slot, cell: Cell | None) -> bool:
+        """Whether a slot is given up, because its GPU is lost and there are others."""
+        lost = cell is not None and cell.details.get("cause") == "gpu_lost"
+        slot.strikes = slot.strikes + 1 if lost else 0
+        if not lost or slot.gpu is None:
+            return False
+        gone = all(gpu.uuid != slot.gpu.uuid for gpu in visible_gpus())
+        with self.changed:
+            others = any(other is not slot and other.strikes < _GPU_STRIKES for other in self.slots)
+            if not others or not (gone or slot.strikes >= _GPU_STRIKES):
+                return False
+            slot.strikes = _GPU_STRIKES
+        self.board.note(f"GPU {slot.gpu.index} is given up; the other GPUs go on")
+        return True
+
+
+@dataclass
+class _Asked:
+    """What signals asked for.
+
+    Attributes:
+        times: how many came.
+        until: monotonic time at which everything is to have ended.
+    """
+
+    times: int = 0
+    until: float = float("inf")
+
+    @property
+    def over(self) -> bool:
+        """Whether running cells are to be ended now."""
+        return time.monotonic() >= self.until
+
+
+@contextmanager
+def _signals(control: Control) -> Iterator[_Asked]:
+    """Take Ctrl-C and SIGTERM as wishes while the `with` block lasts; in the main thread only."""
+    asked = _Asked()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def handler(number: int, _frame: object) -> None:
+        asked.times += 1
+        control.finishing.set()
+        if asked.times > 1:
+            asked.until = 0.0
+        elif number == signal.SIGTERM:
+            asked.until = time.monotonic() + _TERM_PATIENCE
+
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def _label(planned: Planned) -> str:
+    spec = planned.spec
+    return f"{spec.version}#{spec.repeat}" if spec.repeat else spec.version
 
 
 def _not_built(experiment: Experiment, planned: Planned, error: BuildFailed) -> Cell:
     spec = planned.spec
-    log = experiment.home.runs / f"{spec.key}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    log.write_text(error.log)
     cell = Cell(
         key=spec.key,
         group=spec.group,
         spec=spec.to_json(),
         outcome=error.outcome,
         reason=str(error),
-        phase="environment",
+        phase="install",
         capture=experiment.job.capture,
         details={"cause": error.cause, "log_tail": "\n".join(error.log.splitlines()[-40:])},
     )
-    try:
-        return experiment.store.put(cell, log=log)
-    finally:
-        log.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(prefix="harness-log-") as folder:
+        log = Path(folder) / "log.txt"
+        log.write_text(error.log, encoding="utf-8")
+        return keep(experiment.store, cell, log=log)

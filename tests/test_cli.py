@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from harness import cli, environments
+from harness import cli, environments, sweep
 from harness.cli import COMMANDS, main
 from harness.device import usable_cores
 from harness.errors import InfrastructureError, UsageError
@@ -48,6 +48,7 @@ def run(capsys, monkeypatch, tmp_path) -> Callable[..., Done]:
     """Run a command line in this process, with a cold home of its own."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("HARNESS_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(sweep, "wait_before", lambda _retry, _tries: 0.05)
     handler = signal.getsignal(signal.SIGTERM)
 
     def command(*arguments: str) -> Done:

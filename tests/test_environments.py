@@ -465,7 +465,7 @@ def test_other_errors_of_the_system_are_not_disguised(bench):
 
 
 def test_an_evicted_environment_is_rebuilt_with_the_same_packages_from_the_same_lock(bench):
-    """The lock's hashes are checked by uv, so the same lock is the same files; what is installed is compared with it."""
+    """The hashes of the lock are checked by uv: the same lock is the same files."""
     first = bench.ensure()
     evict(bench.home, first, [])
     again = bench.ensure()

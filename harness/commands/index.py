@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from harness.commands.options import parse_repeats, repeats_option, selection_options, sites_options
+from harness.commands.options import local_options, parse_repeats, repeats_option, selection_options, sites_options
 from harness.errors import ExitCode, printable
 
 
@@ -15,6 +15,7 @@ from harness.errors import ExitCode, printable
 @selection_options
 @sites_options
 @repeats_option
+@local_options
 @click.option(
     "--capture",
     type=click.Choice(["final", "digests", "full"]),
@@ -22,16 +23,26 @@ from harness.errors import ExitCode, printable
 )
 @click.option("--evict", is_flag=True, help="Delete each environment as soon as its cells are stored.")
 @click.option("--again", is_flag=True, help="Run cells that are already stored again, and replace them.")
-def command(versions: tuple[str, ...], repeats: tuple[str, ...], evict: bool, again: bool, **options: Any) -> int:
+def command(
+    versions: tuple[str, ...],
+    repeats: tuple[str, ...],
+    evict: bool,
+    again: bool,
+    gpus: str | None,
+    jobs: int,
+    **options: Any,
+) -> int:
     """Build environments of VERSIONS (or `all`) if needed, run the index job in each, and store the cells.
 
     Exit code 3 when a cell ended badly; a version whose wheel does not support the device is not an error.
     """
     from dataclasses import replace
 
+    from harness.executor import LocalExecutor
     from harness.experiment import Experiment, Selection
+    from harness.gpus import choose_gpus
     from harness.progress import Board
-    from harness.sweep import run_plan
+    from harness.sweep import stopped_early
 
     experiment = Experiment(Selection(**options))
     chosen = (
@@ -44,10 +55,14 @@ def command(versions: tuple[str, ...], repeats: tuple[str, ...], evict: bool, ag
         plan = [replace(planned, run=True) for planned in plan]
     labels = [f"{p.spec.version}#{p.spec.repeat}" if p.spec.repeat else p.spec.version for p in plan]
     with Board(labels) as board:
-        cells = run_plan(experiment, plan, board, evict_after=evict)
+        executor = LocalExecutor(tuple(choose_gpus(experiment.device, gpus)), jobs)
+        cells = executor.run(experiment, plan, board, evict_after=evict)
     bad = [cell for cell in cells if cell.outcome not in {"ok", "unsupported"}]
     ok = sum(cell.outcome == "ok" for cell in cells)
     click.echo(f"{ok} of {len(cells)} cells are stored and complete, in {experiment.home.store}.")
     for cell in bad:
         click.echo(printable(f"{cell.label}: {cell.outcome}: {cell.reason}"), err=True)
-    return int(ExitCode.INFRASTRUCTURE if bad else ExitCode.OK)
+    early = stopped_early(plan, cells)
+    if early:
+        click.echo(early, err=True)
+    return int(ExitCode.INFRASTRUCTURE if bad or early else ExitCode.OK)

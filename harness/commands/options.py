@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -69,6 +70,22 @@ def sites_options(function: Function) -> Function:
     )(function)
 
 
+def local_options(function: Function) -> Function:
+    """`--gpus` and `--jobs`: how many cells run at a time on this machine."""
+    function = click.option(
+        "--jobs",
+        type=click.IntRange(min=1, max=64),
+        default=1,
+        show_default=True,
+        help="How many cells run at a time on each GPU, or on the CPU.",
+    )(function)
+    return click.option(
+        "--gpus",
+        metavar="all|N,N…",
+        help="GPUs to run cells on, by nvidia-smi's numbers (default: all that are of the first's model).",
+    )(function)
+
+
 def repeats_option(function: Function) -> Function:
     """`--repeat VERSION=N`: extra runs of a version, for A against A."""
     return click.option(
@@ -95,3 +112,56 @@ def parse_repeats(values: tuple[str, ...], require: Callable[[str], str]) -> dic
             raise UsageError(f"--repeat {value!r}: write VERSION=N with N at least 1, such as 2.4.1=2.")
         parsed[require(version)] = int(number or 1)
     return parsed
+
+
+def cluster_options(function: Function) -> Function:
+    """Options that say where a sweep's cells run; the command gets them as `cluster`."""
+
+    @functools.wraps(function)
+    def gathered(**options: Any) -> Any:
+        names = ("executor_name", "partition", "extra", "at_once", "retries", "attach")
+        return function(cluster={name: options.pop(name) for name in names}, **options)
+
+    for option in reversed(
+        (
+            click.option(
+                "--executor",
+                "executor_name",
+                type=click.Choice(["local", "slurm"]),
+                default="local",
+                show_default=True,
+                help="slurm: one job for each missing cell (docs/cluster.md).",
+            ),
+            click.option("--partition", help="Slurm's partition (default: the cluster's own)."),
+            click.option(
+                "--slurm",
+                "extra",
+                multiple=True,
+                metavar="NAME=VALUE",
+                help="An option of sbatch, such as account=me, mem=64G or gres=gpu:h100:1. May be given again.",
+            ),
+            click.option(
+                "--at-once",
+                type=click.IntRange(min=1),
+                default=256,
+                show_default=True,
+                help="How many jobs of an array Slurm may run at once.",
+            ),
+            click.option(
+                "--retries",
+                type=click.IntRange(min=0),
+                default=2,
+                show_default=True,
+                help="How often a job that was lost or preempted is submitted again.",
+            ),
+            click.option(
+                "--attach",
+                is_flag=False,
+                flag_value="",
+                metavar="[ID]",
+                help="Follow the jobs of a sweep over Slurm whose terminal is gone, and reduce.",
+            ),
+        )
+    ):
+        gathered = option(gathered)
+    return cast("Function", gathered)

@@ -20,11 +20,12 @@ def command(matrix_path: Path | None, home: Path | None, limit: int | None) -> i
     Exit code 1 when something did, which is expected.
     """
     from harness.device import usable_cores
+    from harness.errors import InfrastructureError
     from harness.experiment import Experiment, Selection
     from harness.matrix import find_matrix, load_matrix
     from harness.progress import Board
     from harness.reduce import print_headline, reduce_cells, result_console
-    from harness.sweep import run_plan
+    from harness.sweep import run_plan, stopped_early
 
     path = (matrix_path or find_matrix()).resolve()
     matrix = load_matrix(path)
@@ -51,6 +52,9 @@ def command(matrix_path: Path | None, home: Path | None, limit: int | None) -> i
     )
     with Board(labels) as board:
         cells = run_plan(experiment, plan, board, evict_after=False)
+    early = stopped_early(plan, cells)
+    if early:
+        raise InfrastructureError(early)
     output = experiment.home.root / "quickstart"
     reduced = reduce_cells(matrix, experiment.locks, experiment.store, cells, settings.versions, output)
     print_headline(reduced, result_console(), markdown=False)

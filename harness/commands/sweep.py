@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.commands.options import parse_repeats, repeats_option, selection_options, sites_options
+from harness.commands.options import (
+    cluster_options,
+    local_options,
+    parse_repeats,
+    repeats_option,
+    selection_options,
+    sites_options,
+)
 from harness.errors import ExitCode
+
+if TYPE_CHECKING:
+    from harness.device import Device
+    from harness.executor import Executor
+    from harness.experiment import Selection
+    from harness.slurm_jobs import Sweep
 
 
 @click.command(name="sweep")
@@ -16,6 +29,7 @@ from harness.errors import ExitCode
 @selection_options
 @sites_options
 @repeats_option
+@local_options
 @click.option(
     "--capture",
     type=click.Choice(["final", "digests", "full"]),
@@ -24,35 +38,101 @@ from harness.errors import ExitCode
 @click.option("--evict", is_flag=True, help="Delete each environment as soon as its cells are stored.")
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Folder of the tables.")
 @click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
+@cluster_options
 def command(
     versions: tuple[str, ...],
     repeats: tuple[str, ...],
     evict: bool,
     output: Path | None,
     markdown: bool,
+    gpus: str | None,
+    jobs: int,
+    cluster: dict[str, Any],
     **options: Any,
 ) -> int:
     """Index with VERSIONS (default: all), then reduce to tables. Cells that are stored already are not run again.
 
-    One version that fails does not stop the others. Exit code 3 when a cell ended badly, 1 when a pair differs beyond
-    the noise floor.
+    One version that fails does not stop the others. Ctrl-C once lets the running cells end and reduces what is there;
+    twice ends them at once. Exit code 3 when a cell ended badly or did not run, 1 when a pair differs beyond the noise
+    floor.
     """
     from harness.commands.consecutive import results_name
-    from harness.executor import LocalExecutor
     from harness.experiment import Experiment, Selection
     from harness.progress import Board
     from harness.reduce import print_headline, reduce_cells, result_console
+    from harness.sweep import stopped_early
 
-    experiment = Experiment(Selection(**options))
+    selection, extra_runs = Selection(**options), None
+    sweep = None
+    if cluster["attach"] is not None or cluster["executor_name"] == "slurm":
+        sweep = _cluster_sweep(selection, versions, repeats, cluster, evict=evict, output=output)
+        selection, versions, extra_runs = sweep.selection, tuple(sweep.versions), sweep.repeats
+        evict, output = sweep.evict, sweep.output
+    experiment = Experiment(selection)
     chosen = [experiment.matrix.require(version) for version in versions] or experiment.matrix.versions
-    plan = experiment.plan(chosen, parse_repeats(repeats, experiment.matrix.require))
+    if extra_runs is None:
+        extra_runs = parse_repeats(repeats, experiment.matrix.require)
+    plan = experiment.plan(chosen, extra_runs)
     labels = [f"{p.spec.version}#{p.spec.repeat}" if p.spec.repeat else p.spec.version for p in plan]
     with Board(labels) as board:
-        cells = LocalExecutor().run(experiment, plan, board, evict_after=evict)
+        cells = _executor(sweep, experiment.device, gpus, jobs).run(experiment, plan, board, evict_after=evict)
     folder = output or experiment.matrix_path.parent / "results" / results_name(cells[0].spec)
     reduced = reduce_cells(experiment.matrix, experiment.locks, experiment.store, cells, chosen, folder)
     print_headline(reduced, result_console(), markdown=markdown)
     click.echo(f"Tables: {folder}")
-    if any(cell.outcome not in {"ok", "unsupported"} for cell in cells):
+    if sweep is not None:
+        from harness.slurm_jobs import close_sweep
+
+        close_sweep(experiment.home, sweep)
+    early = stopped_early(plan, cells)
+    if early:
+        click.echo(early, err=True)
+    if early or any(cell.outcome not in {"ok", "unsupported"} for cell in cells):
         return int(ExitCode.INFRASTRUCTURE)
     return int(ExitCode.DIVERGENCE if reduced.diverged else ExitCode.OK)
+
+
+def _executor(sweep: Sweep | None, device: Device, gpus: str | None, jobs: int) -> Executor:
+    """Where the cells run. What only a cluster needs is imported only for one."""
+    if sweep is None:
+        from harness.executor import LocalExecutor
+        from harness.gpus import choose_gpus
+
+        return LocalExecutor(tuple(choose_gpus(device, gpus)), jobs)
+    from harness.slurm import SlurmExecutor
+
+    return SlurmExecutor(sweep)
+
+
+def _cluster_sweep(
+    selection: Selection,
+    versions: tuple[str, ...],
+    repeats: tuple[str, ...],
+    cluster: dict[str, Any],
+    *,
+    evict: bool,
+    output: Path | None,
+) -> Sweep:
+    """The sweep of `--attach`, or a new one."""
+    from harness.errors import UsageError
+    from harness.matrix import find_matrix, load_matrix
+    from harness.progress import Board
+    from harness.slurm import attach_sweep, start_sweep
+    from harness.slurm_jobs import Options
+
+    if cluster["attach"] is not None:
+        if versions or repeats:
+            raise UsageError("--attach goes on with what the sweep was started with: give no versions and no repeats.")
+        return attach_sweep(selection, cluster["attach"])
+    extra = {}
+    for option in cluster["extra"]:
+        name, is_there, value = option.partition("=")
+        if not (name and is_there):
+            raise UsageError(f"--slurm {option!r}: write NAME=VALUE, such as account=me.")
+        extra[name] = value
+    how = Options(cluster["partition"], extra, cluster["retries"], cluster["at_once"])
+    matrix = load_matrix(selection.matrix_path or find_matrix())
+    chosen = [matrix.require(version) for version in versions] or matrix.versions
+    extra_runs = parse_repeats(repeats, matrix.require)
+    with Board([]) as board:
+        return start_sweep(selection, chosen, extra_runs, how, board, evict=evict, output=output)

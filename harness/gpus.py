@@ -1,0 +1,137 @@
+"""The GPUs of this machine that cells may run on, and who else is on them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from harness.device import Device, _visible
+from harness.errors import UsageError
+
+_PATIENCE = 30
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU.
+
+    Attributes:
+        index: as nvidia-smi numbers it, and as CUDA does with CUDA_DEVICE_ORDER=PCI_BUS_ID.
+        uuid: the driver's name for it.
+        identity: as in `Device.identity`.
+    """
+
+    index: str
+    uuid: str
+    identity: str
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process on a GPU, as nvidia-smi lists it."""
+
+    pid: int
+    name: str
+    mebibytes: int | None
+
+
+def visible_gpus() -> list[Gpu]:
+    """The GPUs that a job of this process could see, by bus; empty without a driver and where a MIG slice is named."""
+    rows = _query("--query-gpu=index,uuid,name,compute_cap", 4)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        rows = [] if "MIG-" in visible else list(_visible(rows, visible))
+    return [Gpu(index, uuid, f"cuda {' '.join(f'{name} {cap}'.split())}") for index, uuid, name, cap in rows]
+
+
+def choose_gpus(device: Device, wanted: str | None) -> list[Gpu]:
+    """The GPUs that cells of `device` run on: those of its model, or those of them that `wanted` names, as `0,2`.
+
+    An empty list leaves the choice to CUDA, as for a CPU and for a slice of a GPU.
+
+    Raises:
+        UsageError: `wanted` names a GPU that is not there, or another model.
+    """
+    if device.kind == "cpu":
+        if wanted not in {None, "all"}:
+            raise UsageError(
+                f"--gpus {wanted}: the cells run on {device.identity}; leave it out, or use --device cuda."
+            )
+        return []
+    there = [gpu for gpu in visible_gpus() if gpu.identity == device.identity]
+    if wanted in {None, "all"}:
+        return there
+    assert wanted is not None
+    by_index = {gpu.index: gpu for gpu in there}
+    names = [name.strip() for name in wanted.split(",")]
+    for number, name in enumerate(names):
+        if name not in by_index or name in names[:number]:
+            raise UsageError(
+                f"--gpus {wanted}: {name!r} is not the number of one of the GPUs of this model "
+                f"({device.identity}: {', '.join(by_index) or 'none'}), or is given twice."
+            )
+    return [by_index[name] for name in names]
+
+
+def processes_on(gpu: Gpu) -> list[Process]:
+    """Processes that compute on a GPU; empty where nvidia-smi does not say."""
+    found = []
+    for uuid, pid, name, memory in _query("--query-compute-apps=gpu_uuid,pid,process_name,used_memory", 4):
+        if uuid == gpu.uuid and pid.isdigit():
+            found.append(Process(int(pid), name, int(memory) if memory.isdigit() else None))
+    return found
+
+
+def foreign(found: Iterable[Process], *, alone: bool) -> list[Process]:
+    """Those of some processes that this harness did not start.
+
+    Args:
+        found: from `processes_on`.
+        alone: whether no job of this harness runs on the GPU; then a process of another PID namespace, whose parents
+            cannot be seen, is known to be foreign too.
+    """
+    return [process for process in found if not _ours(process.pid) and (alone or _parent(process.pid) is not None)]
+
+
+def _ours(pid: int) -> bool:
+    """Whether a process descends from this one."""
+    seen: int | None = pid
+    for _ in range(64):
+        if seen is None or seen <= 1:
+            return False
+        if seen == os.getpid():
+            return True
+        seen = _parent(seen)
+    return False
+
+
+def _parent(pid: int) -> int | None:
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:  # noqa: PTH123
+            return int(file.read().rpartition(")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _query(question: str, columns: int) -> list[list[str]]:
+    try:
+        said = subprocess.run(
+            ["nvidia-smi", question, "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=_PATIENCE,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    # A process's name may hold commas; the columns before and after it do not.
+    rows = []
+    for line in said.splitlines():
+        fields = [field.strip() for field in line.split(",")]
+        if len(fields) > columns == 4 and "compute-apps" in question:
+            fields = [*fields[:2], ",".join(fields[2:-1]), fields[-1]]
+        if len(fields) == columns:
+            rows.append(fields)
+    return rows
