@@ -261,7 +261,7 @@ class Laboratory:
     Attributes:
         experiment: home, matrix and locks.
         pair: A and B.
-        request: of a `record` job.
+        request: of a `step` job.
         report: says what is under way.
     """
 
@@ -274,7 +274,7 @@ class Laboratory:
         """Outcome, reason and digest of the job in one environment."""
         bench: Workbench = self.pair.bench
         with bench.scratch("blame") as out:
-            done = bench.run(side.spec, interpreter, "record", {**self.request, "keep": False}, out)
+            done = bench.run(side.spec, interpreter, "step", self.request, out)
         if not done.ok:
             return done.outcome, done.reason.replace(f"{self.pair.bench.home.environments}/", ""), ""
         text = json.dumps(done.result["outputs"], sort_keys=True)

@@ -155,22 +155,25 @@ def locate(
     pair: Pair,
     folder: Path,
     *,
+    inherited: bool = True,
     report: Callable[[str], None] = lambda _text: None,
     on_recording: Callable[[StepFinding, Path, Path], None] = lambda _finding, _recording, _replayed: None,
 ) -> Location:
     """Both stages: the graph, then a replay of each step whose artifacts differ, with A's exact inputs.
 
-    Steps that inherit a difference are replayed too: one of them may add its own.
+    Steps that inherit a difference are replayed too, because one of them may add its own; over a large collection that
+    takes long, since the last of them runs some operators for each centroid.
 
     Args:
         pair: what to explain.
         folder: scratch space for recordings (hundreds of MB for a batch of long passages); deleted after use.
+        inherited: whether steps that inherit a difference are replayed as well.
         report: says what is under way.
         on_recording: called with each finding while its recording and B's results still exist.
     """
     found = look(pair)
     first = origins(found.places)
-    differing = _differing_steps(found.places)
+    differing = {s: names for s, names in _differing_steps(found.places).items() if inherited or s in first}
     findings: dict[str, StepFinding] = {}
     requests: dict[str, tuple[dict[str, Any], dict[str, str]]] = {}
     for step, artifacts in differing.items():

@@ -18,10 +18,23 @@ from harness.errors import ExitCode
 @sites_options
 @click.option("--repeats", type=click.IntRange(min=0), default=1, show_default=True, help="Extra runs of A, for noise.")
 @click.option("--no-replay", is_flag=True, help="Only the first stage: which artifact differs first.")
+@click.option(
+    "--inherited/--no-inherited",
+    default=True,
+    show_default=True,
+    help="Also replay steps that inherit a difference: one may add its own. Takes long over a large collection.",
+)
 @click.option("--repro", type=click.Path(path_type=Path, file_okay=False), help="Write repro scripts to this folder.")
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Write locations.parquet here.")
 def command(
-    a: str, b: str, repeats: int, no_replay: bool, repro: Path | None, output: Path | None, **options: Any
+    a: str,
+    b: str,
+    repeats: int,
+    no_replay: bool,
+    inherited: bool,
+    repro: Path | None,
+    output: Path | None,
+    **options: Any,
 ) -> int:
     """Say where the difference of version B from version A starts: step, module, function, operator.
 
@@ -43,6 +56,7 @@ def command(
             location = locate(
                 pair,
                 folder,
+                inherited=inherited,
                 report=lambda text: click.echo(text, err=True),
                 on_recording=lambda finding, recorded, in_b: written.extend(
                     write_repros(pair, finding, recorded, in_b, repro) if repro else []

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from harness.worker import probe, replay, steps
+from harness.worker import alone, probe, replay, steps
 from harness.worker.outcomes import Ended
 
 JOBS: dict[str, Callable[[dict[str, Any], str, Any], dict[str, Any]]] = {
     "record": replay.record,
     "replay": replay.replay,
     "trim": replay.trim,
+    "step": alone.step,
     "tensorize": steps.tensorize,
     "probe": probe.probe,
 }
