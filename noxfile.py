@@ -11,8 +11,12 @@ reducer's, installed from `locks/`; the environments under test are built by `ha
 from __future__ import annotations
 
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import nox
 import uv
@@ -51,6 +55,22 @@ def harness(session: nox.Session, *arguments: str, success_codes: list[int] | No
     session.run(f"{command}/harness", *arguments, external=True, success_codes=success_codes or [0])
 
 
+def harness_code(session: nox.Session, *arguments: str) -> NoReturn:
+    """Run `harness` and end nox with its exit code: 0 nothing, 1 a divergence, 2 wrong use, 3 infrastructure.
+
+    Not `session.run`, which knows only success and failure, and which kills a command 0.3 s after Ctrl-C: a sweep lets
+    its running cells end after the first one, and it is its own to say when it is over.
+    """
+    command = [f"{prepare(session)}/harness", *arguments]
+    session.log(" ".join(command))
+    process = subprocess.Popen(command)
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        sys.exit(process.wait())
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
 @reducer("quickstart")
 def quickstart(session: nox.Session) -> None:
     """Compare the index of two PyTorch versions on this machine's CPU: about ten minutes, 15 GB of disk."""
@@ -80,8 +100,14 @@ for _version in VERSIONS:
 
 @reducer("sweep")
 def sweep(session: nox.Session) -> None:
-    """Index with every version, then reduce to tables; options of `harness sweep` after --."""
-    harness(session, "sweep", *session.posargs, success_codes=FOUND_OR_NOT)
+    """Index with every version, then reduce to tables; options of `harness sweep` after --. Ends with its exit code."""
+    harness_code(session, "sweep", *session.posargs)
+
+
+@reducer("nightly")
+def nightly(session: nox.Session) -> None:
+    """Compare a night's tables with those of the nights before; options of `harness nightly` after --."""
+    harness_code(session, "nightly", *session.posargs)
 
 
 @reducer("compare-consecutive")

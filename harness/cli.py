@@ -49,7 +49,8 @@ COMMANDS: dict[str, Lazy] = {
     "doctor": Lazy("harness.commands.doctor", "Say what this machine can run, what it cannot, and why."),
     "lock": Lazy("harness.commands.lock", "Write the lock files, or show the package difference of two versions."),
     "sweep": Lazy("harness.commands.sweep", "Index with every version, then reduce to tables."),
-    "store": Lazy("harness.commands.store", "List, export and import stored cells."),
+    "nightly": Lazy("harness.commands.nightly", "Compare a night's tables with those of the nights before."),
+    "store": Lazy("harness.commands.store", "List, check, tidy, export and import stored cells."),
     "schema": Lazy("harness.commands.schema", "Print the JSON schema of matrix.yaml."),
 }
 

@@ -14,6 +14,7 @@ import os
 import stat
 import sys
 import tokenize
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -244,7 +245,10 @@ def read_npy(path: str | Path) -> Tensor:
             raise ValueError(f"version {version} of the format is not known")
         # The versions differ in how long the header may be and in its encoding, which no plain dtype needs.
         reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        sizes, fortran, dtype = reader(head)
+        with warnings.catch_warnings():
+            # About files that Python 2 wrote.
+            warnings.simplefilter("ignore")
+            sizes, fortran, dtype = reader(head)
     except (
         ValueError, TypeError, OverflowError, SyntaxError, RecursionError, MemoryError, EOFError, tokenize.TokenError
     ) as error:  # fmt: skip

@@ -61,11 +61,11 @@ def test_sessions_call_commands_that_exist():
         node.args[1].value
         for function in functions().values()
         for node in ast.walk(function)
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "harness"
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in {"harness", "harness_code"}
         if len(node.args) > 1 and isinstance(node.args[1], ast.Constant)
     }
 
-    assert called >= {"quickstart", "index", "sweep", "consecutive", "compare", "doctor", "lock"}
+    assert called >= {"quickstart", "index", "sweep", "nightly", "consecutive", "compare", "doctor", "lock"}
     assert called <= set(COMMANDS)
 
 

@@ -36,6 +36,12 @@ if TYPE_CHECKING:
     help="How much of the inside of the pipeline to keep (default: matrix.yaml).",
 )
 @click.option("--evict", is_flag=True, help="Delete each environment as soon as its cells are stored.")
+@click.option(
+    "--older-than",
+    type=click.FloatRange(min=0),
+    metavar="HOURS",
+    help="Run cells again that ended longer ago than this, as a nightly sweep does (docs/nightly.md).",
+)
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Folder of the tables.")
 @click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
 @cluster_options
@@ -43,6 +49,7 @@ def command(
     versions: tuple[str, ...],
     repeats: tuple[str, ...],
     evict: bool,
+    older_than: float | None,
     output: Path | None,
     markdown: bool,
     gpus: str | None,
@@ -73,6 +80,10 @@ def command(
     if extra_runs is None:
         extra_runs = parse_repeats(repeats, experiment.matrix.require)
     plan = experiment.plan(chosen, extra_runs)
+    if older_than is not None:
+        from harness.nightly import run_older
+
+        plan = run_older(plan, older_than)
     labels = [f"{p.spec.version}#{p.spec.repeat}" if p.spec.repeat else p.spec.version for p in plan]
     with Board(labels) as board:
         cells = _executor(sweep, experiment.device, gpus, jobs).run(experiment, plan, board, evict_after=evict)
