@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.commands.options import home_option, matrix_option
+from harness.errors import ExitCode
 
 if TYPE_CHECKING:
     from harness.store import Store
@@ -25,7 +26,7 @@ def _tensors(default: str) -> click.Option:
 
 @click.group(name="store")
 def command() -> None:
-    """List, export and import stored cells."""
+    """List, check, tidy, export and import stored cells."""
 
 
 @command.command(name="list")
@@ -39,6 +40,65 @@ def list_cells(matrix_path: Path | None, home: Path | None) -> None:
         click.echo(f"{group[:12]}  {describe_group(cells)}")
         for cell in cells:
             click.echo(f"  {cell.key[:12]}  {cell.label:10} {cell.outcome:14} {cell.capture:8} {cell.finished}")
+
+
+@command.command(name="verify")
+@click.option("--quick", is_flag=True, help="Look at presence and length only, and read no bytes.")
+@matrix_option
+@home_option
+def verify_store(quick: bool, matrix_path: Path | None, home: Path | None) -> int:
+    """Find what is damaged, missing or left over: every byte is compared with the digests that the records keep.
+
+    Changes nothing, and may run while sweeps do. Exit code 1 when there is something to find.
+    """
+    from harness.audit import counts, left_runs, verify
+    from harness.errors import printable
+    from harness.home import resolve_home
+    from harness.matrix import find_matrix
+
+    store = _store(matrix_path, home)
+    found = verify(store, read=not quick)
+    findings = (*found.findings, *left_runs(resolve_home(home, (matrix_path or find_matrix()).resolve())))
+    for finding in findings:
+        click.echo(f"{finding.kind:9} {printable(finding.path)}: {printable(finding.text)}")
+    whole = f"{found.cells} cells and {found.objects} tensors ({found.size / 2**20:,.1f} MiB)"
+    how = "there with their full length" if quick else "whole"
+    click.echo(f"{store.root}: {whole} are {how}; {counts(findings) or 'nothing else'} found.")
+    if findings:
+        click.echo(
+            "`harness store gc` removes orphans and leftovers, with --damaged also damaged cells, to be run again."
+        )
+    return int(ExitCode.DIVERGENCE if findings else ExitCode.OK)
+
+
+@command.command(name="gc")
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@click.option(
+    "--damaged", is_flag=True, help="Also remove what is damaged, and the cells that need it: the next sweep runs them."
+)
+@matrix_option
+@home_option
+def collect_garbage(dry_run: bool, damaged: bool, matrix_path: Path | None, home: Path | None) -> int:
+    """Remove what no record refers to: tensors, half-written files, and folders of runs whose harness was killed.
+
+    Those runs are recorded as lost. May run while sweeps do; files that are not the harness's are named and left.
+    """
+    from harness.audit import collect, collect_runs
+    from harness.errors import printable
+    from harness.home import resolve_home
+    from harness.matrix import find_matrix
+
+    store = _store(matrix_path, home)
+    runs = collect_runs(resolve_home(home, (matrix_path or find_matrix()).resolve()), store, dry_run=dry_run)
+    done = collect(store, damaged=damaged, dry_run=dry_run)
+    word = "would remove" if dry_run else "removed"
+    for finding in (*runs, *(finding for finding, _ in done.removed)):
+        click.echo(f"{word} {printable(finding.path)}: {finding.kind}, {printable(finding.text)}")
+    for finding in done.kept:
+        click.echo(f"left {printable(finding.path)}: {finding.kind}, {printable(finding.text)}")
+    number = len(done.removed) + len(runs)
+    click.echo(f"{store.root}: {word} {number} files or folders, {done.size / 2**20:,.1f} MiB in the store.")
+    return int(ExitCode.OK)
 
 
 @command.command(name="export")
