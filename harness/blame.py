@@ -363,9 +363,10 @@ def blame(experiment: Experiment, pair: Pair, report: Callable[[str], None]) -> 
     units = units_of(changed, apart=experiment.device.kind != "cpu" or experiment.selection.sites is not None)
     found = look(pair)
     if not found.diverged:
-        return Blame(units, (), (), f"{a} and {b} do not differ beyond the noise floor, so no package is to blame.")
+        said = f"{a} and {b} do not differ beyond the noise floor, so no package is to blame."
+        return Blame(units, (), (), said, left)
     if not units:
-        return Blame((), (), (), f"No package differs between {a} and {b}, so none is to blame.")
+        return Blame((), (), (), f"No package differs between {a} and {b}, so none is to blame.", left)
     reasons = []
     with pair.bench.scratch("blame-inputs") as folder:
         for step, artifacts in origins(found.places).items():

@@ -34,7 +34,9 @@ def command(a: str, b: str, output: Path | None, **options: Any) -> int:
     versions = difference(experiment.lock(pair.a.cell.version), experiment.lock(pair.b.cell.version))
     found = blame(experiment, pair, lambda text: click.echo(text, err=True))
     for unit in found.units:
-        of = "; ".join(f"{p} {versions[p][0] or 'absent'} -> {versions[p][1] or 'absent'}" for p in unit.packages)
+        of = unit.versions or "; ".join(
+            f"{p} {versions[p][0] or 'absent'} -> {versions[p][1] or 'absent'}" for p in unit.packages
+        )
         click.echo(f"{unit.name}: {of}")
     for tried in found.tried:
         base, other = (a, b) if tried.base == "A" else (b, a)
