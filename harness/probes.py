@@ -186,22 +186,27 @@ def _details(result: JobResult, done: dict[str, Any]) -> dict[str, Any]:
 
 def _take(store: Store, spec: CellSpec, folder: Path, result: JobResult) -> Cell:
     """Take what one probe left into the store."""
-    try:
-        done = json.loads((folder / "done.json").read_text(encoding="utf-8"))
-        artifacts: dict[str, Artifact] = {}
-        tensors = []
-        for record in done["tensors"]:
-            name = Path(record["file"]).stem
-            artifacts |= _kept(store, name, read_safetensors(folder / record["file"])["tensor"])
-            if record["role"] == "result":
-                tensors.append({"case": record["case"], "tensor": record["tensor"], "artifact": name})
-        facts = [{**fact, "pair": [Path(file).stem for file in fact["pair"] or ()]} for fact in done["facts"]]
-        outcome, reason = str(done["outcome"]), str(done["reason"])
-    except (OSError, ValueError, KeyError, TypeError, UnreadableTensor) as error:
-        return store.put(_cell(spec, "invalid_output", f"What the probe left cannot be read: {error}.", {}))
+    with store.writing():
+        try:
+            cell = _read(store, spec, folder, result)
+        except (OSError, ValueError, KeyError, TypeError, UnreadableTensor) as error:
+            cell = _cell(spec, "invalid_output", f"What the probe left cannot be read: {error}.", {})
+        return store.put(cell)
+
+
+def _read(store: Store, spec: CellSpec, folder: Path, result: JobResult) -> Cell:
+    done = json.loads((folder / "done.json").read_text(encoding="utf-8"))
+    artifacts: dict[str, Artifact] = {}
+    tensors = []
+    for record in done["tensors"]:
+        name = Path(record["file"]).stem
+        artifacts |= _kept(store, name, read_safetensors(folder / record["file"])["tensor"])
+        if record["role"] == "result":
+            tensors.append({"case": record["case"], "tensor": record["tensor"], "artifact": name})
+    facts = [{**fact, "pair": [Path(file).stem for file in fact["pair"] or ()]} for fact in done["facts"]]
     details = _details(result, {"facts": facts, "tensors": tensors, "refused": done["refused"]})
-    cell = _cell(spec, outcome, reason, details)
-    return store.put(replace(cell, artifacts=artifacts, seconds={"total": done["seconds"]}))
+    cell = _cell(spec, str(done["outcome"]), str(done["reason"]), details)
+    return replace(cell, artifacts=artifacts, seconds={"total": float(done["seconds"])})
 
 
 def sample(tensor: Tensor) -> Tensor:
