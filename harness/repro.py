@@ -22,7 +22,7 @@ from harness.pair import Pair, Side
 from harness.replay import Verdict, read_calls, references, tensor
 from harness.tensors import Array, Tensor, UnreadableTensor, read_safetensors
 
-_WINDOWS = (1, 2, 4, 8, 16, 64, 256, 1024)
+_WINDOWS = (1, 2, 4, 8, 16, 64, 256, 1024, 2048, 4096, 8192)
 DATA_LIMIT = 16 * 1024 * 1024
 """Bytes of input above which no repro is written: it would not be a small data file."""
 
