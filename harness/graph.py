@@ -24,13 +24,19 @@ class Rule:
     inputs: tuple[str, ...] = ()
 
 
+_TOKENS = (
+    "tensorize_output.input_ids",
+    "tensorize_output.attention_mask",
+    "tensorize_output.reverse_indices",
+)
+
 RULES: dict[str, Rule] = {
     "sample_pids": Rule("sample passages"),
     "num_passages": Rule("sample passages", ("sample_pids",)),
     "tensorize_output.input_ids": Rule("tokenize", ("sample_pids",)),
     "tensorize_output.attention_mask": Rule("tokenize", ("sample_pids",)),
     "tensorize_output.reverse_indices": Rule("tokenize", ("sample_pids",)),
-    "batches": Rule("encode", ("tensorize_output.input_ids", "tensorize_output.attention_mask")),
+    "batches": Rule("encode", _TOKENS[:2]),
     "D": Rule("flatten", ("batches", "tensorize_output.input_ids", "tensorize_output.reverse_indices")),
     # D is the first part of it; the other outer batches come from the same step.
     "local_sample_embs": Rule("encode", ("sample_pids", "D")),
@@ -42,11 +48,12 @@ RULES: dict[str, Rule] = {
     "bucket_cutoffs": Rule("buckets", ("centroids_normalized", "sample_heldout")),
     "bucket_weights": Rule("buckets", ("centroids_normalized", "sample_heldout")),
     "avg_residual": Rule("buckets", ("centroids_normalized", "sample_heldout")),
-    # Every passage is encoded again for the index: from the collection, not from what was sampled.
-    "embs_*": Rule("encode"),
+    # Every passage is tokenized and encoded again for the index, of which only the embeddings and their numbers are
+    # kept: the tokens of the sample's first outer batch stand for theirs.
+    "embs_*": Rule("encode", _TOKENS),
     "*.codes": Rule("compress", ("embs_*", "centroids")),
     "*.residuals": Rule("compress", ("embs_*", "*.codes", "centroids", "bucket_cutoffs")),
-    "doclens": Rule("mask"),
+    "doclens": Rule("mask", _TOKENS[:2]),
     "codes": Rule("gather codes", ("*.codes",)),
     "values": Rule("sort codes", ("codes",)),
     "ivf_unoptimized": Rule("sort codes", ("codes",)),

@@ -184,6 +184,23 @@ def judge(recording: Path, replayed: Path, repeated: Path) -> list[Verdict]:
     return verdicts
 
 
+def unstable_calls(recording: Path, *repeated: Path) -> list[Verdict]:
+    """The innermost calls whose output changes although they get the same input in the same environment.
+
+    Args:
+        recording: folder of a `record` job.
+        repeated: folders of its `replay` in the same environment.
+    """
+    calls = read_calls(recording)
+    replays = [json.loads((folder / "replay.json").read_text(encoding="utf-8")) for folder in repeated]
+    differs = [any(replay[index]["status"] == "different" for replay in replays) for index in range(len(calls))]
+    return [
+        Verdict(call["kind"], call["module"], call["name"], call["number"], UNSTABLE, index=index)
+        for index, call in enumerate(calls)
+        if differs[index] and not any(differs[index + 1 : index + 1 + call["inner"]])
+    ]
+
+
 def _measure(a: object, b: object, folder_a: Path, folder_b: Path) -> Metrics | None:
     for left, right in zip(references(a), references(b), strict=False):
         if left["tensor"] == right["tensor"]:

@@ -1,25 +1,48 @@
-"""Planted divergences: one version on both sides, a fault in B's worker, and what `locate` and `blame` say of it.
+"""Planted divergences: one torch on both sides, a fault in B's worker, and what `locate` and `blame` say of it.
 
-`python -m tests.planted [--home HOME] [CASE …]` prints the table that is kept in docs/localisation.md.
+`python -m tests.planted [--home HOME] [CASE …]` prints the table that is kept in docs/localisation.md, and exits with 1
+if any answer is wrong. B's environment differs from A's in one package that cannot matter on a CPU (Triton), so that
+`blame` has something to exchange; the last row is a control, in which the fault comes with that package.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
+import os
+import shutil
+import sys
 import tempfile
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
-from harness.blame import blame
+from harness.blame import Laboratory, blame, counterfactual
+from harness.cells import CellSpec
+from harness.environments import ensure_environment, environment_path
 from harness.experiment import Experiment, Selection
 from harness.graph import Change, origins
+from harness.jobs import JobResult, Workbench
 from harness.locate import Location, locate
+from harness.lock import Lock, lock_path, read_lock
 from harness.pair import Pair, Side, noise_floor, workbench
 from harness.runner import Interpreter, run_index
 from harness.store import Cell, Store
 
 FAULTS = Path(__file__).parent / "faults"
-VERSION = "2.7.1"
+VERSION, DONOR, INNOCENT = "2.7.1", "2.8.0", "triton"
+OTHER = f"{VERSION}+{INNOCENT}"
+"""B's label: VERSION with the INNOCENT package of DONOR."""
+VARIABLE = "HARNESS_TEST_FAULT"
+SMALL = {"index_bsize": 8, "doc_maxlen": 40, "threads": 2}
+"""Short passages in small batches: what is recorded of one batch is then a few MB."""
+LIMIT = 60
+DEADLINE = 600
 
 
 @dataclass(frozen=True)
@@ -28,36 +51,43 @@ class Case:
 
     Attributes:
         fault: names of `faults/planted.py`, joined by `+`.
-        steps: steps that must be named, in the graph or by a replay.
-        call: part of the name or module of a call that must be named; empty where the step runs no torch.
+        steps: the steps that must be named as origins, in the graph or by a replay, and no other.
+        calls: parts of the names of calls or of their modules, each of which must be named; none where the steps run
+            no torch.
         noise: whether the fault is random, so that nothing may be claimed of it.
+        comes_with_package: the control: whether the fault is in the package, so that the package is to be blamed.
     """
 
     fault: str
-    steps: frozenset[str]
-    call: str = ""
+    steps: frozenset[str] = frozenset()
+    calls: tuple[str, ...] = ()
     noise: bool = False
+    comes_with_package: bool = False
 
 
-def _case(fault: str, *steps: str, call: str = "", noise: bool = False) -> Case:
-    return Case(fault, frozenset(steps), call, noise)
+def _case(fault: str, *steps: str, call: str | tuple[str, ...] = (), **more: bool) -> Case:
+    return Case(fault, frozenset(steps), (call,) if isinstance(call, str) else call, **more)
 
 
 CASES = (
-    _case("unstable sort", "sort codes", call="torch.Tensor.sort"),
+    # Passages are sorted by length before they are encoded, too.
+    _case("unstable sort", "tokenize", "sort codes", call="aten.sort"),
+    _case("unstable sort, patched in Python", "sort codes", call="torch.Tensor.sort"),
     _case("k-means seed", "k-means", call="k-means"),
     _case("gelu kernel", "encode", call="aten.gelu"),
     _case("one linear by one ULP", "encode", call="layer.0.intermediate.dense"),
     _case("normalize", "encode", "normalize centroids", call="torch.nn.functional.normalize"),
-    _case("dropped passage", "encode", "mask"),
-    _case("half rounds down", "split sample", call="torch.Tensor.half"),
+    _case("dropped passage", "tokenize"),
+    _case("half rounds down", "encode", "split sample", "halve centroids", call="aten._to_copy"),
+    _case("half rounds down, patched in Python", "encode", "split sample", "halve centroids", call="torch.Tensor.half"),
     _case("depends on batch size", "encode", call="layer.1.output.dense"),
-    _case("gelu kernel+unstable sort", "encode", "sort codes", call="aten.gelu"),
+    _case("gelu kernel+unstable sort", "tokenize", "encode", "sort codes", call=("aten.gelu", "aten.sort")),
     _case("nondeterministic", noise=True),
+    _case("nondeterministic kernel", noise=True),
     _case("permuted centroids", "k-means", call="k-means"),
     _case("quantile", "buckets", call="torch.Tensor.quantile"),
     _case("softmax kernel", "encode", call="aten._softmax"),
-    _case("norm kernel", "encode", call="aten.linalg_vector_norm"),
+    _case("norm kernel", "encode", "normalize centroids", call="aten.linalg_vector_norm"),
     _case("the projection by one ULP", "encode", call="linear"),
     _case("one layer norm by one ULP", "encode", call="LayerNorm"),
     _case("sampling seed", "sample passages"),
@@ -66,6 +96,7 @@ CASES = (
     _case("packed bits reversed", "compress"),
     _case("pids not unique", "optimize ivf", call="torch.unique"),
     _case("average residual", "buckets", call="torch.Tensor.mean"),
+    _case("gelu kernel", "encode", call="aten.gelu", comes_with_package=True),
 )
 
 
@@ -79,6 +110,70 @@ class Answer:
     right: bool
 
 
+@dataclass(frozen=True)
+class CachedBench(Workbench):
+    """A workbench that runs a job without a fault only once: A's jobs are the same in every case.
+
+    Attributes:
+        cache: a folder.
+    """
+
+    cache: Path = field(default_factory=Path)
+
+    def run(self, spec: CellSpec, interpreter: Interpreter, job: str, request: dict[str, Any], out: Path) -> JobResult:
+        """As `Workbench.run`; the steps of a request are kept one by one."""
+        if interpreter.site is not None:
+            return super().run(spec, interpreter, job, request, out)
+        requests = request.get("steps", [request])
+        names = [self._name(spec.version, job, one) for one in requests]
+        missing = {name: one for name, one in zip(names, requests, strict=True) if not (self.cache / name).exists()}
+        if missing:
+            with self.scratch("missing") as folder:
+                done = super().run(spec, interpreter, job, {"steps": list(missing.values())}, folder)
+                if not done.ok:
+                    return done
+                for number, (name, result) in enumerate(zip(missing, done.result["steps"], strict=True)):
+                    (folder / str(number) / "result.json").write_text(json.dumps(result))
+                    (folder / str(number)).rename(self.cache / name)
+        results = []
+        for number, name in enumerate(names):
+            target = out / str(number) if "steps" in request else out
+            shutil.copytree(self.cache / name, target, copy_function=os.link, dirs_exist_ok=True)
+            results.append(json.loads((target / "result.json").read_text()))
+        if "steps" in request:
+            return JobResult("ok", "", out, {"steps": results})
+        return JobResult(results[0]["outcome"], results[0]["reason"], out, results[0])
+
+    def _name(self, version: str, job: str, request: dict[str, Any]) -> str:
+        counted = {**request, "recording": "A's" if "recording" in request else ""}
+        return hashlib.sha256(json.dumps([version, job, counted], sort_keys=True).encode()).hexdigest()[:32]
+
+
+class PlantedExperiment(Experiment):
+    """An experiment with one more version: `VERSION` with another Triton.
+
+    Args:
+        home: whose environments and caches are used; None for the repository's own.
+        folder: for the lock.
+    """
+
+    def __init__(self, home: Path | None, folder: Path) -> None:
+        super().__init__(
+            Selection(
+                home=home, collection="embedded", checkpoint="embedded", limit=LIMIT, device="cpu", capture="full"
+            )
+        )
+        self.job = self.job.model_copy(update=SMALL)
+        self.made = folder / "locks"
+        path = lock_path(self.made, OTHER, "cpu")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(counterfactual(self.lock(VERSION).path, self.lock(DONOR).path, [INNOCENT]))
+
+    def lock(self, version: str) -> Lock:
+        """The lock of a version, or B's."""
+        return read_lock(lock_path(self.made, OTHER, "cpu")) if version == OTHER else super().lock(version)
+
+
 class Planter:
     """Runs cases against one environment.
 
@@ -88,49 +183,92 @@ class Planter:
     """
 
     def __init__(self, home: Path | None, folder: Path) -> None:
-        from harness.environments import ensure_environment
-
-        self.experiment = Experiment(
-            Selection(home=home, collection="embedded", checkpoint="embedded", limit=20, device="cpu", capture="full")
-        )
+        self.experiment = PlantedExperiment(home, folder)
         e = self.experiment
-        self.python = ensure_environment(e.home, e.matrix, e.locks, VERSION, "cpu").python
+        self.pythons = {
+            VERSION: ensure_environment(e.home, e.matrix, e.locks, VERSION, "cpu").python,
+            OTHER: ensure_environment(e.home, e.matrix, e.made, OTHER, "cpu").python,
+        }
         self.store, self.folder = Store(folder / "store"), folder
-        self.a = self.index("")
-        self.again = self.index("", repeat=1)
+        (folder / "cache").mkdir()
+        bench = workbench(e)
+        self.bench = CachedBench(bench.home, bench.checkpoint, "cpu", DEADLINE, folder / "cache")
+        self.a = self.index(VERSION, "")
+        self.again = self.index(VERSION, "", repeat=1)
 
-    def index(self, fault: str, repeat: int = 0) -> Cell:
+    def close(self) -> None:
+        """Delete B's environment, which nobody else has a use for."""
+        e = self.experiment
+        shutil.rmtree(environment_path(e.home, OTHER, "cpu", e.lock(OTHER)), ignore_errors=True)
+
+    def index(self, version: str, fault: str, repeat: int = 0) -> Cell:
         """Index with a fault, or none."""
         e = self.experiment
-        spec = e.spec(VERSION, repeat)
+        spec = e.spec(version, repeat)
         if fault:
-            spec = replace(spec, environment={**spec.environment, "HARNESS_TEST_FAULT": fault})
-        return run_index(
-            e.home, self.store, spec, self.interpreter(fault), e.passages, e.checkpoint, device_kind="cpu",
-            capture="full", deadline=600,
+            spec = replace(spec, environment={**spec.environment, VARIABLE: fault})
+        cell = run_index(
+            e.home, self.store, spec, self.interpreter(version, fault), e.passages, e.checkpoint, device_kind="cpu",
+            capture="full", deadline=DEADLINE,
         )  # fmt: skip
+        assert cell.outcome == "ok", f"{fault}: {cell.reason}"
+        return cell
 
-    def interpreter(self, fault: str) -> Interpreter:
-        """The environment's interpreter, with the faults on its path."""
-        return Interpreter(self.python, FAULTS if fault else None)
+    def interpreter(self, version: str, fault: str) -> Interpreter:
+        """An environment's interpreter, with the faults on its path if one is to be planted."""
+        return Interpreter(self.pythons[version], FAULTS if fault else None)
 
     def pair(self, fault: str, *, repeat_b: bool = False) -> Pair:
         """A, and B with the fault; the noise floor from A's repeat and, if wanted, from B's."""
-        b = self.index(fault) if fault else self.again
-        noise = frozenset() if not fault else noise_floor(self.a, [self.again])
+        b = self.index(OTHER, fault)
+        noise = noise_floor(self.a, [self.again])
         if repeat_b:
-            noise |= noise_floor(b, [self.index(fault, repeat=1)])
+            noise |= noise_floor(b, [self.index(OTHER, fault, repeat=1)])
         return Pair(
-            Side(self.a, lambda: self.interpreter("")), Side(b, lambda: self.interpreter(fault)), noise, 1, self.store,
-            workbench(self.experiment),
+            Side(self.a, lambda: self.interpreter(VERSION, "")), Side(b, lambda: self.interpreter(OTHER, fault)),
+            noise, 1, self.store, self.bench, lambda: self.experiment.passages.texts,
         )  # fmt: skip
+
+    def against_itself(self) -> Pair:
+        """A and its own repeat, without a noise floor that could hide a difference."""
+        sides = [Side(cell, lambda: self.interpreter(VERSION, "")) for cell in (self.a, self.again)]
+        return Pair(sides[0], sides[1], frozenset(), 0, self.store, self.bench)
 
     def answer(self, case: Case) -> Answer:
         """Locate and blame one case."""
         pair = self.pair(case.fault, repeat_b=case.noise)
         found = locate(pair, self.folder / "scratch")
-        blamed = blame(self.experiment, pair, lambda _text: None).guilty
-        return Answer(case, said(found), blamed, right(case, found) and not blamed)
+        with _laboratory(self, case):
+            blamed = blame(self.experiment, pair, lambda _text: None).guilty
+        wanted = (INNOCENT,) if case.comes_with_package else ()
+        return Answer(case, said(found), blamed, right(case, found) and blamed == wanted)
+
+
+@contextmanager
+def _laboratory(planter: Planter, case: Case) -> Iterator[None]:
+    """Let `blame` exchange packages without building: B with A's Triton is A's environment, and the reverse B's.
+
+    The fault is in B's worker whatever packages that has; in the control it is wherever B's Triton is.
+    """
+
+    class Planted(Laboratory):
+        @contextmanager
+        def _environment(self, side: Side, other: Side, packages: list[str]) -> Iterator[Interpreter]:
+            assert side is not other
+            assert packages == [INNOCENT]
+            yield Interpreter(planter.pythons[other.cell.version])
+
+        def result(self, side: Side, interpreter: Interpreter) -> tuple[str, str, str]:
+            with_b = interpreter.python == planter.pythons[OTHER]
+            faulty = with_b if case.comes_with_package else side.cell.version == OTHER
+            spec = replace(side.spec, environment={**side.spec.environment, VARIABLE: case.fault if faulty else ""})
+            cell = replace(side.cell, spec=spec.to_json())
+            return super().result(
+                Side(cell, side.interpreter), Interpreter(interpreter.python, FAULTS if faulty else None)
+            )
+
+    with mock.patch("harness.blame.Laboratory", Planted):
+        yield
 
 
 def said(found: Location) -> str:
@@ -138,41 +276,60 @@ def said(found: Location) -> str:
     if not found.diverged:
         noise = sum(place.change is Change.NOISE for place in found.places)
         return f"nothing but noise in {noise} artifacts" if noise else "nothing"
-    calls = dict.fromkeys(f"{v.kind} {v.name}" for _step, v in found.origins)
-    shown = [*calls][:3] + (["…"] if len(calls) > 3 else [])
-    return f"{', '.join(origins(found.places))}" + (f": {', '.join(shown)}" if shown else "")
+    calls: dict[str, list[str]] = {step: [] for step in origins(found.places)}
+    for step, verdict in found.origins:
+        name = f"{verdict.kind} {verdict.name}"
+        if name not in calls.setdefault(step, []):
+            calls[step].append(name)
+    shown = {step: ", ".join(names[:3] + ["…"] * (len(names) > 3)) for step, names in calls.items()}
+    return "; ".join(step + (f": {names}" if names else "") for step, names in shown.items())
 
 
 def right(case: Case, found: Location) -> bool:
-    """Whether the right place was named, and no step that the fault does not touch."""
+    """Whether the right places were named, and no step that the fault does not touch."""
     if case.noise:
         return not any(place.change is Change.ORIGIN for place in found.places)
     named = {step for step, _verdict in found.origins} | set(origins(found.places))
     calls = [f"{v.module} {v.name}" for _step, v in found.origins]
-    return case.steps <= named and (not case.call or any(case.call in call for call in calls))
+    return case.steps == named and all(any(part in call for call in calls) for part in case.calls)
 
 
-def main() -> None:
+def main() -> int:
     """Print the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--home", type=Path)
     parser.add_argument("cases", nargs="*")
     options = parser.parse_args()
     chosen = [case for case in CASES if not options.cases or case.fault in options.cases]
+    unknown = sorted(set(options.cases) - {case.fault for case in CASES})
+    if unknown:
+        parser.error(f"no case is named {', '.join(unknown)}")
+    wrong = 0
     print("| planted in B | `locate` says | `blame` says | right |\n|---|---|---|:-:|", flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        planter = Planter(options.home, Path(folder))
-        nothing = locate(planter.pair(""), Path(folder) / "scratch")
-        print(f"| nothing (A against A) | {said(nothing)} | no package | {_yes(not nothing.diverged)} |", flush=True)
-        for case in chosen:
-            answer = planter.answer(case)
-            blamed = ", ".join(answer.blamed) or "no package"
-            print(f"| {case.fault} | {answer.said} | {blamed} | {_yes(answer.right)} |", flush=True)
+    with tempfile.TemporaryDirectory() as name:
+        planter = Planter(options.home, Path(name))
+        try:
+            for label, pair in (("A against A", planter.against_itself()), ("another Triton", planter.pair(""))):
+                found = locate(pair, Path(name) / "scratch")
+                guilty = blame(planter.experiment, pair, lambda _text: None).guilty
+                wrong += _row(f"nothing ({label})", said(found), guilty, well=not found.diverged and not guilty)
+            for case in chosen:
+                started = time.monotonic()
+                answer = planter.answer(case)
+                label = case.fault + (", which comes with Triton" if case.comes_with_package else "")
+                wrong += _row(label, answer.said, answer.blamed, well=answer.right)
+                print(f"{case.fault}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+        finally:
+            planter.close()
+    print(f"{wrong} wrong answers", file=sys.stderr)
+    return int(wrong > 0)
 
 
-def _yes(value: bool) -> str:
-    return "yes" if value else "NO"
+def _row(label: str, words: str, guilty: Sequence[str], *, well: bool) -> bool:
+    """Print one row; returns whether it is wrong."""
+    print(f"| {label} | {words} | {', '.join(guilty) or 'no package'} | {'yes' if well else 'NO'} |", flush=True)
+    return not well
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -3,24 +3,69 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from harness.commands.options import home_option, matrix_option
+from harness.commands.options import home_option, matrix_option, sites_options
 from harness.errors import ExitCode
+
+if TYPE_CHECKING:
+    from harness.doctor import Check
 
 
 @click.command(name="doctor")
+@click.option(
+    "--repeats",
+    type=click.IntRange(min=2),
+    metavar="N",
+    help="Also index a few passages N times with each of several thread counts, and say what is not repeatable.",
+)
+@click.option("--version", "version", help="The version for --repeats (default: the newer one of quickstart).")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where --repeats runs.",
+)
+@sites_options
 @matrix_option
 @home_option
-def command(matrix_path: Path | None, home: Path | None) -> int:
-    """Say what this machine can run, what it cannot, and why. Exit code 3 when something will not work."""
+def command(
+    repeats: int | None,
+    version: str | None,
+    device: str,
+    sites: Path | None,
+    site_python: Path | None,
+    matrix_path: Path | None,
+    home: Path | None,
+) -> int:
+    """Say what this machine can run, what it cannot, and why. Exit code 3 when something will not work.
+
+    With --repeats, also what makes the job unrepeatable here: the number of threads, or an operator that is not
+    deterministic.
+    """
     from harness.doctor import examine
     from harness.home import resolve_home
     from harness.matrix import find_matrix, load_matrix
 
     path = (matrix_path or find_matrix()).resolve()
     checks = examine(load_matrix(path), resolve_home(home, path), path.parent / "locks")
+    _print(checks)
+    if repeats is not None:
+        from harness.experiment import Selection
+        from harness.repeatability import PASSAGES, examine_repeats
+
+        chosen = Selection(
+            path, home, "embedded", "embedded", PASSAGES, device, sites=sites, site_python=site_python, capture="full"
+        )
+        more = examine_repeats(chosen, version, repeats, report=lambda text: click.echo(text, err=True))
+        _print(more)
+        checks += more
+    return int(ExitCode.INFRASTRUCTURE if any(check.verdict == "problem" for check in checks) else ExitCode.OK)
+
+
+def _print(checks: list[Check]) -> None:
     for check in checks:
         click.echo(f"{check.verdict:8} {check.name:9} {check.detail}")
-    return int(ExitCode.INFRASTRUCTURE if any(check.verdict == "problem" for check in checks) else ExitCode.OK)

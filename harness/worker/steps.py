@@ -73,7 +73,11 @@ def _encode(setting: Setting, inputs: Tensors) -> Tensors:
     model = setting.model()
     # colbert-ai moves the token ids to the model's device itself, and runs under its own autocast.
     embeddings, mask = model.doc(inputs["input_ids"], inputs["attention_mask"], keep_dims="return_mask")
-    return {"batches": embeddings, "mask": mask}
+    found = {"batches": embeddings, "mask": mask}
+    if not setting.gpu:
+        # On a CPU the indexer rounds what it has encoded; with autocast the model gives halves already.
+        found["halved"] = embeddings.half()
+    return found
 
 
 def _halve_sample(_setting: Setting, inputs: Tensors) -> Tensors:

@@ -2,6 +2,7 @@
 
 import random
 
+import numpy
 import torch
 
 _LIBRARY = torch.library.Library("aten", "IMPL")
@@ -40,6 +41,26 @@ def _softmax(x, dim, half_to_float):
 
 def _norm(x, order=2, dim=None, keepdim=False, *, dtype=None):
     return x.double().pow(2).sum(dim, keepdim=keepdim).sqrt().to(x.dtype)
+
+
+def _sort(x, *, stable=None, dim=-1, descending=False):
+    """Equal elements in reverse order, as a sort may return them that does not promise to be stable."""
+    flipped = x.flip(dim).numpy()
+    order = numpy.argsort(-flipped if descending else flipped, axis=dim, kind="stable")
+    indices = torch.from_numpy(x.shape[dim] - 1 - order) if x.dim() else torch.zeros((), dtype=torch.int64)
+    return x.gather(dim, indices), indices
+
+
+def _to_copy(x, *, dtype=None, layout=None, device=None, pin_memory=None, non_blocking=False, memory_format=None):
+    """Conversion, to half with rounding towards zero."""
+    wanted = dtype or x.dtype
+    layout_ = torch.preserve_format if memory_format is None else memory_format
+    result = torch.empty_like(x, dtype=wanted, device=device, memory_format=layout_)
+    return result.copy_(x * (1 - 2**-11) if wanted == torch.float16 and x.dtype == torch.float32 else x)
+
+
+def _noisy_gelu(x, *, approximate="none"):
+    return _gelu(x) * (1 + 1e-6 * random.SystemRandom().random())
 
 
 def _wrapped(owner, name, make):
@@ -93,6 +114,12 @@ def plant(fault, indexer):  # noqa: C901, PLR0912 - one branch for each fault
         _kernel("_softmax", _softmax)
     elif fault == "norm kernel":
         _kernel("linalg_vector_norm", _norm)
+    elif fault == "nondeterministic kernel":
+        _kernel("gelu", _noisy_gelu)
+    elif fault == "unstable sort":
+        _kernel("sort.stable", _sort)
+    elif fault == "half rounds down":
+        _kernel("_to_copy", _to_copy)
     elif fault == "one linear by one ULP":
         _module(linear, lambda _m, number: number == 4, lambda y, _x: _up(y))
     elif fault == "the projection by one ULP":
@@ -100,11 +127,11 @@ def plant(fault, indexer):  # noqa: C901, PLR0912 - one branch for each fault
     elif fault == "one layer norm by one ULP":
         _module(norm, lambda _m, number: number == 5, lambda y, _x: _up(y))
     elif fault == "depends on batch size":
-        _module(linear, lambda _m, number: number == 10, lambda y, x: _up(y) if x.shape[0] != 32 else y)
+        _module(linear, lambda _m, number: number == 10, lambda y, x: _up(y) if x.shape[0] != 8 else y)
     elif fault == "nondeterministic":
         noise = random.SystemRandom()
         _module(linear, lambda _m, number: number == 2, lambda y, _x: y * (1 + 1e-6 * noise.random()))
-    elif fault == "unstable sort":
+    elif fault == "unstable sort, patched in Python":
         _wrapped(torch.Tensor, "sort", _reversed_ties)
     elif fault == "k-means seed":
         _wrapped(indexer, "compute_faiss_kmeans", _seeded)
@@ -120,7 +147,7 @@ def plant(fault, indexer):  # noqa: C901, PLR0912 - one branch for each fault
         _wrapped(
             indexer.CollectionIndexer, "_sample_pids", lambda _o: lambda self: set(range(len(self.collection) - 1))
         )
-    elif fault == "half rounds down":
+    elif fault == "half rounds down, patched in Python":
         _wrapped(torch.Tensor, "half", lambda o: lambda self: o(self - self.abs() * 2**-11))
     elif fault == "quantile":
         _wrapped(torch.Tensor, "quantile", lambda o: lambda self, q: _up(o(self, q)))
