@@ -20,6 +20,7 @@ from rich.tree import Tree
 
 from harness.graph import Change, Place, main_input, origins, pattern, trace
 from harness.metrics import Metrics, measure
+from harness.noise import Noise, noise_of
 from harness.pair import Pair, Side
 from harness.replay import (
     MISSING_A,
@@ -106,6 +107,7 @@ class Location:
         places: every artifact.
         differences: artifact to its difference, where both sides are kept and can be compared.
         findings: one per step of origin.
+        noise: of each side that is not repeatable, where that comes from.
     """
 
     a: str
@@ -114,6 +116,7 @@ class Location:
     places: tuple[Place, ...]
     differences: dict[str, str]
     findings: tuple[StepFinding, ...] = ()
+    noise: tuple[Noise, ...] = ()
 
     @property
     def origins(self) -> list[tuple[str, Verdict]]:
@@ -188,9 +191,14 @@ def locate(
         findings[step] = judge_step(pair, step, differing[step], request, outputs, run)
         if findings[step].outcome == "ok" and run.in_b is not None:
             on_recording(findings[step], run.recorded.out, run.in_b.out)
+    noise = []
+    for side, again in ((pair.a, pair.again_a), (pair.b, pair.again_b)):
+        shutil.rmtree(folder, ignore_errors=True)
+        one = noise_of(pair, side, again, folder)
+        noise += [one] if one else []
     shutil.rmtree(folder, ignore_errors=True)
-    ordered = [replace(findings[step], inherited=step not in first) for step in differing]
-    return Location(found.a, found.b, found.repeats, found.places, found.differences, tuple(ordered))
+    ordered = tuple(replace(findings[step], inherited=step not in first) for step in differing)
+    return Location(found.a, found.b, found.repeats, found.places, found.differences, ordered, tuple(noise))
 
 
 def _differing_steps(places: Sequence[Place]) -> dict[str, tuple[str, ...]]:
@@ -408,8 +416,9 @@ def tree(places: Sequence[Place], differences: dict[str, str]) -> Tree:
 
 def sentences(location: Location) -> list[str]:
     """What was found, in plain words."""
+    sides = location.a if location.a.split("#")[0] == location.b.split("#")[0] else "each"
     floor = (
-        f"{location.a} was run {location.repeats} more time{'s' if location.repeats > 1 else ''} for the noise floor"
+        f"{sides} was run {location.repeats} more time{'s' if location.repeats > 1 else ''} for the noise floor"
         if location.repeats
         else "the noise floor was not measured"
     )
@@ -430,6 +439,7 @@ def sentences(location: Location) -> list[str]:
         )
     if noisy:
         lines.append(f"Noise, of which nothing follows: {', '.join(noisy)}.")
+    lines += [noise.sentence for noise in location.noise]
     for finding in location.findings:
         lines += _finding(finding)
     return lines

@@ -45,11 +45,13 @@ class Pair:
     Attributes:
         a: the older.
         b: the newer.
-        noise: artifacts that change when A is run again.
-        repeats: how often A was run again; 0 leaves the noise floor unknown.
+        noise: artifacts that change when A or B is run again.
+        repeats: how often each was run again; 0 leaves the noise floor unknown.
         store: where their tensors are.
         bench: runs jobs.
         texts: the collection's passages; without them, a step can only be run on inputs that were kept.
+        again_a: A's other runs.
+        again_b: B's other runs.
     """
 
     a: Side
@@ -59,6 +61,8 @@ class Pair:
     store: Store
     bench: Workbench
     texts: Callable[[], Sequence[str]] | None = None
+    again_a: tuple[Cell, ...] = ()
+    again_b: tuple[Cell, ...] = ()
 
 
 def noise_floor(cell: Cell, repeats: Mapping[str, Cell] | list[Cell]) -> frozenset[str]:
@@ -109,7 +113,7 @@ def workbench(experiment: Experiment) -> Workbench:
 
 
 def prepare_pair(experiment: Experiment, a: str, b: str, *, repeats: int = 1) -> Pair:
-    """Index with both versions where that is not done yet, A once more for the noise floor, and return the pair.
+    """Index with both versions where that is not done yet, each once more for the noise floor, and return the pair.
 
     A version against itself is a pair too: the first run and its repeat.
 
@@ -118,7 +122,7 @@ def prepare_pair(experiment: Experiment, a: str, b: str, *, repeats: int = 1) ->
     """
     a, b = experiment.matrix.require(a), experiment.matrix.require(b)
     same = a == b
-    plan = experiment.plan([a] if same else [a, b], {a: max(repeats, 2 if same else 0)})
+    plan = experiment.plan([a] if same else [a, b], {b: repeats, a: max(repeats, 2 if same else 0)})
     labels = [f"{p.spec.version}#{p.spec.repeat}" if p.spec.repeat else p.spec.version for p in plan]
     with Board(labels) as board:
         cells = run_plan(experiment, plan, board, evict_after=False)
@@ -131,13 +135,16 @@ def prepare_pair(experiment: Experiment, a: str, b: str, *, repeats: int = 1) ->
     first = next(cell for cell in cells if cell.version == a and not cell.repeat)
     again = [cell for cell in cells if cell.version == a and cell.repeat]
     second = again.pop(0) if same else next(cell for cell in cells if cell.version == b)
+    again_b = [] if same else [cell for cell in cells if cell.version == b and cell.repeat]
     of = interpreters(experiment, board.note)
     return Pair(
         Side(first, of(a)),
         Side(second, of(b)),
-        noise_floor(first, again),
+        noise_floor(first, again) | noise_floor(second, again_b),
         len(again),
         experiment.store,
         workbench(experiment),
         lambda: experiment.passages.texts,
+        tuple(again),
+        tuple(again_b),
     )

@@ -19,17 +19,17 @@ from harness.device import usable_cores
 from harness.doctor import Check
 from harness.errors import InfrastructureError
 from harness.experiment import Experiment, Selection
-from harness.graph import Change, origins, trace
-from harness.locate import locate, step_request
+from harness.graph import Change, origins
+from harness.locate import locate
 from harness.matrix import find_matrix, load_matrix
-from harness.pair import Pair, Side, interpreters, noise_floor, workbench
-from harness.replay import Verdict, run_steps, unstable_calls
+from harness.noise import Noise, noise_of, place
+from harness.pair import Pair, Side, interpreters, workbench
+from harness.replay import Verdict
 from harness.runner import Interpreter, run_index
 from harness.store import Cell, Store
 
 PASSAGES = 60
 """Enough for a last batch that is smaller than the others; a run takes seconds."""
-_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -88,17 +88,17 @@ class Repeats:
     Attributes:
         threads: of the job.
         cells: the runs.
-        sources: step to the calls that change although they get the same input; empty where none was found.
+        noise: what changes from run to run, and where it comes from; None where nothing does.
     """
 
     threads: int
     cells: tuple[Cell, ...]
-    sources: dict[str, tuple[Verdict, ...]] = field(default_factory=dict)
+    noise: Noise | None = None
 
     @property
     def changing(self) -> frozenset[str]:
         """Artifacts that are not the same in all runs."""
-        return noise_floor(self.cells[0], list(self.cells[1:]))
+        return frozenset(self.noise.artifacts if self.noise else ())
 
 
 def examine_repeats(
@@ -140,8 +140,8 @@ def repeatability(subject: Subject, repeats: int, counts: Sequence[int]) -> list
         found = []
         for threads in counts:
             cells = tuple(subject.run(store, threads, repeat) for repeat in range(repeats))
-            one = Repeats(threads, cells)
-            found.append(replace(one, sources=_sources(subject, store, one, folder / "scratch")))
+            pair = subject.pair(store, cells[0], cells[1])
+            found.append(Repeats(threads, cells, noise_of(pair, pair.a, cells[1:], folder / "scratch")))
         checks = [_repeats_check(one, found) for one in found]
         checks += [_threads_check(subject, store, a, b, folder / "scratch") for a, b in pairwise(found)]
         return checks
@@ -156,34 +156,11 @@ def _digests(cell: Cell) -> dict[str, str]:
     return {name: artifact.digest for name, artifact in cell.artifacts.items()}
 
 
-def _sources(subject: Subject, store: Store, one: Repeats, folder: Path) -> dict[str, tuple[Verdict, ...]]:
-    """Step of origin to what changes in it: its calls are recorded once and repeated twice."""
-    other = next((cell for cell in one.cells[1:] if _digests(cell) != _digests(one.cells[0])), None)
-    if other is None:
-        return {}
-    pair = subject.pair(store, one.cells[0], other)
-    steps = origins(trace(_digests(one.cells[0]), _digests(other)))
-    found: dict[str, tuple[Verdict, ...]] = dict.fromkeys(steps, ())
-    requests = {}
-    for step, artifacts in steps.items():
-        try:
-            requests[step], _outputs = step_request(pair, step, artifacts, folder / "batch")
-        except LookupError:
-            continue
-    subject.report(f"repeating the calls of {', '.join(requests) or 'no step'}")
-    runs = run_steps(pair.bench, pair.a, pair.a, list(requests.values()), folder)
-    for step, run in zip(requests, runs, strict=True):
-        repeated = [job.out for job in (run.again, run.in_b) if job is not None and job.ok]
-        if run.recorded.ok and repeated:
-            found[step] = tuple(unstable_calls(run.recorded.out, *repeated))
-    return found
-
-
 def _repeats_check(one: Repeats, all_counts: Sequence[Repeats]) -> Check:
     runs = f"{len(one.cells)} runs with {_threads(one.threads)}"
-    if not one.changing:
+    if one.noise is None:
         return Check("repeats", "ok", f"{runs}: all {len(one.cells[0].artifacts)} artifacts are bit for bit equal.")
-    starts = "; ".join(_place(step, verdicts) for step, verdicts in one.sources.items())
+    starts = "; ".join(place(step, verdicts) for step, verdicts in one.noise.sources.items())
     steady = [other.threads for other in all_counts if not other.changing]
     why = (
         f"With {' and '.join(map(_threads, steady))} nothing changes, so what changes it is the work of several threads"
@@ -213,18 +190,12 @@ def _threads_check(subject: Subject, store: Store, a: Repeats, b: Repeats, folde
     calls: dict[str, list[Verdict]] = {step: [] for step in origins(found.places)}
     for step, verdict in found.origins:
         calls.setdefault(step, []).append(verdict)
-    starts = "; ".join(_place(step, verdicts) for step, verdicts in calls.items())
+    starts = "; ".join(place(step, verdicts) for step, verdicts in calls.items())
     return Check(
         "threads", "warning",
         f"{counts}: {len(differing)} of {len(found.places)} artifacts depend on the number of threads, first in "
         f"{starts}. The number is part of a cell's key, so only cells of one number are compared.",
     )  # fmt: skip
-
-
-def _place(step: str, verdicts: Sequence[Verdict]) -> str:
-    names = list(dict.fromkeys(f"{v.kind} {v.name}" for v in verdicts))
-    more = [f"{len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
-    return step + (f" ({', '.join(names[:_SHOWN] + more)})" if names else "")
 
 
 def _threads(count: int) -> str:

@@ -26,11 +26,13 @@ from harness.blame import Laboratory, blame, counterfactual
 from harness.cells import CellSpec
 from harness.environments import ensure_environment, environment_path
 from harness.experiment import Experiment, Selection
-from harness.graph import Change, origins
+from harness.graph import origins
 from harness.jobs import JobResult, Workbench
 from harness.locate import Location, locate
 from harness.lock import Lock, lock_path, read_lock
+from harness.noise import place
 from harness.pair import Pair, Side, noise_floor, workbench
+from harness.replay import Verdict
 from harness.runner import Interpreter, run_index
 from harness.store import Cell, Store
 
@@ -54,7 +56,7 @@ class Case:
         steps: the steps that must be named as origins, in the graph or by a replay, and no other.
         calls: parts of the names of calls or of their modules, each of which must be named; none where the steps run
             no torch.
-        noise: whether the fault is random, so that nothing may be claimed of it.
+        noise: whether the fault is random: then it is no origin, but where B's own noise comes from.
         comes_with_package: the control: whether the fault is in the package, so that the package is to be blamed.
     """
 
@@ -82,8 +84,8 @@ CASES = (
     _case("half rounds down, patched in Python", "encode", "split sample", "halve centroids", call="torch.Tensor.half"),
     _case("depends on batch size", "encode", call="layer.1.output.dense"),
     _case("gelu kernel+unstable sort", "tokenize", "encode", "sort codes", call=("aten.gelu", "aten.sort")),
-    _case("nondeterministic", noise=True),
-    _case("nondeterministic kernel", noise=True),
+    _case("nondeterministic", "encode", call="layer.0.attention.self.value", noise=True),
+    _case("nondeterministic kernel", "encode", call="aten.gelu", noise=True),
     _case("permuted centroids", "k-means", call="k-means"),
     _case("quantile", "buckets", call="torch.Tensor.quantile"),
     _case("softmax kernel", "encode", call="aten._softmax"),
@@ -221,12 +223,12 @@ class Planter:
     def pair(self, fault: str, *, repeat_b: bool = False) -> Pair:
         """A, and B with the fault; the noise floor from A's repeat and, if wanted, from B's."""
         b = self.index(OTHER, fault)
-        noise = noise_floor(self.a, [self.again])
-        if repeat_b:
-            noise |= noise_floor(b, [self.index(OTHER, fault, repeat=1)])
+        again = [self.index(OTHER, fault, repeat=1)] if repeat_b else []
+        noise = noise_floor(self.a, [self.again]) | noise_floor(b, again)
         return Pair(
             Side(self.a, lambda: self.interpreter(VERSION, "")), Side(b, lambda: self.interpreter(OTHER, fault)),
             noise, 1, self.store, self.bench, lambda: self.experiment.passages.texts,
+            (self.again,), tuple(again),
         )  # fmt: skip
 
     def against_itself(self) -> Pair:
@@ -272,26 +274,28 @@ def _laboratory(planter: Planter, case: Case) -> Iterator[None]:
 
 
 def said(found: Location) -> str:
-    """The steps of origin, and the calls that differ with A's exact input."""
+    """The steps of origin, and the calls that differ with A's exact input; or B's noise and where it comes from."""
+    noise = "; ".join(f"noise from {place(step, calls)}" for n in found.noise for step, calls in n.sources.items())
     if not found.diverged:
-        noise = sum(place.change is Change.NOISE for place in found.places)
-        return f"nothing but noise in {noise} artifacts" if noise else "nothing"
-    calls: dict[str, list[str]] = {step: [] for step in origins(found.places)}
+        return noise or "nothing"
+    calls: dict[str, list[Verdict]] = {step: [] for step in origins(found.places)}
     for step, verdict in found.origins:
-        name = f"{verdict.kind} {verdict.name}"
-        if name not in calls.setdefault(step, []):
-            calls[step].append(name)
-    shown = {step: ", ".join(names[:3] + ["…"] * (len(names) > 3)) for step, names in calls.items()}
-    return "; ".join(step + (f": {names}" if names else "") for step, names in shown.items())
+        calls.setdefault(step, []).append(verdict)
+    return "; ".join([place(step, verdicts) for step, verdicts in calls.items()] + ([noise] if noise else []))
 
 
 def right(case: Case, found: Location) -> bool:
     """Whether the right places were named, and no step that the fault does not touch."""
-    if case.noise:
-        return not any(place.change is Change.ORIGIN for place in found.places)
-    named = {step for step, _verdict in found.origins} | set(origins(found.places))
-    calls = [f"{v.module} {v.name}" for _step, v in found.origins]
-    return case.steps == named and all(any(part in call for call in calls) for part in case.calls)
+    differing = set(origins(found.places)), found.origins
+    noisy = [(step, verdict) for n in found.noise for step, verdicts in n.sources.items() for verdict in verdicts]
+    noise = {step for n in found.noise for step in n.sources}, noisy
+    (steps, calls), other = (noise, differing) if case.noise else (differing, noise)
+    names = [f"{verdict.module} {verdict.name}" for _step, verdict in calls]
+    return (
+        case.steps == steps | {step for step, _verdict in calls}
+        and all(any(part in name for name in names) for part in case.calls)
+        and not any(other)
+    )
 
 
 def main() -> int:

@@ -12,6 +12,7 @@ import pytest
 from harness import repeatability
 from harness.environments import ensure_environment
 from harness.experiment import Experiment, Selection
+from harness.noise import Noise
 from harness.repeatability import Repeats, Subject, cores_check, cpu_kinds, thread_counts
 from harness.replay import UNSTABLE, Verdict, unstable_calls
 from harness.runner import Interpreter
@@ -32,7 +33,7 @@ def _check(*all_counts: Repeats, of: int = 0) -> Any:
 
 CLEAN = Repeats(1, (_cell(), _cell()))
 SOURCE = Verdict("operator", "m", "aten.mm", 0, UNSTABLE)
-CHANGES = Repeats(2, (_cell(), _cell(batches="x", D="y")), {"encode": (SOURCE,)})
+CHANGES = Repeats(2, (_cell(), _cell(batches="x", D="y")), Noise("2.7.1", ("batches", "D"), {"encode": (SOURCE,)}))
 
 
 def test_equal_runs_are_said_to_be_equal() -> None:
@@ -54,7 +55,7 @@ def test_threads_are_named_where_one_thread_changes_nothing() -> None:
 
 
 def test_threads_are_not_named_where_one_thread_changes_as_well() -> None:
-    alone = Repeats(1, CHANGES.cells, CHANGES.sources)
+    alone = Repeats(1, CHANGES.cells, CHANGES.noise)
 
     assert "no matter of threads" in _check(alone, CHANGES, of=1).detail
 

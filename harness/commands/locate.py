@@ -16,7 +16,9 @@ from harness.errors import ExitCode
 @click.argument("b")
 @selection_options
 @sites_options
-@click.option("--repeats", type=click.IntRange(min=0), default=1, show_default=True, help="Extra runs of A, for noise.")
+@click.option(
+    "--repeats", type=click.IntRange(min=0), default=1, show_default=True, help="Extra runs of each, for noise."
+)
 @click.option("--no-replay", is_flag=True, help="Only the first stage: which artifact differs first.")
 @click.option(
     "--inherited/--no-inherited",
