@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import platform
 import re
+import resource
 import select
 import signal
 import subprocess
@@ -155,6 +156,8 @@ def _in_child(question: str, **environment: str) -> str | None:
     child = os.fork()
     if child == 0:
         try:
+            # An abort is expected here, and worth no file of many GB.
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             os.environ.update(environment)
             answer = torch.__config__.show() if question == "torch_config" else str(torch.backends.cudnn.version())
             os.write(writer, answer.encode())
@@ -186,14 +189,12 @@ def _answer(reader: int, child: int) -> str | None:
 
 
 def _cudnn(gpu: bool) -> dict[str, Any]:
-    """The configuration that torch shows and the version that cuDNN reports, None where cuDNN cannot be loaded whole."""
+    """What torch shows of its configuration, and the version that cuDNN reports: None where a part of it is missing."""
     if not gpu:
         # Without a GPU neither question reaches cuDNN's engines.
         return {"torch_config": torch.__config__.show(), "cudnn": None}
-    config = _in_child("torch_config")
-    if config is None:
-        # Without a visible GPU torch leaves CUDA and cuDNN out of what it shows.
-        config = _in_child("torch_config", CUDA_VISIBLE_DEVICES="")
+    # Where no GPU is visible torch asks neither CUDA nor cuDNN; what it was built with is shown all the same.
+    config = _in_child("torch_config", CUDA_VISIBLE_DEVICES="")
     version = _in_child("cudnn")
     return {"torch_config": config, "cudnn": int(version) if version and version.isdigit() else None}
 
