@@ -348,7 +348,6 @@ def _row(found: ArtifactComparison, sampled: ArtifactComparison | None, base: di
 # ---- Saying it
 
 
-_SHOWN = 6
 _NUMBER = re.compile(r"\.\d+(?=\.|$)")
 
 
@@ -382,23 +381,27 @@ def _turned(rows: Iterable[Row], probe: str, a: str, b: str) -> list[str]:
     for row in rows:
         if row.probe == probe and row.fact is not None and row.a in notes and row.fact != "ran":
             notes[row.a][row.case, row.fact] = "yes" if row.holds else f"no{f' ({row.note})' if row.note else ''}"
-    turned = [place for place in notes[a] if place in notes[b] and notes[a][place] != notes[b][place]]
-    found = [f"{place[1].replace('_', ' ')} in {place[0]}: {notes[a][place]} -> {notes[b][place]}" for place in turned]
-    return [*found[:_SHOWN], *([f"and {len(found) - _SHOWN} more such changes"] if len(found) > _SHOWN else [])]
+    turned: dict[str, dict[str, None]] = {}
+    for (case, fact), before in notes[a].items():
+        after = notes[b].get((case, fact), before)
+        if after != before:
+            what = f"{fact.replace('_', ' ')}: {before} -> {after}"
+            turned.setdefault(what, {})[_NUMBER.sub(".*", case)] = None
+    return [f"{what}: {_place(list(cases), '')}" for what, cases in turned.items()]
 
 
 def _changes(changed: list[Row], total: int) -> str:
     if not changed[0].tensor:
         return changed[0].note
-    counted = [row for row in changed if row.max_ulp is not None]
-    worst = max(counted, key=lambda row: (row.max_ulp or 0, row.n_mismatch or 0)) if counted else changed[0]
-    where = f"{worst.case}, {worst.tensor}"
-    which = "greatest in" if len(changed) > 1 else "in"
+    # By the difference itself: across zero the number of floats between two tiny numbers is enormous.
+    worst = max(changed, key=lambda row: (row.max_ulp is not None, -1.0 if row.max_abs is None else row.max_abs))
     if worst.metrics is None or worst.metrics.bit_equal:
         how = f": {worst.status.replace('_', ' ')}{f' ({worst.note})' if worst.note else ''}"
     else:
         how = amount(worst.metrics) + (" of a sample" if worst.measured == "sample" else "")
-    return f"{len(changed)} of {total} tensors differ, {which} {where}{how}"
+    first = f"first {changed[0].case}, {changed[0].tensor}"
+    greatest = "" if worst is changed[0] else f"; greatest {worst.case}, {worst.tensor}"
+    return f"{len(changed)} of {total} tensors differ, {first}{greatest}{how}"
 
 
 def _removed(rows: list[Row]) -> list[str]:
@@ -408,7 +411,7 @@ def _removed(rows: list[Row]) -> list[str]:
         precision = baseline.case.removesuffix("nothing")
         others = [row for row in rows if row.case.startswith(precision) and row is not baseline]
         gone = [row.case.removeprefix(precision) for row in others if row.bit_equal]
-        which = f"gone without {', '.join(gone)}" if gone else "stays whichever Linear is replaced by Identity"
+        which = f"is gone without {', '.join(gone)}" if gone else "stays whichever Linear is replaced by Identity"
         notes.append(f"the difference in {precision.split()[0]} precision {which}")
     return notes
 

@@ -42,5 +42,5 @@ def run(bench: Bench) -> None:
             with bench.case(f"{precision} batch {batch}") as case:
                 with _hooked(layers) as seen, context():
                     found = bench.embed(*bench.tokens(batch))
-                for path, tensor in {**seen, **found}.items():
+                for path, tensor in {**{f"bert.{path}": t for path, t in seen.items()}, **found}.items():
                     case.put(path, tensor)
