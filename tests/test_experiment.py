@@ -134,3 +134,26 @@ def test_a_version_without_a_lock_is_a_sentence(make, tmp_path):
 
     with pytest.raises(UsageError, match="run `nox -s lock`"):
         make().spec("2.8.0")
+
+
+def test_a_wheel_without_code_for_the_gpu_is_known_before_its_environment_is(make):
+    h100 = make(identity="cuda NVIDIA H100 80GB HBM3 9.0")
+
+    assert "none of which runs on NVIDIA H100 80GB HBM3 (compute capability 9.0)" in h100.unsupported("2.0.1")
+    assert h100.unsupported("2.1.0") == ""
+    assert make(identity="cuda NVIDIA A100-SXM4-40GB 8.0").unsupported("2.0.1") == ""
+    assert make().unsupported("2.0.1") == ""
+
+
+def test_an_environment_that_was_not_brought_is_an_outcome_of_its_version_only(make, tmp_path):
+    import sys
+
+    from harness.environments import BuildFailed
+
+    (tmp_path / "sites").mkdir()
+    experiment = make(sites=tmp_path / "sites", site_python=Path(sys.executable))
+
+    with pytest.raises(BuildFailed, match=r"bring the environment of 2\.1\.0") as raised:
+        experiment.brought("2.1.0")
+    assert (raised.value.outcome, raised.value.cause) == ("install_failed", "not_brought")
+    assert experiment.lock("2.1.0").packages["torch"] == "2.1.0"
