@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import harness
-from harness import supervise
+from harness import runner, supervise
 from harness.cells import FIXED_ENVIRONMENT
 from harness.checkpoint import CheckpointFiles
 from harness.collection import Passages
@@ -382,3 +383,131 @@ def test_the_real_worker_says_when_its_packages_cannot_be_imported(bench, tmp_pa
     assert "No module named" in cell.reason
     assert "Traceback" in bench.log(cell)
     assert json.loads(json.dumps(cell.details))["exit_code"] == 0
+
+
+def test_imports_have_a_deadline_of_their_own(bench):
+    cell = bench.run("phase('import'); time.sleep(600)\n", deadline=600.0, import_deadline=0.6)
+
+    assert (cell.outcome, cell.phase) == ("timeout", "import")
+    assert "deadline of import" in cell.reason
+    assert cell.details["wall_seconds"] < 10
+
+
+def test_the_deadline_of_the_job_begins_with_the_end_of_its_imports(bench):
+    cell = bench.run(
+        "phase('import'); time.sleep(1.2); phase('train'); index(); result()\n", deadline=1.0, import_deadline=60.0
+    )
+
+    assert cell.outcome == "ok"
+
+
+@pytest.mark.parametrize(
+    ("said", "outcome", "cause"),
+    [
+        ("MemoryError", "out_of_memory", None),
+        ("terminate called after throwing an instance of 'std::bad_alloc'", "out_of_memory", None),
+        ("RuntimeError: [enforce fail] DefaultCPUAllocator: can't allocate memory", "out_of_memory", None),
+        ("RuntimeError: CUDA error: no CUDA-capable device is detected", "lost", "gpu_lost"),
+        ("RuntimeError: CUDA error: uncorrectable ECC error encountered", "lost", "gpu_lost"),
+        ("RuntimeError: CUDA error: an illegal memory access was encountered", "crashed", None),
+        ("OSError: [Errno 28] No space left on device", "crashed", "disk_full"),
+        ("ValueError: no", "crashed", None),
+    ],
+)
+def test_what_the_machine_did_is_told_from_what_the_version_did(bench, said, outcome, cause):
+    cell = bench.run(f"phase('encode'); sys.exit({said!r})\n", device_kind="cuda")
+
+    assert (cell.outcome, cell.details.get("cause")) == (outcome, cause)
+    assert runner.is_infrastructure(cell) == (cause is not None)
+
+
+def test_a_cpu_job_that_speaks_of_gpus_has_lost_none(bench):
+    cell = bench.run("phase('encode'); sys.exit('CUDA error: no CUDA-capable device is detected')\n")
+
+    assert cell.outcome == "crashed"
+
+
+def test_a_torch_that_sees_no_gpu_because_the_driver_failed_is_not_unsupported(bench):
+    body = "print('CUDA initialization: CUDA unknown error', flush=True)\n"
+    body += "result(outcome='unsupported', reason='torch sees no GPU.')\n"
+
+    assert bench.run(body, device_kind="cuda").outcome == "lost"
+    assert bench.run(body.split("\n", 1)[1], device_kind="cuda").outcome == "unsupported"
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGINT", "SIGHUP"])
+def test_a_job_that_somebody_else_stopped_is_lost(bench, number):
+    cell = bench.run(f"phase('train'); signal.signal(signal.{number}, 0); os.kill(os.getpid(), signal.{number})\n")
+
+    assert (cell.outcome, cell.details["cause"]) == ("lost", "lost")
+    assert number in cell.reason
+
+
+def test_a_kill_by_the_kernel_for_want_of_memory_is_told_by_its_counter():
+    ended = supervise.Ended(-signal.SIGKILL, "train", 1.0, oom_kills=1)
+
+    assert runner.read_result(Path("nowhere"), ended)[1] == "out_of_memory"
+    assert runner.read_result(Path("nowhere"), replace(ended, oom_kills=0))[1] == "crashed"
+
+
+def supervisor_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_a_supervisor_that_is_killed_takes_its_job_along_and_the_cell_is_lost(bench):
+    def kill(phase: str) -> None:
+        if phase == "train":
+            (pid,) = (int(path.read_text()) for path in bench.folder.glob("fake*/pid"))
+            os.kill(supervisor_of(pid), signal.SIGKILL)
+
+    cell = bench.run("(made / 'pid').write_text(str(os.getpid())); phase('train'); time.sleep(600)\n", on_phase=kill)
+
+    (pid,) = (int(path.read_text()) for path in bench.folder.glob("fake*/pid"))
+    assert gone(pid)
+    assert (cell.outcome, cell.details["cause"]) == ("lost", "lost")
+    assert "supervisor was killed" in cell.reason
+
+
+def test_a_child_that_leaves_the_group_and_the_session_is_stopped_too(bench):
+    escape = (
+        "if os.fork() == 0:\n"
+        "    os.setsid()\n"
+        "    if os.fork() == 0:\n"
+        "        os.setpgid(0, 0); signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "        print(os.getpid(), flush=True); time.sleep(600)\n"
+        "    os._exit(0)\n"
+        "os.wait(); time.sleep(0.3)\n"
+    )
+    cell = bench.run(escape + WELL)
+
+    assert cell.outcome == "ok"
+    assert gone(int(bench.log(cell)))
+
+
+def test_a_heartbeat_says_where_a_run_stands(bench):
+    beats = []
+
+    def look(phase: str) -> None:
+        if phase == "train":
+            time.sleep(1.5)
+            (run,) = bench.home.runs.iterdir()
+            beats.append(json.loads((run / "heartbeat").read_text()))
+
+    bench.run("phase('train'); time.sleep(2); index(); result()\n", on_phase=look)
+
+    assert beats[0]["phase"] == "train"
+    assert beats[0]["pid"] != beats[0]["supervisor"] != os.getpid()
+
+
+def test_no_secret_of_the_user_is_written_to_the_disk(bench, monkeypatch):
+    """Variables of the harness may hold a package index's password; those of a job are in its request's place only."""
+    monkeypatch.setenv("UV_INDEX_PASSWORD", "hunter2")
+    found = []
+
+    def look(phase: str) -> None:
+        (run,) = bench.home.runs.iterdir()
+        found.extend(path for path in run.rglob("*") if path.is_file() and b"hunter2" in path.read_bytes())
+
+    bench.run(on_phase=look)
+
+    assert found == []
