@@ -7,6 +7,7 @@ another), so the shared part is resolved without torch and constrains every vers
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
 from dataclasses import dataclass
@@ -81,6 +82,16 @@ def read_lock(path: Path) -> Lock:
         raise UsageError(f"{path}: no lock for this version ({error.strerror}): run `nox -s lock`.") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not a lock (it is not UTF-8 text): run `nox -s lock`.") from error
+    try:
+        return Lock(path, *_parse(text))
+    except ValueError as error:
+        raise UsageError(f"{path}{error}: run `nox -s lock`.") from error
+
+
+# By content: thousands of cells share the same few dozen locks, and a file that changed is another text.
+@functools.lru_cache(maxsize=128)
+def _parse(text: str) -> tuple[dict[str, str], dict[str, frozenset[str]], str]:
+    """Packages, parents and digest of a lock's text; a `ValueError` goes on after the file's name."""
     packages: dict[str, str] = {}
     parents: dict[str, set[str]] = {}
     unhashed: set[str] = set()
@@ -102,16 +113,12 @@ def read_lock(path: Path) -> Lock:
         elif current and _HASH.match(line):
             unhashed.discard(current)
         else:
-            raise UsageError(f"{path}, line {number}: not a pin with hashes, or a second one: run `nox -s lock`.")
+            raise ValueError(f", line {number}: not a pin with hashes, or a second one")
     if not packages or unhashed:
         what = f"{min(unhashed)} has no hash" if unhashed else "it pins nothing"
-        raise UsageError(f"{path}: not a lock ({what}): run `nox -s lock`.")
-    return Lock(
-        path,
-        packages,
-        {name: frozenset(who) for name, who in parents.items()},
-        blake3("\n".join(content).encode()).hexdigest(),
-    )
+        raise ValueError(f": not a lock ({what})")
+    digest = blake3("\n".join(content).encode()).hexdigest()
+    return packages, {name: frozenset(who) for name, who in parents.items()}, digest
 
 
 def difference(a: Lock, b: Lock) -> dict[str, tuple[str | None, str | None]]:
