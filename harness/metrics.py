@@ -6,6 +6,7 @@ in float64 over the places where both sides are finite. See docs/comparing.md fo
 
 from __future__ import annotations
 
+import contextlib
 import math
 import mmap
 import os
@@ -27,6 +28,8 @@ COMPILED_FROM = 8_000_000
 
 _CHUNK = 1 << 22  # elements a thread takes at a time; fixed, so that sums do not depend on the number of threads
 _NUMPY_CHUNK = 1 << 15  # bigger work arrays would be fresh pages each time, which cost more than the arithmetic
+_P99 = 0.99
+_MADV_POPULATE_READ = 22  # Linux 5.14; Python has no name for it
 _FAR = np.iinfo(np.int64).max
 _VIEWS = {"float16": "<u2", "bfloat16": "<i2", "float32": "<u4", "float64": "<u8"}  # the kernels tell formats by these
 
@@ -240,6 +243,8 @@ class _Sink:
         self.g = np.zeros((4, ULP_BINS.size), np.uint32)
         self.x, self.y = np.empty(_kernels.BLOCK, real), np.empty(_kernels.BLOCK, real)
         self.u = np.zeros(1, np.uint64 if dtype in ("float32", "float64") else np.uint32)
+        self.work = _kernels.work_arrays(_VIEWS[dtype], self.u.dtype) if self.float and not wide else ()
+        self.limit = np.zeros(1, np.uint32 if dtype == "float32" else np.uint16)
         self.wide_atols = np.array([atol for atol, _ in rules], np.float64)
         self.atols = np.array([_passes.in_dtype(atol, dtype) for atol, _ in rules], real)
         self.rtols = np.array([rtol for _, rtol in rules], np.float64).astype(real)
@@ -254,25 +259,34 @@ class _Sink:
         # Stays set from chunk to chunk: a verdict that is already no need not be sought again.
         self.failed = np.zeros(len(rules), np.bool_)
         self.histogram = np.zeros(self.bins.size, np.int64)
-        self.ulps = np.zeros(ULP_BINS.size, np.int64)
 
-    def run(self, a: Array, b: Array, start: int) -> Partial:
-        """Compare one chunk."""
+    def run(self, a: Array, b: Array, start: int, distances: _Distances) -> Partial:
+        """Compare one chunk, and add its ULP distances to `distances`."""
         rules = self.wide_atols.size
         f = np.zeros(7 + rules)
         at = np.full(3 + rules, -1, np.int64)
         n = np.zeros(12, np.int64)
         top = np.zeros(1, np.uint64)
         firsts = np.full(KEPT, _FAR, np.int64)
-        if self.float:
+        if self.float and self.dtype != "float64":
+            view = _VIEWS[self.dtype]
+            self.limit[0] = min(distances.limit, (1 << 8 * self.limit.itemsize) - 1)
+            self.kernels.vector_chunk(
+                a.view(view), b.view(view), self.x, self.y, self.u, self.rtols, self.atols, self.wide_atols,
+                self.easy_rtols, self.easy_atols, self.calm, np.float32(self.tiny),
+                self.failed, self.h, self.bins.base, self.g, ULP_BINS.shift, ULP_BINS.base, self.limit,
+                f, at, n, top, firsts, self.work,
+            )  # fmt: skip
+            distances.add(_drain(self.g))
+        elif self.float:
             view = _VIEWS[self.dtype]
             self.kernels.float_chunk(
                 a.view(view), b.view(view), self.x, self.y, self.u, self.rtols, self.atols, self.wide_atols,
                 self.easy_rtols, self.easy_atols, self.calm, self.tiny,
                 self.failed, self.h, self.bins.shift, self.bins.base, self.g, ULP_BINS.shift, ULP_BINS.base,
-                f, at, n, top, firsts,
+                np.uint32(ULP_BINS.of(np.array([float(distances.limit)]))[0]), f, at, n, top, firsts,
             )  # fmt: skip
-            self.ulps += _drain(self.g)
+            distances.add(_drain(self.g))
         else:
             self.kernels.int_chunk(a, b, self.wide_atols, self.h, self.bins.shift, self.bins.base, f, at, n, firsts)
         self.histogram += _drain(self.h)
@@ -288,6 +302,32 @@ class _Sink:
         )  # fmt: skip
 
 
+class _Distances:
+    """The ULP histogram of all threads, and the distance below which counting has become pointless.
+
+    Only the 99th percentile is wanted, which among n elements is the `needed`-th greatest at most. As soon as as many
+    have been seen at or above some distance, it cannot lie below that distance, and what does is counted as zero. After
+    a tenth of a tensor whose parts are alike, nine tenths of the rest are. The result is the same as with every one
+    counted.
+    """
+
+    def __init__(self, n: int) -> None:
+        self.histogram = np.zeros(ULP_BINS.size, np.int64)
+        self.limit = 0
+        self._needed = n - math.ceil(_P99 * n) + 1
+        self._lock = threading.Lock()
+
+    def add(self, counts: Array) -> None:
+        """Add a chunk's counts and raise the limit if they allow it."""
+        with self._lock:
+            self.histogram += counts
+            above = np.cumsum(self.histogram[::-1])
+            # The highest bin at or above which there are enough; its edge is a whole number wherever two differ by one.
+            place = ULP_BINS.size - 1 - int(np.searchsorted(above, self._needed))
+            if place > 0:
+                self.limit = math.ceil(ULP_BINS.edge(place))
+
+
 def _drain(tables: Array) -> Array:
     """Sum the interleaved tables and clear them."""
     counts: Array = tables.sum(axis=0, dtype=np.int64)
@@ -299,6 +339,7 @@ def _compiled(a: Tensor, b: Tensor, rules: Sequence[Rule], threads: int | None) 
     """The compiled kernels, chunks spread over threads (they release the interpreter's lock)."""
     total = _new_total(a.dtype)
     x, y = a.flat, b.flat
+    distances = _Distances(a.n)
     local = threading.local()
     sinks: list[_Sink] = []
     parts: dict[int, Partial] = {}
@@ -308,36 +349,44 @@ def _compiled(a: Tensor, b: Tensor, rules: Sequence[Rule], threads: int | None) 
             local.sink = _Sink(a.dtype, rules)
             sinks.append(local.sink)
         p, q = x[start : start + _CHUNK], y[start : start + _CHUNK]
+        _advise(p, _MADV_POPULATE_READ)
+        _advise(q, _MADV_POPULATE_READ)
         # A file's tensor may begin at an odd address; the kernels are compiled for aligned arrays only.
-        parts[start] = local.sink.run(np.require(p, requirements="A"), np.require(q, requirements="A"), start)
-        _release(p)
-        _release(q)
+        parts[start] = local.sink.run(
+            np.require(p, requirements="A"), np.require(q, requirements="A"), start, distances
+        )
+        _advise(p, mmap.MADV_DONTNEED)
+        _advise(q, mmap.MADV_DONTNEED)
 
     _chunks(a.n, task, threads)
     total.parts = [parts[start] for start in sorted(parts)]
     for sink in sinks:
         total.histogram += sink.histogram
-        total.ulps += sink.ulps
+    total.ulps = distances.histogram
     return total
 
 
-def _release(chunk: Array) -> None:
-    """Give a mapped chunk's pages back to the system, so that memory stays bounded whatever the file's size.
+def _advise(chunk: Array, advice: int) -> None:
+    """Tell the system about a mapped chunk's pages; an array that is no mapping is left alone.
 
-    Only whole pages inside the chunk, and only of a mapping: its pages are clean and come back from the file.
+    Taking them in at once costs less than faulting one by one, and fetching ahead works on pages that are there only.
+    Giving them back keeps memory bounded whatever the file's size: only whole pages inside the chunk, which are clean
+    and come back from the file.
     """
     owner: object = chunk
     while isinstance(owner, np.ndarray):
         owner = owner.base
     while isinstance(owner, memoryview):
         owner = owner.obj
-    if not isinstance(owner, mmap.mmap) or chunk.size == 0 or not hasattr(mmap, "MADV_DONTNEED"):
+    if not isinstance(owner, mmap.mmap) or chunk.size == 0:
         return
     base = np.frombuffer(owner, np.uint8, 1).ctypes.data
     first = -(-(chunk.ctypes.data - base) // mmap.PAGESIZE) * mmap.PAGESIZE
     last = (chunk.ctypes.data - base + chunk.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
-    if last > first:
-        owner.madvise(mmap.MADV_DONTNEED, first, last - first)
+    # Advice may be refused: by a system that does not know it, or for a file that has shrunk.
+    with contextlib.suppress(OSError):
+        if last > first:
+            owner.madvise(advice, first, last - first)
 
 
 def pair_counts(a: Tensor, b: Tensor, threads: int | None = None) -> Array:
@@ -359,8 +408,8 @@ def pair_counts(a: Tensor, b: Tensor, threads: int | None = None) -> Array:
             found = _passes.pairs(p, q)
         with lock:
             np.add(counts, found, out=counts)
-        _release(p)
-        _release(q)
+        _advise(p, mmap.MADV_DONTNEED)
+        _advise(q, mmap.MADV_DONTNEED)
 
     _chunks(a.n, task, threads)
     return counts
@@ -429,8 +478,8 @@ def _find(x: Array, y: Array, left: Array, right: Array, count: int) -> list[int
         p, q = x[start : start + _NUMPY_CHUNK], y[start : start + _NUMPY_CHUNK]
         hits = np.flatnonzero(wanted[(p.astype(np.uint16) << 8) | q])
         found += [start + int(hit) for hit in hits[: count - len(found)]]
-        _release(p)
-        _release(q)
+        _advise(p, mmap.MADV_DONTNEED)
+        _advise(q, mmap.MADV_DONTNEED)
         if len(found) >= count:
             break
     return found
@@ -496,7 +545,7 @@ def _finish(a: Tensor, b: Tensor, total: _Total, profiles: Sequence[Profile], ru
         verdicts.append(Verdict(profile.name, atol, rtol, close, least, where.index if where else None))
     firsts = [place for part in parts for place in part.firsts][:KEPT]
     special = [sum(part.special[k] for part in parts) for k in range(6)]
-    p99_ulp = _percentile(total.ulps, ULP_BINS, 0.99, max_ulp) if has_ulp else None
+    p99_ulp = _percentile(total.ulps, ULP_BINS, _P99, max_ulp) if has_ulp else None
     return Metrics(
         n=a.n, n_mismatch=mismatches, bit_equal=not any(part.bits_apart for part in parts), n_finite=finite,
         max_abs=float(max_abs), max_abs_at=at(abs_place), mean_abs=sums[0] / finite if finite else None,

@@ -255,6 +255,25 @@ def test_blocks_and_chunks_add_up(engine: str, dtype: str, share: float, monkeyp
     check(measure(a, b), a, b)
 
 
+@pytest.mark.parametrize("order", ["rising", "falling", "mixed"])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_percentiles_do_not_depend_on_what_is_skipped(dtype: str, order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Distances too small to be the 99th percentile are not counted one by one, and the percentile stays exact."""
+    monkeypatch.setattr(metrics, "_CHUNK", 1024)
+    rng = np.random.default_rng(3)
+    n = 40_000
+    steps = np.sort((2.0 ** rng.uniform(0, 7, n)).astype(np.int64))
+    steps = {"rising": steps, "falling": steps[::-1], "mixed": rng.permutation(steps)}[order]
+    kind = _UINT[DTYPES[dtype].itemsize]
+    bits = np.full(n, interesting(dtype)[6], kind)
+    a, b = _wrap(bits, dtype), _wrap(bits + steps.astype(kind), dtype)
+    monkeypatch.setattr(metrics, "COMPILED_FROM", 0)
+    found = measure(a, b)
+
+    assert int(np.sort(steps)[math.ceil(0.99 * n) - 1]) == found.p99_ulp
+    check(found, a, b)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32", "int32", "uint8"])
 def test_threads_do_not_change_a_number(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The result is the same, to the last bit, whatever the number of threads."""
