@@ -109,6 +109,9 @@ def main(argv: list[str] | None = None) -> None:
         place = f" ({error.filename})" if error.filename else ""
         click.echo(f"harness: The disk is full{place}: free some space, or write to another disk.", err=True)
         sys.exit(int(ExitCode.USAGE))
+    except SystemExit as error:
+        # click ends with 1 where nobody reads what is printed, which would say that a divergence was found.
+        sys.exit(int(ExitCode.INFRASTRUCTURE) if error.code == 1 else error.code)
     except Exception:  # noqa: BLE001 - the last resort
         _mistake()
     sys.exit(int(code or 0))

@@ -55,6 +55,14 @@ def _shown(text: str) -> str:
     return escape(printable(text))
 
 
+class _Patient(Console):
+    """A console that falls silent when nobody reads it any more; rich would end the program, with status 1."""
+
+    def on_broken_pipe(self) -> None:
+        """Print nothing from now on: a sweep goes on without its terminal."""
+        self.quiet = True
+
+
 class Board:
     """Shows what each cell is doing; use as a context manager, from any thread.
 
@@ -64,7 +72,7 @@ class Board:
     """
 
     def __init__(self, labels: list[str], console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True)
+        self.console = console or _Patient(stderr=True)
         self.rows = {label: Row(label) for label in labels}
         self.notes: list[str] = []
         self._live: Live | None = None

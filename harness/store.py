@@ -189,13 +189,18 @@ class Store:
         found = record.get("files") if isinstance(record, dict) else None
         return {str(name): str(digest) for name, digest in found.items()} if isinstance(found, dict) else {}
 
-    def missing(self, cell: Cell) -> list[str]:
-        """Artifacts of a cell whose tensors should be in the store and are not, or not in full length."""
-        return [
-            name
-            for name, artifact in cell.artifacts.items()
-            if artifact.stored and not self._holds(artifact.digest, artifact.dtype, artifact.shape)
-        ]
+    def missing(self, cell: Cell, known: dict[str, bool] | None = None) -> list[str]:
+        """Artifacts of a cell whose tensors should be in the store and are not, or not in full length.
+
+        Args:
+            cell: of this store.
+            known: what was found about digests before, for many cells that share tensors; filled in.
+        """
+        known = {} if known is None else known
+        for artifact in cell.artifacts.values():
+            if artifact.stored and artifact.digest not in known:
+                known[artifact.digest] = self._holds(artifact.digest, artifact.dtype, artifact.shape)
+        return [name for name, artifact in cell.artifacts.items() if artifact.stored and not known[artifact.digest]]
 
     def _holds(self, digest: str, dtype: str, shape: tuple[int, ...]) -> bool:
         """Whether an object is there, whole by its length; its bytes are not read."""
@@ -288,7 +293,7 @@ class Store:
             shutil.rmtree(making, ignore_errors=True)
 
     def _place(self, making: Path, folder: Path) -> None:
-        old = folder.parent / f".old-{making.name.removeprefix('.new-')}"
+        olds: list[Path] = []
         while True:
             try:
                 making.rename(folder)
@@ -297,10 +302,13 @@ class Store:
                 if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
                     raise
             # A folder cannot be renamed onto another; a reader finds no cell for the moment between the two renames.
+            old = folder.parent / f".old-{making.name.removeprefix('.new-')}-{len(olds)}"
             with suppress(FileNotFoundError):
                 folder.rename(old)
-                shutil.rmtree(old, ignore_errors=True)
+                olds.append(old)
         _sync(folder.parent)
+        for old in olds:
+            shutil.rmtree(old, ignore_errors=True)
 
     def ingest(self, index: Path, intermediates: Path, capture: str) -> dict[str, Artifact]:
         """Take a finished job's artifacts into the store, each digested once.
