@@ -238,13 +238,14 @@ class Experiment:
             repeats: version to the number of extra runs (A against A).
             retry: run cells again that ended badly; `unsupported` is a finding and is never retried.
         """
+        known: dict[str, bool] = {}
         return [
-            self._planned(self.spec(version, repeat), retry=retry)
+            self._planned(self.spec(version, repeat), known, retry=retry)
             for version in versions
             for repeat in range(repeats.get(version, 0) + 1)
         ]
 
-    def _planned(self, spec: CellSpec, *, retry: bool) -> Planned:
+    def _planned(self, spec: CellSpec, known: dict[str, bool], *, retry: bool) -> Planned:
         cell = self.store.get(spec.key)
         levels = ("final", "digests", "full")
         if cell is None:
@@ -254,6 +255,9 @@ class Experiment:
                 return Planned(
                     spec, cell, run=True, why=f"stored with capture {cell.capture}, {self.job.capture} wanted"
                 )
+            lost = self.store.missing(cell, known)
+            if lost:
+                return Planned(spec, cell, run=True, why=f"stored, but its tensors are not: {', '.join(lost[:3])}")
             return Planned(spec, cell, run=False, why="stored")
         if cell.outcome == "unsupported":
             return Planned(spec, cell, run=False, why=f"unsupported: {cell.reason}")

@@ -190,10 +190,6 @@ class _Sweep:
         stored = item.planned.stored
         if item.planned.run or stored is None:
             return
-        missing = self.store.missing(stored)
-        if missing:
-            self.board.note(f"{item.label}: runs again, because the store lost {', '.join(missing[:3])}")
-            return
         item.cell = self.board.done(stored, ran=False)
 
     def _run_threads(self) -> None:
