@@ -6,11 +6,13 @@ forgets an ended job after some minutes (MinJobAge); `last_words` then reads wha
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,7 @@ HOPELESS = frozenset(
 HELD_AFTER_FAILURE = "launch failed requeued held"
 """The node could not start the job; Slurm holds it until somebody releases it."""
 
+_KEPT = frozenset({"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_CONF_SERVER"})
 _RESERVED = frozenset({"array", "job_name", "output", "error", "signal", "open_mode", "requeue", "wrap", "ntasks"})
 _TEMPORARY = re.compile(
     r"Unable to contact slurm controller|temporarily unable|Resource temporarily|Socket timed out|SubmitJobsLimit|"
@@ -127,10 +130,23 @@ def submit_array(folder: Path, name: str, command: Sequence[str], count: int, pa
     )
     executor.parameters["map_count"] = count
     try:
-        return str(executor._submit_command(f"exec {shlex.join(command)}").job_id)
+        with _outside_of_a_job():
+            return str(executor._submit_command(f"exec {shlex.join(command)}").job_id)
     except (FailedJobError, FailedSubmissionError) as error:
         said = " ".join(line.removeprefix("sbatch: ").removeprefix("error: ") for line in str(error).splitlines())
         raise Refused(f"sbatch refused the jobs: {said}.", temporary=bool(_TEMPORARY.search(said))) from error
+
+
+@contextmanager
+def _outside_of_a_job() -> Iterator[None]:
+    """Hide the variables of a job that this process runs in: sbatch would take them for wishes."""
+    hidden = {
+        name: os.environ.pop(name) for name in list(os.environ) if name.startswith("SLURM_") and name not in _KEPT
+    }
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def log_path(folder: Path, job: str, task: int) -> Path:

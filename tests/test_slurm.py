@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from harness.home import Home
+from harness.lock import lock_path
 from harness.slurm_jobs import Ledger, open_sweeps, root_of
 from harness.store import Cell, Store
 from tests.fake_worker import fake_interpreter
@@ -390,3 +393,45 @@ def test_a_job_that_would_wait_for_ever_is_not_waited_for(bench):
 
     assert "would wait for ever (PartitionTimeLimit)" in said
     assert bench.cluster.jobs() == []
+
+
+def write_wheel(folder: Path, made: Path) -> tuple[Path, str]:
+    """A wheel called torch 2.8.0 that answers for the worker when an interpreter starts; returns it and its digest."""
+    body = "import os, sys\nif 'harness.worker' in sys.orig_argv:\n    sys.argv = sys.orig_argv\n"
+    body += f"    exec(open({str(made)!r}).read())\n    os._exit(0)\n"
+    files = {
+        "sitecustomize.py": body,
+        "torch-2.8.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: torch\nVersion: 2.8.0\n",
+        "torch-2.8.0.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    files["torch-2.8.0.dist-info/RECORD"] = "".join(f"{name},,\n" for name in files)
+    path = folder / "torch-2.8.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as wheel:
+        for name, text in files.items():
+            wheel.writestr(name, text)
+    return path, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_jobs_that_need_the_same_environment_build_it_once_and_the_last_one_s_end_evicts_it(bench, tmp_path):
+    """Real uv, and a wheel that stands in for torch; three jobs ask for the environment at the same time."""
+    wheel, digest = write_wheel(tmp_path, bench.made / "worker.py")
+    (tmp_path / "matrix.yaml").write_text((ROOT / "matrix.yaml").read_text())
+    lock = lock_path(tmp_path / "locks", "2.8.0", "cpu")
+    lock.parent.mkdir(parents=True)
+    lock.write_text(f"torch==2.8.0 \\\n    --hash=sha256:{digest}\n")
+    bench.environment |= {"UV_FIND_LINKS": str(wheel.parent), "UV_NO_INDEX": "1", "UV_OFFLINE": "1"}
+    options = ["--collection", str(tmp_path / "passages.jsonl"), "--checkpoint", str(tmp_path / "ck")]
+    options += ["--matrix", str(tmp_path / "matrix.yaml"), "--threads", "1", "--device", "cpu"]
+    bench.hold()
+    sweep = bench.command("2.8.0", "--repeat", "2.8.0=2", "--executor", "slurm", "--evict", *options)
+    wait_for(lambda: len(bench.ran()) == 3, 60, "all cells to run")
+    assert len([path for path in bench.home.environments.iterdir() if path.is_dir()]) == 1
+    logs = [path.read_text() for path in bench.home.root.glob("slurm/arrays/*/*_log.out")]
+    (bench.made / "hold").unlink()
+    bench.finish(sweep)
+
+    assert sum("building the environment" in log for log in logs) == 1
+    assert len(logs) == 3
+    assert {cell.outcome for cell in bench.cells().values()} == {"ok"}
+    assert set(bench.ran().values()) == {1}
+    assert [path.name for path in bench.home.environments.iterdir() if path.is_dir()] == []
