@@ -124,6 +124,8 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.verified: set[str] = set()
+        """Digests of tensors whose bytes were compared with them."""
 
     def cell_folder(self, key: str) -> Path:
         """Where a cell is, or would be."""
@@ -410,8 +412,24 @@ class StoredCell:
         return tuple(self.cell.artifacts)
 
     def load(self, name: str) -> Tensor:
-        """Map a tensor; see `Store.load`."""
-        return self.store.load(self.cell.artifacts[name])
+        """Map a tensor; see `Store.load`.
+
+        Its bytes are read once against its digest: numbers of a tensor that was damaged since would be taken for what a
+        PyTorch release did.
+
+        Raises:
+            UnreadableTensor: also where they are not those that were stored.
+        """
+        artifact = self.cell.artifacts[name]
+        tensor = self.store.load(artifact)
+        if artifact.digest not in self.store.verified:
+            if tensor.digest() != artifact.digest:
+                raise UnreadableTensor(
+                    f"{self.store.object_path(artifact.digest)} is damaged: its bytes are not those that were stored; "
+                    "`harness store gc --damaged` removes it, and the next sweep makes it again."
+                )
+            self.store.verified.add(artifact.digest)
+        return tensor
 
     def digest(self, name: str) -> str | None:
         """The digest that was taken when the cell was stored."""
