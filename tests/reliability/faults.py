@@ -1,0 +1,7 @@
+"""All faults, in the order of the table."""
+
+from __future__ import annotations
+
+from tests.reliability import disk, harness_faults, jobs
+
+FAULTS = (*jobs.FAULTS, *harness_faults.FAULTS, *disk.FAULTS)
