@@ -38,8 +38,8 @@ from harness.store import Cell, Store
 
 FAULTS = Path(__file__).parent / "faults"
 VERSION, DONOR, INNOCENT = "2.7.1", "2.8.0", "triton"
-OTHER = f"{VERSION}+{INNOCENT}"
-"""B's label: VERSION with the INNOCENT package of DONOR."""
+OTHER = f"{VERSION}.1"
+"""B's label, which must be digits and dots: VERSION with the INNOCENT package of DONOR."""
 VARIABLE = "HARNESS_TEST_FAULT"
 SMALL = {"index_bsize": 8, "doc_maxlen": 40, "threads": 2}
 """Short passages in small batches: what is recorded of one batch is then a few MB."""
@@ -74,7 +74,7 @@ def _case(fault: str, *steps: str, call: str | tuple[str, ...] = (), **more: boo
 CASES = (
     # Passages are sorted by length before they are encoded, too.
     _case("unstable sort", "tokenize", "sort codes", call="aten.sort"),
-    _case("unstable sort, patched in Python", "sort codes", call="torch.Tensor.sort"),
+    _case("unstable sort, patched in Python", "tokenize", "sort codes", call="torch.Tensor.sort"),
     _case("k-means seed", "k-means", call="k-means"),
     _case("gelu kernel", "encode", call="aten.gelu"),
     _case("one linear by one ULP", "encode", call="layer.0.intermediate.dense"),
