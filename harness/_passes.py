@@ -104,6 +104,29 @@ def decode(values: Array, dtype: str) -> Array:
         return values.astype(np.complex128 if DTYPES[dtype].kind == "complex" else np.float64)
 
 
+_NAN_SLICE = 1 << 20  # bytes; work arrays of this size stay in a cache
+
+
+def count_nan(raw: Array, dtype: str) -> int:
+    """How many elements in these bytes, which hold whole ones, are NaN; a complex one is if either part is."""
+    kind = DTYPES[dtype]
+    if kind.kind not in ("float", "complex"):
+        return 0
+    if kind.itemsize == 1:
+        return int(np.bincount(raw, minlength=256)[np.isnan(byte_values(dtype))].sum())
+    half = {"float16": 0x7C00, "bfloat16": 0x7F80, "complex32": 0x7C00}.get(dtype)
+    parts = 2 if kind.kind == "complex" else 1
+    total = 0
+    for start in range(0, raw.size, _NAN_SLICE):
+        part = raw[start : start + _NAN_SLICE]
+        if half is not None:
+            nan = (part.view("<u2") & np.uint16(0x7FFF)) > half
+        else:
+            nan = np.isnan(part.view(f"<f{kind.itemsize // parts}"))
+        total += int(np.count_nonzero(nan.reshape(-1, parts).any(axis=1) if parts == 2 else nan))
+    return total
+
+
 def _rounded(values: Array, dtype: str) -> Array:
     """Sizes of float32 numbers, rounded to nearest even float16 or bfloat16, as float32; what is not finite stays.
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.tensors import DTYPES, Array, Dtype, FileRange, Tensor, UnreadableTensor, check_shape, map_file, view_bytes
+from harness.tensors import DTYPES, Array, Dtype, Tensor, UnreadableTensor, check_shape, map_file, view_bytes
 
 _PICKLE_LIMIT = 64 * 1024 * 1024  # a pickle holds names and shapes; the numbers are elsewhere in the archive
 _COPY_LIMIT = 256 * 1024 * 1024  # bytes, beyond the file's own size, that reordered or expanded tensors may take
@@ -36,11 +36,10 @@ _STORAGES = {
 
 @dataclass(frozen=True)
 class _Storage:
-    """A stretch of the archive: `nbytes` bytes at `offset` in the file, elements of `dtype`."""
+    """A stretch of the archive: bytes in the file, elements of `dtype`."""
 
     raw: Array
     dtype: Dtype
-    offset: int | None  # None when the bytes had to be swapped and no longer lie in the file
 
 
 @dataclass(frozen=True)
@@ -153,7 +152,7 @@ class _Archive:
             raise UnreadableTensor(
                 f"{self.path} is damaged: storage {key!r} should hold {need} bytes and has {end - begin}."
             )
-        return _Storage(self.raw[begin : begin + need], dtype, begin)
+        return _Storage(self.raw[begin : begin + need], dtype)
 
 
 class _Interpreter:
@@ -347,20 +346,17 @@ class _Interpreter:
         if _contiguous(shape, stride):
             raw = storage.raw[begin : begin + n * dtype.itemsize]
             data = view_bytes(raw, dtype, shape)
-            place = None if storage.offset is None else FileRange(self.path, storage.offset + begin)
         else:
             self._account(n * dtype.itemsize)
             flat = np.frombuffer(storage.raw[: capacity * dtype.itemsize], dtype.storage)
             steps = tuple(step * dtype.itemsize for step in stride)
             data = np.lib.stride_tricks.as_strided(flat[offset:], shape, steps, writeable=False).copy(order="C")
-            place = None
         if self.archive.swapped and dtype.itemsize > 1:
             self._account(n * dtype.itemsize)
             # Complex numbers are two floats, each in the file's byte order; NumPy's byteswap does just that. complex32
             # is held as bits, so its halves are swapped by hand.
             data = data.view("<u2").byteswap().view("<u4") if dtype.name == "complex32" else data.byteswap()
-            place = None
-        return Tensor(dtype.name, shape, data.reshape(shape), place)
+        return Tensor(dtype.name, shape, data.reshape(shape))
 
     def _account(self, nbytes: int) -> None:
         """Count a copy; stride 0, or one storage used many times, must not make a small file fill the memory."""
@@ -393,8 +389,7 @@ def _plain(path: Path, tree: object) -> object:
             raise UnreadableTensor(f"{path} nests its containers more than {_DEPTH_LIMIT} deep, or in a circle.")
         if isinstance(node, _Storage):
             shape = (node.raw.size // node.dtype.itemsize,)
-            place = None if node.offset is None else FileRange(path, node.offset)
-            return Tensor(node.dtype.name, shape, view_bytes(node.raw, node.dtype, shape), place)
+            return Tensor(node.dtype.name, shape, view_bytes(node.raw, node.dtype, shape))
         if isinstance(node, _Name):
             return node.name
         if not isinstance(node, (list, tuple, dict)):

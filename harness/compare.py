@@ -12,9 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from harness import domain
+from harness._passes import count_nan, judged
 from harness.domain import Permutation
-from harness.metrics import BUILTIN, Metrics, Mismatch, Profile, Verdict, measure
+from harness.graph import Place
+from harness.metrics import BUILTIN, Metrics, Profile, Verdict, measure
 from harness.pipeline import in_order, is_final
 from harness.sources import ArtifactSource, Facts, facts_of, setting
 from harness.tensors import DTYPES, Tensor, UnreadableTensor
@@ -40,7 +44,8 @@ class ArtifactComparison:
 
     `metrics` is None where values could not be, or need not be, compared. `facts` are what the artifact means: bucket
     numbers, near-ties, a permutation, inverted lists, changed metadata; their names say what they count. `settled` says
-    that equal digests answered, and nothing was loaded.
+    that equal digests answered, and nothing was loaded. `above_noise` and `place` are `harness.marks`' to fill in: None
+    where nothing was run again, and where nothing is known of the pipeline.
     """
 
     name: str
@@ -54,6 +59,8 @@ class ArtifactComparison:
     facts: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""
     settled: bool = False
+    above_noise: bool | None = None
+    place: Place | None = None
 
     @property
     def bit_equal(self) -> bool:
@@ -65,8 +72,16 @@ class ArtifactComparison:
         """Whether it is a tensor, rather than the index's metadata."""
         return self.name != "metadata"
 
+    @property
+    def divergent(self) -> bool:
+        """Whether it is a tensor that differs beyond the chosen profile, and beyond what a repeat shows."""
+        return self.tensor and self.status in DIVERGENT and self.above_noise is not False
+
     def close(self, profile: str) -> bool | None:
-        """What a profile says; False where shapes, dtypes or presence differ; None where torch has no answer."""
+        """What a profile says; False where shapes, dtypes or presence differ; None where that is not known.
+
+        It is not where torch has no answer, and for equal digests of a tensor that is not there to be asked for NaN.
+        """
         verdict = self.profiles.get(profile)
         return verdict.close if verdict else False
 
@@ -83,6 +98,10 @@ class ArtifactComparison:
             "value_equal": self.metrics.value_equal if self.metrics else self.status in ("bit_equal", "value_equal"),
         }
         found |= {name: verdict.close for name, verdict in self.profiles.items()}
+        found["above_noise"] = self.above_noise
+        found["change"] = self.place.change.value if self.place else None
+        found["step"] = self.place.step if self.place else None
+        found["changed_inputs"] = list(self.place.changed_inputs) if self.place else []
         metrics = self.metrics
         names = [entry.name for entry in dataclasses.fields(Metrics) if entry.name not in _NOT_FLAT]
         found |= {name: getattr(metrics, name) if metrics else None for name in names}
@@ -106,6 +125,8 @@ class ArtifactComparison:
             }
             for name, verdict in self.profiles.items()
         }
+        if self.settled:
+            found |= dict.fromkeys(("n_finite", "posinf_a", "posinf_b", "neginf_a", "neginf_b"))  # nobody counted
         if self.reason:
             found["reason"] = self.reason
         return found | dict(self.facts)
@@ -136,8 +157,8 @@ class Comparison:
 
     @property
     def divergent(self) -> tuple[ArtifactComparison, ...]:
-        """Tensors that differ by more than the chosen profile allows, or in shape, dtype or presence."""
-        return tuple(one for one in self.artifacts if one.tensor and one.status in DIVERGENT)
+        """Tensors that differ by more than the chosen profile allows, or in shape, dtype or presence, and no noise."""
+        return tuple(one for one in self.artifacts if one.divergent)
 
     @property
     def unreadable(self) -> tuple[ArtifactComparison, ...]:
@@ -237,7 +258,7 @@ def _artifact(
     """One row; whatever goes wrong with the files of this artifact stays in it."""
     known = [facts_of(side, name) if name in side.names() else None for side in (a, b)]
     if known[0] is not None and known[1] is not None and known[0].digest == known[1].digest:
-        return _settled(name, known[0], profiles)
+        return _settled(name, _with_nans(name, (a, b), (known[0], known[1])), profiles)
     tensors: list[Tensor | None] = []
     reasons = []
     for side, source in enumerate((a, b)):
@@ -282,17 +303,46 @@ def _artifact(
     return ArtifactComparison(name, status, **described, metrics=metrics, profiles=verdicts, facts=facts)
 
 
+_counted: dict[str, int] = {}  # NaNs by digest: records of before do not know them, and many cells share a tensor
+
+
+def _with_nans(name: str, sources: Sequence[ArtifactSource], known: Sequence[Facts]) -> Facts:
+    """What equal digests say, and how many elements are NaN: from a record, or from the tensor if it is there."""
+    nans = next((one.nans for one in known if one.nans is not None), None)
+    fact = known[0]
+    if nans is None and _may_hold_nan(fact.dtype):
+        for source in sources:
+            try:
+                if fact.digest not in _counted:
+                    tensor = source.load(name)
+                    _counted[fact.digest] = count_nan(tensor.flat.view(np.uint8), tensor.dtype)
+                nans = _counted[fact.digest]
+                break
+            except UnreadableTensor:
+                continue
+    return dataclasses.replace(fact, nans=nans)
+
+
+def _may_hold_nan(dtype: str) -> bool:
+    return dtype in DTYPES and DTYPES[dtype].kind in ("float", "complex")
+
+
 def _settled(name: str, known: Facts, profiles: Sequence[Profile]) -> ArtifactComparison:
-    """A row for equal digests: the same bits, so only NaN could make `torch.allclose` say no, if they were counted."""
-    floating = known.dtype in DTYPES and DTYPES[known.dtype].kind in ("float", "complex")
-    close = not (floating and known.nans)
+    """A row for equal digests: the same bits, so only NaN makes `torch.allclose` say no."""
+    floating = _may_hold_nan(known.dtype)
+    described = name, "bit_equal", known.dtype, known.dtype, known.shape, known.shape
+    if floating and known.nans is None:
+        unknown = {one.name: Verdict(one.name, *one.rule(known.dtype), None) for one in profiles}
+        reason = "the same, bit for bit; whether it holds NaN, which equals nothing, is not known: it was not kept."
+        return ArtifactComparison(*described, profiles=unknown, reason=reason, settled=True)
+    nans = known.nans or 0
     verdicts = {}
     for profile in profiles:
         atol, rtol = profile.rule(known.dtype) if floating else (0.0, 0.0)
-        least = (0.0 if close else math.inf) if floating else None
+        least = (math.inf if nans else 0.0) if floating else None
+        close = not nans if judged(known.dtype) else None
         verdicts[profile.name] = Verdict(profile.name, atol, rtol, close, least)
     n = math.prod(known.shape)
-    nans = known.nans or 0
     metrics = Metrics(
         n=n, n_mismatch=nans, bit_equal=True, n_finite=n - nans, max_abs=0.0, max_abs_at=None, mean_abs=0.0,
         max_rel=0.0, max_rel_at=None, n_rel_inf=0, p50_abs=0.0, p99_abs=0.0, p999_abs=0.0,
@@ -300,9 +350,7 @@ def _settled(name: str, known: Facts, profiles: Sequence[Profile]) -> ArtifactCo
         max_ulp_at=None, p99_ulp=0 if floating else None, rel_l2=0.0, cosine=None, nan_a=nans, nan_b=nans, posinf_a=0,
         posinf_b=0, neginf_a=0, neginf_b=0, specials_apart=0, first=(), verdicts=tuple(verdicts.values()),
     )  # fmt: skip
-    return ArtifactComparison(
-        name, "bit_equal", known.dtype, known.dtype, known.shape, known.shape, metrics, verdicts, settled=True,
-    )  # fmt: skip
+    return ArtifactComparison(*described, metrics, verdicts, settled=True)
 
 
 def _facts(
@@ -352,8 +400,3 @@ def _metadata(a: ArtifactSource, b: ArtifactSource) -> ArtifactComparison | None
     status = "different" if real else "value_equal" if changes else "bit_equal"
     facts = {"metadata_changes": real, "metadata_run_only": sorted(set(changes) - set(real))} if changes else {}
     return ArtifactComparison("metadata", status, facts=facts)
-
-
-def mismatches(artifact: ArtifactComparison) -> tuple[Mismatch, ...]:
-    """The first places that differ."""
-    return artifact.metrics.first if artifact.metrics else ()

@@ -8,9 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
-from harness.compare import ArtifactComparison, Comparison
+import numpy as np
+
+from harness.compare import DIVERGENT, ArtifactComparison, Comparison
 from harness.errors import printable
+from harness.graph import Change
 from harness.ladder import Ladder, Pair
 from harness.metrics import Mismatch, Verdict
 
@@ -48,14 +52,23 @@ def share(count: int, total: int) -> str:
 
 
 def number(value: float | int | complex | None) -> str:
-    """A number with as many digits as tell it from its neighbours in its own use: seven significant ones."""
+    """A measured number: seven significant digits, integers in full."""
     if value is None:
         return "-"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, complex):
-        return f"{value:.7g}"
-    return f"{value:.7g}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.7g}"
+
+
+def value(found: float | int | complex, dtype: str | None) -> str:
+    """An element, with the fewest digits that tell it from every other number of its dtype."""
+    if isinstance(found, int):
+        return f"{found:,}"
+    if isinstance(found, complex):
+        kind = "float64" if dtype == "complex128" else "float16" if dtype == "complex32" else "float32"
+        return f"{value(found.real, kind)}{'' if found.imag < 0 else '+'}{value(found.imag, kind)}j"
+    if dtype == "bfloat16":
+        return f"{found:.4g}"  # 8 significant bits
+    kinds: dict[str | None, type[np.floating[Any]]] = {"float16": np.float16, "float32": np.float32}
+    return str(kinds.get(dtype, np.float64)(found))
 
 
 def sentence(comparison: Comparison) -> str:
@@ -72,16 +85,19 @@ def sentence(comparison: Comparison) -> str:
     if equal == total and not comparison.divergent:
         return f"{a} and {b} are bit for bit the same in all {total} tensors of the index.{unreadable}"
     passing = sum(one.close(comparison.chosen) is True for one in final)
+    close = sum(one.close(comparison.chosen) is True and not one.bit_equal for one in final)
+    noise = sum(one.status in DIVERGENT and not one.divergent for one in final)
+    noisy = f" {_count(noise, 'more tensor')} differ no more than repeats of one cell do." if noise else ""
     differ = ", ".join(clean(one.name) for one in comparison.divergent[:6])
     more = f" and {len(comparison.divergent) - 6} more" if len(comparison.divergent) > 6 else ""
     if not comparison.divergent:
         return (
             f"{a} and {b} agree within {comparison.chosen!r}: {equal} of {total} tensors are bit-equal, "
-            f"{passing - equal} more are close.{unreadable}"
+            f"{close} more are close.{noisy}{unreadable}"
         )
     return (
         f"{a} and {b} differ beyond {comparison.chosen!r} in {differ}{more}: {passing} of {total} tensors of the index "
-        f"pass, {equal} of them bit-equal.{unreadable}"
+        f"pass, {equal} are bit-equal.{noisy}{unreadable}"
     )
 
 
@@ -91,7 +107,8 @@ def _count(count: int, noun: str) -> str:
 
 def columns(comparison: Comparison) -> list[str]:
     """The table's header."""
-    return ["artifact", "status", "dtype", "shape", *comparison.profiles, "differ", "max abs", "max ULP", "min rtol"]
+    measured = ("differ", "max abs", "max ULP", "min rtol")
+    return ["artifact", "status", "change", "dtype", "shape", *comparison.profiles, *measured]
 
 
 def rows(comparison: Comparison) -> Iterable[list[str]]:
@@ -103,6 +120,7 @@ def rows(comparison: Comparison) -> Iterable[list[str]]:
         yield [
             clean(one.name),
             LABELS[one.status],
+            one.place.change.value if one.place and not one.bit_equal else "-",
             _either(one.dtype_a, one.dtype_b),
             _either(_shape(one.shape_a), _shape(one.shape_b)),
             *(_verdict(one, name) for name in comparison.profiles),
@@ -136,8 +154,12 @@ def _either(a: str | None, b: str | None) -> str:
 
 
 def paragraphs(comparison: Comparison) -> list[str]:
-    """One paragraph for each artifact that is not bit-equal."""
-    return [paragraph(one, comparison.chosen) for one in comparison.artifacts if not one.bit_equal]
+    """One paragraph for each artifact that is not bit-equal, or holds NaN, or may."""
+    return [paragraph(one, comparison.chosen) for one in comparison.artifacts if _worth_telling(one)]
+
+
+def _worth_telling(one: ArtifactComparison) -> bool:
+    return not one.bit_equal or bool(one.reason) or (one.metrics is not None and one.metrics.nan_a > 0)
 
 
 def paragraph(one: ArtifactComparison, chosen: str) -> str:
@@ -151,12 +173,12 @@ def paragraph(one: ArtifactComparison, chosen: str) -> str:
         )
         if metrics.max_abs_at is not None:
             lines.append(
-                f"Greatest absolute difference: {number(metrics.max_abs)} at {_place(metrics.max_abs_at)}"
+                f"Greatest absolute difference: {number(metrics.max_abs)} at {_place(metrics.max_abs_at, one.dtype_a)}"
                 f"{_allowed(verdict, metrics.max_abs_at)}"
             )
         if metrics.max_rel_at is not None:
             found = abs(metrics.max_rel_at.a - metrics.max_rel_at.b) / abs(metrics.max_rel_at.b)
-            lines.append(f"Greatest relative difference: {number(found)} at {_place(metrics.max_rel_at)}")
+            lines.append(f"Greatest relative difference: {number(found)} at {_place(metrics.max_rel_at, one.dtype_a)}")
         if metrics.n_rel_inf:
             lines.append(
                 f"Where B is zero and A is not: {_count(metrics.n_rel_inf, 'element')} (relative difference infinite)"
@@ -164,9 +186,22 @@ def paragraph(one: ArtifactComparison, chosen: str) -> str:
         lines += _distribution(one)
         if verdict.min_rtol is not None:
             lines.append(_needed(verdict))
-        lines.append("First mismatches: " + "; ".join(map(_place, metrics.first)))
-    lines += _special(one) + _meaning(one)
+        lines.append("First mismatches: " + "; ".join(_place(at, one.dtype_a) for at in metrics.first))
+    lines += _special(one) + _meaning(one) + _standing(one)
     return "\n  ".join(lines)
+
+
+def _standing(one: ArtifactComparison) -> list[str]:
+    """Where the difference starts, and whether it is more than noise."""
+    if one.place is None or one.bit_equal:
+        return []
+    inputs = ", ".join(map(clean, one.place.changed_inputs))
+    lines = {
+        Change.ORIGIN: f"Origin (step: {one.place.step}): of what it is computed from, nothing that is known differs.",
+        Change.INHERITED: f"Inherited: what it is computed from differs ({inputs}).",
+        Change.NOISE: "Noise: running a cell again changes it about as much.",
+    }
+    return [lines[one.place.change]] if one.place.change in lines else []
 
 
 def _opening(one: ArtifactComparison) -> str:  # noqa: PLR0911 - one sentence a status
@@ -178,6 +213,8 @@ def _opening(one: ArtifactComparison) -> str:  # noqa: PLR0911 - one sentence a 
         return f"only {'B' if one.status == 'missing_a' else 'A'} has it."
     if one.status == "unreadable" or one.reason:
         return clean(one.reason, 600)
+    if one.status == "bit_equal":
+        return "the same, bit for bit."
     if one.status == "value_equal":
         return "all values are equal, their bits are not." if one.tensor else "only names, paths and dates differ."
     if one.status == "close":
@@ -185,8 +222,8 @@ def _opening(one: ArtifactComparison) -> str:  # noqa: PLR0911 - one sentence a 
     return "differs." if not one.profiles else "differs beyond the tolerance."
 
 
-def _place(at: Mismatch) -> str:
-    return f"{list(at.index)} (A {number(at.a)}, B {number(at.b)})"
+def _place(at: Mismatch, dtype: str | None) -> str:
+    return f"{list(at.index)} (A {value(at.a, dtype)}, B {value(at.b, dtype)})"
 
 
 def _allowed(verdict: Verdict, at: Mismatch) -> str:
@@ -215,7 +252,9 @@ def _distribution(one: ArtifactComparison) -> list[str]:
             f"p99.9 {number(metrics.p999_abs)}; relative L2 {number(metrics.rel_l2)}, cosine {number(metrics.cosine)}"
         )
     if metrics.max_ulp is not None and metrics.max_ulp_at is not None:
-        lines.append(f"ULP: max {metrics.max_ulp:,} at {_place(metrics.max_ulp_at)}, p99 {number(metrics.p99_ulp)}")
+        lines.append(
+            f"ULP: max {metrics.max_ulp:,} at {_place(metrics.max_ulp_at, one.dtype_a)}, p99 {number(metrics.p99_ulp)}"
+        )
     return lines
 
 

@@ -15,7 +15,7 @@ import stat
 import sys
 import tokenize
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -97,27 +97,17 @@ _BY_NUMPY = {np.dtype(dtype.storage): dtype for dtype in DTYPES.values() if np.d
 
 
 @dataclass(frozen=True)
-class FileRange:
-    """Where a tensor's bytes lie in a file, so that a reader may stream them instead of mapping them."""
-
-    path: Path
-    offset: int
-
-
-@dataclass(frozen=True)
 class Tensor:
     """An immutable tensor: torch's dtype name, shape, and elements.
 
     `data` has shape `shape`, is C-contiguous, and is read-only and memory-mapped where it comes from a file. Its NumPy
     dtype is `DTYPES[dtype].storage`: **bfloat16 is held as its uint16 bits**, float8 formats as uint8 bits and
-    complex32 as uint32 bits, because NumPy has no such numbers. `origin` is set when the bytes lie in a file in this
-    very order.
+    complex32 as uint32 bits, because NumPy has no such numbers.
     """
 
     dtype: str
     shape: tuple[int, ...]
     data: Array = field(repr=False, compare=False)
-    origin: FileRange | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -162,13 +152,27 @@ class Tensor:
         The header is `harness.tensor.v1`, the dtype's name, and the shape's decimal numbers joined by commas, each
         ended by a zero byte; the elements follow, little-endian, in C order.
         """
+        return self._read_through(lambda _: None)
+
+    def digest_and_nans(self) -> tuple[str, int]:
+        """The digest, and how many elements are NaN, from one reading: bit-equal NaNs are not close in torch."""
+        from harness._passes import count_nan
+
+        found: list[int] = []
+        digest = self._read_through(lambda raw: found.append(count_nan(raw, self.dtype)))
+        return digest, sum(found)
+
+    def _read_through(self, look: Callable[[Array], None]) -> str:
+        """Hash the tensor, and show each slice's bytes, which hold whole elements, to `look`."""
         from blake3 import blake3
 
         shape = ",".join(str(size) for size in self.shape)
         hasher = blake3(f"harness.tensor.v1\0{self.dtype}\0{shape}\0".encode(), max_threads=blake3.AUTO)
-        view = self.buffer()
-        for start in range(0, len(view), _HASH_SLICE):
-            hasher.update(view[start : start + _HASH_SLICE])
+        raw = self.flat.view(np.uint8)
+        for start in range(0, raw.size, _HASH_SLICE):
+            part = raw[start : start + _HASH_SLICE]
+            hasher.update(part.data)
+            look(part)
         return hasher.hexdigest()
 
 
@@ -285,7 +289,7 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
         dtype, shape, begin, end = _safetensors_entry(path, name, entry, raw.size - start)
         spans.append((begin, end))
         data = view_bytes(raw[start + begin : start + end], dtype, shape)
-        tensors[name] = Tensor(dtype.name, shape, data, FileRange(path, start + begin))
+        tensors[name] = Tensor(dtype.name, shape, data)
     position = 0
     for begin, end in sorted(spans):
         if begin != position:

@@ -66,16 +66,18 @@ def profiles_for(matrix_path: Path | None, names: tuple[str, ...]) -> list[Profi
 def command(a: str, b: str, profile: str, as_json: bool, matrix_path: Path | None, home: Path | None) -> int:
     """Compare A with B: index directories, stored cells by version, or by the start of their key.
 
-    B is the reference of relative differences. Exit code 0 when nothing differs beyond the profile, 1 when something
-    does, 2 when something cannot be read.
+    B is the reference of relative differences. Exit code 0 when nothing differs beyond the profile and beyond what
+    repeats of the cells show, 1 when something does, 2 when something cannot be read.
     """
     from harness.compare import compare_sources, dumps
+    from harness.marks import mark
     from harness.render import text
     from harness.sources import resolve
 
     root = store_root(matrix_path, home)
     profiles = profiles_for(matrix_path, (profile,))
-    comparison = compare_sources(resolve(a, root), resolve(b, root), profiles, chosen=profile)
+    left, right = resolve(a, root), resolve(b, root)
+    comparison = mark(compare_sources(left, right, profiles, chosen=profile), left, right)
     click.echo(dumps(comparison.to_json()) if as_json else text(comparison))
     if comparison.unreadable:
         return int(ExitCode.USAGE)
