@@ -240,7 +240,13 @@ def tried(cell: Cell | None) -> list[dict[str, Any]]:
     """What a new run of a cell keeps of one that something around the experiment ended: how each try ended."""
     if cell is None or not is_infrastructure(cell):
         return []
-    last = {"outcome": cell.outcome, "cause": cell.details["cause"], "reason": cell.reason, "finished": cell.finished}
+    last = {
+        "outcome": cell.outcome,
+        "cause": cell.details["cause"],
+        "reason": cell.reason,
+        "finished": cell.finished,
+        "log_tail": "\n".join(str(cell.details.get("log_tail", "")).splitlines()[-_LAST_LINES:]),
+    }
     earlier = cell.details.get("tried")
     return [*(earlier if isinstance(earlier, list) else []), last][-_TRIES_KEPT:]
 

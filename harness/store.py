@@ -14,9 +14,11 @@ folder as a whole. A record carries the digest of itself (`seal`) and of the fil
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -50,6 +52,7 @@ OUTCOMES = (
     "invalid_output",
 )
 TENSOR = "tensor"
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,6 @@ class Artifact:
         shape: sizes of the dimensions.
         kind: `final` (in the index), `intermediate` or `value` (not a tensor in colbert-ai: a count, a list).
         stored: whether the tensor itself is in the store, or only its digest.
-        nans: how many elements are NaN, which equal nothing, themselves included; None in records that did not count.
     """
 
     digest: str
@@ -70,7 +72,6 @@ class Artifact:
     shape: tuple[int, ...]
     kind: str
     stored: bool
-    nans: int | None = None
 
 
 @dataclass(frozen=True)
@@ -165,9 +166,7 @@ class Store:
             return None
         record.pop("files", None)
         artifacts = {
-            name: Artifact(
-                one["digest"], one["dtype"], tuple(one["shape"]), one["kind"], one["stored"], _nans(one.get("nans"))
-            )
+            name: Artifact(one["digest"], one["dtype"], tuple(one["shape"]), one["kind"], one["stored"])
             for name, one in record.pop("artifacts", {}).items()
         }
         try:
@@ -299,7 +298,7 @@ class Store:
             shutil.rmtree(making, ignore_errors=True)
 
     def _place(self, making: Path, folder: Path) -> None:
-        olds: list[Path] = []
+        """Put a new folder in the place of an old one; on most filesystems at once, for readers as for a power cut."""
         while True:
             try:
                 making.rename(folder)
@@ -307,13 +306,14 @@ class Store:
             except OSError as error:
                 if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
                     raise
-            # A folder cannot be renamed onto another; a reader finds no cell for the moment between the two renames.
-            old = folder.parent / f".old-{making.name.removeprefix('.new-')}-{len(olds)}"
+            if _exchange(making, folder):
+                # What was there before is in `making` now, which the caller deletes.
+                break
+            # A filesystem that cannot exchange, such as NFS: for a moment there is no cell.
             with suppress(FileNotFoundError):
-                folder.rename(old)
-                olds.append(old)
+                folder.rename(making.with_name(f".old-{making.name.removeprefix('.new-')}-{secrets.token_hex(4)}"))
         _sync(folder.parent)
-        for old in olds:
+        for old in folder.parent.glob(f".old-{making.name.removeprefix('.new-')}-*"):
             shutil.rmtree(old, ignore_errors=True)
 
     def ingest(self, index: Path, intermediates: Path, capture: str) -> dict[str, Artifact]:
@@ -338,15 +338,10 @@ class Store:
         return {name: artifacts[name] for name in in_order(artifacts)}
 
     def _take(self, tensor: Tensor, kind: str, *, stored: bool, move: Path | None = None) -> Artifact:
-        digest, nans = tensor.digest_and_nans()
+        digest = tensor.digest()
         if stored:
             self.put_object(tensor, digest, move)
-        return Artifact(digest, tensor.dtype, tensor.shape, kind, stored, nans)
-
-
-def _nans(found: object) -> int | None:
-    """A record's count of NaNs, where it has one."""
-    return found if type(found) is int and found >= 0 else None
+        return Artifact(digest, tensor.dtype, tensor.shape, kind, stored)
 
 
 def index_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
@@ -375,6 +370,16 @@ def index_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
         yield "doclens", Tensor.of(np.array(doclens, dtype=np.int64))
     except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise UnreadableTensor(f"{folder}: doclens cannot be read: {error}") from error
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap the names of two folders in one step; False where the filesystem or the system cannot."""
+    with suppress(OSError, AttributeError):
+        done: int = ctypes.CDLL(None, use_errno=True).renameat2(
+            _AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE
+        )
+        return done == 0
+    return False
 
 
 def _seal(record: dict[str, Any]) -> str:

@@ -424,7 +424,7 @@ class _Sweep:
         """Run a cell once; None when it is to be tried again without having been stored."""
         spec = item.planned.spec
         if home.failure is not None:
-            return _not_built(self.experiment, item.planned, home.failure)
+            return _not_built(self.experiment, item.planned, home.failure, home.tries)
         assert home.interpreter is not None
         self.board.phase(item.label, "start")
         held = [lock.fileno(), *([home.used.fileno()] if home.used else [])]
@@ -575,7 +575,7 @@ def _label(planned: Planned) -> str:
     return f"{spec.version}#{spec.repeat}" if spec.repeat else spec.version
 
 
-def _not_built(experiment: Experiment, planned: Planned, error: BuildFailed) -> Cell:
+def _not_built(experiment: Experiment, planned: Planned, error: BuildFailed, tries: int = 1) -> Cell:
     spec = planned.spec
     cell = Cell(
         key=spec.key,
@@ -585,7 +585,7 @@ def _not_built(experiment: Experiment, planned: Planned, error: BuildFailed) -> 
         reason=str(error),
         phase="install",
         capture=experiment.job.capture,
-        details={"cause": error.cause, "log_tail": "\n".join(error.log.splitlines()[-40:])},
+        details={"cause": error.cause, "tries": tries, "log_tail": "\n".join(error.log.splitlines()[-40:])},
     )
     with tempfile.TemporaryDirectory(prefix="harness-log-") as folder:
         log = Path(folder) / "log.txt"

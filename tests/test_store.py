@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import harness.store
 from harness.errors import UsageError
 from harness.store import OUTCOMES, Artifact, Store, StoredCell, index_tensors, resolve_source
 from harness.tensors import Tensor, UnreadableTensor, read_safetensors, write_safetensors
@@ -124,6 +126,39 @@ def test_putting_a_cell_again_replaces_it(store):
 
     assert store.get(again.key) == again
     assert store.cells() == [again]
+
+
+@pytest.mark.parametrize("exchange", [True, False], ids=["at once", "in two steps"])
+def test_whoever_reads_while_cells_are_replaced_sees_one_whole(store, tmp_path, monkeypatch, exchange):
+    """Where the filesystem can exchange two folders; elsewhere a reader may find none for a moment."""
+    if not exchange:
+        monkeypatch.setattr(harness.store, "_exchange", lambda *_a: False)
+    (tmp_path / "log").write_text("text")
+    kept = store.put(cell(), log=tmp_path / "log")
+    stop = threading.Event()
+    writers = [
+        threading.Thread(target=lambda: [store.put(cell(), log=tmp_path / "log") for _ in range(20)]) for _ in range(2)
+    ]
+    seen: list[bool] = []
+
+    def read() -> None:
+        while not stop.is_set():
+            found = store.get(kept.key)
+            seen.append(found is not None)
+            assert found is None or found.artifacts == kept.artifacts
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for thread in writers:
+        thread.start()
+    for thread in writers:
+        thread.join()
+    stop.set()
+    reader.join()
+
+    assert len(seen) > 10
+    assert all(seen) or not exchange
+    assert [path.name for path in (store.root / "cells").iterdir()] == [kept.key]
 
 
 def test_cells_come_by_release_and_repeat(store):
