@@ -13,6 +13,7 @@ from typing import Any
 from harness.compare import ArtifactComparison, Comparison, compare_sources
 from harness.graph import Place, trace
 from harness.metrics import DEFAULT
+from harness.pipeline import in_order
 from harness.sources import ArtifactSource
 from harness.tensors import DTYPES
 
@@ -36,7 +37,7 @@ def mark(comparison: Comparison, a: ArtifactSource, b: ArtifactSource) -> Compar
     ]
     places = {place.name: place for place in _trace(marked, a, b)}
     rows = tuple(dataclasses.replace(one, place=places.get(one.name)) for one in marked)
-    notes = (*comparison.notes, *_note(comparison, counts, a, b))
+    notes = (*comparison.notes, *_note(comparison, counts, seen, a, b))
     return dataclasses.replace(comparison, artifacts=rows, notes=notes)
 
 
@@ -98,11 +99,19 @@ def _trace(rows: Sequence[ArtifactComparison], a: ArtifactSource, b: ArtifactSou
     return trace(left, right, noise=noise, swapped=swapped)
 
 
-def _note(comparison: Comparison, counts: dict[str, int], a: ArtifactSource, b: ArtifactSource) -> tuple[str, ...]:
+def _note(
+    comparison: Comparison,
+    counts: dict[str, int],
+    seen: dict[str, list[ArtifactComparison]],
+    a: ArtifactSource,
+    b: ArtifactSource,
+) -> tuple[str, ...]:
     if _cell(a) is None or _cell(b) is None:
         return ()
     if not counts:
         unknown = f"The noise floor is not known: no repeat of {comparison.a} or {comparison.b} is stored."
         return (f"{unknown} `harness index {_cell(a).version} --repeat {_cell(a).version}` runs one.",)
     runs = " and ".join(f"{name} was run {count} more time{'s' if count > 1 else ''}" for name, count in counts.items())
-    return (f"Noise floor: {runs}.",)
+    tensors = [name for name, rows in seen.items() if rows[0].tensor]
+    changed = f"which changed {', '.join(in_order(tensors))}" if tensors else "which changed no tensor"
+    return (f"Noise floor: {runs}, {changed}.",)

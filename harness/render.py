@@ -87,7 +87,11 @@ def sentence(comparison: Comparison) -> str:
     passing = sum(one.close(comparison.chosen) is True for one in final)
     close = sum(one.close(comparison.chosen) is True and not one.bit_equal for one in final)
     noise = sum(one.status in DIVERGENT and not one.divergent for one in final)
-    noisy = f" {_count(noise, 'more tensor')} differ no more than repeats of one cell do." if noise else ""
+    noisy = (
+        f" {_count(noise, 'more tensor')} differ{'s' if noise == 1 else ''} no more than repeats of one cell do."
+        if noise
+        else ""
+    )
     differ = ", ".join(clean(one.name) for one in comparison.divergent[:6])
     more = f" and {len(comparison.divergent) - 6} more" if len(comparison.divergent) > 6 else ""
     if not comparison.divergent:

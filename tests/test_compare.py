@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 
 from harness import domain
+from harness._passes import decode
 from harness.cli import main
 from harness.compare import Comparison, compare_sources, dumps
 from harness.errors import UsageError
 from harness.metrics import BUILTIN, Profile
-from harness.render import share, text
+from harness.render import share, text, value
 from harness.sources import Facts, IndexDirectory
-from harness.tensors import Tensor
+from harness.tensors import DTYPES, Tensor
 from tests.pt_files import pack, write_archive, write_index, write_ivf, write_pt
 
 
@@ -377,6 +378,22 @@ def test_shares_are_never_rounded_to_nothing(count: int, total: int, expected: s
 
     assert float(shown.split()[0].replace("all", "1")) != 0 or count == 0
     assert expected.rstrip("0 %").startswith(shown.rstrip("0 %")[:4]) or expected == shown
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_neighbouring_values_are_shown_apart(dtype: str) -> None:
+    """Two numbers that differ are never printed alike, and what is printed reads back as the number."""
+    width = DTYPES[dtype].itemsize
+    rng = np.random.default_rng(0)
+    bits = rng.integers(0, 1 << (8 * width - 2), 4000).astype(f"<u{width}")
+    near = [decode((bits + np.array(step, bits.dtype)).view(DTYPES[dtype].storage), dtype) for step in (0, 1)]
+    for one, other in zip(*near, strict=True):
+        assert value(float(one), dtype) != value(float(other), dtype)
+    kind = np.float32 if dtype == "bfloat16" else np.dtype(dtype).type
+    read = np.array([kind(value(float(one), dtype)) for one in near[0]])
+    close = np.abs(read.astype(np.float64) - near[0])
+
+    assert (2 * close < np.abs(near[1] - near[0])).all()
 
 
 def test_starting_is_quick_and_imports_little(pair: tuple[Path, Path]) -> None:

@@ -413,6 +413,25 @@ def test_float8_has_metrics_and_no_verdict(engine: str, dtype: str) -> None:
     assert found.max_abs > 0
 
 
+@pytest.mark.parametrize("dtype", sorted(DTYPES))
+def test_nans_are_counted_with_the_digest(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One reading gives the digest that is taken alone, and how many elements are NaN, in slices of any size."""
+    monkeypatch.setattr("harness.tensors._HASH_SLICE", 64)
+    monkeypatch.setattr("harness._passes._NAN_SLICE", 32)
+    raw = np.random.default_rng(1).integers(0, 256, 16 * 50).astype(np.uint8)
+    raw[16:32] = 0xFF  # every float format calls this NaN, or its greatest number
+    if dtype == "bool":
+        raw &= 1
+    one = Tensor.of(raw.view(DTYPES[dtype].storage).reshape(2, -1), dtype)
+    if dtype == "complex32":
+        halves = raw.view(np.float16).reshape(-1, 2)
+        expected = int(np.isnan(halves).any(axis=1).sum())
+    else:
+        expected = int(np.isnan(decode(one.flat, dtype) if DTYPES[dtype].kind in ("float", "complex") else 0).sum())
+
+    assert (one.digest(), expected) == one.digest_and_nans()
+
+
 def test_complex_verdicts(engine: str, oracle: TorchOracle) -> None:
     """Complex tensors are judged like torch does, by the modulus."""
     rng = np.random.default_rng(0)
