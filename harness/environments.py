@@ -35,6 +35,13 @@ _OFFLINE_SIGNS = re.compile(
     re.IGNORECASE,
 )
 
+_REGISTRY_SIGNS = re.compile(
+    r"HTTP status server error|HTTP status client error \((?:408|425|429)\b|error decoding response body|"
+    r"error reading a body|connection (?:was )?(?:reset|closed)|end of file before message length",
+    re.IGNORECASE,
+)
+"""What uv says of an index that answers with an error of its own, or in the middle of an answer no more."""
+
 # uv's error reports: a tree drawn beside the causes, and words before each.
 _TREE = re.compile(r"^[\s\u2500-\u257f\u25b6\u00d7]+")
 _CAUSE = re.compile(r"^(error|cause|caused by):\s*", re.IGNORECASE)
@@ -46,7 +53,7 @@ class BuildFailed(InfrastructureError):  # noqa: N818 - an outcome of a cell rat
     Attributes:
         outcome: `resolve_failed`, `install_failed`, `timeout` or `lost`, as a cell records it.
         log: the command and everything it printed.
-        cause: `offline`, `disk_full` or `lost` where the machine is at fault and not the version; otherwise empty.
+        cause: `offline`, `registry_error`, `disk_full` or `lost` where the machine is at fault and not the version; otherwise empty.
     """
 
     def __init__(self, message: str, outcome: str, log: str, cause: str = "") -> None:
@@ -316,6 +323,8 @@ def _run(
     elif _OFFLINE_SIGNS.search(log):
         last = f"the package index cannot be reached and uv's cache does not hold it all ({last})"
         cause = "offline"
+    elif _REGISTRY_SIGNS.search(log):
+        last, cause = f"the package index answers, but not as it should ({last})", "registry_error"
     elif "Hash mismatch" in log:
         last = f"a downloaded file does not have the hash that the lock names ({last})"
     outcome = "resolve_failed" if "No solution found" in log or "was not found in the" in log else "install_failed"

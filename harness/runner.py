@@ -35,7 +35,7 @@ _NEW_SECONDS = 60
 _TRIES_KEPT = 20
 RECORD = "run.json"
 """In a run's folder: which cell it is of."""
-INFRASTRUCTURE = frozenset({"offline", "disk_full", "gpu_lost", "lost"})
+INFRASTRUCTURE = frozenset({"offline", "registry_error", "disk_full", "gpu_lost", "lost"})
 """Values of a cell's `cause` that say something about the machine and nothing about the version: tried again."""
 GPU_SIGNS = re.compile(
     r"CUDA-capable device\(s\) is/are busy or unavailable|no CUDA-capable device is detected|CUDA unknown error|"

@@ -117,12 +117,15 @@ class Bench:
         folder: everything is below it; short, since it is part of every message.
         truth: of sweeps over the site folders.
         built: environments are built, by uv or its stand-in, instead of brought as site folders.
+        settings: options of the experiment.
+        real_uv: whether it is uv itself.
     """
 
     folder: Path
     truth: Truth | None = None
     built: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
+    real_uv: bool = False
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -190,7 +193,8 @@ class Bench:
         before = supervise.GRACE_SECONDS, environments.uv_command, environments.Environment.python
         supervise.GRACE_SECONDS = 0.5
         if self.built:
-            environments.uv_command = lambda: [sys.executable, "-S", str(FAKE), str(self.uv)]
+            if not self.real_uv:
+                environments.uv_command = lambda: [sys.executable, "-S", str(FAKE), str(self.uv)]
             python = Path(self.sites[3])
             environments.Environment.python = property(lambda _self: python)  # type: ignore[assignment,method-assign]
         try:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.reliability import disk, harness_faults, jobs
+from tests.reliability import disk, harness_faults, jobs, registry
 
-FAULTS = (*jobs.FAULTS, *harness_faults.FAULTS, *disk.FAULTS)
+FAULTS = (*jobs.FAULTS, *harness_faults.FAULTS, *disk.FAULTS, *registry.FAULTS)
