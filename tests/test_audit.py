@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import signal
 import threading
 from pathlib import Path
 
 import pytest
 
 from harness.audit import DAMAGED, FOREIGN, LEFTOVER, MISSING, ORPHAN, collect, collect_runs, verify
+from harness.cli import main
 from harness.flock import try_hold
 from harness.home import Home
 from harness.store import Store
@@ -326,3 +329,40 @@ def test_runs_of_harnesses_that_died_are_recorded_as_lost_and_those_of_the_livin
     assert "process 7 on node7" in lost.reason
     assert (store.cell_folder(lost.key) / "log.txt").read_text() == "the last words\n"
     assert verify(store).findings == ()
+
+
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str]:
+    monkeypatch.chdir(Path(__file__).parent.parent)
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as caught:
+            main(["store", *arguments])
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert isinstance(caught.value.code, int)
+    return caught.value.code, capsys.readouterr().out
+
+
+def test_the_commands_say_what_they_found_and_did(store, tmp_path, capsys, monkeypatch):
+    home = ("--home", str(tmp_path))
+    code, said = command(capsys, monkeypatch, "verify", *home)
+    assert (code, said.count("\n")) == (0, 1)
+    assert re.search(r"2 cells and \d+ tensors \([\d.]+ MiB\) are whole; nothing else found\.", said)
+
+    path = object_bit(store)
+    (store.root / "objects" / "ab").mkdir()
+    (store.root / "objects" / "ab" / ".new-x").write_text("half")
+    code, said = command(capsys, monkeypatch, "verify", *home)
+    assert code == 1
+    assert f"damaged   {path}: its bytes are not those that its digest was taken of; needed by 2.8.0" in said
+    assert "1 damaged, 1 leftover found" in said
+
+    code, said = command(capsys, monkeypatch, "gc", "--dry-run", *home)
+    assert (code, "would remove objects/ab/.new-x: leftover" in said) == (0, True)
+    assert (store.root / "objects" / "ab" / ".new-x").exists()
+    code, said = command(capsys, monkeypatch, "gc", "--damaged", *home)
+    assert code == 0
+    assert f"removed {path}: damaged" in said
+    assert "removed objects/ab/.new-x: leftover" in said
+    assert store.get(spec("2.8.0").key) is None
+    assert {f.kind for f in verify(store).findings} <= {ORPHAN}
