@@ -53,7 +53,8 @@ class BuildFailed(InfrastructureError):  # noqa: N818 - an outcome of a cell rat
     Attributes:
         outcome: `resolve_failed`, `install_failed`, `timeout` or `lost`, as a cell records it.
         log: the command and everything it printed.
-        cause: `offline`, `registry_error`, `disk_full` or `lost` where the machine is at fault and not the version; otherwise empty.
+        cause: `offline`, `registry_error`, `disk_full` or `lost` where the machine is at fault and not the version;
+            otherwise empty.
     """
 
     def __init__(self, message: str, outcome: str, log: str, cause: str = "") -> None:
@@ -379,10 +380,10 @@ def evict(home: Home, environment: Environment, keep: list[Lock]) -> int | None:
 
 @contextmanager
 def disk_errors(home: Home) -> Iterator[None]:
-    """Turn "no space left" and "read-only" into sentences.
+    """Turn "no space left", "read-only" and a disk's own errors into sentences.
 
     Raises:
-        HarnessError: with exit code 2, naming the folder and the mend.
+        HarnessError: with exit code 2, naming the folder and the mend; with 3 where the disk itself fails.
     """
     try:
         yield
@@ -392,6 +393,11 @@ def disk_errors(home: Home) -> Iterator[None]:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise HarnessError(
                 f"The disk of {home.root} is full: free some space, or point --home (or HARNESS_HOME) to another disk."
+            ) from error
+        if error.errno in {errno.EIO, errno.ESTALE, errno.ENODEV, errno.EREMOTEIO}:
+            raise InfrastructureError(
+                f"The disk of {error.filename or home.root} answers with errors ({error.strerror}); what was stored "
+                "before is kept, and the same command goes on once it works again."
             ) from error
         if error.errno in {errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST}:
             raise HarnessError(
