@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +176,7 @@ class Bench:
     # ---- faults and sweeps
 
     def inject(self, place: str, code: str, version: str = HIT) -> None:
-        """Let the job of a version run some lines once: at its `start`, `import`, `encode`, `index`, `finalize`, `end`."""
+        """Let a version's job run some lines once: at its `start`, `import`, `encode`, `index`, `finalize` or `end`."""
         (self.made / f"fault-{version if not self.built else '2.8.0'}-{place}").write_text(code)
 
     def sweep(self, versions: tuple[str, ...] = VERSIONS, **changes: Any) -> dict[str, Cell]:
@@ -304,13 +303,6 @@ def undisturbed(folder: Path) -> Truth:
     return truth
 
 
-def copy_of(folder: Path, name: str) -> Path:
-    """A copy of a folder beside it, links kept."""
-    target = folder.parent / name
-    shutil.copytree(folder, target, symlinks=True)
-    return target
-
-
 @dataclass(frozen=True)
 class Fault:
     """One fault.
@@ -372,9 +364,3 @@ def try_fault(fault: Fault, folder: Path, truth: Truth) -> Row:
 def cells_of(bench: Bench) -> dict[str, Cell]:
     """What the store holds, by label."""
     return {cell.label: cell for cell in bench.store.cells()}
-
-
-__all__ = [
-    "HIT", "PATIENCE", "ROOT", "VERSIONS", "Bench", "Fault", "Row", "Skipped", "Truth", "Unexpected", "alive", "cells_of",
-    "copy_of", "expect", "replace", "shown", "try_fault", "undisturbed", "wait_for",
-]  # fmt: skip

@@ -134,7 +134,7 @@ def _lengths(size: int) -> list[int]:
 
 
 def _cut(pattern: str, cells_lost: bool) -> Callable[[Bench], str]:
-    """Cut a stored file at each of many lengths: `store verify` finds each, and the file whole again is nothing to find."""
+    """Cut a stored file at each of many lengths: `store verify` finds each, and nothing when the file is whole."""
 
     def run(bench: Bench) -> str:
         bench.sweep()
@@ -179,7 +179,9 @@ def _flip(bench: Bench) -> str:
     expect(len(findings) == 1, f"store verify: {findings}")
     expect(len(findings[0].cells) == 2, f"it concerns {findings[0].cells}")
     removed = collect(bench.store, damaged=True).removed
-    return f"store verify names it and both cells; the comparison gives no numbers; store gc removes {len(removed)} files or folders"
+    return (
+        f"store verify names it and both cells; the comparison gives no numbers; store gc removes {len(removed)} paths"
+    )
 
 
 def _missing(bench: Bench) -> str:
@@ -217,7 +219,7 @@ def _exchanged(bench: Bench) -> str:
     return "neither is taken for a cell; the next sweep runs both"
 
 
-def _environment(damage: Callable[[Path], None]) -> Callable[[Bench], str]:
+def _environment(damage: Callable[[Path], object]) -> Callable[[Bench], str]:
     def run(bench: Bench) -> str:
         bench.sweep()
         e = bench.experiment()
@@ -272,30 +274,97 @@ def _unreadable_index(bench: Bench) -> str:
 _FOUND = "`store verify` finds it; the next sweep makes it again"
 _REBUILT = "noticed before the job starts; built anew"
 FAULTS = (
-    Fault("disk is full while installing", "home on a tmpfs with 8 KiB left", "one sentence, exit code 2",
-          _full_while_installing, mends=False),
-    Fault("disk is full while the job runs", "home on a tmpfs of 3 MiB; the job writes 16 MiB, at every try",
-          "tried three times, then one sentence, exit code 2; the other version is stored", _full_while_running, mends=False),
-    Fault("disk is full at each point of storing a cell", "a tmpfs with 0, 4, 8, … KiB left", "no cell, or a whole one",
-          _full_while_storing, mends=False),
-    Fault("read-only home", "a bind mount, read-only; also for root", "one sentence, exit code 2; what is stored stays", _read_only),
-    Fault("tensor cut at each point", "objects of the store, cut at 28 lengths each", _FOUND,
-          _cut("objects/*/*.safetensors", cells_lost=False), damages=True),
-    Fault("record cut at each point", "cell.json, cut at 28 lengths each", "never taken for a cell; " + _FOUND,
-          _cut("cells/*/cell.json", cells_lost=True), damages=True),
-    Fault("other files cut at each point", "the index's JSON files beside the record", _FOUND,
-          _cut("cells/*/index/*.json", cells_lost=False), damages=True),
-    Fault("one bit of a tensor changes", "the last byte of an object that two cells share", "no numbers of it are reported; " + _FOUND,
-          _flip, damages=True),
+    Fault(
+        "disk is full while installing",
+        "home on a tmpfs with 8 KiB left",
+        "one sentence, exit code 2",
+        _full_while_installing,
+        mends=False,
+    ),
+    Fault(
+        "disk is full while the job runs",
+        "home on a tmpfs of 3 MiB; the job writes 16 MiB, at every try",
+        "tried three times, then one sentence, exit code 2; the other version is stored",
+        _full_while_running,
+        mends=False,
+    ),
+    Fault(
+        "disk is full at each point of storing a cell",
+        "a tmpfs with 0, 4, 8, … KiB left",
+        "no cell, or a whole one",
+        _full_while_storing,
+        mends=False,
+    ),
+    Fault(
+        "read-only home",
+        "a bind mount, read-only; also for root",
+        "one sentence, exit code 2; what is stored stays",
+        _read_only,
+    ),
+    Fault(
+        "tensor cut at each point",
+        "objects of the store, cut at 28 lengths each",
+        _FOUND,
+        _cut("objects/*/*.safetensors", cells_lost=False),
+        damages=True,
+    ),
+    Fault(
+        "record cut at each point",
+        "cell.json, cut at 28 lengths each",
+        "never taken for a cell; " + _FOUND,
+        _cut("cells/*/cell.json", cells_lost=True),
+        damages=True,
+    ),
+    Fault(
+        "other files cut at each point",
+        "the index's JSON files beside the record",
+        _FOUND,
+        _cut("cells/*/index/*.json", cells_lost=False),
+        damages=True,
+    ),
+    Fault(
+        "one bit of a tensor changes",
+        "the last byte of an object that two cells share",
+        "no numbers of it are reported; " + _FOUND,
+        _flip,
+        damages=True,
+    ),
     Fault("tensor is gone", "an object is deleted", _FOUND, _missing, damages=True),
-    Fault("record is changed", "a crashed cell's record says ok, with another's tensors", "not taken for a cell; " + _FOUND, _lying, damages=True),
-    Fault("records are exchanged", "two cells' folders change names", "not taken for cells; " + _FOUND, _exchanged, damages=True),
-    Fault("index from elsewhere is cut short", "each .pt in its middle, `harness compare`", "a row `unreadable`, the others right",
-          _unreadable_index, mends=False),
-    Fault("environment without its mark", "harness-complete.json is garbage", _REBUILT,
-          _environment(lambda f: (f / "harness-complete.json").write_text('{"lock": ')), built=True),
+    Fault(
+        "record is changed",
+        "a crashed cell's record says ok, with another's tensors",
+        "not taken for a cell; " + _FOUND,
+        _lying,
+        damages=True,
+    ),
+    Fault(
+        "records are exchanged",
+        "two cells' folders change names",
+        "not taken for cells; " + _FOUND,
+        _exchanged,
+        damages=True,
+    ),
+    Fault(
+        "index from elsewhere is cut short",
+        "each .pt in its middle, `harness compare`",
+        "a row `unreadable`, the others right",
+        _unreadable_index,
+        mends=False,
+    ),
+    Fault(
+        "environment without its mark",
+        "harness-complete.json is garbage",
+        _REBUILT,
+        _environment(lambda f: (f / "harness-complete.json").write_text('{"lock": ')),
+        built=True,
+    ),
     Fault("environment half built", "no mark, half of the packages", _REBUILT, _environment(_half_built), built=True),
     Fault("environment changed behind our back", "another NumPy in it", _REBUILT, _environment(_upgraded), built=True),
-    Fault("environment without its interpreter", "bin/python is deleted", _REBUILT,
-          _environment(lambda f: (f / "bin" / "python").unlink()), built=True),
-)  # fmt: skip
+    Fault(
+        "environment without its interpreter",
+        "bin/python is deleted",
+        _REBUILT,
+        _environment(lambda f: (f / "bin" / "python").unlink()),
+        built=True,
+    ),
+)

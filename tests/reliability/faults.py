@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.reliability import disk, harness_faults, jobs, registry
+from tests.reliability import disk, harness_faults, jobs, registry, slurm
 
-FAULTS = (*jobs.FAULTS, *harness_faults.FAULTS, *disk.FAULTS, *registry.FAULTS)
+FAULTS = (*jobs.FAULTS, *harness_faults.FAULTS, *disk.FAULTS, *registry.FAULTS, *slurm.FAULTS)

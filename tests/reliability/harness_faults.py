@@ -12,9 +12,8 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-from harness.audit import DAMAGED, MISSING, collect_runs, verify
+from harness.audit import collect_runs, verify
 from harness.cells import CellSpec
 from harness.store import Cell, Store
 from tests.cell_specs import spec
@@ -36,7 +35,7 @@ HANG = "time.sleep(600)"
 
 
 def _killed_while(place: str) -> Callable[[Bench], str]:
-    """kill -9 of the harness while its job is at a place; the next sweep says what was lost."""
+    """Kill -9 of the harness while its job is at a place; the next sweep says what was lost."""
 
     def run(bench: Bench) -> str:
         bench.inject(place, f"(made / 'there').touch(); {HANG}")
@@ -102,7 +101,7 @@ def _killed_at_each_write(bench: Bench) -> str:
 
                 return call
 
-            os.fsync, os.replace, os.rename = map(counted, (os.fsync, os.replace, os.rename))  # type: ignore[assignment]
+            os.fsync, os.replace, os.rename = map(counted, (os.fsync, os.replace, os.rename))  # type: ignore[assignment,arg-type]
             shutil.copyfile = counted(shutil.copyfile)  # type: ignore[assignment]
             _store_cell(bench, store, of)
 
@@ -293,24 +292,63 @@ _SAYS_LOST = "the job ends with it; the cell is `lost`, with the phase"
 FAULTS = (
     Fault("kill -9 of the harness, job in import", "`harness sweep` is killed", _SAYS_LOST, _killed_while("import")),
     Fault("kill -9 of the harness, job in encode", "`harness sweep` is killed", _SAYS_LOST, _killed_while("encode")),
-    Fault("kill -9 of the harness, job in finalize", "`harness sweep` is killed", _SAYS_LOST, _killed_while("finalize")),
-    Fault("kill -9 of the harness while it stores a cell", "a writer is killed before each sync, rename and copy, one after the other",
-          "the cell is whole or not there; written again, it is whole", _killed_at_each_write),
-    Fault("kill -9 of the harness while it installs", "`harness sweep` is killed while uv installs",
-          "uv ends too; what it left is not taken for an environment", _killed_while_installing, built=True),
-    Fault("Ctrl-C once", "SIGINT to `harness sweep`", "the running cell ends and is stored, no other starts, exit code 3",
-          _signalled([signal.SIGINT], 3, ["ok"], "cells did not run; the same command goes on")),
-    Fault("Ctrl-C twice", "SIGINT twice", "the job is ended at once, nothing is stored, exit code 130",
-          _signalled([signal.SIGINT, signal.SIGINT], 130, [], "interrupted")),
-    Fault("SIGTERM to the harness", "as a scheduler ends it; half a second of patience", "the job is ended, exit code 130",
-          _signalled([signal.SIGTERM], 130, [], "interrupted")),
-    Fault("terminal is gone", "standard output and error are pipes without a reader", "the sweep goes on and stores its cells; exit code 3, since nobody read what was found",
-          _no_terminal),
+    Fault(
+        "kill -9 of the harness, job in finalize", "`harness sweep` is killed", _SAYS_LOST, _killed_while("finalize")
+    ),
+    Fault(
+        "kill -9 of the harness while it stores a cell",
+        "a writer is killed before each sync, rename and copy, one after the other",
+        "the cell is whole or not there; written again, it is whole",
+        _killed_at_each_write,
+    ),
+    Fault(
+        "kill -9 of the harness while it installs",
+        "`harness sweep` is killed while uv installs",
+        "uv ends too; what it left is not taken for an environment",
+        _killed_while_installing,
+        built=True,
+    ),
+    Fault(
+        "Ctrl-C once",
+        "SIGINT to `harness sweep`",
+        "the running cell ends and is stored, no other starts, exit code 3",
+        _signalled([signal.SIGINT], 3, ["ok"], "cells did not run; the same command goes on"),
+    ),
+    Fault(
+        "Ctrl-C twice",
+        "SIGINT twice",
+        "the job is ended at once, nothing is stored, exit code 130",
+        _signalled([signal.SIGINT, signal.SIGINT], 130, [], "interrupted"),
+    ),
+    Fault(
+        "SIGTERM to the harness",
+        "as a scheduler ends it; half a second of patience",
+        "the job is ended, exit code 130",
+        _signalled([signal.SIGTERM], 130, [], "interrupted"),
+    ),
+    Fault(
+        "terminal is gone",
+        "standard output and error are pipes without a reader",
+        "the sweep goes on and stores its cells; exit code 3, since nobody read what was found",
+        _no_terminal,
+    ),
     Fault("two sweeps at once", "two `harness sweep` in one home", "each job runs once; the same tables", _two_sweeps),
-    Fault("two writers of the same cell", "two processes write it 30 times each, a third reads", "whole or none at every read",
-          _two_writers),
-    Fault("stale locks of a dead process", "lock files of cells, store, cache and environments with its number in them",
-          "nobody waits", _stale_locks),
-    Fault("clock jumps by years", "a library before the C library: every look at the wall clock is a year ahead or behind",
-          "deadlines hold: a good job ends well, one that hangs is stopped in time", _clock),
-)  # fmt: skip
+    Fault(
+        "two writers of the same cell",
+        "two processes write it 30 times each, a third reads",
+        "whole or none at every read",
+        _two_writers,
+    ),
+    Fault(
+        "stale locks of a dead process",
+        "lock files of cells, store, cache and environments with its number in them",
+        "nobody waits",
+        _stale_locks,
+    ),
+    Fault(
+        "clock jumps by years",
+        "a library before the C library: every look at the wall clock is a year ahead or behind",
+        "deadlines hold: a good job ends well, one that hangs is stopped in time",
+        _clock,
+    ),
+)

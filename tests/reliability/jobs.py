@@ -11,6 +11,7 @@ from pathlib import Path
 from tests.reliability.bench import HIT, VERSIONS, Bench, Fault, Skipped, alive, expect, shown, wait_for
 
 _KILL = "os.kill(os.getpid(), 9)"
+FILL = "x = bytearray(2 ** 30); x[::4096] = b'x' * (2 ** 18)"
 CHILD = (
     "child = subprocess.Popen([sys.executable, '-S', '-c', 'import signal, time; "
     "signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(600)'], stdout=subprocess.PIPE)\n"
@@ -51,9 +52,9 @@ def ends(
     return run
 
 
-def _child(code: str, ending: str, outcome: str, **deadlines: float) -> Callable[[Bench], str]:
+def _child(code: str, ending: str, outcome: str) -> Callable[[Bench], str]:
     def run(bench: Bench) -> str:
-        seen = ends("finalize", code + ending, outcome, **deadlines)(bench)
+        seen = ends("finalize", code + ending, outcome)(bench)
         pid = int((bench.made / "child").read_text())
         expect(not alive(pid), f"the child, process {pid}, is still there")
         return f"{seen}; the child is gone"
@@ -98,7 +99,7 @@ def _cgroup(bench: Bench) -> str:
         group.rmdir() if group.exists() else None
         raise Skipped(f"no memory cgroup can be made here: {error.strerror}") from error
     try:
-        code = f"open('{group}/cgroup.procs', 'w').write(str(os.getpid()))\nx = bytearray(2 ** 30); x[::4096] = b'x' * (2 ** 18)"
+        code = f"open('{group}/cgroup.procs', 'w').write(str(os.getpid()))\n{FILL}"
         return ends("encode", code, "out_of_memory", phase="encode")(bench)
     finally:
         wait_for(lambda: not (group / "cgroup.procs").read_text().strip(), "the end of the job in the cgroup")
@@ -140,50 +141,160 @@ def _gpu(bench: Bench) -> str:
 
 _SIG = "killed by SIGKILL in phase"
 FAULTS = (
-    Fault("kill -9 of the worker as it starts", "the job kills itself before it names a phase", "`crashed`, the signal named",
-          ends("start", _KILL, "crashed", f"{_SIG} start")),
-    Fault("kill -9 of the worker in import", "the job kills itself", "`crashed`, the phase named",
-          ends("import", _KILL, "crashed", f"{_SIG} import", phase="import")),
-    Fault("kill -9 of the worker in encode", "the job kills itself", "`crashed`, the phase named",
-          ends("encode", _KILL, "crashed", f"{_SIG} encode", phase="encode")),
-    Fault("kill -9 of the worker with its index written", "the job kills itself before it writes result.json",
-          "`crashed`: an index without a result does not count", ends("finalize", _KILL, "crashed", f"{_SIG} finalize")),
-    Fault("kill -9 of the worker after its result", "the job kills itself after result.json", "`ok` with the right tensors",
-          ends("end", _KILL, "ok")),
-    Fault("segmentation fault", "SIGSEGV in the job", "`crashed`, the signal named",
-          ends("encode", "os.kill(os.getpid(), signal.SIGSEGV)", "crashed", "SIGSEGV in phase encode")),
-    Fault("job hangs on import", "sleeps; deadline of 2 s", "`timeout` at the deadline of import",
-          ends("import", "time.sleep(600)", "timeout", "deadline of import", phase="import", **{"import": 2.0})),
-    Fault("job hangs while it indexes", "sleeps; deadline of 2 s", "`timeout` at the deadline of index",
-          ends("encode", "time.sleep(600)", "timeout", "deadline of index", phase="encode", index=2.0)),
-    Fault("job hangs after its result", "sleeps; deadline of 2 s", "`timeout`: only a job that ended counts",
-          ends("end", "time.sleep(600)", "timeout", "deadline of index", index=2.0)),
-    Fault("job hangs and ignores SIGTERM", "SIG_IGN, then sleeps; deadline of 2 s", "SIGKILL, `timeout`",
-          ends("encode", "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: time.sleep(600)", "timeout", index=2.0)),
-    Fault("child that outlives its job", "a child that ignores SIGTERM; the job ends well", "`ok`, the child is ended",
-          _child(CHILD, "", "ok")),
-    Fault("daemon that outlives its job", "two forks and a session of its own; the job crashes", "`crashed`, the daemon is ended",
-          _child(DAEMON, "os._exit(3)", "crashed")),
+    Fault(
+        "kill -9 of the worker as it starts",
+        "the job kills itself before it names a phase",
+        "`crashed`, the signal named",
+        ends("start", _KILL, "crashed", f"{_SIG} start"),
+    ),
+    Fault(
+        "kill -9 of the worker in import",
+        "the job kills itself",
+        "`crashed`, the phase named",
+        ends("import", _KILL, "crashed", f"{_SIG} import", phase="import"),
+    ),
+    Fault(
+        "kill -9 of the worker in encode",
+        "the job kills itself",
+        "`crashed`, the phase named",
+        ends("encode", _KILL, "crashed", f"{_SIG} encode", phase="encode"),
+    ),
+    Fault(
+        "kill -9 of the worker with its index written",
+        "the job kills itself before it writes result.json",
+        "`crashed`: an index without a result does not count",
+        ends("finalize", _KILL, "crashed", f"{_SIG} finalize"),
+    ),
+    Fault(
+        "kill -9 of the worker after its result",
+        "the job kills itself after result.json",
+        "`ok` with the right tensors",
+        ends("end", _KILL, "ok"),
+    ),
+    Fault(
+        "segmentation fault",
+        "SIGSEGV in the job",
+        "`crashed`, the signal named",
+        ends("encode", "os.kill(os.getpid(), signal.SIGSEGV)", "crashed", "SIGSEGV in phase encode"),
+    ),
+    Fault(
+        "job hangs on import",
+        "sleeps; deadline of 2 s",
+        "`timeout` at the deadline of import",
+        ends("import", "time.sleep(600)", "timeout", "deadline of import", phase="import", **{"import": 2.0}),
+    ),
+    Fault(
+        "job hangs while it indexes",
+        "sleeps; deadline of 2 s",
+        "`timeout` at the deadline of index",
+        ends("encode", "time.sleep(600)", "timeout", "deadline of index", phase="encode", index=2.0),
+    ),
+    Fault(
+        "job hangs after its result",
+        "sleeps; deadline of 2 s",
+        "`timeout`: only a job that ended counts",
+        ends("end", "time.sleep(600)", "timeout", "deadline of index", index=2.0),
+    ),
+    Fault(
+        "job hangs and ignores SIGTERM",
+        "SIG_IGN, then sleeps; deadline of 2 s",
+        "SIGKILL, `timeout`",
+        ends(
+            "encode", "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: time.sleep(600)", "timeout", index=2.0
+        ),
+    ),
+    Fault(
+        "child that outlives its job",
+        "a child that ignores SIGTERM; the job ends well",
+        "`ok`, the child is ended",
+        _child(CHILD, "", "ok"),
+    ),
+    Fault(
+        "daemon that outlives its job",
+        "two forks and a session of its own; the job crashes",
+        "`crashed`, the daemon is ended",
+        _child(DAEMON, "os._exit(3)", "crashed"),
+    ),
     Fault("100 MB of output", "the job prints 100 MB", "`ok`, the log whole, its end in the record", _much_output),
-    Fault("memory runs out under an rlimit", "RLIMIT_AS in the job, then 4 GiB", "`out_of_memory`",
-          ends("encode", "import resource\nresource.setrlimit(resource.RLIMIT_AS, (2 ** 29, 2 ** 29))\nbytearray(2 ** 32)",
-               "out_of_memory", phase="encode")),
-    Fault("memory runs out in a cgroup", "48 MiB for the job; the kernel kills it", "`out_of_memory`, and not just SIGKILL", _cgroup),
-    Fault("result.json is cut short", "half of its bytes", "`invalid_output`",
-          ends("end", "t = (out / 'result.json').read_text(); (out / 'result.json').write_text(t[:len(t) // 2])",
-               "invalid_output", "cannot be read")),
-    Fault("result.json holds values of wrong kinds", "lists and texts in place of objects and numbers", "`invalid_output`",
-          ends("finalize", "result(seconds=[1], provenance='x', peak_memory={'host_bytes': 1e400}); os._exit(0)", "invalid_output")),
-    Fault("job says `ok` without an index", "result.json alone", "`invalid_output`",
-          ends("encode", "result(); os._exit(0)", "invalid_output", "said that it ended well, but")),
-    Fault("job says `ok` with half an index", "centroids.pt cut in the middle", "`invalid_output`, the file named",
-          ends("index", "p = out / 'index' / 'centroids.pt'; p.write_bytes(p.read_bytes()[:300])", "invalid_output",
-               r"centroids\.pt")),
-    Fault("job leaves a pickle that would run a command", "os.system in centroids.pt", "`invalid_output`, nothing run", _no_pickle),
+    Fault(
+        "memory runs out under an rlimit",
+        "RLIMIT_AS in the job, then 4 GiB",
+        "`out_of_memory`",
+        ends(
+            "encode",
+            "import resource\nresource.setrlimit(resource.RLIMIT_AS, (2 ** 29, 2 ** 29))\nbytearray(2 ** 32)",
+            "out_of_memory",
+            phase="encode",
+        ),
+    ),
+    Fault(
+        "memory runs out in a cgroup",
+        "48 MiB for the job; the kernel kills it",
+        "`out_of_memory`, and not just SIGKILL",
+        _cgroup,
+    ),
+    Fault(
+        "result.json is cut short",
+        "half of its bytes",
+        "`invalid_output`",
+        ends(
+            "end",
+            "t = (out / 'result.json').read_text(); (out / 'result.json').write_text(t[:len(t) // 2])",
+            "invalid_output",
+            "cannot be read",
+        ),
+    ),
+    Fault(
+        "result.json holds values of wrong kinds",
+        "lists and texts in place of objects and numbers",
+        "`invalid_output`",
+        ends(
+            "finalize",
+            "result(seconds=[1], provenance='x', peak_memory={'host_bytes': 1e400}); os._exit(0)",
+            "invalid_output",
+        ),
+    ),
+    Fault(
+        "job says `ok` without an index",
+        "result.json alone",
+        "`invalid_output`",
+        ends("encode", "result(); os._exit(0)", "invalid_output", "said that it ended well, but"),
+    ),
+    Fault(
+        "job says `ok` with half an index",
+        "centroids.pt cut in the middle",
+        "`invalid_output`, the file named",
+        ends(
+            "index",
+            "p = out / 'index' / 'centroids.pt'; p.write_bytes(p.read_bytes()[:300])",
+            "invalid_output",
+            r"centroids\.pt",
+        ),
+    ),
+    Fault(
+        "job leaves a pickle that would run a command",
+        "os.system in centroids.pt",
+        "`invalid_output`, nothing run",
+        _no_pickle,
+    ),
     Fault("job leaves a link to another file", "extra.json in the index points outside", "not followed", _link),
-    Fault("supervisor is killed", "kill -9 of the job's parent", "tried again; the first try is `lost`", _supervisor(signal.SIGKILL)),
-    Fault("somebody else stops the job", "SIGTERM to the supervisor, as a scheduler does", "tried again; the first try is `lost`",
-          _supervisor(signal.SIGTERM)),
-    Fault("GPU is lost", "the job says what CUDA says of an ECC error, once (device pretended)", "tried again; the first try is `lost`",
-          _gpu, settings={"identity": "cuda Pretended 9.0"}),
-)  # fmt: skip
+    Fault(
+        "supervisor is killed",
+        "kill -9 of the job's parent",
+        "tried again; the first try is `lost`",
+        _supervisor(signal.SIGKILL),
+    ),
+    Fault(
+        "somebody else stops the job",
+        "SIGTERM to the supervisor, as a scheduler does",
+        "tried again; the first try is `lost`",
+        _supervisor(signal.SIGTERM),
+    ),
+    Fault(
+        "GPU is lost",
+        "the job says what CUDA says of an ECC error, once (device pretended)",
+        "tried again; the first try is `lost`",
+        _gpu,
+        settings={"identity": "cuda Pretended 9.0"},
+    ),
+)

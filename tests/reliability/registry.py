@@ -14,7 +14,6 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Self
 
 from harness.errors import HarnessError, UsageError
@@ -129,7 +128,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif name in WHEELS and fault != "missing":
             content = WHEELS[name]
             if fault == "corrupt":
-                content = wheel(*name.split("-")[:2], b"print('somebody else was here')\n")
+                content = wheel(name.split("-")[0], name.split("-")[1], b"print('somebody else was here')\n")
             self._send(200, content, "application/octet-stream", cut=len(content) // 2 if fault == "drop" else None)
         else:
             self._send(404, b"", "text/plain")
@@ -210,7 +209,9 @@ def _for_good(fault: str, words: str, *, retried: bool = True) -> Callable[[Benc
             expect(took < 30, f"it took {took:.0f} s")
             tries = bench.said.getvalue().count("of 3 in")
             expect((tries > 0) == retried, f"{tries} more tries")
-            half = [p for p in (bench.home / "envs").iterdir() if p.is_dir() and not (p / "harness-complete.json").exists()]
+            half = [
+                p for p in (bench.home / "envs").iterdir() if p.is_dir() and not (p / "harness-complete.json").exists()
+            ]
             expect(not half, f"left half-built: {half}")
             bench.right()
             index.fault = ""
@@ -229,7 +230,7 @@ def _nobody(bench: Bench) -> str:
     except UsageError as error:
         said = re.sub(r"http://127\.0\.0\.1:\d+", "http://INDEX", str(error))
     else:
-        expect(False, "the sweep went on without packages")  # noqa: FBT003
+        expect(False, "the sweep went on without packages")
     outcomes = {cell.outcome for cell in cells_of(bench).values()}
     expect(outcomes == {"install_failed"}, f"stored: {outcomes}")
     with Index() as index, _with_index(bench, index):
@@ -255,7 +256,7 @@ def _hub(kind: str, words: str) -> Callable[[Bench], str]:
                 except HarnessError as error:
                     said = str(error)
                 else:
-                    expect(False, "it was taken")  # noqa: FBT003
+                    expect(False, "it was taken")
                 expect(words in said, said)
                 hub.faults.clear()
                 load_checkpoint_hub("who/what", cache=bench.folder / "cache", endpoint=hub.endpoint)
@@ -266,26 +267,76 @@ def _hub(kind: str, words: str) -> Callable[[Bench], str]:
     return run
 
 
-
-
 _INSTALLS = "`install_failed` with the reason; the other version is `ok`"
 FAULTS = (
-    Fault("package index answers 500 for a moment", "the first 2 requests for a wheel; real uv, index on loopback",
-          "tried again by itself, `ok`", _for_a_moment("error", ".whl", 2), built=True, mends=False),
-    Fault("package index answers 500", "every request for one version's wheel", _INSTALLS, _for_good("error", "answers, but not as it should .*500"),
-          built=True, mends=False),
-    Fault("package index stalls", "one version's wheel never comes; uv's time limit is 1 s", _INSTALLS,
-          _for_good("stall", "cannot be reached"), built=True, mends=False),
-    Fault("package index drops the connection", "in the middle of one version's wheel", _INSTALLS,
-          _for_good("drop", "answers, but not as it should"), built=True, mends=False),
-    Fault("package is gone from the index", "404 for one version's wheel", _INSTALLS, _for_good("missing", "404", retried=False),
-          built=True, mends=False),
-    Fault("wheel with a wrong hash", "another wheel under the name of one version's", _INSTALLS + "; never installed",
-          _for_good("corrupt", "does not have the hash that the lock names", retried=False), built=True, mends=False),
-    Fault("nobody listens at the package index", "its port is closed", "one sentence, exit code 2; outcomes are stored", _nobody,
-          built=True, mends=False),
-    Fault("Hub answers 500 for a checkpoint", "every request for its weights; a Hub on loopback", "one sentence; nothing half-loaded",
-          _hub("error", "status 500, 4 times in a row"), mends=False),
-    Fault("checkpoint arrives damaged", "one byte of its weights is changed", "one sentence; the file is deleted",
-          _hub("corrupt", "wrong checksum and was deleted"), mends=False),
-)  # fmt: skip
+    Fault(
+        "package index answers 500 for a moment",
+        "the first 2 requests for a wheel; real uv, index on loopback",
+        "tried again by itself, `ok`",
+        _for_a_moment("error", ".whl", 2),
+        built=True,
+        mends=False,
+    ),
+    Fault(
+        "package index answers 500",
+        "every request for one version's wheel",
+        _INSTALLS,
+        _for_good("error", "answers, but not as it should .*500"),
+        built=True,
+        mends=False,
+    ),
+    Fault(
+        "package index stalls",
+        "one version's wheel never comes; uv's time limit is 1 s",
+        _INSTALLS,
+        _for_good("stall", "cannot be reached"),
+        built=True,
+        mends=False,
+    ),
+    Fault(
+        "package index drops the connection",
+        "in the middle of one version's wheel",
+        _INSTALLS,
+        _for_good("drop", "answers, but not as it should"),
+        built=True,
+        mends=False,
+    ),
+    Fault(
+        "package is gone from the index",
+        "404 for one version's wheel",
+        _INSTALLS,
+        _for_good("missing", "404", retried=False),
+        built=True,
+        mends=False,
+    ),
+    Fault(
+        "wheel with a wrong hash",
+        "another wheel under the name of one version's",
+        _INSTALLS + "; never installed",
+        _for_good("corrupt", "does not have the hash that the lock names", retried=False),
+        built=True,
+        mends=False,
+    ),
+    Fault(
+        "nobody listens at the package index",
+        "its port is closed",
+        "one sentence, exit code 2; outcomes are stored",
+        _nobody,
+        built=True,
+        mends=False,
+    ),
+    Fault(
+        "Hub answers 500 for a checkpoint",
+        "every request for its weights; a Hub on loopback",
+        "one sentence; nothing half-loaded",
+        _hub("error", "status 500, 4 times in a row"),
+        mends=False,
+    ),
+    Fault(
+        "checkpoint arrives damaged",
+        "one byte of its weights is changed",
+        "one sentence; the file is deleted",
+        _hub("corrupt", "wrong checksum and was deleted"),
+        mends=False,
+    ),
+)
