@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,10 +50,19 @@ _GPU_STRIKES = 2
 
 @dataclass
 class Slot:
-    """A place where one job runs at a time; `gpu` is None where there is nothing to choose."""
+    """A place where one job runs at a time.
+
+    Attributes:
+        gpu: None where there is nothing to choose.
+        number: of this place on its GPU, from 0.
+        strikes: how many jobs in a row lost it.
+        waits: whether it was said that another sweep has it.
+    """
 
     gpu: Gpu | None = None
+    number: int = 0
     strikes: int = 0
+    waits: bool = False
 
 
 @dataclass
@@ -69,7 +78,7 @@ class _Item:
 
 
 @dataclass
-class _Home:
+class _Env:
     """One version's environment.
 
     Attributes:
@@ -126,7 +135,7 @@ def run_plan(
         InfrastructureError: no cell ended before the user stopped the sweep, or every GPU was lost.
         KeyboardInterrupt: the user wants everything ended at once.
     """
-    slots = [Slot(gpu) for _ in range(jobs) for gpu in (gpus or (None,))]
+    slots = [Slot(gpu, number) for number in range(jobs) for gpu in (gpus or (None,))]
     cells = _Sweep(experiment, plan, board, slots, evict_after=evict_after).run()
     if plan and not cells:
         raise InfrastructureError("Stopped before any cell had ended; the same command goes on.")
@@ -163,11 +172,11 @@ class _Sweep:
         self.control = Control()
         self.building = Control()
         self.items = [_Item(planned, _label(planned)) for planned in plan]
-        self.homes: dict[str, _Home] = {}
+        self.envs: dict[str, _Env] = {}
         for item in self.items:
             version = item.planned.spec.version
-            self.homes.setdefault(version, _Home(version)).items.append(item)
-        self.to_evict: list[_Home] = []
+            self.envs.setdefault(version, _Env(version)).items.append(item)
+        self.to_evict: list[_Env] = []
         self.evicting = 0
         self.error: BaseException | None = None
 
@@ -206,9 +215,9 @@ class _Sweep:
                     self._stop()
                 for thread in threads:
                     thread.join()
-                for home in self.homes.values():
-                    if home.used is not None:
-                        home.used.release()
+                for env in self.envs.values():
+                    if env.used is not None:
+                        env.used.release()
         if asked.times and self.control.stopping.is_set() and self.error is None:
             raise KeyboardInterrupt
 
@@ -253,13 +262,13 @@ class _Sweep:
     def _build_ahead(self, _nothing: None) -> None:
         while True:
             with self.changed:
-                home, todo = self._next_building()
-                while home is None:
+                env, todo = self._next_building()
+                while env is None:
                     if self._nothing_left_to_build():
                         return
                     self.changed.wait(_POLL_SECONDS)
-                    home, todo = self._next_building()
-            todo(home)
+                    env, todo = self._next_building()
+            todo(env)
             with self.changed:
                 self.changed.notify_all()
 
@@ -271,56 +280,56 @@ class _Sweep:
         if self.control.finishing.is_set():
             # An environment whose last cell is still running is evicted afterwards.
             return not (self.evict_after and any(item.running for item in self.items))
-        return not any(home.open for home in self.homes.values())
+        return not any(env.open for env in self.envs.values())
 
-    def _next_building(self) -> tuple[_Home | None, Callable[[_Home], None]]:
+    def _next_building(self) -> tuple[_Env | None, Callable[[_Env], None]]:
         if self.to_evict:
             self.evicting += 1
             return self.to_evict.pop(0), self._evict
         if self.control.finishing.is_set():
             return None, self._build
         waiting = sum(
-            home.state == "building" or (home.state == "ready" and home.open and not home.started)
-            for home in self.homes.values()
+            env.state == "building" or (env.state == "ready" and env.open and not env.started)
+            for env in self.envs.values()
         )
         if waiting >= len(self.slots):
             return None, self._build
         now = time.monotonic()
-        for home in self.homes.values():
-            if home.state == "wanted" and home.open and home.not_before <= now:
-                for item in home.items:
+        for env in self.envs.values():
+            if env.state == "wanted" and env.open and env.not_before <= now:
+                for item in env.items:
                     self._take_if_settled(item)
-                if home.open:
-                    home.state = "building"
-                    return home, self._build
+                if env.open:
+                    env.state = "building"
+                    return env, self._build
         return None, self._build
 
-    def _build(self, home: _Home) -> None:
-        experiment, version = self.experiment, home.version
+    def _build(self, env: _Env) -> None:
+        experiment, version = self.experiment, env.version
         reason = experiment.unsupported(version)
         if reason:
             with self.changed:
-                home.state, home.failure = "failed", BuildFailed(reason, "unsupported", "")
+                env.state, env.failure = "failed", BuildFailed(reason, "unsupported", "")
             return
-        self.board.phase(next(item.label for item in home.items if item.cell is None), "environment")
+        self.board.phase(next(item.label for item in env.items if item.cell is None), "environment")
         try:
             interpreter = experiment.brought(version)
             environment = None
             if interpreter is None:
-                home.used = home.used or use_environment(
+                env.used = env.used or use_environment(
                     experiment.home, version, experiment.device.flavour, experiment.lock(version)
                 )
                 environment = self._ensure(version, self.building)
                 interpreter = Interpreter(environment.python)
         except BuildFailed as error:
-            self._build_failed(home, error)
+            self._build_failed(env, error)
             return
         except Stopped:
             with self.changed:
-                home.state = "gone"
+                env.state = "gone"
             return
         with self.changed:
-            home.environment, home.interpreter, home.state = environment, interpreter, "ready"
+            env.environment, env.interpreter, env.state = environment, interpreter, "ready"
 
     def _ensure(self, version: str, control: Control) -> Environment:
         experiment = self.experiment
@@ -335,63 +344,86 @@ class _Sweep:
             control=control,
         )
 
-    def _build_failed(self, home: _Home, error: BuildFailed) -> None:
+    def _build_failed(self, env: _Env, error: BuildFailed) -> None:
         retry = self.experiment.job.retry
         with self.changed:
-            home.tries += 1
-            again = error.cause in INFRASTRUCTURE and home.tries < retry.tries and not self.control.finishing.is_set()
+            env.tries += 1
+            again = error.cause in INFRASTRUCTURE and env.tries < retry.tries and not self.control.finishing.is_set()
             if again:
-                wait = wait_before(retry, home.tries)
-                home.state, home.not_before = "wanted", time.monotonic() + wait
+                wait = wait_before(retry, env.tries)
+                env.state, env.not_before = "wanted", time.monotonic() + wait
             else:
-                home.state, home.failure = "failed", error
+                env.state, env.failure = "failed", error
         if again:
-            self.board.note(f"{error} Try {home.tries + 1} of {retry.tries} in {wait:.0f} s.")
+            self.board.note(f"{error} Try {env.tries + 1} of {retry.tries} in {wait:.0f} s.")
 
-    def _evict(self, home: _Home) -> None:
+    def _evict(self, env: _Env) -> None:
         try:
-            assert home.environment is not None
-            freed = evict(self.experiment.home, home.environment, self._wanted_locks())
+            assert env.environment is not None
+            freed = evict(self.experiment.home, env.environment, self._wanted_locks())
             if freed is None:
-                self.board.note(f"{home.version}: another sweep uses the environment, which is left to it")
+                self.board.note(f"{env.version}: another sweep uses the environment, which is left to it")
             else:
-                self.board.note(f"{home.version}: deleted the environment ({freed / 2**30:.1f} GiB freed)")
+                self.board.note(f"{env.version}: deleted the environment ({freed / 2**30:.1f} GiB freed)")
         finally:
             with self.changed:
                 self.evicting -= 1
 
     def _wanted_locks(self) -> list[Lock]:
         with self.changed:
-            return [self.experiment.lock(home.version) for home in self.homes.values() if home.open]
+            return [self.experiment.lock(env.version) for env in self.envs.values() if env.open]
 
     # ---- cells
 
     def _fill(self, slot: Slot) -> None:
         """Run one cell after the other in a slot until there is none left for it."""
         while True:
-            with self.changed:
-                taken = self._take()
-                while taken is None:
-                    if self.control.finishing.is_set() or not any(item.cell is None for item in self.items):
-                        return
-                    self.changed.wait(_POLL_SECONDS)
-                    taken = self._take()
-            item, home, lock = taken
-            with lock:
-                cell = self._run_item(item, home, slot, lock)
-            self._ended(item, home, cell)
+            with ExitStack() as locks:
+                with self.changed:
+                    taken = self._next(slot)
+                    while taken is None:
+                        if self.control.finishing.is_set() or not any(item.cell is None for item in self.items):
+                            return
+                        self.changed.wait(_POLL_SECONDS)
+                        taken = self._next(slot)
+                item, env, held = taken
+                for lock in held:
+                    locks.enter_context(lock)
+                cell = self._run_item(item, env, slot, held)
+            self._ended(item, env, cell)
             if self._retire(slot, cell):
                 return
 
-    def _take(self) -> tuple[_Item, _Home, Held] | None:
+    def _next(self, slot: Slot) -> tuple[_Item, _Env, list[Held]] | None:
+        """The next cell for a slot, with the locks of its GPU and of the cell."""
+        gpu = slot.gpu
+        place = None
+        if gpu is not None:
+            # One cell at a time on each GPU, also where two sweeps are at work.
+            path = self.experiment.home.locks / "gpus" / f"{gpu.uuid}.{slot.number}.lock"
+            place = try_hold(path)
+            if place is None:
+                if not slot.waits:
+                    slot.waits = True
+                    self.board.note(f"GPU {gpu.index} is in use by another sweep ({whose(path)}); waiting for it")
+                return None
+        taken = self._take()
+        if taken is None:
+            if place is not None:
+                place.release()
+            return None
+        item, env, lock = taken
+        return item, env, [lock, *([place] if place else [])]
+
+    def _take(self) -> tuple[_Item, _Env, Held] | None:
         """The next cell whose environment is ready and that nobody else runs."""
         if self.control.finishing.is_set():
             return None
         now = time.monotonic()
-        for home in self.homes.values():
-            if home.state not in {"ready", "failed"}:
+        for env in self.envs.values():
+            if env.state not in {"ready", "failed"}:
                 continue
-            for item in home.items:
+            for item in env.items:
                 if item.cell is not None or item.running or item.not_before > now:
                     continue
                 path = self.experiment.home.cell_lock(item.planned.spec.key)
@@ -400,10 +432,10 @@ class _Sweep:
                     self.board.phase(item.label, f"run by {whose(path)}")
                 elif self._take_if_settled(item):
                     lock.release()
-                    self._version_ended(home)
+                    self._version_ended(env)
                 else:
                     item.running = True
-                    return item, home, lock
+                    return item, env, lock
         return None
 
     def _take_if_settled(self, item: _Item) -> bool:
@@ -420,25 +452,25 @@ class _Sweep:
         item.cell = self.board.done(fresh, ran=False)
         return True
 
-    def _run_item(self, item: _Item, home: _Home, slot: Slot, lock: Held) -> Cell | None:
+    def _run_item(self, item: _Item, env: _Env, slot: Slot, locks: list[Held]) -> Cell | None:
         """Run a cell once; None when it is to be tried again without having been stored."""
         spec = item.planned.spec
-        if home.failure is not None:
-            return _not_built(self.experiment, item.planned, home.failure, home.tries)
-        assert home.interpreter is not None
+        if env.failure is not None:
+            return _not_built(self.experiment, item.planned, env.failure, env.tries)
+        assert env.interpreter is not None
         self.board.phase(item.label, "start")
-        held = [lock.fileno(), *([home.used.fileno()] if home.used else [])]
+        held = [lock.fileno() for lock in (*locks, *([env.used] if env.used else []))]
         before = self._foreign(slot)
         item.tries += 1
         try:
-            if home.environment is not None:
+            if env.environment is not None:
                 # Somebody's `pip install` into it must not go unnoticed, whenever that was.
                 self._ensure(spec.version, self.control)
             return run_index(
                 self.experiment.home,
                 self.store,
                 spec,
-                home.interpreter,
+                env.interpreter,
                 self.experiment.passages,
                 self.experiment.checkpoint,
                 device_kind=self.experiment.device.kind,
@@ -454,7 +486,7 @@ class _Sweep:
         except BuildFailed as error:
             return _not_built(self.experiment, item.planned, error)
         except OSError as error:
-            if error.filename and str(error.filename) == str(home.interpreter.python):
+            if error.filename and str(error.filename) == str(env.interpreter.python):
                 reason = f"{item.label}: the interpreter cannot be started: {error}."
                 return _not_built(self.experiment, item.planned, BuildFailed(reason, "import_failed", str(error)))
             full = error.errno in {errno.ENOSPC, errno.EDQUOT}
@@ -484,33 +516,32 @@ class _Sweep:
         alone = sum(other.gpu == slot.gpu for other in self.slots) == 1
         return [asdict(process) for process in foreign(processes_on(slot.gpu), alone=alone)]
 
-    def _ended(self, item: _Item, home: _Home, cell: Cell | None) -> None:
+    def _ended(self, item: _Item, env: _Env, cell: Cell | None) -> None:
         """Keep a cell, or put it back to be tried again."""
         retry = self.experiment.job.retry
-        spoilt = cell is None or (is_infrastructure(cell) and home.failure is None)
+        spoilt = cell is None or (is_infrastructure(cell) and env.failure is None)
         again = spoilt and item.tries < retry.tries and not self.control.finishing.is_set()
         with self.changed:
             item.running = False
             if again:
                 wait = wait_before(retry, item.tries)
                 item.not_before = time.monotonic() + wait
-            else:
-                assert cell is not None
+            elif cell is not None:
                 item.cell = self.board.done(cell, ran=True)
-                self._version_ended(home)
+                self._version_ended(env)
             self.changed.notify_all()
         if again:
             reason = cell.reason if cell is not None else f"The disk of {self.experiment.home.root} is full."
             self.board.note(f"{item.label}: {reason} Try {item.tries + 1} of {retry.tries} in {wait:.0f} s.")
 
-    def _version_ended(self, home: _Home) -> None:
-        if home.open or home.state == "gone":
+    def _version_ended(self, env: _Env) -> None:
+        if env.open or env.state == "gone":
             return
-        home.state = "gone"
-        if home.used is not None:
-            home.used.release()
-        if self.evict_after and home.environment is not None:
-            self.to_evict.append(home)
+        env.state = "gone"
+        if env.used is not None:
+            env.used.release()
+        if self.evict_after and env.environment is not None:
+            self.to_evict.append(env)
 
     def _retire(self, slot: Slot, cell: Cell | None) -> bool:
         """Whether a slot is given up, because its GPU is lost and there are others."""

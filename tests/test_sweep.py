@@ -159,6 +159,25 @@ def test_several_jobs_at_a_time_share_a_gpu_if_the_user_says_so(bench, monkeypat
     assert max(seconds) < 20
 
 
+def test_two_sweeps_at_once_do_not_share_a_gpu(bench, monkeypatch):
+    monkeypatch.setattr(gpus, "_query", lambda *_a: [])
+    done: list[Cell] = []
+    bench.experiment(SEEN, seconds=0.4)
+
+    def sweep_over(*versions: str) -> None:
+        experiment = bench.experiment(identity=GPUS[0].identity)
+        done.extend(bench.run(experiment, versions, executor=LocalExecutor(gpus=GPUS[:1])))
+
+    threads = [threading.Thread(target=sweep_over, args=pair) for pair in (VERSIONS[:2], VERSIONS[2:])]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+    assert outcomes(done) == dict.fromkeys(VERSIONS, "ok")
+    assert f"GPU 0 is in use by another sweep (process {os.getpid()}" in bench.said.getvalue()
+
+
 def smi(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Put an nvidia-smi on the path; it gets the question as $1."""
     folder.mkdir(exist_ok=True)
