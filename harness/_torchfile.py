@@ -240,6 +240,11 @@ class _Interpreter:
             self.push(_Name("storage", _STORAGES[name]))
         elif module == "torch" and name in DTYPES:
             self.push(_Name("dtype", name))
+        elif module == "torch" or (module.startswith("torch.") and name.endswith("Storage")):
+            raise UnreadableTensor(
+                f"{self.path} names {module}.{name}, which is no dtype or function of tensors that this harness knows; "
+                "nothing in it was run."
+            )
         else:
             raise UnreadableTensor(
                 f"{self.path} names {module}.{name}, which is not a tensor; "

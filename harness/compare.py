@@ -20,7 +20,7 @@ from harness.domain import Permutation
 from harness.graph import Place
 from harness.metrics import BUILTIN, Metrics, Profile, Verdict, measure
 from harness.pipeline import in_order, is_final
-from harness.sources import ArtifactSource, Facts, facts_of, setting
+from harness.sources import ArtifactSource, Facts, facts_of, metadata_problem, setting
 from harness.tensors import DTYPES, Tensor, UnreadableTensor
 
 STATUSES = (
@@ -390,6 +390,9 @@ def _inverse(permutation: Permutation) -> Any:  # noqa: ANN401 - an index array
 
 def _metadata(a: ArtifactSource, b: ArtifactSource) -> ArtifactComparison | None:
     """The row of `metadata.json`; None where neither side has one. Never a divergence by itself."""
+    problems = [f"{letter}: {problem}" for letter, side in (("A", a), ("B", b)) if (problem := metadata_problem(side))]
+    if problems:
+        return ArtifactComparison("metadata", "unreadable", reason=" ".join(problems))
     left, right = a.metadata(), b.metadata()
     if not left and not right:
         return None

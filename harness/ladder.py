@@ -13,7 +13,7 @@ from itertools import combinations, pairwise
 from typing import Any
 
 from harness.pipeline import in_order
-from harness.sources import ArtifactSource
+from harness.sources import ArtifactSource, metadata_problem
 from harness.tensors import UnreadableTensor
 
 Item = tuple[str, Mapping[str, str]]
@@ -138,14 +138,18 @@ def digests_of(source: ArtifactSource) -> tuple[dict[str, str], list[str]]:
         except UnreadableTensor as error:
             digests[name] = f"unreadable:{source.name}:{name}"
             problems.append(str(error))
+    problem = metadata_problem(source)
     metadata = source.metadata()
-    if metadata:
+    if problem:
+        digests["metadata"] = f"unreadable:{source.name}:metadata"
+        problems.append(problem)
+    elif metadata:
         from harness.domain import flatten, matters
 
         real = {key: value for key, value in flatten(metadata) if matters(key)}
         text = json.dumps(real, sort_keys=True, default=str)
         digests["metadata"] = hashlib.sha256(text.encode()).hexdigest()
-    return digests, problems
+    return digests, list(dict.fromkeys(problems))  # a file that holds two tensors is told once
 
 
 def unique_names(names: Sequence[str]) -> list[str]:

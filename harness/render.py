@@ -78,12 +78,13 @@ def sentence(comparison: Comparison) -> str:
     total = len(final)
     if total == 0:
         return f"{a} and {b} hold no tensors to compare."
-    unreadable = (
-        f" {_count(len(comparison.unreadable), 'artifact')} could not be read." if comparison.unreadable else ""
-    )
+    names = ", ".join(clean(one.name) for one in comparison.unreadable)
+    unreadable = f" {_count(len(comparison.unreadable), 'artifact')} could not be read: {names}." if names else ""
+    known = "What can be read of " if names else ""
     equal = sum(one.bit_equal for one in final)
     if equal == total and not comparison.divergent:
-        return f"{a} and {b} are bit for bit the same in all {total} tensors of the index.{unreadable}"
+        are = "is" if known else "are"
+        return f"{known}{a} and {b} {are} bit for bit the same in all {total} tensors of the index.{unreadable}"
     passing = sum(one.close(comparison.chosen) is True for one in final)
     close = sum(one.close(comparison.chosen) is True and not one.bit_equal for one in final)
     noise = sum(one.status in DIVERGENT and not one.divergent for one in final)
@@ -96,8 +97,8 @@ def sentence(comparison: Comparison) -> str:
     more = f" and {len(comparison.divergent) - 6} more" if len(comparison.divergent) > 6 else ""
     if not comparison.divergent:
         return (
-            f"{a} and {b} agree within {comparison.chosen!r}: {equal} of {total} tensors are bit-equal, "
-            f"{close} more are close.{noisy}{unreadable}"
+            f"{known}{a} and {b} agree{'s' if known else ''} within {comparison.chosen!r}: "
+            f"{equal} of {total} tensors are bit-equal, {close} more are close.{noisy}{unreadable}"
         )
     return (
         f"{a} and {b} differ beyond {comparison.chosen!r} in {differ}{more}: {passing} of {total} tensors of the index "
@@ -352,6 +353,8 @@ def ladder_text(found: Ladder) -> str:
         names = ", ".join(f"{clean(step.a)} -> {clean(step.b)}" for step in steps[:6])
         more = f" and {len(steps) - 6} more" if len(steps) > 6 else ""
         parts = [f"{len(steps)} of {len(found.steps)} steps changed a tensor: {names}{more}."]
+    if found.unreadable:
+        parts[0] += f" {_count(len(found.unreadable), 'file')} could not be read; what is in them counts as changed."
     body = [
         [f"{clean(one.a)} -> {clean(one.b)}", str(len(one.changed)), clean(", ".join(one.changed), 2000) or "-"]
         for one in found.steps

@@ -75,6 +75,12 @@ def facts_of(source: ArtifactSource, name: str) -> Facts | None:
     return Facts(record.digest, record.dtype, tuple(record.shape), getattr(record, "nans", None))
 
 
+def metadata_problem(source: ArtifactSource) -> str:
+    """Why a source's metadata cannot be read; empty where it can, or where there is none."""
+    own: Callable[[], str] | None = getattr(source, "metadata_problem", None)
+    return own() if own is not None else ""
+
+
 def is_index(path: Path) -> bool:
     """Whether a directory holds anything that belongs to a ColBERT index."""
     return path.is_dir() and (
@@ -160,6 +166,15 @@ class IndexDirectory:
     def digest(self, name: str) -> str | None:  # noqa: ARG002 - part of the protocol
         """None: a directory keeps no digests."""
         return None
+
+    def metadata_problem(self) -> str:
+        """Why `metadata.json`, which is there, cannot be read; empty where nothing is wrong with it."""
+        path = self.path / "metadata.json"
+        try:
+            wrong = path.exists() and not isinstance(read_json(path), dict)
+        except UnreadableTensor as error:
+            return str(error)
+        return f"{path} is not a JSON object." if wrong else ""
 
     def metadata(self) -> dict[str, Any]:
         """`metadata.json`, or `plan.json` where an interrupted run left only that."""

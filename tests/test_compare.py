@@ -22,7 +22,7 @@ from harness.metrics import BUILTIN, Profile
 from harness.render import share, text, value
 from harness.sources import Facts, IndexDirectory
 from harness.tensors import DTYPES, Tensor
-from tests.pt_files import pack, write_archive, write_index, write_ivf, write_pt
+from tests.pt_files import pack, rebuild, write_archive, write_index, write_ivf, write_pt
 
 
 @pytest.fixture
@@ -253,6 +253,28 @@ def test_bad_input_is_a_row(pair: tuple[Path, Path], capsys: pytest.CaptureFixtu
     assert "posix.system" in found["avg_residual"]["reason"]
     assert found["0.residuals"]["status"] == "bit_equal"
     assert "UNREADABLE" in run(capsys, "compare", a, b)[1]
+
+
+def test_damaged_metadata_is_a_row(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """A metadata.json that is there and cannot be read is not passed over for plan.json."""
+    (pair[1] / "metadata.json").write_text("{")
+    code, out, _ = run(capsys, "compare", *pair)
+
+    assert code == 2
+    assert out.startswith("What can be read of a and b is bit for bit the same in all 10 tensors of the index.")
+    assert "metadata.json is not valid JSON" in out
+    assert run(capsys, "ladder", *pair)[0] == 2
+
+
+def test_a_dtype_that_nobody_knows(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """A storage of torch's that has no place here is named, and the rest is compared."""
+    tensor = rebuild("0", "QInt8Storage", 4, (4,), (1,))
+    write_archive(pair[1] / "centroids.pt", b"\x80\x02" + tensor + b".", {"0": b"1234"})
+    code, out, _ = run(capsys, "compare", *pair)
+
+    assert code == 2
+    assert "names torch.QInt8Storage, which is no dtype" in out
+    assert "9 of 10 tensors are bit-equal" in out
 
 
 def test_different_nbits_and_dim(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

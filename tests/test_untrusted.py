@@ -236,7 +236,7 @@ def test_pipes_and_devices_in_an_index_are_not_waited_for(tmp_path: Path) -> Non
 
     comparison = compare_sources(IndexDirectory(index), IndexDirectory(index))
 
-    assert {a.name for a in comparison.unreadable} == {"centroids", "doclens"}
+    assert {a.name for a in comparison.unreadable} == {"centroids", "doclens", "metadata"}
     with pytest.raises(UnreadableTensor, match="regular file"):
         read_npy(tmp_path / "x.npy")
     with pytest.raises(UnreadableTensor, match="regular file"):
