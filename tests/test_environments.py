@@ -24,7 +24,7 @@ from harness.environments import (
     installed_packages,
     mismatches,
 )
-from harness.errors import ExitCode, HarnessError, UsageError
+from harness.errors import ExitCode, HarnessError, InfrastructureError, UsageError
 from harness.home import Home
 from harness.lock import lock_path, read_lock
 from harness.matrix import load_matrix
@@ -457,6 +457,14 @@ def test_a_full_or_read_only_disk_is_a_sentence_with_exit_code_2(bench, number, 
         raise OSError(number, "said the kernel")
 
     assert caught.value.exit_code == ExitCode.USAGE
+
+
+@pytest.mark.parametrize("number", [5, 116])
+def test_a_disk_that_fails_is_a_sentence_with_exit_code_3(bench, number):
+    with pytest.raises(InfrastructureError, match="answers with errors") as caught, disk_errors(bench.home):
+        raise OSError(number, "Input/output error", "/some/file")
+
+    assert caught.value.exit_code == ExitCode.INFRASTRUCTURE
 
 
 def test_other_errors_of_the_system_are_not_disguised(bench):
