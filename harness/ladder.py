@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations, pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.pipeline import in_order
 from harness.sources import ArtifactSource, metadata_problem
 from harness.tensors import UnreadableTensor
+
+if TYPE_CHECKING:
+    from harness.store import Cell
 
 Item = tuple[str, Mapping[str, str]]
 """A name, and a digest per artifact."""
@@ -44,18 +47,27 @@ class Change:
 
 @dataclass(frozen=True)
 class Ladder:
-    """Items in order, the classes of equal items per artifact (in order of first appearance), and the steps."""
+    """Items in order, the classes of equal items per artifact (in order of first appearance), and the steps.
+
+    `noise` has the items that were run again, and the tensors that this changed.
+    """
 
     items: tuple[str, ...]
     classes: Mapping[str, tuple[tuple[str, ...], ...]]
     steps: tuple[Step, ...]
     changes: tuple[Change, ...]
     unreadable: tuple[str, ...] = ()
+    noise: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def changed(self) -> bool:
-        """Whether any step changed any tensor."""
-        return any(step.changed for step in self.steps)
+        """Whether any step changed any tensor that running its items again does not."""
+        return any(self.beyond_noise(step) for step in self.steps)
+
+    def beyond_noise(self, step: Step | Pair) -> tuple[str, ...]:
+        """What differs between two items and is not noise of either."""
+        noise = {*self.noise.get(step.a, ()), *self.noise.get(step.b, ())}
+        return tuple(name for name in step.changed if name not in noise)
 
     def to_json(self) -> dict[str, Any]:
         """The contract's object."""
@@ -65,6 +77,7 @@ class Ladder:
             "steps": [{"a": step.a, "b": step.b, "changed": list(step.changed)} for step in self.steps],
             "changes": [vars_of(change) for change in self.changes],
             "unreadable": list(self.unreadable),
+            "noise": {item: list(names) for item, names in self.noise.items()},
         }
 
 
@@ -73,12 +86,15 @@ def vars_of(change: Change) -> dict[str, str | None]:
     return {"artifact": change.artifact, "a": change.a, "b": change.b, "back_to": change.back_to}
 
 
-def ladder(items: Sequence[Item], unreadable: Sequence[str] = ()) -> Ladder:
+def ladder(
+    items: Sequence[Item], unreadable: Sequence[str] = (), noise: Mapping[str, tuple[str, ...]] | None = None
+) -> Ladder:
     """Put items in classes and list what changed from each to the next.
 
     Args:
         items: in order, names unique.
         unreadable: sentences about artifacts that could not be read; they have digests of their own.
+        noise: item to the tensors that running it again changed; only items that were run again.
     """
     names = in_order({name for _, digests in items for name in digests})
     classes = {}
@@ -99,7 +115,7 @@ def ladder(items: Sequence[Item], unreadable: Sequence[str] = ()) -> Ladder:
         Step(a, b, tuple(name for name in names if name not in VALUES and left.get(name) != right.get(name)))
         for (a, left), (b, right) in pairwise(items)
     )
-    return Ladder(tuple(item for item, _ in items), classes, steps, tuple(changes), tuple(unreadable))
+    return Ladder(tuple(item for item, _ in items), classes, steps, tuple(changes), tuple(unreadable), noise or {})
 
 
 @dataclass(frozen=True)
@@ -123,6 +139,26 @@ def all_pairs(items: Sequence[Item]) -> list[Pair]:
         changed = tuple(name for name in order if left.get(name) != right.get(name))
         pairs.append(Pair(a, b, len(left.keys() & right.keys()), changed))
     return pairs
+
+
+def same_but_repeat(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two cells' specifications differ in the number of the repeat alone."""
+    return {**one, "repeat": 0} == {**other, "repeat": 0}
+
+
+def noise_floor(cell: Cell, cells: Iterable[Cell]) -> tuple[str, ...] | None:
+    """The tensors of an index whose digests change when a cell is run again; None where no repeat is stored."""
+    repeats = [
+        one for one in cells if one.key != cell.key and one.outcome == "ok" and same_but_repeat(cell.spec, one.spec)
+    ]
+    if not repeats:
+        return None
+    own = {name: one.digest for name, one in cell.artifacts.items()}
+    changed = set()
+    for repeat in repeats:
+        other = {name: one.digest for name, one in repeat.artifacts.items()}
+        changed |= {name for name in {*own, *other} if own.get(name) != other.get(name)}
+    return tuple(in_order(changed - VALUES))
 
 
 def digests_of(source: ArtifactSource) -> tuple[dict[str, str], list[str]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from harness.compare import ArtifactComparison, Comparison, compare_sources
 from harness.graph import Place, trace
+from harness.ladder import same_but_repeat
 from harness.metrics import DEFAULT
 from harness.pipeline import in_order
 from harness.sources import ArtifactSource
@@ -57,16 +58,12 @@ def _repeats(a: ArtifactSource, b: ArtifactSource) -> tuple[dict[str, int], dict
         own = _cell(side)
         store: Store = getattr(side, "store")  # noqa: B009 - what has a cell has a store
         for other in store.cells():
-            if other.key != own.key and other.outcome == "ok" and _same_but_repeat(own.spec, other.spec):
+            if other.key != own.key and other.outcome == "ok" and same_but_repeat(own.spec, other.spec):
                 counts[side.name] = counts.get(side.name, 0) + 1
                 for one in compare_sources(side, StoredCell(store, other), [DEFAULT]).artifacts:
                     if not one.bit_equal:
                         seen.setdefault(one.name, []).append(one)
     return counts, seen
-
-
-def _same_but_repeat(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return {**one, "repeat": 0} == {**other, "repeat": 0}
 
 
 def _above(one: ArtifactComparison, repeats: Sequence[ArtifactComparison]) -> bool | None:

@@ -359,7 +359,7 @@ def ladder_text(found: Ladder) -> str:
         [f"{clean(one.a)} -> {clean(one.b)}", str(len(one.changed)), clean(", ".join(one.changed), 2000) or "-"]
         for one in found.steps
     ]
-    parts += ["", table_text(["step", "changed", "tensors"], body), ""]
+    parts += ["", table_text(["step", "changed", "tensors"], body), "", *noise_lines(found), ""]
     body = []
     for name, groups in found.classes.items():
         shown = " | ".join(" ".join(clean(item) for item in group) for group in groups)
@@ -370,6 +370,19 @@ def ladder_text(found: Ladder) -> str:
         parts.append("")
         parts += [f"{clean(one.artifact)} changed back at {clean(one.b)}: as in {one.back_to} again." for one in back]
     return "\n".join([*parts, *(["", *(clean(line, 600) for line in found.unreadable)] if found.unreadable else [])])
+
+
+def noise_lines(found: Ladder) -> list[str]:
+    """What running items again changed."""
+    lines = [
+        f"Noise floor: running {clean(item)} again changes {clean(', '.join(names), 2000)}."
+        for item, names in found.noise.items()
+        if names
+    ]
+    quiet = ", ".join(clean(item) for item, names in found.noise.items() if not names)
+    if quiet:
+        lines.append(f"Noise floor: running {quiet} again changes no tensor.")
+    return lines or ["Noise floor: not known, because no item is stored with a repeat."]
 
 
 def pairs_text(items: Sequence[str], pairs: Sequence[Pair]) -> str:

@@ -19,17 +19,17 @@ from harness.errors import ExitCode, UsageError
 def command(group: str | None, as_json: bool, matrix_path: Path | None, home: Path | None) -> int:
     """Show all pairs of the stored versions by digest: equal classes per artifact, what changed when, and back.
 
-    Reads the cells' records only, no tensor. Exit code 1 when any two versions differ.
+    Reads the cells' records only, no tensor. Exit code 1 when any two versions differ beyond what their repeats show.
     """
     from harness.compare import dumps
-    from harness.ladder import all_pairs, ladder
+    from harness.ladder import all_pairs, ladder, noise_floor
     from harness.pipeline import is_final
     from harness.render import ladder_text, pairs_text
     from harness.store import Store
 
-    cells = [cell for cell in Store(store_root(matrix_path, home)()).cells() if cell.outcome == "ok"]
+    found = [cell for cell in Store(store_root(matrix_path, home)()).cells() if cell.outcome == "ok"]
     cells = [
-        cell for cell in cells if not cell.repeat and not cell.spec.get("swap") and cell.spec.get("job") != "probe"
+        cell for cell in found if not cell.repeat and not cell.spec.get("swap") and cell.spec.get("job") != "probe"
     ]
     groups = sorted({cell.group for cell in cells})
     chosen = [name for name in groups if name.startswith(group or "")]
@@ -47,10 +47,12 @@ def command(group: str | None, as_json: bool, matrix_path: Path | None, home: Pa
         for cell in cells
         if cell.group == chosen[0]
     ]
-    result, pairs = ladder(items), all_pairs(items)
+    floors = {cell.label: noise_floor(cell, found) for cell in cells if cell.group == chosen[0]}
+    noise = {item: tuple(filter(is_final, names)) for item, names in floors.items() if names is not None}
+    result, pairs = ladder(items, noise=noise), all_pairs(items)
     if as_json:
         listed = [{"a": one.a, "b": one.b, "shared": one.shared, "changed": list(one.changed)} for one in pairs]
         click.echo(dumps(result.to_json() | {"pairs": listed}))
     else:
         click.echo(f"{ladder_text(result)}\n\n{pairs_text(result.items, pairs)}")
-    return int(ExitCode.DIVERGENCE if any(one.changed for one in pairs) else ExitCode.OK)
+    return int(ExitCode.DIVERGENCE if any(map(result.beyond_noise, pairs)) else ExitCode.OK)

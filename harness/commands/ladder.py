@@ -19,10 +19,11 @@ from harness.errors import ExitCode, UsageError
 def command(items: tuple[str, ...], as_json: bool, matrix_path: Path | None, home: Path | None) -> int:
     """Show for ITEMS in order, index directories or stored cells, what changed at each step and which are equal.
 
-    Exit code 0 when every item has the same tensors, 1 when a step changed one, 2 when something cannot be read.
+    Exit code 0 when no step changed a tensor beyond what repeats of its items show, 1 when one did, 2 when something
+    cannot be read.
     """
     from harness.compare import dumps
-    from harness.ladder import digests_of, ladder, unique_names
+    from harness.ladder import digests_of, ladder, noise_floor, unique_names
     from harness.render import ladder_text
     from harness.sources import resolve
 
@@ -31,9 +32,16 @@ def command(items: tuple[str, ...], as_json: bool, matrix_path: Path | None, hom
     sources = [resolve(item, store_root(matrix_path, home)) for item in items]
     found = [digests_of(source) for source in sources]
     names = unique_names([source.name for source in sources])
+    noise = {}
+    for name, source in zip(names, sources, strict=True):
+        cell = getattr(source, "cell", None)
+        floor = noise_floor(cell, source.store.cells()) if cell is not None else None  # type: ignore[attr-defined]
+        if floor is not None:
+            noise[name] = floor
     result = ladder(
         [(name, digests) for name, (digests, _) in zip(names, found, strict=True)],
         [problem for _, problems in found for problem in problems],
+        noise,
     )
     click.echo(dumps(result.to_json()) if as_json else ladder_text(result))
     if result.unreadable:
