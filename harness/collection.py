@@ -227,12 +227,13 @@ def _open_parquet(path: Path) -> Any:  # noqa: ANN401 - pyarrow is not typed her
 
     try:
         return pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, LookupError, MemoryError) as error:
+        # The last few: names of columns that are not UTF-8, sizes that nothing can have.
         raise _bad_parquet(path, error) from error
 
 
 def _bad_parquet(path: Path, error: Exception) -> UsageError:
-    reason = str(error).splitlines()[0].rstrip(".")
+    reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
     return UsageError(f"{path}: this is not a readable Parquet file, or it is cut short ({reason}); write it again.")
 
 
@@ -240,7 +241,10 @@ def _read_parquet(path: Path, text_column: str, id_column: str | None) -> Iterat
     import pyarrow as pa
 
     with _open_parquet(path) as file:
-        present = list(file.schema_arrow.names)
+        try:
+            present = list(file.schema_arrow.names)
+        except (pa.ArrowException, ValueError) as error:
+            raise _bad_parquet(path, error) from error
         id_column = _check_columns(str(path), present, text_column, id_column)
         columns = [text_column] if id_column is None else [text_column, id_column]
         number = 0
@@ -257,7 +261,7 @@ def _read_parquet(path: Path, text_column: str, id_column: str | None) -> Iterat
         except UnicodeDecodeError as error:
             msg = f"{path}: a text near row {number + 1} is not valid UTF-8; write the file again as UTF-8."
             raise UsageError(msg) from error
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError, LookupError, MemoryError) as error:
             raise _bad_parquet(path, error) from error
 
 
