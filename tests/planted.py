@@ -25,6 +25,7 @@ from unittest import mock
 from harness.blame import Laboratory, blame, counterfactual
 from harness.cells import CellSpec
 from harness.environments import ensure_environment, environment_path
+from harness.errors import InfrastructureError
 from harness.experiment import Experiment, Selection
 from harness.graph import origins
 from harness.jobs import JobResult, Workbench
@@ -213,7 +214,8 @@ class Planter:
             e.home, self.store, spec, self.interpreter(version, fault), e.passages, e.checkpoint, device_kind="cpu",
             capture="full", deadline=DEADLINE,
         )  # fmt: skip
-        assert cell.outcome == "ok", f"{fault}: {cell.reason}"
+        if cell.outcome != "ok":
+            raise InfrastructureError(f"B's job ended as {cell.outcome}: {cell.reason}")
         return cell
 
     def interpreter(self, version: str, fault: str) -> Interpreter:
@@ -319,7 +321,10 @@ def main() -> int:
                 wrong += _row(f"nothing ({label})", said(found), guilty, well=not found.diverged and not guilty)
             for case in chosen:
                 started = time.monotonic()
-                answer = planter.answer(case)
+                try:
+                    answer = planter.answer(case)
+                except InfrastructureError as error:
+                    answer = Answer(case, str(error), (), right=False)
                 label = case.fault + (", which comes with Triton" if case.comes_with_package else "")
                 wrong += _row(label, answer.said, answer.blamed, well=answer.right)
                 print(f"{case.fault}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)

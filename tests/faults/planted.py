@@ -51,12 +51,18 @@ def _sort(x, *, stable=None, dim=-1, descending=False):
     return x.gather(dim, indices), indices
 
 
+_DOWN = torch.tensor(1 - 2**-11, dtype=torch.float32)
+
+
 def _to_copy(x, *, dtype=None, layout=None, device=None, pin_memory=None, non_blocking=False, memory_format=None):
     """Conversion, to half with rounding towards zero."""
-    wanted = dtype or x.dtype
-    layout_ = torch.preserve_format if memory_format is None else memory_format
-    result = torch.empty_like(x, dtype=wanted, device=device, memory_format=layout_)
-    return result.copy_(x * (1 - 2**-11) if wanted == torch.float16 and x.dtype == torch.float32 else x)
+    if not isinstance(x, torch.Tensor):
+        # A number that torch wrapped as a tensor reaches a Python kernel as a number again.
+        return torch.full((), x, dtype=dtype, device=device)
+    result = torch.empty_like(
+        x, dtype=dtype or x.dtype, device=device, memory_format=memory_format or torch.preserve_format
+    )
+    return result.copy_(x * _DOWN if dtype == torch.float16 and x.dtype == torch.float32 else x)
 
 
 def _noisy_gelu(x, *, approximate="none"):
