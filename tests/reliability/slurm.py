@@ -58,7 +58,7 @@ TESTS = {
 
 @functools.cache
 def outcomes() -> dict[str, str]:
-    """Run the tests, all at once since they share a cluster; test to `PASSED` or what else pytest says."""
+    """Run the tests, all at once since they share a cluster; test to `PASSED`, or what else pytest says and why."""
     reason = missing()
     if reason:
         raise Skipped(reason)
@@ -67,10 +67,8 @@ def outcomes() -> dict[str, str]:
         [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", *names],
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=SECONDS,
     )  # fmt: skip
-    return {
-        name: outcome
-        for outcome, name in re.findall(r"^(\w+) tests/test_slurm\.py::test_(\w+)", done.stdout, re.MULTILINE)
-    }
+    said = re.findall(r"^(\w+) tests/test_slurm\.py::test_(\w+)(.*)", done.stdout, re.MULTILINE)
+    return {name: f"{outcome}{reason}" for outcome, name, reason in said}
 
 
 def _passes(name: str) -> Callable[[Bench], str]:
