@@ -234,11 +234,17 @@ def _ulp_bin(_context, distance, shift, base):
 
 @intrinsic
 def _beyond(_context, ratio, reference, excess):
-    """1 where excess / reference > ratio, without a division: one rounding, so the sign is exact."""
+    """1 where excess / reference > ratio, without a division: one rounding, so the sign is exact.
+
+    It is not where the rounding underflows: 1 there too, and the caller divides.
+    """
 
     def generate(_c, builder, _s, args):
         rest = builder.fma(builder.fneg(args[0]), args[1], args[2])
-        return builder.zext(builder.fcmp_ordered(">", rest, _F64(0.0)), _I32)
+        tiny = builder.and_(
+            builder.fcmp_ordered(">", args[2], _F64(0.0)), builder.fcmp_ordered("<", args[2], _F64(2.0**-960))
+        )
+        return builder.zext(builder.or_(builder.fcmp_ordered(">", rest, _F64(0.0)), tiny), _I32)
 
     return types.int32(types.float64, types.float64, types.float64), generate
 
@@ -517,13 +523,19 @@ def _any_above(x, y, rtol, atol, m):
 
 
 @_bare
+def _slope(ratio):
+    """A ratio as a screen's slope: a little smaller, and finite in float32, unless it cannot be raised any more."""
+    return min(ratio * (1 - 2.0**-18), 2.0**127) if ratio < np.inf else ratio
+
+
+@_bare
 def _ratios(x, y, d, c, place, compacted, offset, atols, f, at, m):
     """Raise the greatest relative difference and the rtol that each rule needs, where this block has greater ones."""
     for first in range(0, max(atols.size, 1), 2):
-        c[0] = f[6] * (1 - 2.0**-18) if first == 0 else np.inf
+        c[0] = _slope(f[6]) if first == 0 else np.inf
         for k in range(2):
             known = first + k < atols.size
-            c[1 + 2 * k] = f[7 + first + k] * (1 - 2.0**-18) if known else np.inf
+            c[1 + 2 * k] = _slope(f[7 + first + k]) if known else np.inf
             c[2 + 2 * k] = atols[first + k] * (1 - 2.0**-20) if known else 0.0
         if not _screen(x, y, c, m):
             continue
@@ -658,14 +670,14 @@ def _slopes(lines, thresholds, failed, easy_rtols, easy_atols, atols, calm, f):
     smaller than what they stand for, more than float32 rounds. Two rules have a line; with more, nothing is known.
     """
     known = atols.size <= 2
-    lines[0] = f[6] * (1 - 2.0**-18)
+    lines[0] = _slope(f[6])
     thresholds[0] = 0.0
     for k in range(2):
         lines[1 + k] = np.inf
         thresholds[1 + k] = 0.0
         if k >= atols.size:
             continue
-        slope = f[7 + k] * (1 - 2.0**-18)
+        slope = _slope(f[7 + k])
         threshold = atols[k] * (1 - 2.0**-20)
         if not failed[k]:
             slope = min(slope, np.float64(easy_rtols[k]))

@@ -463,3 +463,35 @@ def test_profiles_of_the_design() -> None:
     """`default` and `bnb` are the reference article's."""
     assert [(1e-8, 1e-5)] * 3 == [DEFAULT.rule(dtype) for dtype in FLOATS[:3]]
     assert [(1e-4, 1e-3), (1e-3, 1e-2), (1e-6, 1e-5), (1e-4, 1e-3)] == [BNB.rule(dtype) for dtype in FLOATS]
+
+
+@pytest.mark.parametrize("seed", [*range(12), 93])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_compiled_equals_numpy_on_any_bits(dtype: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both implementations agree on random bits of every kind, in blocks that differ here, there or all over."""
+    rng = np.random.default_rng(seed)
+    kind = _UINT[DTYPES[dtype].itemsize]
+    n = int(rng.integers(1, 6000))
+    # All patterns, patterns near one, or small ones, where subnormals and zeros of both signs are.
+    top = [np.iinfo(kind).max, interesting(dtype)[7] + 300, 300][seed % 3]
+    left = rng.integers(0, top, n, dtype=kind, endpoint=True)
+    left ^= (rng.random(n) < 0.3).astype(kind) << kind(8 * DTYPES[dtype].itemsize - 1)
+    right = left.copy()
+    shares = np.repeat(rng.choice([0.0, 0.01, 0.3, 0.7, 1.0], n // 500 + 1), 500)[:n]
+    moved = rng.random(n) < shares
+    step = rng.integers(-3, 4, n) if seed % 2 else rng.integers(-(2**14), 2**14, n)
+    right[moved] += step[moved].astype(kind)
+    if seed % 4 == 3:
+        right[rng.random(n) < 0.01] = interesting(dtype)[int(rng.integers(0, 26))]
+    a, b = _wrap(left, dtype), _wrap(right, dtype)
+    profiles = [*BUILTIN, *(Profile(f"p{k}", rule) for k, rule in enumerate(EXTRA[: seed % 5]))]
+    monkeypatch.setattr(metrics, "_CHUNK", 2048)
+    found = []
+    for least in (0, 1 << 60):
+        monkeypatch.setattr(metrics, "COMPILED_FROM", least)
+        found.append(dataclasses.asdict(measure(a, b, profiles)))
+    for name in ("mean_abs", "rel_l2", "cosine"):
+        one, other = (result.pop(name) for result in found)
+        assert one == (None if other is None else pytest.approx(other, rel=1e-12, abs=1e-13)), name
+
+    assert repr(found[0]) == repr(found[1])
