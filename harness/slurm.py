@@ -81,7 +81,7 @@ _TAIL = 40
 
 
 def wall_minutes(job: IndexJob) -> int:
-    """Time limit of a cell's job."""
+    """Time limit of a cell's job, where the user names none."""
     deadlines = job.deadline_seconds
     return math.ceil((deadlines.install + deadlines.import_ + deadlines.index + MARGIN_SECONDS) / 60)
 
@@ -393,8 +393,11 @@ class _Follower:
     def _submit_some(self, entries: list[Entry], attempt: int) -> int:
         """Submit as many of `entries` as the cluster takes now; returns how many those are."""
         minutes = wall_minutes(self.experiment.job)
+        named = self.sweep.options.extra.get("time")
+        # 0 where the user named a limit in one of Slurm's other notations.
+        said = minutes if named is None else int(named) if named.isdigit() else 0
         while entries:
-            array = self.ledger.create(self.sweep, self._selection(), entries, minutes, time.time())
+            array = self.ledger.create(self.sweep, self._selection(), entries, said, time.time())
             command = [sys.executable, "-m", "harness.slurm_node", str(array.folder)]
             try:
                 parameters = self._parameters(minutes, attempt)
@@ -466,7 +469,8 @@ def verdict(name: str, seen: Job, minutes: int, run: tuple[str, str]) -> End:
     where = f" on {seen.node or host}" if seen.node or host else ""
     when = f" in phase {phase}" if phase else ""
     if seen.state in {"TIMEOUT", "DEADLINE"}:
-        reason = f"Slurm ended job {name}{where} at its time limit of {minutes} minutes{when}."
+        limit = f" of {minutes} minutes" if minutes else ""
+        reason = f"Slurm ended job {name}{where} at its time limit{limit}{when}."
         return End("final", "timeout", reason)
     if seen.state == "OUT_OF_MEMORY":
         reason = f"Slurm killed job {name}{where}{when} for want of memory; --slurm mem=64G asks for more."
