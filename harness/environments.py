@@ -142,7 +142,7 @@ def _complete(path: Path, version: str, flavour: Flavour, lock: Lock) -> Environ
         sentinel = json.loads((path / _SENTINEL).read_text(encoding="utf-8"))
         if sentinel["lock"] != lock.digest or not (path / "bin" / "python").exists():
             return None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     found = installed_packages(path)
     # Somebody's `pip install` into the environment would go unnoticed otherwise.

@@ -103,7 +103,7 @@ def owner(path: Path) -> dict[str, Any]:
     """What the holder of a lock wrote into its file: `pid`, `host` and `since`; empty if it cannot be read."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

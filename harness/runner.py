@@ -232,7 +232,7 @@ def _lost_cell(store: Store, run: Path) -> Cell | None:
         details = {"cause": "lost", "run": run.name, "log_tail": _tail(run / "log.txt"), "tried": tried(there)}
         cell = Cell(spec.key, spec.group, spec.to_json(), "lost", reason, phase, str(note["capture"]), details=details)
         return store.put(cell, log=run / "log.txt")
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from harness.commands.options import selection_options, sites_options
-from harness.errors import ExitCode
+from harness.errors import ExitCode, printable
 
 
 @click.command(name="blame")
@@ -41,7 +41,7 @@ def command(a: str, b: str, output: Path | None, **options: Any) -> int:
     for tried in found.tried:
         base, other = (a, b) if tried.base == "A" else (b, a)
         reason = f" ({tried.outcome}: {tried.reason})" if tried.reason else ""
-        click.echo(f"{base} with {', '.join(tried.units)} of {other}: {tried.result}{reason}")
+        click.echo(printable(f"{base} with {', '.join(tried.units)} of {other}: {tried.result}{reason}"))
     if found.left_out:
         click.echo(f"Not exchanged, because neither site folder holds them: {', '.join(found.left_out)}.")
     click.echo(found.sentence)

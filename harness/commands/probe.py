@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from harness.commands.options import home_option, matrix_option, parse_repeats, repeats_option, sites_options
-from harness.errors import ExitCode
+from harness.errors import ExitCode, printable
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -74,5 +74,7 @@ def command(
         click.echo(line)
     bad = [cell for cell in cells if cell.outcome not in {"ok", "unsupported"}]
     for cell in bad:
-        click.echo(f"{cell.label}: {cell.spec['settings']['probe']}: {cell.outcome}: {cell.reason}", err=True)
+        click.echo(
+            printable(f"{cell.label}: {cell.spec['settings']['probe']}: {cell.outcome}: {cell.reason}"), err=True
+        )
     return int(ExitCode.INFRASTRUCTURE if bad else ExitCode.OK)
