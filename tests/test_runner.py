@@ -502,7 +502,7 @@ def test_a_heartbeat_says_where_a_run_stands(bench):
 def test_no_secret_of_the_user_is_written_to_the_disk(bench, monkeypatch):
     """Variables of the harness may hold a package index's password; those of a job are in its request's place only."""
     monkeypatch.setenv("UV_INDEX_PASSWORD", "hunter2")
-    found = []
+    found: list[Path] = []
 
     def look(phase: str) -> None:
         (run,) = bench.home.runs.iterdir()
