@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -124,3 +129,74 @@ def test_ci_runs_the_readme_s_test_command():
 
     assert "nox -s tests" in text
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
+
+
+class FakeSession:
+    """What `harness_code` needs of nox."""
+
+    def __init__(self) -> None:
+        self.logged: list[str] = []
+
+    def log(self, text: str) -> None:
+        self.logged.append(text)
+
+
+@cache
+def front_door() -> ModuleType:
+    """The noxfile as a module, loaded once: nox keeps a list of sessions by name."""
+    spec = importlib.util.spec_from_file_location("noxfile_under_test", ROOT / "noxfile.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def noxfile(monkeypatch, tmp_path):
+    """The front door, whose `harness` is a script in `tmp_path`."""
+    monkeypatch.setattr(front_door(), "prepare", lambda _session: str(tmp_path))
+    return front_door()
+
+
+def fake_harness(folder: Path, body: str) -> None:
+    (folder / "harness").write_text(f"#!{sys.executable}\nimport os, signal, sys, time\n{body}\n")
+    (folder / "harness").chmod(0o755)
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 3, 130])
+def test_a_session_of_the_contract_ends_nox_with_the_command_s_exit_code(noxfile, tmp_path, code):
+    fake_harness(tmp_path, f"assert sys.argv[1:] == ['nightly', 'nights']\nsys.exit({code})")
+
+    with pytest.raises(SystemExit) as caught:
+        noxfile.harness_code(FakeSession(), "nightly", "nights")
+    assert caught.value.code == code
+
+
+def test_ctrl_c_is_the_command_s_own_and_it_has_all_the_time_it_wants(noxfile, tmp_path):
+    """Nox itself would end it after 0.3 s; a sweep lets its running cells come to their end."""
+    body = (
+        "def stop(*_a):\n    time.sleep(1.5); print('ended cleanly', flush=True); sys.exit(3)\n"
+        "signal.signal(signal.SIGINT, stop)\n"
+        f"open({str(tmp_path / 'ready')!r}, 'w').close()\n"
+        "time.sleep(60)"
+    )
+    fake_harness(tmp_path, body)
+    program = (
+        "import importlib.util, sys\n"
+        f"spec = importlib.util.spec_from_file_location('n', {str(ROOT / 'noxfile.py')!r})\n"
+        "n = importlib.util.module_from_spec(spec); spec.loader.exec_module(n)\n"
+        f"n.prepare = lambda session: {str(tmp_path)!r}\n"
+        "class S:\n    def log(self, text): pass\n"
+        "n.harness_code(S(), 'sweep')\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while not (tmp_path / "ready").exists():
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+
+    assert process.returncode == 3
+    assert "ended cleanly" in out
