@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -390,7 +391,8 @@ def write_tables(
         metadata = {"harness_schema": TABLES_SCHEMA, "harness_table": name, **about}
         table = pa.Table.from_pylist(list(rows), schema=schema.with_metadata(metadata))
         path = folder / f"{name}.parquet"
-        temporary = path.with_suffix(".parquet.new")
+        # A name of its own: two sweeps of one collection may end at the same time.
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         pq.write_table(table, temporary, compression="zstd")
         temporary.replace(path)
         written.append(path)
