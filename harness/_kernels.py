@@ -15,6 +15,7 @@ bfloat16 comes in as int16 and float16 as uint16, so that a kernel can tell them
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ _FOLDER = _cache_folder()
 if _FOLDER is not None:
     os.environ.setdefault("NUMBA_CACHE_DIR", str(_FOLDER))
 
-from llvmlite import ir  # type: ignore[import-untyped]  # noqa: E402 - numba reads its settings when it is imported
+from llvmlite import binding, ir  # type: ignore[import-untyped]  # noqa: E402 - numba reads its settings when it is imported
 from numba import config, njit, types  # noqa: E402
 from numba.extending import intrinsic  # noqa: E402
 
@@ -45,6 +46,9 @@ from harness._vectors import AHEAD, LANES, dense, far, fetch, split, survey  # n
 if not config.CACHE_DIR and _FOLDER is not None:  # numba was imported by somebody else before this module
     config.CACHE_DIR = str(_FOLDER)
 _CACHE = bool(config.CACHE_DIR)
+
+CONVERTS_HALF = platform.machine() not in ("x86_64", "AMD64") or bool(binding.get_host_cpu_features().get("f16c"))
+"""Whether the processor converts float16; for one that does not, LLVM calls a function that is not there, and aborts."""
 
 # Counting references to arrays, which numba does at each slice and call, would cost as much as a block. Functions
 # marked so can make no arrays; their callers own all that they are given.

@@ -150,7 +150,7 @@ def measure(a: Tensor, b: Tensor, profiles: Sequence[Profile] = BUILTIN, *, thre
     rules = [profile.rule(a.dtype) for profile in profiles] if kind in ("float", "complex") else []
     if DTYPES[a.dtype].itemsize == 1:
         total = _bytes(a, b, rules, threads)
-    elif a.n >= COMPILED_FROM and kind in ("float", "int") and _compiled_available():
+    elif a.n >= COMPILED_FROM and kind in ("float", "int") and _compiled_available(a.dtype):
         total = _compiled(a, b, rules, threads)
     else:
         total = _plain(a, b, rules)
@@ -189,13 +189,13 @@ def _plain(a: Tensor, b: Tensor, rules: Sequence[Rule]) -> _Total:
     return total
 
 
-def _compiled_available() -> bool:
-    """Whether numba imports here; without it the same numbers come from NumPy, slower."""
+def _compiled_available(dtype: str) -> bool:
+    """Whether the kernels work here for a dtype; without them the same numbers come from NumPy, slower."""
     try:
-        import harness._kernels  # noqa: F401
+        from harness import _kernels
     except ImportError:  # pragma: no cover - numba is a dependency; this is for platforms without a wheel
         return False
-    return True
+    return dtype != "float16" or _kernels.CONVERTS_HALF
 
 
 def _chunks(n: int, task: Callable[[int], None], threads: int | None) -> None:
@@ -394,7 +394,7 @@ def pair_counts(a: Tensor, b: Tensor, threads: int | None = None) -> Array:
     x, y = a.flat.view(np.uint8), b.flat.view(np.uint8)
     counts = np.zeros((256, 256), np.int64)
     lock = threading.Lock()
-    compiled = a.n >= COMPILED_FROM and _compiled_available()
+    compiled = a.n >= COMPILED_FROM and _compiled_available(a.dtype)
 
     def task(start: int) -> None:
         p, q = x[start : start + _CHUNK], y[start : start + _CHUNK]

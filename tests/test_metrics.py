@@ -285,6 +285,19 @@ def test_threads_do_not_change_a_number(dtype: str, monkeypatch: pytest.MonkeyPa
     assert all(dataclasses.asdict(measure(a, b, threads=k)) == expected for k in (2, 3, 8))
 
 
+def test_old_processors_take_numpy_for_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the processor cannot convert float16, compiled code would end the process, so none is used."""
+    from harness import _kernels
+
+    monkeypatch.setattr(metrics, "COMPILED_FROM", 0)
+    monkeypatch.setattr(_kernels, "CONVERTS_HALF", False)
+    monkeypatch.setattr(metrics, "_compiled", lambda *_: pytest.fail("compiled code was called"))
+
+    assert measure(*typical("float16", 100, 0.5)).n == 100
+    with pytest.raises(pytest.fail.Exception):
+        measure(*typical("float32", 100, 0.5))
+
+
 def test_the_reference_is_b(engine: str) -> None:
     """`isclose` is asymmetric: the tolerance grows with |b|, not with |a|."""
     profile = [Profile("p", (0.0, 0.1))]
