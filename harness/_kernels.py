@@ -48,7 +48,7 @@ if not config.CACHE_DIR and _FOLDER is not None:  # numba was imported by somebo
 _CACHE = bool(config.CACHE_DIR)
 
 CONVERTS_HALF = platform.machine() not in ("x86_64", "AMD64") or bool(binding.get_host_cpu_features().get("f16c"))
-"""Whether the processor converts float16; for one that does not, LLVM calls a function that is not there, and aborts."""
+"""Whether the processor converts float16; on one that does not, LLVM calls a function that is missing, and aborts."""
 
 # Counting references to arrays, which numba does at each slice and call, would cost as much as a block. Functions
 # marked so can make no arrays; their callers own all that they are given.
