@@ -1,0 +1,129 @@
+"""Each fault ends as the table says it does; and the table would say so if one did not."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from pathlib import Path
+
+import psutil
+import pytest
+
+from harness.audit import verify
+from harness.environments import ensure_environment
+from harness.experiment import Experiment, Selection
+from harness.runner import Interpreter, run_index
+from harness.store import Cell
+from tests.reliability.__main__ import in_table, main
+from tests.reliability.bench import HIT, Bench, Fault, Truth, try_fault, undisturbed
+from tests.reliability.faults import FAULTS
+from tests.reliability.slurm import FAULTS as ON_SLURM
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+HERE = [fault for fault in FAULTS if fault not in ON_SLURM]
+"""Faults on Slurm are tests of their own, in test_slurm.py."""
+
+
+@pytest.fixture(scope="module")
+def truth(tmp_path_factory: pytest.TempPathFactory) -> Truth:
+    return undisturbed(tmp_path_factory.mktemp("whole") / "b")
+
+
+@pytest.mark.parametrize("fault", HERE, ids=lambda fault: fault.name.replace(" ", "-"))
+def test_nothing_is_lost_and_nothing_wrong_is_reported_as_right(fault: Fault, truth: Truth, tmp_path: Path) -> None:
+    row = try_fault(fault, tmp_path / "b", truth)
+
+    if row.verdict == "skipped":
+        pytest.skip(row.seen)
+    assert row.verdict == "yes", row.seen
+
+
+def _wrong_tensors(bench: Bench) -> str:
+    """A job that ends well with another version's index: nobody could tell, but for the undisturbed sweep."""
+    bench.inject("encode", "version = '2.6.0'")
+    bench.inject("start", "version = '2.6.0'")
+    bench.sweep()
+    return "nothing"
+
+
+def _raises(_bench: Bench) -> str:
+    raise ValueError("a mistake")
+
+
+@pytest.mark.parametrize(
+    ("run", "words"), [(_wrong_tensors, f"{HIT} is ok with other tensors"), (_raises, "ValueError: a mistake")]
+)
+def test_a_fault_that_does_not_end_as_it_should_is_said(run, words, truth: Truth, tmp_path: Path) -> None:
+    row = try_fault(Fault("planted", "", "", run), tmp_path / "b", truth)
+
+    assert row.verdict == "NO"
+    assert words in row.seen
+    assert in_table(row).endswith("| NO |")
+
+
+def test_the_command_prints_the_table_and_fails_on_a_fault_that_is_not_as_expected(monkeypatch, capsys) -> None:
+    import tests.reliability.__main__ as command
+
+    monkeypatch.setattr(
+        command, "FAULTS", [Fault("planted", "how", "what", _raises), Fault("harmless", "", "", lambda _b: "")]
+    )
+
+    assert main(["harmless"]) == 0
+    assert main([]) == 1
+    out = capsys.readouterr().out
+    assert "| planted | how | what | ValueError: a mistake | NO |" in out
+    assert "2 faults: 1 as expected, 1 not, 0 skipped." in out
+
+
+def test_the_page_has_a_row_for_each_fault_and_all_are_as_expected() -> None:
+    rows = re.findall(r"^\| (?!fault \|)([^|]+) \|.*\| (yes|NO|skipped) \|$", PAGE, re.MULTILINE)
+
+    assert [name for name, _verdict in rows] == [fault.name for fault in FAULTS]
+    assert {verdict for _name, verdict in rows} == {"yes"}
+    assert len({name for name, _verdict in rows}) == len(rows) >= 25
+    assert f"{len(rows)} faults: {len(rows)} as expected, 0 not, 0 skipped." in PAGE
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(1800)
+def test_the_real_worker_is_killed_at_each_of_its_phases(tmp_path: Path) -> None:
+    """With real torch and colbert-ai over 20 passages; a run after each kill has the bits of one before any."""
+    base = Path(os.environ.get("HARNESS_HOME") or ROOT / ".harness").resolve()
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "envs").symlink_to(base / "envs")
+    (home / "cache").symlink_to(base / "cache")
+    e = Experiment(Selection(home=home, collection="embedded", checkpoint="embedded", limit=20, device="cpu"))
+    python = ensure_environment(e.home, e.matrix, e.locks, "2.8.0", "cpu").python
+
+    def run(deadly: str = "") -> Cell:
+        def on_phase(phase: str) -> None:
+            if phase == deadly:
+                for process in psutil.Process().children(recursive=True):
+                    with contextlib.suppress(psutil.Error):
+                        if "harness.worker" in process.cmdline():
+                            process.kill()
+
+        return run_index(
+            e.home, e.store, e.spec("2.8.0"), Interpreter(python), e.passages, e.checkpoint, device_kind="cpu",
+            capture="final", deadline=600, on_phase=on_phase,
+        )  # fmt: skip
+
+    whole = run()
+    assert whole.outcome == "ok", whole.reason
+    killed = []
+    for phase in ("import", "load", "sample", "train", "encode", "finalize"):
+        cell = run(phase)
+        # A phase that is shorter than a look at it cannot be hit.
+        if cell.outcome == "ok":
+            continue
+        assert (cell.outcome, cell.phase, cell.artifacts) == ("crashed", phase, {}), cell.reason
+        assert "SIGKILL" in cell.reason
+        killed.append(phase)
+
+    assert {"import", "train", "encode"} <= set(killed)
+    again = run()
+    assert {name: a.digest for name, a in again.artifacts.items()} == {n: a.digest for n, a in whole.artifacts.items()}
+    assert verify(e.store).findings == ()
