@@ -119,7 +119,10 @@ class SlurmCluster:
             SlurmdTimeout=60
             JobAcctGatherType=jobacct_gather/none
             NodeName={host} NodeAddr=127.0.0.1 CPUs={self.cpus} RealMemory=8000 Gres=gpu:{self.gpus} State=UNKNOWN
+            PreemptType=preempt/partition_prio
+            PreemptMode=REQUEUE
             PartitionName=gpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+            PartitionName=urgent Nodes=ALL PriorityTier=10 MaxTime=INFINITE State=UP
             PartitionName=short Nodes=ALL MaxTime=1 State=UP
         """
         self.conf.write_text("\n".join(line.strip() for line in lines.strip().splitlines()) + "\n")

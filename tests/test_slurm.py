@@ -17,9 +17,12 @@ from pathlib import Path
 
 import pytest
 
+from harness.device import cpu_device
+from harness.experiment import Experiment, Selection
 from harness.home import Home
 from harness.lock import lock_path
-from harness.slurm_jobs import Ledger, open_sweeps, root_of
+from harness.slurm import _device_name
+from harness.slurm_jobs import Entry, Ledger, Options, Sweep, new_id, open_sweeps, root_of, save_sweep, write_record
 from harness.store import Cell, Store
 from tests.fake_worker import fake_interpreter
 from tests.slurm_cluster import SlurmCluster, missing, wait_for
@@ -78,6 +81,10 @@ class Bench:
             "PATH": os.pathsep.join([str(smi.parent), cluster.environment["PATH"]]),
             "HARNESS_HOME": str(self.home.root),
         }
+        # The first test asks a node what it is; for the others, that it is this machine is remembered.
+        root_of(self.home).mkdir(parents=True)
+        names = [_device_name(Options(extra=extra), "cpu") for extra in ({}, {"begin": "now"})]
+        write_record(root_of(self.home) / "devices.json", dict.fromkeys(names, cpu_device().identity))
         self.started: list[subprocess.Popen[bytes]] = []
         self.logs: dict[int, Path] = {}
 
@@ -286,6 +293,20 @@ def test_what_has_ended_is_reduced_however_it_ended(story):
     assert list(story.bench.home.runs.iterdir()) == []
 
 
+def test_a_job_that_is_preempted_is_run_again_by_slurm(bench):
+    bench.hold()
+    sweep = bench.sweep("2.8.0", device="cpu")
+    wait_for(lambda: len(bench.ran()) == 1, 60, "the cell to run")
+    bench.cluster.command("sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
+    wait_for(lambda: set(bench.ran().values()) == {2}, 60, "the cell to run again")
+    (bench.made / "hold").unlink()
+
+    said = bench.finish(sweep)
+
+    assert len(re.findall("Submitted", said)) == 1
+    assert bench.cells()["2.8.0"].outcome == "ok"
+
+
 def test_a_sweep_whose_terminal_is_killed_is_picked_up_again(bench):
     bench.hold()
     sweep = bench.sweep("2.7.1", "2.8.0", device="cpu")
@@ -340,28 +361,24 @@ def test_a_submission_whose_end_was_not_noted_is_found_by_its_name_and_not_made_
 
 def test_a_submission_that_never_reached_slurm_is_made_again(bench):
     """The submitting process died after it had written down what it would submit, and before sbatch was called."""
-    bench.hold()
-    sweep = bench.sweep("2.8.0", device="cpu")
-    wait_for(lambda: len(bench.ran()) == 1, 60, "the cell to run")
-    sweep.kill()
-    sweep.wait()
-    (array,) = Ledger(root_of(bench.home)).arrays()
-    wait_for(lambda: not bench.cluster.command("scancel", *bench.cluster.jobs()), 1, "")
-    wait_for(lambda: not bench.cluster.jobs(), 20, "the job to end")
-    for path in array.folder.iterdir():
-        if path.name != "array.json":
-            path.unlink()
-    record = json.loads((array.folder / "array.json").read_text())
-    renamed = array.folder.with_name("harness-00000000")
-    array.folder.rename(renamed)
-    (renamed / "array.json").write_text(json.dumps(record))
-    (bench.made / "hold").unlink()
+    (bench.folder / "sites" / "2.8.0" / "torch").mkdir(parents=True)
+    selection = Selection(
+        ROOT / "matrix.yaml", bench.home.root, str(bench.folder / "passages.jsonl"), str(bench.folder / "ck"),
+        threads=1, sites=bench.folder / "sites", site_python=bench.python, identity=cpu_device().identity,
+    )  # fmt: skip
+    key = Experiment(selection).spec("2.8.0").key
+    sweep = Sweep(new_id(), "now", selection, ["2.8.0"], {}, Options(), output=bench.folder / "tables")
+    save_sweep(bench.home, sweep)
+    entries = [Entry(key, "2.8.0", 0, 1)]
+    array = Ledger(root_of(bench.home)).create(sweep, selection, entries, 60, time.time() - 60)
 
     said = bench.finish(bench.command("--attach"))
 
     assert "Submitted 1 cells" in said
-    assert {cell.outcome for cell in bench.cells().values()} == {"ok"}
-    assert not renamed.exists()
+    assert bench.ran() == {key: 1}
+    assert bench.store.cells()[0].outcome == "ok"
+    assert not array.folder.exists()
+    assert bench.left() == []
 
 
 def test_two_sweeps_at_once_share_the_jobs_of_the_cells_that_both_need(bench):
