@@ -42,8 +42,7 @@ def test_nothing_is_lost_and_nothing_wrong_is_reported_as_right(fault: Fault, tr
 
 def _wrong_tensors(bench: Bench) -> str:
     """A job that ends well with another version's index: nobody could tell, but for the undisturbed sweep."""
-    bench.inject("encode", "version = '2.6.0'")
-    bench.inject("start", "version = '2.6.0'")
+    bench.inject("encode", "index.__globals__['version'] = '2.6.0'")
     bench.sweep()
     return "nothing"
 
