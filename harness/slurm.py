@@ -14,7 +14,7 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -26,7 +26,7 @@ from harness.errors import HarnessError, InfrastructureError, UsageError
 from harness.experiment import Experiment, Planned, Selection
 from harness.flock import hold, try_hold, whose
 from harness.home import Home, resolve_home
-from harness.matrix import IndexJob, find_matrix
+from harness.matrix import IndexJob, find_matrix, load_matrix
 from harness.progress import Board
 from harness.runner import is_infrastructure, tried
 from harness.slurm_jobs import (
@@ -50,7 +50,6 @@ from harness.slurm_node import ANSWER, REACH
 from harness.slurm_queue import (
     ENDED,
     GONE,
-    HELD_AFTER_FAILURE,
     HOPELESS,
     Job,
     Refused,
@@ -261,7 +260,7 @@ class _Follower:
             self.board.phase(label, read_run(task)[1] or seen.state.lower())
             return None
         self.board.phase(label, "queued")
-        if seen.reason == HELD_AFTER_FAILURE:
+        if seen.held:
             cancel([name])
             return self.ledger.conclude(task, End("again", reason=f"Job {name} could not be started on its node."))
         if seen.reason in HOPELESS:
@@ -542,20 +541,21 @@ def start_sweep(
 def _absolute(selection: Selection) -> Selection:
     """The same selection with paths that mean the same in another folder."""
     matrix_path = (selection.matrix_path or find_matrix()).resolve()
+    matrix = load_matrix(matrix_path)
 
     def absolute(path: Path | None) -> Path | None:
         # Not resolved: a virtualenv's interpreter is a link, and means another environment when it is followed.
         return path.absolute() if path else None
 
-    def named(name: str | None) -> str | None:
-        return str(Path(name).absolute()) if name and Path(name).exists() else name
+    def named(name: str | None, known: Iterable[str]) -> str | None:
+        return str(Path(name).absolute()) if name and name not in known and Path(name).exists() else name
 
     return replace(
         selection,
         matrix_path=matrix_path,
         home=resolve_home(selection.home, matrix_path).root,
-        collection=named(selection.collection),
-        checkpoint=named(selection.checkpoint),
+        collection=named(selection.collection, matrix.collections),
+        checkpoint=named(selection.checkpoint, matrix.checkpoints),
         sites=absolute(selection.sites),
         site_python=absolute(selection.site_python),
     )
@@ -667,7 +667,7 @@ def _wait_for_answer(folder: Path, job: str, board: Board) -> dict[str, Any]:
             return answer
         jobs = states([job])
         seen = jobs.get(f"{job}_0", Job(GONE)) if jobs is not None else Job("PENDING", "the controller is silent")
-        if seen.reason in HOPELESS or seen.reason == HELD_AFTER_FAILURE:
+        if seen.reason in HOPELESS or seen.held:
             raise UsageError(f"Job {job} would wait for ever ({seen.reason}): change the partition or --slurm options.")
         if seen.state in ENDED or seen.state == GONE:
             now = time.monotonic()

@@ -37,9 +37,6 @@ HOPELESS = frozenset(
         "QOSMaxGRESPerJob", "QOSMaxCpuPerJobLimit",
     }
 )  # fmt: skip
-HELD_AFTER_FAILURE = "launch failed requeued held"
-"""The node could not start the job; Slurm holds it until somebody releases it."""
-
 _KEPT = frozenset({"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_CONF_SERVER"})
 _RESERVED = frozenset({"array", "job_name", "output", "error", "signal", "open_mode", "requeue", "wrap", "ntasks"})
 _TEMPORARY = re.compile(
@@ -78,6 +75,12 @@ class Job:
     state: str
     reason: str = ""
     node: str = ""
+
+    @property
+    def held(self) -> bool:
+        """Whether its node could not start it, so that Slurm holds it until somebody releases it."""
+        # Slurm has written this with blanks and with underscores.
+        return self.reason.replace("_", " ").lower() == "launch failed requeued held"
 
 
 def require_slurm() -> None:

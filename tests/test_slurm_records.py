@@ -327,3 +327,25 @@ def test_each_end_that_slurm_knows_has_its_consequence_and_a_reason(state, kind,
     assert (end.state, end.outcome) == (kind, outcome)
     assert part in end.reason
     assert end.reason.endswith(".") or outcome == "out_of_memory"
+
+
+@pytest.mark.parametrize("reason", ["launch failed requeued held", "launch_failed_requeued_held"])
+def test_a_job_that_its_node_could_not_start_is_known_by_its_reason(reason):
+    assert Job("PENDING", reason).held
+    assert not Job("PENDING", "Resources").held
+
+
+def test_paths_of_a_sweep_mean_the_same_in_another_folder(tmp_path, monkeypatch):
+    """A name that matrix.yaml knows stays a name, even where a file is called so."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("embedded", "mine.jsonl"):
+        (tmp_path / name).touch()
+    (tmp_path / "python").symlink_to("/bin/true")
+    given = Selection(ROOT / "matrix.yaml", Path("home"), "mine.jsonl", "embedded", site_python=Path("python"))
+
+    kept = slurm._absolute(given)
+
+    assert kept.home == tmp_path / "home"
+    assert kept.collection == str(tmp_path / "mine.jsonl")
+    assert kept.checkpoint == "embedded"
+    assert kept.site_python == tmp_path / "python"
