@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from harness import slurm
+from harness import slurm, slurm_node
+from harness.device import cpu_device
 from harness.errors import UsageError
-from harness.experiment import Selection
+from harness.experiment import Experiment, Selection
+from harness.flock import try_hold
 from harness.home import Home
 from harness.matrix import load_matrix
+from harness.progress import Board
 from harness.slurm import attach_sweep, resources, verdict, wall_minutes
 from harness.slurm_jobs import (
     End,
@@ -24,6 +29,7 @@ from harness.slurm_jobs import (
     close_sweep,
     open_sweeps,
     read_end,
+    read_record,
     read_run,
     root_of,
     save_sweep,
@@ -42,6 +48,7 @@ from harness.slurm_queue import (
     states,
     submit_array,
 )
+from tests.test_checkpoint import write_checkpoint
 
 ROOT = Path(__file__).parent.parent
 FAKE = """#!/bin/sh
@@ -77,6 +84,10 @@ def sweep(tmp_path: Path) -> Sweep:
 def array_of(home: Home, sweep: Sweep, count: int = 2) -> Task:
     entries = [Entry(f"{number:032x}", "2.8.0", number, 1) for number in range(count)]
     return Task(Ledger(root_of(home)).create(sweep, sweep.selection, entries, 60, 1.0), 0)
+
+
+def quiet() -> Board:
+    return Board([], Console(file=io.StringIO()))
 
 
 # ---- records
@@ -349,3 +360,105 @@ def test_paths_of_a_sweep_mean_the_same_in_another_folder(tmp_path, monkeypatch)
     assert kept.collection == str(tmp_path / "mine.jsonl")
     assert kept.checkpoint == "embedded"
     assert kept.site_python == tmp_path / "python"
+
+
+# ---- what the nodes are
+
+
+def test_a_node_says_whether_it_sees_the_lock_of_the_asker(tmp_path):
+    held = try_hold(tmp_path / slurm_node.REACH)
+    assert held is not None
+    with held:
+        slurm_node.main([str(tmp_path), "--device", "cpu"])
+        assert read_record(tmp_path / slurm_node.ANSWER)["locks"] is True
+
+    slurm_node.main([str(tmp_path), "--device", "cpu"])
+
+    answer = read_record(tmp_path / slurm_node.ANSWER)
+    assert answer["locks"] is False
+    assert answer["identity"] == cpu_device().identity
+
+
+@pytest.mark.parametrize(
+    ("answer", "part"),
+    [
+        ({"identity": "cpu x", "locks": False}, "would build the same environment at once"),
+        ({"error": "nvidia-smi lists no GPU on this machine; use --device cpu."}, "On node1: nvidia-smi lists no GPU"),
+    ],
+)
+def test_nodes_on_which_a_sweep_would_go_wrong_are_refused(tmp_path, monkeypatch, answer, part):
+    monkeypatch.setattr(slurm, "_probe", lambda *_: {"host": "node1", **answer})
+
+    with pytest.raises(UsageError, match=part):
+        slurm.node_device(Home(tmp_path), Options("gpu"), "auto", quiet())
+    assert not (root_of(Home(tmp_path)) / "devices.json").exists()
+
+
+def test_what_a_node_is_is_asked_once_until_it_turns_out_to_be_wrong(tmp_path, monkeypatch):
+    home, asked = Home(tmp_path), []
+
+    def probe(_home: Home, options: Options, *_: object) -> dict[str, object]:
+        asked.append(options.partition)
+        return {"host": "node1", "identity": f"cuda {options.partition} 9.0", "locks": True}
+
+    monkeypatch.setattr(slurm, "_probe", probe)
+    root_of(home).mkdir()
+    for partition in ("a", "b", "a", "b"):
+        assert slurm.node_device(home, Options(partition), "auto", quiet()) == f"cuda {partition} 9.0"
+    assert asked == ["a", "b"]
+
+    slurm.forget_device(home, Options("a"))
+
+    for partition in ("a", "b"):
+        slurm.node_device(home, Options(partition), "auto", quiet())
+    assert asked == ["a", "b", "a"]
+
+
+def test_a_node_of_another_model_does_not_run_the_cell(tmp_path, monkeypatch):
+    experiment = Experiment(Selection(ROOT / "matrix.yaml", tmp_path, identity="cpu Other 1/2 avx2", threads=1))
+    end = slurm_node._mismatch(experiment, "node1")
+    assert end is not None
+    assert (end.state, end.cause) == ("again", "device")
+    assert cpu_device().identity in end.reason
+    assert "cpu Other 1/2 avx2" in end.reason
+
+    few = Experiment(Selection(ROOT / "matrix.yaml", tmp_path, identity=cpu_device().identity, threads=1024))
+    end = slurm_node._mismatch(few, "node1")
+    assert end is not None
+    assert (end.state, end.outcome) == ("final", "lost")
+
+
+# ---- submitting
+
+
+LIMITED = """#!/bin/sh
+n=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\)%.*/\\1/p' "$1")
+echo "$((n + 1))" >> "$FAKE_SLURM/asked"
+[ "$n" -le 1 ] || { echo "sbatch: error: AssocMaxSubmitJobLimit" >&2; exit 1; }
+echo "Submitted batch job $(wc -l < "$FAKE_SLURM/asked")"
+"""
+
+
+def test_where_a_user_may_have_few_jobs_they_are_submitted_in_small_arrays(fake, tmp_path):
+    (fake / "sbatch").write_text(LIMITED)
+    (tmp_path / "p.jsonl").write_text('{"text": "A passage"}\n')
+    checkpoint = write_checkpoint(tmp_path / "ck")
+    selection = Selection(
+        ROOT / "matrix.yaml", tmp_path / "home", str(tmp_path / "p.jsonl"), str(checkpoint), identity="cuda X 9.0"
+    )
+    experiment = Experiment(selection)
+    versions = experiment.matrix.versions[:7]
+    sweep = Sweep("20260101-000000-abcd", "now", selection, versions, {}, Options("gpu"))
+    save_sweep(experiment.home, sweep)
+    plan = experiment.plan(versions, {})
+    follower = slurm._Follower(sweep, experiment, plan, quiet(), evict_after=False)
+    follower.pending = {planned.spec.key: planned for planned in plan}
+
+    follower._step()
+
+    arrays = Ledger(root_of(experiment.home)).arrays()
+    assert sorted(entry.version for array in arrays for entry in array.entries) == sorted(versions)
+    assert all(len(array.entries) <= 2 for array in arrays)
+    assert all(follower.ledger.job(array) for array in arrays)
+    follower._step()
+    assert Ledger(root_of(experiment.home)).arrays() == arrays
