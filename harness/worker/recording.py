@@ -227,10 +227,17 @@ class _Functions(TorchFunctionMode):
         recorder = self._recorder
         if recorder.paused or getattr(func, "__name__", "") in _MOVES_NOTHING:
             return func(*args, **kwargs)
-        name = resolve_name(func)
+        name = _public_name(func)
         if not name or name.endswith("__get__"):
             return func(*args, **kwargs)
         return recorder.call("function", name, func, args, kwargs)
+
+
+def _public_name(function: Any) -> str:
+    """The name by which users call a function of torch; torch itself finds some of them in `torch.functional` first."""
+    name = str(resolve_name(function) or "")
+    short = name.removeprefix("torch.functional.")
+    return f"torch.{short}" if short != name and getattr(torch, short, None) is function else name
 
 
 def _patched_functions() -> list[tuple[Any, str, str, Any]]:
