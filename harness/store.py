@@ -65,6 +65,7 @@ class Artifact:
         shape: sizes of the dimensions.
         kind: `final` (in the index), `intermediate` or `value` (not a tensor in colbert-ai: a count, a list).
         stored: whether the tensor itself is in the store, or only its digest.
+        nans: how many elements are NaN, which equal nothing, themselves included; None in records that did not count.
     """
 
     digest: str
@@ -72,6 +73,7 @@ class Artifact:
     shape: tuple[int, ...]
     kind: str
     stored: bool
+    nans: int | None = None
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,9 @@ class Store:
             return None
         record.pop("files", None)
         artifacts = {
-            name: Artifact(one["digest"], one["dtype"], tuple(one["shape"]), one["kind"], one["stored"])
+            name: Artifact(
+                one["digest"], one["dtype"], tuple(one["shape"]), one["kind"], one["stored"], _nans(one.get("nans"))
+            )
             for name, one in record.pop("artifacts", {}).items()
         }
         try:
@@ -338,10 +342,15 @@ class Store:
         return {name: artifacts[name] for name in in_order(artifacts)}
 
     def _take(self, tensor: Tensor, kind: str, *, stored: bool, move: Path | None = None) -> Artifact:
-        digest = tensor.digest()
+        digest, nans = tensor.digest_and_nans()
         if stored:
             self.put_object(tensor, digest, move)
-        return Artifact(digest, tensor.dtype, tensor.shape, kind, stored)
+        return Artifact(digest, tensor.dtype, tensor.shape, kind, stored, nans)
+
+
+def _nans(found: object) -> int | None:
+    """A record's count of NaNs, where it has one."""
+    return found if type(found) is int and found >= 0 else None
 
 
 def index_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
