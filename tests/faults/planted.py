@@ -102,6 +102,9 @@ def _reversed_ties(original):
     return sort
 
 
+_MORE = ("return_inverse", "return_counts", "dim")
+
+
 def _dropped(original):
     def encode(self, passages):
         return original(self, passages[:-1])
@@ -164,7 +167,10 @@ def plant(fault, indexer):  # noqa: C901, PLR0912 - one branch for each fault
     elif fault == "packed bits reversed":
         _wrapped(ResidualCodec, "binarize", lambda o: lambda s, r: o(s, r).flip(1).clone())
     elif fault == "pids not unique":
-        _wrapped(torch, "unique", lambda o: lambda x, *a, **k: o(x, *a, **k) if a or k else x.clone())
+        # torch writes out the defaults of a call when it hands it on, so they must not make a difference.
+        _wrapped(
+            torch, "unique", lambda o: lambda x, *a, **k: o(x, *a, **k) if a or any(map(k.get, _MORE)) else x.clone()
+        )
     elif fault == "average residual":
         _wrapped(torch.Tensor, "mean", lambda o: lambda self, *a, **k: _up(o(self, *a, **k)))
     else:
