@@ -1,0 +1,14 @@
+"""Quick tests first: a mistake shows in seconds, before torch environments are built or a cluster is started."""
+
+from __future__ import annotations
+
+import pytest
+
+_LATER = ("slow", "slurm", "integration")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order tests by the most costly marker they carry; within a kind the order of the files stays."""
+    items.sort(
+        key=lambda item: max((1 + _LATER.index(mark) for mark in _LATER if item.get_closest_marker(mark)), default=0)
+    )
