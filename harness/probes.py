@@ -219,10 +219,12 @@ def sample(tensor: Tensor) -> Tensor:
 def _kept(store: Store, name: str, tensor: Tensor) -> dict[str, Artifact]:
     """A digest of the whole always; the tensor if it is small, else a sample of it under a name of its own."""
     whole = tensor.nbytes <= WHOLE_BYTES
-    found = {name: Artifact(tensor.digest(), tensor.dtype, tensor.shape, "intermediate", whole)}
+    digest, nans = tensor.digest_and_nans()
+    found = {name: Artifact(digest, tensor.dtype, tensor.shape, "intermediate", whole, nans)}
     kept = tensor if whole else sample(tensor)
     if not whole:
         name = f"{name}{SAMPLE}"
-        found[name] = Artifact(kept.digest(), kept.dtype, kept.shape, "intermediate", stored=True)
+        digest, nans = kept.digest_and_nans()
+        found[name] = Artifact(digest, kept.dtype, kept.shape, "intermediate", stored=True, nans=nans)
     store.put_object(kept, found[name].digest)
     return found
