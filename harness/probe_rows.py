@@ -55,7 +55,7 @@ class ProbeCell:
     def facts(self, name: str) -> Facts | None:
         """Digest, dtype and shape, from the record."""
         found = self.artifact(name)
-        return Facts(found.digest, found.dtype, found.shape) if found else None
+        return Facts(found.digest, found.dtype, found.shape, found.nans) if found else None
 
     def digest(self, name: str) -> str | None:
         """From the record."""
