@@ -111,14 +111,21 @@ def owner(path: Path) -> dict[str, Any]:
 def whose(path: Path) -> str:
     """The holder of a lock in words, such as `process 123 on node7`."""
     found = owner(path)
+    for _ in range(10):
+        if found:
+            break
+        # It was taken a moment ago, and its holder has yet to sign it.
+        time.sleep(_POLL_SECONDS / 5)
+        found = owner(path)
     return f"process {found.get('pid', '?')} on {found.get('host', '?')}"
 
 
 def _sign(descriptor: int) -> None:
     text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": round(time.time())})
     try:
-        os.ftruncate(descriptor, 0)
+        # In this order it is never empty once it was signed.
         os.pwrite(descriptor, text.encode(), 0)
+        os.ftruncate(descriptor, len(text))
     except OSError:
         # On a full disk the lock holds all the same; only the sentence about its holder is lost.
         return

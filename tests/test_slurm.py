@@ -101,7 +101,10 @@ class Bench:
         command = [sys.executable, "-m", "harness", "sweep", *arguments]
         log = self.folder / f"said-{len(self.started)}"
         with log.open("w") as out:
-            process = subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=out, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(
+                command, cwd=ROOT, env=self.environment, stdout=out, stderr=subprocess.STDOUT,
+                preexec_fn=_heed_interrupts,  # noqa: PLW1509 - no other thread runs here
+            )  # fmt: skip
         self.started.append(process)
         self.logs[process.pid] = log
         return process
@@ -142,6 +145,11 @@ class Bench:
     def left(self) -> list[str]:
         """What is left of a sweep in the home."""
         return [sweep.id for sweep in open_sweeps(self.home)] + [a.name for a in Ledger(root_of(self.home)).arrays()]
+
+
+def _heed_interrupts() -> None:
+    """A test run that was started in the background ignores SIGINT, and what it starts would inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
