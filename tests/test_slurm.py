@@ -22,7 +22,18 @@ from harness.experiment import Experiment, Selection
 from harness.home import Home
 from harness.lock import lock_path
 from harness.slurm import _device_name
-from harness.slurm_jobs import Entry, Ledger, Options, Sweep, new_id, open_sweeps, root_of, save_sweep, write_record
+from harness.slurm_jobs import (
+    Entry,
+    Ledger,
+    Options,
+    Sweep,
+    new_id,
+    open_sweeps,
+    read_run,
+    root_of,
+    save_sweep,
+    write_record,
+)
 from harness.store import Cell, Store
 from tests.fake_worker import fake_interpreter
 from tests.slurm_cluster import SlurmCluster, missing, wait_for
@@ -39,8 +50,8 @@ key = cell["key"]
 phase("import")
 with (made / "ran").open("a") as file:
     file.write(f"{key} {os.environ.get('CUDA_VISIBLE_DEVICES', '')}\\n")
-phase("train")
 (made / f"{key}.pid").write_text(str(os.getpid()))
+phase("train")
 while (made / "hold").exists() or (made / f"{key}.hold").exists():
     time.sleep(0.05)
 phase("finalize"); index(); result()
@@ -193,6 +204,8 @@ class Story:
         self.key = {task.entry.version: task.entry.key for task in Ledger(root_of(bench.home)).tasks()}
         self.job = {task.entry.version: f"{job}_{task.number}" for task, job in self.jobs()}
         holds = {version: bench.hold(f"{key}.hold") for version, key in self.key.items()}
+        for version in versions:
+            self.wait_for_run(version, 1)
         (bench.made / "hold").unlink()
 
         self.play(holds)
@@ -225,7 +238,14 @@ class Story:
         cluster.start_controller()
 
     def wait_for_run(self, version: str, number: int) -> None:
-        wait_for(lambda: self.bench.ran()[self.key[version]] == number, 60, f"run {number} of {version}")
+        """Wait until the job has run that often and its node has said that it trains."""
+        key = self.key[version]
+
+        def trains() -> bool:
+            newest = max((t for t, _ in self.jobs() if t.entry.key == key), key=lambda task: task.entry.attempt)
+            return self.bench.ran()[key] == number and read_run(newest)[1] == "train"
+
+        wait_for(trains, 60, f"run {number} of {version}")
 
     def cut_the_power(self, holds: dict[str, Path]) -> None:
         """Kill slurmd, and with one job all that Slurm runs of it, as a node that goes down does; then start slurmd."""
