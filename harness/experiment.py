@@ -225,9 +225,11 @@ class Experiment:
 
     def spec(self, version: str, repeat: int = 0) -> CellSpec:
         """The index cell of a version."""
+        # First, so that a version that does not exist is named before anything is fetched.
+        lock = self.lock(version)
         files = self.checkpoint
         checkpoint = {"name": files.name, "digest": files.digest, "dim": files.dim}
-        spec = index_spec(self.matrix, self.job, version, self.lock(version), self.passages, checkpoint, self.device)
+        spec = index_spec(self.matrix, self.job, version, lock, self.passages, checkpoint, self.device)
         return spec.again(repeat)
 
     def plan(self, versions: list[str], repeats: dict[str, int], *, retry: bool = True) -> list[Planned]:

@@ -16,7 +16,11 @@ from harness.errors import ExitCode, printable
 @click.argument("b")
 @selection_options
 @sites_options
-@click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Write blame.parquet here.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write to blame.parquet here, beside the rows of other pairs.",
+)
 def command(a: str, b: str, output: Path | None, **options: Any) -> int:
     """Say which package changed the index between versions A and B, by exchanging packages in both directions.
 
@@ -25,11 +29,13 @@ def command(a: str, b: str, output: Path | None, **options: Any) -> int:
     """
     from harness.blame import blame, rows
     from harness.experiment import Experiment, Selection
+    from harness.findings import Gathering
     from harness.locate import look
     from harness.lock import difference
     from harness.pair import prepare_pair
 
     experiment = Experiment(Selection(**options))
+    gathering = Gathering(output, "blame", experiment, a) if output else None
     pair = prepare_pair(experiment, a, b)
     versions = difference(experiment.lock(pair.a.cell.version), experiment.lock(pair.b.cell.version))
     found = blame(experiment, pair, lambda text: click.echo(text, err=True))
@@ -45,8 +51,6 @@ def command(a: str, b: str, output: Path | None, **options: Any) -> int:
     if found.left_out:
         click.echo(f"Not exchanged, because neither site folder holds them: {', '.join(found.left_out)}.")
     click.echo(found.sentence)
-    if output:
-        from harness.findings import write_table
-
-        click.echo(f"Table: {write_table(output, 'blame', rows(found, pair, versions))}")
+    if gathering:
+        click.echo(f"Table: {gathering.write(rows(found, pair, versions))}")
     return int(ExitCode.DIVERGENCE if look(pair).diverged else ExitCode.OK)

@@ -27,7 +27,11 @@ from harness.errors import ExitCode
     help="Also replay steps that inherit a difference: one may add its own. Takes long over a large collection.",
 )
 @click.option("--repro", type=click.Path(path_type=Path, file_okay=False), help="Write repro scripts to this folder.")
-@click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Write locations.parquet here.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write to locations.parquet here, beside the rows of other pairs.",
+)
 def command(
     a: str,
     b: str,
@@ -43,11 +47,14 @@ def command(
     Versions that are not indexed yet are indexed first. Exit code 1 when they differ beyond the noise floor.
     """
     from harness.experiment import Experiment, Selection
+    from harness.findings import Gathering
     from harness.locate import locate, look, rows, show
     from harness.pair import prepare_pair
     from harness.reduce import result_console
 
-    pair = prepare_pair(Experiment(Selection(**options)), a, b, repeats=repeats)
+    experiment = Experiment(Selection(**options))
+    gathering = Gathering(output, "locations", experiment, a) if output else None
+    pair = prepare_pair(experiment, a, b, repeats=repeats)
     written: list[str] = []
     if no_replay:
         location = look(pair)
@@ -65,10 +72,8 @@ def command(
                 ),
             )
     show(location, result_console())
-    if output:
-        from harness.findings import write_table
-
-        click.echo(f"Table: {write_table(output, 'locations', rows(location))}")
+    if gathering:
+        click.echo(f"Table: {gathering.write(rows(location))}")
     for line in written:
         click.echo(line)
     return int(ExitCode.DIVERGENCE if location.diverged else ExitCode.OK)

@@ -18,7 +18,11 @@ from harness.errors import ExitCode
 @selection_options
 @sites_options
 @click.option("--gates/--no-gates", default=True, show_default=True, help="Also swap A into A, and capture on and off.")
-@click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Write swaps.parquet here.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write to swaps.parquet here, beside the rows of other swaps.",
+)
 def command(a: str, b: str, artifacts: tuple[str, ...], gates: bool, output: Path | None, **options: Any) -> int:
     """Run B's job with ARTIFACTS of A in their place and compare with A; then A's with B's, and compare with B.
 
@@ -26,12 +30,14 @@ def command(a: str, b: str, artifacts: tuple[str, ...], gates: bool, output: Pat
     1 when the index still differs from that of the side whose artifacts were put in.
     """
     from harness.experiment import Experiment, Selection
+    from harness.findings import Gathering
     from harness.pair import prepare_pair
     from harness.progress import Board
     from harness.reduce import result_console
     from harness.swap import Swapper, check_names, rows, sentence, table
 
     experiment = Experiment(Selection(**options))
+    gathering = Gathering(output, "swaps", experiment, a) if output else None
     pair = prepare_pair(experiment, a, b, repeats=0)
     names = check_names(pair.a, artifacts)
     check_names(pair.b, names)
@@ -52,10 +58,8 @@ def command(a: str, b: str, artifacts: tuple[str, ...], gates: bool, output: Pat
             console.print()
     for line in [*lines, *map(sentence, found)]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    if output:
-        from harness.findings import write_table
-
-        click.echo(f"Table: {write_table(output, 'swaps', rows(found))}")
+    if gathering:
+        click.echo(f"Table: {gathering.write(rows(found))}")
     if failed:
         return int(ExitCode.INFRASTRUCTURE)
     return int(ExitCode.OK if all(one.resolved for one in found) else ExitCode.DIVERGENCE)
