@@ -21,7 +21,7 @@ from pathlib import Path
 from harness.collection import write_jsonl
 from harness.environments import ensure_environment
 from harness.experiment import Experiment, Selection
-from harness.runner import Interpreter, _environment, worker_copy
+from harness.runner import Interpreter, worker_copy, worker_environment
 
 MODES = ("bare", "final", "full")
 BARE = Path(__file__).with_name("bare_index.py")
@@ -35,7 +35,7 @@ def run(experiment: Experiment, interpreter: Interpreter, version: str, mode: st
     write_jsonl(experiment.passages, folder / "passages.jsonl")
     spec = experiment.spec(version)
     kind = experiment.device.kind
-    environment = _environment(spec, interpreter, worker_copy(experiment.home), folder, kind)
+    environment = worker_environment(spec, interpreter, worker_copy(experiment.home), folder, kind)
     if mode == "bare":
         arguments = [str(BARE), str(folder / "passages.jsonl"), str(experiment.checkpoint.path), str(out), kind]
     else:

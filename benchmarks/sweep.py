@@ -58,8 +58,8 @@ def measure(folder: Path, count: int, cells: int, seconds: float, build_seconds:
     body = f"phase('import'); phase('encode'); time.sleep({seconds}); index(); result()\n"
     python = fake_interpreter(folder, body).python
     environments.Environment.python = property(lambda _self: python)  # type: ignore[assignment,method-assign]
-    environments._build = build(build_seconds)
-    gpus._query = lambda *_arguments: []  # no nvidia-smi is asked about simulated GPUs
+    environments.build_environment = build(build_seconds)
+    gpus.query_driver = lambda *_arguments: []  # no nvidia-smi is asked about simulated GPUs
     inputs = make_inputs(folder)
     selection = Selection(
         matrix_path=ROOT / "matrix.yaml", home=folder / "home", collection=inputs[1], checkpoint=inputs[3],

@@ -18,7 +18,14 @@ from typing import Any
 
 from filelock import FileLock
 
-from harness.environments import BuildFailed, _build, _complete, _mark_complete, disk_errors, normal_name
+from harness.environments import (
+    BuildFailed,
+    build_environment,
+    complete_environment,
+    disk_errors,
+    mark_complete,
+    normal_name,
+)
 from harness.experiment import Experiment
 from harness.graph import origins
 from harness.jobs import Workbench
@@ -333,14 +340,14 @@ class Laboratory:
         path = home.environments / f"counterfactual-{name}"
         label = f"{side.cell.version} with packages of {other.cell.version}"
         with FileLock(home.environments / f".{path.name}.lock"), disk_errors(home):
-            if _complete(path, side.cell.version, self.experiment.device.flavour, lock) is None:
+            if complete_environment(path, side.cell.version, self.experiment.device.flavour, lock) is None:
                 shutil.rmtree(path, ignore_errors=True)
                 try:
-                    _build(home, self.experiment.matrix, path, lock, label)
+                    build_environment(home, self.experiment.matrix, path, lock, label)
                 except BaseException:
                     shutil.rmtree(path, ignore_errors=True)
                     raise
-                _mark_complete(path, lock)
+                mark_complete(path, lock)
         return lock, path
 
 

@@ -74,7 +74,7 @@ def gpus() -> list[str]:
     rows = [[field.strip() for field in line.split(",")] for line in listed.splitlines() if line.count(",") == 3]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and "MIG-" not in visible:
-        rows = list(_visible(rows, visible))
+        rows = list(visible_rows(rows, visible))
     return [f"cuda {' '.join(f'{name} {capability}'.split())}" for _, _, name, capability in rows]
 
 
@@ -106,7 +106,7 @@ def missing_code(matrix: Matrix, version: str, identity: str) -> str:
     return ""
 
 
-def _visible(rows: list[list[str]], visible: str) -> Iterator[list[str]]:
+def visible_rows(rows: list[list[str]], visible: str) -> Iterator[list[str]]:
     """Rows (index, UUID, …) that CUDA_VISIBLE_DEVICES names; as in CUDA, the first name of no GPU ends the list."""
     for item in (part.strip() for part in visible.split(",")):
         named = [row for row in rows if item == row[0] or (item.startswith("GPU-") and row[1].startswith(item))]

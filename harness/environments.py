@@ -134,10 +134,11 @@ def find_environment(home: Home, locks: Path, version: str, flavour: Flavour) ->
     """Return the complete environment of a version, or None if it would have to be built."""
     lock = read_lock(lock_path(locks, version, flavour))
     path = environment_path(home, version, flavour, lock)
-    return _complete(path, version, flavour, lock)
+    return complete_environment(path, version, flavour, lock)
 
 
-def _complete(path: Path, version: str, flavour: Flavour, lock: Lock) -> Environment | None:
+def complete_environment(path: Path, version: str, flavour: Flavour, lock: Lock) -> Environment | None:
+    """What is installed at `path`, if it was built to the end and holds what the lock names; otherwise None."""
     try:
         sentinel = json.loads((path / _SENTINEL).read_text(encoding="utf-8"))
         if sentinel["lock"] != lock.digest or not (path / "bin" / "python").exists():
@@ -185,7 +186,7 @@ def ensure_environment(
     path = environment_path(home, version, flavour, lock)
     home.environments.mkdir(parents=True, exist_ok=True)
     with _exclusive(path, control) as held:
-        existing = _complete(path, version, flavour, lock)
+        existing = complete_environment(path, version, flavour, lock)
         if existing:
             return existing
         if path.exists():
@@ -194,12 +195,14 @@ def ensure_environment(
         report(f"{version}: building the environment ({len(lock.packages)} packages)")
         started = time.monotonic()
         try:
-            found = _build(home, matrix, path, lock, version, deadline=deadline, control=control, keep=[held.fileno()])
+            found = build_environment(
+                home, matrix, path, lock, version, deadline=deadline, control=control, keep=[held.fileno()]
+            )
         except BaseException:
             shutil.rmtree(path, ignore_errors=True)
             raise
         seconds = time.monotonic() - started
-        _mark_complete(path, lock)
+        mark_complete(path, lock)
     return Environment(version, flavour, path, lock, found, seconds)
 
 
@@ -235,7 +238,7 @@ def _delete(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def _build(
+def build_environment(
     home: Home,
     matrix: Matrix,
     path: Path,
@@ -339,7 +342,8 @@ def _cause(stderr: str) -> str:
     return _CAUSE.sub("", causes[-1]).rstrip(".")[:400] if causes else "uv printed nothing"
 
 
-def _mark_complete(path: Path, lock: Lock) -> None:
+def mark_complete(path: Path, lock: Lock) -> None:
+    """Write the mark that makes an environment count as complete, once everything in it is on the disk."""
     temporary = path / f"{_SENTINEL}.tmp"
     with temporary.open("w", encoding="utf-8") as file:
         json.dump({"lock": lock.digest, "lock_file": lock.path.name}, file)

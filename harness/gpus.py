@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from harness.device import Device, _visible
+from harness.device import Device, visible_rows
 from harness.errors import UsageError
 
 _PATIENCE = 30
@@ -39,10 +39,10 @@ class Process:
 
 def visible_gpus() -> list[Gpu]:
     """The GPUs that a job of this process could see, by bus; empty without a driver and where a MIG slice is named."""
-    rows = _query("--query-gpu=index,uuid,name,compute_cap", 4)
+    rows = query_driver("--query-gpu=index,uuid,name,compute_cap", 4)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        rows = [] if "MIG-" in visible else list(_visible(rows, visible))
+        rows = [] if "MIG-" in visible else list(visible_rows(rows, visible))
     return [Gpu(index, uuid, f"cuda {' '.join(f'{name} {cap}'.split())}") for index, uuid, name, cap in rows]
 
 
@@ -78,7 +78,7 @@ def choose_gpus(device: Device, wanted: str | None) -> list[Gpu]:
 def processes_on(gpu: Gpu) -> list[Process]:
     """Processes that compute on a GPU; empty where nvidia-smi does not say."""
     found = []
-    for uuid, pid, name, memory in _query("--query-compute-apps=gpu_uuid,pid,process_name,used_memory", 4):
+    for uuid, pid, name, memory in query_driver("--query-compute-apps=gpu_uuid,pid,process_name,used_memory", 4):
         if uuid == gpu.uuid and pid.isdigit():
             found.append(Process(int(pid), name, int(memory) if memory.isdigit() else None))
     return found
@@ -115,7 +115,8 @@ def _parent(pid: int) -> int | None:
         return None
 
 
-def _query(question: str, columns: int) -> list[list[str]]:
+def query_driver(question: str, columns: int) -> list[list[str]]:
+    """What nvidia-smi answers to a `--query-…` option, row by row; empty where it does not answer."""
     try:
         said = subprocess.run(
             ["nvidia-smi", question, "--format=csv,noheader,nounits"],

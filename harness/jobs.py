@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.cells import CellSpec
 from harness.home import Home
-from harness.runner import Interpreter, _environment, _tail, job_deadlines, read_result, worker_copy
+from harness.runner import Interpreter, job_deadlines, log_tail, read_result, worker_copy, worker_environment
 from harness.supervise import run_folder, supervise
 
 
@@ -81,11 +81,11 @@ class Workbench:
             (run / "tmp").mkdir()
             (run / "cell.json").write_text(json.dumps(full, indent=1))
             worker = worker_copy(self.home)
-            environment = _environment(replace(spec, job=job), interpreter, worker, run, self.device_kind)
+            environment = worker_environment(replace(spec, job=job), interpreter, worker, run, self.device_kind)
             command = [str(interpreter.python), "-m", "harness.worker", str(run / "cell.json"), str(out)]
             ended = supervise(
                 command, environment=environment, run=run, deadlines=job_deadlines(self.deadline), phase=out / "phase",
                 hold=[held.fileno()],
             )  # fmt: skip
             result, outcome, reason = read_result(out, ended)
-            return JobResult(outcome, reason, out, result, _tail(run / "log.txt"))
+            return JobResult(outcome, reason, out, result, log_tail(run / "log.txt"))

@@ -153,7 +153,7 @@ def run_index(
         }
         (run / "cell.json").write_text(json.dumps(request, indent=1))
         worker = worker_copy(home)
-        environment = _environment(spec, interpreter, worker, run, device_kind, gpu)
+        environment = worker_environment(spec, interpreter, worker, run, device_kind, gpu)
         command = [str(interpreter.python), "-m", "harness.worker", str(run / "cell.json"), str(out)]
         ended = supervise(
             command,
@@ -166,7 +166,7 @@ def run_index(
             hold=[held.fileno(), *hold],
         )
         known = {**extra(), "worker": worker.name, "run": run.name}
-        return _conclude(store, spec, run, out, capture, device_kind, ended, known)
+        return conclude(store, spec, run, out, capture, device_kind, ended, known)
 
 
 def job_deadlines(deadline: float, import_deadline: float | None = None) -> list[Deadline]:
@@ -229,7 +229,7 @@ def _lost_cell(store: Store, run: Path) -> Cell | None:
             f"The harness (process {note['pid']} on {note['host']}) ended while the job was in phase {phase}; the job "
             "was ended with it."
         )
-        details = {"cause": "lost", "run": run.name, "log_tail": _tail(run / "log.txt"), "tried": tried(there)}
+        details = {"cause": "lost", "run": run.name, "log_tail": log_tail(run / "log.txt"), "tried": tried(there)}
         cell = Cell(spec.key, spec.group, spec.to_json(), "lost", reason, phase, str(note["capture"]), details=details)
         return store.put(cell, log=run / "log.txt")
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -256,9 +256,19 @@ def is_infrastructure(cell: Cell) -> bool:
     return cell.details.get("cause") in INFRASTRUCTURE
 
 
-def _environment(
+def worker_environment(
     spec: CellSpec, interpreter: Interpreter, worker: Path, run: Path, device_kind: str, gpu: str | None = None
 ) -> dict[str, str]:
+    """All of a job's environment variables: those of the cell, and those that this run and this machine need.
+
+    Args:
+        spec: gives the variables that are part of the cell's key.
+        interpreter: of the environment under test.
+        worker: from `worker_copy`.
+        run: the run's folder, whose `tmp` is the job's home.
+        device_kind: `cpu` or `cuda`.
+        gpu: what the job gets as CUDA_VISIBLE_DEVICES; that of the harness when absent.
+    """
     path = [str(worker), *([str(interpreter.site)] if interpreter.site else [])]
     environment = {
         **spec.environment,
@@ -289,7 +299,8 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _tail(path: Path) -> str:
+def log_tail(path: Path) -> str:
+    """The last lines of a job's log, for its record; empty where there is none."""
     try:
         with path.open("rb") as file:
             file.seek(0, os.SEEK_END)
@@ -299,7 +310,7 @@ def _tail(path: Path) -> str:
         return ""
 
 
-def _conclude(
+def conclude(
     store: Store,
     spec: CellSpec,
     run: Path,
@@ -311,7 +322,7 @@ def _conclude(
 ) -> Cell:
     """Turn what is left of a run into a stored cell."""
     result, outcome, reason = read_result(out, ended)
-    tail = _tail(run / "log.txt")
+    tail = log_tail(run / "log.txt")
     details = {
         "exit_code": ended.exit_code,
         "wall_seconds": ended.wall_seconds,

@@ -210,7 +210,8 @@ def _built_with(config: str) -> dict[str, str | None]:
     return {name: match[1] if match else None for name, match in found.items()}
 
 
-def _cell_rows(cells: Iterable[Cell]) -> Iterable[dict[str, Any]]:
+def cell_rows(cells: Iterable[Cell]) -> Iterable[dict[str, Any]]:
+    """Rows of `cells.parquet`."""
     for cell in cells:
         provenance = cell.details.get("provenance", {})
         peak = cell.details.get("peak_memory", {})
@@ -354,7 +355,7 @@ def write_tables(
     noise = noise_of(pairs)
     consecutive = [pair for pair in pairs if pair.kind == "consecutive"]
     tables: dict[str, tuple[pa.Schema, Iterable[dict[str, Any]]]] = {
-        "cells": (CELLS, _cell_rows(cells)),
+        "cells": (CELLS, cell_rows(cells)),
         "artifacts": (
             ARTIFACTS,
             (

@@ -40,11 +40,11 @@ from harness.hub import split_patterns
 from harness.lock import read_lock
 from harness.matrix import parse_matrix
 from harness.render import text
-from harness.runner import _conclude
+from harness.runner import conclude
 from harness.sources import IndexDirectory
 from harness.store import Artifact, Store, StoredCell
 from harness.supervise import Ended
-from harness.tables import _cell_rows, choose_group, describe_group, write_tables
+from harness.tables import cell_rows, choose_group, describe_group, write_tables
 from harness.tensors import Tensor, read_npy, read_pt, read_safetensors, write_safetensors
 from tests.cell_specs import cell, spec
 from tests.pt_files import integer, rebuild, tuple_of, write_archive, write_index, write_pt
@@ -333,7 +333,7 @@ def _record(folder: Path, data: st.DataObject) -> None:
             assert shown.isprintable()
             assert all(store.object_path(a.digest).is_relative_to(folder) for a in one.artifacts.values())
             assert all(".." not in str(store.object_path(a.digest)) for a in one.artifacts.values())
-            list(_cell_rows([one]))
+            list(cell_rows([one]))
             write_tables(folder / "tables", [one], [], {}, {})
             for name in one.artifacts:
                 with contextlib.suppress(HarnessError):
@@ -358,7 +358,7 @@ def _result(folder: Path, data: st.DataObject) -> None:
         write_index(out / "index", chunks=1, passages=2, dim=8, k=2)
     (out / "result.json").write_bytes(raw)
     ended = Ended(data.draw(st.sampled_from([0, 1, -9, -77])), "train", 1.0, data.draw(st.sampled_from(["", "index"])))
-    stored = _conclude(store, spec(), folder, out, "final", "cpu", ended, {"worker": "x"})
+    stored = conclude(store, spec(), folder, out, "final", "cpu", ended, {"worker": "x"})
     assert store.get(stored.key) == stored
     if stored.outcome == "invalid_output":
         raise HarnessError("invalid")

@@ -204,12 +204,12 @@ def test_the_mark_of_completeness_is_written_last(bench, monkeypatch):
 
         return call
 
-    for name in ("_build", "installed_packages", "_mark_complete"):
+    for name in ("build_environment", "installed_packages", "mark_complete"):
         monkeypatch.setattr(environments, name, noted(name, getattr(environments, name)))
 
     bench.ensure()
 
-    assert order == ["_build", "installed_packages", "_mark_complete"]
+    assert order == ["build_environment", "installed_packages", "mark_complete"]
     assert not list(bench.folder().glob(f"{SENTINEL}.*"))
 
 

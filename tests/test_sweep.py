@@ -124,7 +124,7 @@ SEEN = (
 
 
 def test_cells_run_on_every_gpu_and_one_at_a_time_on_each(bench, monkeypatch):
-    monkeypatch.setattr(gpus, "_query", lambda *_a: [])
+    monkeypatch.setattr(gpus, "query_driver", lambda *_a: [])
     experiment = bench.experiment(SEEN, identity=GPUS[0].identity)
 
     cells = bench.run(experiment, executor=LocalExecutor(gpus=GPUS))
@@ -136,7 +136,7 @@ def test_cells_run_on_every_gpu_and_one_at_a_time_on_each(bench, monkeypatch):
 
 
 def test_which_gpu_a_cell_ran_on_is_not_in_its_key(bench, monkeypatch):
-    monkeypatch.setattr(gpus, "_query", lambda *_a: [])
+    monkeypatch.setattr(gpus, "query_driver", lambda *_a: [])
     experiment = bench.experiment(identity=GPUS[0].identity)
     bench.run(experiment, ["2.8.0"], executor=LocalExecutor(gpus=GPUS[:1]))
     bench.run(bench.experiment(identity=GPUS[0].identity), ["2.8.0"], executor=LocalExecutor(gpus=GPUS[1:]))
@@ -145,7 +145,7 @@ def test_which_gpu_a_cell_ran_on_is_not_in_its_key(bench, monkeypatch):
 
 
 def test_several_jobs_at_a_time_share_a_gpu_if_the_user_says_so(bench, monkeypatch):
-    monkeypatch.setattr(gpus, "_query", lambda *_a: [])
+    monkeypatch.setattr(gpus, "query_driver", lambda *_a: [])
     body = "open(made / cell['key'], 'w').close(); end = time.time() + 20\n"
     body += "while len(list(made.glob('?' * 32))) < 2 and time.time() < end: time.sleep(0.05)\n" + WELL
     experiment = bench.experiment(body, identity=GPUS[0].identity)
@@ -160,7 +160,7 @@ def test_several_jobs_at_a_time_share_a_gpu_if_the_user_says_so(bench, monkeypat
 
 
 def test_two_sweeps_at_once_do_not_share_a_gpu(bench, monkeypatch):
-    monkeypatch.setattr(gpus, "_query", lambda *_a: [])
+    monkeypatch.setattr(gpus, "query_driver", lambda *_a: [])
     done: list[Cell] = []
     bench.experiment(SEEN, seconds=0.4)
 
@@ -255,7 +255,7 @@ LOST = (
 
 
 def test_a_gpu_that_was_lost_for_a_moment_is_tried_again_and_the_cell_says_so(bench, monkeypatch):
-    monkeypatch.setattr(gpus, "_query", lambda *_a: [])
+    monkeypatch.setattr(gpus, "query_driver", lambda *_a: [])
 
     cells = bench.run(
         bench.experiment(LOST, identity=GPUS[0].identity), ["2.8.0"], executor=LocalExecutor(gpus=GPUS[:1])
@@ -277,7 +277,7 @@ def test_a_job_that_crashes_is_not_tried_again(bench):
 
 
 def test_tries_are_bounded_and_the_last_one_is_the_cell(bench, monkeypatch):
-    monkeypatch.setattr(gpus, "_query", lambda *_a: [])
+    monkeypatch.setattr(gpus, "query_driver", lambda *_a: [])
     experiment = bench.experiment(LOST.replace("touch", "exists"), identity=GPUS[0].identity)
 
     cells = bench.run(experiment, ["2.8.0"], executor=LocalExecutor(gpus=GPUS[:1]))
@@ -289,7 +289,7 @@ def test_tries_are_bounded_and_the_last_one_is_the_cell(bench, monkeypatch):
 
 
 def test_a_gpu_that_stays_lost_is_given_up_and_the_others_do_its_cells(bench, monkeypatch):
-    monkeypatch.setattr(gpus, "_query", lambda *_a: [])
+    monkeypatch.setattr(gpus, "query_driver", lambda *_a: [])
     body = (
         "ran(os.environ['CUDA_VISIBLE_DEVICES'])\n"
         "if os.environ['CUDA_VISIBLE_DEVICES'] == '0':\n"
@@ -307,7 +307,7 @@ def test_a_gpu_that_stays_lost_is_given_up_and_the_others_do_its_cells(bench, mo
 
 
 def test_a_lost_run_does_not_take_the_place_of_one_that_ended_well(bench, monkeypatch):
-    monkeypatch.setattr(gpus, "_query", lambda *_a: [])
+    monkeypatch.setattr(gpus, "query_driver", lambda *_a: [])
     body = (
         "ran()\n"
         "if (made / 'lose').exists(): phase('encode'); sys.exit('CUDA error: no CUDA-capable device is detected')\n"
@@ -402,7 +402,7 @@ def test_evicting_keeps_the_environment_at_work_and_the_next_one(bench, fake_uv,
 
 
 def test_a_version_that_cannot_run_on_the_device_gets_no_environment(bench, fake_uv, monkeypatch):
-    monkeypatch.setattr(gpus, "_query", lambda *_a: [])
+    monkeypatch.setattr(gpus, "query_driver", lambda *_a: [])
     experiment = built(bench, monkeypatch, SAME + WELL, identity="cuda NVIDIA H100 80GB HBM3 9.0")
 
     cells = bench.run(experiment, ["2.0.1"])
