@@ -35,7 +35,7 @@ sys.path.insert(0, str(ROOT))
 from harness.experiment import Experiment, Planned, Selection  # noqa: E402
 from harness.progress import Board  # noqa: E402
 from harness.reduce import reduce_cells  # noqa: E402
-from harness.slurm import _Follower  # noqa: E402
+from harness.slurm import Follower  # noqa: E402
 from harness.slurm_jobs import Options, Sweep, new_id, save_sweep  # noqa: E402
 from harness.store import Artifact, Cell, Store  # noqa: E402
 from harness.tensors import Tensor  # noqa: E402
@@ -166,7 +166,7 @@ def simulate(folder: Path, options: argparse.Namespace) -> None:
 
     seconds = {"planning": timed(plan)}
     cells = sum(len(planned) for _, planned in plans)
-    followers: list[_Follower] = []
+    followers: list[Follower] = []
     with contextlib.ExitStack() as stack:
         answers = stack.enter_context(cluster(folder))
         quiet = Board([], Console(file=io.StringIO()))
@@ -175,9 +175,9 @@ def simulate(folder: Path, options: argparse.Namespace) -> None:
             for experiment, planned in plans:
                 sweep = Sweep(new_id(), "", experiment.selection, versions, {}, Options("gpu", {}))
                 save_sweep(experiment.home, sweep)
-                follower = _Follower(sweep, experiment, planned, quiet, evict_after=False)
+                follower = Follower(sweep, experiment, planned, quiet, evict_after=False)
                 follower.pending = {p.spec.key: p for p in planned}
-                follower._step()
+                follower.step()
                 followers.append(follower)
 
         seconds["submission"] = timed(submit)
@@ -185,7 +185,7 @@ def simulate(folder: Path, options: argparse.Namespace) -> None:
 
         def look() -> None:
             for follower in followers:
-                follower._step()
+                follower.step()
 
         seconds[looks] = timed(look)
     store_cells(plans, artifacts(first.store, options.passages, len(versions)))

@@ -28,7 +28,7 @@ from harness.flock import hold, try_hold, whose
 from harness.home import Home, resolve_home
 from harness.matrix import IndexJob, find_matrix, load_matrix
 from harness.progress import Board
-from harness.runner import is_infrastructure, tried
+from harness.runner import is_infrastructure, log_tail, tried
 from harness.slurm_jobs import (
     End,
     Entry,
@@ -76,7 +76,6 @@ BACKOFF_SECONDS = 30
 PROBE_MINUTES = 10
 _UNSAID = frozenset({"COMPLETED", "FAILED", GONE})
 """States that do not say why there is no last word of the node."""
-_TAIL = 40
 
 
 def wall_minutes(job: IndexJob) -> int:
@@ -107,7 +106,7 @@ class SlurmExecutor:
         if held is None:
             raise UsageError(f"{whose(path)} follows this sweep already.")
         with held:
-            follower = _Follower(self.sweep, experiment, plan, board, evict_after=evict_after)
+            follower = Follower(self.sweep, experiment, plan, board, evict_after=evict_after)
             try:
                 return follower.follow()
             except KeyboardInterrupt:
@@ -119,7 +118,9 @@ class SlurmExecutor:
                 raise
 
 
-class _Follower:
+class Follower:
+    """Takes one sweep to its end: submits what is missing, looks at the queue, takes in what nodes left."""
+
     def __init__(
         self, sweep: Sweep, experiment: Experiment, plan: list[Planned], board: Board, *, evict_after: bool
     ) -> None:
@@ -155,7 +156,7 @@ class _Follower:
                 self.cells[key] = self.board.done(stored, ran=False)
         started = time.monotonic()
         while self.pending:
-            self._step()
+            self.step()
             if self.pending:
                 # At once in the beginning, every quarter of a minute later: the controller is everybody's.
                 time.sleep(min(15.0, max(0.5, (time.monotonic() - started) / 20)))
@@ -184,7 +185,8 @@ class _Follower:
                 found[key] = task
         return found
 
-    def _step(self) -> None:
+    def step(self) -> None:
+        """Look once at the queue and at what nodes left, and submit what is due."""
         tasks = self._mine()
         # First the controller, then the disk: a job that is gone has said its last word before it went.
         jobs = self._ask(tasks)
@@ -325,7 +327,7 @@ class _Follower:
         host, phase = read_run(task)
         log = log_path(task.array.folder, job, task.number)
         about = {"job": f"{job}_{task.number}", "node": host, "attempt": task.entry.attempt}
-        details: dict[str, Any] = {"slurm": about, "log_tail": _tail(log), "tried": tried(planned.stored)}
+        details: dict[str, Any] = {"slurm": about, "log_tail": log_tail(log), "tried": tried(planned.stored)}
         if cause == "lost":
             details["cause"] = "lost"
         cell = Cell(
@@ -491,14 +493,6 @@ def _because(seen: Job) -> str:
     return f" ({seen.reason})" if seen.reason else ""
 
 
-def _tail(log: Path) -> str:
-    try:
-        text = log.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-    return "\n".join(text.splitlines()[-_TAIL:])
-
-
 # ---- beginning and going on
 
 
@@ -519,7 +513,7 @@ def start_sweep(
     """
     require_slurm()
     check_options(options.extra)
-    selection = _absolute(selection)
+    selection = absolute_paths(selection)
     # What is wrong with the files is said before a node is asked for anything.
     experiment = Experiment(replace(selection, identity="cpu of a node"))
     _ = experiment.passages, experiment.checkpoint
@@ -538,7 +532,7 @@ def start_sweep(
     return sweep
 
 
-def _absolute(selection: Selection) -> Selection:
+def absolute_paths(selection: Selection) -> Selection:
     """The same selection with paths that mean the same in another folder."""
     matrix_path = (selection.matrix_path or find_matrix()).resolve()
     matrix = load_matrix(matrix_path)
@@ -593,7 +587,7 @@ def node_device(home: Home, options: Options, wanted: str, board: Board) -> str:
         InfrastructureError: the job ended without an answer.
     """
     known = root_of(home) / "devices.json"
-    name = _device_name(options, wanted)
+    name = device_key(options, wanted)
     remembered = read_record(known).get(name)
     if remembered:
         return str(remembered)
@@ -612,7 +606,8 @@ def node_device(home: Home, options: Options, wanted: str, board: Board) -> str:
     return str(answer["identity"])
 
 
-def _device_name(options: Options, wanted: str) -> str:
+def device_key(options: Options, wanted: str) -> str:
+    """The name under which is remembered what the nodes that these options ask for are."""
     return json.dumps([wanted, options.partition, sorted(options.extra.items())])
 
 
@@ -621,7 +616,7 @@ def forget_device(home: Home, options: Options) -> None:
     known = root_of(home) / "devices.json"
     record = read_record(known)
     for wanted in ("auto", "cpu", "cuda"):
-        record.pop(_device_name(options, wanted), None)
+        record.pop(device_key(options, wanted), None)
     if record:
         write_record(known, record)
 
@@ -672,7 +667,7 @@ def _wait_for_answer(folder: Path, job: str, board: Board) -> dict[str, Any]:
         if seen.state in ENDED or seen.state == GONE:
             now = time.monotonic()
             gone_since = gone_since if gone_since is not None else now
-            log = _tail(log_path(folder, job, 0))
+            log = log_tail(log_path(folder, job, 0))
             if now - gone_since > (2 if log and seen.state == "FAILED" else SETTLE_SECONDS):
                 last = (
                     log.splitlines()[-1] if log else "it wrote nothing; is the home on a filesystem that nodes share?"

@@ -96,7 +96,7 @@ def _run(task: Task, host: str, restarts: int) -> End:
     if restarts > MAX_RESTARTS:
         return End("final", "lost", f"Slurm put the job back into the queue {restarts} times, the last time on {host}.")
     experiment = Experiment(array.selection)
-    wrong = _mismatch(experiment, host)
+    wrong = mismatch(experiment, host)
     if wrong:
         return wrong
     # One try: what the machine spoilt is tried again as another job, perhaps on another node.
@@ -135,7 +135,7 @@ def _signals() -> Callable[[], bool]:
     return told
 
 
-def _mismatch(experiment: Experiment, host: str) -> End | None:
+def mismatch(experiment: Experiment, host: str) -> End | None:
     """How this node differs from the one that the cell was planned for."""
     here = choose_device(experiment.device.kind)
     if here.identity != experiment.device.identity:

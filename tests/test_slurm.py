@@ -21,7 +21,7 @@ from harness.device import cpu_device
 from harness.experiment import Experiment, Selection
 from harness.home import Home
 from harness.lock import lock_path
-from harness.slurm import _device_name
+from harness.slurm import device_key
 from harness.slurm_jobs import (
     Entry,
     Ledger,
@@ -94,7 +94,7 @@ class Bench:
         }
         # The first test asks a node what it is; for the others, that it is this machine is remembered.
         root_of(self.home).mkdir(parents=True)
-        names = [_device_name(Options(extra=extra), "cpu") for extra in ({}, {"begin": "now"})]
+        names = [device_key(Options(extra=extra), "cpu") for extra in ({}, {"begin": "now"})]
         write_record(root_of(self.home) / "devices.json", dict.fromkeys(names, cpu_device().identity))
         self.started: list[subprocess.Popen[bytes]] = []
         self.logs: dict[int, Path] = {}

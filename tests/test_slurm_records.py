@@ -354,7 +354,7 @@ def test_paths_of_a_sweep_mean_the_same_in_another_folder(tmp_path, monkeypatch)
     (tmp_path / "python").symlink_to("/bin/true")
     given = Selection(ROOT / "matrix.yaml", Path("home"), "mine.jsonl", "embedded", site_python=Path("python"))
 
-    kept = slurm._absolute(given)
+    kept = slurm.absolute_paths(given)
 
     assert kept.home == tmp_path / "home"
     assert kept.collection == str(tmp_path / "mine.jsonl")
@@ -416,14 +416,14 @@ def test_what_a_node_is_is_asked_once_until_it_turns_out_to_be_wrong(tmp_path, m
 
 def test_a_node_of_another_model_does_not_run_the_cell(tmp_path, monkeypatch):
     experiment = Experiment(Selection(ROOT / "matrix.yaml", tmp_path, identity="cpu Other 1/2 avx2", threads=1))
-    end = slurm_node._mismatch(experiment, "node1")
+    end = slurm_node.mismatch(experiment, "node1")
     assert end is not None
     assert (end.state, end.cause) == ("again", "device")
     assert cpu_device().identity in end.reason
     assert "cpu Other 1/2 avx2" in end.reason
 
     few = Experiment(Selection(ROOT / "matrix.yaml", tmp_path, identity=cpu_device().identity, threads=1024))
-    end = slurm_node._mismatch(few, "node1")
+    end = slurm_node.mismatch(few, "node1")
     assert end is not None
     assert (end.state, end.outcome) == ("final", "lost")
 
@@ -451,14 +451,14 @@ def test_where_a_user_may_have_few_jobs_they_are_submitted_in_small_arrays(fake,
     sweep = Sweep("20260101-000000-abcd", "now", selection, versions, {}, Options("gpu"))
     save_sweep(experiment.home, sweep)
     plan = experiment.plan(versions, {})
-    follower = slurm._Follower(sweep, experiment, plan, quiet(), evict_after=False)
+    follower = slurm.Follower(sweep, experiment, plan, quiet(), evict_after=False)
     follower.pending = {planned.spec.key: planned for planned in plan}
 
-    follower._step()
+    follower.step()
 
     arrays = Ledger(root_of(experiment.home)).arrays()
     assert sorted(entry.version for array in arrays for entry in array.entries) == sorted(versions)
     assert all(len(array.entries) <= 2 for array in arrays)
     assert all(follower.ledger.job(array) for array in arrays)
-    follower._step()
+    follower.step()
     assert Ledger(root_of(experiment.home)).arrays() == arrays
