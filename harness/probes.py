@@ -153,7 +153,7 @@ def _run_version(
             result = bench.run(pending[waiting[0]], found, JOB, request, out)
             for name in waiting:
                 if (out / name / "done.json").exists():
-                    made[name] = _take(experiment.store, pending[name], out / name, result)
+                    made[name] = take_result(experiment.store, pending[name], out / name, result)
             ended_in = _phase(out).removeprefix(f"{JOB} ")
             guilty = [ended_in] if ended_in in waiting and ended_in not in made else waiting
             for name in guilty:
@@ -184,7 +184,7 @@ def _details(result: JobResult, done: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _take(store: Store, spec: CellSpec, folder: Path, result: JobResult) -> Cell:
+def take_result(store: Store, spec: CellSpec, folder: Path, result: JobResult) -> Cell:
     """Take what one probe left into the store."""
     with store.writing():
         try:

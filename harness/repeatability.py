@@ -142,7 +142,7 @@ def repeatability(subject: Subject, repeats: int, counts: Sequence[int]) -> list
             cells = tuple(subject.run(store, threads, repeat) for repeat in range(repeats))
             pair = subject.pair(store, cells[0], cells[1])
             found.append(Repeats(threads, cells, noise_of(pair, pair.a, cells[1:], folder / "scratch")))
-        checks = [_repeats_check(one, found) for one in found]
+        checks = [repeats_check(one, found) for one in found]
         checks += [_threads_check(subject, store, a, b, folder / "scratch") for a, b in pairwise(found)]
         return checks
 
@@ -156,7 +156,8 @@ def _digests(cell: Cell) -> dict[str, str]:
     return {name: artifact.digest for name, artifact in cell.artifacts.items()}
 
 
-def _repeats_check(one: Repeats, all_counts: Sequence[Repeats]) -> Check:
+def repeats_check(one: Repeats, all_counts: Sequence[Repeats]) -> Check:
+    """The verdict on the runs with one number of threads, in the light of those with the others."""
     runs = f"{len(one.cells)} runs with {_threads(one.threads)}"
     if one.noise is None:
         return Check("repeats", "ok", f"{runs}: all {len(one.cells[0].artifacts)} artifacts are bit for bit equal.")

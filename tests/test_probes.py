@@ -157,7 +157,7 @@ class Bench:
                 "refused": list(refused), "seconds": 0.5}  # fmt: skip
         (folder / "done.json").write_text(json.dumps(done))
         spec = self.spec(version, probe, repeat, code, **changes)
-        cell = probes._take(self.store, spec, folder, JobResult("ok", "", folder, {}))
+        cell = probes.take_result(self.store, spec, folder, JobResult("ok", "", folder, {}))
         assert self.store.get(spec.key) == cell
         return cell
 
@@ -343,7 +343,7 @@ def test_what_a_probe_left_may_be_unreadable(bench: Bench) -> None:
     folder = bench.folder / "broken"
     folder.mkdir()
     (folder / "done.json").write_text('{"tensors": [{"file": "0.safetensors", "role": "result"}]}')
-    cell = probes._take(bench.store, bench.spec("2.8.0", "sort"), folder, JobResult("ok", "", folder, {}))
+    cell = probes.take_result(bench.store, bench.spec("2.8.0", "sort"), folder, JobResult("ok", "", folder, {}))
 
     assert (cell.outcome, cell.artifacts) == ("invalid_output", {})
 

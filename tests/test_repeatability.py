@@ -28,7 +28,7 @@ def _cell(**digests: str) -> Cell:
 
 
 def _check(*all_counts: Repeats, of: int = 0) -> Any:
-    return repeatability._repeats_check(all_counts[of], all_counts)
+    return repeatability.repeats_check(all_counts[of], all_counts)
 
 
 CLEAN = Repeats(1, (_cell(), _cell()))
