@@ -362,9 +362,6 @@ BUILT_SHA256 = {
 }
 """What the finished checkpoint folder holds, file by file; the same on every machine."""
 
-PROJECTION_SHA256 = "b05c7f2fa1fe146f5abfa44a71367055d16631335ee795962a07ecff3ea8a78b"
-"""Of the projection as little-endian float32, row by row."""
-
 _CONFIG: dict[str, Any] = {
     "architectures": ["HF_ColBERT"],
     "attention_probs_dropout_prob": 0.1,

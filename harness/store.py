@@ -334,14 +334,15 @@ class Store:
         artifacts: dict[str, Artifact] = {}
         for name, tensor in index_tensors(index):
             kind = "final" if is_final(name) else "value"
-            artifacts[name] = self._take(tensor, kind, stored=True)
+            artifacts[name] = self.keep_tensor(tensor, kind, stored=True)
         for path in sorted(intermediates.glob("*.safetensors")) if intermediates.is_dir() else ():
             tensor = read_safetensors(path)[TENSOR]
             kind = "value" if path.stem in {"sample_pids", "num_passages"} else "intermediate"
-            artifacts[path.stem] = self._take(tensor, kind, stored=capture == "full", move=path)
+            artifacts[path.stem] = self.keep_tensor(tensor, kind, stored=capture == "full", move=path)
         return {name: artifacts[name] for name in in_order(artifacts)}
 
-    def _take(self, tensor: Tensor, kind: str, *, stored: bool, move: Path | None = None) -> Artifact:
+    def keep_tensor(self, tensor: Tensor, kind: str, *, stored: bool, move: Path | None = None) -> Artifact:
+        """Take one tensor, or its digest alone, and return what a cell's record says of it; `move` is a file of it."""
         digest, nans = tensor.digest_and_nans()
         if stored:
             self.put_object(tensor, digest, move)

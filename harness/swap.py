@@ -70,11 +70,6 @@ class Swapped:
         """Whether everything final is bit for bit the reference's."""
         return not any(is_final(name) for name in self.differences)
 
-    @property
-    def downstream_resolved(self) -> bool:
-        """Whether everything computed from what was swapped is bit for bit the reference's."""
-        return not any(name in self.differences for name in self.downstream)
-
 
 def check_names(side: Side, names: Sequence[str]) -> tuple[str, ...]:
     """The artifacts to swap, `embs` standing for every chunk of it.

@@ -1,4 +1,4 @@
-"""Tensors read from files without torch: torch's `.pt` archives, safetensors, npy; and their digests.
+"""Tensors read from files without torch: torch's `.pt` archives and safetensors; and their digests.
 
 Input is untrusted: nothing in a file is executed, every size is checked against the file before it is used, and
 whatever cannot be read becomes an `UnreadableTensor` that says which file and why. Numbers stay in the file, mapped.
@@ -13,12 +13,10 @@ import mmap
 import os
 import stat
 import sys
-import tokenize
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -30,7 +28,6 @@ if sys.byteorder != "little":  # pragma: no cover - no such host has a torch whe
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _HEADER_LIMIT = 100 * 1024 * 1024  # the safetensors specification's own limit on its JSON header
-_NPY_HEADER_LIMIT = 64 * 1024  # NumPy itself refuses headers over 10,000 characters
 _MAX_DIMS = 64  # NumPy 2's limit; torch writes no tensor with more
 _HASH_SLICE = 64 * 1024 * 1024
 
@@ -232,41 +229,6 @@ def read_pt(path: str | Path) -> object:
     from harness._torchfile import read
 
     return read(Path(path))
-
-
-def read_npy(path: str | Path) -> Tensor:
-    """Read one `.npy` array, mapped; object arrays (pickles) are refused, and so are sizes that the file does not have.
-
-    Raises:
-        UnreadableTensor: the file is missing, truncated, no npy file, or of a dtype that torch does not have.
-    """
-    path = Path(path)
-    raw = map_file(path)
-    try:
-        head = io.BytesIO(raw[:_NPY_HEADER_LIMIT].tobytes())
-        version = np.lib.format.read_magic(head)
-        if version not in {(1, 0), (2, 0), (3, 0)}:
-            raise ValueError(f"version {version} of the format is not known")
-        # The versions differ in how long the header may be and in its encoding, which no plain dtype needs.
-        reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        with warnings.catch_warnings():
-            # About files that Python 2 wrote.
-            warnings.simplefilter("ignore")
-            sizes, fortran, dtype = reader(head)
-    except (
-        ValueError, TypeError, OverflowError, SyntaxError, RecursionError, MemoryError, EOFError, tokenize.TokenError
-    ) as error:  # fmt: skip
-        raise UnreadableTensor(f"{path} is not a readable npy file: {error}.") from error
-    shape = check_shape(sizes, str(path))
-    plain = dtype.newbyteorder("<")
-    if dtype.hasobject or plain not in _BY_NUMPY:
-        raise UnreadableTensor(f"{path} holds elements of type {dtype}, which no torch dtype matches.")
-    begin, need = head.tell(), math.prod(shape) * dtype.itemsize
-    if need != raw.size - begin:
-        raise UnreadableTensor(f"{path}: its shape needs {need} bytes and the file has {raw.size - begin}.")
-    order: Literal["F", "C"] = "F" if fortran else "C"
-    array = np.frombuffer(raw[begin:], dtype).reshape(shape, order=order) if need else np.empty(shape, plain)
-    return Tensor.of(array.astype(plain, copy=False))
 
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:

@@ -14,8 +14,6 @@ from harness.pipeline import is_final
 from harness.store import Cell, Store
 from harness.tensors import UnreadableTensor
 
-KINDS = ("none", "final", "all")
-
 
 def copy_cells(source: Store, target: Store, cells: Iterable[Cell], tensors: str) -> tuple[int, int]:
     """Copy cells that `target` lacks, or has with fewer tensors.

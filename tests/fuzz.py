@@ -16,7 +16,6 @@ import os
 import resource
 import shutil
 import signal
-import struct
 import sys
 import tempfile
 import time
@@ -45,7 +44,7 @@ from harness.sources import IndexDirectory
 from harness.store import Artifact, Store, StoredCell
 from harness.supervise import Ended
 from harness.tables import cell_rows, choose_group, describe_group, write_tables
-from harness.tensors import Tensor, read_npy, read_pt, read_safetensors, write_safetensors
+from harness.tensors import Tensor, read_pt, read_safetensors, write_safetensors
 from tests.cell_specs import cell, spec
 from tests.pt_files import integer, rebuild, tuple_of, write_archive, write_index, write_pt
 from tests.pt_files import text as pickled_text
@@ -227,21 +226,6 @@ def _safetensors(folder: Path, data: st.DataObject) -> None:
         path.write_bytes(len(made).to_bytes(8, "little") + made + bytes(24))
     for one in read_safetensors(path).values():
         one.digest()
-
-
-def _npy(folder: Path, data: st.DataObject) -> None:
-    path = folder / "x.npy"
-    if data.draw(st.booleans()):
-        np.save(path, np.ones((2, 3), data.draw(st.sampled_from(["<f4", ">i8", "|b1", "<c8", "<f2"]))))
-        path.write_bytes(mutated(data, path.read_bytes()))
-    else:
-        descr = data.draw(st.sampled_from(["'<f4'", "'|O'", "'<U4'", "[('a','<f4')]", "'V8'", "'<M8[s]'", "3", "'f'"]))
-        order, shape = data.draw(st.sampled_from(["True", "False", "1"])), data.draw(SIZES)
-        header = f"{{'descr': {descr}, 'fortran_order': {order}, 'shape': {shape}}}\n".encode()
-        version = data.draw(st.sampled_from([b"\x01\x00", b"\x02\x00", b"\x03\x00", b"\x04\x00"]))
-        length = struct.pack("<H" if version == b"\x01\x00" else "<I", len(header))
-        path.write_bytes(b"\x93NUMPY" + version + length + header + bytes(data.draw(st.integers(0, 40))))
-    read_npy(path).digest()
 
 
 MATRIX = (ROOT / "matrix.yaml").read_text(encoding="utf-8")
@@ -442,7 +426,6 @@ def readers() -> list[Reader]:
         Reader(".pt", _pt),
         Reader(".pt, legacy", _legacy_pt),
         Reader("safetensors", _safetensors),
-        Reader("npy", _npy),
         Reader("matrix.yaml", _matrix),
         Reader("index folder", _index),
         Reader("cell.json", _record),

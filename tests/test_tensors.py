@@ -16,7 +16,7 @@ from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.tensors import DTYPES, Tensor, UnreadableTensor, read_npy, read_pt, read_safetensors, write_safetensors
+from harness.tensors import DTYPES, Tensor, UnreadableTensor, read_pt, read_safetensors, write_safetensors
 from tests.pt_files import integer, rebuild, text, tuple_of, write_archive, write_pt
 from tests.torch_oracle import torch_python
 
@@ -278,16 +278,6 @@ def test_bad_safetensors(tmp_path: Path, raw: bytes) -> None:
 
     with pytest.raises(UnreadableTensor, match=r"x\.safetensors"):
         read_safetensors(tmp_path / "x.safetensors")
-
-
-def test_npy(tmp_path: Path) -> None:
-    """Arrays are read; object arrays are not unpickled."""
-    np.save(tmp_path / "x.npy", X)
-    np.save(tmp_path / "object.npy", np.array([{}], object))
-    np.testing.assert_array_equal(X, read_npy(tmp_path / "x.npy").data)
-    for name in ("object.npy", "missing.npy"):
-        with pytest.raises(UnreadableTensor):
-            read_npy(tmp_path / name)
 
 
 def test_digest_tells_dtype_shape_and_bytes_apart() -> None:

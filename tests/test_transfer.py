@@ -19,7 +19,7 @@ def a_cell(store: Store, key: str = "k" * 32) -> Cell:
     for name, values in (("centroids", [1.0, 2.0]), ("embs_0", [3.0, 4.0])):
         tensor = Tensor.of(np.array(values, dtype=np.float16))
         kind = "final" if name == "centroids" else "intermediate"
-        artifacts[name] = store._take(tensor, kind, stored=True)
+        artifacts[name] = store.keep_tensor(tensor, kind, stored=True)
     return store.put(
         Cell(key=key, group="g" * 32, spec=spec("2.5.0").to_json(), outcome="ok", capture="full", artifacts=artifacts)
     )

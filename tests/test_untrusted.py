@@ -9,7 +9,6 @@ import io
 import json
 import os
 import resource
-import struct
 import subprocess
 import sys
 import zipfile
@@ -35,7 +34,7 @@ from harness.render import ladder_text, text
 from harness.sources import IndexDirectory
 from harness.store import Store
 from harness.tables import COLUMNS, Headline, Pair, headline_cells, markdown_table
-from harness.tensors import UnreadableTensor, read_npy, read_pt, read_safetensors
+from harness.tensors import UnreadableTensor, read_pt, read_safetensors
 from harness.transfer import copy_cells
 from tests.cell_specs import cell, spec
 from tests.hub_server import HubServer
@@ -99,49 +98,6 @@ def test_an_index_that_holds_a_pickle_in_place_of_each_file_runs_nothing(tmp_pat
 
 
 # ---- sizes are those of the file -----------------------------------------------------------------------------------
-
-
-def npy(shape: str, data: bytes = b"", descr: str = "'<f4'", order: str = "False") -> bytes:
-    header = f"{{'descr': {descr}, 'fortran_order': {order}, 'shape': {shape}}}".encode()
-    header += b" " * (-(len(header) + 11) % 64) + b"\n"
-    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + data
-
-
-HUGE = {
-    "npy shape": npy(f"({2**40},)"),
-    "npy shape of many": npy(f"({2**31}, {2**31}, {2**31})"),
-    "npy zero times absurd": npy(f"(0, {2**62}, {2**62})"),
-    "npy shorter than its shape": npy("(5,)", b"\0" * 16),
-    "npy longer than its shape": npy("(3,)", b"\0" * 16),
-    "npy negative": npy("(-4,)", b"\0" * 16),
-    "npy object": npy("(1,)", b"\x80\x02N.", "'|O'"),
-    "npy of records": npy("(1,)", b"\0" * 8, "[('a', '<f4'), ('b', '<f4')]"),
-    "npy with code": npy("(1,)", b"\0" * 4, "__import__('os').getpid()"),
-    "npy deep": npy("(" * 4000 + ")" * 4000),
-    "npy version": b"\x93NUMPY\x09\x00\x02\x00{}",
-    "npz": b"PK\x03\x04" + b"\0" * 60,
-}
-
-
-@pytest.mark.parametrize("name", HUGE)
-def test_an_npy_file_that_claims_too_much_is_a_sentence(tmp_path: Path, name: str) -> None:
-    (tmp_path / "x.npy").write_bytes(HUGE[name])
-
-    with little_memory(), pytest.raises(UnreadableTensor, match=r"x\.npy"):
-        read_npy(tmp_path / "x.npy")
-
-
-@pytest.mark.parametrize("order", ["C", "F"])
-def test_an_npy_file_of_either_order_and_byte_order_is_read(tmp_path: Path, order: Any) -> None:
-    array = np.arange(12, dtype=np.float32).reshape(3, 4)
-    for dtype in ("<f4", ">f4", "<i8", ">i2"):
-        np.save(tmp_path / "x.npy", np.array(array, dtype, order=order))
-        np.testing.assert_array_equal(read_npy(tmp_path / "x.npy").data, array)
-    np.save(tmp_path / "x.npy", np.zeros((0, 3), np.float16))
-    assert read_npy(tmp_path / "x.npy").shape == (0, 3)
-    with (tmp_path / "y.npy").open("wb") as file:
-        np.lib.format.write_array(file, array, version=(3, 0))
-    np.testing.assert_array_equal(read_npy(tmp_path / "y.npy").data, array)
 
 
 def test_a_tensor_that_claims_more_than_its_file_allocates_nothing(tmp_path: Path) -> None:
@@ -231,14 +187,11 @@ def test_pipes_and_devices_in_an_index_are_not_waited_for(tmp_path: Path) -> Non
     os.mkfifo(index / "metadata.json")
     (index / "plan.json").symlink_to("/dev/zero")
     (index / "doclens.0.json").symlink_to("/dev/zero")
-    (tmp_path / "x.npy").symlink_to("/dev/zero")
     os.mkfifo(tmp_path / "x.safetensors")
 
     comparison = compare_sources(IndexDirectory(index), IndexDirectory(index))
 
     assert {a.name for a in comparison.unreadable} == {"centroids", "doclens", "metadata"}
-    with pytest.raises(UnreadableTensor, match="regular file"):
-        read_npy(tmp_path / "x.npy")
     with pytest.raises(UnreadableTensor, match="regular file"):
         read_safetensors(tmp_path / "x.safetensors")
 

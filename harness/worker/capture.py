@@ -37,10 +37,6 @@ class Tap:
         if self.enabled:
             os.makedirs(folder, exist_ok=True)
 
-    def wants(self, name: str) -> bool:
-        """Say whether a wrapper has anything to do for `name`."""
-        return self.enabled or name in self.swap
-
     def __call__(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         """Record `tensor` under `name`, and return it or its replacement."""
         if name in self.swap:
