@@ -10,6 +10,8 @@ from __future__ import annotations
 import functools
 import re
 import subprocess
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,6 +148,7 @@ def write_locks(
         InfrastructureError: the resolver failed; its own words are in the sentence.
     """
     written = []
+    undated: dict[str, list[str]] = {}
     for flavour in flavours:
         folder = locks / flavour
         folder.mkdir(parents=True, exist_ok=True)
@@ -159,11 +162,31 @@ def write_locks(
         for version in versions:
             path = lock_path(locks, version, flavour)
             requirements = matrix.requirements_of(version, flavour)
+            if version not in undated:
+                undated[version] = _pinned_by_torch(matrix, version)
             replaced = {old.partition("==")[0] for o in matrix.oddities_of(version, flavour) for old in o.replace}
             overrides = [pin for oddity in matrix.oddities_of(version, flavour) for pin in oddity.override]
-            _compile(matrix, requirements, path, _without(constraints, replaced), overrides, hashes=True)
+            _compile(
+                matrix, requirements, path, _without(constraints, replaced), overrides, hashes=True,
+                undated=undated[version],
+            )  # fmt: skip
             written.append(path)
     return written
+
+
+def _pinned_by_torch(matrix: Matrix, version: str) -> list[str]:
+    """A torch release and the packages that it requires in exactly one version: CUDA's libraries and Triton.
+
+    A release that is newer than `exclude_newer` brings them along. What they are follows from the release alone, so
+    they need no date; what torch requires loosely (sympy, networkx) keeps it, and is the same for every version.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "torch.txt"
+        _compile(matrix, [f"torch=={version}"], path, None, [], hashes=True, dated=False)
+        parents = read_lock(path).parents
+    # Where torch is not the one that requires it, as with nvJitLink up to torch 2.4, the version is anyone's choice.
+    exact = [name for name, who in parents.items() if "torch" in who and name.startswith(("nvidia-", "triton"))]
+    return ["torch", *exact]
 
 
 def _without(constraints: Path, names: set[str]) -> str:
@@ -179,9 +202,9 @@ def _compile(
     overrides: list[str],
     *,
     hashes: bool,
+    dated: bool = True,
+    undated: Sequence[str] = (),
 ) -> None:
-    import tempfile
-
     from uv import find_uv_bin
 
     with tempfile.TemporaryDirectory() as folder:
@@ -192,10 +215,14 @@ def _compile(
         command = [
             find_uv_bin(), "pip", "compile", str(source), "--output-file", str(made), "--quiet",
             "--python-version", matrix.python, "--python-platform", matrix.platform,
-            "--exclude-newer", matrix.exclude_newer.isoformat(), "--custom-compile-command", _HEADER,
+            "--custom-compile-command", _HEADER,
             "--no-emit-index-url", "--no-emit-find-links", "--only-binary", ":all:", "--no-binary", "colbert-ai",
             "--no-binary", "lit",
         ]  # fmt: skip
+        if dated:
+            command += ["--exclude-newer", matrix.exclude_newer.isoformat()]
+        for name in undated:
+            command += ["--exclude-newer-package", f"{name}=false"]
         if hashes:
             command.append("--generate-hashes")
         else:

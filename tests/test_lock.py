@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import itertools
 import re
+import subprocess
 from functools import cache
 from pathlib import Path
 
 import pytest
 
 from harness.errors import UsageError
-from harness.lock import FLAVOURS, Lock, difference, lock_path, read_lock, shared_path, undeclared
-from harness.matrix import Flavour, load_matrix
+from harness.lock import FLAVOURS, Lock, difference, lock_path, read_lock, shared_path, undeclared, write_locks
+from harness.matrix import Flavour, load_matrix, parse_matrix
 
 ROOT = Path(__file__).parent.parent
 LOCKS = ROOT / "locks"
@@ -190,3 +191,47 @@ def test_a_new_note_keeps_the_digest_and_a_new_pin_or_hash_changes_it(tmp_path):
     assert digest(text) == digest("# by hand\n" + text.replace("matrix.yaml", "torch"))
     assert digest(text) != digest(text.replace("1.0", "1.1"))
     assert digest(text) != digest(text.replace("0123", "1123"))
+
+
+def test_a_release_newer_than_the_matrix_s_date_brings_what_it_pins_and_nothing_else(tmp_path, monkeypatch):
+    """`exclude_newer` holds for all but torch and the packages that torch requires in exactly one version."""
+    calls: list[list[str]] = []
+
+    def uv(command: list[str], **_options: object) -> subprocess.CompletedProcess[str]:
+        calls.append(command)
+        names = {
+            "torch": "matrix.yaml",
+            "triton": "torch",
+            "nvidia-a": "torch",
+            "nvidia-b": "nvidia-a",
+            "sympy": "torch",
+        }
+        lines = [line for name, who in names.items() for line in (f"{name}==1.0 \\", f"    {HASH}", f"    # via {who}")]
+        Path(command[command.index("--output-file") + 1]).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr("harness.lock.subprocess.run", uv)
+
+    write_locks(MATRIX, tmp_path, ["2.8.0"])
+
+    dated = [command for command in calls if MATRIX.exclude_newer.isoformat() in command]
+    free = [[name for name in command if name.endswith("=false")] for command in dated]
+    assert len(calls) == len(dated) + 1  # torch by itself, once for both flavours
+    assert free == [[], ["torch=false", "triton=false", "nvidia-a=false"]] * len(FLAVOURS)
+
+
+@pytest.mark.integration
+def test_adding_the_next_release_is_one_line_plus_one_lock(tmp_path):
+    """2.9.0 came out after the matrix's date; asks the package index."""
+    text = (ROOT / "matrix.yaml").read_text(encoding="utf-8")
+    grown = parse_matrix(text.replace('  - "2.8.0"\n', '  - "2.8.0"\n  - "2.9.0"\n', 1))
+
+    written = write_locks(grown, tmp_path, ["2.9.0"])
+
+    for flavour in FLAVOURS:
+        assert shared_path(tmp_path, flavour).read_bytes() == shared_path(LOCKS, flavour).read_bytes()
+        added = read_lock(lock_path(tmp_path, "2.9.0", flavour))
+        assert added.packages["torch"] == "2.9.0"
+        for version in MATRIX.versions:
+            assert undeclared(grown, lock_of(version, flavour), added) == []
+    assert len(written) == 2 * len(FLAVOURS)
