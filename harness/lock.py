@@ -43,15 +43,6 @@ class Lock:
     parents: dict[str, frozenset[str]]
     digest: str
 
-    def torch_family(self) -> frozenset[str]:
-        """`torch` and the packages that are here only because torch, directly or not, requires them."""
-        family = {"torch"}
-        while True:
-            grown = family | {name for name, parents in self.parents.items() if parents and parents <= family}
-            if grown == family:
-                return frozenset(family)
-            family = grown
-
     def torch_closure(self) -> frozenset[str]:
         """`torch` and everything that torch, directly or not, requires, whoever else requires it too."""
         closure = {"torch"}

@@ -356,7 +356,6 @@ def _lock(folder: Path, data: st.DataObject) -> None:
     raw = "".join(lines).encode("utf-8", "replace")
     path.write_bytes(mutated(data, raw) if data.draw(st.booleans()) else raw)
     lock = read_lock(path)
-    lock.torch_family()
     lock.torch_closure()
 
 

@@ -140,7 +140,6 @@ def test_a_package_that_only_one_lock_has_is_caught_unless_torch_brings_it(tmp_p
     assert undeclared(MATRIX, a, b) == ["stowaway"]
     assert undeclared(MATRIX, b, a) == ["stowaway"]
     assert b.torch_closure() == {"torch", "kernels", "deeper"}
-    assert b.torch_family() == {"torch", "kernels"}
 
 
 def test_a_version_without_a_lock_is_a_sentence(tmp_path):
