@@ -483,10 +483,10 @@ from harness.worker.outcomes import Ended
 checkpoint, evil = sys.argv[1:]
 for folder in (evil, evil + "-tokenizer"):
     try:
-        index._no_remote_code(folder)
+        index.refuse_remote_code(folder)
     except Ended as ended:
         print(ended.outcome, ended.reason)
-index._no_remote_code(checkpoint)
+index.refuse_remote_code(checkpoint)
 import transformers
 from colbert.modeling import hf_colbert
 from colbert.modeling.base_colbert import AutoTokenizer

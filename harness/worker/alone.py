@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.worker import steps
 from harness.worker.recording import tensor_digest
-from harness.worker.replay import _inputs, _prepare
+from harness.worker.replay import prepare, read_inputs
 
 
 def step(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:  # noqa: ARG001 - as every job
@@ -23,7 +23,7 @@ def step(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:  # 
     Returns:
         `outputs` (name to digest).
     """
-    setting = _prepare(cell, phases)
+    setting = prepare(cell, phases)
     with phases("step"):
-        outputs = steps.run(cell["step"], setting, _inputs(cell))
+        outputs = steps.run(cell["step"], setting, read_inputs(cell))
     return {"outputs": {name: tensor_digest(tensor) for name, tensor in outputs.items()}}

@@ -63,7 +63,8 @@ class Tap:
 
 
 @contextlib.contextmanager
-def _patched(owner: Any, name: str, replacement: Any) -> Iterator[None]:
+def patched(owner: Any, name: str, replacement: Any) -> Iterator[None]:
+    """Put `replacement` in the place of an owner's attribute for as long as the `with` block lasts."""
     inherited = name not in vars(owner)
     original = getattr(owner, name)
     setattr(owner, name, replacement)
@@ -84,7 +85,7 @@ def install(tap: Tap) -> contextlib.ExitStack:
     """Wrap colbert-ai's functions around `tap`; closing the returned stack puts the originals back."""
     stack = contextlib.ExitStack()
     for owner, name, replacement in (*_sampling(tap), *_training(tap), *_encoding(tap)):
-        stack.enter_context(_patched(owner, name, replacement))
+        stack.enter_context(patched(owner, name, replacement))
     return stack
 
 
@@ -152,7 +153,7 @@ def _training(tap: Tap) -> list[Patch]:
         def normalize_centroids(*args: Any, **kwargs: Any) -> Any:
             return tap("centroids_normalized", normalize(*args, **kwargs))
 
-        with _patched(torch.nn.functional, "normalize", normalize_centroids):
+        with patched(torch.nn.functional, "normalize", normalize_centroids):
             return train_kmeans(self, sample, shared_lists)
 
     return [
@@ -182,7 +183,7 @@ def _encoding(tap: Tap) -> list[Patch]:
             tap("values", ordered.values)
             return ordered
 
-        with _patched(torch.Tensor, "sort", sort_codes):
+        with patched(torch.Tensor, "sort", sort_codes):
             return build_ivf(self)
 
     def optimize(ivf: Any, *args: Any, **kwargs: Any) -> Any:

@@ -59,7 +59,7 @@ def runs_on(architectures: list[str], capability: tuple[int, int]) -> bool:
     return False
 
 
-def _extensions(cell: dict[str, Any]) -> None:
+def skip_extensions(cell: dict[str, Any]) -> None:
     """Keep colbert-ai from compiling C++ and CUDA at run time, unless the cell asks for its own kernels.
 
     On a CPU it would build `segmented_maxsim`, which indexing never calls; on a GPU `decompress_residuals`, never
@@ -75,7 +75,7 @@ def _extensions(cell: dict[str, Any]) -> None:
     ResidualCodec.packbits = staticmethod(packbits)
 
 
-def _no_remote_code(checkpoint: str) -> None:
+def refuse_remote_code(checkpoint: str) -> None:
     """Refuse a checkpoint that wants to run its own Python, and make transformers refuse it too.
 
     colbert-ai loads configurations with trust_remote_code on. Whoever asks for it here, for whatever model, is not
@@ -157,8 +157,8 @@ def run(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
         from colbert import Indexer
         from colbert.infra import ColBERTConfig, Run, RunConfig
 
-        _extensions(cell)
-        _no_remote_code(cell["checkpoint"])
+        skip_extensions(cell)
+        refuse_remote_code(cell["checkpoint"])
     with open(cell["passages"], encoding="utf-8") as file:
         passages = [json.loads(line) for line in file]
     seen: dict[str, Any] = {}

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from harness.worker.index import _extensions, _no_remote_code, require_device
+from harness.worker.index import refuse_remote_code, require_device, skip_extensions
 from harness.worker.outcomes import Ended
 from harness.worker.probes.bench import Bench
 from harness.worker.steps import Setting
@@ -31,8 +31,8 @@ def probe(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
     """
     require_device(cell)
     with phases("import"):
-        _extensions(cell)
-        _no_remote_code(cell["checkpoint"])
+        skip_extensions(cell)
+        refuse_remote_code(cell["checkpoint"])
     setting = Setting(cell)
     ended = {}
     for name in cell["probes"]:

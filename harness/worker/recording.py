@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness.worker.capture import _patched
+from harness.worker.capture import patched
 
 _DATA_FREE = {
     "empty",
@@ -342,8 +342,8 @@ class Recorder:
 
         with contextlib.ExitStack() as stack:
             for owner, attribute, name, patch in _patched_functions():
-                stack.enter_context(_patched(owner, attribute, self._one_call(name, patch)))
-            stack.enter_context(_patched(torch.nn.Module, "__call__", call))
+                stack.enter_context(patched(owner, attribute, self._one_call(name, patch)))
+            stack.enter_context(patched(torch.nn.Module, "__call__", call))
             stack.enter_context(_Functions(self))
             stack.enter_context(_Operators(self))
             yield

@@ -18,12 +18,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from harness.worker import steps
-from harness.worker.index import _extensions, _no_remote_code, require_device
+from harness.worker.index import refuse_remote_code, require_device, skip_extensions
 from harness.worker.outcomes import ending
 from harness.worker.recording import Recorder, Shelf, decode, encode, references, tensor_digest, write_calls
 
 
-def _inputs(cell: dict[str, Any]) -> steps.Tensors:
+def read_inputs(cell: dict[str, Any]) -> steps.Tensors:
+    """A step's inputs by name: the files of `inputs`, of which `rows` names the rows that are used."""
     found = {name: load_file(path)["tensor"] for name, path in cell["inputs"].items()}
     for name, (start, stop) in cell.get("rows", {}).items():
         found[name] = found[name][start:stop].clone()
@@ -39,7 +40,7 @@ def _modules(cell: dict[str, Any], setting: steps.Setting) -> dict[str, Any]:
 def _recorded(cell: dict[str, Any], setting: steps.Setting, shelf: Shelf) -> tuple[list[dict[str, Any]], steps.Tensors]:
     modules = _modules(cell, setting)
     recorder = Recorder(shelf, modules)
-    inputs = _inputs(cell)
+    inputs = read_inputs(cell)
     with recorder.recording():
         outputs = recorder.call(
             "step", cell["step"], lambda given: steps.run(cell["step"], setting, given), (inputs,), {}
@@ -47,11 +48,16 @@ def _recorded(cell: dict[str, Any], setting: steps.Setting, shelf: Shelf) -> tup
     return recorder.calls, outputs
 
 
-def _prepare(cell: dict[str, Any], phases: Any) -> steps.Setting:
+def prepare(cell: dict[str, Any], phases: Any) -> steps.Setting:
+    """Import and load what the step of a cell needs.
+
+    Raises:
+        Ended: `unsupported` where it cannot run here.
+    """
     require_device(cell)
     with phases("import"):
-        _extensions(cell)
-        _no_remote_code(cell["checkpoint"])
+        skip_extensions(cell)
+        refuse_remote_code(cell["checkpoint"])
     setting = steps.Setting(cell)
     with phases("load"):
         if cell["step"] == steps.ENCODE:
@@ -110,9 +116,9 @@ def _record(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
     Returns:
         `outputs` (name to digest) and `recorder_is_neutral`.
     """
-    setting = _prepare(cell, phases)
+    setting = prepare(cell, phases)
     with phases("plain"):
-        plain = {name: tensor_digest(t) for name, t in steps.run(cell["step"], setting, _inputs(cell)).items()}
+        plain = {name: tensor_digest(t) for name, t in steps.run(cell["step"], setting, read_inputs(cell)).items()}
     with phases("record"):
         calls, outputs = _recorded(cell, setting, Shelf(os.path.join(out_dir, "tensors"), keep=cell.get("keep", True)))
     write_calls(os.path.join(out_dir, "calls.json"), calls)
@@ -148,7 +154,7 @@ def _replayed(
 ) -> dict[str, Any]:
     args, kwargs = decode(call["args"], source), decode(call["kwargs"], source)
     with torch.no_grad():
-        if call["kind"] in {"module", "function"} and setting._model is not None:
+        if call["kind"] in {"module", "function"} and setting.has_model:
             with setting.model().amp_manager.context():
                 result = function(*args, **kwargs)
         else:
@@ -174,11 +180,11 @@ def _replay(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
     Returns:
         `outputs` of the free run, by digest.
     """
-    setting = _prepare(cell, phases)
+    setting = prepare(cell, phases)
     target = Shelf(os.path.join(out_dir, "tensors"), keep=False)
     with phases("plain"):
         # A first run also does what is only done once (lazy imports, some of which call torch).
-        plain = {name: tensor_digest(t) for name, t in steps.run(cell["step"], setting, _inputs(cell)).items()}
+        plain = {name: tensor_digest(t) for name, t in steps.run(cell["step"], setting, read_inputs(cell)).items()}
     with phases("free run"):
         free, outputs = _recorded(cell, setting, target)
     write_calls(os.path.join(out_dir, "calls.json"), free)

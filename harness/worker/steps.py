@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from harness.worker import capture
-from harness.worker.index import _extensions, _no_remote_code, require_device
+from harness.worker.index import refuse_remote_code, require_device, skip_extensions
 from harness.worker.outcomes import Ended
 
 Tensors = dict[str, torch.Tensor]
@@ -35,6 +35,11 @@ class Setting:
     def gpu(self) -> bool:
         """Whether the cell runs on a GPU."""
         return bool(self.cell["device"] != "cpu")
+
+    @property
+    def has_model(self) -> bool:
+        """Whether the model has been loaded."""
+        return self._model is not None
 
     def config(self) -> Any:
         """colbert-ai's configuration, as the index job makes it."""
@@ -103,7 +108,7 @@ def _normalize_centroids(setting: Setting, inputs: Tensors) -> Tensors:
     stub = setting.indexer(num_partitions=inputs["centroids_raw"].shape[0])
     # On a GPU the method goes on to round to half, which is the next step; normalising itself is on the CPU always.
     stub.use_gpu = False
-    with capture._patched(collection_indexer, "compute_faiss_kmeans", already):
+    with capture.patched(collection_indexer, "compute_faiss_kmeans", already):
         return {"centroids_normalized": collection_indexer.CollectionIndexer._train_kmeans(stub, None, None)}
 
 
@@ -171,8 +176,8 @@ def tensorize(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]
     """
     require_device(cell)
     with phases("import"):
-        _extensions(cell)
-        _no_remote_code(cell["checkpoint"])
+        skip_extensions(cell)
+        refuse_remote_code(cell["checkpoint"])
     with phases("load"):
         tokenizer = Setting(cell).model().doc_tokenizer
     with open(cell["texts"], encoding="utf-8") as file:
