@@ -143,7 +143,7 @@ def load_hub(
     if expected_rows is not None and total != expected_rows:
         msg = (
             f"{what} has {total:,} passages at revision {files.revision}, and {expected_rows:,} are expected; "
-            f"name the revision that you want, or correct expected_rows."
+            f"give the collection its revision in matrix.yaml, or correct its expected_passages."
         )
         raise UsageError(msg)
     rows: Iterable[Row] = itertools.chain.from_iterable(
@@ -269,8 +269,8 @@ def _check_columns(what: str, present: list[str], text_column: str, id_column: s
     """The id column to use; a sentence when a column that was asked for is not there."""
     if text_column not in present:
         msg = (
-            f"{what}: the collection has no column {text_column}; it has {', '.join(present) or 'none'}. "
-            f"Rename one of them, or name the column that holds the text."
+            f"{what}: the collection has no column {text_column}; it has {', '.join(present) or 'none'}: "
+            f"rename the one that holds the text."
         )
         raise UsageError(msg)
     if id_column is None or id_column in present:

@@ -165,7 +165,8 @@ def run_index(
             control=control,
             hold=[held.fileno(), *hold],
         )
-        known = {**extra(), "worker": worker.name, "run": run.name}
+        sources = {"collection": passages.source, "checkpoint": checkpoint.source}
+        known = {**extra(), "sources": sources, "worker": worker.name, "run": run.name}
         return conclude(store, spec, run, out, capture, device_kind, ended, known)
 
 

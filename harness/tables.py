@@ -249,6 +249,7 @@ def cell_rows(cells: Iterable[Cell]) -> Iterable[dict[str, Any]]:
             "environment": json.dumps(cell.spec.get("environment"), sort_keys=True),
             "switches": json.dumps(provenance.get("switches"), sort_keys=True),
             "finished": cell.finished,
+            "sources": json.dumps(cell.details["sources"], sort_keys=True) if "sources" in cell.details else None,
         }
 
 
@@ -271,7 +272,7 @@ CELLS = _schema(
     (_TEXT, "mkl onednn compiler cpu_capability seconds"),
     (_FLOAT, "wall_seconds"),
     (_INT, "peak_host_bytes peak_gpu_bytes"),
-    (_TEXT, "settings environment switches finished"),
+    (_TEXT, "settings environment switches finished sources"),
 )
 
 ARTIFACTS = _schema(

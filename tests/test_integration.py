@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from harness.embedded import PASSAGES_SEED
 from harness.environments import Environment, ensure_environment
 from harness.experiment import Experiment, Selection
 from harness.home import Home
@@ -303,6 +304,8 @@ def test_provenance_says_what_ran_on_what(cells, environments, version):
     assert cell.spec["lock"] == environment.lock.digest
     assert cell.spec["collection"]["digest"]
     assert cell.spec["checkpoint"]["digest"]
+    assert cell.details["sources"]["collection"] == {"kind": "embedded", "rows": LIMIT, "seed": PASSAGES_SEED}
+    assert cell.details["sources"]["checkpoint"]["weights"] == "model.safetensors"
     assert set(cell.seconds) >= {"import", "load", "sample", "train", "encode", "finalize", "total"}
     assert cell.details["peak_memory"]["host_bytes"] > 2**27
     assert cell.details["passages"] == LIMIT

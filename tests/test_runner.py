@@ -49,8 +49,8 @@ class Bench:
         # Time enough to start on a busy machine, whatever the deadline that a test sets.
         options = {"import_deadline": 300.0, "deadline": 300.0, "on_phase": self.phases.append, **changes}
         options = {"device_kind": "cpu", "capture": "full", **options}
-        passages = Passages(["a", "b"], ["first text", "second text"], "two", {})
-        checkpoint = CheckpointFiles("ck", self.folder / "ck", "beef", 8, {})
+        passages = Passages(["a", "b"], ["first text", "second text"], "two", {"kind": "hub", "revision": "c0ffee"})
+        checkpoint = CheckpointFiles("ck", self.folder / "ck", "beef", 8, {"kind": "local"})
         cell = run_index(self.home, self.store, of, self.interpreter, passages, checkpoint, **options)
 
         # Whatever happened: the cell is in the store, and the run's folder is gone.
@@ -95,6 +95,10 @@ def test_a_job_that_ends_well_is_stored_with_its_artifacts(bench):
     assert bytes(bench.store.load(cell.artifacts["centroids"]).buffer()) == index_arrays()["centroids"].tobytes()
     assert cell.seconds == {"total": 1.5}
     assert cell.details["observed"] == {"attention_class": "Eager"}
+    assert cell.details["sources"] == {
+        "collection": {"kind": "hub", "revision": "c0ffee"},
+        "checkpoint": {"kind": "local"},
+    }
     assert cell.details["exit_code"] == 0
     assert cell.spec == spec().to_json()
     assert bench.log(cell) == "hello\n"
