@@ -19,7 +19,7 @@ from harness.store import Store, StoredCell
 from harness.tensors import UnreadableTensor
 from tests.cell_specs import spec
 from tests.reliability.bench import HIT, VERSIONS, Bench, Fault, Skipped, Unexpected, cells_of, expect, shown
-from tests.reliability.harness_faults import _forked, _store_cell
+from tests.reliability.harness_faults import forked, store_cell
 from tests.small_index import write_index
 
 
@@ -94,7 +94,7 @@ def _full_while_storing(bench: Bench) -> str:
         with small_disk(bench.folder / "disk", "2m") as disk:
             fill(disk, free)
             store = Store(disk / "store")
-            code = _forked(lambda store=store: _quietly(lambda: _store_cell(bench, store, of)))  # type: ignore[misc]
+            code = forked(lambda store=store: _quietly(lambda: store_cell(bench, store, of)))  # type: ignore[misc]
             cell = store.get(of.key)
             expect((cell is not None) == (code == 0), f"{free} bytes: exit code {code} and {shown(cell)}")
             found = {finding.kind for finding in verify(store).findings} if store.root.exists() else set()
@@ -105,7 +105,7 @@ def _full_while_storing(bench: Bench) -> str:
             points += 1
             (disk / "filler").unlink()
             if points % 8 == 1:
-                _store_cell(bench, store, of)
+                store_cell(bench, store, of)
                 expect(not store.missing(store.get(of.key)), "not mended")  # type: ignore[arg-type]
     raise Unexpected("a cell never fitted")
 

@@ -66,7 +66,7 @@ def collect_lost(bench: Bench) -> list[Cell]:
     return [cell for label, cell in cells_of(bench).items() if label not in before]
 
 
-def _store_cell(bench: Bench, store: Store, of: CellSpec) -> None:
+def store_cell(bench: Bench, store: Store, of: CellSpec) -> None:
     """What the harness does with a finished job, apart from the job."""
     index = bench.folder / "index"
     with store.writing():
@@ -74,7 +74,7 @@ def _store_cell(bench: Bench, store: Store, of: CellSpec) -> None:
         store.put(Cell(of.key, of.group, of.to_json(), "ok", capture="full", artifacts=artifacts), index=index)
 
 
-def _forked(work: Callable[[], None]) -> int:
+def forked(work: Callable[[], None]) -> int:
     """Do some work in a child process, which may die of it; its exit code."""
     child = multiprocessing.get_context("fork").Process(target=work)
     child.start()
@@ -103,14 +103,14 @@ def _killed_at_each_write(bench: Bench) -> str:
 
             os.fsync, os.replace, os.rename = map(counted, (os.fsync, os.replace, os.rename))  # type: ignore[assignment,arg-type]
             shutil.copyfile = counted(shutil.copyfile)  # type: ignore[assignment]
-            _store_cell(bench, store, of)
+            store_cell(bench, store, of)
 
         return work
 
     points = whole = 0
     for number in itertools.count():
         store = Store(bench.folder / f"store{number}")
-        code = _forked(deadly(number, store))
+        code = forked(deadly(number, store))
         cell = store.get(of.key)
         found = verify(store).findings
         expect({f.kind for f in found} <= {"leftover", "orphan"}, f"killed at write {number}: {found}")
@@ -119,7 +119,7 @@ def _killed_at_each_write(bench: Bench) -> str:
             break
         points += 1
         whole += cell is not None
-        _store_cell(bench, store, of)
+        store_cell(bench, store, of)
         again = store.get(of.key)
         expect(again is not None and not store.missing(again), f"not mended after write {number}")
         shutil.rmtree(store.root)
@@ -182,11 +182,11 @@ def _two_writers(bench: Bench) -> str:
     """Two processes store the same cell 30 times each while this one reads it."""
     write_index(bench.folder / "index")
     of, store = spec(HIT), Store(bench.folder / "shared")
-    _store_cell(bench, store, of)
+    store_cell(bench, store, of)
 
     def write() -> None:
         for _ in range(30):
-            _store_cell(bench, store, of)
+            store_cell(bench, store, of)
 
     children = [multiprocessing.get_context("fork").Process(target=write) for _ in range(2)]
     for child in children:
