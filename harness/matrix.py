@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from harness.errors import UsageError
 
@@ -423,7 +424,27 @@ def _place(where: str, lines: dict[tuple[str, ...], int]) -> tuple[str, ...]:
 _MENDS = {
     "extra_forbidden": "this key is not known here: check its spelling or remove it",
     "missing": "this key is required: add it",
+    "union_tag_not_found": "this key is required: add it",
+    "union_tag_invalid": "'{tag}' is not one of {expected_tags}: write one of them",
+    "string_type": "{found} is not text: put it in quotes",
+    "int_type": "{found} is not a whole number: write one",
+    "int_parsing": "{found} is not a whole number: write one",
+    "int_from_float": "{found} is not a whole number: write one",
+    "float_type": "{found} is not a number: write one",
+    "float_parsing": "{found} is not a number: write one",
+    "bool_type": "{found} is neither true nor false: write one of them",
+    "bool_parsing": "{found} is neither true nor false: write one of them",
+    "datetime_type": "{found} is not a time: write one such as 2025-09-14T00:00:00Z",
+    "datetime_parsing": "{found} is not a time: write one such as 2025-09-14T00:00:00Z",
+    "datetime_from_date_parsing": "{found} is not a time: write one such as 2025-09-14T00:00:00Z",
+    "list_type": "{found} is not a list: write one item a line, each after `- `",
+    "dict_type": "{found} is not a mapping: write `name: value`, one a line",
+    "model_type": "{found} is not a mapping: write `name: value`, one a line",
+    "model_attributes_type": "{found} is not a mapping: write `name: value`, one a line",
+    "too_short": "it needs at least {min_length} entries and has {actual_length}: add what is missing",
 }
+"""By pydantic's type of error; `found` is the value as it was read, the other fields are pydantic's own."""
+_TAGS = {"union_tag_invalid", "union_tag_not_found"}
 
 
 def _sentence(error: ValidationError, lines: dict[tuple[str, ...], int], name: str) -> str:
@@ -435,16 +456,26 @@ def _sentence(error: ValidationError, lines: dict[tuple[str, ...], int], name: s
     if isinstance(cause, _Located):
         place = _place(cause.where, lines)
     # pydantic names the member of a union in the location; the file has no such level.
+    if first["type"] in _TAGS:
+        # pydantic blames the whole entry; the mistake is in the key by which it tells one kind from another.
+        place = (*place, str(first["ctx"]["discriminator"]).strip("'"))
     known = place
     while known not in lines and known:
         shorter = [known[:i] + known[i + 1 :] for i in range(len(known))]
         known = next((s for s in shorter if s in lines), known[:-1])
-    field = ".".join((*known, place[-1]) if first["type"] == "missing" else known) or "the file"
-    message = str(cause) if cause else _MENDS.get(first["type"]) or _plain(first["msg"], first.get("input"))
+    absent = first["type"] in {"missing", "union_tag_not_found"}
+    field = ".".join((*known, place[-1]) if absent else known) or "the file"
+    message = str(cause) if isinstance(cause, ValueError) else _mend(first)
     more = f" ({error.error_count() - 1} more after this)" if error.error_count() > 1 else ""
     return f"{name}, line {lines.get(known, 1)}: {field}: {message}.{more}"
 
 
-def _plain(message: str, value: object) -> str:
-    shown = repr(value)
-    return f"{message[:1].lower()}{message[1:]}, found {shown if len(shown) < 60 else shown[:57] + '...'}"
+def _mend(error: ErrorDetails) -> str:
+    shown = repr(error["input"]) if error["input"] is not None else "an empty value"
+    shown = shown if len(shown) < 60 else shown[:57] + "..."
+    known = _MENDS.get(error["type"])
+    if known:
+        context = {name: str(value).replace("'", "") for name, value in error.get("ctx", {}).items()}
+        return known.format(found=shown, **context)
+    message = re.sub(r"^\w+ should ", "it should ", error["msg"])
+    return f"{message[:1].lower()}{message[1:]}, found {shown}"
