@@ -110,8 +110,8 @@ MISTAKES = {
     ),
     "too short a reason": (
         "reason: These wheels",
-        "reason: no #",
-        "no #",
+        "reason: none #",
+        "none #",
         "it should have at least 10 characters, found",
     ),
     "nothing where a list is": ("may_differ: [f", "may_differ: #", "may_differ", "an empty value is not a list"),
