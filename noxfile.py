@@ -77,37 +77,10 @@ def quickstart(session: nox.Session) -> None:
     harness(session, "quickstart", *session.posargs, success_codes=FOUND_OR_NOT)
 
 
-def _index_session(version: str) -> None:
-    def index(session: nox.Session) -> None:
-        harness(session, "index", version, *session.posargs)
-
-    index.__doc__ = f"Index with torch {version} and store the cell; options of `harness index` after --."
-    reducer(f"index-{version}")(index)
-
-
-def _probe_session(version: str) -> None:
-    def probe(session: nox.Session) -> None:
-        harness(session, "probe", version, *session.posargs)
-
-    probe.__doc__ = f"Run small experiments with torch {version} and store them; options of `harness probe` after --."
-    reducer(f"probe-{version}")(probe)
-
-
-for _version in VERSIONS:
-    _index_session(_version)
-    _probe_session(_version)
-
-
 @reducer("sweep")
 def sweep(session: nox.Session) -> None:
     """Index with every version, then reduce to tables; options of `harness sweep` after --. Ends with its exit code."""
     harness_code(session, "sweep", *session.posargs)
-
-
-@reducer("nightly")
-def nightly(session: nox.Session) -> None:
-    """Compare a night's tables with those of the nights before; options of `harness nightly` after --."""
-    harness_code(session, "nightly", *session.posargs)
 
 
 @reducer("compare-consecutive")
@@ -144,6 +117,12 @@ def probes(session: nox.Session) -> None:
 def blame(session: nox.Session) -> None:
     """Say which package changed the index, by exchanging packages: nox -s blame -- 2.7.1 2.8.0."""
     harness(session, "blame", *session.posargs, success_codes=FOUND_OR_NOT)
+
+
+@reducer("nightly")
+def nightly(session: nox.Session) -> None:
+    """Compare a night's tables with those of the nights before; options of `harness nightly` after --."""
+    harness_code(session, "nightly", *session.posargs)
 
 
 @reducer("doctor")
@@ -186,3 +165,26 @@ def lint(session: nox.Session) -> None:
 def typecheck(session: nox.Session) -> None:
     """Check types with mypy --strict, this file and the tests included."""
     session.run(f"{prepare(session, 'dev')}/mypy", external=True)
+
+
+def _index_session(version: str) -> None:
+    def index(session: nox.Session) -> None:
+        harness(session, "index", version, *session.posargs)
+
+    index.__doc__ = f"Index with torch {version} and store the cell; options of `harness index` after --."
+    reducer(f"index-{version}")(index)
+
+
+def _probe_session(version: str) -> None:
+    def probe(session: nox.Session) -> None:
+        harness(session, "probe", version, *session.posargs)
+
+    probe.__doc__ = f"Run small experiments with torch {version} and store them; options of `harness probe` after --."
+    reducer(f"probe-{version}")(probe)
+
+
+# Last, because they are many: the list of sessions is to show the others at a glance.
+for _version in VERSIONS:
+    _index_session(_version)
+for _version in VERSIONS:
+    _probe_session(_version)

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 
 from harness.cli import COMMANDS
 from harness.matrix import load_matrix
@@ -59,6 +60,8 @@ def test_the_list_reads_like_a_table_of_contents():
     for name, description in sessions().items():
         assert description.endswith("."), name
         assert len(description) > 20, name
+    one_version = [name.startswith(("index-", "probe-")) for name in sessions()]
+    assert one_version == sorted(one_version), "the many sessions of single versions hide the others"
 
 
 def test_sessions_call_commands_that_exist():
@@ -129,6 +132,16 @@ def test_ci_runs_the_readme_s_test_command():
 
     assert "nox -s tests" in text
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
+
+
+def test_every_push_is_checked_for_style_and_types_and_then_by_all_of_ci():
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))["jobs"]
+    run = {name: [step["run"] for step in job["steps"] if "run" in step] for name, job in jobs.items()}
+    named = [name for steps in run.values() for step in steps for name in re.findall(r"nox -s ([a-z ]+)", step)]
+
+    assert "nox -s lint typecheck" in run["quick"]
+    assert run["everything"] == [".ci/run"]
+    assert {session for names in named for session in names.split()} <= set(sessions())
 
 
 class FakeSession:
