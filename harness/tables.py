@@ -403,7 +403,8 @@ def write_tables(
 
 def _consecutive_row(pair: Pair, noise: Mapping[str, frozenset[str]]) -> dict[str, Any]:
     row = headline(pair, noise)
-    changed = [artifact.name for artifact in pair.artifacts if not artifact.bit_equal]
+    # Tensors only: the index's metadata names a folder of one run, and is never the same.
+    changed = [artifact.name for artifact in pair.artifacts if not artifact.bit_equal and artifact.tensor]
     return {
         "a": row.a,
         "b": row.b,
