@@ -24,7 +24,7 @@ from unittest import mock
 
 from harness.blame import Laboratory, blame, counterfactual
 from harness.cells import CellSpec
-from harness.environments import ensure_environment, environment_path
+from harness.environments import ensure_environment, evict, use_environment
 from harness.errors import InfrastructureError
 from harness.experiment import Experiment, Selection
 from harness.graph import origins
@@ -201,9 +201,12 @@ class Planter:
     def __init__(self, home: Path | None, folder: Path) -> None:
         self.experiment = PlantedExperiment(home, folder)
         e = self.experiment
+        # Another run, a test's for instance, may use the same environments, and must not lose them when one ends.
+        self._used = [use_environment(e.home, v, "cpu", e.lock(v)) for v in (VERSION, OTHER)]
+        self._other = ensure_environment(e.home, e.matrix, e.made, OTHER, "cpu")
         self.pythons = {
             VERSION: ensure_environment(e.home, e.matrix, e.locks, VERSION, "cpu").python,
-            OTHER: ensure_environment(e.home, e.matrix, e.made, OTHER, "cpu").python,
+            OTHER: self._other.python,
         }
         self.store, self.folder = Store(folder / "store"), folder
         (folder / "cache").mkdir()
@@ -213,9 +216,10 @@ class Planter:
         self.again = self.index(VERSION, "", repeat=1)
 
     def close(self) -> None:
-        """Delete B's environment, which nobody else has a use for."""
-        e = self.experiment
-        shutil.rmtree(environment_path(e.home, OTHER, "cpu", e.lock(OTHER)), ignore_errors=True)
+        """Delete B's environment, unless another run uses it."""
+        for used in self._used:
+            used.release()
+        evict(self.experiment.home, self._other, [self.experiment.lock(v) for v in (VERSION, DONOR)])
 
     def index(self, version: str, fault: str, repeat: int = 0) -> Cell:
         """Index with a fault, or none."""
