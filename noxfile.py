@@ -63,10 +63,12 @@ def harness_code(session: nox.Session, *arguments: str) -> NoReturn:
     """
     command = [f"{prepare(session)}/harness", *arguments]
     session.log(" ".join(command))
-    process = subprocess.Popen(command)
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is not signal.SIG_IGN:
+        # No SIG_IGN, which the command would inherit; and before it starts, lest an early Ctrl-C end nox alone.
+        signal.signal(signal.SIGINT, lambda *_: None)
     try:
-        sys.exit(process.wait())
+        sys.exit(subprocess.Popen(command).wait())
     finally:
         signal.signal(signal.SIGINT, handler)
 

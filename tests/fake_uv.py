@@ -35,7 +35,9 @@ def install(state: Path, arguments: list[str]) -> int:
     if (state / "slow").exists():
         time.sleep(1)
     if (state / "hang").exists():
-        (state / "pid").write_text(str(os.getpid()), encoding="utf-8")
+        # Whoever finds the file may end this process at once, so it must have its number by then.
+        (state / "pid.new").write_text(str(os.getpid()), encoding="utf-8")
+        (state / "pid.new").rename(state / "pid")
         time.sleep(600)
     failing = (state / "fail").exists()
     if (state / "other").exists():

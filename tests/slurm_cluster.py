@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
+import random
 import shutil
 import signal
 import socket
@@ -46,10 +47,16 @@ def wait_for(condition: Callable[[], object], seconds: float, what: str) -> None
         time.sleep(0.1)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _free_ports(count: int) -> list[int]:
+    """Ports that nobody has, below those that the kernel gives to others by itself before we take them."""
+    ports: list[int] = []
+    for port in random.sample(range(10_000, 32_000), 2000):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            ports.append(port)
+        if len(ports) == count:
+            break
+    return ports
 
 
 class SlurmCluster:
@@ -83,16 +90,17 @@ class SlurmCluster:
         self._start_munge()
         self.start_controller()
         self.start_node()
-        wait_for(lambda: "idle" in self.command("sinfo", "-h", "-o", "%T"), 60, "the node to be idle")
+        wait_for(lambda: "idle" in self.command("sinfo", "-h", "-o", "%T"), 180, "the node to be idle")
         return self
 
     def _write_configuration(self) -> None:
         host, user = socket.gethostname().split(".")[0], getpass.getuser()
+        controller_port, node_port = _free_ports(2)
         lines = f"""
             ClusterName=harness
             SlurmctldHost={host}(127.0.0.1)
-            SlurmctldPort={_free_port()}
-            SlurmdPort={_free_port()}
+            SlurmctldPort={controller_port}
+            SlurmdPort={node_port}
             AuthType=auth/munge
             AuthInfo=socket={self._run}/socket,cred_expire=5
             CredType=cred/munge
@@ -136,7 +144,7 @@ class SlurmCluster:
         files = {"socket": "socket", "key-file": "key", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
         options = [f"--{option}={self._run / name}" for option, name in files.items()]
         self._daemons["munged"] = self._spawn("munged", "--foreground", "--force", *options)
-        wait_for((self._run / "socket").exists, 20, "munged's socket")
+        wait_for((self._run / "socket").exists, 180, "munged's socket")
 
     def _spawn(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
         path = program(name)
@@ -169,7 +177,7 @@ class SlurmCluster:
             return
         process.send_signal(number)
         try:
-            process.wait(timeout=20)
+            process.wait(timeout=60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -180,7 +188,7 @@ class SlurmCluster:
             self.command("scancel", "--signal=KILL", "--full", *self.jobs(), check=False)
             self.command("scancel", *self.jobs(), check=False)
             with contextlib.suppress(TimeoutError):
-                wait_for(lambda: not self.jobs(), 15, "the last jobs to end")
+                wait_for(lambda: not self.jobs(), 60, "the last jobs to end")
         for name in ("slurmd", "slurmctld", "munged"):
             self._end(name, signal.SIGTERM)
         shutil.rmtree(self._run, ignore_errors=True)
@@ -199,7 +207,7 @@ class SlurmCluster:
 
     def command(self, *arguments: str, check: bool = True) -> str:
         """What a Slurm command prints."""
-        done = subprocess.run(arguments, env=self.environment, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(arguments, env=self.environment, capture_output=True, text=True, timeout=180, check=False)
         if check and done.returncode:
             raise RuntimeError(f"{' '.join(arguments)}: {done.stderr}")
         return done.stdout

@@ -283,7 +283,7 @@ def test_tensors_that_are_about_to_get_their_record_are_not_orphans(store, tmp_p
         collector.join(0.5)
         assert collector.is_alive()
         store.put(cell(spec("2.6.0"), artifacts=artifacts))
-    collector.join(30)
+    collector.join(300)
 
     assert removed == [()]
     assert verify(store).findings == ()

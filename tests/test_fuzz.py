@@ -23,7 +23,8 @@ def test_whatever_the_bytes_a_reader_answers_or_says_why_not(tmp_path: Path, nam
     with fuzz.limits(None):
         for seed in range(100):
             fuzz.fuzz(reader, tmp_path / "files", 20, seed)
-            if time.monotonic() > end:
+            # On a slow machine too, until there was one that is read.
+            if time.monotonic() > end and reader.refused < reader.tried:
                 break
 
     assert reader.tried >= 20

@@ -74,10 +74,10 @@ def test_noise_floor_of_cells() -> None:
 def test_all_pairs_cost_their_digests() -> None:
     """171 pairs of 19 items with 12 tensors take well under the two seconds allowed."""
     items = [(f"v{k}", {f"{t}.codes": f"{k % 4}-{t}" for t in range(12)}) for k in range(19)]
-    start = time.perf_counter()
+    start = time.process_time()
     pairs = all_pairs(items)
     classes = ladder(items).classes
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
 
     assert len(pairs) == 171
     assert [len(one.changed) for one in pairs] == [

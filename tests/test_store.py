@@ -136,10 +136,16 @@ def test_whoever_reads_while_cells_are_replaced_sees_one_whole(store, tmp_path, 
     (tmp_path / "log").write_text("text")
     kept = store.put(cell(), log=tmp_path / "log")
     stop = threading.Event()
-    writers = [
-        threading.Thread(target=lambda: [store.put(cell(), log=tmp_path / "log") for _ in range(20)]) for _ in range(2)
-    ]
     seen: list[bool] = []
+
+    def write() -> None:
+        puts = 0
+        # And on, until the reader has had its turns.
+        while puts < 20 or len(seen) <= 10:
+            store.put(cell(), log=tmp_path / "log")
+            puts += 1
+
+    writers = [threading.Thread(target=write) for _ in range(2)]
 
     def read() -> None:
         while not stop.is_set():
