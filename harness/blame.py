@@ -21,16 +21,14 @@ from filelock import FileLock
 from harness.environments import (
     BuildFailed,
     build_environment,
-    complete_environment,
     disk_errors,
-    mark_complete,
     normal_name,
 )
 from harness.experiment import Experiment
 from harness.graph import origins
 from harness.jobs import Workbench
 from harness.locate import look, step_request
-from harness.lock import Lock, difference, read_lock
+from harness.lock import difference, read_lock
 from harness.pair import Pair, Side
 from harness.runner import Interpreter
 from harness.sites import exchange, packages_in
@@ -321,34 +319,30 @@ class Laboratory:
                 finally:
                     shutil.rmtree(path, ignore_errors=True)
             return
-        lock, path = self._build(side, other, packages)
-        try:
+        with self._built(side, other, packages) as path:
             yield Interpreter(path / "bin" / "python")
-        finally:
-            shutil.rmtree(path, ignore_errors=True)
-            lock.path.unlink(missing_ok=True)
 
-    def _build(self, side: Side, other: Side, packages: list[str]) -> tuple[Lock, Path]:
+    @contextmanager
+    def _built(self, side: Side, other: Side, packages: list[str]) -> Iterator[Path]:
+        """A counterfactual environment that is deleted afterwards; another `blame` that needs the same one waits."""
         home = self.experiment.home
         base, donor = (self.experiment.lock(s.cell.version) for s in (side, other))
         text = counterfactual(base.path, donor.path, packages)
         home.environments.mkdir(parents=True, exist_ok=True)
-        name = hashlib.sha256(text.encode()).hexdigest()[:12]
-        source = home.environments / f"counterfactual-{name}.txt"
-        source.write_text(text, encoding="utf-8")
-        lock = read_lock(source)
-        path = home.environments / f"counterfactual-{name}"
+        path = home.environments / f"counterfactual-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        source = path.with_suffix(".txt")
         label = f"{side.cell.version} with packages of {other.cell.version}"
-        with FileLock(home.environments / f".{path.name}.lock"), disk_errors(home):
-            if complete_environment(path, side.cell.version, self.experiment.device.flavour, lock) is None:
-                shutil.rmtree(path, ignore_errors=True)
-                try:
-                    build_environment(home, self.experiment.matrix, path, lock, label)
-                except BaseException:
+        with FileLock(home.environments / f".{path.name}.lock"):
+            try:
+                with disk_errors(home):
+                    # What a killed process left is not whole.
                     shutil.rmtree(path, ignore_errors=True)
-                    raise
-                mark_complete(path, lock)
-        return lock, path
+                    source.write_text(text, encoding="utf-8")
+                    build_environment(home, self.experiment.matrix, path, read_lock(source), label)
+                yield path
+            finally:
+                shutil.rmtree(path, ignore_errors=True)
+                source.unlink(missing_ok=True)
 
 
 def here_or_not(experiment: Experiment, pair: Pair) -> tuple[dict[str, tuple[str | None, str | None]], tuple[str, ...]]:

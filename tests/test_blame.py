@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from harness.blame import AS_A, AS_B, NEITHER, UNRESOLVED, Outcome, Unit, counterfactual, find, narrow, units_of
+from harness import blame
+from harness.blame import (
+    AS_A,
+    AS_B,
+    NEITHER,
+    UNRESOLVED,
+    Laboratory,
+    Outcome,
+    Unit,
+    counterfactual,
+    find,
+    narrow,
+    units_of,
+)
+from harness.home import Home
 
 UNITS = tuple(Unit(name, (name,)) for name in ("torch", "cublas", "triton", "sympy"))
 
@@ -141,3 +158,41 @@ def test_a_counterfactual_lock_takes_versions_and_hashes_from_the_other_side(tmp
     assert "torch==1 \\\n    --hash=sha256:t1" in text
     assert "triton" not in text
     assert "numpy==1" in text
+
+
+def test_two_that_need_the_same_counterfactual_take_turns_and_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither loses the environment because the other is done with it."""
+    home = Home(tmp_path / "home")
+    for version in ("1", "2"):
+        (tmp_path / f"{version}.txt").write_text(f"torch=={version} \\\n    --hash=sha256:{version}{'0' * 63}\n")
+
+    def build(_home: Home, _matrix: object, path: Path, *_more: object) -> None:
+        (path / "bin").mkdir(parents=True)
+        (path / "bin" / "python").touch()
+
+    monkeypatch.setattr(blame, "build_environment", build)
+    experiment: Any = SimpleNamespace(
+        home=home, matrix=None, brought=lambda _version: None,
+        lock=lambda version: SimpleNamespace(path=tmp_path / f"{version}.txt"),
+    )  # fmt: skip
+    sides: list[Any] = [SimpleNamespace(cell=SimpleNamespace(version=version)) for version in ("1", "2")]
+    laboratory = Laboratory(experiment, SimpleNamespace(), {}, lambda _text: None)  # type: ignore[arg-type]
+    first_is_in, events = threading.Event(), []
+
+    def second() -> None:
+        first_is_in.wait(10)
+        with laboratory._environment(sides[0], sides[1], ["torch"]) as found:
+            events.append(f"second has it: {found.python.exists()}")
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    with laboratory._environment(sides[0], sides[1], ["torch"]) as interpreter:
+        first_is_in.set()
+        thread.join(0.3)
+        events.append(f"first has it: {interpreter.python.exists()}")
+    thread.join(10)
+
+    assert events == ["first has it: True", "second has it: True"]
+    assert [path.name for path in home.environments.iterdir() if not path.name.endswith(".lock")] == []
