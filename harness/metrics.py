@@ -525,7 +525,7 @@ def _finish(a: Tensor, b: Tensor, total: _Total, profiles: Sequence[Profile], ru
     def count(name: str) -> int:
         return sum(getattr(part, name) for part in parts)
 
-    sums = [math.fsum(part.sums[k] for part in parts) for k in range(5)]
+    sums = [_sum(part.sums[k] for part in parts) for k in range(5)]
     finite, special_differ, against_zero = count("finite"), count("special_differ"), count("against_zero")
     max_abs, abs_place = _best(part.max_abs for part in parts)
     max_rel, rel_place = _best(part.max_rel for part in parts)
@@ -562,6 +562,15 @@ def _finish(a: Tensor, b: Tensor, total: _Total, profiles: Sequence[Profile], ru
     )  # fmt: skip
 
 
+def _sum(values: Iterable[float]) -> float:
+    """The exact sum, rounded once; infinite or NaN where it, or one of them, is beyond float64."""
+    listed = list(values)
+    try:
+        return math.fsum(listed)
+    except (OverflowError, ValueError):  # where adding them one by one gives infinity, or infinity less infinity
+        return sum(listed)
+
+
 def _rel_l2(difference: float, reference: float) -> float | None:
     """||a-b|| / ||b||; 0/0 is 0, x/0 is infinite, and None where a square overflows float64."""
     if difference == 0:
@@ -573,6 +582,6 @@ def _rel_l2(difference: float, reference: float) -> float | None:
 
 def _cosine(product: float, left: float, right: float) -> float | None:
     """a.b / (||a|| ||b||); None where either is zero or a square overflows float64."""
-    if not (left > 0 and right > 0 and math.isfinite(left) and math.isfinite(right)):
+    if not (left > 0 and right > 0 and all(map(math.isfinite, (product, left, right)))):
         return None
     return max(-1.0, min(1.0, product / (math.sqrt(left) * math.sqrt(right))))

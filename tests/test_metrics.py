@@ -455,6 +455,38 @@ def test_complex_verdicts(engine: str, oracle: TorchOracle) -> None:
         assert oracle.allclose(left, right, rules) == [verdict.close for verdict in measure(left, right).verdicts]
 
 
+def test_complex_numbers_at_their_threshold(oracle: TorchOracle) -> None:
+    """A modulus that is off by one rounding would turn some of these verdicts, each a step or two from its limit."""
+    rng = np.random.default_rng(5)
+    n = 300
+    for atol, rtol in ((1e-4, 1e-3), (0.0, 2.0**-10), (1e-8, 1e-5)):
+        profile = Profile("p", (atol, rtol))
+        b = rng.standard_normal(n) + 1j * rng.standard_normal(n)
+        b[: n // 2] *= 1e-42  # subnormal
+        b = b.astype(np.complex64)
+        radius = (atol + rtol * np.abs(b.astype(complex))) * (1 + rng.integers(-2, 3, n) * 2.0**-23)
+        a = (b + radius * np.exp(2j * np.pi * rng.random(n))).astype(np.complex64)
+        pairs = [(Tensor.of(a[k : k + 1]), Tensor.of(b[k : k + 1])) for k in range(n)]
+        expected = [oracle.allclose(*pair, [profile.rule("complex64")])[0] for pair in pairs]
+
+        assert {True, False} == set(expected)
+        assert expected == [measure(*pair, [profile]).verdicts[0].close for pair in pairs]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+def test_sums_beyond_float64(engine: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers whose squares, or whose sum, no float64 can hold: what has no value is said to have none."""
+    monkeypatch.setattr(metrics, "_CHUNK", 1024)
+    monkeypatch.setattr(metrics, "_NUMPY_CHUNK", 1000)
+    signs = np.repeat([1.0, -1.0], 2500)  # one chunk's sum of a times b is +inf, another's -inf
+    found = measure(Tensor.of(np.full(5000, 1e200).astype(dtype)), Tensor.of((1e200 * signs).astype(dtype)))
+    assert (2e200, None, None) == (found.max_abs, found.rel_l2, found.cosine)
+    assert found.mean_abs == pytest.approx(1e200)
+
+    found = measure(Tensor.of(np.full(5000, 1e305).astype(dtype)), Tensor.of(np.zeros(5000, dtype)))
+    assert (1e305, math.inf, 5000) == (found.max_abs, found.mean_abs, found.n_rel_inf)
+
+
 def test_unaligned_tensors(engine: str) -> None:
     """A tensor that begins at an odd byte of its file is compared like any other."""
     raw = np.zeros(2 * 3000 + 1, np.uint8)
