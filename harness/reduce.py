@@ -135,6 +135,10 @@ def print_headline(reduced: Reduced, console: Console, *, markdown: bool) -> Non
         console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
 
+_SHOWN = 3
+"""Steps that a sentence names before it counts the rest."""
+
+
 def sentences(reduced: Reduced) -> list[str]:
     """What was found, in plain words: of what, the noise floor, then one sentence for each pair that changed."""
     lines = [f"{reduced.about}."]
@@ -151,6 +155,14 @@ def sentences(reduced: Reduced) -> list[str]:
             lines.append(f"Noise floor: {name} against itself is bit for bit the same in all {row.total} tensors.")
     shown = [pair for pair in reduced.pairs if pair.kind == "consecutive"]
     compared = [(row, pair) for row, pair in zip(reduced.rows, shown, strict=True) if not row.gap]
+    repeated = {row.a.split("#")[0] for row in reduced.repeats if not row.gap}
+    unknown = [f"{row.a} -> {row.b}" for row, _ in compared if row.changed and not repeated & {row.a, row.b}]
+    if unknown:
+        more = f" and {len(unknown) - _SHOWN} more steps" if len(unknown) > _SHOWN else ""
+        lines.append(
+            f"Noise floor: not known for {', '.join(unknown[:_SHOWN])}{more}, because neither version is stored with a "
+            "repeat (--repeat VERSION)."
+        )
     gaps = len(reduced.rows) - len(compared)
     if gaps:
         lines.append(f"{gaps} of {len(reduced.rows)} steps could not be compared; the Outcome column says why.")

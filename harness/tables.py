@@ -311,7 +311,8 @@ ENV_DELTA = _schema((_TEXT, "a b package version_a version_b"))
 def _comparison_rows(pairs: Iterable[Pair], noise: Mapping[str, frozenset[str]]) -> Iterable[dict[str, Any]]:
     plain = {field.name for field in COMPARISONS}
     for pair in pairs:
-        noisy = noise.get(pair.a.version, frozenset()) | noise.get(pair.b.version, frozenset())
+        known = [noise[side.version] for side in (pair.a, pair.b) if side.version in noise]
+        noisy = frozenset().union(*known)
         for artifact in pair.artifacts:
             facts = artifact.to_json()
             verdicts = artifact.profiles
@@ -331,7 +332,7 @@ def _comparison_rows(pairs: Iterable[Pair], noise: Mapping[str, frozenset[str]])
                     "rtol": verdict.rtol if verdict else None,
                     "close": verdict.close if verdict else None,
                     "min_rtol": verdict.min_rtol if verdict else None,
-                    "noise": artifact.name in noisy,
+                    "noise": artifact.name in noisy if known else None,
                     "details": json.dumps({k: v for k, v in facts.items() if k not in plain}, sort_keys=True),
                 }
                 yield row

@@ -146,6 +146,24 @@ def test_what_a_repeat_changes_too_is_noise_and_no_divergence(sweep):
     noise = {(row["kind"], row["artifact"]): row["noise"] for row in sweep.rows("comparisons")}
     assert noise["consecutive", "centroids"]
     assert not noise["consecutive", "ivf"]
+    assert not any("not known" in line for line in sentences(reduced))
+
+
+def test_where_nothing_was_repeated_the_noise_floor_is_said_to_be_unknown(sweep):
+    for number, version in enumerate(["2.5.0", "2.5.1", "2.6.0", "2.7.0", "2.7.1"]):
+        sweep.put(version, moved(centroids=0.1 * number))
+    sweep.put("2.7.1", moved(centroids=0.4), repeat=1)
+
+    said = sentences(sweep.reduce(["2.5.0", "2.5.1", "2.6.0", "2.7.0", "2.7.1", "2.8.0"]))
+
+    (line,) = (line for line in said if "not known" in line)
+    noise = {(row["a"], row["b"]): row["noise"] for row in sweep.rows("comparisons") if row["artifact"] == "centroids"}
+    assert line == (
+        "Noise floor: not known for 2.5.0 -> 2.5.1, 2.5.1 -> 2.6.0, 2.6.0 -> 2.7.0, because neither version is stored "
+        "with a repeat (--repeat VERSION)."
+    )
+    assert noise["2.5.0", "2.5.1"] is None
+    assert noise["2.7.0", "2.7.1"] is False
 
 
 def test_a_change_beyond_the_noise_is_a_divergence(sweep):
