@@ -66,7 +66,7 @@ class Interpreter:
 def worker_copy(home: Home) -> Path:
     """Return a folder that holds the worker and nothing else of this package.
 
-    The harness itself lives beside NumPy 2 and pandas; its own site folder on a job's path would replace the job's.
+    The harness itself lives beside NumPy 2 and pyarrow; its own site folder on a job's path would replace the job's.
     """
     source = Path(harness.__file__).parent
     files = [source / "__init__.py", *sorted((source / "worker").rglob("*.py"))]
