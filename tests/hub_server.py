@@ -99,7 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
         path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path).lstrip("/")
         fault = self.hub.fault(self.command, path)
         if fault == "stall":
-            self.hub.released.wait(30)
+            self.hub.released.wait(300)
             self.close_connection = True
         elif fault == "error":
             self._send(500, b"broken", {})

@@ -18,7 +18,7 @@ from harness.errors import HarnessError
 from harness.store import Store, StoredCell
 from harness.tensors import UnreadableTensor
 from tests.cell_specs import spec
-from tests.reliability.bench import HIT, VERSIONS, Bench, Fault, Skipped, Unexpected, cells_of, expect, shown
+from tests.reliability.bench import HIT, PATIENCE, VERSIONS, Bench, Fault, Skipped, Unexpected, cells_of, expect, shown
 from tests.reliability.harness_faults import forked, store_cell
 from tests.small_index import write_index
 
@@ -52,7 +52,7 @@ def fill(disk: Path, leave: int) -> None:
 def _refused(bench: Bench, words: str) -> str:
     """What `harness sweep` says; it must be one sentence of the contract with exit code 2 or 3."""
     line = bench.line()
-    _, err = line.communicate(timeout=90)
+    _, err = line.communicate(timeout=PATIENCE)
     expect("Traceback" not in err, err[-400:])
     said = [text for text in err.splitlines() if text.startswith("harness: ")]
     expect(said, f"no sentence: {err[-300:]}")

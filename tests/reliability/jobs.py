@@ -179,28 +179,28 @@ FAULTS = (
     ),
     Fault(
         "job hangs on import",
-        "sleeps; deadline of 2 s",
+        "sleeps; deadline of 5 s",
         "`timeout` at the deadline of import",
-        ends("import", "time.sleep(600)", "timeout", "deadline of import", phase="import", **{"import": 2.0}),
+        ends("import", "time.sleep(600)", "timeout", "deadline of import", phase="import", **{"import": 5.0}),
     ),
     Fault(
         "job hangs while it indexes",
-        "sleeps; deadline of 2 s",
+        "sleeps; deadline of 5 s",
         "`timeout` at the deadline of index",
-        ends("encode", "time.sleep(600)", "timeout", "deadline of index", phase="encode", index=2.0),
+        ends("encode", "time.sleep(600)", "timeout", "deadline of index", phase="encode", index=5.0),
     ),
     Fault(
         "job hangs after its result",
-        "sleeps; deadline of 2 s",
+        "sleeps; deadline of 5 s",
         "`timeout`: only a job that ended counts",
-        ends("end", "time.sleep(600)", "timeout", "deadline of index", index=2.0),
+        ends("end", "time.sleep(600)", "timeout", "deadline of index", index=5.0),
     ),
     Fault(
         "job hangs and ignores SIGTERM",
-        "SIG_IGN, then sleeps; deadline of 2 s",
+        "SIG_IGN, then sleeps; deadline of 5 s",
         "SIGKILL, `timeout`",
         ends(
-            "encode", "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: time.sleep(600)", "timeout", index=2.0
+            "encode", "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: time.sleep(600)", "timeout", index=5.0
         ),
     ),
     Fault(
