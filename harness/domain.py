@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from harness._passes import decode
-from harness.metrics import pair_counts
+from harness.metrics import give_back, pair_counts
 from harness.sources import ArtifactSource, setting
-from harness.tensors import Array, Tensor, UnreadableTensor
+from harness.tensors import DTYPES, Array, Tensor, UnreadableTensor
 
 NEAR_TIE = 2.0**-10
 """A code moved in a near-tie when the two centroids' scores differ by no more than this: one float16 step at 1.0.
@@ -22,6 +23,8 @@ as much.
 """
 
 _ROWS = 8192
+_STRIP = 1 << 20  # codes, and entries of inverted lists, that are looked at at a time
+_PASSAGES = 1 << 40  # more than any index has
 _SAMPLE = 200_000  # moved codes whose margins are computed
 _MATCH_LIMIT = 8192  # centroids that are matched by nearest neighbour, a quadratic search
 _SIMILAR = 0.99
@@ -80,7 +83,7 @@ def find_permutation(a: Tensor, b: Tensor) -> Permutation | None:
     Identical rows are matched first; the rest go to their nearest neighbour by cosine, which must be one to one and
     above 0.99, or there is no permutation to speak of.
     """
-    if len(a.shape) != 2 or a.shape != b.shape or a.dtype != b.dtype or a.n == 0:
+    if len(a.shape) != 2 or a.shape != b.shape or a.dtype != b.dtype or a.n == 0 or DTYPES[a.dtype].kind != "float":
         return None
     rows = a.shape[0]
     width = a.nbytes // rows
@@ -102,9 +105,7 @@ def find_permutation(a: Tensor, b: Tensor) -> Permutation | None:
     open_a = sorted(row for same in waiting.values() for row in same)
     exact = not rest
     if rest:
-        matched = _nearest(
-            decode(a.flat, a.dtype).reshape(a.shape), decode(b.flat, b.dtype).reshape(b.shape), open_a, rest
-        )
+        matched = _nearest(a, b, open_a, rest)
         if matched is None:
             return None
         to_a[rest] = matched
@@ -112,14 +113,13 @@ def find_permutation(a: Tensor, b: Tensor) -> Permutation | None:
     return found if found.moved else None
 
 
-def _nearest(a: Array, b: Array, open_a: list[int], rest: list[int]) -> Array | None:
+def _nearest(a: Tensor, b: Tensor, open_a: list[int], rest: list[int]) -> Array | None:
     """For each row of B in `rest`, the nearest of A's rows `open_a`; None unless one to one and similar."""
-    left, right = _unit(a[open_a]), _unit(b[rest])
-    straight = np.array_equal(open_a, rest) and bool(((left * right).sum(axis=1) > _SIMILAR).all())
-    if straight:
+    if open_a == rest and all(_alike(a, b, rest[start : start + _ROWS]) for start in range(0, len(rest), _ROWS)):
         return np.array(rest)
     if len(rest) > _MATCH_LIMIT:
         return None
+    left, right = _unit(_numbers(a, open_a)), _unit(_numbers(b, rest))
     matched = np.empty(len(rest), np.int64)
     for start in range(0, len(rest), 1024):
         scores = right[start : start + 1024] @ left.T
@@ -130,9 +130,22 @@ def _nearest(a: Array, b: Array, open_a: list[int], rest: list[int]) -> Array | 
     return matched if np.unique(matched).size == matched.size else None
 
 
+def _numbers(tensor: Tensor, rows: Array | list[int]) -> Array:
+    """Some rows of a tensor as float64; all of them may be too many to hold."""
+    picked = tensor.data[rows]
+    wide: Array = decode(picked.reshape(-1), tensor.dtype).reshape(picked.shape)
+    return wide
+
+
+def _alike(a: Tensor, b: Tensor, rows: list[int]) -> bool:
+    """Whether each of these rows points the same way on both sides."""
+    return bool(((_unit(_numbers(a, rows)) * _unit(_numbers(b, rows))).sum(axis=1) > _SIMILAR).all())
+
+
 def _unit(rows: Array) -> Array:
     rows = np.nan_to_num(rows, posinf=0.0, neginf=0.0)
-    norms: Array = np.linalg.norm(rows, axis=1, keepdims=True)
+    with np.errstate(over="ignore"):  # a row too long for float64 is like no other
+        norms: Array = np.linalg.norm(rows, axis=1, keepdims=True)
     unit: Array = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
     return unit
 
@@ -141,8 +154,8 @@ def _unit(rows: Array) -> Array:
 class Embeddings:
     """The embeddings of one chunk on one side: captured ones, or centroid plus residual, normalised."""
 
-    centroids: Array  # float64, (centroids, dim)
-    codes: Array
+    centroids: Tensor  # (centroids, dim)
+    codes: Tensor
     embs: Tensor | None
     residuals: Tensor | None
     weights: Array | None
@@ -153,35 +166,33 @@ class Embeddings:
         """Open what a source has; None where margins cannot be computed from it."""
         try:
             centroids = source.load("centroids")
-            if len(centroids.shape) != 2:
+            if len(centroids.shape) != 2 or DTYPES[centroids.dtype].kind != "float":
                 return None
-            wide = decode(centroids.flat, centroids.dtype).reshape(centroids.shape)
-            rows = codes.flat.astype(np.int64)
-            if rows.size and not 0 <= rows.min() <= rows.max() < wide.shape[0]:
+            count, dim = centroids.shape
+            if not _within(codes, count):
                 return None
             embs = _try_load(source, f"embs_{chunk}")
-            if embs is not None and embs.shape == (rows.size, wide.shape[1]):
-                return cls(wide, rows, embs, None, None, None)
+            if embs is not None and embs.shape == (codes.n, dim):
+                return cls(centroids, codes, embs, None, None, None)
             residuals, weights = source.load(f"{chunk}.residuals"), source.load("bucket_weights")
             nbits = setting(source, "nbits")
-            if nbits not in (1, 2, 4, 8) or residuals.shape != (rows.size, wide.shape[1] * nbits // 8):
+            if nbits not in (1, 2, 4, 8) or residuals.shape != (codes.n, dim * nbits // 8):
                 return None
-            if weights.shape != (2**nbits,):
+            if residuals.dtype != "uint8" or weights.shape != (2**nbits,):
                 return None
-            return cls(wide, rows, None, residuals, decode(weights.flat, weights.dtype), nbits)
+            return cls(centroids, codes, None, residuals, decode(weights.flat, weights.dtype), nbits)
         except UnreadableTensor:
             return None
 
     def rows(self, places: Array) -> Array:
         """Embeddings at these rows, float64, (places, dim)."""
         if self.embs is not None:
-            picked = self.embs.data[places]
-            return decode(picked.reshape(-1), self.embs.dtype).reshape(picked.shape)
+            return _numbers(self.embs, places)
         assert self.residuals is not None
         assert self.weights is not None
         assert self.nbits is not None
         buckets = unpack_table(self.nbits)[self.residuals.data[places]].reshape(places.size, -1)
-        return _unit(self.centroids[self.codes[places]] + self.weights[buckets])
+        return _unit(_numbers(self.centroids, self.codes.flat[places].astype(np.int64)) + self.weights[buckets])
 
     def blur(self, gap: Array) -> Array:
         """How far a score difference may be off because residuals are quantised: two standard deviations.
@@ -203,6 +214,11 @@ def _try_load(source: ArtifactSource, name: str) -> Tensor | None:
         return None
 
 
+def _within(codes: Tensor, count: int) -> bool:
+    """Whether every code is the number of a centroid."""
+    return codes.n == 0 or (int(codes.flat.min()) >= 0 and int(codes.flat.max()) < count)
+
+
 def code_facts(
     a: ArtifactSource, b: ArtifactSource, chunk: int, pair: tuple[Tensor, Tensor], permutation: Permutation | None
 ) -> dict[str, Any]:
@@ -211,28 +227,34 @@ def code_facts(
     The margin of a moved code is the greater of two differences: on side A the score of A's choice minus that of B's
     choice, and on side B the other way round, each with that side's own centroids and embeddings.
     """
-    left, right = (side.flat.astype(np.int64) for side in pair)
-    facts: dict[str, Any] = {}
-    back = right
-    if permutation is not None and right.size and 0 <= right.min() <= right.max() < permutation.to_a.size:
-        back = permutation.to_a[right]
-        facts["codes_n_mismatch_unpermuted"] = int(np.count_nonzero(left != back))
-    moved = np.flatnonzero(left != back)
-    facts["codes_n_moved"] = int(moved.size)
+    left, right = (side.flat for side in pair)
+    to_a = permutation.to_a if permutation is not None and _within(pair[1], permutation.to_a.size) else None
+
+    def in_a(codes: Array) -> Array:
+        """A's numbers for B's centroids."""
+        return codes.astype(np.int64) if to_a is None else to_a[codes.astype(np.int64)]
+
+    count, kept = 0, [np.empty(0, np.int64)]
+    for start in range(0, left.size, _STRIP):
+        p, q = left[start : start + _STRIP], right[start : start + _STRIP]
+        places = np.flatnonzero(p.astype(np.int64) != in_a(q))
+        kept.append(start + places[: max(_SAMPLE - count, 0)])
+        count += places.size
+        give_back(p, q)
+    facts: dict[str, Any] = {} if to_a is None else {"codes_n_mismatch_unpermuted": count}
+    facts["codes_n_moved"] = count
     one, other = Embeddings.of(a, chunk, pair[0]), Embeddings.of(b, chunk, pair[1])
-    if moved.size == 0 or one is None or other is None:
-        return facts | {"codes_margin_source": None}
-    if left.max() >= one.centroids.shape[0] or one.centroids.shape != other.centroids.shape:
+    if count == 0 or one is None or other is None or one.centroids.shape != other.centroids.shape:
         return facts | {"codes_margin_source": None}
     # A's name for B's choice, and B's name for A's choice.
-    to_b = np.argsort(permutation.to_a) if permutation is not None else None
-    moved = moved[:_SAMPLE]
+    to_b = np.argsort(to_a) if to_a is not None else None
+    moved = np.concatenate(kept)
     margins, limits = [], []
     for start in range(0, moved.size, _ROWS):
         rows = moved[start : start + _ROWS]
-        own = left[rows] if to_b is None else to_b[left[rows]]
-        m_a, l_a = _margin(one, rows, left[rows], back[rows])
-        m_b, l_b = _margin(other, rows, right[rows], own)
+        mine, theirs = left[rows].astype(np.int64), right[rows].astype(np.int64)
+        m_a, l_a = _margin(one, rows, mine, in_a(theirs))
+        m_b, l_b = _margin(other, rows, theirs, mine if to_b is None else to_b[mine])
         margins.append(np.maximum(m_a, m_b))
         limits.append(np.maximum(l_a, l_b))
     margin, limit = np.concatenate(margins), np.concatenate(limits)
@@ -251,8 +273,9 @@ def code_facts(
 
 
 def _margin(side: Embeddings, rows: Array, own: Array, other: Array) -> tuple[Array, Array]:
-    gap = side.centroids[own] - side.centroids[other]
-    return (side.rows(rows) * gap).sum(axis=1), NEAR_TIE + side.blur(gap)
+    with np.errstate(invalid="ignore", over="ignore"):  # centroids that are not finite have no margin, and say so
+        gap = _numbers(side.centroids, own) - _numbers(side.centroids, other)
+        return (side.rows(rows) * gap).sum(axis=1), NEAR_TIE + side.blur(gap)
 
 
 def ivf_facts(
@@ -265,29 +288,53 @@ def ivf_facts(
         lengths: `ivf_lengths` of A and B, one entry a centroid.
         permutation: B's centroids in A's order.
     """
-    keys, facts = [], {}
+    facts: dict[str, Any] = {}
     sizes = [length.flat.astype(np.int64) for length in lengths]
     if sizes[0].size != sizes[1].size:
         return {"ivf_note": f"{sizes[0].size} against {sizes[1].size} centroids: the lists have no counterparts"}
-    for side, ivf, size, name in zip((0, 1), pair, sizes, "ab", strict=True):
+    for ivf, size, name in zip(pair, sizes, "ab", strict=True):
         # Each by itself first: the sum of absurd lengths could wrap around to a small number.
         if size.size and (size.min() < 0 or size.max() > ivf.n or int(size.sum()) > ivf.n):
             return {"ivf_note": f"ivf_lengths of {name.upper()} do not add up to the length of its ivf"}
-        used = int(size.sum())
-        facts[f"ivf_padding_{name}"] = ivf.n - used
-        centroid = np.repeat(np.arange(size.size), size)
-        if side and permutation is not None and permutation.to_a.size == size.size:
-            centroid = permutation.to_a[centroid]
-        keys.append(np.unique((centroid << 40) | ivf.flat[:used].astype(np.int64)))
-    only_a = np.setdiff1d(keys[0], keys[1], assume_unique=True)
-    only_b = np.setdiff1d(keys[1], keys[0], assume_unique=True)
-    changed = np.unique(np.concatenate([only_a, only_b]) >> 40)
+        if ivf.n and not (int(ivf.flat.min()) >= 0 and int(ivf.flat.max()) < _PASSAGES):
+            return {"ivf_note": f"ivf of {name.upper()} holds what is no passage's number"}
+        facts[f"ivf_padding_{name}"] = ivf.n - int(size.sum())
+    count = sizes[0].size
+    rows_b = np.arange(count)
+    if permutation is not None and permutation.to_a.size == count:
+        rows_b = np.argsort(permutation.to_a)
+    begins = [np.cumsum(size) - size for size in sizes]
+    changed = only_a = only_b = 0
+    # As many lists at a time as hold `_STRIP` entries; one by one where a list has more.
+    steps = np.cumsum(sizes[0] + sizes[1][rows_b]) // _STRIP
+    edges = [0, *(np.flatnonzero(np.diff(steps)) + 1).tolist(), count]
+    for start, stop in pairwise(edges):
+        left = _list_keys(pair[0], begins[0], sizes[0], np.arange(start, stop))
+        right = _list_keys(pair[1], begins[1], sizes[1], rows_b[start:stop])
+        if np.array_equal(left, right):
+            continue
+        gone, new = np.setdiff1d(left, right, assume_unique=True), np.setdiff1d(right, left, assume_unique=True)
+        only_a, only_b = only_a + gone.size, only_b + new.size
+        changed += np.union1d(gone >> 40, new >> 40).size
+    give_back(*(ivf.flat for ivf in pair))
     return facts | {
-        "ivf_lists_n": int(sizes[0].size),
-        "ivf_lists_n_mismatch": int(changed.size),
-        "ivf_entries_only_a": int(only_a.size),
-        "ivf_entries_only_b": int(only_b.size),
+        "ivf_lists_n": count,
+        "ivf_lists_n_mismatch": int(changed),
+        "ivf_entries_only_a": int(only_a),
+        "ivf_entries_only_b": int(only_b),
     }
+
+
+def _list_keys(ivf: Tensor, begins: Array, sizes: Array, rows: Array) -> Array:
+    """The entries of some lists, each once and in order: the list's place in `rows` above 40 bits of the entry."""
+    size = sizes[rows]
+    total = int(size.sum())
+    # Where each entry is: its list's beginning, and its place in the list.
+    places = np.repeat(begins[rows] - (np.cumsum(size) - size), size) + np.arange(total)
+    keys = (np.repeat(np.arange(rows.size), size) << 40) | ivf.flat[places].astype(np.int64)
+    keys.sort()  # quick, because colbert-ai's lists are sorted; NumPy's `unique` would hash, many times slower
+    unique: Array = keys[np.concatenate([[True], keys[1:] != keys[:-1]])] if total else keys
+    return unique
 
 
 # Settings that say where and when an index was made, not what is in it.

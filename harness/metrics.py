@@ -355,8 +355,7 @@ def _compiled(a: Tensor, b: Tensor, rules: Sequence[Rule], threads: int | None) 
         parts[start] = local.sink.run(
             np.require(p, requirements="A"), np.require(q, requirements="A"), start, distances
         )
-        _advise(p, mmap.MADV_DONTNEED)
-        _advise(q, mmap.MADV_DONTNEED)
+        give_back(p, q)
 
     _chunks(a.n, task, threads)
     total.parts = [parts[start] for start in sorted(parts)]
@@ -364,6 +363,12 @@ def _compiled(a: Tensor, b: Tensor, rules: Sequence[Rule], threads: int | None) 
         total.histogram += sink.histogram
     total.ulps = distances.histogram
     return total
+
+
+def give_back(*chunks: Array) -> None:
+    """Let the system take back mapped pages that will not be needed again."""
+    for chunk in chunks:
+        _advise(chunk, mmap.MADV_DONTNEED)
 
 
 def _advise(chunk: Array, advice: int) -> None:
@@ -408,8 +413,7 @@ def pair_counts(a: Tensor, b: Tensor, threads: int | None = None) -> Array:
             found = _passes.pairs(p, q)
         with lock:
             np.add(counts, found, out=counts)
-        _advise(p, mmap.MADV_DONTNEED)
-        _advise(q, mmap.MADV_DONTNEED)
+        give_back(p, q)
 
     _chunks(a.n, task, threads)
     return counts
@@ -478,8 +482,7 @@ def _find(x: Array, y: Array, left: Array, right: Array, count: int) -> list[int
         p, q = x[start : start + _NUMPY_CHUNK], y[start : start + _NUMPY_CHUNK]
         hits = np.flatnonzero(wanted[(p.astype(np.uint16) << 8) | q])
         found += [start + int(hit) for hit in hits[: count - len(found)]]
-        _advise(p, mmap.MADV_DONTNEED)
-        _advise(q, mmap.MADV_DONTNEED)
+        give_back(p, q)
         if len(found) >= count:
             break
     return found
