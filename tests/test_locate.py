@@ -122,3 +122,33 @@ def test_a_call_that_cannot_even_be_repeated_in_a_is_no_origin(recording: tuple[
     )
 
     assert [v.status for v in judge(a, b, again)][:2] == ["unstable", "unstable"]
+
+
+def test_a_call_that_b_lacks_or_refuses_or_never_makes_is_a_row_with_its_reason(
+    recording: tuple[Path, Path, Path],
+) -> None:
+    a, b, again = recording
+    absent = {"status": "absent", "reason": "aten.mm does not exist in torch 2.8.0"}
+    refused = {"status": "refused", "reason": "RuntimeError: not implemented for 'Half'"}
+    (b / "replay.json").write_text(json.dumps([{"status": "equal"}, absent, refused]))
+    (b / "calls.json").write_text(json.dumps([]))
+    rows = {verdict.name: (verdict.status, verdict.reason) for verdict in judge(a, b, again)}
+
+    assert rows == {
+        "dense": ("missing_b", ""),
+        "aten.mm": ("absent", absent["reason"]),
+        "aten.add": ("refused", refused["reason"]),
+    }
+
+
+def test_calls_are_aligned_by_module_and_number_and_not_by_their_order(recording: tuple[Path, Path, Path]) -> None:
+    """B makes its calls in another order, and one of them twice: A's keep their places, and the second is B's own."""
+    a, b, again = recording
+    free = json.loads((b / "calls.json").read_text())
+    second = {**free[1], "number": 1}
+    (b / "calls.json").write_text(json.dumps([*free[::-1], second]))
+    found = [(v.name, v.number, v.status) for v in judge(a, b, again)]
+
+    assert found[:3] == [("dense", 0, "contains_origin"), ("aten.mm", 0, "origin"), ("aten.add", 0, "propagates")]
+    assert ("aten.mm", 1, "missing_a") in found
+    assert ("aten.extra", 0, "missing_a") in found
