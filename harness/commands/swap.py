@@ -51,6 +51,8 @@ def command(a: str, b: str, artifacts: tuple[str, ...], gates: bool, output: Pat
                 changed = swapper.capture_gate(folder)
             failed = failed or bool(changed)
             lines.append(f"Gate: capturing changes {', '.join(changed) or 'nothing'} in the index of {a}.")
+        else:
+            lines.append(f"The noise floor is not known: --no-gates, so {a} was not run again.")
     console = result_console()
     for one in found:
         if not one.gate:
