@@ -75,7 +75,7 @@ def read(path: Path) -> object:
         raise
     except (IndexError, KeyError, TypeError, ValueError, OverflowError, UnicodeDecodeError) as error:
         raise UnreadableTensor(f"{path} holds a damaged pickle ({type(error).__name__}: {error}).") from error
-    return _plain(path, tree)
+    return _plain(path, tree, swapped=archive.swapped)
 
 
 class _Archive:
@@ -245,6 +245,11 @@ class _Interpreter:
                 f"{self.path} names {module}.{name}, which is no dtype or function of tensors that this harness knows; "
                 "nothing in it was run."
             )
+        elif module in ("torch._utils", "torch._tensor"):
+            raise UnreadableTensor(
+                f"{self.path} holds a kind of tensor that this harness does not read ({name}): it reads dense ones, "
+                "such as ColBERT writes; nothing in it was run."
+            )
         else:
             raise UnreadableTensor(
                 f"{self.path} names {module}.{name}, which is not a tensor; "
@@ -303,8 +308,8 @@ class _Interpreter:
                 self.push(OrderedDict())
             case "size", (sizes,):
                 self.push(check_shape(sizes, str(self.path)))
-            case "tensor", (_Storage() as storage, int(offset), tuple(size), tuple(stride), *_):
-                self.push(self._tensor(storage, storage.dtype, offset, size, stride))
+            case "tensor", (_Storage() as storage, int(offset), tuple(size), tuple(stride), *rest):
+                self.push(self._resolved(self._tensor(storage, storage.dtype, offset, size, stride), rest[2:3]))
             case "tensor_v3", (
                 _Storage() as storage,
                 int(offset),
@@ -313,9 +318,9 @@ class _Interpreter:
                 _,
                 _,
                 _Name("dtype", name),
-                *_,
+                *rest,
             ):
-                self.push(self._tensor(storage, DTYPES[name], offset, size, stride))
+                self.push(self._resolved(self._tensor(storage, DTYPES[name], offset, size, stride), rest[:1]))
             case "parameter", (Tensor() as tensor, *_):
                 self.push(tensor)
             case _:
@@ -363,6 +368,25 @@ class _Interpreter:
             data = data.view("<u2").byteswap().view("<u4") if dtype.name == "complex32" else data.byteswap()
         return Tensor(dtype.name, shape, data.reshape(shape))
 
+    def _resolved(self, tensor: Tensor, metadata: list[Any]) -> Tensor:
+        """Apply what torch puts off: a lazily conjugated or negated tensor is stored as it was, with a flag.
+
+        torch/_utils.py: `_rebuild_tensor_v2` and `_rebuild_tensor_v3` take the flags as `metadata`.
+        """
+        flags = metadata[0] if metadata and isinstance(metadata[0], dict) else {}
+        conj, neg = bool(flags.get("conj")), bool(flags.get("neg"))
+        if not (conj or neg):
+            return tensor
+        kind = tensor.data.dtype.kind
+        if kind not in ("c", "f") or (conj and kind != "c"):
+            raise UnreadableTensor(
+                f"{self.path} holds a {tensor.dtype} tensor that is flagged as conjugated or negated."
+            )
+        self._account(tensor.nbytes)
+        data = tensor.data
+        data = np.conjugate(data) if conj else data
+        return Tensor(tensor.dtype, tensor.shape, np.asarray(np.negative(data) if neg else data))
+
     def _account(self, nbytes: int) -> None:
         """Count a copy; stride 0, or one storage used many times, must not make a small file fill the memory."""
         self.copied += nbytes
@@ -382,7 +406,7 @@ def _contiguous(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
     return True
 
 
-def _plain(path: Path, tree: object) -> object:
+def _plain(path: Path, tree: object, *, swapped: bool) -> object:
     """Check the depth of a result and turn bare storages into one-dimensional tensors.
 
     Every container is visited once, however often it is shared, so that a small pickle cannot unfold into a big tree.
@@ -394,6 +418,8 @@ def _plain(path: Path, tree: object) -> object:
             raise UnreadableTensor(f"{path} nests its containers more than {_DEPTH_LIMIT} deep, or in a circle.")
         if isinstance(node, _Storage):
             shape = (node.raw.size // node.dtype.itemsize,)
+            if swapped and node.dtype.itemsize > 1:
+                raise UnreadableTensor(f"{path} holds big-endian numbers that belong to no tensor.")
             return Tensor(node.dtype.name, shape, view_bytes(node.raw, node.dtype, shape))
         if isinstance(node, _Name):
             return node.name

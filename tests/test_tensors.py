@@ -31,9 +31,11 @@ values = {
     "transposed": x.t(), "slice": x[1:4, 2], "scalar": torch.tensor(3.5), "empty": torch.zeros(0, 3),
     "expanded": x[:1].expand(4, 7), "parameter": torch.nn.Parameter(x), "storage": x.untyped_storage(),
     "pair": (x.int(), x.long()), "nested": {"a": [x, 1, 2.5, None, True, "s", -3, 2**40], "b": (x, {"c": x})},
+    "conj": torch.complex(x, -x).conj(), "neg": torch.imag(torch.complex(x, -x).conj()), "sparse": x.to_sparse(),
+    "quantized": torch.quantize_per_tensor(x, 0.1, 0, torch.qint8),
     "ordered": collections.OrderedDict(w=x, v=x), "size": x.size(), "state": torch.nn.Linear(2, 2).state_dict(),
 }
-for name in ("float8_e4m3fn", "float8_e5m2"):
+for name in ("float8_e4m3fn", "float8_e5m2", "uint16", "uint32", "uint64"):
     if hasattr(torch, name):
         values[name] = x.to(getattr(torch, name))
 for name, value in values.items():
@@ -97,6 +99,22 @@ def test_views_come_back_in_order(saved: Path) -> None:
     assert ((), 3.5) == (tensor_in(saved / "scalar.pt").shape, float(tensor_in(saved / "scalar.pt").data))
     assert (0, 3) == tensor_in(saved / "empty.pt").shape
     assert X.tobytes() == bytes(tensor_in(saved / "storage.pt").buffer())
+
+
+def test_lazily_conjugated_and_negated_tensors(saved: Path) -> None:
+    """Such a tensor is stored as it was, with a flag; what comes back is what the tensor stood for."""
+    np.testing.assert_array_equal(X + 1j * X, tensor_in(saved / "conj.pt").data)
+    negated = tensor_in(saved / "neg.pt")
+
+    assert ("float32", (5, 7)) == (negated.dtype, negated.shape)
+    np.testing.assert_array_equal(X, negated.data)
+
+
+def test_other_kinds_of_tensors_are_refused_as_such(saved: Path) -> None:
+    """A sparse or a quantized tensor is a tensor, and the sentence does not say otherwise."""
+    for name in ("sparse", "quantized"):
+        with pytest.raises(UnreadableTensor, match="a kind of tensor that this harness does not read"):
+            read_pt(saved / f"{name}.pt")
 
 
 def test_containers(saved: Path) -> None:
@@ -217,6 +235,18 @@ def test_big_endian_files(tmp_path: Path) -> None:
     write_archive(tmp_path / "x.pt", body, {"0": np.array([1, 2, 3], ">f4").tobytes()}, byteorder=b"big")
 
     np.testing.assert_array_equal([1, 2, 3], tensor_in(tmp_path / "x.pt").data)
+
+
+def test_big_endian_storages_without_a_tensor_are_refused(tmp_path: Path) -> None:
+    """They would have to be copied, each as often as it is named."""
+    body = tuple_of(text("storage"), b"ctorch\nFloatStorage\n", text("0"), text("cpu"), integer(3)) + b"Q."
+    storages = {"0": np.array([1, 2, 3], "<f4").tobytes()}
+    write_archive(tmp_path / "x.pt", b"\x80\x02" + body, storages, byteorder=b"little")
+    np.testing.assert_array_equal([1, 2, 3], tensor_in(tmp_path / "x.pt").data)
+
+    write_archive(tmp_path / "x.pt", b"\x80\x02" + body, storages, byteorder=b"big")
+    with pytest.raises(UnreadableTensor, match="belong to no tensor"):
+        read_pt(tmp_path / "x.pt")
 
 
 def test_messages_carry_no_control_characters(tmp_path: Path) -> None:
