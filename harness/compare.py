@@ -8,8 +8,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -35,7 +37,8 @@ STATUSES = (
     "unreadable",
 )
 DIVERGENT = frozenset(("different", "shape_mismatch", "dtype_mismatch", "missing_a", "missing_b"))
-_INFINITY = "\0infinity"  # stands for an infinite number until the text is made; no file name can hold a zero byte
+_LISTED = 6  # missing files that a note names
+_INFINITY = f"infinity {os.urandom(16).hex()}"  # stands for an infinite number until the text is made; in no file
 
 
 @dataclass(frozen=True)
@@ -233,6 +236,15 @@ def _notes(a: ArtifactSource, b: ArtifactSource) -> tuple[str, ...]:
         left, right = setting(a, name), setting(b, name)
         if left is not None and right is not None and left != right:
             notes.append(f"The indexes were made with different {name}: {left} against {right} {what}.")
+    for letter, side in (("A", a), ("B", b)):
+        chunks, names = setting(side, "num_chunks"), set(side.names())
+        if chunks is None or not any(map(is_final, names)):
+            continue
+        files = (f"{chunk}.{what}" for chunk in range(chunks) for what in ("codes", "residuals"))
+        missing = list(islice((name for name in files if name not in names), _LISTED + 1))
+        if missing:
+            listed = ", ".join(missing[:_LISTED]) + (" and more" if len(missing) > _LISTED else "")
+            notes.append(f"{letter} is not complete: its metadata counts {chunks} chunks, and it has no {listed}.")
     return tuple(notes)
 
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations, pairwise
+from itertools import combinations, count, pairwise
 from typing import TYPE_CHECKING, Any
 
 from harness.pipeline import in_order
@@ -58,6 +58,11 @@ class Ladder:
     changes: tuple[Change, ...]
     unreadable: tuple[str, ...] = ()
     noise: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def empty(self) -> bool:
+        """Whether no item has a tensor."""
+        return all(name in VALUES for name in self.classes)
 
     @property
     def changed(self) -> bool:
@@ -161,23 +166,27 @@ def noise_floor(cell: Cell, cells: Iterable[Cell]) -> tuple[str, ...] | None:
     return tuple(in_order(changed - VALUES))
 
 
+_asked = count()
+
+
 def digests_of(source: ArtifactSource) -> tuple[dict[str, str], list[str]]:
     """A digest for each artifact of a source, and sentences about those that could not be read.
 
     Stored cells know their digests; a directory's tensors are hashed, mapped, once. An unreadable artifact gets a
     digest that nothing else has.
     """
+    own = f"unreadable:{next(_asked)}"  # two sources may have the same name
     digests, problems = {}, []
     for name in source.names():
         try:
             digests[name] = source.digest(name) or source.load(name).digest()
         except UnreadableTensor as error:
-            digests[name] = f"unreadable:{source.name}:{name}"
+            digests[name] = f"{own}:{name}"
             problems.append(str(error))
     problem = metadata_problem(source)
     metadata = source.metadata()
     if problem:
-        digests["metadata"] = f"unreadable:{source.name}:metadata"
+        digests["metadata"] = f"{own}:metadata"
         problems.append(problem)
     elif metadata:
         from harness.domain import flatten, matters
@@ -190,9 +199,8 @@ def digests_of(source: ArtifactSource) -> tuple[dict[str, str], list[str]]:
 
 def unique_names(names: Sequence[str]) -> list[str]:
     """Names with a number where one is taken: two directories may have the same last component."""
-    counts: dict[str, int] = {}
-    unique = []
+    unique: dict[str, None] = {}
     for name in names:
-        counts[name] = counts.get(name, 0) + 1
-        unique.append(name if counts[name] == 1 else f"{name}#{counts[name]}")
-    return unique
+        free = (one for one in (name, *(f"{name}#{k}" for k in range(2, len(names) + 1))) if one not in unique)
+        unique[next(free)] = None
+    return list(unique)

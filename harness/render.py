@@ -74,6 +74,8 @@ def value(found: float | int | complex, dtype: str | None) -> str:
 def sentence(comparison: Comparison) -> str:
     """What was found, in one sentence."""
     a, b = clean(comparison.a), clean(comparison.b)
+    if a == b:  # two directories of one name
+        a, b = f"A ({a})", f"B ({b})"
     final = comparison.final or tuple(one for one in comparison.artifacts if one.tensor)
     total = len(final)
     if total == 0:
@@ -178,12 +180,12 @@ def paragraph(one: ArtifactComparison, chosen: str) -> str:
         )
         if metrics.max_abs_at is not None:
             lines.append(
-                f"Greatest absolute difference: {number(metrics.max_abs)} at {_place(metrics.max_abs_at, one.dtype_a)}"
+                f"Greatest absolute difference: {number(metrics.max_abs)}{_at(metrics.max_abs_at, one.dtype_a)}"
                 f"{_allowed(verdict, metrics.max_abs_at)}"
             )
         if metrics.max_rel_at is not None:
             found = abs(metrics.max_rel_at.a - metrics.max_rel_at.b) / abs(metrics.max_rel_at.b)
-            lines.append(f"Greatest relative difference: {number(found)} at {_place(metrics.max_rel_at, one.dtype_a)}")
+            lines.append(f"Greatest relative difference: {number(found)}{_at(metrics.max_rel_at, one.dtype_a)}")
         if metrics.n_rel_inf:
             lines.append(
                 f"Where B is zero and A is not: {_count(metrics.n_rel_inf, 'element')} (relative difference infinite)"
@@ -191,7 +193,8 @@ def paragraph(one: ArtifactComparison, chosen: str) -> str:
         lines += _distribution(one)
         if verdict.min_rtol is not None:
             lines.append(_needed(verdict))
-        lines.append("First mismatches: " + "; ".join(_place(at, one.dtype_a) for at in metrics.first))
+        if one.shape_a:  # a scalar has been shown
+            lines.append("First mismatches: " + "; ".join(_place(at, one.dtype_a) for at in metrics.first))
     lines += _special(one) + _meaning(one) + _standing(one)
     return "\n  ".join(lines)
 
@@ -231,6 +234,11 @@ def _place(at: Mismatch, dtype: str | None) -> str:
     return f"{list(at.index)} (A {value(at.a, dtype)}, B {value(at.b, dtype)})"
 
 
+def _at(at: Mismatch, dtype: str | None) -> str:
+    """Where, and both values; a scalar has no index."""
+    return f" at {_place(at, dtype)}" if at.index else f" (A {value(at.a, dtype)}, B {value(at.b, dtype)})"
+
+
 def _allowed(verdict: Verdict, at: Mismatch) -> str:
     if verdict.min_rtol is None:
         return " (integers must be equal)"
@@ -251,14 +259,15 @@ def _distribution(one: ArtifactComparison) -> list[str]:
     metrics = one.metrics
     assert metrics is not None
     lines = []
-    if metrics.mean_abs is not None:
+    if metrics.mean_abs is not None and metrics.n > 1:
         lines.append(
             f"|A-B|: mean {number(metrics.mean_abs)}, p50 {number(metrics.p50_abs)}, p99 {number(metrics.p99_abs)}, "
             f"p99.9 {number(metrics.p999_abs)}; relative L2 {number(metrics.rel_l2)}, cosine {number(metrics.cosine)}"
         )
     if metrics.max_ulp is not None and metrics.max_ulp_at is not None:
         lines.append(
-            f"ULP: max {metrics.max_ulp:,} at {_place(metrics.max_ulp_at, one.dtype_a)}, p99 {number(metrics.p99_ulp)}"
+            f"ULP: max {metrics.max_ulp:,}{_at(metrics.max_ulp_at, one.dtype_a)}"
+            + (f", p99 {number(metrics.p99_ulp)}" if metrics.n > 1 else "")
         )
     return lines
 
@@ -347,7 +356,9 @@ def text(comparison: Comparison) -> str:
 def ladder_text(found: Ladder) -> str:
     """A ladder: one sentence, what changed at each step, and the classes of equal items per artifact."""
     steps = [step for step in found.steps if step.changed]
-    if not steps:
+    if found.empty:
+        parts = [f"None of the {len(found.items)} items holds a tensor."]
+    elif not steps:
         parts = [f"All {len(found.items)} items have the same tensors."]
     else:
         names = ", ".join(f"{clean(step.a)} -> {clean(step.b)}" for step in steps[:6])

@@ -16,8 +16,9 @@ from harness.errors import UsageError
 from harness.pipeline import in_order
 from harness.tensors import Tensor, UnreadableTensor, read_pt
 
-_CHUNK_FILE = re.compile(r"(\d+)\.(codes|residuals)\.pt")
-_DOCLENS_FILE = re.compile(r"doclens\.(\d+)\.json")
+# As colbert-ai writes the numbers: "00.codes.pt" would take the place of "0.codes.pt".
+_CHUNK_FILE = re.compile(r"(0|[1-9][0-9]*)\.(codes|residuals)\.pt")
+_DOCLENS_FILE = re.compile(r"doclens\.(0|[1-9][0-9]*)\.json")
 # Files that hold a pair of tensors, newest first: colbert-ai before 0.2.11 wrote ivf.pt, which lists embeddings.
 _PAIRS = (
     ("ivf.pid.pt", ("ivf", "ivf_lengths")),
@@ -27,6 +28,7 @@ _PAIRS = (
 _SINGLES = ("centroids", "avg_residual")
 _JSON_LIMIT = 1 << 30
 _SETTING_LIMIT = 1 << 53  # as far as JSON numbers are exact everywhere
+_SHOWN = 200  # characters of an argument that an error repeats
 _DEPTH_LIMIT = 32  # colbert-ai's metadata nests three deep
 
 
@@ -101,13 +103,17 @@ class IndexDirectory:
         self.path = Path(path)
         if not self.path.is_dir():
             raise UsageError(f"{self.path} is not a directory, so it cannot be a ColBERT index.")
-        if not is_index(self.path):
+        try:
+            entries, found = list(self.path.iterdir()), is_index(self.path)
+        except OSError as error:
+            raise UsageError(f"{self.path} cannot be listed: {error.strerror}.") from error
+        if not found:
             raise UsageError(
                 f"{self.path} holds no ColBERT index: it has neither centroids.pt nor metadata.json nor any N.codes.pt."
             )
         self._files: dict[str, tuple[str, int | None]] = {}
         doclens: list[int] = []
-        for entry in self.path.iterdir():
+        for entry in entries:
             if match := _CHUNK_FILE.fullmatch(entry.name):
                 self._files[f"{int(match[1])}.{match[2]}"] = (entry.name, None)
             elif match := _DOCLENS_FILE.fullmatch(entry.name):
@@ -244,9 +250,22 @@ def resolve(item: str, store_root: Callable[[], Path]) -> ArtifactSource:
     Raises:
         UsageError: it is neither.
     """
-    path = Path(item)
-    if path.is_dir():
-        return IndexDirectory(path)
+    try:
+        path = Path(item)
+        if path.is_dir():
+            return IndexDirectory(path)
+        there = path.exists()
+    except (OSError, ValueError):  # too long for a path, or with a zero byte in it
+        there = False
+    shown = item if len(item) <= _SHOWN else f"{item[:_SHOWN]}..."
+    if there:
+        raise UsageError(f"{shown} is a file: give the directory of the index that it belongs to.")
+    try:
+        root = store_root()
+    except UsageError as error:
+        raise UsageError(
+            f"There is no directory {shown}, and no store to find a cell of that name in. {error}"
+        ) from error
     from harness.store import resolve_source
 
-    return resolve_source(item, store_root())
+    return resolve_source(shown, root)

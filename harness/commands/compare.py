@@ -67,7 +67,7 @@ def command(a: str, b: str, profile: str, as_json: bool, matrix_path: Path | Non
     """Compare A with B: index directories, stored cells by version, or by the start of their key.
 
     B is the reference of relative differences. Exit code 0 when nothing differs beyond the profile and beyond what
-    repeats of the cells show, 1 when something does, 2 when something cannot be read.
+    repeats of the cells show, 1 when something does, 2 when something cannot be read or there is no tensor to compare.
     """
     from harness.compare import compare_sources, dumps
     from harness.marks import mark
@@ -79,6 +79,6 @@ def command(a: str, b: str, profile: str, as_json: bool, matrix_path: Path | Non
     left, right = resolve(a, root), resolve(b, root)
     comparison = mark(compare_sources(left, right, profiles, chosen=profile), left, right)
     click.echo(dumps(comparison.to_json()) if as_json else text(comparison))
-    if comparison.unreadable:
+    if comparison.unreadable or not any(one.tensor for one in comparison.artifacts):
         return int(ExitCode.USAGE)
     return int(ExitCode.DIVERGENCE if comparison.divergent else ExitCode.OK)

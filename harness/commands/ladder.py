@@ -20,7 +20,7 @@ def command(items: tuple[str, ...], as_json: bool, matrix_path: Path | None, hom
     """Show for ITEMS in order, index directories or stored cells, what changed at each step and which are equal.
 
     Exit code 0 when no step changed a tensor beyond what repeats of its items show, 1 when one did, 2 when something
-    cannot be read.
+    cannot be read or no item has a tensor.
     """
     from harness.compare import dumps
     from harness.ladder import digests_of, ladder, noise_floor, unique_names
@@ -44,6 +44,6 @@ def command(items: tuple[str, ...], as_json: bool, matrix_path: Path | None, hom
         noise,
     )
     click.echo(dumps(result.to_json()) if as_json else ladder_text(result))
-    if result.unreadable:
+    if result.unreadable or result.empty:
         return int(ExitCode.USAGE)
     return int(ExitCode.DIVERGENCE if result.changed else ExitCode.OK)
