@@ -308,7 +308,7 @@ def _run(
             )
         except OSError as error:
             raise BuildFailed(f"{version}: uv cannot be started: {error}.", "install_failed", str(error)) from error
-        said = (run / "log.txt").read_text(encoding="utf-8", errors="replace")
+        said = (run / "log.txt").read_text(encoding="utf-8", errors="replace") + ended.unwritten
     if ended.exit_code == 0 and not (ended.deadline or ended.lost or ended.from_outside):
         return
     log = f"$ {' '.join(command)}\n{said}"

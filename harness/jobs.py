@@ -88,4 +88,4 @@ class Workbench:
                 hold=[held.fileno()],
             )  # fmt: skip
             result, outcome, reason = read_result(out, ended)
-            return JobResult(outcome, reason, out, result, log_tail(run / "log.txt"))
+            return JobResult(outcome, reason, out, result, log_tail(run / "log.txt", ended.unwritten))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import re
@@ -300,15 +302,14 @@ def _read(path: Path) -> str:
         return ""
 
 
-def log_tail(path: Path) -> str:
-    """The last lines of a job's log, for its record; empty where there is none."""
-    try:
-        with path.open("rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - 65536))
-            return "\n".join(file.read().decode("utf-8", "replace").splitlines()[-_LOG_TAIL:])
-    except OSError:
-        return ""
+def log_tail(path: Path, unwritten: str = "") -> str:
+    """The last lines of a job's log, and of what the disk had no room for, for its record."""
+    text = ""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(0, file.tell() - 65536))
+        text = file.read().decode("utf-8", "replace")
+    return "\n".join((text + unwritten).splitlines()[-_LOG_TAIL:])
 
 
 def conclude(
@@ -323,7 +324,7 @@ def conclude(
 ) -> Cell:
     """Turn what is left of a run into a stored cell."""
     result, outcome, reason = read_result(out, ended)
-    tail = log_tail(run / "log.txt")
+    tail = log_tail(run / "log.txt", ended.unwritten)
     details = {
         "exit_code": ended.exit_code,
         "wall_seconds": ended.wall_seconds,
@@ -366,7 +367,14 @@ def conclude(
                 seconds={},
                 details={name: value for name, value in details.items() if name not in result},
             )
-        return keep(store, cell, log=run / "log.txt", index=out / "index")
+        try:
+            return keep(store, cell, log=run / "log.txt", index=out / "index")
+        except OSError as error:
+            if cell.outcome == "ok" or error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+                raise
+            # What a failed job has written is of no use, and may be what fills the disk.
+            shutil.rmtree(out, ignore_errors=True)
+            return keep(store, cell, log=run / "log.txt")
 
 
 def keep(store: Store, cell: Cell, *, log: Path, index: Path | None = None) -> Cell:

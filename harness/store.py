@@ -2,7 +2,7 @@
 
 ```
 store/cells/KEY/cell.json      the record, written last: a folder without it is not a cell
-store/cells/KEY/log.txt        everything the job printed
+store/cells/KEY/log.txt        what the job printed; its beginning and its end where that is more than 128 MiB
 store/cells/KEY/index/*.json   the index's own small files
 store/objects/DI/DIGEST.safetensors   one tensor named `tensor`; the name is its digest
 store/.lock                    shared by writers; held alone by whoever takes stock (`harness.audit`)

@@ -23,6 +23,8 @@ from harness.home import Home
 
 GRACE_SECONDS = 10.0
 """Between SIGTERM and SIGKILL."""
+LOG_LIMITS = (64 * 2**20, 32 * 2**20)
+"""Bytes of a job's output that are kept: of its beginning, and at least of its end. What is longer is cut between."""
 _TICK_SECONDS = 0.1
 OWNER = ".owner.lock"
 """In a run's folder: a lock that its harness and its job hold."""
@@ -55,6 +57,7 @@ class Ended:
         lost: its supervisor was killed, so that the exit code is not known.
         from_outside: somebody else told the supervisor to stop, as a scheduler does.
         oom_kills: how many processes the kernel killed for want of memory meanwhile, on the whole machine.
+        unwritten: the last that it printed, as far as the disk of its log was too full to take it.
     """
 
     exit_code: int
@@ -64,6 +67,7 @@ class Ended:
     lost: bool = False
     from_outside: bool = False
     oom_kills: int = 0
+    unwritten: str = ""
 
 
 class Stopped(Exception):  # noqa: N818 - what the user wants is no error
@@ -123,7 +127,8 @@ def supervise(
     Args:
         command: program and arguments.
         environment: all of its variables.
-        run: a folder; gets `log.txt` (appended to) with what the command prints, and `heartbeat`.
+        run: a folder; gets `log.txt` (appended to) with what the command prints, as far as `LOG_LIMITS` allow, and
+            `heartbeat`.
         deadlines: in order.
         phase: a file in which the command names its phase.
         on_phase: called with each phase as it begins.
@@ -140,6 +145,7 @@ def supervise(
         "environment": environment,
         "cwd": str(cwd or run),
         "log": str(run / "log.txt"),
+        "log_limits": LOG_LIMITS,
         "heartbeat": str(run / "heartbeat"),
         "phase": str(phase) if phase else None,
         "deadlines": [[d.name, ["", *d.phases], d.seconds] for d in deadlines],
@@ -187,6 +193,7 @@ def supervise(
         ended["deadline"],
         from_outside=ended["why"] == "stopped",
         oom_kills=ended["oom_kills"],
+        unwritten=ended["unwritten"],
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import select
@@ -23,6 +24,11 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _TICK_SECONDS = 0.1
 _HEARTBEAT_SECONDS = 1.0
 _KILL_PATIENCE = 10.0
+_F_SETPIPE_SZ = 1031
+_PIPE_BYTES = 2**20
+_READS = 64
+_LAST_WORDS = 8192
+_NEWLINE_WITHIN = 4096
 
 
 def _prctl(option: int, value: int) -> None:
@@ -90,6 +96,63 @@ def descendants(root: int) -> list[int]:
     return found
 
 
+class _Log:
+    """What a job prints, in a file: all of it, or its beginning and its end with a sentence between them.
+
+    The job writes into a pipe and not into the file: so the file can be cut while the job prints, and never outgrows
+    the disk, however much comes at once. Readable by others at any time.
+    """
+
+    def __init__(self, path: str, head: int, tail: int) -> None:
+        self.head, self.tail = head, tail
+        self.left_out, self.sentence, self.unwritten = 0, b"", b""
+        self.file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        self.reader, self.writer = os.pipe()
+        os.set_blocking(self.reader, False)
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(self.reader, _F_SETPIPE_SZ, _PIPE_BYTES)
+
+    def sources(self) -> list[int]:
+        """What to wait for."""
+        return [self.reader] if self.reader >= 0 else []
+
+    def take(self, times: int = 1) -> None:
+        """Write down what has come, a pipe's content each time; of what a full disk has no room for, keep the end."""
+        for _ in range(times):
+            try:
+                some = os.read(self.reader, _PIPE_BYTES) if self.reader >= 0 else b""
+            except BlockingIOError:
+                return
+            if not some:
+                if self.reader >= 0:
+                    os.close(self.reader)
+                    self.reader = -1
+                return
+            self.unwritten += some
+            with contextlib.suppress(OSError):
+                self._write()
+                self._shorten()
+            self.unwritten = self.unwritten[-_LAST_WORDS:]
+
+    def _write(self) -> None:
+        while self.unwritten:
+            self.unwritten = self.unwritten[os.write(self.file, self.unwritten) :]
+
+    def _shorten(self) -> None:
+        size = os.fstat(self.file).st_size
+        # Twice the tail, so that it is not written again with every line.
+        if size <= self.head + 2 * self.tail:
+            return
+        tail = os.pread(self.file, self.tail, size - self.tail)
+        tail = tail[tail.find(b"\n", 0, _NEWLINE_WITHIN) + 1 :]
+        self.left_out += size - self.head - len(self.sentence) - len(tail)
+        words = f"[harness: {self.left_out} bytes are left out here, since the output is too long to be kept whole.]"
+        self.sentence = b"\n" + words.encode() + b"\n"
+        os.ftruncate(self.file, self.head)
+        self.unwritten = self.sentence + tail
+        self._write()
+
+
 class _Watch:
     """One job under way."""
 
@@ -105,17 +168,18 @@ class _Watch:
 
     def start(self) -> None:
         parent = os.getpid()
-        with open(self.request["log"], "ab") as log:  # noqa: PTH123
-            self.process = subprocess.Popen(
-                self.request["command"],
-                env=self.request["environment"],
-                cwd=self.request["cwd"],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=lambda: _die_with_supervisor(parent),  # noqa: PLW1509 - this process has one thread
-            )
+        self.log = _Log(self.request["log"], *self.request["log_limits"])
+        self.process = subprocess.Popen(
+            self.request["command"],
+            env=self.request["environment"],
+            cwd=self.request["cwd"],
+            stdin=subprocess.DEVNULL,
+            stdout=self.log.writer,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=lambda: _die_with_supervisor(parent),  # noqa: PLW1509 - this process has one thread
+        )
+        os.close(self.log.writer)
 
     def reap(self) -> None:
         """Collect every child that has ended, adopted ones included; note the job's own status."""
@@ -167,12 +231,16 @@ class _Watch:
             time.sleep(0.01)
             self.reap()
         self.reap()
+        # Nobody is left to write more than the pipe holds.
+        self.log.take(_READS)
 
     def _wait_for_job(self, seconds: float) -> None:
         end = time.monotonic() + seconds
         self.reap()
         while self.status is None and time.monotonic() < end:
             time.sleep(0.02)
+            # Or its last words would keep it from ending.
+            self.log.take(_READS)
             self.reap()
 
     def run(self, wakeup: int) -> dict[str, Any]:
@@ -181,7 +249,8 @@ class _Watch:
         why, overdue = "", ""
         self.heartbeat()
         while not why and not overdue:
-            ready, _, _ = select.select([0, wakeup], [], [], _TICK_SECONDS)
+            ready, _, _ = select.select([0, wakeup, *self.log.sources()], [], [], _TICK_SECONDS)
+            self.log.take()
             if wakeup in ready:
                 os.read(wakeup, 1024)
             if 0 in ready:
@@ -202,6 +271,7 @@ class _Watch:
             "deadline": overdue,
             "why": why,
             "oom_kills": _oom_kills() - kills,
+            "unwritten": self.log.unwritten.decode("utf-8", "replace"),
         }
 
 

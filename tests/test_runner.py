@@ -285,6 +285,46 @@ def test_ten_megabytes_of_output_do_not_stop_the_job_and_are_kept(bench):
     assert len(cell.details["log_tail"]) < 10_000
 
 
+def test_of_output_without_end_the_beginning_and_the_end_are_kept(bench, monkeypatch):
+    monkeypatch.setattr(supervise, "LOG_LIMITS", (30_000, 20_000))
+    printed = "".join(f"line {n:06} of many\n" for n in range(200_000))
+
+    cell = bench.run("for n in range(200_000): print(f'line {n:06} of many')\nsys.stdout.flush()\n" + WELL)
+
+    assert cell.outcome == "ok"
+    log = bench.log(cell)
+    (words,) = re.findall(r"\n\[harness: \d+ bytes are left out here, .*\]\n", log)
+    head, tail = log.split(words)
+    assert (len(head), printed.startswith(head)) == (30_000, True)
+    # The end is cut whenever it is twice as long as it should be.
+    assert 16_000 < len(tail) <= 40_000
+    assert printed.endswith(tail)
+    assert tail.startswith("line ")
+    assert int(re.findall(r"\d+", words)[0]) == len(printed) - len(head) - len(tail)
+
+
+def test_a_job_that_prints_without_end_is_stopped_at_its_deadline_and_its_log_is_small(bench, monkeypatch):
+    monkeypatch.setattr(supervise, "LOG_LIMITS", (30_000, 20_000))
+    cell = bench.run(
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN); phase('train')\n"
+        "while True: sys.stdout.write('x' * 99 + '\\n')\n",
+        deadline=1.0,
+    )
+
+    assert (cell.outcome, cell.details["exit_code"]) == ("timeout", -signal.SIGKILL)
+    log = bench.log(cell)
+    assert len(log) < 30_000 + 2 * 20_000 + 200
+    assert "bytes are left out here" in log
+    assert cell.details["log_tail"].endswith("x")
+
+
+def test_a_job_that_closes_its_output_goes_on(bench):
+    cell = bench.run("print('words', flush=True); os.close(1); os.close(2); time.sleep(0.5)\n" + WELL)
+
+    assert cell.outcome == "ok"
+    assert bench.log(cell) == "words\n"
+
+
 def test_output_that_is_not_utf8_does_not_matter(bench):
     cell = bench.run("sys.stdout.buffer.write(b'\\xff\\xfe\\x00 words\\n')\n" + WELL)
 

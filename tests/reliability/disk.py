@@ -74,9 +74,15 @@ def _full_while_running(bench: Bench) -> str:
     """The job writes more than there is, at every try; then the disk gets room."""
     with small_disk(bench.home, "3m") as disk:
         bench.inject("encode", "again(); open(out / 'big', 'wb').write(bytes(2 ** 24))")
-        seen = _refused(bench, "free some space")
+        line = bench.line()
+        _, err = line.communicate(timeout=PATIENCE)
+        expect(line.returncode == 3 and "Traceback" not in err, f"exit code {line.returncode}: {err[-400:]}")
         expect(len(bench.ran()) == 4, f"{len(bench.ran()) - 1} tries")
-        expect(cells_of(bench)[VERSIONS[0]].outcome == "ok", shown(cells_of(bench)[VERSIONS[0]]))
+        cells = cells_of(bench)
+        expect(cells[VERSIONS[0]].outcome == "ok", shown(cells[VERSIONS[0]]))
+        expect(cells[HIT].details.get("cause") == "disk_full", shown(cells[HIT]))
+        expect("free some space" in cells[HIT].reason, shown(cells[HIT]))
+        seen = f"exit code 3; {shown(cells[HIT])}"
         bench.right()
         bench.nothing_left()
         (bench.made / f"fault-{HIT}-encode").unlink()
@@ -284,7 +290,7 @@ FAULTS = (
     Fault(
         "disk is full while the job runs",
         "home on a tmpfs of 3 MiB; the job writes 16 MiB, at every try",
-        "tried three times, then one sentence, exit code 2; the other version is stored",
+        "tried three times; the cell says so, exit code 3; the other version is stored",
         _full_while_running,
         mends=False,
     ),

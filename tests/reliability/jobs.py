@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+from harness import supervise
 from tests.reliability.bench import HIT, VERSIONS, Bench, Fault, Skipped, alive, expect, shown, wait_for
 
 _KILL = "os.kill(os.getpid(), 9)"
@@ -71,6 +72,23 @@ def _much_output(bench: Bench) -> str:
     expect(size >= 100_000_000, f"the log has {size} bytes")
     expect(len(str(cell.details)) < 20_000, "the record holds more than the log's end")
     return f"{seen}; a log of {size / 1e6:.0f} MB, its last lines in the record"
+
+
+def _endless_output(bench: Bench) -> str:
+    limits = supervise.LOG_LIMITS
+    supervise.LOG_LIMITS = (2**20, 2**20)
+    try:
+        code = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: sys.stdout.write(('x' * 99 + '\\n') * 10000)"
+        seen = ends("encode", code, "timeout", index=5.0)(bench)
+    finally:
+        supervise.LOG_LIMITS = limits
+    cell = next(c for c in bench.store.cells() if c.version == HIT)
+    log = (bench.store.cell_folder(cell.key) / "log.txt").read_text()
+    expect(len(log) < 4 * 2**20, f"the log has {len(log)} bytes")
+    said = re.findall(r"\[harness: (\d+) bytes are left out here", log)
+    expect(len(said) == 1, f"what is left out is said {len(said)} times")
+    expect(int(said[0]) > len(log), f"only {said[0]} bytes were left out")
+    return f"{seen}; a log of {len(log) / 2**20:.0f} MiB, which says how much is left out"
 
 
 def _supervisor(number: int) -> Callable[[Bench], str]:
@@ -216,6 +234,12 @@ FAULTS = (
         _child(DAEMON, "os._exit(3)", "crashed"),
     ),
     Fault("100 MB of output", "the job prints 100 MB", "`ok`, the log whole, its end in the record", _much_output),
+    Fault(
+        "output without end",
+        "the job prints on and ignores SIGTERM; deadline of 5 s; 1 MiB to keep of either end, for 64 and 32",
+        "`timeout`; of the log, the beginning and the end, with a sentence between them",
+        _endless_output,
+    ),
     Fault(
         "memory runs out under an rlimit",
         "RLIMIT_AS in the job, then 4 GiB",
