@@ -88,8 +88,12 @@ class ArtifactComparison:
         verdict = self.profiles.get(profile)
         return verdict.close if verdict else False
 
-    def to_json(self) -> dict[str, Any]:
-        """The artifact's object in the contract, and every further metric by its own name."""
+    def to_json(self, profiles: Sequence[str] = ()) -> dict[str, Any]:
+        """The artifact's object in the contract, and every further metric by its own name.
+
+        Each of `profiles`, else each that was judged, has its verdict: False where shapes, dtypes or presence differ,
+        None where nothing could be read or the artifact is no tensor.
+        """
         found: dict[str, Any] = {
             "name": self.name,
             "status": self.status,
@@ -100,7 +104,8 @@ class ArtifactComparison:
             "bit_equal": self.bit_equal,
             "value_equal": self.metrics.value_equal if self.metrics else self.status in ("bit_equal", "value_equal"),
         }
-        found |= {name: verdict.close for name, verdict in self.profiles.items()}
+        judged = self.tensor and self.status != "unreadable"
+        found |= {name: self.close(name) if judged else None for name in profiles or self.profiles}
         found["above_noise"] = self.above_noise
         found["change"] = self.place.change.value if self.place else None
         found["step"] = self.place.step if self.place else None
@@ -182,7 +187,7 @@ class Comparison:
             "a": self.a,
             "b": self.b,
             "profile": self.chosen,
-            "artifacts": [artifact.to_json() for artifact in self.artifacts],
+            "artifacts": [artifact.to_json(self.profiles) for artifact in self.artifacts],
             "summary": self.summary(),
             "notes": list(self.notes),
         }

@@ -164,3 +164,29 @@ def test_a_scalar_has_no_index(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "ULP: max 536,871 (A 0.03, B 0.031)\n" in out
     assert "[]" not in out
     assert "p99.9" not in out
+
+
+def test_every_row_has_every_key_of_the_contract(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever became of an artifact, a program may ask for any name of the contract."""
+    for name in "ab":
+        write_index(tmp_path / name, chunks=2)
+    a, b = tmp_path / "a", tmp_path / "b"
+    write_pt(b / "0.codes.pt", np.zeros(3, np.int32))
+    write_pt(b / "1.codes.pt", np.zeros(IndexDirectory(b).load("1.codes").n, np.int64))
+    (b / "0.residuals.pt").unlink()
+    (a / "1.residuals.pt").unlink()
+    (b / "centroids.pt").write_bytes(b"")
+    write_pt(b / "avg_residual.pt", np.array(1, np.float32))
+    (b / "metadata.json").unlink()
+    rows = {one["name"]: one for one in json.loads(run(capsys, "compare", a, b, "--json")[1])["artifacts"]}
+    wanted = "name status dtype_a dtype_b shape_a shape_b bit_equal default bnb n n_mismatch max_abs max_rel max_ulp"
+
+    assert {"shape_mismatch", "dtype_mismatch", "missing_a", "missing_b", "unreadable", "different", "bit_equal"} == {
+        one["status"] for one in rows.values()
+    }
+    assert all({*wanted.split(), "min_rtol"} <= set(one) for one in rows.values())
+    assert len({frozenset(one) - {"reason"} for one in rows.values() if one["status"].startswith("missing")}) == 1
+    verdicts = {name: (one["default"], one["bnb"]) for name, one in rows.items()}
+    assert all(verdicts[name] == (False, False) for name in ("0.codes", "1.codes", "0.residuals", "1.residuals"))
+    assert [(None, None)] * 2 == [verdicts[name] for name in ("centroids", "metadata")]
+    assert (True, True) == verdicts["ivf"]
