@@ -28,9 +28,22 @@ nox.options.sessions = ["lint", "typecheck", "tests"]
 ROOT = Path(__file__).parent
 PYTHON = "3.11"
 UV = uv.find_uv_bin()
-VERSIONS: list[str] = yaml.safe_load((ROOT / "matrix.yaml").read_text(encoding="utf-8"))["versions"]
 FOUND_OR_NOT = [0, 1]
 """Exit codes that are no failure of a session: 1 says that a divergence was found, which is what we are looking for."""
+
+
+def versions() -> list[str]:
+    """The versions in `matrix.yaml`, as far as it can be read; what else is wrong with it, `harness` says."""
+    try:
+        return [
+            str(version) for version in yaml.safe_load((ROOT / "matrix.yaml").read_text(encoding="utf-8"))["versions"]
+        ]
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        why = getattr(error, "problem", None) or "a list of `versions` is what the sessions are made from: give it one"
+        print(f"matrix.yaml{line}: {why}.", file=sys.stderr)
+        sys.exit(2)
 
 
 def reducer(name: str) -> Callable[[Callable[[nox.Session], None]], object]:
@@ -186,7 +199,7 @@ def _probe_session(version: str) -> None:
 
 
 # Last, because they are many: the list of sessions is to show the others at a glance.
-for _version in VERSIONS:
+for _version in versions():
     _index_session(_version)
-for _version in VERSIONS:
+for _version in versions():
     _probe_session(_version)

@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from harness.errors import UsageError
@@ -18,6 +27,10 @@ Flavour = Literal["cpu", "gpu"]
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _PLACES_LIMIT = 20_000  # the whole matrix has some 150
 _PINNED = re.compile(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!+_-]+")
+
+
+def _whole(pattern: re.Pattern[str]) -> str:
+    return f"^{pattern.pattern}$"
 
 
 def _is_version(value: str) -> str:
@@ -32,8 +45,9 @@ def _is_pinned(value: str) -> str:
     return value
 
 
-Version = Annotated[str, AfterValidator(_is_version)]
-Pinned = Annotated[str, AfterValidator(_is_pinned)]
+# The patterns in the JSON schema are for editors; the sentences come from the validators.
+Version = Annotated[str, AfterValidator(_is_version), WithJsonSchema({"type": "string", "pattern": _whole(_VERSION)})]
+Pinned = Annotated[str, AfterValidator(_is_pinned), WithJsonSchema({"type": "string", "pattern": _whole(_PINNED)})]
 
 
 class _Model(BaseModel):

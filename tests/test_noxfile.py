@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -75,6 +76,29 @@ def test_sessions_call_commands_that_exist():
 
     assert called >= {"quickstart", "index", "sweep", "nightly", "consecutive", "compare", "doctor", "lock"}
     assert called <= set(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("versions:\n", "versions: ]\n", "matrix.yaml, line "),
+        ("versions:\n", "verzions:\n", "matrix.yaml: a list of `versions` is"),
+        ("schema: 1\n", "- 1\n", "matrix.yaml, line "),
+    ],
+)
+def test_a_matrix_without_versions_is_a_sentence_from_nox_too(tmp_path, old, new, said):
+    text = (ROOT / "matrix.yaml").read_text(encoding="utf-8")
+    (tmp_path / "matrix.yaml").write_text(text.replace(old, new, 1), encoding="utf-8")
+    shutil.copy(ROOT / "noxfile.py", tmp_path)
+
+    done = subprocess.run(
+        [sys.executable, "-m", "nox", "--script-mode", "none", "--list"],
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_plain_nox_provides_itself_with_what_it_needs():
