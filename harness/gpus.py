@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from harness.device import Device, visible_rows
 from harness.errors import UsageError
+from harness.flock import hold, try_hold, whose
+from harness.home import Home
 
 _PATIENCE = 30
 
@@ -73,6 +77,39 @@ def choose_gpus(device: Device, wanted: str | None) -> list[Gpu]:
                 f"({device.identity}: {', '.join(by_index) or 'none'}), or is given twice."
             )
     return [by_index[name] for name in names]
+
+
+def gpu_lock(home: Home, gpu: Gpu, number: int = 0) -> Path:
+    """The lock of a job's place on a GPU, for whatever command of this harness its job is."""
+    return home.locks / "gpus" / f"{gpu.uuid}.{number}.lock"
+
+
+@contextmanager
+def gpu_turn(home: Home, device_kind: str, say: Callable[[str], object]) -> Iterator[list[int]]:
+    """Wait until no other job of this harness is on the GPU that a job gets which is told of none, and keep others off.
+
+    For jobs that run one at a time; a sweep chooses the GPUs of its jobs itself.
+
+    Args:
+        home: whose jobs take turns.
+        device_kind: `cpu` or `cuda`; nobody waits for a CPU, nor where the driver names no GPU.
+        say: called with a sentence when it has to wait.
+
+    Yields:
+        Descriptors that the job is to hold, too, lest the GPU be free before it has ended.
+    """
+    there = visible_gpus() if device_kind == "cuda" else []
+    if not there:
+        yield []
+        return
+    path = gpu_lock(home, there[0])
+    held = try_hold(path)
+    if held is None:
+        say(f"GPU {there[0].index} is in use by another command ({whose(path)}); waiting for it")
+        held = hold(path)
+    assert held is not None
+    with held:
+        yield [held.fileno()]
 
 
 def processes_on(gpu: Gpu) -> list[Process]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from harness.cells import CellSpec
+from harness.gpus import gpu_turn
 from harness.home import Home
 from harness.runner import Interpreter, job_deadlines, log_tail, read_result, worker_copy, worker_environment
 from harness.supervise import run_folder, supervise
@@ -39,6 +41,10 @@ class JobResult:
         return self.outcome == "ok"
 
 
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
 @dataclass(frozen=True)
 class Workbench:
     """What jobs of one experiment have in common.
@@ -48,12 +54,14 @@ class Workbench:
         checkpoint: an absolute folder.
         device_kind: `cpu` or `cuda`.
         deadline: wall seconds for one job.
+        say: called with a sentence when a job has to wait for its GPU.
     """
 
     home: Home
     checkpoint: Path
     device_kind: str = "cpu"
     deadline: float = 3600.0
+    say: Callable[[str], object] = _say
 
     @contextmanager
     def scratch(self, name: str) -> Iterator[Path]:
@@ -77,7 +85,8 @@ class Workbench:
             "schema": 1, "job": job, "key": spec.key, "device": self.device_kind, "checkpoint": str(self.checkpoint),
             **request, "settings": settings,
         }  # fmt: skip
-        with run_folder(self.home, f"{spec.version}-{job}") as (run, held):
+        turn = gpu_turn(self.home, self.device_kind, self.say)
+        with turn as places, run_folder(self.home, f"{spec.version}-{job}") as (run, held):
             (run / "tmp").mkdir()
             (run / "cell.json").write_text(json.dumps(full, indent=1))
             worker = worker_copy(self.home)
@@ -85,7 +94,7 @@ class Workbench:
             command = [str(interpreter.python), "-m", "harness.worker", str(run / "cell.json"), str(out)]
             ended = supervise(
                 command, environment=environment, run=run, deadlines=job_deadlines(self.deadline), phase=out / "phase",
-                hold=[held.fileno()],
+                hold=[held.fileno(), *places],
             )  # fmt: skip
             result, outcome, reason = read_result(out, ended)
             return JobResult(outcome, reason, out, result, log_tail(run / "log.txt", ended.unwritten))

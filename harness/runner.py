@@ -26,6 +26,7 @@ from harness.checkpoint import CheckpointFiles
 from harness.collection import Passages, write_jsonl
 from harness.environments import DISK_SIGNS
 from harness.flock import Held, try_hold
+from harness.gpus import gpu_turn
 from harness.home import Home
 from harness.store import OUTCOMES, Cell, Store
 from harness.supervise import OWNER, Control, Deadline, Ended, run_folder, supervise
@@ -125,9 +126,10 @@ def run_index(
         deadline: wall seconds from the end of the imports after which the job is stopped, and ends as `timeout`.
         import_deadline: the same for its start and its imports; `deadline` when absent.
         swap: artifact name to the safetensors file that takes its place.
-        gpu: what the job gets as CUDA_VISIBLE_DEVICES; that of the harness when absent. It is not part of the key.
+        gpu: what the job gets as CUDA_VISIBLE_DEVICES, and what the caller has the lock of. When absent, it is that of
+            the harness, and the job waits for its turn there. It is not part of the key.
         extra: called when the job has ended; what it returns goes into the cell's details.
-        on_phase: called with each phase as it begins.
+        on_phase: called with each phase as it begins, and with a sentence if the job has to wait for its GPU.
         control: stops the job.
         hold: descriptors of locks that the job holds to its end, even if this process ends before it.
 
@@ -135,7 +137,9 @@ def run_index(
         Stopped: `control` said so; nothing is stored.
         OSError: the interpreter cannot be started, or nothing can be written.
     """
-    with run_folder(home, f"{spec.version}-{spec.key[:8]}") as (run, held):
+    # Whoever names a GPU holds it.
+    turn = gpu_turn(home, device_kind if gpu is None else "", on_phase)
+    with turn as places, run_folder(home, f"{spec.version}-{spec.key[:8]}") as (run, held):
         note = {"spec": spec.to_json(), "store": str(store.root), "capture": capture, "job": "index", **_me()}
         (run / RECORD).write_text(json.dumps(note), encoding="utf-8")
         write_jsonl(passages, run / "passages.jsonl")
@@ -165,7 +169,7 @@ def run_index(
             phase=out / "phase",
             on_phase=on_phase,
             control=control,
-            hold=[held.fileno(), *hold],
+            hold=[held.fileno(), *places, *hold],
         )
         sources = {"collection": passages.source, "checkpoint": checkpoint.source}
         known = {**extra(), "sources": sources, "worker": worker.name, "run": run.name}

@@ -30,7 +30,7 @@ from harness.environments import (
 from harness.errors import InfrastructureError, UsageError
 from harness.experiment import Experiment, Planned
 from harness.flock import Held, try_hold, whose
-from harness.gpus import Gpu, foreign, processes_on, visible_gpus
+from harness.gpus import Gpu, foreign, gpu_lock, processes_on, visible_gpus
 from harness.lock import Lock
 from harness.matrix import Retry
 from harness.progress import Board
@@ -400,7 +400,7 @@ class _Sweep:
         place = None
         if gpu is not None:
             # One cell at a time on each GPU, also where two sweeps are at work.
-            path = self.experiment.home.locks / "gpus" / f"{gpu.uuid}.{slot.number}.lock"
+            path = gpu_lock(self.experiment.home, gpu, slot.number)
             place = try_hold(path)
             if place is None:
                 if not slot.waits:

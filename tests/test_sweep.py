@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from harness.executor import LocalExecutor
 from harness.experiment import Experiment, Selection
 from harness.flock import owner, try_hold
 from harness.gpus import Gpu, choose_gpus
+from harness.jobs import JobResult, Workbench
 from harness.matrix import Retry
 from harness.progress import Board
 from harness.store import Cell, Store
@@ -183,6 +185,53 @@ def test_two_sweeps_at_once_do_not_share_a_gpu(bench, monkeypatch):
         thread.join(300)
 
     assert outcomes(done) == dict.fromkeys(VERSIONS, "ok")
+
+
+ALONE = (
+    "mine = made / 'on-0'\n"
+    "mine.mkdir()\n"  # fails if another job is there
+    "time.sleep(SECONDS); mine.rmdir()\n"
+    "ran(); phase('encode'); index(); result()\n"
+)
+
+
+def one_gpu(_question: str, _columns: int) -> list[list[str]]:
+    return [["0", "GPU-0", "Pretended", "9.0"]] if "compute-apps" not in _question else []
+
+
+def test_jobs_of_other_commands_wait_for_the_gpu_as_those_of_sweeps_do(bench, monkeypatch, tmp_path):
+    """`swap` and a pair's runs index without naming a GPU; `locate`, `blame` and `probe` run steps on a workbench."""
+    monkeypatch.setattr(gpus, "query_driver", one_gpu)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    experiment = bench.experiment(ALONE, identity=GPUS[0].identity)
+    said: list[str] = []
+    workbench = Workbench(experiment.home, experiment.checkpoint.path, "cuda", say=said.append)
+    interpreter = experiment.brought("2.8.0")
+    assert interpreter is not None
+    held = try_hold(gpus.gpu_lock(experiment.home, GPUS[0]))
+    assert held is not None
+    done: list[Any] = []
+    works: list[Callable[[], Any]] = [
+        lambda: workbench.run(experiment.spec("2.8.0"), interpreter, "step", {}, tmp_path / "step"),
+        # Several jobs of one command, one after the other.
+        lambda: [bench.run(experiment, [version], executor=LocalExecutor(gpus=())) for version in VERSIONS[:2]],
+        lambda: bench.run(experiment, VERSIONS[2:], executor=LocalExecutor(gpus=GPUS[:1])),
+    ]
+    threads = [threading.Thread(target=lambda work=work: done.append(work())) for work in works]
+    for thread in threads:
+        thread.start()
+    words = f"GPU 0 is in use by another command (process {os.getpid()} on "
+    until(lambda: said and words in bench.said.getvalue())
+    assert said[0].startswith(words)
+    until(lambda: "GPU 0 is in use by another sweep" in bench.said.getvalue())
+    assert bench.ran() == []
+    held.release()
+    for thread in threads:
+        thread.join(300)
+
+    assert sorted(bench.ran()) == sorted([*VERSIONS, "2.8.0"])
+    assert {cell.outcome for cell in bench.store.cells()} == {"ok"}
+    assert [one.outcome for one in done if isinstance(one, JobResult)] == ["ok"]
 
 
 def smi(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
