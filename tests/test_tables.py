@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from harness.matrix import load_matrix
+from harness.pipeline import in_order
 from harness.reduce import Reduced, reduce_cells, sentences
 from harness.store import Store
 from harness.tables import COLUMNS, headline_cells, markdown_table
@@ -206,3 +208,37 @@ def test_the_table_for_pasting_has_the_columns_of_the_article_first(sweep):
     assert lines[0].startswith("| PyTorch A | PyTorch B | All shapes match | Default | bnb | Bit-equal |")
     assert {line.count("|") for line in lines} == {len(COLUMNS) + 1}
     assert lines[2].startswith(f"| 2.7.1 | 2.8.0 | Yes ({TOTAL}/{TOTAL}) | True ({TOTAL}/{TOTAL}) |")
+
+
+def documented() -> dict[str, tuple[str, str]]:
+    """Artifact to its dtype on a CPU and on a GPU, from the table in docs/cells.md; a chunk's number is a star."""
+    found: dict[str, tuple[str, str]] = {}
+    for line in (ROOT / "docs" / "cells.md").read_text(encoding="utf-8").splitlines():
+        if not line.startswith(("| `", "| **`")):
+            continue
+        first, _, dtype, _ = (part.strip() for part in line.strip("|").split(" | "))
+        names = list(dict.fromkeys(re.sub(r"^\d+\.|(?<=_)\d+$", "*.", n) for n in re.findall(r"`([^`]+)`", first)))
+        names = [name.replace("_*.", "_*") for name in names]
+        for number, name in enumerate(names):
+            cpu, _, gpu = dtype.partition(", on a GPU ")
+            if "as `batches`" in dtype:
+                found[name] = found["batches"]
+            elif gpu:
+                found[name] = (cpu, gpu)
+            else:
+                one = dtype.split(", ")
+                found[name] = (one[number % len(one)],) * 2
+    return found
+
+
+def test_the_page_of_artifacts_lists_each_in_order_with_the_dtypes_that_were_measured():
+    page = documented()
+    measured = sorted((ROOT / "results").glob("*/artifacts.parquet"))
+
+    assert list(page) == in_order(page)
+    assert len(measured) > 1
+    for path in measured:
+        on_gpu = path.parent.name.startswith("cuda")
+        for row in pq.read_table(path).to_pylist():
+            name = re.sub(r"^\d+\.", "*.", re.sub(r"(?<=embs_)\d+$", "*", row["artifact"]))
+            assert page[name][on_gpu] == row["dtype"], (path, row["artifact"])
