@@ -13,6 +13,7 @@ from harness.device import Device, visible_rows
 from harness.errors import UsageError
 from harness.flock import hold, try_hold, whose
 from harness.home import Home
+from harness.supervise import Control, Stopped
 
 _PATIENCE = 30
 
@@ -85,7 +86,9 @@ def gpu_lock(home: Home, gpu: Gpu, number: int = 0) -> Path:
 
 
 @contextmanager
-def gpu_turn(home: Home, device_kind: str, say: Callable[[str], object]) -> Iterator[list[int]]:
+def gpu_turn(
+    home: Home, device_kind: str, say: Callable[[str], object], control: Control | None = None
+) -> Iterator[list[int]]:
     """Wait until no other job of this harness is on the GPU that a job gets which is told of none, and keep others off.
 
     For jobs that run one at a time; a sweep chooses the GPUs of its jobs itself.
@@ -94,9 +97,13 @@ def gpu_turn(home: Home, device_kind: str, say: Callable[[str], object]) -> Iter
         home: whose jobs take turns.
         device_kind: `cpu` or `cuda`; nobody waits for a CPU, nor where the driver names no GPU.
         say: called with a sentence when it has to wait.
+        control: ends the waiting.
 
     Yields:
         Descriptors that the job is to hold, too, lest the GPU be free before it has ended.
+
+    Raises:
+        Stopped: `control` said so.
     """
     there = visible_gpus() if device_kind == "cuda" else []
     if not there:
@@ -106,8 +113,9 @@ def gpu_turn(home: Home, device_kind: str, say: Callable[[str], object]) -> Iter
     held = try_hold(path)
     if held is None:
         say(f"GPU {there[0].index} is in use by another command ({whose(path)}); waiting for it")
-        held = hold(path)
-    assert held is not None
+        held = hold(path, cancelled=control.stopping.is_set if control is not None else lambda: False)
+    if held is None:
+        raise Stopped
     with held:
         yield [held.fileno()]
 

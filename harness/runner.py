@@ -69,7 +69,7 @@ class Interpreter:
 def worker_copy(home: Home) -> Path:
     """Return a folder that holds the worker and nothing else of this package.
 
-    The harness itself lives beside NumPy 2 and pyarrow; its own site folder on a job's path would replace the job's.
+    The harness itself lives beside NumPy 2 and pandas; its own site folder on a job's path would replace the job's.
     """
     source = Path(harness.__file__).parent
     files = [source / "__init__.py", *sorted((source / "worker").rglob("*.py"))]
@@ -138,7 +138,7 @@ def run_index(
         OSError: the interpreter cannot be started, or nothing can be written.
     """
     # Whoever names a GPU holds it.
-    turn = gpu_turn(home, device_kind if gpu is None else "", on_phase)
+    turn = gpu_turn(home, device_kind if gpu is None else "", on_phase, control)
     with turn as places, run_folder(home, f"{spec.version}-{spec.key[:8]}") as (run, held):
         note = {"spec": spec.to_json(), "store": str(store.root), "capture": capture, "job": "index", **_me()}
         (run / RECORD).write_text(json.dumps(note), encoding="utf-8")

@@ -28,10 +28,12 @@ from harness.executor import LocalExecutor
 from harness.experiment import Experiment, Selection
 from harness.flock import owner, try_hold
 from harness.gpus import Gpu, choose_gpus
+from harness.home import Home
 from harness.jobs import JobResult, Workbench
 from harness.matrix import Retry
 from harness.progress import Board
 from harness.store import Cell, Store
+from harness.supervise import Control, Stopped
 from tests.reliability.bench import alive
 from tests.standin import VERSIONS, WELL, harness_program, make_inputs, make_sites, ran
 from tests.test_environments import FAKE
@@ -232,6 +234,17 @@ def test_jobs_of_other_commands_wait_for_the_gpu_as_those_of_sweeps_do(bench, mo
     assert sorted(bench.ran()) == sorted([*VERSIONS, "2.8.0"])
     assert {cell.outcome for cell in bench.store.cells()} == {"ok"}
     assert [one.outcome for one in done if isinstance(one, JobResult)] == ["ok"]
+
+
+def test_a_job_that_waits_for_the_gpu_can_be_stopped(monkeypatch, tmp_path):
+    monkeypatch.setattr(gpus, "query_driver", one_gpu)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    control = Control()
+    held = try_hold(gpus.gpu_lock(Home(tmp_path), GPUS[0]))
+    assert held is not None
+
+    with held, pytest.raises(Stopped), gpus.gpu_turn(Home(tmp_path), "cuda", lambda _words: control.stop(), control):
+        pytest.fail("it had its turn")
 
 
 def smi(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
