@@ -372,7 +372,18 @@ def summaries(rows: Sequence[Row]) -> list[str]:
         lines += gaps
         if equal:
             lines.append(f"{arrow}  equal: {', '.join(equal)}")
+        lines += [f"{arrow}  noise floor: {said}" for said in _noise_floor(of_pair)]
     return lines
+
+
+def _noise_floor(rows: Iterable[Row]) -> list[str]:
+    """How many tensors a repeat changes, where there is one; where there is none, that a change may be noise."""
+    compared = [row for row in rows if row.tensor]
+    known = [row for row in compared if row.noise is not None]
+    if known:
+        return [f"a repeat changes {sum(bool(row.noise) for row in known) or 'none'} of {len(known)} tensors"]
+    changed = any(row.changed for row in compared)
+    return ["not known, because neither version was repeated (--repeat VERSION)"] if changed else []
 
 
 def _turned(rows: Iterable[Row], probe: str, a: str, b: str) -> list[str]:

@@ -272,14 +272,18 @@ def test_what_a_repeat_changes_too_is_noise_and_no_change(bench: Bench) -> None:
 
     assert (noisy.noise, noisy.changed, noisy.bit_equal) == (True, False, False)
     assert (steady.noise, steady.bit_equal) == (False, True)
-    assert summaries([noisy, steady]) == ["2.7.1 -> 2.8.0  equal: sort (1 noisy)"]
+    assert summaries([noisy, steady]) == [
+        "2.7.1 -> 2.8.0  equal: sort (1 noisy)",
+        "2.7.1 -> 2.8.0  noise floor: a repeat changes 1 of 2 tensors",
+    ]
 
 
 def test_without_a_repeat_the_noise_floor_is_unknown(bench: Bench) -> None:
     for version in ("2.7.1", "2.8.0"):
-        bench.cell(version, [("cpu", "values", SMALL)])
+        bench.cell(version, [("cpu", "values", SMALL + (version == "2.8.0"))])
 
     assert [row.noise for row in bench.pairs()] == [None]
+    assert summaries(bench.pairs())[-1].startswith("2.7.1 -> 2.8.0  noise floor: not known")
 
 
 def test_a_fact_is_a_row_of_one_version_and_its_pair_is_measured(bench: Bench) -> None:
@@ -484,13 +488,36 @@ def test_two_real_versions_are_probed_and_a_against_a_changes_nothing(home: Home
 
 @pytest.mark.integration
 @pytest.mark.timeout(3600)
-def test_a_model_s_probe_finds_its_layers_and_linears_in_a_real_checkpoint(home: Home) -> None:
-    selection = ("--probe", "layers", "--probe", "gemm", "--device", "cpu", "--threads", "1")
-    done = harness(home, "probe", NEW, *selection, "--checkpoint", "embedded")
+def test_the_probes_of_a_model_run_on_a_user_s_checkpoint_with_every_variant(home: Home, tmp_path: Path) -> None:
+    """A folder as a user has it; its layers and Linears are found, whatever they are."""
+    embedded = Experiment(Selection(ROOT / "matrix.yaml", home.root, "embedded", "embedded", 1, "cpu", threads=1))
+    mine = tmp_path / "mine"
+    shutil.copytree(embedded.checkpoint.path, mine)
+    names = [name for name in known_probes() if name not in {"sort", "half", "normalize"}]
+    chosen = [part for name in names for part in ("--probe", name)]
+    done = harness(home, "probe", NEW, *chosen, "--device", "cpu", "--threads", "1", "--checkpoint", str(mine))
     assert done.returncode == 0, done.stderr
     cells = {cell.spec["settings"]["probe"]: cell for cell in Store(home.store).cells() if cell.spec["job"] == "probe"}
+    cases = {name: {one["case"] for one in cells[name].details["tensors"]} for name in names}
     layers = {one["tensor"] for one in cells["layers"].details["tensors"]}
+    facts = [(fact["fact"], fact["case"]) for fact in cells["precision"].details["facts"]]
+    linears = {case.removeprefix("full ") for case in cases["batch_invariance"] if case.startswith("full ")}
+    invariant = [
+        one["artifact"] for one in cells["batch_invariance"].details["tensors"] if one["tensor"] == "invariant"
+    ]
 
+    assert all(cells[name].spec["checkpoint"]["name"].endswith("mine") for name in names)
     assert {"bert.embeddings", "bert.encoder.layer.0", "bert", "linear", "embeddings"} <= layers
-    assert any(one["case"].startswith("float32 Linear") for one in cells["gemm"].details["tensors"])
+    assert any(case.startswith("float32 Linear") for case in cases["gemm"])
+    assert cases["precision"] == {f"{kind} batch {n:02}" for kind in ("full", "mixed") for n in range(1, 34)}
+    assert [case for fact, case in facts if fact == "as_in_full_precision"] == [
+        f"mixed batch {n:02}" for n in range(1, 34)
+    ]
+    assert {"linear", "bert.encoder.layer.0.intermediate.dense"} <= linears
+    assert {cells["batch_invariance"].artifacts[name].shape for name in invariant} == {(32,)}
+    assert len(invariant) == 2 * len(linears)
+    for kind in ("full", "mixed"):
+        assert {f"{kind} without {path}" for path in linears} | {f"{kind} without nothing"} <= cases["identity"]
+    assert {case.split()[-2] for case in cases["bucketize"]} == {"1", "2", "4"}
+    assert len(cases["quantile"]) > 1
     assert cells["layers"].details["provenance"]["torch"].startswith(NEW)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from harness.worker.probes.bench import Bench, same_bits
+import torch
+
+from harness.worker.probes.bench import FULL, Bench, same_bits
 
 _BATCHES = range(1, 34)
 
 
 def run(bench: Bench) -> None:
-    """Encode the first n of 33 passages together; within the version, does a passage depend on its batch?"""
+    """Encode the first n of 33 passages together; within the version, how far is mixed from full precision?
+
+    And does a passage depend on its batch?
+    """
+    full: dict[int, torch.Tensor] = {}
     for precision, context in bench.precisions().items():
         whole = None
         with bench.case(f"{precision} batch {_BATCHES[-1]:02}"), context():
@@ -19,6 +25,12 @@ def run(bench: Bench) -> None:
                     found = bench.embed(*bench.tokens(batch))
                 case.put("bert", found["bert"])
                 case.put("embeddings", found["embeddings"])
+                if precision == FULL:
+                    full[batch] = found["embeddings"]
+                elif batch in full:
+                    # Both as float32, which holds every number of either, so that they can be measured.
+                    pair = full[batch].float(), found["embeddings"].float()
+                    case.fact("as_in_full_precision", same_bits(*pair), pair=pair)
                 if whole is None:
                     continue
                 pair = (whole[:batch], found["embeddings"])
