@@ -1,6 +1,6 @@
 """The `harness` command: a group whose subcommands are imported only when they are called.
 
-`harness --help` must answer at once, and pyarrow and pydantic together take longer than that to import; so the
+`harness --help` must answer at once, and pandas, pyarrow and pydantic together take longer than that to import; so the
 group knows each command's module and one-line help, and imports the module when the command runs.
 """
 
@@ -40,6 +40,7 @@ COMMANDS: dict[str, Lazy] = {
     ),
     "all-pairs": Lazy("harness.commands.all_pairs", "Show all pairs of stored versions, and which are equal to which."),
     "consecutive": Lazy("harness.commands.consecutive", "Reduce stored cells to tables; print the headline table."),
+    "headlines": Lazy("harness.commands.headlines", "Show headline tables of several sweeps side by side."),
     "locate": Lazy("harness.commands.locate", "Say where a difference starts: step, module, function, operator."),
     "swap": Lazy("harness.commands.swap", "Run one version's job with artifacts of another in their place."),
     "blame": Lazy("harness.commands.blame", "Say which package changed the index, by exchanging packages."),
