@@ -164,6 +164,8 @@ def copy_seconds(path: Path) -> float:
 
 def measure_pair(options: argparse.Namespace, dtype: str, n: int, pattern: str) -> dict[str, Any]:
     """All competitors on one pair; values are GB/s."""
+    if options.scratch is not None:
+        options.scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
         a, b = write_pair(Path(scratch), dtype, n, pattern)
         nbytes = a.stat().st_size + b.stat().st_size
