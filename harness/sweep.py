@@ -38,8 +38,11 @@ from harness.runner import INFRASTRUCTURE, Interpreter, is_infrastructure, keep,
 from harness.store import Cell, Store
 from harness.supervise import Control, Stopped
 
-_MEND_FIRST = {"offline", "disk_full"}
-"""Causes of a failure that the user can mend, and that every cell shares."""
+_MEND_FIRST = {
+    "offline": "; go online for one run, or bring the environments as files (--sites, docs/gpu-host.md).",
+    "disk_full": ".",
+}
+"""Causes of a failure that the user can mend, and that every cell shares; with the mend, where the reason has none."""
 _LEVELS = ("final", "digests", "full")
 _MOST_BUILDERS = 4
 _POLL_SECONDS = 0.2
@@ -140,7 +143,7 @@ def run_plan(
     if plan and not cells:
         raise InfrastructureError("Stopped before any cell had ended; the same command goes on.")
     if cells and all(cell.details.get("cause") in _MEND_FIRST for cell in cells):
-        raise UsageError(cells[0].reason)
+        raise UsageError(cells[0].reason.rstrip(".") + _MEND_FIRST[cells[0].details["cause"]])
     return cells
 
 

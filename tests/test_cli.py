@@ -463,6 +463,7 @@ def test_no_network_and_a_cold_cache_for_real(inputs, tmp_path, what):
     said = last_sentence(Done(done.returncode, done.stdout, done.stderr))
     assert done.returncode == 2, done.stderr
     assert "network" in said or "cannot be reached" in said
+    assert "go online for one run, or" in said
     assert done.stdout == ""
 
 
