@@ -1,16 +1,18 @@
-"""A standalone script for an origin: one operator, one small data file, nothing of ours, fit for an upstream issue.
+"""A standalone script for an origin: one operator, one small data file, torch and nothing else, for an upstream issue.
 
-The input is cut to the fewest rows that still show the difference. A script is kept only if, run in both environments,
-it prints no difference in A and one in B.
+The input is cut along every dimension to the smallest part that still shows the difference. Each script is run in both
+environments, and is said to show it only if it prints no difference in A and one in B.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import os
 import re
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,39 +21,48 @@ import numpy as np
 
 from harness.locate import StepFinding
 from harness.pair import Pair, Side
-from harness.replay import Verdict, read_calls, references, tensor
-from harness.tensors import Array, Tensor, UnreadableTensor, read_safetensors
+from harness.replay import Verdict, amount, read_calls, references, tensor
+from harness.tensors import DTYPES, Tensor, read_safetensors
 
-_WINDOWS = (1, 2, 4, 8, 16, 64, 256, 1024, 2048, 4096, 8192)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 256, 1024, 4096)
+"""Elements that are tried along one dimension, beside all of them; kernels work on powers of two at a time."""
+_WINDOWS = 600
+"""So many parts of the input are tried at most; of a result with many long dimensions fewer sizes along each."""
 DATA_LIMIT = 16 * 1024 * 1024
 """Bytes of input above which no repro is written: it would not be a small data file."""
+SMALL = 128 * 1024
+"""Above so many bytes, a smaller part is taken on which the two versions differ in another way than on the whole."""
+_ALIGNED = 64
+"""Bytes; each tensor of a data file starts at a multiple."""
 
 _SCRIPT = '''\
 """{title}
 
 {found}
-Needs torch, NumPy and {name}.npz beside this file. Run it under both versions.
+{cut}
+Needs torch and {name}.bin beside this file. Run it under both versions.
 """
 import os
 {imports}
-import numpy as np
 import torch
 
 torch.set_num_threads({threads})
-data = np.load(os.path.splitext(os.path.abspath(__file__))[0] + ".npz")
+with open(os.path.splitext(os.path.abspath(__file__))[0] + ".bin", "rb") as file:
+    data = bytearray(file.read())
 {libraries}
 
-def tensor(name, dtype, stride=None):
-    found = torch.from_numpy(data[name]).view(getattr(torch, dtype)).to("{device}")
+def tensor(offset, dtype, shape, stride=None):
+    count = torch.Size(shape).numel()
+    found = torch.frombuffer(data, dtype=dtype, count=count, offset=offset).reshape(shape).to("{device}")
     if stride is None:
         return found
-    return torch.empty_strided(found.shape, stride, dtype=found.dtype, device=found.device).copy_(found)
+    return torch.empty_strided(shape, stride, dtype=dtype, device=found.device).copy_(found)
 
 
 with torch.inference_mode():
     result = {call}
 result = (result if torch.is_tensor(result) else result[{which}]).cpu().contiguous()
-expected = tensor("expected", "{dtype}").cpu()
+expected = {expected}.cpu()
 bits = {{1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}}[expected.element_size()]
 differs = result.view(bits) != expected.view(bits)
 count = f"{{int(differs.sum())}} of {{differs.numel()}} elements"
@@ -140,36 +151,36 @@ def _write(
     which = next((i for i, (x, y) in enumerate(zip(outs, outs_b, strict=False)) if x["tensor"] != y["tensor"]), None)
     if which is None:
         return None
-    cut, window, expected = _trim(pair, call, which, folders, outs_b[which]) or (
-        [],
-        None,
-        tensor(recorded, outs[which]),
-    )
-    arrays: dict[str, Array] = {"expected": _storable(expected)}
-    source = _call_source(call, recorded, cut, window, arrays)
-    if sum(array.nbytes for array in arrays.values()) > DATA_LIMIT:
+    trimmed = _trim(pair, call, which, folders, outs_b[which])
+    on_gpu = pair.bench.device_kind != "cpu" and outs[which]["device"] != "cpu"
+    data = Data("cuda" if on_gpu else "cpu")
+    expected = data.add(trimmed.expected)
+    source = _call_source(call, recorded, trimmed.window, data)
+    if len(data.content) > DATA_LIMIT:
         return None
     script.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(script.with_suffix(".npz"), **arrays)  # type: ignore[arg-type]
+    script.with_suffix(".bin").write_bytes(data.content)
     parent = next(
         (c["name"] for i, c in enumerate(calls) if c["kind"] == "function" and i < verdict.index <= i + c["inner"]), ""
     )
     a, b = pair.a.cell.version, pair.b.cell.version
-    on_gpu = pair.bench.device_kind != "cpu" and outs[which]["device"] != "cpu"
     place = f"step {finding.step!r}" + (f", module {verdict.module}" if verdict.module else "")
     script.write_text(
         _SCRIPT.format(
             title=f"torch {a} and {b} give different results for {verdict.name} on the same input.",
-            found=f"Found in colbert-ai's indexer: {place}" + (f", from {parent}." if parent else "."),
+            found=f"Found in colbert-ai's indexer: {place}"
+            + (f", from {parent}" if parent else "")
+            + f"{amount(verdict.metrics)}.",
+            cut=trimmed.said,
             name=script.stem,
             threads=pair.a.spec.settings.get("threads", 1),
-            device="cuda" if on_gpu else "cpu",
+            device=data.device,
             call=source,
             imports=_IMPORT if on_gpu else "",
             libraries=_LIBRARIES if on_gpu else "",
             shown=" ({libraries})" if on_gpu else "",
             which=which,
-            dtype=expected.dtype,
+            expected=expected,
             a=a,
         ),
         encoding="utf-8",
@@ -179,69 +190,188 @@ def _write(
     return Repro(script, printed_a, printed_b, ": 0 of " in printed_a and ": 0 of " not in printed_b)
 
 
+class Data:
+    """The data file of a script: the elements of tensors one after the other, as torch itself reads them.
+
+    Args:
+        device: where the script wants them.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.content = b""
+
+    def add(self, held: Tensor, stride: str = "") -> str:
+        """Append a tensor; returns the script's call that reads it."""
+        if not held.n:
+            return f'torch.empty({held.shape}, dtype=torch.{held.dtype}, device="{self.device}")'
+        self.content += bytes(-len(self.content) % _ALIGNED)
+        offset = len(self.content)
+        self.content += np.ascontiguousarray(held.data).tobytes()
+        return f"tensor({offset}, torch.{held.dtype}, {held.shape}{stride})"
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of a call's input, and of its result.
+
+    Attributes:
+        args: for each place of an argument that is cut, `(dimension, start, stop)`s.
+        result: the same of the result.
+        size: elements of input that are left.
+    """
+
+    args: dict[int, list[tuple[int, int, int]]]
+    result: list[tuple[int, int, int]]
+    size: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As the job `trim` wants it."""
+        return {"args": [[place, *cut] for place, cuts in self.args.items() for cut in cuts], "result": self.result}
+
+
+@dataclass(frozen=True)
+class Trimmed:
+    """What a script needs of a call.
+
+    Attributes:
+        window: the part of its input.
+        expected: A's result for it.
+        said: how it was cut, for the script's reader.
+    """
+
+    window: Window
+    expected: Tensor
+    said: str
+
+
+_WHOLE = "The input is the whole of that call's."
+_PINNED = "The input is cut to a part on which both versions give the bits that they give on the whole."
+_OTHERWISE = "The input is cut to a part on which they differ as well, though not by the same bits as on the whole."
+
+
+def windows(call: dict[str, Any], shape: Sequence[int], position: Sequence[int]) -> list[Window]:
+    """Parts of a call's input around one element of its result, the smallest first; the last one is the whole.
+
+    An argument is cut along a dimension where it is as long as the result, dimensions counted from the last, as in
+    broadcasting. Whether the result is cut by that in the same way is for an experiment to say.
+
+    Args:
+        call: as recorded.
+        shape: of the result.
+        position: of an element that differs.
+    """
+    shapes = {
+        place: tuple(arg["shape"])
+        for place, arg in enumerate(call["args"]["tuple"])
+        if isinstance(arg, dict) and "tensor" in arg
+    }
+
+    def cuts(sizes: Sequence[int]) -> list[list[tuple[int, int, int] | None]]:
+        """For each dimension, where it may be cut; None leaves it whole."""
+        found: list[list[tuple[int, int, int] | None]] = []
+        for dimension, (length, at) in enumerate(zip(shape, position, strict=True)):
+            starts = {size: min(at, length - size) for size in sizes if size < length}
+            found.append([*((dimension, start, start + size) for size, start in starts.items()), None])
+        return found
+
+    step = 1
+    while math.prod(map(len, cuts(_SIZES[::step]))) > _WINDOWS and step < len(_SIZES):
+        step += 1
+    found = []
+    for chosen in itertools.product(*cuts(_SIZES[::step])):
+        result = [cut for cut in chosen if cut is not None]
+        args: dict[int, list[tuple[int, int, int]]] = {}
+        for dimension, start, stop in result:
+            for place, known in shapes.items():
+                own = dimension - len(shape) + len(known)
+                if own >= 0 and known[own] == shape[dimension]:
+                    args.setdefault(place, []).append((own, start, stop))
+        size = sum(_size(known, args.get(place, ())) for place, known in shapes.items())
+        found.append(Window(args, result, size))
+    found.sort(key=lambda window: (window.size, len(window.result)))
+    whole = Window({}, [], found[-1].size)
+    useful = [window for window in found if window.args and window.size < whole.size]
+    return [*useful, whole]
+
+
+def _size(shape: Sequence[int], cuts: Iterable[tuple[int, int, int]]) -> int:
+    left = list(shape)
+    for dimension, start, stop in cuts:
+        left[dimension] = stop - start
+    return math.prod(left)
+
+
 def _trim(
     pair: Pair, call: dict[str, Any], which: int, folders: tuple[Path, Path], result_b: dict[str, Any]
-) -> tuple[list[int], list[int], Tensor] | None:
-    """The arguments to cut along their first dimension, the fewest rows that still differ, and A's result for them."""
+) -> Trimmed:
+    """The smallest part of a call's input on which the two versions still differ, in the same way if there is one."""
     recorded, in_b = folders
-    args = call["args"]["tuple"]
-    result = references(call["result"])[which]
-    cut = [
-        place
-        for place, arg in enumerate(args)
-        if isinstance(arg, dict) and "tensor" in arg and result["shape"] and len(arg["shape"]) == len(result["shape"])
-        and arg["shape"][0] == result["shape"][0] > 1
-    ]  # fmt: skip
-    if not cut:
-        return None
-    x, y = tensor(recorded, result), tensor(in_b, result_b)
-    if x.shape != y.shape:
-        return None
-    rows = x.shape[0]
-    first = int(np.flatnonzero((x.data != y.data).reshape(rows, -1).any(axis=1))[:1].sum())
-    windows = [[first, min(first + n, rows)] for n in _WINDOWS if first + n <= rows] + [[0, rows]]
-    found = []
+    result_a = references(call["result"])[which]
+    x, y = tensor(recorded, result_a), tensor(in_b, result_b)
+    whole = Trimmed(Window({}, [], 0), x, _WHOLE)
+    if x.shape != y.shape or x.dtype != y.dtype or not x.n:
+        return whole
+    bits_x, bits_y = (one.flat.view(np.uint8).reshape(one.n, -1) for one in (x, y))
+    first_differing = int(np.flatnonzero((bits_x != bits_y).any(axis=1))[0])
+    parts = windows(call, x.shape, [int(at) for at in np.unravel_index(first_differing, x.shape)])
+    request = {"call": call, "recording": str(recorded), "which": which, "windows": [w.to_json() for w in parts]}
     with pair.bench.scratch("trim") as folder:
-        for side in (pair.a, pair.b):
-            request = {"call": call, "recording": str(recorded), "windows": windows, "cut": cut}
-            out = folder / side.cell.label
-            if not pair.bench.run(side.spec, side.interpreter(), "trim", request, out).ok:
-                return None
-            found.append(out)
-        for number, window in enumerate(windows):
-            try:
-                left, right = (read_safetensors(out / f"{number}-{which}.safetensors")["tensor"] for out in found)
-            except UnreadableTensor:
-                continue
-            if left.digest() != right.digest():
-                return cut, window, Tensor(left.dtype, left.shape, np.array(left.data))
-    return None
+
+        def run(side: Side, whole: Path, save: Sequence[int] = ()) -> tuple[dict[str, Any], Path] | None:
+            out = folder / f"{side.cell.label}-{len(save)}"
+            more = {"whole": str(whole), "save": list(save)}
+            done = pair.bench.run(side.spec, side.interpreter(), "trim", request | more, out)
+            return (done.result, out) if done.ok else None
+
+        file_a = recorded / "tensors" / f"{result_a['tensor']}.safetensors"
+        first = run(pair.a, file_a)
+        second = run(pair.b, in_b / "tensors" / f"{result_b['tensor']}.safetensors")
+        if first is None or second is None:
+            return whole
+        (found_a, _), (found_b, _) = first, second
+        pinned = [all(both) for both in zip(found_a["pinned"], found_b["pinned"], strict=True)]
+        digests = list(zip(found_a["digests"], found_b["digests"], strict=True))
+        number = next((n for n, held in enumerate(pinned) if held and parts[n].args), None)
+        if number is not None and _bytes(call, parts[number]) <= SMALL:
+            return Trimmed(parts[number], _cut(x, parts[number].result), _PINNED)
+        other = next(
+            (n for n, (left, right) in enumerate(digests) if None not in (left, right) and left != right), None
+        )
+        if other is not None and (number is None or other < number) and parts[other].args:
+            again = run(pair.a, file_a, [other])
+            if again is not None:
+                kept = read_safetensors(again[1] / f"{other}.safetensors")["tensor"]
+                return Trimmed(parts[other], Tensor(kept.dtype, kept.shape, np.array(kept.data)), _OTHERWISE)
+    return whole if number is None else Trimmed(parts[number], _cut(x, parts[number].result), _PINNED)
 
 
-def _storable(held: Tensor) -> Array:
-    """An array for a `.npz`; bfloat16 as its bits, signed, because torch knows no uint16 everywhere."""
-    return held.data.view("<i2") if held.dtype == "bfloat16" else np.asarray(held.data)
+def _bytes(call: dict[str, Any], window: Window) -> int:
+    """Bytes of a window's input, as if all its arguments had the widest of their dtypes."""
+    widths = [DTYPES[r["dtype"]].itemsize for r in references(call["args"])]
+    return window.size * max(widths, default=1)
 
 
-def _call_source(
-    call: dict[str, Any], recorded: Path, cut: list[int], window: list[int] | None, arrays: dict[str, Array]
-) -> str:
-    """The call as Python source; its tensors go to `arrays`."""
+def _cut(held: Tensor, cuts: Iterable[tuple[int, int, int]]) -> Tensor:
+    part = held.data
+    for dimension, start, stop in cuts:
+        part = part[(slice(None),) * dimension + (slice(start, stop),)]
+    return Tensor.of(np.array(part), held.dtype)
 
-    def tensor_source(reference: dict[str, Any], rows: list[int] | None) -> str:
-        held = tensor(recorded, reference)
-        name = f"x{len(arrays) - 1}"
-        array = _storable(held)
-        arrays[name] = array[slice(*rows)] if rows else array
-        plain = rows is not None or _is_contiguous(reference) or 0 in reference["stride"]
+
+def _call_source(call: dict[str, Any], recorded: Path, window: Window, data: Data) -> str:
+    """The call as Python source; its tensors go to `data`."""
+
+    def tensor_source(reference: dict[str, Any], cuts: Sequence[tuple[int, int, int]]) -> str:
+        plain = bool(cuts) or _is_contiguous(reference) or 0 in reference["stride"]
         stride = "" if plain else f", {tuple(reference['stride'])}"
-        return f'tensor("{name}", "{reference["dtype"]}"{stride})'
+        return data.add(_cut(tensor(recorded, reference), cuts), stride)
 
-    def source(value: object, rows: list[int] | None = None) -> str:
+    def source(value: object, cuts: Sequence[tuple[int, int, int]] = ()) -> str:
         if not isinstance(value, dict):
             return repr(value)
         if "tensor" in value:
-            return tensor_source(value, rows)
+            return tensor_source(value, cuts)
         (kind, content), *_ = value.items()
         if kind == "float":
             number = float.fromhex(content)
@@ -250,12 +380,12 @@ def _call_source(
             return f"torch.{content}"
         if kind == "place":
             return f'torch.device("{content}")'
-        parts = [source(part) for part in content]
-        return f"[{', '.join(parts)}]" if kind == "list" else f"({', '.join(parts)},)"
+        before, after = {"list": ("[", "]"), "slice": ("slice(", ")")}.get(kind, ("(", ",)"))
+        return before + ", ".join(source(part) for part in content) + after
 
-    arguments = [
-        source(value, window if place in cut else None) for place, value in enumerate(call["args"]["tuple"])
-    ] + [f"{name}={source(value)}" for name, value in call["kwargs"]["dict"]]
+    arguments = [source(value, window.args.get(place, ())) for place, value in enumerate(call["args"]["tuple"])] + [
+        f"{name}={source(value)}" for name, value in call["kwargs"]["dict"]
+    ]
     function = f"torch.ops.{call['name']}" if call["kind"] == "operator" else call["name"]
     return f"{function}({', '.join(arguments)})"
 

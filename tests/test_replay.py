@@ -6,12 +6,16 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from harness.locate import locate
+from harness.replay import read_calls
+from harness.repro import run_script, write_repros
 from tests.planted import CASES, FAULTS, Case, Planter
+from tests.test_repro import imported
 
 pytestmark = pytest.mark.integration
 
@@ -44,6 +48,34 @@ def test_a_planted_fault_is_named_and_only_a_package_that_brings_it_is_blamed(pl
     answer = planter.answer(case)
 
     assert answer.right, (answer.said, answer.blamed)
+
+
+def test_a_script_of_torch_alone_shows_in_both_environments_what_was_located(planter: Planter, tmp_path: Path) -> None:
+    pair = planter.pair("gelu kernel")
+    variables = {**pair.b.cell.spec["environment"], "HARNESS_TEST_FAULT_AFTER": "torch"}
+    cell = replace(pair.b.cell, spec={**pair.b.cell.spec, "environment": variables})
+    pair = replace(pair, b=replace(pair.b, cell=cell))
+    folder = tmp_path / "repro"
+    lines: list[str] = []
+    inputs: list[int] = []
+
+    def write(finding: object, recorded: Path, in_b: Path) -> None:
+        lines.extend(write_repros(pair, finding, recorded, in_b, folder))  # type: ignore[arg-type]
+        calls = [call for call in read_calls(recorded) if call["name"] == "aten.gelu.default"]
+        inputs.extend((recorded / "tensors" / f"{c['args']['tuple'][0]['tensor']}.safetensors").stat().st_size
+                      for c in calls)  # fmt: skip
+
+    locate(pair, tmp_path / "scratch", inherited=False, on_recording=write)
+    (script,) = folder.glob("*.py")
+    printed = {side.cell.version: run_script(pair, side, script) for side in (pair.a, pair.b)}
+
+    assert f"Repro {script} shows the difference:" in lines
+    assert ": 0 of " in printed[pair.a.cell.version]
+    assert ": 0 of " not in printed[pair.b.cell.version]
+    assert " differ from torch " in printed[pair.b.cell.version]
+    assert imported(script.read_text(encoding="utf-8")) == {"os", "torch"}
+    assert len(script.read_text(encoding="utf-8").splitlines()) <= 40
+    assert 0 < script.with_suffix(".bin").stat().st_size < min(inputs) / 10
 
 
 _RECORD = """

@@ -8,8 +8,10 @@ share the time it takes to import torch and colbert-ai.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -208,39 +210,66 @@ def _replay(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
     return {"outputs": digests, "recorder_is_neutral": digests == plain, "calls": len(calls)}
 
 
+_TRIM_SECONDS = 120.0
+"""After so long no further window is tried; the small ones come first."""
+
+
+def _part(tensor: torch.Tensor, cuts: list[list[int]]) -> torch.Tensor:
+    """The part of a tensor between `start` and `stop` of each `[dimension, start, stop]`."""
+    for dimension, start, stop in cuts:
+        tensor = tensor.narrow(dimension, start, stop - start)
+    return tensor
+
+
+def _tensors(result: Any) -> list[torch.Tensor]:
+    """The tensors inside a result, in the order of `references`."""
+    if isinstance(result, torch.Tensor):
+        return [result]
+    return [found for part in result for found in _tensors(part)] if isinstance(result, (list, tuple)) else []
+
+
 def trim(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
-    """Run one call on ever more rows of its inputs, to find the fewest that show a difference.
+    """Run one call on parts of its inputs, to find the smallest that shows a difference.
 
     Args:
-        cell: `call` (a record of `calls.json`), `recording`, `windows` (pairs of start and stop along the first
-            dimension of the arguments whose places are in `cut`).
-        out_dir: gets `WINDOW-RESULT.safetensors` for each tensor of each result.
+        cell: `call` (a record of `calls.json`), `recording`, `which` (of the tensors of its result), `whole` (a file
+            with what that tensor is here for the whole input), `windows` and `save` (numbers of windows). A window has
+            `args` (lists of `[place, dimension, start, stop]`) and `result`, the part of the result that they lead to
+            if every part of the result depends on its own part of the input (lists of `[dimension, start, stop]`).
+        out_dir: gets `WINDOW.safetensors` for each window that is to be saved.
         phases: times and names the phases.
 
     Returns:
-        `windows`: the numbers of those that could be run; `refused`: number to the reason of the others.
+        `digests`: of the result for each window, None where the call refused it or there was no time; `pinned`: whether
+        it has the bits that this part of the result has for the whole input.
     """
     require_device(cell)
     source = Shelf(os.path.join(cell["recording"], "tensors"))
     call = cell["call"]
     function = _resolve(call, {}, steps.Setting({**cell, "step": ""}))
-    done: list[int] = []
-    refused: dict[str, str] = {}
+    whole = load_file(cell["whole"])["tensor"]
+    digests: list[str | None] = []
+    pinned: list[bool] = []
+    started = time.monotonic()
     with phases("trim"), torch.no_grad():
         for number, window in enumerate(cell["windows"]):
-            args = list(decode(call["args"], source))
-            for place in cell["cut"]:
-                args[place] = args[place][slice(*window)].clone(memory_format=torch.contiguous_format)
-            try:
-                result = function(*args, **decode(call["kwargs"], source))
-            except Exception as error:
-                refused[str(number)] = f"{type(error).__name__}: {error}"[:300]
-                continue
-            for place, part in enumerate([result] if isinstance(result, torch.Tensor) else list(result)):
-                if isinstance(part, torch.Tensor):
-                    _save(part, os.path.join(out_dir, f"{number}-{place}.safetensors"))
-            done.append(number)
-    return {"windows": done, "refused": refused}
+            found = None
+            if time.monotonic() - started < _TRIM_SECONDS:
+                args = list(decode(call["args"], source))
+                for place in sorted({cut[0] for cut in window["args"]}):
+                    part = _part(args[place], [cut[1:] for cut in window["args"] if cut[0] == place])
+                    args[place] = part.clone(memory_format=torch.contiguous_format)
+                # What cannot be cut so is refused by the call itself, such as a product of shapes that do not fit.
+                with contextlib.suppress(Exception):
+                    result = function(*args, **decode(call["kwargs"], source))
+                    found = _tensors(result)[cell["which"]]
+            digest = None if found is None else tensor_digest(found)
+            digests.append(digest)
+            fits = all(stop <= whole.shape[dimension] for dimension, _start, stop in window["result"])
+            pinned.append(fits and digest == tensor_digest(_part(whole, window["result"])))
+            if found is not None and number in cell["save"]:
+                _save(found, os.path.join(out_dir, f"{number}.safetensors"))
+    return {"digests": digests, "pinned": pinned}
 
 
 def _save(tensor: torch.Tensor, path: str) -> None:

@@ -2,7 +2,9 @@
 """Test-only: plant one divergence in a worker's process.
 
 A test puts this folder on the worker's path beside the worker; Python imports `sitecustomize` by itself. The variable
-`HARNESS_TEST_FAULT` names one or more faults of `planted`, joined by `+`. Nothing of this is part of the package.
+`HARNESS_TEST_FAULT` names one or more faults of `planted`, joined by `+`. They are planted when colbert-ai's indexer
+has been imported, or the module `HARNESS_TEST_FAULT_AFTER`: after `torch`, where a fault needs no more, it is also in a
+script that has nothing of colbert-ai. Nothing of this is part of the package.
 """
 
 import importlib.abc
@@ -11,12 +13,14 @@ import os
 import sys
 from pathlib import Path
 
+_AFTER = os.environ.get("HARNESS_TEST_FAULT_AFTER", "colbert.indexing.collection_indexer")
+
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Calls `planted.plant` as soon as colbert-ai's indexer has been imported."""
+    """Calls `planted.plant` as soon as that module has been imported."""
 
     def find_spec(self, name, path, target=None):
-        if name != "colbert.indexing.collection_indexer":
+        if name != _AFTER:
             return None
         sys.meta_path.remove(self)
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
