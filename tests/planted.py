@@ -211,7 +211,7 @@ class Planter:
         self.store, self.folder = Store(folder / "store"), folder
         (folder / "cache").mkdir()
         bench = workbench(e)
-        self.bench = CachedBench(bench.home, bench.checkpoint, "cpu", DEADLINE, folder / "cache")
+        self.bench = CachedBench(bench.home, bench.checkpoint, "cpu", DEADLINE, cache=folder / "cache")
         self.a = self.index(VERSION, "")
         self.again = self.index(VERSION, "", repeat=1)
 
