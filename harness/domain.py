@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from harness._passes import decode
-from harness.metrics import give_back, pair_counts
+from harness.metrics import pair_counts
 from harness.sources import ArtifactSource, setting
-from harness.tensors import DTYPES, Array, Tensor, UnreadableTensor
+from harness.tensors import DTYPES, Array, Tensor, UnreadableTensor, give_back
 
 NEAR_TIE = 2.0**-10
 """A code moved in a near-tie when the two centroids' scores differ by no more than this: one float16 step at 1.0.
@@ -214,9 +214,14 @@ def _try_load(source: ArtifactSource, name: str) -> Tensor | None:
         return None
 
 
-def _within(codes: Tensor, count: int) -> bool:
-    """Whether every code is the number of a centroid."""
-    return codes.n == 0 or (int(codes.flat.min()) >= 0 and int(codes.flat.max()) < count)
+def _within(numbers: Tensor, count: int) -> bool:
+    """Whether all of these integers are from 0 to below `count`."""
+    for start in range(0, numbers.n, _STRIP):
+        strip = numbers.flat[start : start + _STRIP]
+        if int(strip.min()) < 0 or int(strip.max()) >= count:
+            return False
+        give_back(strip)
+    return True
 
 
 def code_facts(
@@ -296,7 +301,7 @@ def ivf_facts(
         # Each by itself first: the sum of absurd lengths could wrap around to a small number.
         if size.size and (size.min() < 0 or size.max() > ivf.n or int(size.sum()) > ivf.n):
             return {"ivf_note": f"ivf_lengths of {name.upper()} do not add up to the length of its ivf"}
-        if ivf.n and not (int(ivf.flat.min()) >= 0 and int(ivf.flat.max()) < _PASSAGES):
+        if not _within(ivf, _PASSAGES):
             return {"ivf_note": f"ivf of {name.upper()} holds what is no passage's number"}
         facts[f"ivf_padding_{name}"] = ivf.n - int(size.sum())
     count = sizes[0].size
@@ -311,12 +316,12 @@ def ivf_facts(
     for start, stop in pairwise(edges):
         left = _list_keys(pair[0], begins[0], sizes[0], np.arange(start, stop))
         right = _list_keys(pair[1], begins[1], sizes[1], rows_b[start:stop])
+        give_back(*(ivf.flat for ivf in pair))
         if np.array_equal(left, right):
             continue
         gone, new = np.setdiff1d(left, right, assume_unique=True), np.setdiff1d(right, left, assume_unique=True)
         only_a, only_b = only_a + gone.size, only_b + new.size
         changed += np.union1d(gone >> 40, new >> 40).size
-    give_back(*(ivf.flat for ivf in pair))
     return facts | {
         "ivf_lists_n": count,
         "ivf_lists_n_mismatch": int(changed),

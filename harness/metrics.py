@@ -6,9 +6,7 @@ in float64 over the places where both sides are finite. See docs/comparing.md fo
 
 from __future__ import annotations
 
-import contextlib
 import math
-import mmap
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,7 +19,7 @@ import numpy as np
 from harness import _passes
 from harness._passes import ABS_BINS, KEPT, ULP_BINS, Bins, Partial, Rule
 from harness.errors import UsageError
-from harness.tensors import DTYPES, Array, Tensor
+from harness.tensors import DTYPES, Array, Tensor, give_back, take_in
 
 COMPILED_FROM = 8_000_000
 """Elements from which the compiled kernels are used: importing numba costs as much as comparing these in NumPy."""
@@ -29,7 +27,6 @@ COMPILED_FROM = 8_000_000
 _CHUNK = 1 << 22  # elements a thread takes at a time; fixed, so that sums do not depend on the number of threads
 _NUMPY_CHUNK = 1 << 15  # bigger work arrays would be fresh pages each time, which cost more than the arithmetic
 _P99 = 0.99
-_MADV_POPULATE_READ = 22  # Linux 5.14; Python has no name for it
 _FAR = np.iinfo(np.int64).max
 _VIEWS = {"float16": "<u2", "bfloat16": "<i2", "float32": "<u4", "float64": "<u8"}  # the kernels tell formats by these
 
@@ -349,8 +346,7 @@ def _compiled(a: Tensor, b: Tensor, rules: Sequence[Rule], threads: int | None) 
             local.sink = _Sink(a.dtype, rules)
             sinks.append(local.sink)
         p, q = x[start : start + _CHUNK], y[start : start + _CHUNK]
-        _advise(p, _MADV_POPULATE_READ)
-        _advise(q, _MADV_POPULATE_READ)
+        take_in(p, q)
         # A file's tensor may begin at an odd address; the kernels are compiled for aligned arrays only.
         parts[start] = local.sink.run(
             np.require(p, requirements="A"), np.require(q, requirements="A"), start, distances
@@ -363,35 +359,6 @@ def _compiled(a: Tensor, b: Tensor, rules: Sequence[Rule], threads: int | None) 
         total.histogram += sink.histogram
     total.ulps = distances.histogram
     return total
-
-
-def give_back(*chunks: Array) -> None:
-    """Let the system take back mapped pages that will not be needed again."""
-    for chunk in chunks:
-        _advise(chunk, mmap.MADV_DONTNEED)
-
-
-def _advise(chunk: Array, advice: int) -> None:
-    """Tell the system about a mapped chunk's pages; an array that is no mapping is left alone.
-
-    Taking them in at once costs less than faulting one by one, and fetching ahead works on pages that are there only.
-    Giving them back keeps memory bounded whatever the file's size: only whole pages inside the chunk, which are clean
-    and come back from the file.
-    """
-    owner: object = chunk
-    while isinstance(owner, np.ndarray):
-        owner = owner.base
-    while isinstance(owner, memoryview):
-        owner = owner.obj
-    if not isinstance(owner, mmap.mmap) or chunk.size == 0:
-        return
-    base = np.frombuffer(owner, np.uint8, 1).ctypes.data
-    first = -(-(chunk.ctypes.data - base) // mmap.PAGESIZE) * mmap.PAGESIZE
-    last = (chunk.ctypes.data - base + chunk.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
-    # Advice may be refused: by a system that does not know it, or for a file that has shrunk.
-    with contextlib.suppress(OSError):
-        if last > first:
-            owner.madvise(advice, first, last - first)
 
 
 def pair_counts(a: Tensor, b: Tensor, threads: int | None = None) -> Array:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import pickle
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -319,3 +320,29 @@ def test_digest_tells_dtype_shape_and_bytes_apart() -> None:
     others = [one.data.reshape(2, 3), one.data.view(np.uint32), one.data + 1, one.data.reshape(6, 1)]
     assert len({one.digest(), *(Tensor.of(other).digest() for other in others)}) == 5
     assert Tensor.of(np.zeros((), np.float32)).digest() != Tensor.of(np.zeros(1, np.float32)).digest()
+
+
+def test_a_big_file_is_hashed_in_little_memory(tmp_path: Path) -> None:
+    """Pages that have been hashed are given back, so what is resident does not grow with the file."""
+    with (tmp_path / "x").open("wb") as file:
+        file.truncate(512 * 2**20)  # takes no space on the disk
+    program = """
+import sys
+from pathlib import Path
+from harness.tensors import DTYPES, Tensor, map_file, view_bytes
+
+def mib(field):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(field)) // 1024
+
+raw = map_file(Path(sys.argv[1]))
+tensor = Tensor("int32", (raw.size // 4,), view_bytes(raw, DTYPES["int32"], (raw.size // 4,)))
+before = mib("VmRSS")
+print(tensor.digest(), tensor.digest_and_nans()[0], mib("VmHWM") - before)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "x")], capture_output=True, text=True, check=True
+    )
+    one, other, grown = done.stdout.split()
+
+    assert one == other
+    assert int(grown) < 192
