@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from harness.collection import Passages, load_embedded, load_local, scale_up, write_jsonl
 from harness.errors import InfrastructureError, UsageError
 
+BUSY = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 AWKWARD = [
     "tab\there",
     "line\nbreak\r\nand return\r",
@@ -222,7 +223,7 @@ def test_awkward_texts_reach_the_worker_unchanged_however_lines_are_split(tmp_pa
     assert [json.loads(line) for line in content.split("\n")[:-1]] == AWKWARD
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=BUSY)
 @given(texts=st.lists(st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip), min_size=1, max_size=20))
 def test_what_is_written_for_a_worker_reads_back(tmp_path, texts):
     write_jsonl(passages(texts), tmp_path / "p.jsonl")

@@ -19,6 +19,7 @@ from harness.metrics import BNB, BUILTIN, DEFAULT, Metrics, Profile, measure
 from harness.tensors import DTYPES, Array, Tensor
 from tests.torch_oracle import TorchOracle, torch_python
 
+BUSY = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 INTS = ("uint8", "int8", "int16", "int32", "int64", "bool")
 _UINT = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
@@ -88,7 +89,7 @@ def pairs(draw: st.DrawFn, dtypes: tuple[str, ...] = FLOATS) -> tuple[Tensor, Te
 EXTRA = [(0.0, 0.0), (0.0, 2.0**-10), (6e-8, 0.0), (1e-3, 1e-2), (0.5, 0.0), (1e-6, 1e-5), (0.0, 1e-3), (1.0, 1.0)]
 
 
-@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=600, deadline=None, suppress_health_check=BUSY)
 @given(pair=pairs(FLOATS + INTS))
 def test_verdicts_are_torchs(engine: str, oracle: TorchOracle, pair: tuple[Tensor, Tensor]) -> None:
     """Every verdict equals `torch.allclose`'s, over dtypes, NaN, infinities, signed zeros and subnormals."""
@@ -208,7 +209,7 @@ def check(found: Metrics, a: Tensor, b: Tensor) -> None:
     assert needed == [verdict.min_rtol for verdict in found.verdicts]
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=400, deadline=None, suppress_health_check=BUSY)
 @given(pair=pairs(("float16", "bfloat16", "float32", *INTS)))
 @example(pair=(bits_tensor([0, 0x8000], "float16"), bits_tensor([0x8000, 1], "float16")))
 def test_metrics_equal_the_slow_reference(engine: str, pair: tuple[Tensor, Tensor]) -> None:

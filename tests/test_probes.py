@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from harness import probes
@@ -101,7 +101,6 @@ def test_a_probe_s_digest_follows_its_own_code_and_what_all_share(
     assert all(shared[name] != own[name] for name in shared)
 
 
-@settings(deadline=None)
 @given(n=st.integers(1, 200_000), dtype=st.sampled_from(["float16", "float32", "int64", "uint8"]))
 def test_a_sample_is_small_and_has_the_first_and_the_last_element(n: int, dtype: str) -> None:
     tensor = Tensor.of((np.arange(n) % 1000).astype(dtype))
