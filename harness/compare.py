@@ -389,6 +389,7 @@ def _facts(
         facts = {
             "permutation_moved": permutation.moved,
             "permutation_exact": permutation.exact,
+            "permutation_unmatched": permutation.unmatched,
             "unpermuted_n_mismatch": found.n_mismatch,
             "unpermuted_max_abs": found.max_abs,
             "unpermuted_max_ulp": found.max_ulp,

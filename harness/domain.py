@@ -26,7 +26,9 @@ _ROWS = 8192
 _STRIP = 1 << 20  # codes, and entries of inverted lists, that are looked at at a time
 _PASSAGES = 1 << 40  # more than any index has
 _SAMPLE = 200_000  # moved codes whose margins are computed
-_MATCH_LIMIT = 8192  # centroids that are matched by nearest neighbour, a quadratic search
+_MATCH_LIMIT = 32_768  # centroids that are matched by nearest neighbour, a quadratic search
+_PROBES = 64  # of which so many are tried first
+_SCORES = 1 << 23  # dot products at a time
 _SIMILAR = 0.99
 
 
@@ -66,10 +68,12 @@ class Permutation:
     """How B's centroids are A's in another order: row `j` of B is row `to_a[j]` of A.
 
     `exact` says that every matched row is bit-identical; otherwise the rows are nearest neighbours, one to one.
+    `unmatched` rows of B have no counterpart, and are put in the places that are left.
     """
 
     to_a: Array
     exact: bool
+    unmatched: int = 0
 
     @property
     def moved(self) -> int:
@@ -80,8 +84,8 @@ class Permutation:
 def find_permutation(a: Tensor, b: Tensor) -> Permutation | None:
     """Match the rows of two centroid tensors of equal shape and dtype; None when they are in the same order.
 
-    Identical rows are matched first; the rest go to their nearest neighbour by cosine, which must be one to one and
-    above 0.99, or there is no permutation to speak of.
+    Identical rows are matched first; the rest go to their nearest neighbour by cosine, if that is above 0.99 and nobody
+    else's. Where more rows find no counterpart than are found at another place, there is no permutation to speak of.
     """
     if len(a.shape) != 2 or a.shape != b.shape or a.dtype != b.dtype or a.n == 0 or DTYPES[a.dtype].kind != "float":
         return None
@@ -102,32 +106,55 @@ def find_permutation(a: Tensor, b: Tensor) -> Permutation | None:
             to_a[row] = same.pop(0)
         else:
             rest.append(int(row))
-    open_a = sorted(row for same in waiting.values() for row in same)
-    exact = not rest
+    unmatched = 0
     if rest:
-        matched = _nearest(a, b, open_a, rest)
-        if matched is None:
-            return None
-        to_a[rest] = matched
-    found = Permutation(to_a, exact)
-    return found if found.moved else None
+        to_a[rest] = _nearest(a, b, sorted(row for same in waiting.values() for row in same), rest)
+        unmatched = int(np.count_nonzero(to_a < 0))
+    elsewhere = int(np.count_nonzero((to_a >= 0) & (to_a != np.arange(rows))))
+    if elsewhere <= unmatched:
+        return None
+    return Permutation(_filled(to_a), not rest, unmatched)
 
 
-def _nearest(a: Tensor, b: Tensor, open_a: list[int], rest: list[int]) -> Array | None:
-    """For each row of B in `rest`, the nearest of A's rows `open_a`; None unless one to one and similar."""
+def _filled(to_a: Array) -> Array:
+    """The order with its gaps, -1, filled by the rows that nobody took, each in its own place where that is free."""
+    free = np.ones(to_a.size, np.bool_)
+    free[to_a[to_a >= 0]] = False
+    filled = np.where((to_a < 0) & free, np.arange(to_a.size), to_a)
+    free[filled[filled >= 0]] = False
+    filled[filled < 0] = np.flatnonzero(free)
+    return filled
+
+
+def _nearest(a: Tensor, b: Tensor, open_a: list[int], rest: list[int]) -> Array:
+    """For each row of B in `rest`, the nearest of A's rows `open_a`; -1 where there is none, or hardly any has one."""
     if open_a == rest and all(_alike(a, b, rest[start : start + _ROWS]) for start in range(0, len(rest), _ROWS)):
         return np.array(rest)
+    matched = np.full(len(rest), -1)
     if len(rest) > _MATCH_LIMIT:
-        return None
-    left, right = _unit(_numbers(a, open_a)), _unit(_numbers(b, rest))
-    matched = np.empty(len(rest), np.int64)
-    for start in range(0, len(rest), 1024):
-        scores = right[start : start + 1024] @ left.T
+        return matched
+    # Half the width is twice as fast, and closer than the limit of what is similar is exact.
+    left = _unit(_numbers(a, open_a)).astype(np.float32)
+
+    def similar(rows: list[int]) -> tuple[Array, Array]:
+        scores = _unit(_numbers(b, rows)).astype(np.float32) @ left.T
         best = scores.argmax(axis=1)
-        if not (scores[np.arange(best.size), best] > _SIMILAR).all():
-            return None
-        matched[start : start + best.size] = np.array(open_a)[best]
-    return matched if np.unique(matched).size == matched.size else None
+        return best, scores[np.arange(best.size), best]
+
+    probes = rest[:: -(-len(rest) // _PROBES)]
+    if np.count_nonzero(similar(probes)[1] > _SIMILAR) * 4 < len(probes):
+        return matched
+    step = max(_SCORES // len(rest), 1)
+    found = [similar(rest[start : start + step]) for start in range(0, len(rest), step)]
+    best, score = (np.concatenate(side) for side in zip(*found, strict=True))
+    # Of several that are nearest to one row, the most similar has it: the last that is written.
+    order = np.argsort(score, kind="stable")
+    taken = np.full(len(rest), -1)
+    taken[best[order]] = order
+    winners = taken[taken >= 0]
+    winners = winners[score[winners] > _SIMILAR]
+    matched[winners] = np.array(open_a)[best[winners]]
+    return matched
 
 
 def _numbers(tensor: Tensor, rows: Array | list[int]) -> Array:

@@ -317,9 +317,11 @@ def _meaning(one: ArtifactComparison) -> list[str]:
         )
     if "permutation_moved" in facts:
         how = "bit-identical" if facts["permutation_exact"] else "nearest"
+        lost = f" ({facts['permutation_unmatched']:,} without a counterpart)" if facts["permutation_unmatched"] else ""
         lines.append(
-            f"The centroids are permuted: {facts['permutation_moved']:,} rows moved, matched by {how} rows; undone, "
-            f"{facts['unpermuted_n_mismatch']:,} elements differ, by at most {number(facts['unpermuted_max_abs'])}"
+            f"The centroids are permuted: {facts['permutation_moved']:,} rows moved, matched by {how} rows{lost}; "
+            f"undone, {facts['unpermuted_n_mismatch']:,} elements differ, "
+            f"by at most {number(facts['unpermuted_max_abs'])}"
         )
     if "ivf_lists_n" in facts:
         lines.append(

@@ -176,3 +176,50 @@ def test_codes_of_centroids_that_are_not_finite() -> None:
     facts = code_facts(a, b, 0, (a.load("0.codes"), b.load("0.codes")), None)
 
     assert (0, facts["codes_n_moved"]) == (facts["codes_near_ties"], facts["codes_real_moves"])
+
+
+def unit_rows(rng: np.random.Generator, k: int, dim: int = 32) -> Any:
+    rows = rng.standard_normal((k, dim))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-3])
+@pytest.mark.parametrize("k", [8, 500, 9000])
+def test_a_permutation_with_some_new_rows_is_still_one(k: int, noise: float) -> None:
+    """K-means that comes out in another order, with a few centroids elsewhere: the others are matched."""
+    rng = np.random.default_rng(k)
+    a, order = unit_rows(rng, k), np.roll(np.arange(k), 3)
+    b = (a[order] + noise * rng.standard_normal(a.shape)).astype(np.float16)
+    new = [2] if k == 8 else [2, 7, 100]
+    b[new] = unit_rows(rng, len(new))
+    found = find_permutation(Tensor.of(a), Tensor.of(b))
+
+    assert found is not None
+    assert (len(new), False) == (found.unmatched, found.exact)
+    kept = np.setdiff1d(np.arange(k), new)
+    np.testing.assert_array_equal(order[kept], found.to_a[kept])
+    np.testing.assert_array_equal(np.arange(k), np.sort(found.to_a))
+
+
+def test_rows_that_changed_where_they_are_are_not_permuted() -> None:
+    """Many rows that are like themselves, some that are like none, and unrelated ones: nothing is claimed."""
+    rng = np.random.default_rng(5)
+    a = unit_rows(rng, 300)
+    near = (a + 1e-3 * rng.standard_normal(a.shape)).astype(np.float16)
+    near[::10] = unit_rows(rng, 30)
+    swapped = unit_rows(rng, 300)
+    swapped[:20] = np.roll(a[:20], 1, axis=0)
+    for b in (near, swapped, unit_rows(rng, 300)):
+        assert find_permutation(Tensor.of(a), Tensor.of(b)) is None
+
+
+def test_two_rows_with_one_nearest_row() -> None:
+    """The more similar one has it; the other keeps what is left."""
+    a = unit_rows(np.random.default_rng(6), 12)
+    b = np.roll(a, 1, axis=0)
+    b[5] = (b[4].astype(np.float32) * 1.001 + 1e-3).astype(np.float16)
+    found = find_permutation(Tensor.of(a), Tensor.of(b))
+
+    assert found is not None
+    assert 1 == found.unmatched
+    np.testing.assert_array_equal(np.roll(np.arange(12), 1), found.to_a)
