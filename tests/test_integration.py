@@ -12,6 +12,7 @@ import functools
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -242,6 +243,27 @@ def test_without_any_wrapper_the_index_is_the_same(cells, again, environments, t
     assert digests(cell, FINAL) == digests(cells[NEW], FINAL)
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="colbert-ai's own kernels need a compiler")
+def test_colbert_ai_s_own_kernels_are_built_if_asked_for_and_give_the_same_index(home, cells, tmp_path):
+    text = (ROOT / "matrix.yaml").read_text(encoding="utf-8")
+    (tmp_path / "matrix.yaml").write_text(text.replace("native_extensions: false", "native_extensions: true"))
+    (tmp_path / "locks").symlink_to(ROOT / "locks")
+
+    alone = Home(tmp_path / "home")
+    alone.root.mkdir()
+    for name in ("envs", "cache"):
+        (alone.root / name).symlink_to(home.root / name)
+
+    done = harness(alone, "index", NEW, *SELECTION, "--matrix", str(tmp_path / "matrix.yaml"))
+
+    assert done.returncode == 0, done.stderr
+    (native,) = Store(alone.store).cells()
+    assert native.spec["settings"]["native_extensions"]
+    assert digests(native, FINAL) == digests(cells[NEW], FINAL)
+    # Compiling happens while the model is loaded, and takes far longer than loading it.
+    assert native.seconds["load"] > 5 * cells[NEW].seconds["load"]
+
+
 def test_digests_only_keeps_the_digests_of_intermediates_and_not_their_tensors(cells, again):
     store, cell = again("digests")
 
@@ -301,6 +323,9 @@ def test_provenance_says_what_ran_on_what(cells, environments, version):
         "allow_tf32_matmul", "allow_tf32_cudnn", "deterministic_algorithms", "cudnn_deterministic", "cudnn_benchmark",
     } <= set(provenance["switches"])  # fmt: skip
     assert cell.spec["environment"].items() <= provenance["environment"].items()
+    # A folder of this one run, and no other: torch's own cache of extensions is keyed by Python and CUDA alone.
+    folders = {name: Path(provenance["environment"][name]) for name in ("TMPDIR", "HOME", "TORCH_EXTENSIONS_DIR")}
+    assert all(cell.details["run"] in folder.parts for folder in folders.values())
     assert cell.spec["lock"] == environment.lock.digest
     assert cell.spec["collection"]["digest"]
     assert cell.spec["checkpoint"]["digest"]

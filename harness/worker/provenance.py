@@ -264,8 +264,8 @@ def collect(cell: dict[str, Any]) -> dict[str, Any]:
         "cpu_capability": getattr(capability, "get_cpu_capability", lambda: None)(),
         "gpu": _gpu() if cell["device"] != "cpu" else {},
         "switches": _switches(),
-        # HOME and TMPDIR name a folder of one run; they cannot change a bit, and would make equal cells look different.
-        "environment": {k: v for k, v in sorted(os.environ.items()) if k not in {"HOME", "TMPDIR", "PWD", "OLDPWD"}},
+        # All of it; some name folders of this one run (TMPDIR, TORCH_EXTENSIONS_DIR), which are not in the cell's key.
+        "environment": dict(sorted(os.environ.items())),
     }
 
 
