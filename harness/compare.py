@@ -241,12 +241,18 @@ def _notes(a: ArtifactSource, b: ArtifactSource) -> tuple[str, ...]:
         left, right = setting(a, name), setting(b, name)
         if left is not None and right is not None and left != right:
             notes.append(f"The indexes were made with different {name}: {left} against {right} {what}.")
+    files = [getattr(side, "ivf_file", None) for side in (a, b)]
+    if None not in files and files[0] != files[1]:
+        notes.append(
+            f"The ivf of A is from {files[0]}, that of B from {files[1]}: ivf.pid.pt lists passages, ivf.pt, which "
+            "colbert-ai wrote before 0.2.11, embeddings."
+        )
     for letter, side in (("A", a), ("B", b)):
         chunks, names = setting(side, "num_chunks"), set(side.names())
         if chunks is None or not any(map(is_final, names)):
             continue
-        files = (f"{chunk}.{what}" for chunk in range(chunks) for what in ("codes", "residuals"))
-        missing = list(islice((name for name in files if name not in names), _LISTED + 1))
+        wanted = (f"{chunk}.{what}" for chunk in range(chunks) for what in ("codes", "residuals"))
+        missing = list(islice((name for name in wanted if name not in names), _LISTED + 1))
         if missing:
             listed = ", ".join(missing[:_LISTED]) + (" and more" if len(missing) > _LISTED else "")
             notes.append(f"{letter} is not complete: its metadata counts {chunks} chunks, and it has no {listed}.")
@@ -378,8 +384,8 @@ def _facts(
     same_form = left.shape == right.shape and left.dtype == right.dtype
     facts: dict[str, Any] = {}
     if name.endswith(".residuals") and same_form and left.dtype == "uint8":
-        nbits = setting(a, "nbits")
-        if nbits in (1, 2, 4, 8) and nbits == setting(b, "nbits"):
+        nbits = domain.nbits_of(a)
+        if nbits in (1, 2, 4, 8) and nbits == domain.nbits_of(b):
             facts = domain.bucket_facts(left, right, nbits)
     elif name.endswith(".codes") and same_form and DTYPES[left.dtype].kind == "int":
         facts = domain.code_facts(a, b, int(name.partition(".")[0]), pair, permutation)

@@ -43,6 +43,18 @@ def unpack_table(nbits: int) -> Array:
     return table
 
 
+def nbits_of(source: ArtifactSource) -> int | None:
+    """Bits per residual dimension: from the settings, else from the number of bucket weights; None where untold."""
+    told = setting(source, "nbits")
+    if told is not None or "bucket_weights" not in source.names():
+        return told
+    try:
+        buckets = source.load("bucket_weights").n
+    except UnreadableTensor:
+        return None
+    return {2: 1, 4: 2, 16: 4, 256: 8}.get(buckets)
+
+
 def bucket_facts(a: Tensor, b: Tensor, nbits: int) -> dict[str, Any]:
     """How many bucket numbers changed, and by how many buckets, from two tensors of packed residuals of equal shape."""
     counts = pair_counts(a, b)
@@ -202,7 +214,7 @@ class Embeddings:
             if embs is not None and embs.shape == (codes.n, dim):
                 return cls(centroids, codes, embs, None, None, None)
             residuals, weights = source.load(f"{chunk}.residuals"), source.load("bucket_weights")
-            nbits = setting(source, "nbits")
+            nbits = nbits_of(source)
             if nbits not in (1, 2, 4, 8) or residuals.shape != (codes.n, dim * nbits // 8):
                 return None
             if residuals.dtype != "uint8" or weights.shape != (2**nbits,):

@@ -289,7 +289,8 @@ def _special(one: ArtifactComparison) -> list[str]:
         else f"in different places at {_count(metrics.specials_apart, 'element')}"
     )
     return [
-        f"Not finite: {shown}, {where}; they are left out of the numbers above. NaN equals nothing, itself included."
+        f"Not finite: {shown}, {where}; they are left out of the differences above. "
+        "NaN equals nothing, itself included."
     ]
 
 
@@ -310,9 +311,11 @@ def _meaning(one: ArtifactComparison) -> list[str]:
             if facts["codes_margin_source"] == "embeddings"
             else "embeddings rebuilt from residuals"
         )
+        judged, moved = facts["codes_judged"], facts["codes_n_moved"]
+        among = f"{judged:,}" if judged == moved else f"the first {judged:,} of {moved:,}"
         lines.append(
             f"Moved codes: {facts['codes_near_ties']:,} near-ties and {facts['codes_real_moves']:,} real moves among "
-            f"{facts['codes_judged']:,}, by {by}; margin p50 {number(facts['codes_margin_p50'])}, "
+            f"{among}, by {by}; margin p50 {number(facts['codes_margin_p50'])}, "
             f"max {number(facts['codes_margin_max'])} (near-tie: {facts['codes_near_tie_rule']})"
         )
     if "permutation_moved" in facts:

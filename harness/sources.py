@@ -133,6 +133,11 @@ class IndexDirectory:
         """The last component of the path."""
         return self.path.resolve().name or str(self.path)
 
+    @property
+    def ivf_file(self) -> str | None:
+        """The file that the inverted lists are in; None where there is none."""
+        return self._files["ivf"][0] if "ivf" in self._files else None
+
     def names(self) -> tuple[str, ...]:
         """Artifacts whose file exists; `doclens` is one tensor over all chunks."""
         return tuple(in_order([*self._files, *(["doclens"] if self._doclens else [])]))

@@ -190,3 +190,49 @@ def test_every_row_has_every_key_of_the_contract(tmp_path: Path, capsys: pytest.
     assert all(verdicts[name] == (False, False) for name in ("0.codes", "1.codes", "0.residuals", "1.residuals"))
     assert [(None, None)] * 2 == [verdicts[name] for name in ("centroids", "metadata")]
     assert (True, True) == verdicts["ivf"]
+
+
+def test_buckets_are_counted_without_metadata(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where no settings tell `nbits`, the number of bucket weights does."""
+    for name in "ab":
+        write_index(tmp_path / name, chunks=1, nbits=4)
+        for file in ("metadata.json", "plan.json"):
+            (tmp_path / name / file).unlink()
+    raw = IndexDirectory(tmp_path / "b").load("0.residuals").data.copy()
+    raw[0, 0] ^= 0b1000_0001  # one bit of each of the two bucket numbers in this byte
+    codes = IndexDirectory(tmp_path / "b").load("0.codes").data.copy()
+    codes[0] ^= 1
+    write_pt(tmp_path / "b" / "0.residuals.pt", raw)
+    write_pt(tmp_path / "b" / "0.codes.pt", codes)
+    found = json.loads(run(capsys, "compare", tmp_path / "a", tmp_path / "b", "--json")[1])["artifacts"]
+    rows = {one["name"]: one for one in found}
+
+    assert (4, 2) == (rows["0.residuals"]["nbits"], rows["0.residuals"]["buckets_n_mismatch"])
+    assert rows["0.codes"]["codes_margin_source"] == "reconstructed"
+
+
+def test_lists_of_passages_against_lists_of_embeddings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An old index's ivf.pt means something else than ivf.pid.pt, and the comparison says so."""
+    for name in "ab":
+        write_index(tmp_path / name, chunks=1)
+    assert "lists passages" not in run(capsys, "compare", tmp_path / "a", tmp_path / "b")[1]
+
+    (tmp_path / "a" / "ivf.pid.pt").rename(tmp_path / "a" / "ivf.pt")
+    assert (
+        "The ivf of A is from ivf.pt, that of B from ivf.pid.pt"
+        in run(capsys, "compare", tmp_path / "a", tmp_path / "b")[1]
+    )
+
+
+def test_a_sample_of_moved_codes_is_called_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "ab":
+        write_index(tmp_path / name, chunks=1)
+    codes = IndexDirectory(tmp_path / "b").load("0.codes").data.copy()
+    codes[:9] ^= 1
+    write_pt(tmp_path / "b" / "0.codes.pt", codes)
+    assert " real moves among 9, by " in run(capsys, "compare", tmp_path / "a", tmp_path / "b")[1]
+
+    monkeypatch.setattr("harness.domain._SAMPLE", 4)
+    assert " real moves among the first 4 of 9, by " in run(capsys, "compare", tmp_path / "a", tmp_path / "b")[1]
