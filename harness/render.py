@@ -288,10 +288,7 @@ def _special(one: ArtifactComparison) -> list[str]:
         if metrics.specials_apart == 0
         else f"in different places at {_count(metrics.specials_apart, 'element')}"
     )
-    return [
-        f"Not finite: {shown}, {where}; they are left out of the differences above. "
-        "NaN equals nothing, itself included."
-    ]
+    return [f"Not finite: {shown}, {where}; left out of the differences above. NaN equals nothing, itself included."]
 
 
 def _meaning(one: ArtifactComparison) -> list[str]:
