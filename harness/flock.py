@@ -12,7 +12,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -92,10 +92,20 @@ def try_hold(path: Path, *, shared: bool = False) -> Held | None:
 
 def hold(path: Path, *, shared: bool = False, cancelled: Callable[[], bool] = lambda: False) -> Held | None:
     """Wait for a lock; None when `cancelled` became true first."""
+    return hold_any([path], shared=shared, cancelled=cancelled)
+
+
+def hold_any(
+    paths: Sequence[Path], *, shared: bool = False, cancelled: Callable[[], bool] = lambda: False
+) -> Held | None:
+    """Wait for the first of some locks that is free; None when `cancelled` became true first."""
     while True:
-        held = try_hold(path, shared=shared)
-        if held is not None or cancelled():
-            return held
+        for path in paths:
+            held = try_hold(path, shared=shared)
+            if held is not None:
+                return held
+        if cancelled():
+            return None
         time.sleep(_POLL_SECONDS)
 
 

@@ -11,10 +11,12 @@ from pathlib import Path
 
 from harness.device import Device, visible_rows
 from harness.errors import UsageError
-from harness.flock import hold, try_hold, whose
+from harness.flock import hold_any, try_hold, whose
 from harness.home import Home
 from harness.supervise import Control, Stopped
 
+JOBS_VARIABLE = "HARNESS_JOBS"
+MOST_JOBS = 64
 _PATIENCE = 30
 
 
@@ -85,13 +87,26 @@ def gpu_lock(home: Home, gpu: Gpu, number: int = 0) -> Path:
     return home.locks / "gpus" / f"{gpu.uuid}.{number}.lock"
 
 
+def jobs_at_a_time() -> int:
+    """How many jobs of this harness may be on a GPU at a time; HARNESS_JOBS says so also for `sweep --jobs`.
+
+    Raises:
+        UsageError: it is not a number from 1 to 64.
+    """
+    wanted = os.environ.get(JOBS_VARIABLE) or "1"
+    if not wanted.isdecimal() or not 1 <= int(wanted) <= MOST_JOBS:
+        raise UsageError(f"{JOBS_VARIABLE} is '{wanted}'; set it to a number from 1 to {MOST_JOBS}, or unset it.")
+    return int(wanted)
+
+
 @contextmanager
 def gpu_turn(
     home: Home, device_kind: str, say: Callable[[str], object], control: Control | None = None
 ) -> Iterator[list[int]]:
-    """Wait until no other job of this harness is on the GPU that a job gets which is told of none, and keep others off.
+    """Wait until there is a place on the GPU that a job gets which is told of none, and keep it.
 
-    For jobs that run one at a time; a sweep chooses the GPUs of its jobs itself.
+    A GPU has one place, or as many as HARNESS_JOBS says. For jobs that run one at a time; a sweep chooses the GPUs of
+    its jobs itself.
 
     Args:
         home: whose jobs take turns.
@@ -104,16 +119,17 @@ def gpu_turn(
 
     Raises:
         Stopped: `control` said so.
+        UsageError: HARNESS_JOBS is not a number of jobs.
     """
     there = visible_gpus() if device_kind == "cuda" else []
     if not there:
         yield []
         return
-    path = gpu_lock(home, there[0])
-    held = try_hold(path)
+    places = [gpu_lock(home, there[0], number) for number in range(jobs_at_a_time())]
+    held = next(filter(None, map(try_hold, places)), None)
     if held is None:
-        say(f"GPU {there[0].index} is in use by another command ({whose(path)}); waiting for it")
-        held = hold(path, cancelled=control.stopping.is_set if control is not None else lambda: False)
+        say(f"GPU {there[0].index} is in use by another command ({whose(places[0])}); waiting for it")
+        held = hold_any(places, cancelled=control.stopping.is_set if control is not None else lambda: False)
     if held is None:
         raise Stopped
     with held:

@@ -247,6 +247,28 @@ def test_a_job_that_waits_for_the_gpu_can_be_stopped(monkeypatch, tmp_path):
         pytest.fail("it had its turn")
 
 
+def test_a_gpu_has_as_many_places_as_the_environment_says(monkeypatch, tmp_path):
+    monkeypatch.setattr(gpus, "query_driver", one_gpu)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("HARNESS_JOBS", "2")
+    home, waits = Home(tmp_path), Control()
+
+    with gpus.gpu_turn(home, "cuda", pytest.fail), gpus.gpu_turn(home, "cuda", pytest.fail):
+        with pytest.raises(Stopped), gpus.gpu_turn(home, "cuda", lambda _words: waits.stop(), waits):
+            pytest.fail("there is no third place")
+        assert sorted(path.name for path in (home.locks / "gpus").iterdir()) == ["GPU-0.0.lock", "GPU-0.1.lock"]
+
+
+@pytest.mark.parametrize("wanted", ["0", "65", "two", "-1"])
+def test_a_number_of_places_that_is_none_is_refused(monkeypatch, tmp_path, wanted):
+    monkeypatch.setattr(gpus, "query_driver", one_gpu)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("HARNESS_JOBS", wanted)
+
+    with pytest.raises(UsageError, match=f"HARNESS_JOBS is '{wanted}'; set it to a number from 1 to 64"):
+        gpus.gpu_turn(Home(tmp_path), "cuda", pytest.fail).__enter__()
+
+
 def smi(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Put an nvidia-smi on the path; it gets the question as $1."""
     folder.mkdir(exist_ok=True)

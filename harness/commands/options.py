@@ -77,6 +77,8 @@ def local_options(function: Function) -> Function:
         type=click.IntRange(min=1, max=64),
         default=1,
         show_default=True,
+        envvar="HARNESS_JOBS",
+        show_envvar=True,
         help="How many cells run at a time on each GPU, or on the CPU.",
     )(function)
     return click.option(
