@@ -9,7 +9,7 @@ import io
 import os
 import sysconfig
 import tarfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -70,10 +70,8 @@ def pack(
     with tarfile.open(fileobj=target, mode="w|", format=tarfile.PAX_FORMAT) as tar:
         writer = _Writer(tar)
         writer.text("READ-ME", _READ_ME.format(python=python, version=versions[0], versions=", ".join(versions)))
-        for environment in environments:
-            report(f"site/{environment.version}")
-            (site,) = environment.path.glob("lib/python3*/site-packages")
-            writer.tree(site, f"site/{environment.version}")
+        report(f"site/ with {', '.join(versions)}")
+        writer.trees({f"site/{one.version}": _site(one) for one in environments})
         report("python, reducer, project")
         writer.tree(prefix, "python", skip=_PYTHON_SKIPS)
         writer.tree(Path(sysconfig.get_paths()["purelib"]), "reducer")
@@ -97,6 +95,11 @@ def _interpreter(environment: Environment) -> tuple[Path, str]:
     return prefix, python.name
 
 
+def _site(environment: Environment) -> Path:
+    (site,) = environment.path.glob("lib/python3*/site-packages")
+    return site
+
+
 class _Writer:
     """Adds trees to a tar stream."""
 
@@ -113,17 +116,22 @@ class _Writer:
 
     def tree(self, path: Path, name: str, skip: Iterable[str] = ()) -> None:
         """Add a file, or a folder with what is in it; without compiled Python, static libraries and `skip`."""
-        left_out = {"__pycache__", *skip}
         if not path.is_dir():
             self._add(path, name)
             return
-        for folder, folders, files in os.walk(path):
-            folders[:] = sorted(one for one in folders if one not in left_out)
-            here = Path(folder)
-            links = [one for one in folders if (here / one).is_symlink()]
-            for one in sorted([*files, *links]):
-                if not one.endswith((".pyc", ".a")):
-                    self._add(here / one, f"{name}/{(here / one).relative_to(path).as_posix()}")
+        for inside in _inside(path, skip):
+            self._add(path / inside, f"{name}/{inside}")
+
+    def trees(self, folders: Mapping[str, Path]) -> None:
+        """Add several folders, file by file and not folder by folder.
+
+        Libraries of neighbouring versions have much in common. Side by side they are within reach of a compressor
+        with a long window, such as `zstd --long=31`.
+        """
+        files = ((inside, number) for number, path in enumerate(folders.values()) for inside in _inside(path))
+        names = list(folders)
+        for inside, number in sorted(files):
+            self._add(folders[names[number]] / inside, f"{names[number]}/{inside}")
 
     def _add(self, path: Path, name: str) -> None:
         if not (path.is_file() or path.is_symlink()):
@@ -138,3 +146,15 @@ class _Writer:
                 self._tar.addfile(member, file)
         else:
             self._tar.addfile(member)
+
+
+def _inside(path: Path, skip: Iterable[str] = ()) -> Iterator[str]:
+    """The files and links in a folder, relative to it, in order."""
+    left_out = {"__pycache__", *skip}
+    for folder, folders, files in os.walk(path):
+        folders[:] = sorted(one for one in folders if one not in left_out)
+        here = Path(folder)
+        links = [one for one in folders if (here / one).is_symlink()]
+        for one in sorted([*files, *links]):
+            if not one.endswith((".pyc", ".a")):
+                yield (here / one).relative_to(path).as_posix()

@@ -66,6 +66,18 @@ def test_what_is_unpacked_is_what_was_packed_and_shared_files_are_written_once(
     assert not [p for p in host.rglob("*") if p.name in {"__pycache__", "not_this.py"}]
 
 
+def test_files_of_one_name_lie_side_by_side(environments: list[Environment], tmp_path: Path) -> None:
+    stream = io.BytesIO()
+
+    pack(stream, environments, ROOT)
+    stream.seek(0)
+    with tarfile.open(fileobj=stream) as tar:
+        names = [name for name in tar.getnames() if name.startswith("site/")]
+
+    assert names[::2] == [name.replace("2.8.0", "2.7.1") for name in names[1::2]]
+    assert len(names) == len(set(names)) >= 4
+
+
 def test_the_system_s_own_python_is_not_taken_along(environments: list[Environment], tmp_path: Path) -> None:
     link = environments[0].path / "bin" / "python"
     link.unlink()
