@@ -1,11 +1,17 @@
-"""Quick tests first: a mistake shows in seconds, before torch environments are built or a cluster is started."""
+"""Quick tests first: a mistake shows in seconds, before torch environments are built or a cluster is started.
+
+What asks a real torch comes last, when the integration tests have built one.
+"""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.torch_oracle import torch_python
 
 # The same examples every time, however slow the machine is just now; chance has its place in `python -m tests.fuzz`.
 settings.register_profile(
@@ -20,8 +26,21 @@ for name in ("FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTERACTIVE
 _LATER = ("slow", "slurm", "integration")
 
 
+@pytest.fixture(scope="session")
+def torch_interpreter() -> Path:
+    """An interpreter with torch; the tests' own has none."""
+    found = torch_python()
+    if found is None:
+        pytest.skip("no torch here: set HARNESS_TORCH_PYTHON, or build an environment with `harness index`")
+    return found
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Order tests by the most costly marker they carry; within a kind the order of the files stays."""
-    items.sort(
-        key=lambda item: max((1 + _LATER.index(mark) for mark in _LATER if item.get_closest_marker(mark)), default=0)
-    )
+    """Order tests by the most costly thing they need; within a kind the order of the files stays."""
+    items.sort(key=_cost)
+
+
+def _cost(item: pytest.Item) -> int:
+    if "torch_interpreter" in getattr(item, "fixturenames", ()):
+        return 1 + len(_LATER)
+    return max((1 + _LATER.index(mark) for mark in _LATER if item.get_closest_marker(mark)), default=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from harness._passes import ABS_BINS, ULP_BINS, byte_values, decode, not_close, 
 from harness.errors import UsageError
 from harness.metrics import BNB, BUILTIN, DEFAULT, Metrics, Profile, measure
 from harness.tensors import DTYPES, Array, Tensor
-from tests.torch_oracle import TorchOracle, torch_python
+from tests.torch_oracle import TorchOracle
 
 BUSY = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -26,11 +27,8 @@ _UINT = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
 @pytest.fixture(scope="module")
-def oracle() -> Iterator[TorchOracle]:
-    python = torch_python()
-    if python is None:
-        pytest.skip("no torch here: set HARNESS_TORCH_PYTHON, or build an environment with `harness index`")
-    process = TorchOracle(python)
+def oracle(torch_interpreter: Path) -> Iterator[TorchOracle]:
+    process = TorchOracle(torch_interpreter)
     yield process
     process.close()
 

@@ -18,7 +18,6 @@ from harness.store import OUTCOMES, Artifact, Store, StoredCell, index_tensors, 
 from harness.tensors import Tensor, UnreadableTensor, read_safetensors, write_safetensors
 from tests.cell_specs import cell, spec
 from tests.small_index import index_arrays, write_index, write_pt
-from tests.torch_oracle import torch_python
 
 
 @pytest.fixture
@@ -349,11 +348,8 @@ def test_a_failed_write_of_an_object_leaves_nothing(store, monkeypatch):
     assert objects(store) == []
 
 
-def test_index_tensors_agree_with_a_real_torch(tmp_path):
+def test_index_tensors_agree_with_a_real_torch(tmp_path, torch_interpreter):
     """The hand-written files of these tests are what torch itself reads and writes."""
-    python = torch_python()
-    if python is None:
-        pytest.skip("no interpreter with torch: set HARNESS_TORCH_PYTHON or build an environment")
     ours, theirs = write_index(tmp_path / "ours"), tmp_path / "theirs"
     theirs.mkdir()
     program = (
@@ -363,7 +359,7 @@ def test_index_tensors_agree_with_a_real_torch(tmp_path):
         "    if path.suffix == '.pt': torch.save(torch.load(path), theirs / path.name)\n"
         "    else: shutil.copy(path, theirs)\n"
     )
-    subprocess.run([python, "-W", "ignore", "-c", program, ours, theirs], check=True, timeout=120)
+    subprocess.run([torch_interpreter, "-W", "ignore", "-c", program, ours, theirs], check=True, timeout=120)
 
     expected = {name: tensor.digest() for name, tensor in index_tensors(ours)}
 

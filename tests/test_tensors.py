@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 from harness.tensors import DTYPES, Tensor, UnreadableTensor, read_pt, read_safetensors, write_safetensors
 from tests.pt_files import integer, rebuild, text, tuple_of, write_archive, write_pt
-from tests.torch_oracle import torch_python
 
 _TORCH = r"""
 import collections, sys, torch
@@ -48,13 +47,10 @@ torch.save(torch.nn.Linear(2, 2), f"{folder}/module.pt")
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved(tmp_path_factory: pytest.TempPathFactory, torch_interpreter: Path) -> Path:
     """A folder of files that a real torch wrote."""
-    python = torch_python()
-    if python is None:
-        pytest.skip("no torch here: set HARNESS_TORCH_PYTHON, or build an environment with `harness index`")
     folder = tmp_path_factory.mktemp("saved")
-    subprocess.run([str(python), "-W", "ignore", "-c", _TORCH, str(folder)], check=True)
+    subprocess.run([str(torch_interpreter), "-W", "ignore", "-c", _TORCH, str(folder)], check=True)
     return folder
 
 

@@ -41,7 +41,6 @@ from tests.hub_server import HubServer
 from tests.pt_files import rebuild, write_archive
 from tests.small_index import write_index
 from tests.test_checkpoint import checkpoint_bytes, write_checkpoint
-from tests.torch_oracle import torch_python
 
 EVIL = "\x1b[2J\x1b]0;owned\x07\r[red]bold[/red]\u202ereversed\nharness: all is well."
 """Clears the screen, renames the window, overwrites the line, is markup, turns text round, fakes a line."""
@@ -508,11 +507,8 @@ print("good", type(hf_colbert.AutoConfig.from_pretrained(checkpoint)).__name__, 
 
 
 @pytest.mark.integration
-def test_the_worker_runs_no_code_of_a_checkpoint_whoever_asks_for_it(tmp_path: Path) -> None:
+def test_the_worker_runs_no_code_of_a_checkpoint_whoever_asks_for_it(tmp_path: Path, torch_interpreter: Path) -> None:
     """With the real transformers and colbert-ai, which asks for trust_remote_code itself."""
-    python = torch_python()
-    if python is None:
-        pytest.skip("no interpreter with torch: set HARNESS_TORCH_PYTHON or build an environment")
     marker = tmp_path / "ran"
     code = (
         f"open({str(marker)!r}, 'a').write('x')\n"
@@ -541,7 +537,7 @@ def test_the_worker_runs_no_code_of_a_checkpoint_whoever_asks_for_it(tmp_path: P
                    "HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": str(Path(__file__).parent.parent)}  # fmt: skip
 
     done = subprocess.run(
-        [str(python), "-W", "ignore", "-c", _WORKER, str(tmp_path / "good"), str(tmp_path / "evil")],
+        [str(torch_interpreter), "-W", "ignore", "-c", _WORKER, str(tmp_path / "good"), str(tmp_path / "evil")],
         env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
 

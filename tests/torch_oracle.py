@@ -36,7 +36,7 @@ def torch_python() -> Path | None:
     """An interpreter with torch: `HARNESS_TORCH_PYTHON`, else the newest environment the harness has built."""
     if os.environ.get("HARNESS_TORCH_PYTHON"):
         return Path(os.environ["HARNESS_TORCH_PYTHON"])
-    root = Path(__file__).parent.parent / ".harness" / "envs"
+    root = Path(os.environ.get("HARNESS_HOME") or Path(__file__).parent.parent / ".harness") / "envs"
     built = sorted(root.glob("2.8.0*/bin/python")) or sorted(root.glob("2.*/bin/python"))
     return built[-1] if built else None
 
