@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from harness.errors import UsageError
 from harness.flock import hold
+from harness.tables import metadata_of
 
 if TYPE_CHECKING:
     from harness.experiment import Experiment
@@ -124,7 +125,7 @@ class Gathering:
             raise UsageError(
                 f"{path} cannot be read as a table ({error}); delete it or choose another --output."
             ) from error
-        metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+        metadata = metadata_of(table)
         for key, value in self._about.items():
             # Tables that were written before they carried this are taken as they are.
             if metadata.get(key, value) != value:

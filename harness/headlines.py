@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from harness.errors import UsageError
 from harness.ladder import unique_names
 from harness.matrix import version_key
-from harness.tables import TABLES_SCHEMA
+from harness.tables import TABLES_SCHEMA, metadata_of
 
 STEP = ["a", "b"]
 COUNTS = ["total", "shapes_match", "default_match", "bnb_match"]
@@ -59,10 +59,7 @@ def _folder(folder: Path) -> Headlines:
         raise UsageError(
             f"{path} cannot be read ({reason}); name a folder that a sweep wrote its tables to."
         ) from error
-    about = {
-        key.decode("utf-8", "replace"): value.decode("utf-8", "replace")
-        for key, value in (table.schema.metadata or {}).items()
-    }
+    about = metadata_of(table)
     if about.get("harness_schema") != TABLES_SCHEMA:
         raise UsageError(f"{path} is not a table of this harness (schema {TABLES_SCHEMA}); write the tables anew.")
     name, passages = [*about.get("collection", "").split(" "), "", ""][:2]

@@ -14,7 +14,7 @@ from typing import Any
 
 from harness.errors import InfrastructureError, UsageError
 from harness.experiment import Planned
-from harness.tables import COLUMNS, TABLES_SCHEMA, Headline, headline_cells, markdown_table
+from harness.tables import COLUMNS, TABLES_SCHEMA, Headline, headline_cells, markdown_table, metadata_of
 
 TABLES = ("comparisons", "consecutive", "artifacts")
 LOOK_BACK = 30
@@ -180,11 +180,7 @@ def read_night(folder: Path) -> Night:
         except (pa.ArrowException, OSError, ValueError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
             raise UsageError(f"{path}: this table cannot be read ({reason}); delete the night's folder.") from error
-        metadata = {
-            key.decode("utf-8", "replace"): value.decode("utf-8", "replace")
-            for key, value in (table.schema.metadata or {}).items()
-            if not key.startswith(b"ARROW")
-        }
+        metadata = metadata_of(table)
         if metadata.get("harness_schema") != TABLES_SCHEMA:
             raise UsageError(f"{path}: this is not a table of this harness (schema {TABLES_SCHEMA}).")
         tables[name], about = rows, metadata

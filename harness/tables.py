@@ -423,6 +423,15 @@ def _consecutive_row(pair: Pair, noise: Mapping[str, frozenset[str]]) -> dict[st
     }
 
 
+def metadata_of(table: pa.Table) -> dict[str, str]:
+    """What the file of a table says that it is of: device, collection, schema version and so on."""
+    return {
+        key.decode("utf-8", "replace"): value.decode("utf-8", "replace")
+        for key, value in (table.schema.metadata or {}).items()
+        if not key.startswith(b"ARROW")
+    }
+
+
 # ---- words
 
 COLUMNS = ("PyTorch A", "PyTorch B", "All shapes match", "Default", "bnb", "Bit-equal", "Outcome")

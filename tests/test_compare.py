@@ -16,13 +16,13 @@ import pytest
 
 from harness import domain
 from harness._passes import decode
-from harness.cli import main
 from harness.compare import Comparison, compare_sources, dumps
 from harness.errors import UsageError
 from harness.metrics import BUILTIN, Profile
 from harness.render import share, text, value
 from harness.sources import Facts, IndexDirectory
 from harness.tensors import DTYPES, Tensor
+from tests.command import run
 from tests.pt_files import pack, rebuild, write_archive, write_index, write_ivf, write_pt
 
 
@@ -44,14 +44,6 @@ def row(comparison: Comparison, name: str) -> Any:
 
 def statuses(comparison: Comparison) -> dict[str, str]:
     return {one.name: one.status for one in comparison.artifacts if one.status != "bit_equal"}
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        main([str(argument) for argument in arguments])
-    out, err = capsys.readouterr()
-    assert isinstance(ended.value.code, int)
-    return ended.value.code, out, err
 
 
 def test_equal_indexes(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,12 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from click.testing import CliRunner
 
-from harness.commands.headlines import command
 from harness.errors import UsageError
 from harness.headlines import disagreements, read_headlines, side_by_side
 from harness.tables import TABLES_SCHEMA
+from tests.command import run
 
 ARTICLE = Path(__file__).parent.parent / "docs" / "article.csv"
 HEAD = "a,b,total,shapes_match,default_match,bnb_match\n"
@@ -90,26 +89,26 @@ def test_two_tables_of_one_collection_have_names_of_their_own(tmp_path):
     assert len(found) == 2
 
 
-def test_the_command_prints_what_was_measured_and_exits_with_1_where_tables_disagree(tmp_path):
+def test_the_command_prints_what_was_measured_and_exits_with_1_where_tables_disagree(tmp_path, capsys):
     beyond = folder(
         tmp_path / "made", {"a": "2.6.0", "b": "2.7.0", "bit_equal": 2, "default_match": 2}, device="cuda [red]H100\x1b"
     )
 
-    found = CliRunner().invoke(command, [str(beyond), str(ARTICLE), "--markdown"], standalone_mode=False)
+    code, out, _ = run(capsys, "headlines", beyond, ARTICLE, "--markdown")
 
-    assert found.return_value == 1
-    assert "| 2.6.0 -\\> 2.7.0 | default 2/12, bnb 12/12 | within default (12/12) |" in found.output
-    assert "cuda [red]H100\\x1b, checkpoint ck (4567)" in found.output
-    assert 'article: V. Bakshi, "Re-evaluating' in found.output
+    assert code == 1
+    assert "| 2.6.0 -\\> 2.7.0 | default 2/12, bnb 12/12 | within default (12/12) |" in out
+    assert "cuda [red]H100\\x1b, checkpoint ck (4567)" in out
+    assert 'article: V. Bakshi, "Re-evaluating' in out
 
 
-def test_the_command_exits_with_0_where_tables_agree(tmp_path):
+def test_the_command_exits_with_0_where_tables_agree(tmp_path, capsys):
     equal = folder(tmp_path / "made", {"a": "2.6.0", "b": "2.7.0"})
 
-    found = CliRunner().invoke(command, [str(equal), str(ARTICLE)], standalone_mode=False)
+    code, out, _ = run(capsys, "headlines", equal, ARTICLE)
 
-    assert found.return_value == 0
-    assert "No step is beyond default in one table and within it in another." in found.output
+    assert code == 0
+    assert "No step is beyond default in one table and within it in another." in out
 
 
 @pytest.mark.parametrize(

@@ -8,18 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.cli import main
 from harness.ladder import unique_names
 from harness.sources import IndexDirectory, resolve
+from tests.command import run
 from tests.pt_files import write_index, write_pt
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        main([str(argument) for argument in arguments])
-    out, err = capsys.readouterr()
-    assert isinstance(ended.value.code, int)
-    return ended.value.code, out, err
 
 
 def test_a_chunk_that_neither_side_has_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
