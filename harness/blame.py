@@ -31,7 +31,7 @@ from harness.locate import look, step_request
 from harness.lock import difference, read_lock
 from harness.pair import Pair, Side
 from harness.runner import Interpreter
-from harness.sites import exchange, packages_in
+from harness.sites import exchange, owns, packages_in, provider, site_of, unresolved
 
 AS_A, AS_B, NEITHER, UNRESOLVED = "as A", "as B", "as neither", "unresolved"
 _PIN = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==")
@@ -68,6 +68,8 @@ class Outcome:
         outcome: the job's or the build's outcome.
         reason: one sentence where it is unresolved.
         digest: of the result; empty where there is none.
+        along: packages of no unit that were exchanged too, because what was exchanged does not load without them.
+        kept: packages of the units that were not exchanged, because what stayed does not load without them.
     """
 
     base: str
@@ -76,6 +78,15 @@ class Outcome:
     outcome: str = "ok"
     reason: str = ""
     digest: str = ""
+    along: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+
+    @property
+    def remark(self) -> str:
+        """What went along or stayed, as part of a sentence; empty where nothing did."""
+        along = f", with {' and '.join(self.along)}, without which it does not load" if self.along else ""
+        kept = f", but for {' and '.join(self.kept)}, without which the rest does not load" if self.kept else ""
+        return along + kept
 
 
 @dataclass(frozen=True)
@@ -237,12 +248,33 @@ def find(units: Sequence[Unit], observe: Callable[[str, Sequence[Unit]], Outcome
             "part of them does.",
             found,
         )
-    itself = " itself" if found[0].name == "torch" else ""
+    alone = look_at("B", found), back
+    along = sorted({package for outcome in alone for package in outcome.along})
+    itself = " itself" if found[0].name == "torch" and not along else ""
+    how = f"together with {' and '.join(along)}, without which it does not load," if along else "alone"
+    other = _bystander(units, found[0], look_at) + (_rest(units, found[0], look_at) if along else "")
     return answer(
-        f"{found[0].name}{itself}{f' {found[0].versions}' if found[0].versions else ''}: exchanging it alone exchanges "
-        f"the result, bit for bit, in both directions.{_bystander(units, found[0], look_at)}",
+        f"{found[0].name}{itself}{f' {found[0].versions}' if found[0].versions else ''}: exchanging it {how} exchanges "
+        f"the result, bit for bit, in both directions.{other}",
         found,
     )
+
+
+def _rest(units: Sequence[Unit], guilty: Unit, look_at: Callable[[str, Sequence[Unit]], Outcome]) -> str:
+    """What exchanging everything but the guilty unit does, as far as the guilty one loads with it."""
+    others = [unit for unit in units if unit is not guilty]
+    if not others:
+        return ""
+    newer, older = (look_at(base, others) for base in ("B", "A"))
+    kept = sorted({package for outcome in (newer, older) for package in outcome.kept})
+    but = f", but for {' and '.join(kept)}" if kept else ""
+    if [newer.result, older.result] == [AS_B, AS_A]:
+        return f" Everything else{but}: exchanging it changes nothing, in either direction."
+    said = " and ".join(
+        f"in the {where} {o.result}{f' ({o.reason})' if o.reason else ''}"
+        for where, o in (("newer", newer), ("older", older))
+    )
+    return f" Everything else{but}: {said}."
 
 
 def _bystander(units: Sequence[Unit], guilty: Unit, look_at: Callable[[str, Sequence[Unit]], Outcome]) -> str:
@@ -290,19 +322,66 @@ class Laboratory:
 
         def observe(base: str, units: Sequence[Unit]) -> Outcome:
             names = tuple(unit.name for unit in units)
+            asked = frozenset(p for unit in units for p in unit.packages)
             side, other = (self.pair.a, self.pair.b) if base == "A" else (self.pair.b, self.pair.a)
             self.report(f"{side.cell.version} with {', '.join(names)} of {other.cell.version}")
-            try:
-                with self._environment(side, other, [p for unit in units for p in unit.packages]) as interpreter:
-                    outcome, reason, digest = self.result(side, interpreter)
-            except BuildFailed as error:
-                return Outcome(base, names, UNRESOLVED, error.outcome, str(error))
-            if outcome != "ok":
-                return Outcome(base, names, UNRESOLVED, outcome, reason)
-            kinds = {references[0]: AS_A, references[1]: AS_B}
-            return Outcome(base, names, kinds.get(digest, NEITHER), digest=digest)
+            taken, seen = asked, {asked}
+            done = first = self._try(base, side, other, names, taken, references)
+            while done.outcome == "import_failed":
+                taken = self._adapted(side, other, taken, done.reason)
+                # An exchange of which nothing is left is none, and one that was tried fails again.
+                if not taken & asked or taken in seen:
+                    break
+                seen.add(taken)
+                done = self._try(base, side, other, names, taken, references)
+            if done.result == UNRESOLVED:
+                return first
+            return replace(done, along=tuple(sorted(taken - asked)), kept=tuple(sorted(asked - taken)))
 
         return observe
+
+    def _try(
+        self,
+        base: str,
+        side: Side,
+        other: Side,
+        names: tuple[str, ...],
+        packages: Iterable[str],
+        references: tuple[str, str],
+    ) -> Outcome:
+        """One counterfactual, as it is."""
+        try:
+            with self._environment(side, other, sorted(packages)) as interpreter:
+                outcome, reason, digest = self.result(side, interpreter)
+        except BuildFailed as error:
+            return Outcome(base, names, UNRESOLVED, error.outcome, str(error))
+        if outcome != "ok":
+            return Outcome(base, names, UNRESOLVED, outcome, reason)
+        kinds = {references[0]: AS_A, references[1]: AS_B}
+        return Outcome(base, names, kinds.get(digest, NEITHER), digest=digest)
+
+    def _adapted(self, side: Side, other: Side, taken: frozenset[str], reason: str) -> frozenset[str]:
+        """The packages to exchange so that a library that did not load finds its own side's; the same if none is known.
+
+        Args:
+            side: whose environment it is.
+            other: where the packages are taken from.
+            taken: the packages exchanged in the attempt that failed.
+            reason: the message of the dynamic loader.
+        """
+        missing = unresolved(reason)
+        if missing is None:
+            return taken
+        mine, theirs = (site_of(one.interpreter()) for one in (side, other))
+        versions = difference(*(self.experiment.lock(one.cell.version) for one in (side, other)))
+        # What is missing belongs to the side that the library comes from which asks for it; torch's, if none is named.
+        asking = next((p for p in versions if missing.asking and owns(mine, p, missing.asking)), None)
+        asking = asking or next((p for p in versions if missing.asking and owns(theirs, p, missing.asking)), "torch")
+        exchanged = asking in taken
+        found = provider(theirs if exchanged else mine, (p for p in versions if p != asking), missing)
+        if found is None or (found in taken) == exchanged:
+            return taken
+        return taken | {found} if exchanged else taken - {found}
 
     @contextmanager
     def _environment(self, side: Side, other: Side, packages: list[str]) -> Iterator[Interpreter]:
@@ -395,12 +474,16 @@ def rows(found: Blame, pair: Pair, versions: dict[str, tuple[str | None, str | N
     a, b = pair.a.cell.label, pair.b.cell.label
     by_name = {unit.name: unit.packages for unit in found.units}
     common = {"a": a, "b": b, "verdict": found.sentence}
+
+    def exchanged(o: Outcome) -> list[str]:
+        return [p for p in (*(p for name in o.units for p in by_name[name]), *o.along) if p not in o.kept]
+
     return [
         {
             **common,
             "base": o.base,
-            "packages": ",".join(p for name in o.units for p in by_name[name]),
-            "versions": json.dumps({p: versions[p] for name in o.units for p in by_name[name]}, sort_keys=True),
+            "packages": ",".join(exchanged(o)),
+            "versions": json.dumps({p: versions[p] for p in exchanged(o)}, sort_keys=True),
             "what": ",".join(o.units),
             "result": o.result,
             "outcome": o.outcome,

@@ -25,6 +25,10 @@ from harness.blame import (
     units_of,
 )
 from harness.home import Home
+from harness.lock import read_lock
+from harness.pair import Side
+from harness.runner import Interpreter
+from tests.test_sites import package
 
 UNITS = tuple(Unit(name, (name,)) for name in ("torch", "cublas", "triton", "sympy"))
 
@@ -196,3 +200,92 @@ def test_two_that_need_the_same_counterfactual_take_turns_and_leave_nothing(
 
     assert events == ["first has it: True", "second has it: True"]
     assert [path.name for path in home.environments.iterdir() if not path.name.endswith(".lock")] == []
+
+
+VERSIONS: dict[str, tuple[str | None, str | None]] = dict.fromkeys(
+    ("torch", "nvidia-nccl-cu12", "nvidia-cusparselt-cu12", "nvidia-cublas-cu12"), ("1", "2")
+)
+
+
+def _brought(folder: Path, version: str, result: str) -> Path:
+    """A site folder whose torch loads only beside NCCL and cuSPARSELt of its own version, and only torch decides."""
+    package(folder, "torch", version, {"torch/lib/libtorch_cuda.so": result})
+    package(folder, "nvidia-nccl-cu12", version, {"nvidia/nccl/lib/libnccl.so.2": f"\0ncclNew{version}\0"})
+    package(folder, "nvidia-cusparselt-cu12", version, {f"lt{version}/libcusparseLt.so.{version}": ""})
+    package(folder, "nvidia-cublas-cu12", version, {"nvidia/cublas/lib/libcublas.so.12": "ncclNew1 ncclNew2"})
+    return folder
+
+
+def _loads(site: Path) -> tuple[str, str, str]:
+    """What the dynamic loader would say, and the result."""
+    result = (site / "torch/lib/libtorch_cuda.so").read_text()
+    version = {"old": "1", "new": "2"}[result]
+    if f"ncclNew{version}\0" not in (site / "nvidia/nccl/lib/libnccl.so.2").read_text():
+        where = f"ImportError: {site}/torch/lib/libtorch_cuda.so"
+        return "import_failed", f"{where}: undefined symbol: ncclNew{version}", ""
+    if not (site / f"lt{version}/libcusparseLt.so.{version}").exists():
+        missing = f"libcusparseLt.so.{version}: cannot open shared object file: No such file or directory"
+        return "import_failed", f"ImportError: {missing}", ""
+    return "ok", "", result
+
+
+@pytest.fixture
+def laboratory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Laboratory:
+    """Two brought environments that differ in four packages; jobs only load torch."""
+    sites = {"1": _brought(tmp_path / "1", "1", "old"), "2": _brought(tmp_path / "2", "2", "new")}
+    for version in sites:
+        pins = (f"{name}=={version} \\\n    --hash=sha256:{version}{'0' * 63}\n" for name in VERSIONS)
+        (tmp_path / f"{version}.txt").write_text("".join(pins))
+    experiment: Any = SimpleNamespace(
+        home=Home(tmp_path / "home"), brought=lambda version: Interpreter(Path("python"), sites[version]),
+        lock=lambda version: read_lock(tmp_path / f"{version}.txt"),
+    )  # fmt: skip
+    a, b = (
+        SimpleNamespace(
+            cell=SimpleNamespace(version=version), interpreter=lambda site=site: Interpreter(Path("python"), site)
+        )
+        for version, site in sites.items()
+    )
+
+    def result(_self: Laboratory, _side: Side, interpreter: Interpreter) -> tuple[str, str, str]:
+        assert interpreter.site is not None
+        return _loads(interpreter.site)
+
+    monkeypatch.setattr(Laboratory, "result", result)
+    return Laboratory(experiment, SimpleNamespace(a=a, b=b), {}, lambda _text: None)  # type: ignore[arg-type]
+
+
+def test_a_torch_that_needs_its_own_libraries_to_load_takes_them_along(laboratory: Laboratory) -> None:
+    found = find(units_of(VERSIONS, apart=True), laboratory.observe(("old", "new")), ("1", "2"))
+
+    assert found.guilty == ("torch",)
+    assert found.sentence.startswith(
+        "torch 1 -> 2: exchanging it together with nvidia-cusparselt-cu12 and nvidia-nccl-cu12, without which it does "
+        "not load, exchanges the result, bit for bit, in both directions. nvidia-cublas-cu12 1 -> 2 alone: exchanging "
+        "it changes nothing, in either direction."
+    )
+    assert found.sentence.endswith(
+        "Everything else, but for nvidia-cusparselt-cu12 and nvidia-nccl-cu12: exchanging it changes nothing, in "
+        "either direction."
+    )
+    alone = next(o for o in found.tried if o.base == "B" and o.units == ("torch",))
+    assert alone.along == ("nvidia-cusparselt-cu12", "nvidia-nccl-cu12")
+
+
+def test_a_library_without_which_torch_does_not_load_cannot_be_exchanged(laboratory: Laboratory) -> None:
+    nccl = Unit("nvidia-nccl-cu12", ("nvidia-nccl-cu12",))
+    tried = laboratory.observe(("old", "new"))("A", [nccl])
+
+    assert tried.result == UNRESOLVED
+    assert "undefined symbol: ncclNew1" in tried.reason
+    assert (tried.along, tried.kept) == ((), ())
+
+
+def test_a_row_says_which_packages_were_exchanged_in_fact(laboratory: Laboratory) -> None:
+    found = find(units_of(VERSIONS, apart=True), laboratory.observe(("old", "new")), ("1", "2"))
+    cell = SimpleNamespace(cell=SimpleNamespace(label="1"))
+    written = blame.rows(found, SimpleNamespace(a=cell, b=cell), VERSIONS)  # type: ignore[arg-type]
+
+    packages = {(row["base"], row["what"]): row["packages"] for row in written}
+    assert packages["B", "torch"] == "torch,nvidia-cusparselt-cu12,nvidia-nccl-cu12"
+    assert packages["B", "nvidia-cublas-cu12,other NVIDIA libraries"] == "nvidia-cublas-cu12"

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.sites import exchange, packages_in
+from harness.sites import Missing, exchange, owns, packages_in, provider, unresolved
 
 
-def _package(site: Path, name: str, version: str, files: dict[str, str]) -> None:
+def package(site: Path, name: str, version: str, files: dict[str, str]) -> None:
+    """Install a package of these files, with a RECORD that also lists what is not there."""
     metadata = site / f"{name.replace('-', '_')}-{version}.dist-info"
     written = {**files, f"{metadata.name}/METADATA": f"Name: {name}\nVersion: {version}\n"}
     for path, text in written.items():
@@ -21,13 +22,13 @@ def _package(site: Path, name: str, version: str, files: dict[str, str]) -> None
 
 
 def _site(folder: Path, version: str, *, triton: bool = False) -> Path:
-    _package(folder, "torch", version, {"torch/__init__.py": f"torch {version}", f"torch/only_{version}.py": ""})
+    package(folder, "torch", version, {"torch/__init__.py": f"torch {version}", f"torch/only_{version}.py": ""})
     library = {"nvidia/__init__.py": "", "nvidia/cublas/lib/libcublas.so.12": f"cublas {version}"}
-    _package(folder, "nvidia-cublas-cu12", version, library)
+    package(folder, "nvidia-cublas-cu12", version, library)
     other = {"nvidia/__init__.py": "", "nvidia/cudnn/lib/libcudnn.so.9": f"cudnn {version}"}
-    _package(folder, "nvidia-cudnn-cu12", version, other)
+    package(folder, "nvidia-cudnn-cu12", version, other)
     if triton:
-        _package(folder, "triton", version, {"triton/__init__.py": f"triton {version}"})
+        package(folder, "triton", version, {"triton/__init__.py": f"triton {version}"})
     (folder / "torch" / "__pycache__").mkdir()
     Path(cache_from_source(str(folder / "torch" / "__init__.py"))).write_text(f"compiled {version}")
     return folder
@@ -79,7 +80,7 @@ def test_a_package_that_only_one_side_has_comes_or_goes(sites: tuple[Path, Path]
 def test_a_file_that_two_packages_share_stays_when_one_of_them_goes(sites: tuple[Path, Path], tmp_path: Path) -> None:
     a, b = sites
     (b / "nvidia_cublas_cu12-2.dist-info" / "METADATA").unlink()
-    _package(b, "nvidia-cublas-cu12", "2", {"nvidia/cublas/lib/libcublas.so.12": "cublas 2"})
+    package(b, "nvidia-cublas-cu12", "2", {"nvidia/cublas/lib/libcublas.so.12": "cublas 2"})
     exchange(a, b, ["nvidia-cublas-cu12"], tmp_path / "made")
 
     assert "nvidia/__init__.py" in _content(tmp_path / "made")
@@ -93,3 +94,33 @@ def test_deleting_what_was_made_leaves_the_originals(sites: tuple[Path, Path], t
     shutil.rmtree(tmp_path / "made")
 
     assert [_content(site) for site in sites] == before
+
+
+@pytest.mark.parametrize(
+    ("said", "missing"),
+    [
+        ("ImportError: libcusparseLt.so.0: cannot open shared object file: No such file or directory",
+         Missing(file="libcusparseLt.so.0")),
+        ("ImportError: site/torch/lib/libtorch_cuda.so: undefined symbol: ncclCommWindowRegister",
+         Missing(symbol="ncclCommWindowRegister", asking="libtorch_cuda.so")),
+        ("ImportError: x/torch/lib/libtorch_cpu.so: undefined symbol: cuptiActivity, version libcupti.so.12",
+         Missing("libcupti.so.12", "cuptiActivity", "libtorch_cpu.so")),
+        ("x/libcusparse.so.12: symbol __nvJit_12_4, version libnvJitLink.so.12 not defined in file libnvJitLink.so.12",
+         Missing("libnvJitLink.so.12", "__nvJit_12_4", "libcusparse.so.12")),
+        ("ModuleNotFoundError: No module named 'sympy'", None),
+    ],
+)  # fmt: skip
+def test_the_loader_says_what_is_missing(said: str, missing: Missing | None) -> None:
+    assert unresolved(said) == missing
+
+
+def test_the_package_with_a_missing_library_or_symbol_is_found(sites: tuple[Path, Path]) -> None:
+    (sites[0] / "nvidia/cudnn/lib/libcudnn.so.9").write_bytes(b"\0cudnnCreate\0cudnnCreateTensor\0")
+    packages = ["torch", "nvidia-cublas-cu12", "nvidia-cudnn-cu12", "triton"]
+
+    assert provider(sites[0], packages, Missing(file="libcublas.so.12")) == "nvidia-cublas-cu12"
+    assert provider(sites[0], packages, Missing(symbol="cudnnCreate")) == "nvidia-cudnn-cu12"
+    assert provider(sites[0], packages, Missing(symbol="cudnn")) is None
+    assert provider(sites[0], packages, Missing(file="libnccl.so.2")) is None
+    assert owns(sites[0], "nvidia-cudnn-cu12", "libcudnn.so.9")
+    assert not owns(sites[0], "triton", "libcudnn.so.9")

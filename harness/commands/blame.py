@@ -47,7 +47,7 @@ def command(a: str, b: str, output: Path | None, **options: Any) -> int:
     for tried in found.tried:
         base, other = (a, b) if tried.base == "A" else (b, a)
         reason = f" ({tried.outcome}: {tried.reason})" if tried.reason else ""
-        click.echo(printable(f"{base} with {', '.join(tried.units)} of {other}: {tried.result}{reason}"))
+        click.echo(printable(f"{base} with {', '.join(tried.units)} of {other}{tried.remark}: {tried.result}{reason}"))
     if found.left_out:
         click.echo(f"Not exchanged, because neither site folder holds them: {', '.join(found.left_out)}.")
     click.echo(found.sentence)
