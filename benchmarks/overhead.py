@@ -3,8 +3,7 @@
     python benchmarks/overhead.py --version 2.8.0 --collection PASSAGES --checkpoint CHECKPOINT [--rounds 3]
         [--scale-to N] [--device cuda] [--sites SITES --site-python PYTHON]
 
-Modes alternate within each round, so that a machine that slows down slows them all. Whole processes are
-Modes alternate within each round, so that a slow machine slows them all. Whole processes are
+Modes alternate within each round, so that a slow machine slows them all. Whole processes are timed, their start included.
 """
 
 from __future__ import annotations
