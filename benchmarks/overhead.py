@@ -3,7 +3,7 @@
     python benchmarks/overhead.py --version 2.8.0 --collection PASSAGES --checkpoint CHECKPOINT [--rounds 3]
         [--scale-to N] [--device cuda] [--sites SITES --site-python PYTHON]
 
-Modes alternate within each round, so that a slow machine slows them all. Whole processes are timed, their start included.
+Modes alternate within each round, so that a slow machine slows them all. Whole processes are timed, with their start.
 """
 
 from __future__ import annotations

@@ -260,21 +260,26 @@ def find(units: Sequence[Unit], observe: Callable[[str, Sequence[Unit]], Outcome
     )
 
 
+def _but(outcomes: Iterable[Outcome]) -> str:
+    """What was not exchanged after all, as part of a sentence."""
+    kept = sorted({package for outcome in outcomes for package in outcome.kept})
+    return f", but for {' and '.join(kept)}," if kept else ""
+
+
 def _rest(units: Sequence[Unit], guilty: Unit, look_at: Callable[[str, Sequence[Unit]], Outcome]) -> str:
     """What exchanging everything but the guilty unit does, as far as the guilty one loads with it."""
     others = [unit for unit in units if unit is not guilty]
     if not others:
         return ""
     newer, older = (look_at(base, others) for base in ("B", "A"))
-    kept = sorted({package for outcome in (newer, older) for package in outcome.kept})
-    but = f", but for {' and '.join(kept)}" if kept else ""
+    but = _but((newer, older))
     if [newer.result, older.result] == [AS_B, AS_A]:
-        return f" Everything else{but}: exchanging it changes nothing, in either direction."
+        return f" Everything else{but.rstrip(',')}: exchanging it changes nothing, in either direction."
     said = " and ".join(
         f"in the {where} {o.result}{f' ({o.reason})' if o.reason else ''}"
         for where, o in (("newer", newer), ("older", older))
     )
-    return f" Everything else{but}: {said}."
+    return f" Everything else{but.rstrip(',')}: {said}."
 
 
 def _bystander(units: Sequence[Unit], guilty: Unit, look_at: Callable[[str, Sequence[Unit]], Outcome]) -> str:
@@ -282,8 +287,8 @@ def _bystander(units: Sequence[Unit], guilty: Unit, look_at: Callable[[str, Sequ
     other = next((unit for unit in units if unit is not guilty), None)
     if other is None:
         return ""
-    said = f" {other.title} alone: "
     directions = [look_at(base, [other]) for base in ("B", "A")]
+    said = f" {other.title}{_but(directions)} alone: "
     if [outcome.result for outcome in directions] == [AS_B, AS_A]:
         return f"{said}exchanging it changes nothing, in either direction."
     if all(outcome.result == UNRESOLVED for outcome in directions):

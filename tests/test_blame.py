@@ -289,3 +289,13 @@ def test_a_row_says_which_packages_were_exchanged_in_fact(laboratory: Laboratory
     packages = {(row["base"], row["what"]): row["packages"] for row in written}
     assert packages["B", "torch"] == "torch,nvidia-cusparselt-cu12,nvidia-nccl-cu12"
     assert packages["B", "nvidia-cublas-cu12,other NVIDIA libraries"] == "nvidia-cublas-cu12"
+
+
+def test_what_the_other_unit_left_behind_is_said(laboratory: Laboratory) -> None:
+    """Without the libraries apart, as on a CPU."""
+    found = find(units_of(VERSIONS), laboratory.observe(("old", "new")), ("1", "2"))
+
+    assert (
+        " NVIDIA libraries, but for nvidia-cusparselt-cu12 and nvidia-nccl-cu12, alone: exchanging it changes nothing, "
+        "in either direction." in found.sentence
+    )

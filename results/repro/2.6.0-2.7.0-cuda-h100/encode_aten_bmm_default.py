@@ -1,31 +1,33 @@
 """torch 2.6.0 and 2.7.0 give different results for aten.bmm.default on the same input.
 
-Found in colbert-ai's indexer: step 'encode', module model.bert.encoder.layer.0.attention.self, from torch.matmul.
-Needs torch, NumPy and encode_aten_bmm_default.npz beside this file. Run it under both versions.
+Found in colbert-ai's indexer: step 'encode', module model.bert.encoder.layer.0.attention.self, from torch.matmul: 109 of 884,736 elements, at most 0.000488 (1 ULP).
+The input is cut to a part on which both versions give the bits that they give on the whole.
+Needs torch and encode_aten_bmm_default.bin beside this file. Run it under both versions.
 """
 import os
 from importlib.metadata import distributions
 
-import numpy as np
 import torch
 
 torch.set_num_threads(2)
-data = np.load(os.path.splitext(os.path.abspath(__file__))[0] + ".npz")
+with open(os.path.splitext(os.path.abspath(__file__))[0] + ".bin", "rb") as file:
+    data = bytearray(file.read())
 cublas = [f"{d.name} {d.version}" for d in distributions() if str(d.name).startswith("nvidia-cublas")]
 libraries = ", ".join([f"CUDA {torch.version.cuda}", *cublas])
 
 
-def tensor(name, dtype, stride=None):
-    found = torch.from_numpy(data[name]).view(getattr(torch, dtype)).to("cuda")
+def tensor(offset, dtype, shape, stride=None):
+    count = torch.Size(shape).numel()
+    found = torch.frombuffer(data, dtype=dtype, count=count, offset=offset).reshape(shape).to("cuda")
     if stride is None:
         return found
-    return torch.empty_strided(found.shape, stride, dtype=found.dtype, device=found.device).copy_(found)
+    return torch.empty_strided(shape, stride, dtype=dtype, device=found.device).copy_(found)
 
 
 with torch.inference_mode():
-    result = torch.ops.aten.bmm.default(tensor("x0", "float16"), tensor("x1", "float16"))
+    result = torch.ops.aten.bmm.default(tensor(192, torch.float16, (1, 72, 72)), tensor(10560, torch.float16, (1, 72, 1)))
 result = (result if torch.is_tensor(result) else result[0]).cpu().contiguous()
-expected = tensor("expected", "float16").cpu()
+expected = tensor(0, torch.float16, (1, 72, 1)).cpu()
 bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[expected.element_size()]
 differs = result.view(bits) != expected.view(bits)
 count = f"{int(differs.sum())} of {differs.numel()} elements"
