@@ -210,12 +210,22 @@ def _built_with(config: str) -> dict[str, str | None]:
     return {name: match[1] if match else None for name, match in found.items()}
 
 
+def _loaded(libraries: Mapping[str, Any], file: str, name: str) -> str | None:
+    """Version of a CUDA library that a job had loaded; None where it had not.
+
+    That of the package that the file came from, which has more digits, or else what the library says of itself.
+    """
+    return str(libraries.get(f"{file}.package") or "").rpartition(" ")[2] or libraries.get(name)
+
+
 def cell_rows(cells: Iterable[Cell]) -> Iterable[dict[str, Any]]:
     """Rows of `cells.parquet`."""
     for cell in cells:
         provenance = cell.details.get("provenance", {})
         peak = cell.details.get("peak_memory", {})
         gpu = provenance.get("gpu") or {}
+        libraries = provenance.get("cuda_libraries") or {}
+        observed = cell.details.get("observed") or {}
         yield {
             "key": cell.key,
             "group": cell.group,
@@ -236,10 +246,13 @@ def cell_rows(cells: Iterable[Cell]) -> Iterable[dict[str, Any]]:
             "torch_git": provenance.get("torch_git"),
             "cuda": provenance.get("cuda"),
             "cudnn": str(provenance.get("cudnn") or ""),
+            "cublas": _loaded(libraries, "libcublas", "cublas"),
+            "cuda_runtime": _loaded(libraries, "libcudart", "cuda_runtime"),
+            "autocast": observed.get("autocast_dtype") if observed.get("autocast_enabled") else None,
             "cpu": (provenance.get("cpu") or {}).get("model_name"),
             "gpu": gpu.get("name"),
             "driver": gpu.get("driver"),
-            "attention_class": (cell.details.get("observed") or {}).get("attention_class"),
+            "attention_class": observed.get("attention_class"),
             **_built_with(str(provenance.get("torch_config") or "")),
             "seconds": json.dumps(cell.seconds, sort_keys=True),
             "wall_seconds": cell.details.get("wall_seconds"),
@@ -265,11 +278,8 @@ CELLS = _schema(
     (_INT, "repeat"),
     (_TEXT, "outcome reason phase device collection collection_digest"),
     (_INT, "passages"),
-    (
-        _TEXT,
-        "checkpoint checkpoint_digest lock capture torch torch_git cuda cudnn cpu gpu driver attention_class",
-    ),
-    (_TEXT, "mkl onednn compiler cpu_capability seconds"),
+    (_TEXT, "checkpoint checkpoint_digest lock capture torch torch_git cuda cudnn cublas cuda_runtime autocast"),
+    (_TEXT, "cpu gpu driver attention_class mkl onednn compiler cpu_capability seconds"),
     (_FLOAT, "wall_seconds"),
     (_INT, "peak_host_bytes peak_gpu_bytes"),
     (_TEXT, "settings environment switches finished sources"),

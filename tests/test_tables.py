@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from harness.matrix import load_matrix
 from harness.pipeline import in_order
 from harness.reduce import Reduced, reduce_cells, sentences
 from harness.store import Store
-from harness.tables import COLUMNS, headline_cells, markdown_table
+from harness.tables import COLUMNS, cell_rows, headline_cells, markdown_table
 from tests.cell_specs import cell, spec
 from tests.small_index import index_arrays, write_index
 
@@ -197,6 +198,26 @@ def test_tables_say_their_schema_and_what_they_are_of(sweep):
     assert ("torch", "2.7.1", "2.8.0") in {
         (row["package"], row["version_a"], row["version_b"]) for row in sweep.rows("env_delta")
     }
+
+
+@pytest.mark.parametrize(
+    ("libraries", "observed", "expected"),
+    [
+        (
+            {"libcublas.package": "nvidia-cublas-cu12 12.4.5.8", "cublas": "12.4.5", "cuda_runtime": "12040"},
+            {"autocast_enabled": True, "autocast_dtype": "torch.float16"},
+            ("12.4.5.8", "12040", "torch.float16"),
+        ),
+        # The host's own library, of no package.
+        ({"cublas": "12.4.5"}, {"autocast_enabled": False, "autocast_dtype": "torch.float16"}, ("12.4.5", None, None)),
+        ({}, {}, (None, None, None)),
+    ],
+)
+def test_a_cell_says_which_libraries_its_job_had_loaded(libraries, observed, expected):
+    details = {"provenance": {"cuda_libraries": libraries}, "observed": observed}
+    (row,) = cell_rows([replace(cell(spec("2.8.0")), details=details)])
+
+    assert (row["cublas"], row["cuda_runtime"], row["autocast"]) == expected
 
 
 def test_the_table_for_pasting_has_the_columns_of_the_article_first(sweep):
