@@ -28,7 +28,8 @@ SCHEMAS: dict[str, pa.Schema] = {
     # One row per call of each step that was replayed.
     "locations": _schema(
         a="text", b="text", step="text", artifacts="text", kind="text", module="text", name="text", number="int",
-        status="text", reason="text", n="int", n_mismatch="int", max_abs="float", max_ulp="int", trusted="bool",
+        device="text", status="text", reason="text", n="int", n_mismatch="int", max_abs="float", max_ulp="int",
+        trusted="bool",
     ),
     # One row per swapped run and artifact.
     "swaps": _schema(

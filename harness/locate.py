@@ -74,6 +74,7 @@ class StepFinding:
         verdicts: one per call; empty unless the outcome is `ok`.
         gates: name to whether it held; nothing is claimed unless all of them do.
         request: the job's request, for a repro.
+        gpu: whether the jobs had a GPU.
     """
 
     step: str
@@ -84,6 +85,7 @@ class StepFinding:
     inherited: bool = False
     gates: dict[str, bool] = field(default_factory=dict)
     request: dict[str, Any] = field(default_factory=dict)
+    gpu: bool = False
 
     @property
     def origins(self) -> list[Verdict]:
@@ -241,7 +243,8 @@ def judge_step(
             pair.store, pair.a, outputs, runs.recorded.out, request
         )
     gates |= request.get("gates", {})
-    return StepFinding(step, artifacts, "ok", "", tuple(verdicts), gates=gates, request=request)
+    gpu = pair.bench.device_kind != "cpu"
+    return StepFinding(step, artifacts, "ok", "", tuple(verdicts), gates=gates, request=request, gpu=gpu)
 
 
 def step_request(
@@ -456,7 +459,7 @@ def _finding(finding: StepFinding) -> list[str]:
         return [f"{head}nothing is claimed, because a gate failed: {'; '.join(failed)}."]
     found = counts(finding.verdicts)
     total = sum(number for status, number in found.items() if status != MISSING_A)
-    lines = summary(finding.verdicts)
+    lines = summary(finding.verdicts, gpu=finding.gpu)
     rest = f"{found.get('propagates', 0)} of {total} calls only pass a difference on"
     structure = found.get(MISSING_A, 0) + found.get(MISSING_B, 0)
     if structure:
@@ -480,8 +483,8 @@ def show(location: Location, console: Console) -> None:
 
 
 COLUMNS = (
-    "a", "b", "step", "artifacts", "kind", "module", "name", "number", "status", "reason", "n", "n_mismatch", "max_abs",
-    "max_ulp", "trusted",
+    "a", "b", "step", "artifacts", "kind", "module", "name", "number", "device", "status", "reason", "n", "n_mismatch",
+    "max_abs", "max_ulp", "trusted",
 )  # fmt: skip
 
 
@@ -501,6 +504,7 @@ def rows(location: Location) -> list[dict[str, Any]]:
                     "module": verdict.module,
                     "name": verdict.name,
                     "number": verdict.number,
+                    "device": verdict.device,
                     "status": verdict.status,
                     "reason": verdict.reason,
                     "n": metrics.n if metrics else None,

@@ -41,6 +41,8 @@ class Verdict:
         index: its place in the recording; -1 for `missing_a`.
         metrics: the difference of the first tensor of the result that differs, for origins.
         shapes: shapes of its tensor inputs.
+        device: kind of device that its tensors are on, `cuda` or `cpu`, or both with a comma where it copies between;
+            empty if it has none.
     """
 
     kind: str
@@ -52,6 +54,7 @@ class Verdict:
     index: int = -1
     metrics: Metrics | None = None
     shapes: tuple[tuple[int, ...], ...] = ()
+    device: str = ""
 
     @property
     def where(self) -> str:
@@ -173,11 +176,13 @@ def judge(recording: Path, replayed: Path, repeated: Path) -> list[Verdict]:
             status = PROPAGATES
         if status == ORIGIN:
             metrics = _measure(call["result"], found["result"], recording, replayed)
-        shapes = tuple(tuple(r["shape"]) for r in references(call["args"]) + references(call["kwargs"]))
+        inputs = references(call["args"]) + references(call["kwargs"])
+        shapes = tuple(tuple(r["shape"]) for r in inputs)
+        device = ",".join(sorted({r["device"] for r in inputs + references(call["result"])}))
         verdicts.append(
             Verdict(
                 call["kind"], call["module"], call["name"], call["number"], status, found.get("reason", ""), index,
-                metrics, shapes,
+                metrics, shapes, device,
             )
         )  # fmt: skip
     verdicts += [Verdict(*identity, status=MISSING_A) for identity in free if identity not in known]
@@ -218,8 +223,13 @@ def tensor(folder: Path, reference: dict[str, Any]) -> Tensor:
     return read_safetensors(folder / "tensors" / f"{reference['tensor']}.safetensors")["tensor"]
 
 
-def summary(verdicts: Iterable[Verdict]) -> list[str]:
-    """One line for each function of origin: how many of its calls, where first, by how much."""
+def summary(verdicts: Iterable[Verdict], *, gpu: bool = False) -> list[str]:
+    """One line for each function of origin: how many of its calls, where first, by how much.
+
+    Args:
+        verdicts: of the calls of one step.
+        gpu: whether the job had a GPU; then a call that ran on the CPU all the same is said to.
+    """
     verdicts = list(verdicts)
     total = Counter((v.kind, v.name) for v in verdicts if v.index >= 0)
     grouped: dict[tuple[str, str], list[Verdict]] = {}
@@ -230,6 +240,8 @@ def summary(verdicts: Iterable[Verdict]) -> list[str]:
     for (kind, name), found in grouped.items():
         first = found[0]
         what = first.where if kind in {"module", "step"} else name
+        if gpu and first.device == "cpu":
+            what += " on the CPU"
         of = (
             ""
             if kind in {"module", "step"}

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.gpus import gpu_turn
 from harness.locate import StepFinding
 from harness.pair import Pair, Side
 from harness.replay import Verdict, amount, read_calls, references, tensor
@@ -413,13 +414,16 @@ def run_script(pair: Pair, side: Side, script: Path) -> str:
         # As for a job: the driver may only be found through the first, and the choice of GPU must hold.
         environment |= {name: os.environ[name] for name in _FROM_OUTSIDE if name in os.environ}
         environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-    done = subprocess.run(
-        [str(interpreter.python), str(script.resolve())],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=_PATIENCE,
-        check=False,
-    )
+    bench = pair.bench
+    with gpu_turn(bench.home, bench.device_kind, bench.say) as held:
+        done = subprocess.run(
+            [str(interpreter.python), str(script.resolve())],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=_PATIENCE,
+            check=False,
+            pass_fds=held,
+        )
     printed = done.stdout.strip() or (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
     return "; ".join(printed.splitlines())

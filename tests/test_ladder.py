@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.cli import main
 from harness.ladder import Change, all_pairs, ladder, noise_floor, unique_names
 from harness.render import ladder_text, pairs_text
 from harness.store import Artifact
 from tests.cell_specs import cell, spec
+from tests.command import run
 from tests.pt_files import write_index, write_pt
 
 ITEMS = [
@@ -93,20 +93,13 @@ def test_names_are_made_unique() -> None:
     assert ["x", "y", "x#2", "x#3"] == unique_names(["x", "y", "x", "x"])
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
-    with pytest.raises(SystemExit) as ended:
-        main([str(argument) for argument in arguments])
-    assert isinstance(ended.value.code, int)
-    return ended.value.code, capsys.readouterr().out
-
-
 def test_command_over_directories(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The contract's JSON, with a directory's last component as its name; the exit code says if a step changed."""
     for name in ("one", "two", "three"):
         write_index(tmp_path / name, chunks=1)
     write_pt(tmp_path / "three" / "avg_residual.pt", np.array(0.5, np.float32))
     folders = [tmp_path / name for name in ("one", "two", "three")]
-    code, out = run(capsys, "ladder", *folders, "--json")
+    code, out, _err = run(capsys, "ladder", *folders, "--json")
     found = json.loads(out)
 
     assert code == 1
@@ -123,7 +116,7 @@ def test_unreadable_items_are_equal_to_nothing(tmp_path: Path, capsys: pytest.Ca
     for name in ("one", "two"):
         write_index(tmp_path / name, chunks=1)
         (tmp_path / name / "centroids.pt").write_bytes(b"PK")
-    code, out = run(capsys, "ladder", tmp_path / "one", tmp_path / "two", "--json")
+    code, out, _err = run(capsys, "ladder", tmp_path / "one", tmp_path / "two", "--json")
 
     assert code == 2
     assert [["one"], ["two"]] == json.loads(out)["classes"]["centroids"]

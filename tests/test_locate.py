@@ -115,6 +115,18 @@ def test_the_innermost_call_that_differs_with_its_exact_input_is_the_origin(
     ]
 
 
+def test_a_call_that_runs_on_the_cpu_of_a_job_with_a_gpu_is_said_to(recording: tuple[Path, Path, Path]) -> None:
+    found = judge(*recording)
+
+    assert {verdict.device for verdict in found if verdict.status != "missing_a"} == {"cpu"}
+    assert summary(found, gpu=True)[0].startswith("operator aten.mm on the CPU, 1 of 1 calls, ")
+    calls = json.loads((recording[0] / "calls.json").read_text())
+    for call in calls:
+        call["result"] = {**call["result"], "device": "cuda"}
+    (recording[0] / "calls.json").write_text(json.dumps(calls))
+    assert summary(judge(*recording), gpu=True)[0].startswith("operator aten.mm, 1 of 1 calls, ")
+
+
 def test_a_call_that_cannot_even_be_repeated_in_a_is_no_origin(recording: tuple[Path, Path, Path]) -> None:
     a, b, again = recording
     (again / "replay.json").write_text(
