@@ -219,7 +219,9 @@ def find(units: Sequence[Unit], observe: Callable[[str, Sequence[Unit]], Outcome
     a, b = names
     if not units:
         return answer(f"No package differs between {a} and {b}, so none is to blame.")
-    found = narrow(units, lambda some: look_at("B", some).result == AS_A)
+    # One that does it alone comes before one that needs others to load: the others may be what does it.
+    alone = next((unit for unit in units if (o := look_at("B", [unit])).result == AS_A and not o.along), None)
+    found = (alone,) if alone else narrow(units, lambda some: look_at("B", some).result == AS_A)
     if not found:
         why = "; ".join(f"{', '.join(o.units)}: {o.reason or o.result}" for o in tried.values())
         return answer(f"No package could be blamed: no exchange of packages in {b} gives the result of {a} ({why}).")
@@ -248,16 +250,31 @@ def find(units: Sequence[Unit], observe: Callable[[str, Sequence[Unit]], Outcome
             "part of them does.",
             found,
         )
-    alone = look_at("B", found), back
-    along = sorted({package for outcome in alone for package in outcome.along})
-    itself = " itself" if found[0].name == "torch" and not along else ""
-    how = f"together with {' and '.join(along)}, without which it does not load," if along else "alone"
-    other = _bystander(units, found[0], look_at) + (_rest(units, found[0], look_at) if along else "")
-    return answer(
-        f"{found[0].name}{itself}{f' {found[0].versions}' if found[0].versions else ''}: exchanging it {how} exchanges "
-        f"the result, bit for bit, in both directions.{other}",
-        found,
+    return answer(*_single(units, found[0], look_at))
+
+
+def _single(
+    units: Sequence[Unit], one: Unit, look_at: Callable[[str, Sequence[Unit]], Outcome]
+) -> tuple[str, list[Unit]]:
+    """The sentence for a unit whose exchange exchanges the result in both directions, and who is guilty by it."""
+    forth, back = look_at("B", [one]), look_at("A", [one])
+    along = sorted({*forth.along, *back.along})
+    itself = " itself" if one.name == "torch" and not along else ""
+    head = f"{one.name}{itself}{f' {one.versions}' if one.versions else ''}: exchanging it "
+    does = "exchanges the result, bit for bit, in both directions"
+    if not along:
+        return f"{head}alone {does}.{_bystander(units, one, look_at)}", [one]
+    head += f"together with {' and '.join(along)}, without which it does not load, {does}"
+    others = [unit for unit in units if unit is not one]
+    rest = look_at("B", others), look_at("A", others)
+    # What went along is cleared where everything but the guilty unit was exchanged, it too, and nothing changed.
+    cleared = [outcome.result for outcome in rest] == [AS_B, AS_A] and not any(
+        set(outcome.along) & set(without.kept) for outcome, without in zip((forth, back), rest, strict=True)
     )
+    if cleared:
+        return f"{head}.{_bystander(units, one, look_at)}{_rest(rest)}", [one]
+    with_it = [unit for unit in others if set(unit.packages) & set(along)]
+    return f"{head}; which of them does it could not be separated.{_rest(rest)}", [one, *with_it]
 
 
 def _but(outcomes: Iterable[Outcome]) -> str:
@@ -266,20 +283,16 @@ def _but(outcomes: Iterable[Outcome]) -> str:
     return f", but for {' and '.join(kept)}," if kept else ""
 
 
-def _rest(units: Sequence[Unit], guilty: Unit, look_at: Callable[[str, Sequence[Unit]], Outcome]) -> str:
-    """What exchanging everything but the guilty unit does, as far as the guilty one loads with it."""
-    others = [unit for unit in units if unit is not guilty]
-    if not others:
-        return ""
-    newer, older = (look_at(base, others) for base in ("B", "A"))
-    but = _but((newer, older))
-    if [newer.result, older.result] == [AS_B, AS_A]:
-        return f" Everything else{but.rstrip(',')}: exchanging it changes nothing, in either direction."
+def _rest(outcomes: tuple[Outcome, Outcome]) -> str:
+    """What exchanging everything but the guilty unit did, in the newer and in the older."""
+    but = _but(outcomes).rstrip(",")
+    if [outcome.result for outcome in outcomes] == [AS_B, AS_A]:
+        return f" Everything else{but}: exchanging it changes nothing, in either direction."
     said = " and ".join(
         f"in the {where} {o.result}{f' ({o.reason})' if o.reason else ''}"
-        for where, o in (("newer", newer), ("older", older))
+        for where, o in zip(("newer", "older"), outcomes, strict=True)
     )
-    return f" Everything else{but.rstrip(',')}: {said}."
+    return f" Everything else{but}: {said}."
 
 
 def _bystander(units: Sequence[Unit], guilty: Unit, look_at: Callable[[str, Sequence[Unit]], Outcome]) -> str:

@@ -208,7 +208,7 @@ VERSIONS: dict[str, tuple[str | None, str | None]] = dict.fromkeys(
 
 
 def _brought(folder: Path, version: str, result: str) -> Path:
-    """A site folder whose torch loads only beside NCCL and cuSPARSELt of its own version, and only torch decides."""
+    """A site folder as of 2.7.1 and 2.8.0: the older torch loads only beside its own cuSPARSELt, the newer its NCCL."""
     package(folder, "torch", version, {"torch/lib/libtorch_cuda.so": result})
     package(folder, "nvidia-nccl-cu12", version, {"nvidia/nccl/lib/libnccl.so.2": f"\0ncclNew{version}\0"})
     package(folder, "nvidia-cusparselt-cu12", version, {f"lt{version}/libcusparseLt.so.{version}": ""})
@@ -217,14 +217,13 @@ def _brought(folder: Path, version: str, result: str) -> Path:
 
 
 def _loads(site: Path) -> tuple[str, str, str]:
-    """What the dynamic loader would say, and the result."""
+    """What the dynamic loader would say, and the result, which only torch decides."""
     result = (site / "torch/lib/libtorch_cuda.so").read_text()
-    version = {"old": "1", "new": "2"}[result]
-    if f"ncclNew{version}\0" not in (site / "nvidia/nccl/lib/libnccl.so.2").read_text():
+    if result == "new" and "ncclNew2\0" not in (site / "nvidia/nccl/lib/libnccl.so.2").read_text():
         where = f"ImportError: {site}/torch/lib/libtorch_cuda.so"
-        return "import_failed", f"{where}: undefined symbol: ncclNew{version}", ""
-    if not (site / f"lt{version}/libcusparseLt.so.{version}").exists():
-        missing = f"libcusparseLt.so.{version}: cannot open shared object file: No such file or directory"
+        return "import_failed", f"{where}: undefined symbol: ncclNew2", ""
+    if result == "old" and not (site / "lt1/libcusparseLt.so.1").exists():
+        missing = "libcusparseLt.so.1: cannot open shared object file: No such file or directory"
         return "import_failed", f"ImportError: {missing}", ""
     return "ok", "", result
 
@@ -269,15 +268,15 @@ def test_a_torch_that_needs_its_own_libraries_to_load_takes_them_along(laborator
         "either direction."
     )
     alone = next(o for o in found.tried if o.base == "B" and o.units == ("torch",))
-    assert alone.along == ("nvidia-cusparselt-cu12", "nvidia-nccl-cu12")
+    assert alone.along == ("nvidia-cusparselt-cu12",)
 
 
 def test_a_library_without_which_torch_does_not_load_cannot_be_exchanged(laboratory: Laboratory) -> None:
-    nccl = Unit("nvidia-nccl-cu12", ("nvidia-nccl-cu12",))
-    tried = laboratory.observe(("old", "new"))("A", [nccl])
+    needed = Unit("nvidia-cusparselt-cu12", ("nvidia-cusparselt-cu12",))
+    tried = laboratory.observe(("old", "new"))("A", [needed])
 
     assert tried.result == UNRESOLVED
-    assert "undefined symbol: ncclNew1" in tried.reason
+    assert "libcusparseLt.so.1: cannot open" in tried.reason
     assert (tried.along, tried.kept) == ((), ())
 
 
@@ -287,8 +286,9 @@ def test_a_row_says_which_packages_were_exchanged_in_fact(laboratory: Laboratory
     written = blame.rows(found, SimpleNamespace(a=cell, b=cell), VERSIONS)  # type: ignore[arg-type]
 
     packages = {(row["base"], row["what"]): row["packages"] for row in written}
-    assert packages["B", "torch"] == "torch,nvidia-cusparselt-cu12,nvidia-nccl-cu12"
-    assert packages["B", "nvidia-cublas-cu12,other NVIDIA libraries"] == "nvidia-cublas-cu12"
+    assert packages["B", "torch"] == "torch,nvidia-cusparselt-cu12"
+    assert packages["A", "torch"] == "torch,nvidia-nccl-cu12"
+    assert packages["B", "nvidia-cublas-cu12,other NVIDIA libraries"] == "nvidia-cublas-cu12,nvidia-cusparselt-cu12"
 
 
 def test_what_the_other_unit_left_behind_is_said(laboratory: Laboratory) -> None:
@@ -299,3 +299,36 @@ def test_what_the_other_unit_left_behind_is_said(laboratory: Laboratory) -> None
         " NVIDIA libraries, but for nvidia-cusparselt-cu12 and nvidia-nccl-cu12, alone: exchanging it changes nothing, "
         "in either direction." in found.sentence
     )
+
+
+def _world_in_which_torch_needs(library: str, guilty: str) -> Callable[[str, Sequence[Unit]], Outcome]:
+    """Torch takes `library` along; whoever exchanges `guilty` exchanges the result."""
+
+    def observe(base: str, units: Sequence[Unit]) -> Outcome:
+        names = {unit.name for unit in units}
+        along = {library} - names if "torch" in names else set()
+        # The library can be exchanged without torch only in the newer.
+        kept = {library} & names if "torch" not in names and base == "A" else set()
+        taken = (names | along) - kept
+        if not taken:
+            return Outcome(base, tuple(names), UNRESOLVED, "import_failed", "it does not import")
+        result = (AS_A if base == "B" else AS_B) if guilty in taken else (AS_B if base == "B" else AS_A)
+        return Outcome(base, tuple(names), result, along=tuple(along), kept=tuple(kept))
+
+    return observe
+
+
+def test_a_library_that_torch_takes_along_is_not_cleared_by_torch() -> None:
+    """It alone does it in the newer; in the older it was never exchanged without torch."""
+    found = find(UNITS, _world_in_which_torch_needs("cublas", "cublas"), ("a", "b"))
+
+    assert found.guilty != ("torch",)
+    assert "cublas" in found.sentence
+
+
+def test_what_went_along_and_was_never_exchanged_alone_is_not_cleared() -> None:
+    found = find(UNITS, _world_in_which_torch_needs("cublas", "torch"), ("a", "b"))
+
+    assert set(found.guilty) == {"torch", "cublas"}
+    assert "which of them does it could not be separated" in found.sentence
+    assert "Everything else, but for cublas: exchanging it changes nothing" in found.sentence
