@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from harness.device import cpu_device, gpus, missing_code, usable_cores
-from harness.errors import HarnessError
+from harness.errors import HarnessError, InfrastructureError
 from harness.home import Home
 from harness.lock import lock_path, read_lock
 from harness.matrix import Matrix
@@ -37,12 +37,8 @@ def _python(matrix: Matrix) -> Check:
 
     try:
         uv = uv_command()
-    except ImportError:
-        return Check(
-            "uv",
-            "warning",
-            "uv is not installed: environments cannot be built here, only brought as files (--sites).",
-        )
+    except InfrastructureError as error:
+        return Check("uv", "warning", str(error))
     try:
         done = subprocess.run(
             [*uv, "python", "find", "--no-project", matrix.python],

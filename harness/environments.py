@@ -276,10 +276,19 @@ def build_environment(
 
 
 def uv_command() -> list[str]:
-    """The uv that is installed beside the harness, so that its version is the pinned one."""
-    from uv import find_uv_bin
+    """The uv that is installed beside the harness, so that its version is the pinned one.
 
-    return [find_uv_bin()]
+    Raises:
+        InfrastructureError: it is not here; its package may be all the same, where it was brought as files.
+    """
+    try:
+        from uv import find_uv_bin
+
+        return [find_uv_bin()]
+    except (ImportError, FileNotFoundError) as error:
+        raise InfrastructureError(
+            "uv is not installed: environments cannot be built here, only brought as files (--sites, docs/gpu-host.md)."
+        ) from error
 
 
 def uv_environment(home: Home) -> dict[str, str]:

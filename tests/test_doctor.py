@@ -5,6 +5,8 @@ from __future__ import annotations
 import collections
 import platform
 import shutil
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from tests.test_device import fake_nvidia_smi
 
 ROOT = Path(__file__).parent.parent
 MATRIX = load_matrix(ROOT / "matrix.yaml")
+UV_COMMAND = environments.uv_command
 
 
 @pytest.fixture
@@ -163,11 +166,17 @@ def test_a_cpu_never_lacks_code():
     assert doctor.unsupported(MATRIX, "cpu GenuineIntel 6/143 9.0") == {}
 
 
-def test_a_host_without_uv_is_told_that_environments_must_be_brought(report, monkeypatch):
-    def missing():
-        raise ModuleNotFoundError("No module named 'uv'")
+@pytest.mark.parametrize("error", [ModuleNotFoundError("No module named 'uv'"), FileNotFoundError("no uv binary")])
+def test_a_host_without_uv_is_told_that_environments_must_be_brought(report, monkeypatch, error):
+    """Without its package, or with its package and without its program, as `harness pack` brings it."""
 
-    monkeypatch.setattr(environments, "uv_command", missing)
+    def find_uv_bin():
+        raise error
+
+    uv = types.ModuleType("uv")
+    vars(uv)["find_uv_bin"] = find_uv_bin
+    monkeypatch.setattr(environments, "uv_command", UV_COMMAND)
+    monkeypatch.setitem(sys.modules, "uv", uv if isinstance(error, FileNotFoundError) else None)
 
     (check,) = report()["uv"]
     assert check.verdict == "warning"
