@@ -225,8 +225,9 @@ def find(units: Sequence[Unit], observe: Callable[[str, Sequence[Unit]], Outcome
     if not found:
         why = "; ".join(f"{', '.join(o.units)}: {o.reason or o.result}" for o in tried.values())
         return answer(f"No package could be blamed: no exchange of packages in {b} gives the result of {a} ({why}).")
-    what = " and ".join(unit.title for unit in found)
     back = look_at("A", found)
+    what = " and ".join(unit.title for unit in found)
+    what += _with((look_at("B", found), back)) if len(found) > 1 else ""
     if back.result != AS_B:
         return answer(
             f"{what} of {a} in {b} gives the result of {a}, but {what} of {b} in {a} does not give that of {b} "
@@ -277,6 +278,12 @@ def _single(
     return f"{head}; which of them does it could not be separated.{_rest(rest)}", [one, *with_it]
 
 
+def _with(outcomes: Iterable[Outcome]) -> str:
+    """What was exchanged besides, as part of a sentence."""
+    along = sorted({package for outcome in outcomes for package in outcome.along})
+    return f" (with {' and '.join(along)}, to load)" if along else ""
+
+
 def _but(outcomes: Iterable[Outcome]) -> str:
     """What was not exchanged after all, as part of a sentence."""
     kept = sorted({package for outcome in outcomes for package in outcome.kept})
@@ -301,7 +308,7 @@ def _bystander(units: Sequence[Unit], guilty: Unit, look_at: Callable[[str, Sequ
     if other is None:
         return ""
     directions = [look_at(base, [other]) for base in ("B", "A")]
-    said = f" {other.title}{_but(directions)} alone: "
+    said = f" {other.title}{_but(directions)} alone{_with(directions)}: "
     if [outcome.result for outcome in directions] == [AS_B, AS_A]:
         return f"{said}exchanging it changes nothing, in either direction."
     if all(outcome.result == UNRESOLVED for outcome in directions):

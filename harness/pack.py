@@ -17,6 +17,8 @@ from typing import IO
 import harness
 from harness.environments import Environment
 from harness.errors import UsageError
+from harness.runner import Interpreter
+from harness.sites import site_of
 
 _PYTHON_SKIPS = {"site-packages", "test", "idlelib", "tkinter", "ensurepip", "turtledemo", "share"}
 _READ_ME = """\
@@ -71,7 +73,7 @@ def pack(
         writer = _Writer(tar)
         writer.text("READ-ME", _READ_ME.format(python=python, version=versions[0], versions=", ".join(versions)))
         report(f"site/ with {', '.join(versions)}")
-        writer.trees({f"site/{one.version}": _site(one) for one in environments})
+        writer.trees({f"site/{one.version}": site_of(Interpreter(one.python)) for one in environments})
         report("python, reducer, project")
         writer.tree(prefix, "python", skip=_PYTHON_SKIPS)
         writer.tree(Path(sysconfig.get_paths()["purelib"]), "reducer")
@@ -93,11 +95,6 @@ def _interpreter(environment: Environment) -> tuple[Path, str]:
             "a Python of its own (`uv python install 3.11`), delete the environments, and pack again."
         )
     return prefix, python.name
-
-
-def _site(environment: Environment) -> Path:
-    (site,) = environment.path.glob("lib/python3*/site-packages")
-    return site
 
 
 class _Writer:

@@ -332,3 +332,11 @@ def test_what_went_along_and_was_never_exchanged_alone_is_not_cleared() -> None:
     assert set(found.guilty) == {"torch", "cublas"}
     assert "which of them does it could not be separated" in found.sentence
     assert "Everything else, but for cublas: exchanging it changes nothing" in found.sentence
+
+
+def test_what_went_along_with_a_bystander_is_named() -> None:
+    world = _world_in_which_torch_needs("sympy", "cublas")
+    found = find(UNITS, world, ("a", "b"))
+
+    assert found.guilty == ("cublas",)
+    assert " torch alone (with sympy, to load): exchanging it changes nothing, in either direction." in found.sentence
