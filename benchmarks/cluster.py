@@ -32,6 +32,7 @@ from rich.console import Console
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from harness.choice import planned_cells  # noqa: E402
 from harness.experiment import Experiment, Planned, Selection  # noqa: E402
 from harness.progress import Board  # noqa: E402
 from harness.reduce import reduce_cells  # noqa: E402
@@ -194,10 +195,8 @@ def simulate(folder: Path, options: argparse.Namespace) -> None:
     def reduce() -> None:
         for number, (experiment, planned) in enumerate(plans):
             found = [experiment.store.get(item.spec.key) for item in planned]
-            ready = [cell for cell in found if cell]
-            reduced = reduce_cells(
-                experiment.matrix, experiment.locks, experiment.store, ready, versions, tables / str(number)
-            )
+            choice = planned_cells(experiment, [cell for cell in found if cell])
+            reduced = reduce_cells(experiment.matrix, choice, versions, tables / str(number))
             assert len(reduced.rows) == len(versions) - 1
             assert sum(row.changed for row in reduced.rows) == sum(step % 3 == 2 for step in range(1, len(versions)))
 

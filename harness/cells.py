@@ -8,10 +8,10 @@ from typing import Any
 
 from blake3 import blake3
 
-from harness.collection import Passages
 from harness.device import Device
 from harness.lock import Lock
 from harness.matrix import IndexJob, Matrix
+from harness.store import label_of
 
 JOB_REVISION = 1
 """Part of every key: raised when the worker changes in a way that can change what a job makes."""
@@ -71,7 +71,7 @@ class CellSpec:
     @property
     def key(self) -> str:
         """32 hex digits: blake3 of the canonical JSON. The collection's and the checkpoint's names do not count."""
-        return _digest(self._counted())
+        return digest_of(self._counted())
 
     @property
     def group(self) -> str:
@@ -81,7 +81,12 @@ class CellSpec:
         counted["environment"] = {name: value for name, value in plain.items() if value is not None}
         for name in ("version", "lock", "swap", "repeat"):
             del counted[name]
-        return _digest(counted)
+        return digest_of(counted)
+
+    @property
+    def label(self) -> str:
+        """What boards and lists call the cell; see `label_of`."""
+        return label_of(self.to_json())
 
     def _counted(self) -> dict[str, Any]:
         counted = self.to_json()
@@ -95,7 +100,8 @@ class CellSpec:
         return replace(self, repeat=repeat)
 
 
-def _digest(value: dict[str, Any]) -> str:
+def digest_of(value: object) -> str:
+    """32 hex digits: blake3 of a value's canonical JSON."""
     return blake3(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest(length=16)
 
 
@@ -124,11 +130,11 @@ def index_spec(
     job: IndexJob,
     version: str,
     lock: Lock,
-    passages: Passages,
+    collection: dict[str, Any],
     checkpoint: dict[str, Any],
     device: Device,
 ) -> CellSpec:
-    """The cell of one version's index job."""
+    """The cell of one version's index job; the arguments are those of `CellSpec`."""
     settings = job.model_dump(
         include={"nbits", "index_bsize", "doc_maxlen", "kmeans_niters", "native_extensions", "threads"}
     )
@@ -138,7 +144,7 @@ def index_spec(
         job="index",
         version=version,
         lock=lock.digest,
-        collection={"name": passages.name, "digest": passages.digest, "passages": len(passages)},
+        collection=collection,
         checkpoint=checkpoint,
         settings={**settings, "dim": checkpoint["dim"]},
         device=device.identity,

@@ -46,6 +46,10 @@ class CheckpointFiles:
     dim: int
     source: dict[str, str | int]
 
+    def record(self) -> dict[str, Any]:
+        """What a cell's specification keeps of it: name, digest and dim."""
+        return {"name": self.name, "digest": self.digest, "dim": self.dim}
+
 
 def load_checkpoint_local(path: Path) -> CheckpointFiles:
     """Check a checkpoint folder.

@@ -56,6 +56,10 @@ class Passages:
                 digest.update(encoded)
         return digest.hexdigest()
 
+    def record(self) -> dict[str, Any]:
+        """What a cell's specification keeps of it: name, digest and number of passages."""
+        return {"name": self.name, "digest": self.digest, "passages": len(self)}
+
 
 def load_embedded(n: int = 1000, seed: int = PASSAGES_SEED) -> Passages:
     """The embedded collection: `n` passages made by the seeded recipe in `harness.embedded`."""

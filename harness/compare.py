@@ -37,6 +37,8 @@ STATUSES = (
     "unreadable",
 )
 DIVERGENT = frozenset(("different", "shape_mismatch", "dtype_mismatch", "missing_a", "missing_b"))
+_OTHERWISE = DIVERGENT - {"different"}
+"""Statuses of tensors that `torch.allclose` cannot even be asked about, because they are of another form."""
 _LISTED = 6  # missing files that a note names
 _INFINITY = f"infinity {os.urandom(16).hex()}"  # stands for an infinite number until the text is made; in no file
 
@@ -83,10 +85,21 @@ class ArtifactComparison:
     def close(self, profile: str) -> bool | None:
         """What a profile says; False where shapes, dtypes or presence differ; None where that is not known.
 
-        It is not where torch has no answer, and for equal digests of a tensor that is not there to be asked for NaN.
+        It is not where torch has no answer, where a side could not be read, where only digests were kept and differ,
+        and for equal digests of a tensor that is not there to be asked for NaN.
         """
         verdict = self.profiles.get(profile)
-        return verdict.close if verdict else False
+        if verdict is not None:
+            return verdict.close
+        return False if self.status in _OTHERWISE else None
+
+    def _value_equal(self) -> bool | None:
+        """Whether all values are equal; None where none were seen."""
+        if self.metrics is not None:
+            return self.metrics.value_equal
+        if self.status == "unreadable" or (self.tensor and self.status == "different"):
+            return None
+        return self.status in ("bit_equal", "value_equal")
 
     def to_json(self, profiles: Sequence[str] = ()) -> dict[str, Any]:
         """The artifact's object in the contract, and every further metric by its own name.
@@ -101,11 +114,10 @@ class ArtifactComparison:
             "dtype_b": self.dtype_b,
             "shape_a": None if self.shape_a is None else list(self.shape_a),
             "shape_b": None if self.shape_b is None else list(self.shape_b),
-            "bit_equal": self.bit_equal,
-            "value_equal": self.metrics.value_equal if self.metrics else self.status in ("bit_equal", "value_equal"),
+            "bit_equal": None if self.status == "unreadable" else self.bit_equal,
+            "value_equal": self._value_equal(),
         }
-        judged = self.tensor and self.status != "unreadable"
-        found |= {name: self.close(name) if judged else None for name in profiles or self.profiles}
+        found |= {name: self.close(name) if self.tensor else None for name in profiles or self.profiles}
         found["above_noise"] = self.above_noise
         found["change"] = self.place.change.value if self.place else None
         found["step"] = self.place.step if self.place else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,29 +11,14 @@ from harness.cells import CellSpec, index_spec
 from harness.checkpoint import CheckpointFiles
 from harness.collection import Passages
 from harness.device import Device, choose_device, missing_code, usable_cores
-from harness.environments import BuildFailed, disk_errors, mismatches, site_packages
+from harness.environments import BuildFailed, mismatches, site_packages
 from harness.errors import UsageError
 from harness.home import Home, resolve_home
+from harness.loaders import load_checkpoint, load_collection
 from harness.lock import Lock, lock_path, read_lock
-from harness.matrix import (
-    EmbeddedCheckpoint,
-    EmbeddedCollection,
-    Flavour,
-    HubCheckpoint,
-    HubCollection,
-    IndexJob,
-    LocalCheckpoint,
-    LocalCollection,
-    Matrix,
-    ScaledCollection,
-    find_matrix,
-    load_matrix,
-)
+from harness.matrix import Flavour, IndexJob, Matrix, find_matrix, load_matrix
 from harness.runner import Interpreter
 from harness.store import Cell, Store
-
-SCALE_SEED = 0
-SUFFIXES = (".parquet", ".tsv", ".jsonl", ".ndjson", ".gz")
 
 
 @dataclass(frozen=True)
@@ -55,6 +40,16 @@ class Selection:
     site_python: Path | None = None
     scale_to: int | None = None
     identity: str | None = None
+
+
+def job_of(matrix: Matrix, selection: Selection) -> IndexJob:
+    """The index job of a matrix with what the user asked for instead."""
+    changes: dict[str, Any] = {}
+    if selection.capture:
+        changes["capture"] = selection.capture
+    if selection.threads:
+        changes["threads"] = selection.threads
+    return IndexJob.model_validate(matrix.jobs.index.model_dump() | changes)
 
 
 def _differs(lock: Lock, site: Path) -> list[str]:
@@ -108,12 +103,7 @@ class Experiment:
             if selection.identity
             else choose_device(selection.device)
         )
-        changes: dict[str, Any] = {}
-        if selection.capture:
-            changes["capture"] = selection.capture
-        if selection.threads:
-            changes["threads"] = selection.threads
-        self.job: IndexJob = IndexJob.model_validate(self.matrix.jobs.index.model_dump() | changes)
+        self.job: IndexJob = job_of(self.matrix, selection)
         if not selection.identity and self.device.kind == "cpu" and self.job.threads > usable_cores():
             raise UsageError(
                 f"jobs.index.threads is {self.job.threads} but this machine has {usable_cores()} usable cores: pass "
@@ -123,68 +113,16 @@ class Experiment:
     @cached_property
     def passages(self) -> Passages:
         """The collection, loaded."""
-        with disk_errors(self.home):
-            name = self.selection.collection or self.matrix.defaults.collection
-            loaded = self._load_collection(name, self.selection.limit)
-        if self.selection.scale_to is None:
-            return loaded
-        from harness.collection import scale_up
-
-        return scale_up(loaded, self.selection.scale_to, SCALE_SEED)
-
-    def _load_collection(self, name: str, limit: int | None) -> Passages:
-        from harness import collection as loaders
-
-        known = self.matrix.collections.get(name)
-        if known is None:
-            if name.endswith(SUFFIXES) or "/" in name or Path(name).exists():
-                return loaders.load_local(Path(name), limit=limit)
-            raise UsageError(
-                f"--collection {name!r}: not a collection in matrix.yaml ({', '.join(self.matrix.collections)}) and "
-                "not a path to a .parquet, .tsv or .jsonl file."
-            )
-        if isinstance(known, EmbeddedCollection):
-            return loaders.load_embedded(min(known.passages, limit or known.passages))
-        if isinstance(known, LocalCollection):
-            return loaders.load_local(self.matrix_path.parent / known.path, limit=limit)
-        if isinstance(known, ScaledCollection):
-            in_matrix = known.base in self.matrix.collections
-            base = known.base if in_matrix else str(self.matrix_path.parent / known.base)
-            # The limit is on the scaled passages: a shorter base would scale to other passages.
-            scaled = loaders.scale_up(self._load_collection(base, None), known.passages, known.seed)
-            return replace(scaled, ids=scaled.ids[:limit], texts=scaled.texts[:limit])
-        assert isinstance(known, HubCollection)
-        return loaders.load_hub(
-            known.repo,
-            known.config,
-            known.split,
-            revision=known.revision,
-            expected_rows=known.expected_passages,
-            cache=self.home.data_cache,
-            limit=limit,
-        )
+        asked = self.selection
+        return load_collection(
+            self.matrix, self.matrix_path.parent, self.home, asked.collection,
+            limit=asked.limit, scale_to=asked.scale_to,
+        )  # fmt: skip
 
     @cached_property
     def checkpoint(self) -> CheckpointFiles:
         """The checkpoint's files, checked."""
-        from harness import checkpoint as loaders
-
-        name = self.selection.checkpoint or self.matrix.defaults.checkpoint
-        known = self.matrix.checkpoints.get(name)
-        with disk_errors(self.home):
-            if known is None:
-                if "/" in name or Path(name).exists():
-                    return loaders.load_checkpoint_local(Path(name))
-                raise UsageError(
-                    f"--checkpoint {name!r}: not a checkpoint in matrix.yaml ({', '.join(self.matrix.checkpoints)}) "
-                    "and not a folder."
-                )
-            if isinstance(known, EmbeddedCheckpoint):
-                return loaders.load_checkpoint_embedded(self.home.data_cache)
-            if isinstance(known, LocalCheckpoint):
-                return loaders.load_checkpoint_local(self.matrix_path.parent / known.path)
-            assert isinstance(known, HubCheckpoint)
-            return loaders.load_checkpoint_hub(known.repo, known.revision, cache=self.home.data_cache)
+        return load_checkpoint(self.matrix, self.matrix_path.parent, self.home, self.selection.checkpoint)
 
     def brought(self, version: str) -> Interpreter | None:
         """The interpreter of an environment that was brought as files (`--sites`); None without that option.
@@ -227,9 +165,8 @@ class Experiment:
         """The index cell of a version."""
         # First, so that a version that does not exist is named before anything is fetched.
         lock = self.lock(version)
-        files = self.checkpoint
-        checkpoint = {"name": files.name, "digest": files.digest, "dim": files.dim}
-        spec = index_spec(self.matrix, self.job, version, lock, self.passages, checkpoint, self.device)
+        checkpoint = self.checkpoint.record()
+        spec = index_spec(self.matrix, self.job, version, lock, self.passages.record(), checkpoint, self.device)
         return spec.again(repeat)
 
     def plan(self, versions: list[str], repeats: dict[str, int], *, retry: bool = True) -> list[Planned]:

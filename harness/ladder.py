@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, count, pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.pipeline import in_order
 from harness.sources import ArtifactSource, metadata_problem
 from harness.tensors import UnreadableTensor
-
-if TYPE_CHECKING:
-    from harness.store import Cell
 
 Item = tuple[str, Mapping[str, str]]
 """A name, and a digest per artifact."""
@@ -144,26 +141,6 @@ def all_pairs(items: Sequence[Item]) -> list[Pair]:
         changed = tuple(name for name in order if left.get(name) != right.get(name))
         pairs.append(Pair(a, b, len(left.keys() & right.keys()), changed))
     return pairs
-
-
-def same_but_repeat(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two cells' specifications differ in the number of the repeat alone."""
-    return {**one, "repeat": 0} == {**other, "repeat": 0}
-
-
-def noise_floor(cell: Cell, cells: Iterable[Cell]) -> tuple[str, ...] | None:
-    """The tensors of an index whose digests change when a cell is run again; None where no repeat is stored."""
-    repeats = [
-        one for one in cells if one.key != cell.key and one.outcome == "ok" and same_but_repeat(cell.spec, one.spec)
-    ]
-    if not repeats:
-        return None
-    own = {name: one.digest for name, one in cell.artifacts.items()}
-    changed = set()
-    for repeat in repeats:
-        other = {name: one.digest for name, one in repeat.artifacts.items()}
-        changed |= {name for name in {*own, *other} if own.get(name) != other.get(name)}
-    return tuple(in_order(changed - VALUES))
 
 
 _asked = count()

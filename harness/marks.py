@@ -12,7 +12,6 @@ from typing import Any
 
 from harness.compare import ArtifactComparison, Comparison, compare_sources
 from harness.graph import Place, trace
-from harness.ladder import same_but_repeat
 from harness.metrics import DEFAULT
 from harness.pipeline import in_order
 from harness.sources import ArtifactSource
@@ -52,13 +51,14 @@ def _repeats(a: ArtifactSource, b: ArtifactSource) -> tuple[dict[str, int], dict
     seen: dict[str, list[ArtifactComparison]] = {}
     if _cell(a) is None or _cell(b) is None:
         return counts, seen
+    from harness.repeats import repeats_of
     from harness.store import Store, StoredCell
 
     for side in (a, b):
         own = _cell(side)
         store: Store = getattr(side, "store")  # noqa: B009 - what has a cell has a store
-        for other in store.cells():
-            if other.key != own.key and other.outcome == "ok" and same_but_repeat(own.spec, other.spec):
+        for other in repeats_of(own, store.cells()):
+            if other.outcome == "ok":
                 counts[side.name] = counts.get(side.name, 0) + 1
                 for one in compare_sources(side, StoredCell(store, other), [DEFAULT]).artifacts:
                     if not one.bit_equal:

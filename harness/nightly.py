@@ -72,7 +72,8 @@ class Night:
         about: what the tables say of themselves.
         findings: step and artifact to what was found.
         headline: the headline table.
-        digests: cell key and artifact to its digest.
+        digests: cell key, version and artifact to its digest.
+        keys: version to the key of its cell.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Night:
     findings: dict[tuple[Step, str], Finding]
     headline: tuple[Headline, ...]
     digests: dict[tuple[str, str, str], str] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
 
     @property
     def steps(self) -> set[Step]:
@@ -119,6 +121,7 @@ class Report:
         drifted: version and artifact whose own digest is not that of the last time under the same key.
         compared_with: the last comparable night; empty on the first.
         unreadable: earlier nights whose tables are damaged.
+        relocked: versions whose cell is another than the last time, although all that a group has in common is the same.
     """
 
     night: Night
@@ -128,6 +131,7 @@ class Report:
     drifted: tuple[tuple[str, str], ...]
     compared_with: str
     unreadable: tuple[str, ...] = ()
+    relocked: tuple[str, ...] = ()
 
 
 def run_older(plan: Sequence[Planned], hours: float, now: datetime | None = None) -> list[Planned]:
@@ -192,6 +196,7 @@ def read_night(folder: Path) -> Night:
             _findings(tables["comparisons"]),
             tuple(map(_headline, tables["consecutive"])),
             {(row["key"], row["version"], row["artifact"]): row["digest"] for row in tables["artifacts"]},
+            {row["version"]: row["key"] for row in tables["artifacts"] if not row["repeat"]},
         )
     except (KeyError, TypeError) as error:
         raise UsageError(f"{folder}: its tables lack a column ({error}); delete the night's folder.") from error
@@ -221,7 +226,7 @@ def _headline(row: dict[str, Any]) -> Headline:
         shapes=int(row["shapes_match"] or 0),
         profiles={"default": int(row["default_match"] or 0), "bnb": int(row["bnb_match"] or 0)},
         bit_equal=int(row["bit_equal"] or 0),
-        noisy=tuple(map(str, row["noisy"] or ())),
+        noisy=None if row["noisy"] is None else tuple(map(str, row["noisy"])),
         gap=str(row["gap"] or ""),
     )
 
@@ -288,7 +293,16 @@ def report(night: Night, earlier: Sequence[Night], unreadable: tuple[str, ...] =
         _drifted(night, earlier),
         earlier[0].name if earlier else "",
         unreadable,
+        _relocked(night, earlier),
     )
+
+
+def _relocked(night: Night, earlier: Sequence[Night]) -> tuple[str, ...]:
+    """Versions whose cell has another key than in the last night that had it: its lock or an oddity changed."""
+    before = {
+        version: next((one.keys[version] for one in earlier if version in one.keys), "") for version in night.keys
+    }
+    return tuple(version for version, key in night.keys.items() if before[version] not in {"", key})
 
 
 def _drifted(night: Night, earlier: Sequence[Night]) -> tuple[tuple[str, str], ...]:
@@ -351,6 +365,11 @@ def markdown(found: Report) -> str:
         notes.append(
             f"The same cell came out with other bits than the last time: {places}{more}. A driver or a machine that "
             "changed, or noise (`--repeat` measures it)."
+        )
+    if found.relocked:
+        notes.append(
+            f"Other cells than the last time: {', '.join(found.relocked)}, whose lock or oddities changed; what is new "
+            "there may come from a package beside torch (`harness lock --diff`, git log locks)."
         )
     if found.unreadable:
         notes.append(f"Tables that could not be read: {', '.join(found.unreadable)}.")

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.graph import origins, trace
-from harness.pair import Pair, Side, noise_floor
+from harness.pair import Pair, Side
+from harness.repeats import noise_floor
 from harness.replay import Verdict, run_steps, unstable_calls
 from harness.store import Cell
 
@@ -58,7 +59,7 @@ def noise_of(pair: Pair, side: Side, again: Sequence[Cell], folder: Path) -> Noi
     """
     from harness.locate import step_request
 
-    changing = noise_floor(side.cell, list(again))
+    changing = noise_floor(side.cell, again)
     if not changing:
         return None
     digests = side.digests()

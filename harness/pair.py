@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from harness.cells import CellSpec
@@ -11,6 +11,7 @@ from harness.errors import InfrastructureError
 from harness.experiment import Experiment
 from harness.jobs import Workbench
 from harness.progress import Board
+from harness.repeats import noise_floor
 from harness.runner import Interpreter
 from harness.store import Cell, Store
 from harness.sweep import run_plan, stopped_early
@@ -65,22 +66,6 @@ class Pair:
     again_b: tuple[Cell, ...] = ()
 
 
-def noise_floor(cell: Cell, repeats: Mapping[str, Cell] | list[Cell]) -> frozenset[str]:
-    """Artifacts that differ between a cell and any of its repeats."""
-    others = list(repeats.values()) if isinstance(repeats, Mapping) else repeats
-    return frozenset(
-        name
-        for other in others
-        for name in {*cell.artifacts, *other.artifacts}
-        if _digest(cell, name) != _digest(other, name)
-    )
-
-
-def _digest(cell: Cell, name: str) -> str | None:
-    artifact = cell.artifacts.get(name)
-    return artifact.digest if artifact else None
-
-
 def interpreters(experiment: Experiment, note: Callable[[str], None]) -> Callable[[str], Callable[[], Interpreter]]:
     """Version to a function that returns its interpreter, building the environment if it is needed."""
 
@@ -123,8 +108,7 @@ def prepare_pair(experiment: Experiment, a: str, b: str, *, repeats: int = 1) ->
     a, b = experiment.matrix.require(a), experiment.matrix.require(b)
     same = a == b
     plan = experiment.plan([a] if same else [a, b], {b: repeats, a: max(repeats, 2 if same else 0)})
-    labels = [f"{p.spec.version}#{p.spec.repeat}" if p.spec.repeat else p.spec.version for p in plan]
-    with Board(labels) as board:
+    with Board([planned.spec.label for planned in plan]) as board:
         cells = run_plan(experiment, plan, board, evict_after=False)
     early = stopped_early(plan, cells)
     if early:
@@ -140,7 +124,7 @@ def prepare_pair(experiment: Experiment, a: str, b: str, *, repeats: int = 1) ->
     return Pair(
         Side(first, of(a)),
         Side(second, of(b)),
-        noise_floor(first, again) | noise_floor(second, again_b),
+        (noise_floor(first, again) or frozenset()) | (noise_floor(second, again_b) or frozenset()),
         len(again),
         experiment.store,
         workbench(experiment),

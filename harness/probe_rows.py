@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from blake3 import blake3
-
 from harness.compare import ArtifactComparison, compare_sources
-from harness.errors import UsageError
 from harness.metrics import BUILTIN, Metrics, Profile, measure
-from harness.probes import JOB, SAMPLE
+from harness.probes import SAMPLE
+from harness.repeats import repeats_of
 from harness.replay import amount
 from harness.sources import Facts
 from harness.store import Artifact, Cell, Store
@@ -111,7 +107,7 @@ class Row:
     n_mismatch: int | None = None
     max_abs: float | None = None
     max_ulp: int | None = None
-    bit_equal: bool = False
+    bit_equal: bool | None = None
     default: bool | None = None
     bnb: bool | None = None
     noise: bool | None = None
@@ -132,76 +128,12 @@ class Row:
         return {name: value for name, value in asdict(replace(self, metrics=None)).items() if name != "metrics"}
 
 
-def latest(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
-    """Probe to its comparable cells; of several groups (the probe's code was changed since) the one last added to."""
-    groups: dict[tuple[str, str], list[Cell]] = {}
+def by_probe(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
+    """Probe to its cells; of cells that were chosen, one for each probe, version and repeat."""
+    found: dict[str, list[Cell]] = {}
     for cell in cells:
-        if cell.spec.get("job") == JOB:
-            groups.setdefault((cell.spec["settings"]["probe"], cell.group), []).append(cell)
-    best: dict[str, list[Cell]] = {}
-    for (name, _group), members in groups.items():
-        if name not in best or max(c.finished for c in members) > max(c.finished for c in best[name]):
-            best[name] = members
-    return {name: best[name] for name in sorted(best)}
-
-
-def _set_of(cell: Cell) -> str:
-    """Digest of what a probe's cell shares with those of other probes and versions that ran beside it."""
-    spec = cell.spec
-    settings = {name: value for name, value in spec["settings"].items() if name != "probe"}
-    shared = [spec["checkpoint"]["digest"], spec["device"], settings]
-    return blake3(json.dumps(shared, sort_keys=True).encode()).hexdigest(length=16)
-
-
-def choose_probes(
-    cells: Iterable[Cell],
-    names: Iterable[str],
-    *,
-    checkpoint: str | None = None,
-    device: str = "auto",
-    threads: int | None = None,
-    key: str | None = None,
-) -> dict[str, list[Cell]]:
-    """Probe to its comparable cells.
-
-    Args:
-        cells: of a store.
-        names: of probes.
-        checkpoint: only cells of this one, by its name or folder.
-        device: only cells of this kind, `cpu` or `cuda`; `auto` takes any.
-        threads: only cells with so many.
-        key: only the set whose digest starts so.
-
-    Raises:
-        UsageError: there is none, or there are several sets that cannot be compared with each other.
-    """
-    wanted = set(names)
-    sets: dict[str, list[Cell]] = {}
-    for cell in cells:
-        spec = cell.spec
-        if (
-            spec.get("job") == JOB
-            and spec["settings"].get("probe") in wanted
-            and (checkpoint is None or Path(spec["checkpoint"]["name"]).name == Path(checkpoint).name)
-            and (device == "auto" or spec["device"].split(" ", 1)[0] == device)
-            and (threads is None or spec["settings"].get("threads") == threads)
-        ):
-            sets.setdefault(_set_of(cell), []).append(cell)
-    chosen = {digest: members for digest, members in sets.items() if digest.startswith(key or "")}
-    if not chosen:
-        raise UsageError("The store holds no such probes yet: run `nox -s probe-VERSION` or `harness probe VERSION`.")
-    if len(chosen) > 1:
-        listing = "; ".join(f"{digest[:12]}: {_describe(members[0])}" for digest, members in chosen.items())
-        raise UsageError(
-            f"The store holds {len(chosen)} sets of probes that cannot be compared with each other; name one with "
-            f"--key, or with --checkpoint, --device and --threads: {listing}."
-        )
-    return latest(next(iter(chosen.values())))
-
-
-def _describe(cell: Cell) -> str:
-    spec = cell.spec
-    return f"{spec['checkpoint']['name']}, {spec['device']}, {spec['settings'].get('threads')} threads"
+        found.setdefault(cell.spec["settings"]["probe"], []).append(cell)
+    return dict(sorted(found.items()))
 
 
 def compare_probes(
@@ -211,7 +143,7 @@ def compare_probes(
 
     Args:
         store: where the tensors are.
-        cells: probe to cells of one group, from `latest`.
+        cells: probe to cells of one set, from `by_probe`.
         versions: in order; one without a cell gives rows of what is missing.
         profiles: `default` and `bnb` fill the columns of that name.
     """
@@ -231,7 +163,7 @@ def compare_probes(
 
 def _noise(store: Store, cell: Cell, members: Iterable[Cell]) -> frozenset[str] | None:
     """Artifacts that a repeat of this cell changes; None where there is none."""
-    others = [one for one in members if one.version == cell.version and one.repeat and one.outcome == "ok"]
+    others = [one for one in repeats_of(cell, members) if one.outcome == "ok"]
     if not others:
         return None
     sources = [ProbeCell(store, one) for one in (cell, *others)]
@@ -328,7 +260,7 @@ def _row(found: ArtifactComparison, sampled: ArtifactComparison | None, base: di
     dtypes = list(dict.fromkeys(filter(None, (found.dtype_a, found.dtype_b))))
     shapes = list(dict.fromkeys(filter(None, (_shape(found.shape_a), _shape(found.shape_b)))))
     row = Row(**base, status=found.status, dtype=" against ".join(dtypes), shape=" against ".join(shapes),
-              bit_equal=found.bit_equal)  # fmt: skip
+              bit_equal=None if found.status == "unreadable" else found.bit_equal)  # fmt: skip
     if found.metrics is not None:
         return _with_metrics(row, found.metrics, "whole")
     if found.status != "different":

@@ -19,11 +19,13 @@ from blake3 import blake3
 
 import harness
 from harness.cells import CellSpec, job_environment
-from harness.device import cpu_device
+from harness.device import Device, cpu_device
 from harness.environments import BuildFailed
 from harness.errors import UsageError
 from harness.experiment import Experiment
 from harness.jobs import JobResult
+from harness.lock import Lock
+from harness.matrix import IndexJob, Matrix
 from harness.pair import interpreters, workbench
 from harness.progress import Board
 from harness.store import Artifact, Cell, Store
@@ -74,20 +76,43 @@ def probe_digest(name: str) -> str:
     return digest.hexdigest(length=16)
 
 
-def probe_spec(experiment: Experiment, version: str, name: str, repeat: int = 0) -> CellSpec:
-    """The cell of one probe in one version."""
-    files = experiment.checkpoint
+def probe_spec(
+    matrix: Matrix,
+    job: IndexJob,
+    version: str,
+    lock: Lock,
+    name: str,
+    checkpoint: dict[str, Any],
+    device: Device,
+    cpu: str | None = None,
+) -> CellSpec:
+    """The cell of one probe in one version.
+
+    Args:
+        matrix: gives a version's oddities.
+        job: whose threads and variables a probe has too.
+        version: PyTorch release.
+        lock: of its environment.
+        name: of the probe.
+        checkpoint: name, digest and dim.
+        device: where it runs.
+        cpu: identity of the processor, if it is not this machine's.
+    """
     return CellSpec(
         job=JOB,
         version=version,
-        lock=experiment.lock(version).digest,
+        lock=lock.digest,
         collection={"name": f"probe {name}", "digest": probe_digest(name), "passages": 0},
-        checkpoint={"name": files.name, "digest": files.digest, "dim": files.dim},
+        checkpoint=checkpoint,
         # Most probes run on the CPU too when the job has a GPU, so the processor decides bits even then.
-        settings={"probe": name, "threads": experiment.job.threads, "dim": files.dim, "cpu": cpu_device().identity},
-        device=experiment.device.identity,
-        environment=job_environment(experiment.matrix, experiment.job, version, experiment.device),
-        repeat=repeat,
+        settings={
+            "probe": name,
+            "threads": job.threads,
+            "dim": checkpoint["dim"],
+            "cpu": cpu_device().identity if cpu is None else cpu,
+        },
+        device=device.identity,
+        environment=job_environment(matrix, job, version, device),
     )
 
 
@@ -117,7 +142,7 @@ def run_probes(
     interpreter_of = interpreters(experiment, board.note)
     for version in versions:
         for repeat in range((repeats or {}).get(version, 0) + 1):
-            specs = {name: probe_spec(experiment, version, name, repeat) for name in names}
+            specs = {name: _spec(experiment, version, name).again(repeat) for name in names}
             stored = {name: experiment.store.get(spec.key) for name, spec in specs.items()}
             pending = {
                 name: specs[name]
@@ -129,6 +154,12 @@ def run_probes(
             made = _run_version(experiment, pending, interpreter_of(version))
             cells += [cell for name in names if (cell := made.get(name) or stored[name]) is not None]
     return cells
+
+
+def _spec(experiment: Experiment, version: str, name: str) -> CellSpec:
+    """The cell of one probe in an experiment's version."""
+    lock, checkpoint = experiment.lock(version), experiment.checkpoint.record()
+    return probe_spec(experiment.matrix, experiment.job, version, lock, name, checkpoint, experiment.device)
 
 
 def _run_version(

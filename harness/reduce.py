@@ -11,17 +11,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from harness.choice import Choice, describe
 from harness.compare import ArtifactComparison
-from harness.errors import HarnessError, printable
-from harness.lock import Lock, lock_path, read_lock
-from harness.matrix import Flavour, Matrix
+from harness.errors import printable
+from harness.matrix import Matrix
 from harness.metrics import Profile
-from harness.store import Cell, Store
 from harness.tables import (
     COLUMNS,
     Headline,
     Pair,
-    describe_group,
     headline,
     headline_cells,
     markdown_table,
@@ -41,6 +39,7 @@ class Reduced:
         rows: the headline table.
         repeats: headline rows of A against A.
         files: tables written.
+        note: one line that says what is stored besides and was not used; empty where there is nothing.
     """
 
     about: str
@@ -48,11 +47,12 @@ class Reduced:
     rows: list[Headline]
     repeats: list[Headline]
     files: list[Path]
+    note: str = ""
 
     @property
     def diverged(self) -> bool:
         """Whether any pair differs beyond what A against A shows."""
-        return any(row.changed and len(row.noisy) < row.total - row.bit_equal for row in self.rows)
+        return any(row.changed and len(row.noisy or ()) < row.total - row.bit_equal for row in self.rows)
 
 
 def profiles_of(matrix: Matrix) -> list[Profile]:
@@ -67,48 +67,34 @@ def profiles_of(matrix: Matrix) -> list[Profile]:
     ]
 
 
-def reduce_cells(
-    matrix: Matrix, locks: Path, store: Store, cells: Sequence[Cell], versions: Sequence[str], output: Path
-) -> Reduced:
-    """Compare the cells of one group over `versions`, and write the tables below `output`."""
-    ok = [cell for cell in cells if cell.version in versions]
-    pairs = pairs_of(store, ok, versions, profiles_of(matrix))
+def reduce_cells(matrix: Matrix, choice: Choice, versions: Sequence[str], output: Path) -> Reduced:
+    """Compare the chosen cells over `versions`, and write the tables below `output`."""
+    cells = [cell for cell in choice.cells if cell.version in versions]
+    pairs = pairs_of(choice.store, cells, versions, profiles_of(matrix))
     noise = noise_of(pairs)
-    about = describe_group(ok)
-    spec = ok[0].spec
+    spec = cells[0].spec
     collection = spec["collection"]
     files = write_tables(
         output,
-        ok,
+        cells,
         pairs,
-        _locks(locks, versions, spec["device"]),
+        choice.locks,
         {
             "device": spec["device"],
             "collection": f"{collection['name']} {collection['passages']} {collection['digest']}",
             "checkpoint": f"{spec['checkpoint']['name']} {spec['checkpoint']['digest']}",
-            "group": ok[0].group,
+            "group": cells[0].group,
         },
     )
     rows = [(pair.kind, headline(pair, noise)) for pair in pairs]
     return Reduced(
-        about,
+        describe(cells),
         pairs,
         [row for kind, row in rows if kind == "consecutive"],
         [row for kind, row in rows if kind == "repeat"],
         files,
+        choice.note,
     )
-
-
-def _locks(locks: Path, versions: Sequence[str], device: str) -> dict[str, Lock]:
-    flavour: Flavour = "gpu" if device.startswith("cuda") else "cpu"
-    found = {}
-    for version in versions:
-        try:
-            found[version] = read_lock(lock_path(locks, version, flavour))
-        except HarnessError:
-            # A version that was locked when it ran and is not any more; its package differences cannot be shown.
-            continue
-    return found
 
 
 def result_console() -> Console:
@@ -141,7 +127,7 @@ _SHOWN = 3
 
 def sentences(reduced: Reduced) -> list[str]:
     """What was found, in plain words: of what, the noise floor, then one sentence for each pair that changed."""
-    lines = [f"{reduced.about}."]
+    lines = [f"{reduced.about}.", *([reduced.note] if reduced.note else [])]
     for row in reduced.repeats:
         name = row.a
         if row.gap:
@@ -155,13 +141,13 @@ def sentences(reduced: Reduced) -> list[str]:
             lines.append(f"Noise floor: {name} against itself is bit for bit the same in all {row.total} tensors.")
     shown = [pair for pair in reduced.pairs if pair.kind == "consecutive"]
     compared = [(row, pair) for row, pair in zip(reduced.rows, shown, strict=True) if not row.gap]
-    repeated = {row.a.split("#")[0] for row in reduced.repeats if not row.gap}
-    unknown = [f"{row.a} -> {row.b}" for row, _ in compared if row.changed and not repeated & {row.a, row.b}]
+    unknown = [f"{row.a} -> {row.b}" for row, _ in compared if row.changed and row.noisy is None]
     if unknown:
+        first = unknown[0].split()[0]
         more = f" and {len(unknown) - _SHOWN} more steps" if len(unknown) > _SHOWN else ""
         lines.append(
             f"Noise floor: not known for {', '.join(unknown[:_SHOWN])}{more}, because neither version is stored with a "
-            "repeat (--repeat VERSION)."
+            f"repeat: `harness index {first} --repeat {first}` with the same options makes one."
         )
     gaps = len(reduced.rows) - len(compared)
     if gaps:

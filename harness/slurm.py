@@ -257,7 +257,7 @@ class Follower:
         return self.ledger.conclude(task, verdict(name, seen, task.array.minutes, read_run(task)))
 
     def _waiting(self, planned: Planned, task: Task, name: str, seen: Job) -> End | None:
-        label = label_of(planned)
+        label = planned.spec.label
         if seen.state != "PENDING":
             self.board.phase(label, read_run(task)[1] or seen.state.lower())
             return None
@@ -318,7 +318,7 @@ class Follower:
 
     def _again(self, planned: Planned, task: Task, reason: str) -> bool:
         number, of = task.entry.attempt + 1, self.sweep.options.retries + 1
-        self._note_once(f"{label_of(planned)}: {reason} Submitting it again ({number} of {of}).")
+        self._note_once(f"{planned.spec.label}: {reason} Submitting it again ({number} of {of}).")
         return True
 
     def _keep(self, planned: Planned, task: Task, outcome: str, reason: str, cause: str) -> Cell:
@@ -456,12 +456,6 @@ def resources(options: Options, kind: str, threads: int, minutes: int) -> dict[s
     if kind != "cpu" and not any(name.startswith(("gres", "gpus")) for name in options.extra):
         asked["gres"] = "gpu:1"
     return asked
-
-
-def label_of(planned: Planned) -> str:
-    """The cell's label on the board."""
-    spec = planned.spec
-    return f"{spec.version}#{spec.repeat}" if spec.repeat else spec.version
 
 
 def verdict(name: str, seen: Job, minutes: int, run: tuple[str, str]) -> End:

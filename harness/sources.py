@@ -245,12 +245,12 @@ def setting(source: ArtifactSource, name: str) -> int | None:
     return None
 
 
-def resolve(item: str, store_root: Callable[[], Path]) -> ArtifactSource:
+def resolve(item: str, find: Callable[[str], ArtifactSource]) -> ArtifactSource:
     """The source that a command-line argument names: an index directory, else a stored cell.
 
     Args:
-        item: a path, or what `harness.store.resolve_source` takes: a cell key's start or a version.
-        store_root: asked only when the item is not a directory, because finding the store may read matrix.yaml.
+        item: a path, or what `find` takes: a version, a label or the start of a cell's key.
+        find: asked only when the item is not a directory, because finding the store may read matrix.yaml.
 
     Raises:
         UsageError: it is neither.
@@ -265,12 +265,4 @@ def resolve(item: str, store_root: Callable[[], Path]) -> ArtifactSource:
     shown = item if len(item) <= _SHOWN else f"{item[:_SHOWN]}..."
     if there:
         raise UsageError(f"{shown} is a file: give the directory of the index that it belongs to.")
-    try:
-        root = store_root()
-    except UsageError as error:
-        raise UsageError(
-            f"There is no directory {shown}, and no store to find a cell of that name in. {error}"
-        ) from error
-    from harness.store import resolve_source
-
-    return resolve_source(shown, root)
+    return find(shown)

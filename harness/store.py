@@ -21,7 +21,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -31,7 +31,6 @@ from typing import Any
 import numpy as np
 from blake3 import blake3
 
-from harness.errors import UsageError
 from harness.flock import hold
 from harness.pipeline import in_order, is_final
 from harness.records import is_record
@@ -118,10 +117,70 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """The version, with the repeat where there is one, such as `2.5.0` or `2.5.0#1`; a probe's name after it."""
-        probe = f" {self.spec.get('settings', {}).get('probe', '')}" if self.spec.get("job") == "probe" else ""
-        swap = f"+{','.join(sorted(self.spec['swap']))}" if self.spec.get("swap") else ""
-        return f"{self.version}{swap}{f'#{self.repeat}' if self.repeat else ''}{probe}"
+        """See `label_of`."""
+        return label_of(self.spec)
+
+
+def label_of(spec: Mapping[str, Any]) -> str:
+    """The version, with what is swapped, the repeat and the probe where there is one, such as `2.5.0#1`.
+
+    Args:
+        spec: a specification as JSON, of which a version and a repeat are enough.
+    """
+    swap = f"+{','.join(sorted(spec['swap']))}" if spec.get("swap") else ""
+    repeat = f"#{spec['repeat']}" if spec.get("repeat") else ""
+    probe = f" {spec.get('settings', {}).get('probe', '')}" if spec.get("job") == "probe" else ""
+    return f"{spec['version']}{swap}{repeat}{probe}"
+
+
+def tell_apart(cells: Sequence[Cell]) -> list[str]:
+    """A name for each cell: its label, and where several have the same one, what differs between them.
+
+    A cell that is there twice has the same name twice; no two different ones have.
+    """
+    names = [cell.label for cell in cells]
+    for label in {name for name in names if names.count(name) > 1}:
+        alike = [place for place, cell in enumerate(cells) if cell.label == label]
+        facts = [dict(_facts(cells[place])) for place in alike]
+        differing = [f for f in dict.fromkeys(f for one in facts for f in one) if len({o.get(f) for o in facts}) > 1]
+        # The digest of a lock says that packages differ; where it is known which, they say it better.
+        plain = [field for field in differing if field != "lock"]
+        if any(field in cells[alike[0]].spec.get("settings", {}) for field in plain):
+            # Threads, say, are a setting and five variables.
+            plain = [field for field in plain if not field.isupper()]
+        whole = plain if len({tuple(one.get(f) for f in plain) for one in facts}) == len(alike) else differing
+        for place, one in zip(alike, facts, strict=True):
+            words = [f"{name} {one.get(name, 'none')}" for name in whole]
+            more = [f"and {len(words) - _TOLD} more differences"] if len(words) > _TOLD else []
+            if words:
+                names[place] = f"{label} ({', '.join(words[:_TOLD] + more)})"
+    if len(set(names)) < len({cell.key for cell in cells}):
+        names = [f"{name} [{cell.key[:12]}]" for name, cell in zip(names, cells, strict=True)]
+    return names
+
+
+_TOLD = 3
+"""Differences that a name holds."""
+
+
+def _facts(cell: Cell) -> Iterator[tuple[str, str]]:
+    """What may tell a cell from another of its label: field to its value, both as words."""
+    spec = cell.spec
+    for part in ("collection", "checkpoint"):
+        one = spec[part]
+        size = f" of {one['passages']:,} passages" if "passages" in one else ""
+        yield part, f"{one['name']}{size}"
+    for part in ("settings", "environment"):
+        yield from ((str(name), str(value)) for name, value in spec.get(part, {}).items())
+    yield "device", spec["device"]
+    packages = (cell.details.get("provenance") or {}).get("packages")
+    if isinstance(packages, dict):
+        yield from ((str(name), str(version)) for name, version in packages.items())
+    yield "lock", str(spec.get("lock", ""))[:8]
+    yield "revision", str(spec.get("revision", ""))
+    for part in ("collection", "checkpoint"):
+        yield f"{part} digest", str(spec[part]["digest"])[:8]
+    yield "swapped", ",".join(f"{name}={digest[:8]}" for name, digest in sorted(spec.get("swap", {}).items()))
 
 
 class Store:
@@ -425,11 +484,12 @@ class StoredCell:
 
     store: Store
     cell: Cell
+    title: str = ""
 
     @property
     def name(self) -> str:
-        """The cell's label."""
-        return self.cell.label
+        """The cell's label, or its title where a label does not tell it from others that are shown with it."""
+        return self.title or self.cell.label
 
     def names(self) -> tuple[str, ...]:
         """Names of its artifacts, in the order of the pipeline."""
@@ -466,32 +526,3 @@ class StoredCell:
         except UnreadableTensor:
             return {}
         return found if isinstance(found, dict) and not too_deep(found) else {}
-
-
-def resolve_source(item: str, root: Path) -> StoredCell:
-    """Return the stored cell that `item` names: a key or the start of one, or a label such as `2.5.0` or `2.5.0#1`.
-
-    Raises:
-        UsageError: none, more than one, or one that did not end well.
-    """
-    store = Store(root)
-    found = list(_matching(store, item))
-    ok = [cell for cell in found if cell.outcome == "ok"]
-    if not found:
-        raise UsageError(
-            f"{item!r} is neither a ColBERT index directory nor a stored cell: give a directory, a version that "
-            "`harness plan` shows as stored, or the start of a cell's key."
-        )
-    if not ok:
-        raise UsageError(f"The cell {item} ended as {found[0].outcome} and has no artifacts: {found[0].reason}")
-    if len(ok) > 1:
-        choices = ", ".join(f"{cell.key[:12]} ({cell.spec['collection']['name']})" for cell in ok)
-        raise UsageError(f"{item!r} names {len(ok)} cells; give the start of a key instead: {choices}.")
-    return StoredCell(store, ok[0])
-
-
-def _matching(store: Store, item: str) -> Iterator[Cell]:
-    for cell in store.cells():
-        by_key = len(item) >= 6 and cell.key.startswith(item)
-        if by_key or item == cell.label:
-            yield cell

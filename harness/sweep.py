@@ -174,7 +174,7 @@ class _Sweep:
         self.changed = threading.Condition()
         self.control = Control()
         self.building = Control()
-        self.items = [_Item(planned, _label(planned)) for planned in plan]
+        self.items = [_Item(planned, planned.spec.label) for planned in plan]
         self.envs: dict[str, _Env] = {}
         for item in self.items:
             version = item.planned.spec.version
@@ -602,11 +602,6 @@ def _signals(control: Control) -> Iterator[_Asked]:
     finally:
         for number, old in before.items():
             signal.signal(number, old)
-
-
-def _label(planned: Planned) -> str:
-    spec = planned.spec
-    return f"{spec.version}#{spec.repeat}" if spec.repeat else spec.version
 
 
 def _not_built(experiment: Experiment, planned: Planned, error: BuildFailed, tries: int = 1) -> Cell:

@@ -19,10 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.compare import ArtifactComparison, compare_sources
-from harness.errors import UsageError, printable
+from harness.errors import printable
 from harness.lock import Lock, difference
 from harness.metrics import Profile
 from harness.pipeline import in_order, is_final
+from harness.repeats import repeats_of
 from harness.store import Cell, Store, StoredCell
 
 TABLES_SCHEMA = "1"
@@ -65,7 +66,7 @@ class Headline:
         shapes: how many have the same shape.
         profiles: profile to how many pass.
         bit_equal: how many are bit for bit the same.
-        noisy: final tensors that a repeat of either cell changes too.
+        noisy: final tensors that a repeat of either cell changes too; None where neither was run again.
         gap: outcome and reason where a cell is missing, else empty.
     """
 
@@ -75,12 +76,12 @@ class Headline:
     shapes: int = 0
     profiles: Mapping[str, int] = field(default_factory=dict)
     bit_equal: int = 0
-    noisy: tuple[str, ...] = ()
+    noisy: tuple[str, ...] | None = None
     gap: str = ""
 
     @property
     def changed(self) -> bool:
-        """Whether anything final differs by a bit."""
+        """Whether it was seen that anything final differs by a bit."""
         return not self.gap and self.bit_equal < self.total
 
 
@@ -99,19 +100,25 @@ def pairs_of(store: Store, cells: Sequence[Cell], versions: Sequence[str], profi
 
     Args:
         store: where the cells' tensors are.
-        cells: of one group, without swaps.
+        cells: one for each version, and repeats of these; see `harness.choice`.
         versions: all versions that the table is about, in order; a version without a cell is `missing`.
         profiles: tolerance profiles.
+
+    Raises:
+        ValueError: two cells are of one version, and nobody chose between them.
     """
-    first = {cell.version: cell for cell in cells if not cell.repeat}
+    first: dict[str, Cell] = {}
+    for cell in cells:
+        if not cell.repeat and first.setdefault(cell.version, cell) is not cell:
+            raise ValueError(f"{cell.key} and {first[cell.version].key} are both of {cell.version}")
     pairs = [
         compare_cells(store, first.get(a) or _missing(a), first.get(b) or _missing(b), "consecutive", profiles)
         for a, b in itertools.pairwise(versions)
     ]
     pairs += [
-        compare_cells(store, first[cell.version], cell, "repeat", profiles)
-        for cell in cells
-        if cell.repeat and cell.version in first
+        compare_cells(store, cell, repeat, "repeat", profiles)
+        for cell in first.values()
+        for repeat in repeats_of(cell, cells)
     ]
     return pairs
 
@@ -121,13 +128,20 @@ def _missing(version: str) -> Cell:
 
 
 def noise_of(pairs: Iterable[Pair]) -> dict[str, frozenset[str]]:
-    """Version to the artifacts that its repeats change: what A against A shows is noise."""
+    """Key of each cell that was run again to the artifacts that this changed: what A against A shows is noise."""
     noise: dict[str, frozenset[str]] = {}
     for pair in pairs:
         if pair.kind == "repeat":
             changed = frozenset(artifact.name for artifact in pair.artifacts if not artifact.bit_equal)
-            noise[pair.a.version] = noise.get(pair.a.version, frozenset()) | changed
+            noise[pair.a.key] = noise.get(pair.a.key, frozenset()) | changed
     return noise
+
+
+def _noise_in(pair: Pair, noise: Mapping[str, frozenset[str]]) -> frozenset[str] | None:
+    """Artifacts that a repeat of either cell changes; None where neither was run again."""
+    known = [noise[side.key] for side in (pair.a, pair.b) if side.key in noise]
+    # A repeat's own pair is what the noise is known from.
+    return frozenset().union(*known) if known else None
 
 
 def headline(pair: Pair, noise: Mapping[str, frozenset[str]]) -> Headline:
@@ -137,7 +151,7 @@ def headline(pair: Pair, noise: Mapping[str, frozenset[str]]) -> Headline:
         return Headline(pair.a.label, pair.b.label, gap="; ".join(gaps))
     final = pair.final()
     profiles = {p: sum(bool(artifact.close(p)) for artifact in final) for p in _profile_names(final)}
-    noisy = noise.get(pair.a.version, frozenset()) | noise.get(pair.b.version, frozenset())
+    noisy = _noise_in(pair, noise)
     return Headline(
         a=pair.a.label,
         b=pair.b.label,
@@ -145,52 +159,14 @@ def headline(pair: Pair, noise: Mapping[str, frozenset[str]]) -> Headline:
         shapes=sum(artifact.shape_a is not None and artifact.shape_a == artifact.shape_b for artifact in final),
         profiles=profiles,
         bit_equal=sum(artifact.bit_equal for artifact in final),
-        noisy=tuple(artifact.name for artifact in final if artifact.name in noisy and not artifact.bit_equal),
+        noisy=None
+        if noisy is None
+        else tuple(artifact.name for artifact in final if artifact.name in noisy and not artifact.bit_equal),
     )
 
 
 def _profile_names(artifacts: Sequence[ArtifactComparison]) -> list[str]:
     return list(dict.fromkeys(name for artifact in artifacts for name in artifact.profiles))
-
-
-def groups_of(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
-    """Cells without swaps by group: those that differ only in version and repeat."""
-    groups: dict[str, list[Cell]] = {}
-    for cell in cells:
-        if not cell.spec.get("swap"):
-            groups.setdefault(cell.group, []).append(cell)
-    return groups
-
-
-def describe_group(cells: Sequence[Cell]) -> str:
-    """One line that tells a group from another."""
-    spec = cells[0].spec
-    collection = spec["collection"]
-    return printable(
-        f"{collection['name']} ({collection['passages']} passages), {spec['checkpoint']['name']}, {spec['device']}, "
-        f"{len({cell.version for cell in cells})} versions"
-    )
-
-
-def choose_group(cells: Iterable[Cell], wanted: str | None) -> list[Cell]:
-    """Return the cells of the only group, or of the one whose digest starts with `wanted`.
-
-    Raises:
-        UsageError: no cells, no such group, or several groups and none named.
-    """
-    groups = groups_of(cell for cell in cells if cell.spec.get("job") != "probe")
-    if not groups:
-        raise UsageError("The store holds no cells yet: run `nox -s index-VERSION` or `harness index VERSION` first.")
-    chosen = {name: found for name, found in groups.items() if name.startswith(wanted or "")}
-    listing = "; ".join(f"{name[:12]}: {describe_group(found)}" for name, found in groups.items())
-    if not chosen:
-        raise UsageError(f"--group {wanted!r} names none of the groups in the store: {listing}.")
-    if len(chosen) > 1:
-        raise UsageError(
-            f"The store holds {len(chosen)} groups of cells that cannot be compared with each other; name one with "
-            f"--group, or with --collection, --checkpoint, --limit and --device: {listing}."
-        )
-    return next(iter(chosen.values()))
 
 
 # ---- Parquet
@@ -216,6 +192,11 @@ def _loaded(libraries: Mapping[str, Any], file: str, name: str) -> str | None:
     That of the package that the file came from, which has more digits, or else what the library says of itself.
     """
     return str(libraries.get(f"{file}.package") or "").rpartition(" ")[2] or libraries.get(name)
+
+
+def _json(value: object) -> str | None:
+    """A value as JSON text; nothing where there is none."""
+    return None if value is None else json.dumps(value, sort_keys=True)
 
 
 def cell_rows(cells: Iterable[Cell]) -> Iterable[dict[str, Any]]:
@@ -245,7 +226,7 @@ def cell_rows(cells: Iterable[Cell]) -> Iterable[dict[str, Any]]:
             "torch": provenance.get("torch"),
             "torch_git": provenance.get("torch_git"),
             "cuda": provenance.get("cuda"),
-            "cudnn": str(provenance.get("cudnn") or ""),
+            "cudnn": str(provenance["cudnn"]) if provenance.get("cudnn") else None,
             "cublas": _loaded(libraries, "libcublas", "cublas"),
             "cuda_runtime": _loaded(libraries, "libcudart", "cuda_runtime"),
             "autocast": observed.get("autocast_dtype") if observed.get("autocast_enabled") else None,
@@ -254,15 +235,15 @@ def cell_rows(cells: Iterable[Cell]) -> Iterable[dict[str, Any]]:
             "driver": gpu.get("driver"),
             "attention_class": observed.get("attention_class"),
             **_built_with(str(provenance.get("torch_config") or "")),
-            "seconds": json.dumps(cell.seconds, sort_keys=True),
+            "seconds": _json(cell.seconds),
             "wall_seconds": cell.details.get("wall_seconds"),
             "peak_host_bytes": peak.get("host_bytes"),
             "peak_gpu_bytes": peak.get("gpu_reserved_bytes"),
-            "settings": json.dumps(cell.spec.get("settings"), sort_keys=True),
-            "environment": json.dumps(cell.spec.get("environment"), sort_keys=True),
-            "switches": json.dumps(provenance.get("switches"), sort_keys=True),
+            "settings": _json(cell.spec.get("settings")),
+            "environment": _json(cell.spec.get("environment")),
+            "switches": _json(provenance.get("switches")),
             "finished": cell.finished,
-            "sources": json.dumps(cell.details["sources"], sort_keys=True) if "sources" in cell.details else None,
+            "sources": _json(cell.details.get("sources")),
         }
 
 
@@ -321,8 +302,7 @@ ENV_DELTA = _schema((_TEXT, "a b package version_a version_b"))
 def _comparison_rows(pairs: Iterable[Pair], noise: Mapping[str, frozenset[str]]) -> Iterable[dict[str, Any]]:
     plain = {field.name for field in COMPARISONS}
     for pair in pairs:
-        known = [noise[side.version] for side in (pair.a, pair.b) if side.version in noise]
-        noisy = frozenset().union(*known)
+        noisy = _noise_in(pair, noise)
         for artifact in pair.artifacts:
             facts = artifact.to_json()
             verdicts = artifact.profiles
@@ -342,7 +322,7 @@ def _comparison_rows(pairs: Iterable[Pair], noise: Mapping[str, frozenset[str]])
                     "rtol": verdict.rtol if verdict else None,
                     "close": verdict.close if verdict else None,
                     "min_rtol": verdict.min_rtol if verdict else None,
-                    "noise": artifact.name in noisy if known else None,
+                    "noise": None if noisy is None else artifact.name in noisy,
                     "details": json.dumps({k: v for k, v in facts.items() if k not in plain}, sort_keys=True),
                 }
                 yield row
@@ -416,20 +396,21 @@ def _consecutive_row(pair: Pair, noise: Mapping[str, frozenset[str]]) -> dict[st
     row = headline(pair, noise)
     # Tensors only: the index's metadata names a folder of one run, and is never the same.
     changed = [artifact.name for artifact in pair.artifacts if not artifact.bit_equal and artifact.tensor]
-    return {
-        "a": row.a,
-        "b": row.b,
-        "outcome_a": pair.a.outcome,
-        "outcome_b": pair.b.outcome,
+    found: dict[str, Any] = {
+        "a": row.a, "b": row.b, "outcome_a": pair.a.outcome, "outcome_b": pair.b.outcome, "gap": row.gap,
+    }  # fmt: skip
+    if row.gap:
+        # Nothing was measured, and nothing is not the same as no difference.
+        return found
+    return found | {
         "total": row.total,
         "shapes_match": row.shapes,
-        "default_match": row.profiles.get("default", 0),
-        "bnb_match": row.profiles.get("bnb", 0),
+        "default_match": row.profiles.get("default"),
+        "bnb_match": row.profiles.get("bnb"),
         "bit_equal": row.bit_equal,
         "changed": row.changed,
-        "noisy": list(row.noisy),
+        "noisy": None if row.noisy is None else list(row.noisy),
         "first_changed": changed[0] if changed else None,
-        "gap": row.gap,
     }
 
 

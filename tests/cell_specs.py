@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from harness.cells import CellSpec
+from harness.cells import CellSpec, index_spec
+from harness.device import Device
+from harness.lock import lock_path, read_lock
+from harness.matrix import load_matrix
 from harness.store import Artifact, Cell
+
+ROOT = Path(__file__).parent.parent
+MATRIX = load_matrix(ROOT / "matrix.yaml")
 
 
 def spec(version: str = "2.8.0", **changes: Any) -> CellSpec:
@@ -21,6 +28,19 @@ def spec(version: str = "2.8.0", **changes: Any) -> CellSpec:
         "environment": {"OMP_NUM_THREADS": "2"},
     }
     return CellSpec(**{**fields, **changes})
+
+
+def planned(version: str = "2.8.0", repeat: int = 0, device: str = "cpu Vendor 1/2 avx2", **changes: Any) -> CellSpec:
+    """The specification that `harness plan` has for a version today, on a device of that identity."""
+    where = Device(device.split(" ", 1)[0], device)
+    fields: dict[str, Any] = {
+        "job": MATRIX.jobs.index,
+        "lock": read_lock(lock_path(ROOT / "locks", version, where.flavour)),
+        "collection": {"name": "embedded", "digest": "c0ffee", "passages": 10},
+        "checkpoint": {"name": "embedded", "digest": "beef", "dim": 8},
+        **changes,
+    }
+    return index_spec(MATRIX, version=version, device=where, **fields).again(repeat)
 
 
 def cell(of: CellSpec | None = None, **changes: Any) -> Cell:

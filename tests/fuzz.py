@@ -31,6 +31,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from harness.checkpoint import load_checkpoint_local
+from harness.choice import describe
 from harness.collection import load_local
 from harness.compare import compare_sources, dumps
 from harness.errors import HarnessError
@@ -41,9 +42,9 @@ from harness.matrix import parse_matrix
 from harness.render import text
 from harness.runner import conclude
 from harness.sources import IndexDirectory
-from harness.store import Artifact, Store, StoredCell
+from harness.store import Artifact, Store, StoredCell, tell_apart
 from harness.supervise import Ended
-from harness.tables import cell_rows, choose_group, describe_group, write_tables
+from harness.tables import cell_rows, write_tables
 from harness.tensors import Tensor, read_pt, read_safetensors, write_safetensors
 from tests.cell_specs import cell, spec
 from tests.pt_files import integer, rebuild, tuple_of, write_archive, write_index, write_pt
@@ -313,7 +314,7 @@ def _record(folder: Path, data: st.DataObject) -> None:
         path.write_bytes(mutated(data, kept) if data.draw(st.integers(0, 3)) == 0 else as_json(changed(data, tree)))
         found = store.get(made.key)
         for one in store.cells():
-            shown = f"{one.label} {describe_group([one])} {choose_group([one], None)[0].label}"
+            shown = f"{one.label} {describe([one])} {tell_apart([one, made])[0]}"
             assert shown.isprintable()
             assert all(store.object_path(a.digest).is_relative_to(folder) for a in one.artifacts.values())
             assert all(".." not in str(store.object_path(a.digest)) for a in one.artifacts.values())

@@ -32,7 +32,8 @@ from harness.jobs import JobResult, Workbench
 from harness.locate import Location, locate
 from harness.lock import Lock, lock_path, read_lock
 from harness.noise import place
-from harness.pair import Pair, Side, noise_floor, workbench
+from harness.pair import Pair, Side, workbench
+from harness.repeats import noise_floor
 from harness.replay import Verdict
 from harness.runner import Interpreter, run_index
 from harness.store import Cell, Store
@@ -243,7 +244,7 @@ class Planter:
         """A, and B with the fault; the noise floor from A's repeat and, if wanted, from B's."""
         b = self.index(OTHER, fault)
         again = [self.index(OTHER, fault, repeat=1)] if repeat_b else []
-        noise = noise_floor(self.a, [self.again]) | noise_floor(b, again)
+        noise = (noise_floor(self.a, [self.again]) or frozenset()) | (noise_floor(b, again) or frozenset())
         return Pair(
             Side(self.a, lambda: self.interpreter(VERSION, "")), Side(b, lambda: self.interpreter(OTHER, fault)),
             noise, 1, self.store, self.bench, lambda: self.experiment.passages.texts,

@@ -44,7 +44,7 @@ def index(job: IndexJob | None = None, version: str = "2.8.0", device: Device = 
     """The cell that `harness index` would run."""
     lock = read_lock(lock_path(ROOT / "locks", version, device.flavour))
     passages = Passages(["0", "1"], ["some text", "other text"], "tiny", {})
-    arguments = {"passages": passages, "checkpoint": CHECKPOINT, **changes}
+    arguments = {"collection": passages.record(), "checkpoint": CHECKPOINT, **changes}
     return index_spec(MATRIX, job or MATRIX.jobs.index, version, lock, device=device, **arguments)
 
 
@@ -131,8 +131,8 @@ def test_passages_their_order_and_their_ids_are_in_the_key():
     swapped = Passages(["1", "0"], ["other text", "some text"], "tiny", {})
     renamed = Passages(["0", "1"], ["some text", "other text"], "renamed", {"path": "x"})
 
-    assert index(passages=swapped).key != index().key
-    assert index(passages=renamed).key == index().key
+    assert index(collection=swapped.record()).key != index().key
+    assert index(collection=renamed.record()).key == index().key
     assert index().collection["passages"] == 2
 
 
@@ -176,7 +176,7 @@ def test_an_oddity_s_variables_are_in_the_key_and_not_in_the_group():
 
     def of(which: Matrix, version: str) -> CellSpec:
         lock = read_lock(lock_path(ROOT / "locks", version, "cpu"))
-        return index_spec(which, which.jobs.index, version, lock, passages, CHECKPOINT, CPU)
+        return index_spec(which, which.jobs.index, version, lock, passages.record(), CHECKPOINT, CPU)
 
     assert of(matrix, "2.4.1").environment["OMP_DYNAMIC"] == "TRUE"
     assert of(matrix, "2.4.1").oddities == {"A": None, "OMP_DYNAMIC": "FALSE"}

@@ -9,10 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.ladder import Change, all_pairs, ladder, noise_floor, unique_names
+from harness.ladder import Change, all_pairs, ladder, unique_names
 from harness.render import ladder_text, pairs_text
-from harness.store import Artifact
-from tests.cell_specs import cell, spec
 from tests.command import run
 from tests.pt_files import write_index, write_pt
 
@@ -55,20 +53,6 @@ def test_noise_is_no_divergence() -> None:
     shown = ladder_text(ladder(ITEMS, noise=floors))
     assert "running v1 again changes centroids." in shown
     assert "running v3 again changes no tensor." in shown
-
-
-def test_noise_floor_of_cells() -> None:
-    """Only a repeat of the same cell says anything about its noise."""
-    artifacts = {name: Artifact(f"{name}-a", "float32", (1,), "final", stored=False) for name in ("centroids", "ivf")}
-    other = artifacts | {"ivf": Artifact("ivf-b", "float32", (1,), "final", stored=False)}
-    first, again, far = (
-        cell(spec(version, repeat=repeat), artifacts=found)
-        for version, repeat, found in (("2.8.0", 0, artifacts), ("2.8.0", 1, other), ("2.7.1", 0, other))
-    )
-
-    assert noise_floor(first, [first, far]) is None
-    assert noise_floor(first, [first, again, far]) == ("ivf",)
-    assert noise_floor(first, [first, cell(spec(repeat=2), artifacts=artifacts)]) == ()
 
 
 def test_all_pairs_cost_their_digests() -> None:

@@ -16,7 +16,7 @@ from harness.marks import mark
 from harness.render import text
 from harness.sources import IndexDirectory
 from harness.store import Artifact, Store, StoredCell
-from tests.cell_specs import cell, spec
+from tests.cell_specs import cell, planned
 from tests.small_index import index_arrays, write_index
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -34,7 +34,7 @@ class Runs:
         artifacts = self.store.ingest(index, self.root / "none", "full")
         if not counted:
             artifacts = {name: replace(one, nans=None) for name, one in artifacts.items()}
-        return StoredCell(self.store, self.store.put(cell(spec(version, repeat=repeat), artifacts=artifacts)))
+        return StoredCell(self.store, self.store.put(cell(planned(version, repeat), artifacts=artifacts)))
 
 
 @pytest.fixture
@@ -169,7 +169,9 @@ def test_equal_digests_of_what_was_not_kept_have_no_verdict() -> None:
     """A record without a count and without a tensor: whether torch would call it close is not known."""
     kept = {"embs_0": Artifact("ab" * 32, "float16", (3, 8), "intermediate", stored=False)}
     kept["codes"] = Artifact("cd" * 32, "int64", (3,), "intermediate", stored=False)
-    a, b = (StoredCell(Store(Path("/nowhere")), cell(spec(version), artifacts=kept)) for version in ("2.7.1", "2.8.0"))
+    a, b = (
+        StoredCell(Store(Path("/nowhere")), cell(planned(version), artifacts=kept)) for version in ("2.7.1", "2.8.0")
+    )
     found = compare_sources(a, b)
 
     assert ("bit_equal", None) == (row(found, "embs_0").status, row(found, "embs_0").close("default"))

@@ -50,6 +50,18 @@ def new(tonight: Night, *earlier: Night) -> list[str]:
     return [one.artifact for one in report(tonight, earlier).new]
 
 
+def test_a_version_whose_lock_changed_since_the_last_night_is_named() -> None:
+    """What is new then is not the release's doing, or need not be."""
+    tonight = replace(night("3", ivf="different"), keys={"2.7.1": "same", "2.8.0": "other lock"})
+    before = replace(night("2", ivf="bit_equal"), keys={"2.7.1": "same", "2.8.0": "a lock"})
+
+    found = report(tonight, [replace(night("1"), keys={"2.8.0": "other lock"})])
+    assert found.relocked == ()
+    found = report(tonight, [before])
+    assert found.relocked == ("2.8.0",)
+    assert "Other cells than the last time: 2.8.0, whose lock or oddities changed" in markdown(found)
+
+
 def test_the_first_night_is_the_baseline() -> None:
     assert new(night("1", ivf="different", centroids="shape_mismatch")) == []
     assert "known from now on" in sentence(report(night("1", ivf="different"), []))

@@ -33,7 +33,7 @@ def prepare(monkeypatch: pytest.MonkeyPatch) -> Prepare:
     def run(a: str, b: str, repeats: int, *different: tuple[str, int]) -> Pair:
         def plan(versions: list[str], wanted: dict[str, int]) -> list[Any]:
             runs = [(v, repeat) for v in versions for repeat in range(wanted.get(v, 0) + 1)]
-            return [SimpleNamespace(spec=SimpleNamespace(version=v, repeat=repeat)) for v, repeat in runs]
+            return [SimpleNamespace(spec=SimpleNamespace(version=v, repeat=repeat, label=v)) for v, repeat in runs]
 
         def cells(_experiment: object, planned: list[Any], *_args: object, **_options: object) -> list[Cell]:
             named = [(one.spec.version, one.spec.repeat) for one in planned]

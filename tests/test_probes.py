@@ -6,7 +6,6 @@ import ast
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from harness.experiment import Experiment, Selection
 from harness.findings import write_table
 from harness.home import Home
 from harness.jobs import JobResult
-from harness.probe_rows import Row, choose_probes, compare_probes, fact_lines, latest, summaries, version_lines
+from harness.probe_rows import Row, by_probe, compare_probes, fact_lines, summaries, version_lines
 from harness.probes import SAMPLE_BYTES, WHOLE_BYTES, check_probes, known_probes, probe_digest, run_probes, sample
 from harness.progress import Board
 from harness.store import Cell, Store
@@ -163,7 +162,7 @@ class Bench:
 
     def rows(self, *versions: str) -> list[Row]:
         """All rows of what is stored."""
-        return compare_probes(self.store, latest(self.store.cells()), versions or ("2.7.1", "2.8.0"))
+        return compare_probes(self.store, by_probe(self.store.cells()), versions or ("2.7.1", "2.8.0"))
 
     def pairs(self, *versions: str) -> list[Row]:
         """Rows of pairs."""
@@ -317,30 +316,6 @@ def test_identity_says_without_which_linears_the_difference_is_gone(bench: Bench
     assert "2.7.1 -> 2.8.0  identity: the difference in mixed precision is gone without layer.1.dense" in summaries(
         bench.rows()
     )
-
-
-def test_cells_of_other_code_are_left_out(bench: Bench) -> None:
-    bench.cell("2.7.1", [("cpu", "values", SMALL)], code="01d")
-    new = [bench.cell(version, [("cpu", "values", SMALL)], code="new") for version in ("2.7.1", "2.8.0")]
-    found = latest(replace(cell, finished=f"2025-01-0{1 + (cell in new)}") for cell in bench.store.cells())
-
-    assert {cell.key for cell in found["sort"]} == {cell.key for cell in new}
-
-
-def test_several_sets_are_refused_with_a_listing_and_one_can_be_named(bench: Bench) -> None:
-    for device in ("cpu one", "cuda two"):
-        bench.cell("2.8.0", [("cpu", "values", SMALL)], device=device)
-    cells = bench.store.cells()
-
-    with pytest.raises(UsageError, match=r"2 sets of probes .* --key, or with --checkpoint, --device"):
-        choose_probes(cells, ["sort"])
-    (chosen,) = choose_probes(cells, ["sort"], device="cuda")["sort"]
-    assert chosen.spec["device"] == "cuda two"
-
-
-def test_no_stored_probe_is_a_sentence(bench: Bench) -> None:
-    with pytest.raises(UsageError, match="holds no such probes yet"):
-        choose_probes(bench.store.cells(), ["sort"])
 
 
 def test_what_a_probe_left_may_be_unreadable(bench: Bench) -> None:

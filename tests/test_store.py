@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 import harness.store
-from harness.errors import UsageError
-from harness.store import OUTCOMES, Artifact, Store, StoredCell, index_tensors, resolve_source
+from harness.store import OUTCOMES, Artifact, Store, StoredCell, index_tensors
 from harness.tensors import Tensor, UnreadableTensor, read_safetensors, write_safetensors
 from tests.cell_specs import cell, spec
 from tests.small_index import index_arrays, write_index, write_pt
@@ -366,53 +365,12 @@ def test_index_tensors_agree_with_a_real_torch(tmp_path, torch_interpreter):
     assert {name: tensor.digest() for name, tensor in index_tensors(theirs)} == expected
 
 
-def test_a_cell_is_named_by_label_by_key_and_by_the_start_of_a_key(store):
-    put = store.put(cell(spec("2.8.0", repeat=1)))
-
-    for item in ("2.8.0#1", put.key, put.key[:6]):
-        assert resolve_source(item, store.root).cell == put
-    assert resolve_source("2.8.0#1", store.root).name == "2.8.0#1"
-
-
-@pytest.mark.parametrize("item", ["2.8.0", "2.7.1", "abcde", "", "nothing/here"])
-def test_a_name_of_nothing_is_a_sentence(store, item):
-    store.put(cell(spec("2.8.0", repeat=1)))
-
-    with pytest.raises(UsageError, match="neither a ColBERT index directory nor a stored cell"):
-        resolve_source(item, store.root)
-
-
-def test_a_name_of_several_cells_lists_their_keys(store):
-    a, b = (store.put(cell(spec(settings={"nbits": n}))) for n in (1, 2))
-
-    with pytest.raises(UsageError, match="names 2 cells") as caught:
-        resolve_source("2.8.0", store.root)
-
-    assert a.key[:12] in str(caught.value)
-    assert b.key[:12] in str(caught.value)
-
-
-def test_a_cell_that_ended_badly_says_how(store):
-    store.put(cell(outcome="timeout", reason="The job was stopped after 60 s.", artifacts={}))
-
-    with pytest.raises(UsageError, match=r"ended as timeout and has no artifacts: The job was stopped after 60 s\."):
-        resolve_source("2.8.0", store.root)
-
-
-def test_a_cell_that_ended_well_is_taken_before_one_that_did_not(store):
-    store.put(cell(spec(settings={"nbits": 1}), outcome="crashed", artifacts={}))
-    good = store.put(cell())
-
-    assert resolve_source("2.8.0", store.root).cell == good
-
-
 def test_a_stored_cell_gives_its_artifacts_and_metadata(store, tmp_path):
     index = write_index(tmp_path / "index")
     artifacts = store.ingest(index, tmp_path / "none", "full")
     source = StoredCell(store, store.put(cell(artifacts=artifacts), index=index))
 
     assert source.names() == tuple(artifacts)
-    assert resolve_source("2.8.0", store.root).names() == tuple(artifacts)
     assert source.digest("centroids") == artifacts["centroids"].digest
     assert bytes(source.load("centroids").buffer()) == index_arrays()["centroids"].tobytes()
     assert source.metadata()["num_chunks"] == 2

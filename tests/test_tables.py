@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from harness.choice import Choice
+from harness.lock import lock_path, read_lock
 from harness.matrix import load_matrix
 from harness.pipeline import in_order
 from harness.reduce import Reduced, reduce_cells, sentences
@@ -23,6 +25,7 @@ from tests.small_index import index_arrays, write_index
 
 ROOT = Path(__file__).parent.parent
 MATRIX = load_matrix(ROOT / "matrix.yaml")
+LOCKS = {version: read_lock(lock_path(ROOT / "locks", version, "cpu")) for version in MATRIX.versions}
 TOTAL = len(index_arrays())
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -46,7 +49,7 @@ class Sweep:
         self.store.put(cell(spec(version), outcome=outcome, reason=reason, artifacts={}))
 
     def reduce(self, versions: Sequence[str]) -> Reduced:
-        return reduce_cells(MATRIX, ROOT / "locks", self.store, self.store.cells(), versions, self.output)
+        return reduce_cells(MATRIX, Choice(self.store, tuple(self.store.cells()), LOCKS), versions, self.output)
 
     def rows(self, table: str) -> list[dict[str, Any]]:
         return pq.read_table(self.output / f"{table}.parquet").to_pylist()
@@ -134,6 +137,29 @@ def test_a_version_without_a_good_cell_is_a_gap_with_its_outcome(sweep):
     assert "3 of 3 steps could not be compared; the Outcome column says why." in sentences(reduced)
     assert [row["outcome_b"] for row in sweep.rows("consecutive")] == ["crashed", "missing", "ok"]
     assert {row["version"]: row["reason"] for row in sweep.rows("cells")}["2.4.1"].startswith("The job was killed")
+    # What was not measured is unknown: neither changed nor unchanged, and no count of nothing.
+    measured = ("changed", "total", "shapes_match", "default_match", "bnb_match", "bit_equal", "noisy", "first_changed")
+    assert {row[name] for row in sweep.rows("consecutive") for name in measured} == {None}
+
+
+def test_a_repeat_counts_for_its_own_cell_alone(sweep):
+    """A lock's repeats say nothing of another lock's cells, though both are of one version and one group."""
+    sweep.put("2.7.1", index_arrays())
+    sweep.put("2.8.0", moved(centroids=0.2))
+    for repeat, arrays in enumerate((index_arrays(), moved(centroids=0.1))):
+        other = spec("2.7.1", repeat=repeat, lock="another")
+        artifacts = sweep.store.ingest(write_index(sweep.root / f"other-{repeat}", arrays), sweep.root / "none", "full")
+        sweep.store.put(cell(other, artifacts=artifacts))
+    own = [one for one in sweep.store.cells() if one.spec["lock"] != "another" or one.repeat]
+
+    reduced = reduce_cells(MATRIX, Choice(sweep.store, tuple(own), LOCKS), ["2.7.1", "2.8.0"], sweep.output)
+
+    assert reduced.diverged
+    assert not reduced.repeats
+    assert any("Noise floor: not known for 2.7.1 -> 2.8.0" in line for line in sentences(reduced))
+    assert {row["noise"] for row in sweep.rows("comparisons")} == {None}
+    with pytest.raises(ValueError, match=r"both of 2\.7\.1"):
+        sweep.reduce(["2.7.1", "2.8.0"])
 
 
 def test_what_a_repeat_changes_too_is_noise_and_no_divergence(sweep):
@@ -163,7 +189,7 @@ def test_where_nothing_was_repeated_the_noise_floor_is_said_to_be_unknown(sweep)
     noise = {(row["a"], row["b"]): row["noise"] for row in sweep.rows("comparisons") if row["artifact"] == "centroids"}
     assert line == (
         "Noise floor: not known for 2.5.0 -> 2.5.1, 2.5.1 -> 2.6.0, 2.6.0 -> 2.7.0, because neither version is stored "
-        "with a repeat (--repeat VERSION)."
+        "with a repeat: `harness index 2.5.0 --repeat 2.5.0` with the same options makes one."
     )
     assert noise["2.5.0", "2.5.1"] is None
     assert noise["2.7.0", "2.7.1"] is False

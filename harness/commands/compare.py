@@ -3,30 +3,49 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.commands.options import home_option, matrix_option
+from harness.commands.options import group_option, selection_options
 from harness.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
 
+    from harness.choice import Finder
     from harness.metrics import Profile
+    from harness.sources import ArtifactSource
 
 
-def store_root(matrix_path: Path | None, home: Path | None) -> Callable[[], Path]:
-    """Find the store only when an argument needs it: pydantic and YAML take as long to import as comparing does."""
+def sources_of(items: Sequence[str], group: str | None, options: dict[str, Any]) -> list[ArtifactSource]:
+    """What items of a command line name: index directories, or stored cells; says which cells were not chosen.
 
-    def find() -> Path:
-        from harness.home import resolve_home
-        from harness.matrix import find_matrix
+    The store is looked for only when an item is no directory: pydantic and YAML take as long to import as comparing.
+    """
+    from harness.sources import resolve
 
-        path = (matrix_path or find_matrix()).resolve()
-        return resolve_home(home, path).store
+    finders: list[Finder] = []
 
-    return find
+    def find(item: str) -> ArtifactSource:
+        if not finders:
+            from harness.choice import Chooser, Finder
+            from harness.experiment import Selection
+
+            try:
+                finders.append(Finder(Chooser(Selection(**options), group), items))
+            except UsageError as error:
+                raise UsageError(
+                    f"There is no directory {item}, and no store to find a cell of that name in. {error}"
+                ) from error
+        return finders[0](item)
+
+    found = [resolve(item, find) for item in items]
+    for finder in finders:
+        found = finder.titled(found)
+        if finder.note:
+            click.echo(finder.note, err=True)
+    return found
 
 
 def profiles_for(matrix_path: Path | None, names: tuple[str, ...]) -> list[Profile]:
@@ -61,22 +80,21 @@ def profiles_for(matrix_path: Path | None, names: tuple[str, ...]) -> list[Profi
 @click.argument("b")
 @click.option("--profile", default="default", show_default=True, help="Tolerance that decides what is a divergence.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
-@matrix_option
-@home_option
-def command(a: str, b: str, profile: str, as_json: bool, matrix_path: Path | None, home: Path | None) -> int:
+@selection_options
+@group_option
+def command(a: str, b: str, profile: str, as_json: bool, group: str | None, **options: Any) -> int:
     """Compare A with B: index directories, stored cells by version, or by the start of their key.
 
-    B is the reference of relative differences. Exit code 0 when nothing differs beyond the profile and beyond what
-    repeats of the cells show, 1 when something does, 2 when something cannot be read or there is no tensor to compare.
+    A version means the cell that `harness plan` names for the same options. B is the reference of relative differences.
+    Exit code 0 when nothing differs beyond the profile and beyond what repeats of the cells show, 1 when something
+    does, 2 when something cannot be read or there is no tensor to compare.
     """
     from harness.compare import compare_sources, dumps
     from harness.marks import mark
     from harness.render import text
-    from harness.sources import resolve
 
-    root = store_root(matrix_path, home)
-    profiles = profiles_for(matrix_path, (profile,))
-    left, right = resolve(a, root), resolve(b, root)
+    profiles = profiles_for(options["matrix_path"], (profile,))
+    left, right = sources_of((a, b), group, options)
     comparison = mark(compare_sources(left, right, profiles, chosen=profile), left, right)
     click.echo(dumps(comparison.to_json()) if as_json else text(comparison))
     if comparison.unreadable or not any(one.tensor for one in comparison.artifacts):

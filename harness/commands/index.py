@@ -53,8 +53,7 @@ def command(
     plan = experiment.plan(chosen, parse_repeats(repeats, experiment.matrix.require))
     if again:
         plan = [replace(planned, run=True) for planned in plan]
-    labels = [f"{p.spec.version}#{p.spec.repeat}" if p.spec.repeat else p.spec.version for p in plan]
-    with Board(labels) as board:
+    with Board([planned.spec.label for planned in plan]) as board:
         executor = LocalExecutor(tuple(choose_gpus(experiment.device, gpus)), jobs)
         cells = executor.run(experiment, plan, board, evict_after=evict)
     bad = [cell for cell in cells if cell.outcome not in {"ok", "unsupported"}]

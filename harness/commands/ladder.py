@@ -2,48 +2,65 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.commands.compare import store_root
-from harness.commands.options import home_option, matrix_option
+from harness.commands.compare import sources_of
+from harness.commands.options import group_option, selection_options
 from harness.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from harness.sources import ArtifactSource
 
 
 @click.command(name="ladder")
 @click.argument("items", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
-@matrix_option
-@home_option
-def command(items: tuple[str, ...], as_json: bool, matrix_path: Path | None, home: Path | None) -> int:
+@selection_options
+@group_option
+def command(items: tuple[str, ...], as_json: bool, group: str | None, **options: Any) -> int:
     """Show for ITEMS in order, index directories or stored cells, what changed at each step and which are equal.
 
-    Exit code 0 when no step changed a tensor beyond what repeats of its items show, 1 when one did, 2 when something
-    cannot be read or no item has a tensor.
+    A version means the cell that `harness plan` names for the same options. Exit code 0 when no step changed a tensor
+    beyond what repeats of its items show, 1 when one did, 2 when something cannot be read or no item has a tensor.
     """
     from harness.compare import dumps
-    from harness.ladder import digests_of, ladder, noise_floor, unique_names
+    from harness.ladder import digests_of, ladder, unique_names
     from harness.render import ladder_text
-    from harness.sources import resolve
 
     if len(items) < 2:
         raise UsageError("A ladder needs at least two items: give index directories or stored versions, in order.")
-    sources = [resolve(item, store_root(matrix_path, home)) for item in items]
+    sources = sources_of(items, group, options)
     found = [digests_of(source) for source in sources]
     names = unique_names([source.name for source in sources])
-    noise = {}
-    for name, source in zip(names, sources, strict=True):
-        cell = getattr(source, "cell", None)
-        floor = noise_floor(cell, source.store.cells()) if cell is not None else None  # type: ignore[attr-defined]
-        if floor is not None:
-            noise[name] = floor
     result = ladder(
         [(name, digests) for name, (digests, _) in zip(names, found, strict=True)],
         [problem for _, problems in found for problem in problems],
-        noise,
+        noise_of(dict(zip(names, sources, strict=True))),
     )
     click.echo(dumps(result.to_json()) if as_json else ladder_text(result))
     if result.unreadable or result.empty:
         return int(ExitCode.USAGE)
     return int(ExitCode.DIVERGENCE if result.changed else ExitCode.OK)
+
+
+def noise_of(sources: Mapping[str, ArtifactSource]) -> dict[str, tuple[str, ...]]:
+    """Tensors of stored cells that running them again changes, for those that were run again."""
+    cells = {name: source for name, source in sources.items() if hasattr(source, "cell")}
+    if not cells:
+        return {}
+    from harness.ladder import VALUES
+    from harness.pipeline import in_order
+    from harness.repeats import noise_floor, repeats_of
+    from harness.store import StoredCell
+
+    found = {}
+    for name, source in cells.items():
+        assert isinstance(source, StoredCell)
+        floor = noise_floor(source.cell, repeats_of(source.cell, source.store.cells()))
+        if floor is not None:
+            found[name] = tuple(in_order(floor - VALUES))
+    return found

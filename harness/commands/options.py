@@ -25,6 +25,9 @@ home_option = click.option(
     envvar="HARNESS_HOME",
     help="Folder of environments, caches and the store (default: .harness beside matrix.yaml).",
 )
+group_option = click.option(
+    "--group", help="Start of the digest of one set of comparable cells, where the store holds several."
+)
 
 
 def selection_options(function: Function) -> Function:

@@ -38,7 +38,6 @@ def command(versions: tuple[str, ...], repeats: tuple[str, ...], as_json: bool, 
         )
     )
     for p in plan:
-        label = f"{p.spec.version}#{p.spec.repeat}" if p.spec.repeat else p.spec.version
-        click.echo(printable(f"{label:10} {p.spec.key[:12]}  {'run ' if p.run else 'skip'}  {p.why}"))
+        click.echo(printable(f"{p.spec.label:10} {p.spec.key[:12]}  {'run ' if p.run else 'skip'}  {p.why}"))
     count = sum(p.run for p in plan)
     click.echo(f"{count} of {len(plan)} cells would run.")

@@ -56,7 +56,7 @@ def command(
     `harness probes` compares what is stored. Exit code 3 when a probe ended badly.
     """
     from harness.experiment import Experiment, Selection
-    from harness.probe_rows import compare_probes, fact_lines, latest, version_lines
+    from harness.probe_rows import by_probe, compare_probes, fact_lines, version_lines
     from harness.probes import check_probes, run_probes
     from harness.progress import Board
 
@@ -70,7 +70,7 @@ def command(
         )
     for line in version_lines(cells):
         click.echo(line)
-    for line in fact_lines(compare_probes(experiment.store, latest(cells), chosen)):
+    for line in fact_lines(compare_probes(experiment.store, by_probe(cells), chosen)):
         click.echo(line)
     bad = [cell for cell in cells if cell.outcome not in {"ok", "unsupported"}]
     for cell in bad:

@@ -26,25 +26,22 @@ def command(
     of the same version changes. Where the store holds probes of several checkpoints or devices, --checkpoint, --device
     and --threads, or --key, name one set.
     """
-    from harness.home import resolve_home
-    from harness.matrix import find_matrix, load_matrix
-    from harness.probe_rows import choose_probes, compare_probes, fact_lines, summaries
-    from harness.probes import check_probes
+    from harness.choice import Chooser
+    from harness.experiment import Selection
+    from harness.probe_rows import by_probe, compare_probes, fact_lines, summaries
+    from harness.probes import JOB, check_probes
     from harness.reduce import profiles_of
-    from harness.store import Store
 
     wanted = check_probes(names)
-    path = (options["matrix_path"] or find_matrix()).resolve()
-    matrix = load_matrix(path)
-    store = Store(resolve_home(options["home"], path).store)
-    chosen = [matrix.require(version) for version in versions]
-    cells = choose_probes(
-        store.cells(), wanted, checkpoint=options["checkpoint"], device=options["device"], threads=options["threads"],
-        key=key,
-    )  # fmt: skip
-    there = {cell.version for members in cells.values() for cell in members}
-    listed = chosen or [version for version in matrix.versions if version in there]
+    chooser = Chooser(Selection(**options), key)
+    matrix, store = chooser.matrix, chooser.store
+    asked = [matrix.require(version) for version in versions]
+    choice = chooser.choose(JOB, labels=asked, probes=wanted)
+    cells = by_probe(choice.cells)
+    listed = asked or [version for version in matrix.versions if version in choice.versions]
     rows = compare_probes(store, cells, listed, profiles_of(matrix))
+    if choice.note:
+        click.echo(choice.note, err=True)
     for line in summaries(rows):
         click.echo(line)
     for line in fact_lines(rows) if facts else ():

@@ -19,6 +19,7 @@ def command(matrix_path: Path | None, home: Path | None, limit: int | None) -> i
 
     Exit code 1 when something did, which is expected.
     """
+    from harness.choice import planned_cells
     from harness.device import usable_cores
     from harness.errors import InfrastructureError
     from harness.experiment import Experiment, Selection
@@ -44,19 +45,18 @@ def command(matrix_path: Path | None, home: Path | None, limit: int | None) -> i
     )
     # The first version once more: what a run of the same thing changes by itself is the floor of what is found.
     plan = experiment.plan(settings.versions, {settings.versions[0]: 1})
-    labels = [f"{p.spec.version}#{p.spec.repeat}" if p.spec.repeat else p.spec.version for p in plan]
     click.echo(
         f"Indexing {len(experiment.passages):,} embedded passages with torch {' and '.join(settings.versions)} on the "
         "CPU; the first run downloads several GB.",
         err=True,
     )
-    with Board(labels) as board:
+    with Board([planned.spec.label for planned in plan]) as board:
         cells = run_plan(experiment, plan, board, evict_after=False)
     early = stopped_early(plan, cells)
     if early:
         raise InfrastructureError(early)
     output = experiment.home.root / "quickstart"
-    reduced = reduce_cells(matrix, experiment.locks, experiment.store, cells, settings.versions, output)
+    reduced = reduce_cells(matrix, planned_cells(experiment, cells), settings.versions, output)
     print_headline(reduced, result_console(), markdown=False)
     click.echo(f"Tables: {output}")
     if any(cell.outcome not in {"ok", "unsupported"} for cell in cells):

@@ -11,7 +11,7 @@ from harness.commands.options import home_option, matrix_option
 from harness.errors import ExitCode
 
 if TYPE_CHECKING:
-    from harness.store import Store
+    from harness.store import Cell, Store
 
 
 def _tensors(default: str) -> click.Option:
@@ -34,10 +34,13 @@ def command() -> None:
 @home_option
 def list_cells(matrix_path: Path | None, home: Path | None) -> None:
     """List the cells, group by group."""
-    from harness.tables import describe_group, groups_of
+    from harness.choice import describe
 
-    for group, cells in groups_of(_store(matrix_path, home).cells()).items():
-        click.echo(f"{group[:12]}  {describe_group(cells)}")
+    groups: dict[str, list[Cell]] = {}
+    for cell in _store(matrix_path, home).cells():
+        groups.setdefault(cell.group, []).append(cell)
+    for group, cells in groups.items():
+        click.echo(f"{group[:12]}  {describe(cells)}")
         for cell in cells:
             click.echo(f"  {cell.key[:12]}  {cell.label:10} {cell.outcome:14} {cell.capture:8} {cell.finished}")
 

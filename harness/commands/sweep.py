@@ -63,6 +63,7 @@ def command(
     twice ends them at once. Exit code 3 when a cell ended badly or did not run, 1 when a pair differs beyond the noise
     floor.
     """
+    from harness.choice import planned_cells
     from harness.commands.consecutive import results_name
     from harness.experiment import Experiment, Selection
     from harness.progress import Board
@@ -84,11 +85,10 @@ def command(
         from harness.nightly import run_older
 
         plan = run_older(plan, older_than)
-    labels = [f"{p.spec.version}#{p.spec.repeat}" if p.spec.repeat else p.spec.version for p in plan]
-    with Board(labels) as board:
+    with Board([planned.spec.label for planned in plan]) as board:
         cells = _executor(sweep, experiment.device, gpus, jobs).run(experiment, plan, board, evict_after=evict)
     folder = output or experiment.matrix_path.parent / "results" / results_name(cells[0].spec)
-    reduced = reduce_cells(experiment.matrix, experiment.locks, experiment.store, cells, chosen, folder)
+    reduced = reduce_cells(experiment.matrix, planned_cells(experiment, cells), chosen, folder)
     print_headline(reduced, result_console(), markdown=markdown)
     click.echo(f"Tables: {folder}")
     if sweep is not None:

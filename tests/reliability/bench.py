@@ -20,6 +20,7 @@ from rich.console import Console
 
 from harness import environments, supervise
 from harness.audit import DAMAGED, MISSING, collect, verify
+from harness.choice import planned_cells
 from harness.executor import LocalExecutor
 from harness.experiment import Experiment, Selection
 from harness.progress import Board
@@ -276,7 +277,7 @@ class Bench:
         """The tables of some cells; of the cells' own table all but times and earlier tries."""
         experiment = self.experiment()
         folder = self.folder / "tables"
-        reduce_cells(experiment.matrix, experiment.locks, self.store, cells, list(VERSIONS), folder)
+        reduce_cells(experiment.matrix, planned_cells(experiment, cells), list(VERSIONS), folder)
         found: dict[str, Any] = {
             name: pq.read_table(folder / f"{name}.parquet").to_pylist()
             for name in ("artifacts", "comparisons", "consecutive", "env_delta")
