@@ -121,7 +121,7 @@ class Report:
         drifted: version and artifact whose own digest is not that of the last time under the same key.
         compared_with: the last comparable night; empty on the first.
         unreadable: earlier nights whose tables are damaged.
-        relocked: versions whose cell is another than the last time, although all that a group has in common is the same.
+        relocked: versions whose cell is another than the last time, in the same group: its lock or oddities changed.
     """
 
     night: Night
