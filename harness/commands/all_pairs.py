@@ -7,16 +7,17 @@ from pathlib import Path
 import click
 
 from harness.commands.compare import store_root
-from harness.commands.options import home_option, matrix_option
+from harness.commands.options import chunks_option, home_option, matrix_option
 from harness.errors import ExitCode, UsageError
 
 
 @click.command(name="all-pairs")
 @click.option("--group", help="Start of a group's digest, where the store holds several.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+@chunks_option
 @matrix_option
 @home_option
-def command(group: str | None, as_json: bool, matrix_path: Path | None, home: Path | None) -> int:
+def command(group: str | None, as_json: bool, apart: bool, matrix_path: Path | None, home: Path | None) -> int:
     """Show all pairs of the stored versions by digest: equal classes per artifact, what changed when, and back.
 
     Reads the cells' records only, no tensor. Exit code 1 when any two versions differ beyond what their repeats show.
@@ -25,6 +26,7 @@ def command(group: str | None, as_json: bool, matrix_path: Path | None, home: Pa
     from harness.ladder import all_pairs, ladder, noise_floor
     from harness.pipeline import is_final
     from harness.render import ladder_text, pairs_text
+    from harness.screen import Screen
     from harness.store import Store
 
     found = [cell for cell in Store(store_root(matrix_path, home)()).cells() if cell.outcome == "ok"]
@@ -54,5 +56,7 @@ def command(group: str | None, as_json: bool, matrix_path: Path | None, home: Pa
         listed = [{"a": one.a, "b": one.b, "shared": one.shared, "changed": list(one.changed)} for one in pairs]
         click.echo(dumps(result.to_json() | {"pairs": listed}))
     else:
-        click.echo(f"{ladder_text(result)}\n\n{pairs_text(result.items, pairs)}")
+        screen = Screen.of()
+        shown = [ladder_text(result, screen, apart=apart), pairs_text(result.items, pairs, screen)]
+        click.echo("\n\n".join(shown), color=screen.styles)
     return int(ExitCode.DIVERGENCE if any(map(result.beyond_noise, pairs)) else ExitCode.OK)

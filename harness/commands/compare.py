@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.commands.options import home_option, matrix_option
+from harness.commands.options import chunks_option, home_option, matrix_option
 from harness.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -61,9 +61,12 @@ def profiles_for(matrix_path: Path | None, names: tuple[str, ...]) -> list[Profi
 @click.argument("b")
 @click.option("--profile", default="default", show_default=True, help="Tolerance that decides what is a divergence.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+@chunks_option
 @matrix_option
 @home_option
-def command(a: str, b: str, profile: str, as_json: bool, matrix_path: Path | None, home: Path | None) -> int:
+def command(
+    a: str, b: str, profile: str, as_json: bool, apart: bool, matrix_path: Path | None, home: Path | None
+) -> int:
     """Compare A with B: index directories, stored cells by version, or by the start of their key.
 
     B is the reference of relative differences. Exit code 0 when nothing differs beyond the profile and beyond what
@@ -72,13 +75,15 @@ def command(a: str, b: str, profile: str, as_json: bool, matrix_path: Path | Non
     from harness.compare import compare_sources, dumps
     from harness.marks import mark
     from harness.render import text
+    from harness.screen import Screen
     from harness.sources import resolve
 
     root = store_root(matrix_path, home)
     profiles = profiles_for(matrix_path, (profile,))
     left, right = resolve(a, root), resolve(b, root)
     comparison = mark(compare_sources(left, right, profiles, chosen=profile), left, right)
-    click.echo(dumps(comparison.to_json()) if as_json else text(comparison))
+    screen = Screen.of()
+    click.echo(dumps(comparison.to_json()) if as_json else text(comparison, screen, apart=apart), color=screen.styles)
     if comparison.unreadable or not any(one.tensor for one in comparison.artifacts):
         return int(ExitCode.USAGE)
     return int(ExitCode.DIVERGENCE if comparison.divergent else ExitCode.OK)

@@ -29,7 +29,7 @@ def command(versions: tuple[str, ...], group: str | None, markdown: bool, output
     """
     from harness.home import resolve_home
     from harness.matrix import find_matrix, load_matrix
-    from harness.reduce import print_headline, reduce_cells, result_console
+    from harness.reduce import print_headline, reduce_cells
     from harness.store import Store
     from harness.tables import choose_group
 
@@ -53,7 +53,7 @@ def command(versions: tuple[str, ...], group: str | None, markdown: bool, output
     spec = found[0].spec
     folder = output or path.parent / "results" / results_name(spec)
     reduced = reduce_cells(matrix, path.parent / "locks", store, found, listed, folder)
-    print_headline(reduced, result_console(), markdown=markdown)
+    print_headline(reduced, markdown=markdown)
     click.echo(f"Tables: {folder}")
     return int(ExitCode.DIVERGENCE if reduced.diverged else ExitCode.OK)
 

@@ -7,16 +7,17 @@ from pathlib import Path
 import click
 
 from harness.commands.compare import store_root
-from harness.commands.options import home_option, matrix_option
+from harness.commands.options import chunks_option, home_option, matrix_option
 from harness.errors import ExitCode, UsageError
 
 
 @click.command(name="ladder")
 @click.argument("items", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+@chunks_option
 @matrix_option
 @home_option
-def command(items: tuple[str, ...], as_json: bool, matrix_path: Path | None, home: Path | None) -> int:
+def command(items: tuple[str, ...], as_json: bool, apart: bool, matrix_path: Path | None, home: Path | None) -> int:
     """Show for ITEMS in order, index directories or stored cells, what changed at each step and which are equal.
 
     Exit code 0 when no step changed a tensor beyond what repeats of its items show, 1 when one did, 2 when something
@@ -25,6 +26,7 @@ def command(items: tuple[str, ...], as_json: bool, matrix_path: Path | None, hom
     from harness.compare import dumps
     from harness.ladder import digests_of, ladder, noise_floor, unique_names
     from harness.render import ladder_text
+    from harness.screen import Screen
     from harness.sources import resolve
 
     if len(items) < 2:
@@ -43,7 +45,8 @@ def command(items: tuple[str, ...], as_json: bool, matrix_path: Path | None, hom
         [problem for _, problems in found for problem in problems],
         noise,
     )
-    click.echo(dumps(result.to_json()) if as_json else ladder_text(result))
+    screen = Screen.of()
+    click.echo(dumps(result.to_json()) if as_json else ladder_text(result, screen, apart=apart), color=screen.styles)
     if result.unreadable or result.empty:
         return int(ExitCode.USAGE)
     return int(ExitCode.DIVERGENCE if result.changed else ExitCode.OK)

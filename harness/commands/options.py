@@ -25,6 +25,9 @@ home_option = click.option(
     envvar="HARNESS_HOME",
     help="Folder of environments, caches and the store (default: .harness beside matrix.yaml).",
 )
+chunks_option = click.option(
+    "--chunks", "apart", is_flag=True, help="Show each chunk by itself, not all chunks of a kind in one row."
+)
 
 
 def selection_options(function: Function) -> Function:

@@ -31,6 +31,7 @@ def command(
     from harness.probe_rows import choose_probes, compare_probes, fact_lines, summaries
     from harness.probes import check_probes
     from harness.reduce import profiles_of
+    from harness.screen import Screen, wrap
     from harness.store import Store
 
     wanted = check_probes(names)
@@ -45,10 +46,9 @@ def command(
     there = {cell.version for members in cells.values() for cell in members}
     listed = chosen or [version for version in matrix.versions if version in there]
     rows = compare_probes(store, cells, listed, profiles_of(matrix))
-    for line in summaries(rows):
-        click.echo(line)
-    for line in fact_lines(rows) if facts else ():
-        click.echo(line)
+    width = Screen.of().width
+    for line in [*summaries(rows), *(fact_lines(rows) if facts else ())]:
+        click.echo("\n".join(wrap(line, width, margin=4)))
     if output:
         from harness.findings import write_table
 
