@@ -24,14 +24,17 @@ class Kinds:
         """Names by kind, in the order of the first of each."""
         return list(self._sorted(names).values())
 
-    def label(self, names: Sequence[str]) -> str:
-        """What to call some artifacts of one kind: one by its name, more by their number."""
+    def label(self, names: Sequence[str], *, numbered: bool = False) -> str:
+        """What to call some artifacts of one kind: one by its name, more by their number.
+
+        `numbered` says which of the chunks these are, where they are not all.
+        """
         if len(names) == 1:
             return names[0]
         generic = pattern(names[0])[0]
         size = self._sizes.get(generic, len(names))
-        count = f"{size}" if len(names) == size else f"{len(names)} of {size}"
-        return f"{generic.strip('*._')} ({count} chunks)"
+        some = chunks(names) if numbered else f"{len(names)} of {size} chunks"
+        return f"{generic.strip('*._')} ({f'{size} chunks' if len(names) == size else some})"
 
     def labels(self, names: Iterable[str]) -> list[str]:
         """What to call artifacts of any kinds, in order."""

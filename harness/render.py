@@ -36,17 +36,17 @@ LABELS = {
     "missing_b": "missing in B",
     "unreadable": "UNREADABLE",
 }
-# The same of some chunks of a kind: in the table, and in a paragraph after "3 of 16" or "all 16".
+# The same of some chunks of a kind: in the table, and after their number in a paragraph.
 _OF_CHUNKS = {
-    "bit_equal": ("bit-equal", "are the same, bit for bit"),
-    "value_equal": ("value-equal", "have equal values, but not bits"),
-    "close": ("close", "differ within the tolerance"),
-    "different": ("differ", "differ beyond the tolerance"),
-    "shape_mismatch": ("differ in shape", "differ in shape"),
-    "dtype_mismatch": ("differ in dtype", "differ in dtype"),
-    "missing_a": ("missing in A", "are only in B"),
-    "missing_b": ("missing in B", "are only in A"),
-    "unreadable": ("unreadable", "could not be read"),
+    "bit_equal": ("bit-equal", "the same, bit for bit"),
+    "value_equal": ("value-equal", "equal in value, not in bits"),
+    "close": ("close", "different within the tolerance"),
+    "different": ("differ", "different beyond the tolerance"),
+    "shape_mismatch": ("differ in shape", "different in shape"),
+    "dtype_mismatch": ("differ in dtype", "different in dtype"),
+    "missing_a": ("missing in A", "only in B"),
+    "missing_b": ("missing in B", "only in A"),
+    "unreadable": ("unreadable", "unreadable"),
 }
 _TOLD = 3  # chunks of a kind whose shapes or reasons are told one by one
 _LISTED = 6  # names in a sentence
@@ -336,10 +336,10 @@ def _openings(group: Group) -> str:
     said: dict[str, list[str]] = {}
     for one in sorted(group, key=lambda one: STATUSES.index(one.status)):
         judged = one.status != "different" or one.profiles
-        said.setdefault(_OF_CHUNKS[one.status][1] if judged else "differ", []).append(one.name)
+        said.setdefault(_OF_CHUNKS[one.status][1] if judged else "different", []).append(one.name)
     if len(said) == 1:
         return f"all {len(group)} {next(iter(said))}."
-    return "; ".join(f"{len(names)} of {len(group)} {what} ({chunks(names)})" for what, names in said.items()) + "."
+    return "; ".join(f"{len(names)} {what} ({chunks(names)})" for what, names in said.items()) + "."
 
 
 def _reasons(group: Group) -> Iterator[str]:
@@ -576,8 +576,7 @@ def _classes(found: Ladder, kinds: Kinds) -> Iterator[tuple[str, tuple[tuple[str
         for name in names:
             same.setdefault(found.classes[name], []).append(name)
         for groups, members in same.items():
-            label = kinds.label(members)
-            yield label if len(members) in (1, len(names)) else f"{label}: {chunks(members)}", groups
+            yield kinds.label(members, numbered=True), groups
 
 
 def noise_lines(found: Ladder, kinds: Kinds) -> list[str]:

@@ -19,7 +19,7 @@ _WIDTH = 80  # of a terminal that does not say how wide it is
 _FOLDED = 24  # a column is folded to this width before another is left out, and no further
 _GAP = "  "
 # A word. These stay in one piece too: `[8, 17]`, `A -0.5`, `0.5 %`, `codes (3 of 16 chunks)`.
-_WORD = re.compile(r"(?:\(?[AB] (?=[-\d]))?(?:\[[\d, ]*\]|[^ ])+(?: %[^ ]*| \(\d[\d of]* chunks\)[^ ]*)?")
+_WORD = re.compile(r"(?:\(?[AB] (?=[-\d]))?(?:\[[\d, ]*\]|[^ ])+(?: %[^ ]*| \(\d[\d,]*(?: of \d+)? \w+\)[^ ]*)?")
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,8 @@ def command(tables: tuple[Path, ...], markdown: bool) -> int:
     if markdown:
         lines = [markdown_table(columns, rows)]
     else:
-        lines = table(
-            [printable(name) for name in columns], [[printable(cell) for cell in row] for row in rows], screen
-        )
+        shown = [[printable(cell) for cell in row] for row in (columns, *rows)]
+        lines = table(shown[0], shown[1:], screen)
     found = list(disagreements(read))
     about = [f"{title}: {one.about}" for title, one in zip(columns[1:], read, strict=True)]
     lines.append("")
