@@ -318,9 +318,10 @@ def _differences(differing: Sequence[tuple[ArtifactComparison, Metrics]], chosen
     needed = [(least, verdict) for least, verdict in verdicts if least is not None]
     if needed:
         yield _needed(max(needed, key=_first)[1])
-    one, m = differing[0]
-    if one.shape_a:  # a scalar has been shown
-        yield f"First mismatches{where(one)}: " + "; ".join(_place(at, one.dtype_a) for at in m.first)
+    # A scalar has been shown; of equal digests only the number of NaNs is known.
+    one, first = next(((one, m.first) for one, m in differing if one.shape_a and m.first), (differing[0][0], ()))
+    if first:
+        yield f"First mismatches{where(one)}: " + "; ".join(_place(at, one.dtype_a) for at in first)
 
 
 def _first(entry: tuple[Any, ...]) -> Any:  # noqa: ANN401

@@ -36,6 +36,7 @@ from harness.tensors import Tensor
 from tests.cell_specs import cell
 from tests.command import run
 from tests.pt_files import pack, write_index, write_pt
+from tests.test_probes import SMALL, Bench
 
 WIDTHS = [60, 80, 120, 200]
 CHUNKS = 16
@@ -62,6 +63,11 @@ def indexes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture(scope="module")
 def comparison(indexes: tuple[Path, Path]) -> Comparison:
     return compare_sources(IndexDirectory(indexes[0]), IndexDirectory(indexes[1]))
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
 
 
 def row_of(comparison: Comparison, name: str) -> list[str]:
@@ -192,6 +198,20 @@ def test_the_headlines_side_by_side_fit(tmp_path: Path, capsys: pytest.CaptureFi
     assert narrow.count("2.7.1 -> 2.8.0") > 1
 
 
+def test_the_lines_about_probes_fit(bench: Bench, capsys: pytest.CaptureFixture[str],
+                                    monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    for version in ("2.7.1", "2.8.0"):
+        bench.cell(version, [(f"case {k}", "values", SMALL + np.float32(version == "2.8.0")) for k in range(9)])
+    whole = run(capsys, "probes", "--home", bench.folder)
+    monkeypatch.setenv("COLUMNS", "60")
+    narrow = run(capsys, "probes", "--home", bench.folder)
+
+    assert too_long(whole[1], 60) != []
+    assert too_long(narrow[1], 60) == []
+    assert narrow[1].split() == whole[1].split()
+    assert narrow[0] == whole[0] == 1
+
+
 # ---- chunks
 
 
@@ -270,6 +290,9 @@ def test_the_worst_verdict_of_any_chunk_is_that_of_the_kind() -> None:
     assert row_of(comparison, "embs (4 chunks)")[5] == "NO"
     assert row_of(Comparison("a", "b", (found[0], unknown), names, "default"), "embs")[5] == "no verdict"
     assert "NaN 1 in A and 1 in B, in the same places" in text(comparison)
+    # Of equal digests nothing is known but the number of NaNs.
+    settled = replace(found[1], metrics=replace(nan, first=()))
+    assert "First mismatches" not in text(Comparison("a", "b", (settled,), names, "default"))
 
 
 def test_digests_that_differ_are_not_said_to_be_beyond_a_tolerance() -> None:
