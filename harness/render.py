@@ -170,7 +170,7 @@ def lesser(comparison: Comparison) -> list[int]:
     named = list(zip(comparison.profiles, profiles, strict=True))
     chosen = [number for name, number in named if name == comparison.chosen]
     others = [number for name, number in reversed(named) if name != comparison.chosen]
-    return [min_rtol, max_ulp, shape, dtype, *others, change, max_abs, *chosen, differ]
+    return [min_rtol, max_ulp, shape, dtype, *others, change, max_abs, differ, *chosen]
 
 
 def rows(comparison: Comparison, kinds: Kinds) -> Iterator[list[str]]:

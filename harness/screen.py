@@ -110,8 +110,9 @@ def table(
 ) -> list[str]:
     """A plain table, columns two spaces apart, as lines that fit the screen.
 
-    Cells are folded between words; then columns are left out, and a last line names them; then the columns that do not
-    fit beside the others follow in tables of their own, each of which begins with the first column.
+    Cells are folded between words. Of the lesser columns those are left out that do not fit beside the more important
+    ones, and a last line names them. Other columns that do not fit follow in tables of their own, each of which begins
+    with the first column.
 
     Args:
         header: titles.
@@ -124,12 +125,11 @@ def table(
     rows = [header, *body]
     painted = ["bold", *(styles or [""] * len(body))]
     columns = [_Column.of([row[k] for row in rows]) for k in range(len(header))]
-    kept, left_out = list(range(len(header))), []
-    for number in lesser:
-        if _fit([columns[k] for k in kept], screen.width):
-            break
-        kept.remove(number)
-        left_out.append(header[number])
+    kept = [number for number in range(len(header)) if number not in lesser]
+    for number in reversed(lesser):
+        more = sorted([*kept, number])
+        kept = more if _fit([columns[k] for k in more], screen.width) else kept
+    left_out = [header[number] for number in lesser if number not in kept]
     lines: list[str] = []
     blocks = list(_blocks(columns, kept, screen.width))
     for numbers in blocks:
