@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from harness.choice import Choice, describe
 from harness.compare import ArtifactComparison
 from harness.errors import printable
 from harness.matrix import Matrix
 from harness.metrics import Profile
+from harness.screen import PLAIN, Screen, table, wrap
 from harness.tables import (
     COLUMNS,
     Headline,
@@ -27,6 +26,9 @@ from harness.tables import (
     pairs_of,
     write_tables,
 )
+
+_LESSER = [COLUMNS.index(name) for name in ("All shapes match", "bnb", "Bit-equal")]
+"""Columns that a narrow screen does without."""
 
 
 @dataclass(frozen=True)
@@ -98,27 +100,27 @@ def reduce_cells(matrix: Matrix, choice: Choice, versions: Sequence[str], output
 
 
 def result_console() -> Console:
-    """Standard output as a console: as wide as a terminal, or wide enough for the table where there is none."""
-    return Console(width=None if sys.stdout.isatty() else 160)
+    """Standard output for what rich prints, as wide as the screen; where that has no width, wide enough for a tree."""
+    return Console(width=Screen.of().width or 160)
 
 
-def print_headline(reduced: Reduced, console: Console, *, markdown: bool) -> None:
-    """Print the table, the noise floor and the sentence."""
+def headline_text(reduced: Reduced, screen: Screen = PLAIN, *, markdown: bool = False) -> str:
+    """The table, the noise floor and the sentence."""
+    cells = [headline_cells(row) for row in reduced.rows]
     if markdown:
-        console.print(
-            markdown_table(COLUMNS, map(headline_cells, reduced.rows)), markup=False, highlight=False, soft_wrap=True
-        )
+        lines = [markdown_table(COLUMNS, cells)]
     else:
-        table = Table(box=None, header_style="bold", pad_edge=False)
-        for column in COLUMNS:
-            table.add_column(column, overflow="fold")
-        for row in reduced.rows:
-            style = "red" if row.gap else "yellow" if row.changed else ""
-            table.add_row(*(escape(printable(cell)) for cell in headline_cells(row)), style=style)
-        console.print(table)
-    console.print()
-    for line in sentences(reduced):
-        console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+        cells = [tuple(map(printable, row)) for row in cells]
+        styles = ["red" if row.gap else "yellow" if row.changed else "" for row in reduced.rows]
+        lines = table(COLUMNS, cells, screen, lesser=_LESSER, elsewhere="--markdown", styles=styles)
+    told = (wrap(printable(line), None if markdown else screen.width) for line in sentences(reduced))
+    return "\n".join([*lines, "", *(part for parts in told for part in parts)])
+
+
+def print_headline(reduced: Reduced, *, markdown: bool) -> None:
+    """Print it to standard output."""
+    screen = Screen.of()
+    click.echo(headline_text(reduced, screen, markdown=markdown), color=screen.styles)
 
 
 _SHOWN = 3

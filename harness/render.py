@@ -1,22 +1,29 @@
-"""Comparisons as text: one plain sentence, a table, then a paragraph for each artifact that differs.
+"""Comparisons as text: one plain sentence, a table, then a paragraph for each kind of artifact that differs.
 
-Pure: a comparison in, lines or a rich table out. Whatever comes from files is cleaned before it is shown.
+Pure: a comparison and a screen in, text out. The chunks of one kind are told together, in one row and one paragraph,
+and never look equal unless all are. Whatever comes from files is cleaned before it is shown.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from harness.compare import DIVERGENT, ArtifactComparison, Comparison
+from harness.compare import DIVERGENT, STATUSES, ArtifactComparison, Comparison
 from harness.errors import printable
 from harness.graph import Change
+from harness.kinds import Kinds, chunks
 from harness.ladder import Ladder, Pair
-from harness.metrics import Mismatch, Verdict
+from harness.metrics import Metrics, Mismatch, Verdict
+from harness.screen import PLAIN, Screen, table, wrap
+
+Group = Sequence[ArtifactComparison]
+"""What is told together: the chunks of one kind, or one artifact by itself."""
 
 LABELS = {
     "bit_equal": "bit-equal",
@@ -29,6 +36,31 @@ LABELS = {
     "missing_b": "missing in B",
     "unreadable": "UNREADABLE",
 }
+# The same of some chunks of a kind: in the table, and after their number in a paragraph.
+_OF_CHUNKS = {
+    "bit_equal": ("bit-equal", "the same, bit for bit"),
+    "value_equal": ("value-equal", "equal in value, not in bits"),
+    "close": ("close", "different within the tolerance"),
+    "different": ("differ", "different beyond the tolerance"),
+    "shape_mismatch": ("differ in shape", "different in shape"),
+    "dtype_mismatch": ("differ in dtype", "different in dtype"),
+    "missing_a": ("missing in A", "only in B"),
+    "missing_b": ("missing in B", "only in A"),
+    "unreadable": ("unreadable", "unreadable"),
+}
+_TOLD = 3  # chunks of a kind whose shapes or reasons are told one by one
+_LISTED = 6  # names in a sentence
+# Facts of chunks that are put together for a kind. Any other fact is told once where it is the same for all chunks, and
+# else apart, so that one that is not known here is never lost.
+_SUMMED = frozenset(
+    (
+        "buckets_n", "buckets_n_mismatch", "codes_n_mismatch_unpermuted", "codes_n_moved", "codes_judged",
+        "codes_near_ties", "codes_real_moves",
+    )
+)  # fmt: skip
+_SUMMED_BY_KEY = frozenset(("buckets_steps",))
+_GREATEST = frozenset(("buckets_max_step", "codes_margin_max"))
+_OF_ONE_CHUNK = frozenset(("buckets_mean_step", "codes_margin_p50"))  # no number for all follows from those of each
 
 
 def clean(text: str, limit: int = 200) -> str:
@@ -71,7 +103,18 @@ def value(found: float | int | complex, dtype: str | None) -> str:
     return str(kinds.get(dtype, np.float64)(found))
 
 
-def sentence(comparison: Comparison) -> str:
+def kinds_of(comparison: Comparison, *, apart: bool = False) -> Kinds:
+    """The kinds of a comparison's artifacts; `apart` tells every chunk by itself."""
+    return Kinds((one.name for one in comparison.artifacts), apart=apart)
+
+
+def groups_of(comparison: Comparison, kinds: Kinds) -> list[Group]:
+    """The artifacts as they are told together."""
+    named = {one.name: one for one in comparison.artifacts}
+    return [[named[name] for name in names] for names in kinds.groups(named)]
+
+
+def sentence(comparison: Comparison, kinds: Kinds) -> str:
     """What was found, in one sentence."""
     a, b = clean(comparison.a), clean(comparison.b)
     if a == b:  # two directories of one name
@@ -80,7 +123,7 @@ def sentence(comparison: Comparison) -> str:
     total = len(final)
     if total == 0:
         return f"{a} and {b} hold no tensors to compare."
-    names = ", ".join(clean(one.name) for one in comparison.unreadable)
+    names = ", ".join(map(clean, kinds.labels(one.name for one in comparison.unreadable)))
     unreadable = f" {_count(len(comparison.unreadable), 'artifact')} could not be read: {names}." if names else ""
     known = "What can be read of " if names else ""
     equal = sum(one.bit_equal for one in final)
@@ -95,8 +138,9 @@ def sentence(comparison: Comparison) -> str:
         if noise
         else ""
     )
-    differ = ", ".join(clean(one.name) for one in comparison.divergent[:6])
-    more = f" and {len(comparison.divergent) - 6} more" if len(comparison.divergent) > 6 else ""
+    groups = kinds.groups(one.name for one in comparison.divergent)
+    differ = ", ".join(clean(kinds.label(group)) for group in groups[:_LISTED])
+    more = f" and {sum(map(len, groups[_LISTED:]))} more" if len(groups) > _LISTED else ""
     if not comparison.divergent:
         return (
             f"{known}{a} and {b} agree{'s' if known else ''} within {comparison.chosen!r}: "
@@ -118,32 +162,75 @@ def columns(comparison: Comparison) -> list[str]:
     return ["artifact", "status", "change", "dtype", "shape", *comparison.profiles, *measured]
 
 
-def rows(comparison: Comparison) -> Iterable[list[str]]:
-    """The table's rows."""
-    for one in comparison.artifacts:
-        metrics = one.metrics
-        chosen = one.profiles.get(comparison.chosen)
-        differ = "-" if metrics is None else "0" if metrics.n_mismatch == 0 else _differ(one)
+def lesser(comparison: Comparison) -> list[int]:
+    """Numbers of the columns that a narrow screen does without, the least important first."""
+    _artifact, _status, change, dtype, shape, *profiles, differ, max_abs, max_ulp, min_rtol = range(
+        len(columns(comparison))
+    )
+    named = list(zip(comparison.profiles, profiles, strict=True))
+    chosen = [number for name, number in named if name == comparison.chosen]
+    others = [number for name, number in reversed(named) if name != comparison.chosen]
+    return [min_rtol, max_ulp, shape, dtype, *others, change, max_abs, differ, *chosen]
+
+
+def rows(comparison: Comparison, kinds: Kinds) -> Iterator[list[str]]:
+    """The table's rows, one for each kind: counts are sums over its chunks, and numbers the greatest of any."""
+    for group in groups_of(comparison, kinds):
+        measured = [one.metrics for one in group if one.metrics is not None]
+        needed = [one.profiles[comparison.chosen].min_rtol for one in group if comparison.chosen in one.profiles]
         yield [
-            clean(one.name),
-            LABELS[one.status],
-            one.place.change.value if one.place and not one.bit_equal else "-",
-            _either(one.dtype_a, one.dtype_b),
-            _either(_shape(one.shape_a), _shape(one.shape_b)),
-            *(_verdict(one, name) for name in comparison.profiles),
-            differ,
-            number(metrics.max_abs) if metrics else "-",
-            number(metrics.max_ulp) if metrics else "-",
-            number(chosen.min_rtol) if chosen and metrics else "-",
+            clean(kinds.label([one.name for one in group])),
+            _status(group),
+            ", ".join(dict.fromkeys(one.place.change.value for one in group if one.place and not one.bit_equal)) or "-",
+            _common(_either(one.dtype_a, one.dtype_b) for one in group),
+            _common(_either(_shape(one.shape_a), _shape(one.shape_b)) for one in group),
+            *(_verdict(group, name) for name in comparison.profiles),
+            _differ(measured, len(group)),
+            number(_greatest(metrics.max_abs for metrics in measured)),
+            number(_greatest(metrics.max_ulp for metrics in measured)),
+            number(_greatest(needed) if measured else None),
         ]
 
 
-def _differ(one: ArtifactComparison) -> str:
-    assert one.metrics is not None
-    return f"{one.metrics.n_mismatch:,} ({share(one.metrics.n_mismatch, one.metrics.n)})"
+def _status(group: Group) -> str:
+    """A status; of several chunks "all differ", "3 of 16 differ" where the others are bit-equal, else each count."""
+    if len(group) == 1:
+        return LABELS[group[0].status]
+    counts = Counter(one.status for one in group)
+    if len(counts) == 1:
+        return f"all {_OF_CHUNKS[group[0].status][0]}"
+    if len(counts) == 2 and counts["bit_equal"]:
+        status = next(status for status in counts if status != "bit_equal")
+        return f"{counts[status]} of {len(group)} {_OF_CHUNKS[status][0]}"
+    return ", ".join(f"{counts[status]} {_OF_CHUNKS[status][0]}" for status in STATUSES if counts[status])
 
 
-def _verdict(one: ArtifactComparison, profile: str) -> str:
+def _common(texts: Iterable[str]) -> str:
+    """What is the same for all chunks, or that it is not."""
+    found = set(texts)
+    return found.pop() if len(found) == 1 else "various"
+
+
+def _greatest(numbers: Iterable[Any]) -> Any:  # noqa: ANN401 - an int stays one
+    return max((found for found in numbers if found is not None), default=None)
+
+
+def _differ(measured: Sequence[Metrics], of: int) -> str:
+    """How many elements differ; not all chunks may have been compared."""
+    if not measured:
+        return "-"
+    n, n_mismatch = sum(one.n for one in measured), sum(one.n_mismatch for one in measured)
+    among = "" if len(measured) == of else f" in {_count(len(measured), 'chunk')}"
+    return (f"{n_mismatch:,} ({share(n_mismatch, n)})" if n_mismatch else "0") + among
+
+
+def _verdict(group: Group, profile: str) -> str:
+    """What a profile says of all chunks: the worst that it says of any."""
+    said = {_verdict_of_one(one, profile) for one in group}
+    return next(word for word in ("NO", "no verdict", "-", "yes") if word in said)
+
+
+def _verdict_of_one(one: ArtifactComparison, profile: str) -> str:
     if not one.tensor or one.status == "unreadable":
         return "-"
     close = one.close(profile)
@@ -160,56 +247,165 @@ def _either(a: str | None, b: str | None) -> str:
     return a if a == b and a is not None else f"{a or '-'} / {b or '-'}"
 
 
-def paragraphs(comparison: Comparison) -> list[str]:
-    """One paragraph for each artifact that is not bit-equal, or holds NaN, or may."""
-    return [paragraph(one, comparison.chosen) for one in comparison.artifacts if _worth_telling(one)]
+def _style(group: Group) -> str:
+    """Red for what makes the exit code, yellow for what else is not the same."""
+    if any(one.divergent or one.status == "unreadable" for one in group):
+        return "red"
+    return "yellow" if any(map(_worth_telling, group)) else ""
+
+
+def paragraphs(comparison: Comparison, kinds: Kinds) -> list[list[str]]:
+    """Lines for each kind of which an artifact is not bit-equal, or holds NaN, or may."""
+    groups = groups_of(comparison, kinds)
+    return [paragraph(group, comparison.chosen, kinds) for group in groups if any(map(_worth_telling, group))]
 
 
 def _worth_telling(one: ArtifactComparison) -> bool:
     return not one.bit_equal or bool(one.reason) or (one.metrics is not None and one.metrics.nan_a > 0)
 
 
-def paragraph(one: ArtifactComparison, chosen: str) -> str:
-    """What there is to say about an artifact, in the order in which `torch.testing.assert_close` says it."""
-    lines = [f"{clean(one.name)}: {_opening(one)}"]
-    metrics = one.metrics
-    verdict = one.profiles.get(chosen)
-    if metrics is not None and verdict is not None and metrics.n_mismatch:
-        lines.append(
-            f"Mismatched elements: {metrics.n_mismatch:,} / {metrics.n:,} ({share(metrics.n_mismatch, metrics.n)})"
+def paragraph(group: Group, chosen: str, kinds: Kinds) -> list[str]:
+    """What there is to say about a kind, in the order in which `torch.testing.assert_close` says it.
+
+    Counts are sums over the chunks. A greatest difference is that of the chunk that is named.
+    """
+    name = clean(kinds.label([one.name for one in group]))
+    lines = [f"{name}: {_opening(group[0])}"] if len(group) == 1 else [f"{name}: {_openings(group)}", *_reasons(group)]
+    compared = [(one, one.metrics) for one in group if one.metrics is not None and chosen in one.profiles]
+    differing = [(one, metrics) for one, metrics in compared if metrics.n_mismatch]
+    if differing:
+        n, n_mismatch = (sum(getattr(metrics, field) for _, metrics in compared) for field in ("n", "n_mismatch"))
+        among = "" if len(compared) == len(group) else f" in the {_count(len(compared), 'chunk')} that were compared"
+        lines.append(f"Mismatched elements: {n_mismatch:,} / {n:,} ({share(n_mismatch, n)}){among}")
+        lines += _differences(differing, chosen, named=len(group) > 1)
+    lines += _special([metrics for one in group if (metrics := one.metrics)])
+    lines += [*_meanings(group), *_standing(group, kinds)]
+    return [lines[0], *(f"  {line}" for line in lines[1:])]
+
+
+def _differences(differing: Sequence[tuple[ArtifactComparison, Metrics]], chosen: str, *, named: bool) -> Iterator[str]:
+    """The greatest differences of any chunk, each with its place; a chunk is `named` where there are several."""
+
+    def where(one: ArtifactComparison) -> str:
+        return f" in {clean(one.name)}" if named else ""
+
+    places = [(m.max_abs, one, m.max_abs_at) for one, m in differing if m.max_abs_at is not None]
+    if places:
+        greatest, one, at = max(places, key=_first)
+        allowed = _allowed(one.profiles[chosen], at)
+        yield f"Greatest absolute difference: {number(greatest)}{where(one)}{_at(at, one.dtype_a)}{allowed}"
+    places = [(_relative(m.max_rel_at), one, m.max_rel_at) for one, m in differing if m.max_rel_at is not None]
+    if places:
+        greatest, one, at = max(places, key=_first)
+        yield f"Greatest relative difference: {number(greatest)}{where(one)}{_at(at, one.dtype_a)}"
+    infinite = sum(m.n_rel_inf for _, m in differing)
+    if infinite:
+        yield f"Where B is zero and A is not: {_count(infinite, 'element')} (relative difference infinite)"
+    means = [(m.mean_abs, one, m) for one, m in differing if m.mean_abs is not None and m.n > 1]
+    if means:
+        mean, one, m = max(means, key=_first)
+        yield (
+            f"|A-B|{where(one)}: mean {number(mean)}, p50 {number(m.p50_abs)}, p99 {number(m.p99_abs)}, "
+            f"p99.9 {number(m.p999_abs)}; relative L2 {number(m.rel_l2)}, cosine {number(m.cosine)}"
         )
-        if metrics.max_abs_at is not None:
-            lines.append(
-                f"Greatest absolute difference: {number(metrics.max_abs)}{_at(metrics.max_abs_at, one.dtype_a)}"
-                f"{_allowed(verdict, metrics.max_abs_at)}"
-            )
-        if metrics.max_rel_at is not None:
-            found = abs(metrics.max_rel_at.a - metrics.max_rel_at.b) / abs(metrics.max_rel_at.b)
-            lines.append(f"Greatest relative difference: {number(found)}{_at(metrics.max_rel_at, one.dtype_a)}")
-        if metrics.n_rel_inf:
-            lines.append(
-                f"Where B is zero and A is not: {_count(metrics.n_rel_inf, 'element')} (relative difference infinite)"
-            )
-        lines += _distribution(one)
-        if verdict.min_rtol is not None:
-            lines.append(_needed(verdict))
-        if one.shape_a:  # a scalar has been shown
-            lines.append("First mismatches: " + "; ".join(_place(at, one.dtype_a) for at in metrics.first))
-    lines += _special(one) + _meaning(one) + _standing(one)
-    return "\n  ".join(lines)
+    steps = [(m.max_ulp, one, m) for one, m in differing if m.max_ulp is not None and m.max_ulp_at is not None]
+    if steps:
+        ulp, one, m = max(steps, key=_first)
+        assert m.max_ulp_at is not None
+        p99 = f", p99 {number(m.p99_ulp)}" if m.n > 1 else ""
+        yield f"ULP: max {ulp:,}{where(one)}{_at(m.max_ulp_at, one.dtype_a)}{p99}"
+    verdicts = [(one.profiles[chosen].min_rtol, one.profiles[chosen]) for one, _ in differing]
+    needed = [(least, verdict) for least, verdict in verdicts if least is not None]
+    if needed:
+        yield _needed(max(needed, key=_first)[1])
+    # A scalar has been shown; of equal digests only the number of NaNs is known.
+    one, first = next(((one, m.first) for one, m in differing if one.shape_a and m.first), (differing[0][0], ()))
+    if first:
+        yield f"First mismatches{where(one)}: " + "; ".join(_place(at, one.dtype_a) for at in first)
 
 
-def _standing(one: ArtifactComparison) -> list[str]:
+def _first(entry: tuple[Any, ...]) -> Any:  # noqa: ANN401
+    return entry[0]
+
+
+def _relative(at: Mismatch) -> float:
+    return abs(at.a - at.b) / abs(at.b)
+
+
+def _openings(group: Group) -> str:
+    """How many chunks of a kind are what, and which."""
+    said: dict[str, list[str]] = {}
+    for one in sorted(group, key=lambda one: STATUSES.index(one.status)):
+        judged = one.status != "different" or one.profiles
+        said.setdefault(_OF_CHUNKS[one.status][1] if judged else "different", []).append(one.name)
+    if len(said) == 1:
+        return f"all {len(group)} {next(iter(said))}."
+    return "; ".join(f"{len(names)} {what} ({chunks(names)})" for what, names in said.items()) + "."
+
+
+def _reasons(group: Group) -> Iterator[str]:
+    """Why chunks could not be compared, where the count of them does not say it."""
+    apart = {"shape_mismatch", "dtype_mismatch", "unreadable"}
+    told = [one for one in group if one.reason or one.status in apart]
+    yield from (f"{clean(one.name)}: {_opening(one)}" for one in told[:_TOLD])
+    if len(told) > _TOLD:
+        yield f"And {len(told) - _TOLD} more of these, which --chunks shows one by one."
+
+
+def _meanings(group: Group) -> Iterator[str]:
+    """What the numbers mean, put together over the chunks of which the same can be said."""
+    alike: dict[str, list[ArtifactComparison]] = {}
+    added = _SUMMED | _SUMMED_BY_KEY | _GREATEST | _OF_ONE_CHUNK
+    for one in group:
+        same = sorted((name, repr(fact)) for name, fact in one.facts.items() if name not in added)
+        alike.setdefault(repr(same), []).append(one)
+    told = [
+        (part, _meaning(replace(part[0], facts=_put_together([one.facts for one in part])))) for part in alike.values()
+    ]
+    yield from _by_chunks([(part, lines) for part, lines in told if lines])
+
+
+def _put_together(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Facts of chunks of a kind as those of the kind; those of one chunk stay what they are."""
+    if len(facts) == 1:
+        return dict(facts[0])
+    found = {name: fact for name, fact in facts[0].items() if name not in _OF_ONE_CHUNK}
+    for other in facts[1:]:
+        for name, fact in other.items():
+            if name in _SUMMED:
+                found[name] = found.get(name, 0) + fact
+            elif name in _GREATEST:
+                found[name] = max(found.get(name, fact), fact)
+            elif name in _SUMMED_BY_KEY:
+                found[name] = dict(Counter(found.get(name, {})) + Counter(fact))
+    return found
+
+
+def _by_chunks(parts: Sequence[tuple[Group, Sequence[str]]]) -> Iterator[str]:
+    """Lines about parts of a kind, each with its chunks unless there is one part only."""
+    for part, lines in parts:
+        of = chunks(one.name for one in part)
+        yield from (line if len(parts) == 1 else f"{of[0].upper()}{of[1:]}: {line}" for line in lines)
+
+
+def _standing(group: Group, kinds: Kinds) -> Iterator[str]:
     """Where the difference starts, and whether it is more than noise."""
-    if one.place is None or one.bit_equal:
-        return []
-    inputs = ", ".join(map(clean, one.place.changed_inputs))
-    lines = {
-        Change.ORIGIN: f"Origin (step: {one.place.step}): of what it is computed from, nothing that is known differs.",
-        Change.INHERITED: f"Inherited: what it is computed from differs ({inputs}).",
-        Change.NOISE: "Noise: running a cell again changes it about as much.",
-    }
-    return [lines[one.place.change]] if one.place.change in lines else []
+    parts: dict[tuple[Change, str], list[ArtifactComparison]] = {}
+    for one in group:
+        if one.place is not None and not one.bit_equal:
+            parts.setdefault((one.place.change, one.place.step), []).append(one)
+    told = []
+    for (change, step), part in parts.items():
+        changed = dict.fromkeys(name for one in part if one.place for name in one.place.changed_inputs)
+        inputs = ", ".join(map(clean, kinds.labels(changed)))
+        lines = {
+            Change.ORIGIN: f"Origin (step: {step}): of what it is computed from, nothing that is known differs.",
+            Change.INHERITED: f"Inherited: what it is computed from differs ({inputs}).",
+            Change.NOISE: "Noise: running a cell again changes it about as much.",
+        }
+        if change in lines:
+            told.append((part, [lines[change]]))
+    yield from _by_chunks(told)
 
 
 def _opening(one: ArtifactComparison) -> str:  # noqa: PLR0911 - one sentence a status
@@ -255,39 +451,16 @@ def _needed(verdict: Verdict) -> str:
     )
 
 
-def _distribution(one: ArtifactComparison) -> list[str]:
-    metrics = one.metrics
-    assert metrics is not None
-    lines = []
-    if metrics.mean_abs is not None and metrics.n > 1:
-        lines.append(
-            f"|A-B|: mean {number(metrics.mean_abs)}, p50 {number(metrics.p50_abs)}, p99 {number(metrics.p99_abs)}, "
-            f"p99.9 {number(metrics.p999_abs)}; relative L2 {number(metrics.rel_l2)}, cosine {number(metrics.cosine)}"
-        )
-    if metrics.max_ulp is not None and metrics.max_ulp_at is not None:
-        lines.append(
-            f"ULP: max {metrics.max_ulp:,}{_at(metrics.max_ulp_at, one.dtype_a)}"
-            + (f", p99 {number(metrics.p99_ulp)}" if metrics.n > 1 else "")
-        )
-    return lines
-
-
-def _special(one: ArtifactComparison) -> list[str]:
-    metrics = one.metrics
-    if metrics is None:
-        return []
+def _special(measured: Sequence[Metrics]) -> list[str]:
     counts = [
-        (name, getattr(metrics, f"{field}_a"), getattr(metrics, f"{field}_b"))
+        (name, *(sum(getattr(metrics, f"{field}_{side}") for metrics in measured) for side in "ab"))
         for name, field in (("NaN", "nan"), ("+inf", "posinf"), ("-inf", "neginf"))
     ]
     if not any(a or b for _, a, b in counts):
         return []
     shown = ", ".join(f"{name} {a:,} in A and {b:,} in B" for name, a, b in counts if a or b)
-    where = (
-        "in the same places"
-        if metrics.specials_apart == 0
-        else f"in different places at {_count(metrics.specials_apart, 'element')}"
-    )
+    apart = sum(metrics.specials_apart for metrics in measured)
+    where = f"in different places at {_count(apart, 'element')}" if apart else "in the same places"
     return [f"Not finite: {shown}, {where}; left out of the differences above. NaN equals nothing, itself included."]
 
 
@@ -309,11 +482,12 @@ def _meaning(one: ArtifactComparison) -> list[str]:
             else "embeddings rebuilt from residuals"
         )
         judged, moved = facts["codes_judged"], facts["codes_n_moved"]
-        among = f"{judged:,}" if judged == moved else f"the first {judged:,} of {moved:,}"
+        among = f"{judged:,}" if judged == moved else f"{judged:,} of {moved:,}, the first of each chunk"
+        p50 = f"p50 {number(facts['codes_margin_p50'])}, " if "codes_margin_p50" in facts else ""  # of one chunk
         lines.append(
             f"Moved codes: {facts['codes_near_ties']:,} near-ties and {facts['codes_real_moves']:,} real moves among "
-            f"{among}, by {by}; margin p50 {number(facts['codes_margin_p50'])}, "
-            f"max {number(facts['codes_margin_max'])} (near-tie: {facts['codes_near_tie_rule']})"
+            f"{among}, by {by}; margin {p50}max {number(facts['codes_margin_max'])} "
+            f"(near-tie: {facts['codes_near_tie_rule']})"
         )
     if "permutation_moved" in facts:
         how = "bit-identical" if facts["permutation_exact"] else "nearest"
@@ -337,58 +511,79 @@ def _meaning(one: ArtifactComparison) -> list[str]:
     return lines
 
 
-def table_text(header: list[str], body: list[list[str]]) -> str:
-    """A plain table: columns two spaces apart, as wide as needed. No library, so that a comparison starts fast."""
-    widths = [max(len(row[k]) for row in [header, *body]) for k in range(len(header))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in [header, *body]
-    ]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+def _told(lines: Iterable[str], screen: Screen) -> list[str]:
+    return [part for line in lines for part in wrap(line, screen.width)]
 
 
-def text(comparison: Comparison) -> str:
-    """The whole of it."""
-    parts = [sentence(comparison), *(clean(note) for note in comparison.notes)]
-    parts.append("\n" + table_text(columns(comparison), [list(row) for row in rows(comparison)]))
-    parts += [f"\n{one}" for one in paragraphs(comparison)]
-    return "\n".join(parts)
+def text(comparison: Comparison, screen: Screen = PLAIN, *, apart: bool = False) -> str:
+    """The whole of it; `apart` shows every chunk by itself."""
+    kinds = kinds_of(comparison, apart=apart)
+    styles = [_style(group) for group in groups_of(comparison, kinds)]
+    body = [*rows(comparison, kinds)]
+    lines = _told([sentence(comparison, kinds), *(clean(note, 600) for note in comparison.notes)], screen)
+    lines += ["", *table(columns(comparison), body, screen, lesser=lesser(comparison), styles=styles)]
+    for told in paragraphs(comparison, kinds):
+        lines += ["", *(part for line in told for part in wrap(line, screen.width, 4))]
+    return "\n".join(lines)
 
 
-def ladder_text(found: Ladder) -> str:
-    """A ladder: one sentence, what changed at each step, and the classes of equal items per artifact."""
+def ladder_text(found: Ladder, screen: Screen = PLAIN, *, apart: bool = False) -> str:
+    """A ladder: one sentence, what changed at each step, and the classes of equal items per kind of artifact."""
+    kinds = Kinds(found.classes, apart=apart)
     steps = [step for step in found.steps if step.changed]
     if found.empty:
-        parts = [f"None of the {len(found.items)} items holds a tensor."]
+        said = f"None of the {len(found.items)} items holds a tensor."
     elif not steps:
-        parts = [f"All {len(found.items)} items have the same tensors."]
+        said = f"All {len(found.items)} items have the same tensors."
     else:
-        names = ", ".join(f"{clean(step.a)} -> {clean(step.b)}" for step in steps[:6])
-        more = f" and {len(steps) - 6} more" if len(steps) > 6 else ""
-        parts = [f"{len(steps)} of {len(found.steps)} steps changed a tensor: {names}{more}."]
+        names = ", ".join(f"{clean(step.a)} -> {clean(step.b)}" for step in steps[:_LISTED])
+        more = f" and {len(steps) - _LISTED} more" if len(steps) > _LISTED else ""
+        said = f"{len(steps)} of {len(found.steps)} steps changed a tensor: {names}{more}."
     if found.unreadable:
-        parts[0] += f" {_count(len(found.unreadable), 'file')} could not be read; what is in them counts as changed."
+        said += f" {_count(len(found.unreadable), 'file')} could not be read; what is in them counts as changed."
     body = [
-        [f"{clean(one.a)} -> {clean(one.b)}", str(len(one.changed)), clean(", ".join(one.changed), 2000) or "-"]
+        [f"{clean(one.a)} -> {clean(one.b)}", str(len(one.changed)), _names(one.changed, kinds) or "-"]
         for one in found.steps
     ]
-    parts += ["", table_text(["step", "changed", "tensors"], body), "", *noise_lines(found), ""]
+    lines = [*wrap(said, screen.width), "", *table(["step", "changed", "tensors"], body, screen), ""]
+    lines += [*_told(noise_lines(found, kinds), screen), ""]
     body = []
-    for name, groups in found.classes.items():
+    for name, groups in _classes(found, kinds):
         shown = " | ".join(" ".join(clean(item) for item in group) for group in groups)
         body.append([clean(name), str(len(groups)), shown])
-    parts.append(table_text(["artifact", "classes", "items that are equal"], body))
-    back = [replace(one, back_to=clean(one.back_to)) for one in found.changes if one.back_to is not None]
-    if back:
-        parts.append("")
-        parts += [f"{clean(one.artifact)} changed back at {clean(one.b)}: as in {one.back_to} again." for one in back]
-    return "\n".join([*parts, *(["", *(clean(line, 600) for line in found.unreadable)] if found.unreadable else [])])
+    lines += table(["artifact", "classes", "items that are equal"], body, screen)
+    backs: dict[tuple[str, str], list[str]] = {}
+    for one in found.changes:
+        if one.back_to is not None:
+            backs.setdefault((one.b, one.back_to), []).append(one.artifact)
+    told = [
+        f"{clean(name)} changed back at {clean(b)}: as in {clean(back_to)} again."
+        for (b, back_to), artifacts in backs.items()
+        for name in kinds.labels(artifacts)
+    ]
+    lines += ["", *_told(told, screen)] if told else []
+    unreadable = [clean(line, 600) for line in found.unreadable]
+    return "\n".join([*lines, *(["", *_told(unreadable, screen)] if unreadable else [])])
 
 
-def noise_lines(found: Ladder) -> list[str]:
+def _names(names: Iterable[str], kinds: Kinds) -> str:
+    return ", ".join(map(clean, kinds.labels(names)))
+
+
+def _classes(found: Ladder, kinds: Kinds) -> Iterator[tuple[str, tuple[tuple[str, ...], ...]]]:
+    """The classes of each kind: in one row where all chunks have the same, else in one for the chunks that do."""
+    for names in kinds.groups(found.classes):
+        same: dict[tuple[tuple[str, ...], ...], list[str]] = {}
+        for name in names:
+            same.setdefault(found.classes[name], []).append(name)
+        for groups, members in same.items():
+            yield kinds.label(members, numbered=True), groups
+
+
+def noise_lines(found: Ladder, kinds: Kinds) -> list[str]:
     """What running items again changed."""
     lines = [
-        f"Noise floor: running {clean(item)} again changes {clean(', '.join(names), 2000)}."
+        f"Noise floor: running {clean(item)} again changes {_names(names, kinds)}."
         for item, names in found.noise.items()
         if names
     ]
@@ -398,8 +593,9 @@ def noise_lines(found: Ladder) -> list[str]:
     return lines or ["Noise floor: not known, because no item is stored with a repeat."]
 
 
-def pairs_text(items: Sequence[str], pairs: Sequence[Pair]) -> str:
+def pairs_text(items: Sequence[str], pairs: Sequence[Pair], screen: Screen = PLAIN) -> str:
     """All pairs as a triangle: how many tensors differ between each two items."""
     counts = {(one.a, one.b): str(len(one.changed)) for one in pairs}
     body = [[clean(item), *(counts.get((item, other), "") for other in items)] for item in items[:-1]]
-    return f"Tensors that differ, {len(pairs)} pairs:\n\n" + table_text(["", *map(clean, items)], body)
+    lines = table(["", *map(clean, items)], body, screen)
+    return "\n".join([f"Tensors that differ, {len(pairs)} pairs:", "", *lines])

@@ -18,17 +18,28 @@ from hypothesis import strategies as st
 from harness import probes
 from harness.cells import CellSpec
 from harness.compare import STATUSES
+from harness.device import Device
 from harness.errors import UsageError
 from harness.experiment import Experiment, Selection
 from harness.findings import write_table
 from harness.home import Home
 from harness.jobs import JobResult
+from harness.lock import lock_path, read_lock
 from harness.probe_rows import Row, by_probe, compare_probes, fact_lines, summaries, version_lines
-from harness.probes import SAMPLE_BYTES, WHOLE_BYTES, check_probes, known_probes, probe_digest, run_probes, sample
+from harness.probes import (
+    SAMPLE_BYTES,
+    WHOLE_BYTES,
+    check_probes,
+    known_probes,
+    probe_digest,
+    probe_spec,
+    run_probes,
+    sample,
+)
 from harness.progress import Board
 from harness.store import Cell, Store
 from harness.tensors import Tensor, write_safetensors
-from tests.cell_specs import spec as cell_spec
+from tests.cell_specs import MATRIX, planned
 from tests.fake_worker import fake_interpreter
 from tests.test_checkpoint import write_checkpoint
 from tests.test_integration import NEW, OLD, environments, harness, home
@@ -125,16 +136,18 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.folder, self.store, self.count = folder, Store(folder / "store"), 0
 
-    def spec(self, version: str, probe: str, repeat: int = 0, code: str = "c0de", **changes: Any) -> CellSpec:
-        settings = {"probe": probe, "threads": 1, "dim": 8, "cpu": "cpu"}
-        collection = {"name": f"probe {probe}", "digest": code, "passages": 0}
-        made = cell_spec(version, job="probe", settings=settings, collection=collection, **changes)
+    def spec(self, version: str, probe: str, repeat: int = 0) -> CellSpec:
+        """What `harness plan` would name."""
+        of = planned(version)
+        lock = read_lock(lock_path(ROOT / "locks", version, "cpu"))
+        device = Device("cpu", of.device)
+        made = probe_spec(MATRIX, MATRIX.jobs.index, version, lock, probe, of.checkpoint, device, "cpu")
         return made.again(repeat)
 
     def cell(
-        self, version: str, cases: Sequence[Case] = (), probe: str = "sort", *, repeat: int = 0, code: str = "c0de",
+        self, version: str, cases: Sequence[Case] = (), probe: str = "sort", *, repeat: int = 0,
         facts: Sequence[dict[str, Any]] = (), refused: Sequence[dict[str, str]] = (), outcome: str = "ok",
-        reason: str = "", **changes: Any,
+        reason: str = "",
     ) -> Cell:  # fmt: skip
         """Store what a probe left."""
         self.count += 1
@@ -155,7 +168,7 @@ class Bench:
         done = {"outcome": outcome, "reason": reason, "tensors": records, "facts": done_facts,
                 "refused": list(refused), "seconds": 0.5}  # fmt: skip
         (folder / "done.json").write_text(json.dumps(done))
-        spec = self.spec(version, probe, repeat, code, **changes)
+        spec = self.spec(version, probe, repeat)
         cell = probes.take_result(self.store, spec, folder, JobResult("ok", "", folder, {}))
         assert self.store.get(spec.key) == cell
         return cell

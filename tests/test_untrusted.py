@@ -29,8 +29,9 @@ from harness.hub import split_patterns
 from harness.ladder import digests_of, ladder
 from harness.matrix import parse_matrix
 from harness.progress import Board, Row, render
-from harness.reduce import Reduced, print_headline
+from harness.reduce import Reduced, headline_text
 from harness.render import ladder_text, text
+from harness.screen import Screen
 from harness.sources import IndexDirectory
 from harness.store import Store
 from harness.tables import COLUMNS, Headline, Pair, headline_cells, markdown_table
@@ -395,10 +396,9 @@ def test_the_headline_table_cannot_be_marked_up() -> None:
     pair = Pair(cell(), cell(outcome="crashed", artifacts={}), "consecutive")
     reduced = Reduced(f"collection {EVIL}", [pair], [row], [], [])
     for markdown in (False, True):
-        out = io.StringIO()
-        print_headline(reduced, Console(file=out, width=300), markdown=markdown)
-        assert harmless(out.getvalue())
-        assert "[red]bold[/red]" in out.getvalue().replace("\\", "")
+        shown = headline_text(reduced, Screen(60), markdown=markdown)
+        assert harmless(shown)
+        assert "[red]bold[/red]" in shown.replace("\\", "")
     table = markdown_table(COLUMNS, [headline_cells(row)])
     assert "<script" not in table.replace("\\<", "")
     assert "](" not in table.replace("\\]", "")

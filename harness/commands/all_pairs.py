@@ -6,15 +6,16 @@ from typing import Any
 
 import click
 
-from harness.commands.options import group_option, selection_options
+from harness.commands.options import chunks_option, group_option, selection_options
 from harness.errors import ExitCode, UsageError
 
 
 @click.command(name="all-pairs")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+@chunks_option
 @selection_options
 @group_option
-def command(as_json: bool, group: str | None, **options: Any) -> int:
+def command(as_json: bool, apart: bool, group: str | None, **options: Any) -> int:
     """Show all pairs of the stored versions by digest: equal classes per artifact, what changed when, and back.
 
     Reads the cells' records only, no tensor, and takes those that `harness plan` names for the same options. Exit code
@@ -27,6 +28,7 @@ def command(as_json: bool, group: str | None, **options: Any) -> int:
     from harness.pipeline import in_order, is_final
     from harness.render import ladder_text, pairs_text
     from harness.repeats import noise_floor, repeats_of
+    from harness.screen import Screen
 
     choice = Chooser(Selection(**options), group).choose()
     if choice.note:
@@ -44,5 +46,7 @@ def command(as_json: bool, group: str | None, **options: Any) -> int:
         listed = [{"a": one.a, "b": one.b, "shared": one.shared, "changed": list(one.changed)} for one in pairs]
         click.echo(dumps(result.to_json() | {"pairs": listed}))
     else:
-        click.echo(f"{ladder_text(result)}\n\n{pairs_text(result.items, pairs)}")
+        screen = Screen.of()
+        shown = [ladder_text(result, screen, apart=apart), pairs_text(result.items, pairs, screen)]
+        click.echo("\n\n".join(shown), color=screen.styles)
     return int(ExitCode.DIVERGENCE if any(map(result.beyond_noise, pairs)) else ExitCode.OK)

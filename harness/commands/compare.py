@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.commands.options import group_option, selection_options
+from harness.commands.options import chunks_option, group_option, selection_options
 from harness.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -80,9 +80,10 @@ def profiles_for(matrix_path: Path | None, names: tuple[str, ...]) -> list[Profi
 @click.argument("b")
 @click.option("--profile", default="default", show_default=True, help="Tolerance that decides what is a divergence.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+@chunks_option
 @selection_options
 @group_option
-def command(a: str, b: str, profile: str, as_json: bool, group: str | None, **options: Any) -> int:
+def command(a: str, b: str, profile: str, as_json: bool, apart: bool, group: str | None, **options: Any) -> int:
     """Compare A with B: index directories, stored cells by version, or by the start of their key.
 
     A version means the cell that `harness plan` names for the same options. B is the reference of relative differences.
@@ -92,11 +93,13 @@ def command(a: str, b: str, profile: str, as_json: bool, group: str | None, **op
     from harness.compare import compare_sources, dumps
     from harness.marks import mark
     from harness.render import text
+    from harness.screen import Screen
 
     profiles = profiles_for(options["matrix_path"], (profile,))
     left, right = sources_of((a, b), group, options)
     comparison = mark(compare_sources(left, right, profiles, chosen=profile), left, right)
-    click.echo(dumps(comparison.to_json()) if as_json else text(comparison))
+    screen = Screen.of()
+    click.echo(dumps(comparison.to_json()) if as_json else text(comparison, screen, apart=apart), color=screen.styles)
     if comparison.unreadable or not any(one.tensor for one in comparison.artifacts):
         return int(ExitCode.USAGE)
     return int(ExitCode.DIVERGENCE if comparison.divergent else ExitCode.OK)

@@ -30,7 +30,7 @@ def command(versions: tuple[str, ...], group: str | None, markdown: bool, output
     """
     from harness.choice import Chooser
     from harness.experiment import Selection
-    from harness.reduce import print_headline, reduce_cells, result_console
+    from harness.reduce import print_headline, reduce_cells
 
     chooser = Chooser(Selection(**options), group)
     matrix = chooser.matrix
@@ -43,7 +43,7 @@ def command(versions: tuple[str, ...], group: str | None, markdown: bool, output
         listed = matrix.versions[first : last + 1]
     folder = output or chooser.path.parent / "results" / results_name(choice.cells[0].spec)
     reduced = reduce_cells(matrix, choice, listed, folder)
-    print_headline(reduced, result_console(), markdown=markdown)
+    print_headline(reduced, markdown=markdown)
     click.echo(f"Tables: {folder}")
     return int(ExitCode.DIVERGENCE if reduced.diverged else ExitCode.OK)
 

@@ -19,30 +19,24 @@ def command(tables: tuple[Path, ...], markdown: bool) -> int:
     bnb_match, such as docs/article.csv. Exit code 1 when a step is beyond the default profile in one of them and within
     it in another.
     """
-    from rich.markup import escape
-    from rich.table import Table
-
     from harness.headlines import disagreements, read_headlines, side_by_side
-    from harness.reduce import result_console
+    from harness.screen import Screen, table, wrap
     from harness.tables import markdown_table
 
     read = [read_headlines(path) for path in tables]
     joined = side_by_side(read)
     columns = ["step", *map(str, joined.columns)]
     rows = [[f"{a} -> {b}", *map(str, words)] for (a, b), words in zip(joined.index, joined.to_numpy(), strict=True)]
-    console = result_console()
+    screen = Screen.of()
     if markdown:
-        console.print(markdown_table(columns, rows), markup=False, highlight=False, soft_wrap=True)
+        lines = [markdown_table(columns, rows)]
     else:
-        table = Table(box=None, header_style="bold", pad_edge=False)
-        for column in columns:
-            table.add_column(escape(printable(column)), overflow="fold")
-        for row in rows:
-            table.add_row(*(escape(printable(cell)) for cell in row))
-        console.print(table)
-    console.print()
+        shown = [[printable(cell) for cell in row] for row in (columns, *rows)]
+        lines = table(shown[0], shown[1:], screen)
     found = list(disagreements(read))
     about = [f"{title}: {one.about}" for title, one in zip(columns[1:], read, strict=True)]
+    lines.append("")
     for line in [*about, *(found or ["No step is beyond default in one table and within it in another."])]:
-        console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+        lines += wrap(printable(line), None if markdown else screen.width)
+    click.echo("\n".join(lines), color=screen.styles)
     return int(ExitCode.DIVERGENCE if found else ExitCode.OK)

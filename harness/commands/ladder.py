@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.commands.compare import sources_of
-from harness.commands.options import group_option, selection_options
+from harness.commands.options import chunks_option, group_option, selection_options
 from harness.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 @click.command(name="ladder")
 @click.argument("items", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+@chunks_option
 @selection_options
 @group_option
-def command(items: tuple[str, ...], as_json: bool, group: str | None, **options: Any) -> int:
+def command(items: tuple[str, ...], as_json: bool, apart: bool, group: str | None, **options: Any) -> int:
     """Show for ITEMS in order, index directories or stored cells, what changed at each step and which are equal.
 
     A version means the cell that `harness plan` names for the same options. Exit code 0 when no step changed a tensor
@@ -30,6 +31,7 @@ def command(items: tuple[str, ...], as_json: bool, group: str | None, **options:
     from harness.compare import dumps
     from harness.ladder import digests_of, ladder, unique_names
     from harness.render import ladder_text
+    from harness.screen import Screen
 
     if len(items) < 2:
         raise UsageError("A ladder needs at least two items: give index directories or stored versions, in order.")
@@ -41,7 +43,8 @@ def command(items: tuple[str, ...], as_json: bool, group: str | None, **options:
         [problem for _, problems in found for problem in problems],
         noise_of(dict(zip(names, sources, strict=True))),
     )
-    click.echo(dumps(result.to_json()) if as_json else ladder_text(result))
+    screen = Screen.of()
+    click.echo(dumps(result.to_json()) if as_json else ladder_text(result, screen, apart=apart), color=screen.styles)
     if result.unreadable or result.empty:
         return int(ExitCode.USAGE)
     return int(ExitCode.DIVERGENCE if result.changed else ExitCode.OK)

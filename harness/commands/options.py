@@ -28,6 +28,9 @@ home_option = click.option(
 group_option = click.option(
     "--group", help="Start of the digest of one set of comparable cells, where the store holds several."
 )
+chunks_option = click.option(
+    "--chunks", "apart", is_flag=True, help="Show each chunk by itself, not all chunks of a kind in one row."
+)
 
 
 def selection_options(function: Function) -> Function:

@@ -31,6 +31,7 @@ def command(
     from harness.probe_rows import by_probe, compare_probes, fact_lines, summaries
     from harness.probes import JOB, check_probes
     from harness.reduce import profiles_of
+    from harness.screen import Screen, wrap
 
     wanted = check_probes(names)
     chooser = Chooser(Selection(**options), key)
@@ -42,10 +43,9 @@ def command(
     rows = compare_probes(store, cells, listed, profiles_of(matrix))
     if choice.note:
         click.echo(choice.note, err=True)
-    for line in summaries(rows):
-        click.echo(line)
-    for line in fact_lines(rows) if facts else ():
-        click.echo(line)
+    width = Screen.of().width
+    for line in [*summaries(rows), *(fact_lines(rows) if facts else ())]:
+        click.echo("\n".join(wrap(line, width, margin=4)))
     if output:
         from harness.findings import write_table
 

@@ -25,7 +25,7 @@ def command(matrix_path: Path | None, home: Path | None, limit: int | None) -> i
     from harness.experiment import Experiment, Selection
     from harness.matrix import find_matrix, load_matrix
     from harness.progress import Board
-    from harness.reduce import print_headline, reduce_cells, result_console
+    from harness.reduce import print_headline, reduce_cells
     from harness.sweep import run_plan, stopped_early
 
     path = (matrix_path or find_matrix()).resolve()
@@ -57,7 +57,7 @@ def command(matrix_path: Path | None, home: Path | None, limit: int | None) -> i
         raise InfrastructureError(early)
     output = experiment.home.root / "quickstart"
     reduced = reduce_cells(matrix, planned_cells(experiment, cells), settings.versions, output)
-    print_headline(reduced, result_console(), markdown=False)
+    print_headline(reduced, markdown=False)
     click.echo(f"Tables: {output}")
     if any(cell.outcome not in {"ok", "unsupported"} for cell in cells):
         return int(ExitCode.INFRASTRUCTURE)

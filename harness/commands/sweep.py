@@ -67,7 +67,7 @@ def command(
     from harness.commands.consecutive import results_name
     from harness.experiment import Experiment, Selection
     from harness.progress import Board
-    from harness.reduce import print_headline, reduce_cells, result_console
+    from harness.reduce import print_headline, reduce_cells
     from harness.sweep import stopped_early
 
     selection, extra_runs = Selection(**options), None
@@ -89,7 +89,7 @@ def command(
         cells = _executor(sweep, experiment.device, gpus, jobs).run(experiment, plan, board, evict_after=evict)
     folder = output or experiment.matrix_path.parent / "results" / results_name(cells[0].spec)
     reduced = reduce_cells(experiment.matrix, planned_cells(experiment, cells), chosen, folder)
-    print_headline(reduced, result_console(), markdown=markdown)
+    print_headline(reduced, markdown=markdown)
     click.echo(f"Tables: {folder}")
     if sweep is not None:
         from harness.slurm_jobs import close_sweep
