@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, count, pairwise
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from harness.pipeline import in_order
@@ -197,10 +199,38 @@ def digests_of(source: ArtifactSource) -> tuple[dict[str, str], list[str]]:
     return digests, list(dict.fromkeys(problems))  # a file that holds two tensors is told once
 
 
-def unique_names(names: Sequence[str]) -> list[str]:
-    """Names with a number where one is taken: two directories may have the same last component."""
+def names_of(sources: Sequence[ArtifactSource]) -> list[str]:
+    """What tables call several sources; see `unique_names`."""
+    return unique_names([one.name for one in sources], [getattr(one, "path", None) for one in sources])
+
+
+def unique_names(names: Sequence[str], paths: Sequence[str | PurePath | None] | None = None) -> list[str]:
+    """Names that tell items apart: of an item with a path the shortest end of it that does, as the path was given.
+
+    Args:
+        names: what each item is called where it has no path.
+        paths: of the items that have one. Links are not followed, for the user typed their names.
+
+    An item that no end tells apart, such as a path that was given twice, gets a number: `index`, `index#2`.
+    """
+    given = paths if paths is not None else [None] * len(names)
+    parts = [(name,) if path is None else _parts(path) for name, path in zip(names, given, strict=True)]
+    depths = [1] * len(parts)
+    while True:
+        ends = ["/".join(one[-depth:]) for one, depth in zip(parts, depths, strict=True)]
+        taken = Counter(ends)
+        longer = [min(d + (taken[end] > 1), len(one)) for end, d, one in zip(ends, depths, parts, strict=True)]
+        if longer == depths:
+            break
+        depths = longer
     unique: dict[str, None] = {}
-    for name in names:
+    for name in ends:
         free = (one for one in (name, *(f"{name}#{k}" for k in range(2, len(names) + 1))) if one not in unique)
         unique[next(free)] = None
     return list(unique)
+
+
+def _parts(path: str | PurePath) -> tuple[str, ...]:
+    """A path's components as given; where its end is no name (`.`, `..`), those of the folder that it means."""
+    pure = PurePath(path) if PurePath(path).name not in ("", "..") else Path(path).resolve()
+    return ("", *pure.parts[1:]) if pure.name and pure.is_absolute() else pure.parts

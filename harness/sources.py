@@ -130,8 +130,8 @@ class IndexDirectory:
 
     @property
     def name(self) -> str:
-        """The last component of the path."""
-        return self.path.resolve().name or str(self.path)
+        """The last component of the path, as it was given: a link is called what the user called it."""
+        return self.path.name or str(self.path)
 
     @property
     def ivf_file(self) -> str | None:

@@ -57,19 +57,59 @@ def test_unreadable_files_of_directories_named_alike_are_not_equal(
     found = json.loads(out)
 
     assert code == 2
-    assert [["index"], ["index#2"]] == found["classes"]["centroids"] == found["classes"]["metadata"]
+    assert [["one/index"], ["two/index"]] == found["classes"]["centroids"] == found["classes"]["metadata"]
     assert ["centroids"] == found["steps"][0]["changed"]
 
 
 def test_directories_named_alike_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The sentence says which is which."""
+    """By the shortest end of their paths that does, in words and in JSON."""
     for name in ("one", "two"):
         write_index(tmp_path / name / "index", chunks=1)
     folders = [tmp_path / name / "index" for name in ("one", "two")]
-    assert run(capsys, "compare", *folders)[1].startswith("A (index) and B (index) are bit for bit the same")
+    assert run(capsys, "compare", *folders)[1].startswith("one/index and two/index are bit for bit the same")
 
     write_pt(folders[1] / "avg_residual.pt", np.array(0.5, np.float32))
-    assert run(capsys, "compare", *folders)[1].startswith("A (index) and B (index) differ beyond 'default'")
+    assert run(capsys, "compare", *folders)[1].startswith("one/index and two/index differ beyond 'default'")
+
+
+def test_a_link_is_called_what_the_user_called_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Versions that are links into a store are not all named after the folder that they lead to."""
+    monkeypatch.chdir(tmp_path)
+    for version in ("2.7.1", "2.8.0"):
+        write_index(tmp_path / "store" / version / "i", chunks=1)
+        (tmp_path / version).symlink_to(tmp_path / "store" / version / "i")
+    found = json.loads(run(capsys, "ladder", "2.7.1", "./2.8.0/", "store/2.8.0/i", "--json")[1])
+    compared = json.loads(run(capsys, "compare", "2.7.1", "2.8.0", "--json")[1])
+
+    assert ["2.7.1", "2.8.0", "i"] == found["items"]
+    assert ("2.7.1", "2.8.0") == (compared["a"], compared["b"])
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        (["runs/a/index", "runs/b/index"], ["a/index", "b/index"]),
+        (["/r/a/index", "/s/a/index", "c/other"], ["r/a/index", "s/a/index", "other"]),
+        (["index", "b/index"], ["index", "b/index"]),
+        (["x/i", "p/x/i", "q/i"], ["x/i", "p/x/i", "q/i"]),
+        (["x", "./x", "x/"], ["x", "x#2", "x#3"]),
+        (["a/x#2", "b/x", "b/x"], ["x#2", "b/x", "b/x#2"]),
+        ([None, "old/cell"], ["cell", "old/cell"]),
+        (["/", "/x/.."], ["/", "/#2"]),
+        (["i", "/i"], ["i", "/i"]),
+    ],
+)
+def test_an_item_is_named_by_the_shortest_end_of_its_path(paths: list[str | None], expected: list[str]) -> None:
+    """What is typed tells items apart; only what was typed twice gets a number."""
+    assert expected == unique_names(["cell"] * len(paths), paths)
+
+
+def test_the_current_folder_has_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert [tmp_path.name, "y"] == unique_names(["", ""], [".", "y"])
 
 
 @pytest.mark.parametrize("names", [["x", "x#2", "x"], ["x", "x", "x#2"], ["x", "x", "x"]])

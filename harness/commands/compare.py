@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,6 +71,7 @@ def command(a: str, b: str, profile: str, as_json: bool, matrix_path: Path | Non
     repeats of the cells show, 1 when something does, 2 when something cannot be read or there is no tensor to compare.
     """
     from harness.compare import compare_sources, dumps
+    from harness.ladder import names_of
     from harness.marks import mark
     from harness.render import text
     from harness.sources import resolve
@@ -78,6 +80,8 @@ def command(a: str, b: str, profile: str, as_json: bool, matrix_path: Path | Non
     profiles = profiles_for(matrix_path, (profile,))
     left, right = resolve(a, root), resolve(b, root)
     comparison = mark(compare_sources(left, right, profiles, chosen=profile), left, right)
+    a, b = names_of((left, right))
+    comparison = dataclasses.replace(comparison, a=a, b=b)
     click.echo(dumps(comparison.to_json()) if as_json else text(comparison))
     if comparison.unreadable or not any(one.tensor for one in comparison.artifacts):
         return int(ExitCode.USAGE)

@@ -23,7 +23,7 @@ def command(items: tuple[str, ...], as_json: bool, matrix_path: Path | None, hom
     cannot be read or no item has a tensor.
     """
     from harness.compare import dumps
-    from harness.ladder import digests_of, ladder, noise_floor, unique_names
+    from harness.ladder import digests_of, ladder, names_of, noise_floor
     from harness.render import ladder_text
     from harness.sources import resolve
 
@@ -31,7 +31,7 @@ def command(items: tuple[str, ...], as_json: bool, matrix_path: Path | None, hom
         raise UsageError("A ladder needs at least two items: give index directories or stored versions, in order.")
     sources = [resolve(item, store_root(matrix_path, home)) for item in items]
     found = [digests_of(source) for source in sources]
-    names = unique_names([source.name for source in sources])
+    names = names_of(sources)
     noise = {}
     for name, source in zip(names, sources, strict=True):
         cell = getattr(source, "cell", None)
