@@ -422,8 +422,8 @@ def _metadata(a: ArtifactSource, b: ArtifactSource) -> ArtifactComparison | None
         return None
     if not left or not right:
         return ArtifactComparison("metadata", "missing_b" if left else "missing_a")
-    changes = domain.metadata_changes(left, right)
-    real = {key: list(change) for key, change in changes.items() if domain.matters(key)}
-    status = "different" if real else "value_equal" if changes else "bit_equal"
-    facts = {"metadata_changes": real, "metadata_run_only": sorted(set(changes) - set(real))} if changes else {}
+    changes, run_only = domain.metadata_changes(left, right)
+    status = "different" if changes else "value_equal" if run_only else "bit_equal"
+    real = {key: list(change) for key, change in changes.items()}
+    facts = {"metadata_changes": real, "metadata_run_only": run_only} if real or run_only else {}
     return ArtifactComparison("metadata", status, facts=facts)

@@ -191,10 +191,9 @@ def digests_of(source: ArtifactSource) -> tuple[dict[str, str], list[str]]:
         digests["metadata"] = f"{own}:metadata"
         problems.append(problem)
     elif metadata:
-        from harness.domain import flatten, matters
+        from harness.domain import identity
 
-        real = {key: value for key, value in flatten(metadata) if matters(key)}
-        text = json.dumps(real, sort_keys=True, default=str)
+        text = json.dumps(identity(metadata), sort_keys=True, default=str)
         digests["metadata"] = hashlib.sha256(text.encode()).hexdigest()
     return digests, list(dict.fromkeys(problems))  # a file that holds two tensors is told once
 

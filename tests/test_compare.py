@@ -363,6 +363,27 @@ def test_changed_metadata_is_shown_and_cleaned(pair: tuple[Path, Path]) -> None:
     assert found.divergent == ()
 
 
+def test_names_and_paths_count_nowhere_in_the_metadata(
+    pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither deep inside, nor where who wraps colbert-ai repeats them under a key of his own; all else does."""
+    for folder, home in zip(pair, ("/home/a", "~b"), strict=True):
+        record = json.loads((folder / "metadata.json").read_text())
+        wrapper = {"index_config": {"index_name": f"docs-{folder.name}", "kind": "PLAID"}, "title": folder.name}
+        record |= {"wrapper": wrapper, "files": [{"where": f"{home}/x"}], "config": record["config"] | {"root": home}}
+        (folder / "metadata.json").write_text(json.dumps(record))
+    found = row(compare(*pair), "metadata")
+    ladder = json.loads(run(capsys, "ladder", *pair, "--json")[1])
+
+    assert "value_equal" == found.status
+    assert {"wrapper.index_config.index_name", "wrapper.title", "files.0.where"} < set(found.facts["metadata_run_only"])
+    assert [["a", "b"]] == ladder["classes"]["metadata"]
+
+    record["wrapper"]["index_config"]["kind"] = "HNSW"
+    (folder / "metadata.json").write_text(json.dumps(record))
+    assert {"wrapper.index_config.kind": ["PLAID", "HNSW"]} == row(compare(*pair), "metadata").facts["metadata_changes"]
+
+
 def test_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An empty folder, a missing item and an unknown profile end in one sentence and exit code 2."""
     write_index(tmp_path / "a")
