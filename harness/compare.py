@@ -9,9 +9,8 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -19,10 +18,11 @@ import numpy as np
 from harness import domain
 from harness._passes import count_nan, judged
 from harness.domain import Permutation
-from harness.graph import Place
+from harness.errors import ExitCode
+from harness.graph import Place, pattern
 from harness.metrics import BUILTIN, Metrics, Profile, Verdict, measure
-from harness.pipeline import in_order, is_final
-from harness.sources import ArtifactSource, Facts, facts_of, metadata_problem, setting
+from harness.pipeline import VALUES, in_order, is_final
+from harness.sources import ArtifactSource, Facts, facts_of, first_missing, listed, metadata_problem, setting
 from harness.tensors import DTYPES, Tensor, UnreadableTensor
 
 STATUSES = (
@@ -37,7 +37,6 @@ STATUSES = (
     "unreadable",
 )
 DIVERGENT = frozenset(("different", "shape_mismatch", "dtype_mismatch", "missing_a", "missing_b"))
-_LISTED = 6  # missing files that a note names
 _INFINITY = f"infinity {os.urandom(16).hex()}"  # stands for an infinite number until the text is made; in no file
 
 
@@ -149,7 +148,10 @@ def _number(value: complex) -> float | int | str:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two sources compared. `chosen` is the profile that decides what is close; `profiles` are all that were asked."""
+    """Two sources compared. `chosen` is the profile that decides what is close; `profiles` are all that were asked.
+
+    `incomplete` has the sides, `a` or `b`, that are not a whole index, and the first few parts that each lacks.
+    """
 
     a: str
     b: str
@@ -157,6 +159,20 @@ class Comparison:
     profiles: tuple[str, ...]
     chosen: str
     notes: tuple[str, ...] = ()
+    incomplete: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def empty(self) -> tuple[str, ...]:
+        """The sides, `a` or `b`, of which no tensor of an index was read."""
+        tensors = [one for one in self.artifacts if one.name not in VALUES]
+        return tuple(side for side in "ab" if all(getattr(one, f"shape_{side}") is None for one in tensors))
+
+    @property
+    def outcome(self) -> ExitCode:
+        """What is not read, or not there, is never said to be equal; a divergence is one whatever is missing."""
+        if self.unreadable or self.empty:
+            return ExitCode.USAGE
+        return ExitCode.DIVERGENCE if self.divergent else ExitCode.USAGE if self.incomplete else ExitCode.OK
 
     @property
     def final(self) -> tuple[ArtifactComparison, ...]:
@@ -190,6 +206,7 @@ class Comparison:
             "artifacts": [artifact.to_json(self.profiles) for artifact in self.artifacts],
             "summary": self.summary(),
             "notes": list(self.notes),
+            "incomplete": {side: list(names) for side, names in self.incomplete.items()},
         }
 
 
@@ -231,7 +248,21 @@ def compare_sources(
     metadata = _metadata(a, b)
     if metadata is not None:
         rows.append(metadata)
-    return Comparison(a.name, b.name, tuple(rows), tuple(p.name for p in profiles), wanted, _notes(a, b))
+    incomplete = {side: lacking for side, source in (("a", a), ("b", b)) if (lacking := first_missing(source))}
+    found = Comparison(a.name, b.name, tuple(rows), tuple(p.name for p in profiles), wanted, incomplete=incomplete)
+    return dataclasses.replace(found, notes=(*_lacking(found, a, b), *_notes(a, b)))
+
+
+def _lacking(found: Comparison, a: ArtifactSource, b: ArtifactSource) -> Iterator[str]:
+    """Sentences about what is not there, or is there and not read."""
+    for side, source in (("a", a), ("b", b)):
+        contents, unread = getattr(source, "contents", None), getattr(source, "unread", None)
+        if side in found.empty and contents is not None:
+            yield f"{side.upper()} holds no tensor of an index that can be read: {contents()}."
+        elif side in found.incomplete:
+            yield f"{side.upper()} is not complete: it has no {listed(found.incomplete[side])}."
+        if unread is not None and unread():
+            yield f"{side.upper()} also holds {listed(unread())}, which nothing here reads or compares."
 
 
 def _notes(a: ArtifactSource, b: ArtifactSource) -> tuple[str, ...]:
@@ -242,20 +273,11 @@ def _notes(a: ArtifactSource, b: ArtifactSource) -> tuple[str, ...]:
         if left is not None and right is not None and left != right:
             notes.append(f"The indexes were made with different {name}: {left} against {right} {what}.")
     files = [getattr(side, "ivf_file", None) for side in (a, b)]
-    if None not in files and files[0] != files[1]:
+    if None not in files and (files[0] == "ivf.pt") != (files[1] == "ivf.pt"):
         notes.append(
-            f"The ivf of A is from {files[0]}, that of B from {files[1]}: ivf.pid.pt lists passages, ivf.pt, which "
-            "colbert-ai wrote before 0.2.11, embeddings."
+            f"The ivf of A is from {files[0]}, that of B from {files[1]}: ivf.pt, which colbert-ai wrote "
+            "before 0.2.11, lists embeddings, any other lists passages."
         )
-    for letter, side in (("A", a), ("B", b)):
-        chunks, names = setting(side, "num_chunks"), set(side.names())
-        if chunks is None or not any(map(is_final, names)):
-            continue
-        wanted = (f"{chunk}.{what}" for chunk in range(chunks) for what in ("codes", "residuals"))
-        missing = list(islice((name for name in wanted if name not in names), _LISTED + 1))
-        if missing:
-            listed = ", ".join(missing[:_LISTED]) + (" and more" if len(missing) > _LISTED else "")
-            notes.append(f"{letter} is not complete: its metadata counts {chunks} chunks, and it has no {listed}.")
     return tuple(notes)
 
 
@@ -383,12 +405,13 @@ def _facts(
     left, right = pair
     same_form = left.shape == right.shape and left.dtype == right.dtype
     facts: dict[str, Any] = {}
-    if name.endswith(".residuals") and same_form and left.dtype == "uint8":
+    kind, chunk = pattern(name)
+    if kind == "*.residuals" and same_form and left.dtype == "uint8":
         nbits = domain.nbits_of(a)
         if nbits in (1, 2, 4, 8) and nbits == domain.nbits_of(b):
             facts = domain.bucket_facts(left, right, nbits)
-    elif name.endswith(".codes") and same_form and DTYPES[left.dtype].kind == "int":
-        facts = domain.code_facts(a, b, int(name.partition(".")[0]), pair, permutation)
+    elif kind == "*.codes" and same_form and DTYPES[left.dtype].kind == "int":
+        facts = domain.code_facts(a, b, int(chunk or 0), pair, permutation)
     elif name == "centroids" and permutation is not None and same_form:
         back = Tensor.of(right.data[_inverse(permutation)], right.dtype)
         found = measure(left, back, BUILTIN)

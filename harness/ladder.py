@@ -14,7 +14,8 @@ from itertools import combinations, count, pairwise
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from harness.pipeline import in_order
+from harness.errors import ExitCode
+from harness.pipeline import VALUES, in_order
 from harness.sources import ArtifactSource, metadata_problem
 from harness.tensors import UnreadableTensor
 
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 
 Item = tuple[str, Mapping[str, str]]
 """A name, and a digest per artifact."""
-
-VALUES = frozenset(("doclens", "metadata", "num_passages", "sample_pids"))
-"""Artifacts that are no tensors in an index: their classes are shown, but a step does not count them as changed."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,8 @@ class Change:
 class Ladder:
     """Items in order, the classes of equal items per artifact (in order of first appearance), and the steps.
 
-    `noise` has the items that were run again, and the tensors that this changed.
+    `noise` has the items that were run again, and the tensors that this changed; `incomplete` the items that lack a
+    part of a whole index, and the parts. `VALUES` have classes, but a step does not count them as changed.
     """
 
     items: tuple[str, ...]
@@ -60,11 +59,21 @@ class Ladder:
     changes: tuple[Change, ...]
     unreadable: tuple[str, ...] = ()
     noise: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    incomplete: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
-    def empty(self) -> bool:
-        """Whether no item has a tensor."""
-        return all(name in VALUES for name in self.classes)
+    def empty(self) -> tuple[str, ...]:
+        """Items that have no tensor."""
+        tensors = [groups for name, groups in self.classes.items() if name not in VALUES]
+        holding = {one for groups in tensors for group in groups for one in group}
+        return tuple(one for one in self.items if one not in holding)
+
+    @property
+    def outcome(self) -> ExitCode:
+        """What is not read, or not there, is never said to be equal; a change is one whatever is missing."""
+        if self.unreadable or self.empty:
+            return ExitCode.USAGE
+        return ExitCode.DIVERGENCE if self.changed else ExitCode.USAGE if self.incomplete else ExitCode.OK
 
     @property
     def changed(self) -> bool:
@@ -85,6 +94,7 @@ class Ladder:
             "changes": [vars_of(change) for change in self.changes],
             "unreadable": list(self.unreadable),
             "noise": {item: list(names) for item, names in self.noise.items()},
+            "incomplete": {item: list(names) for item, names in self.incomplete.items()},
         }
 
 
@@ -94,7 +104,10 @@ def vars_of(change: Change) -> dict[str, str | None]:
 
 
 def ladder(
-    items: Sequence[Item], unreadable: Sequence[str] = (), noise: Mapping[str, tuple[str, ...]] | None = None
+    items: Sequence[Item],
+    unreadable: Sequence[str] = (),
+    noise: Mapping[str, tuple[str, ...]] | None = None,
+    incomplete: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Ladder:
     """Put items in classes and list what changed from each to the next.
 
@@ -102,6 +115,7 @@ def ladder(
         items: in order, names unique.
         unreadable: sentences about artifacts that could not be read; they have digests of their own.
         noise: item to the tensors that running it again changed; only items that were run again.
+        incomplete: item to what it lacks of a whole index; only items that lack something.
     """
     names = in_order({name for _, digests in items for name in digests})
     classes = {}
@@ -122,7 +136,8 @@ def ladder(
         Step(a, b, tuple(name for name in names if name not in VALUES and left.get(name) != right.get(name)))
         for (a, left), (b, right) in pairwise(items)
     )
-    return Ladder(tuple(item for item, _ in items), classes, steps, tuple(changes), tuple(unreadable), noise or {})
+    order = tuple(item for item, _ in items)
+    return Ladder(order, classes, steps, tuple(changes), tuple(unreadable), noise or {}, incomplete or {})
 
 
 @dataclass(frozen=True)
@@ -217,8 +232,8 @@ def unique_names(names: Sequence[str], paths: Sequence[str | PurePath | None] | 
     depths = [1] * len(parts)
     while True:
         ends = ["/".join(one[-depth:]) for one, depth in zip(parts, depths, strict=True)]
-        taken = Counter(ends)
-        longer = [min(d + (taken[end] > 1), len(one)) for end, d, one in zip(ends, depths, parts, strict=True)]
+        shared = Counter(end for end, _ in set(zip(ends, parts, strict=True)))  # a path given twice is one
+        longer = [min(d + (shared[end] > 1), len(one)) for end, d, one in zip(ends, depths, parts, strict=True)]
         if longer == depths:
             break
         depths = longer

@@ -17,6 +17,7 @@ from harness.errors import printable
 from harness.graph import Change
 from harness.ladder import Ladder, Pair
 from harness.metrics import Mismatch, Verdict
+from harness.sources import listed
 
 LABELS = {
     "bit_equal": "bit-equal",
@@ -78,15 +79,22 @@ def sentence(comparison: Comparison) -> str:
         a, b = f"A ({a})", f"B ({b})"
     final = comparison.final or tuple(one for one in comparison.artifacts if one.tensor)
     total = len(final)
-    if total == 0:
-        return f"{a} and {b} hold no tensors to compare."
     names = ", ".join(clean(one.name) for one in comparison.unreadable)
     unreadable = f" {_count(len(comparison.unreadable), 'artifact')} could not be read: {names}." if names else ""
+    if len(comparison.empty) == 2:
+        return f"{a} and {b} hold no tensors to compare.{unreadable}"
+    if comparison.empty:
+        return f"{a if 'a' in comparison.empty else b} holds no tensor to compare.{unreadable}"
+    if comparison.incomplete and not comparison.divergent:
+        cut = [{"a": a, "b": b}[side] for side in comparison.incomplete]
+        are = "is" if len(cut) == 1 else "are"
+        unreadable = f" This is no verdict on whole indexes: {' and '.join(cut)} {are} not whole.{unreadable}"
     known = "What can be read of " if names else ""
     equal = sum(one.bit_equal for one in final)
     if equal == total and not comparison.divergent:
         are = "is" if known else "are"
-        return f"{known}{a} and {b} {are} bit for bit the same in all {total} tensors of the index.{unreadable}"
+        there = "that are there" if comparison.incomplete else "of the index"
+        return f"{known}{a} and {b} {are} bit for bit the same in all {total} tensors {there}.{unreadable}"
     passing = sum(one.close(comparison.chosen) is True for one in final)
     close = sum(one.close(comparison.chosen) is True and not one.bit_equal for one in final)
     noise = sum(one.status in DIVERGENT and not one.divergent for one in final)
@@ -349,7 +357,7 @@ def table_text(header: list[str], body: list[list[str]]) -> str:
 
 def text(comparison: Comparison) -> str:
     """The whole of it."""
-    parts = [sentence(comparison), *(clean(note) for note in comparison.notes)]
+    parts = [sentence(comparison), *(clean(note, 600) for note in comparison.notes)]
     parts.append("\n" + table_text(columns(comparison), [list(row) for row in rows(comparison)]))
     parts += [f"\n{one}" for one in paragraphs(comparison)]
     return "\n".join(parts)
@@ -358,14 +366,19 @@ def text(comparison: Comparison) -> str:
 def ladder_text(found: Ladder) -> str:
     """A ladder: one sentence, what changed at each step, and the classes of equal items per artifact."""
     steps = [step for step in found.steps if step.changed]
-    if found.empty:
+    if len(found.empty) == len(found.items):
         parts = [f"None of the {len(found.items)} items holds a tensor."]
     elif not steps:
-        parts = [f"All {len(found.items)} items have the same tensors."]
+        there = ", of those that are there" if found.incomplete else ""
+        parts = [f"All {len(found.items)} items have the same tensors{there}."]
     else:
         names = ", ".join(f"{clean(step.a)} -> {clean(step.b)}" for step in steps[:6])
         more = f" and {len(steps) - 6} more" if len(steps) > 6 else ""
         parts = [f"{len(steps)} of {len(found.steps)} steps changed a tensor: {names}{more}."]
+    if 0 < len(found.empty) < len(found.items):
+        parts[0] += f" No tensor is in {clean(listed(found.empty))}."
+    for one, lacking in found.incomplete.items():
+        parts.append(f"{clean(one)} is not complete: it has no {clean(listed(lacking))}.")
     if found.unreadable:
         parts[0] += f" {_count(len(found.unreadable), 'file')} could not be read; what is in them counts as changed."
     body = [

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.commands.options import home_option, matrix_option
-from harness.errors import ExitCode, UsageError
+from harness.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,7 +68,8 @@ def command(a: str, b: str, profile: str, as_json: bool, matrix_path: Path | Non
     """Compare A with B: index directories, stored cells by version, or by the start of their key.
 
     B is the reference of relative differences. Exit code 0 when nothing differs beyond the profile and beyond what
-    repeats of the cells show, 1 when something does, 2 when something cannot be read or there is no tensor to compare.
+    repeats of the cells show, 1 when something does, 2 when something cannot be read, a side has no tensor to compare,
+    or nothing differs in indexes of which one is not whole.
     """
     from harness.compare import compare_sources, dumps
     from harness.ladder import names_of
@@ -83,6 +84,4 @@ def command(a: str, b: str, profile: str, as_json: bool, matrix_path: Path | Non
     a, b = names_of((left, right))
     comparison = dataclasses.replace(comparison, a=a, b=b)
     click.echo(dumps(comparison.to_json()) if as_json else text(comparison))
-    if comparison.unreadable or not any(one.tensor for one in comparison.artifacts):
-        return int(ExitCode.USAGE)
-    return int(ExitCode.DIVERGENCE if comparison.divergent else ExitCode.OK)
+    return int(comparison.outcome)

@@ -8,7 +8,7 @@ import click
 
 from harness.commands.compare import store_root
 from harness.commands.options import home_option, matrix_option
-from harness.errors import ExitCode, UsageError
+from harness.errors import UsageError
 
 
 @click.command(name="ladder")
@@ -20,12 +20,12 @@ def command(items: tuple[str, ...], as_json: bool, matrix_path: Path | None, hom
     """Show for ITEMS in order, index directories or stored cells, what changed at each step and which are equal.
 
     Exit code 0 when no step changed a tensor beyond what repeats of its items show, 1 when one did, 2 when something
-    cannot be read or no item has a tensor.
+    cannot be read, an item has no tensor, or nothing changed in items of which one is not whole.
     """
     from harness.compare import dumps
     from harness.ladder import digests_of, ladder, names_of, noise_floor
     from harness.render import ladder_text
-    from harness.sources import resolve
+    from harness.sources import first_missing, resolve
 
     if len(items) < 2:
         raise UsageError("A ladder needs at least two items: give index directories or stored versions, in order.")
@@ -42,8 +42,7 @@ def command(items: tuple[str, ...], as_json: bool, matrix_path: Path | None, hom
         [(name, digests) for name, (digests, _) in zip(names, found, strict=True)],
         [problem for _, problems in found for problem in problems],
         noise,
+        {name: lacking for name, source in zip(names, sources, strict=True) if (lacking := first_missing(source))},
     )
     click.echo(dumps(result.to_json()) if as_json else ladder_text(result))
-    if result.unreadable or result.empty:
-        return int(ExitCode.USAGE)
-    return int(ExitCode.DIVERGENCE if result.changed else ExitCode.OK)
+    return int(result.outcome)
