@@ -22,7 +22,7 @@ from harness.errors import ExitCode
 from harness.graph import Place, pattern
 from harness.metrics import BUILTIN, Metrics, Profile, Verdict, measure
 from harness.pipeline import VALUES, in_order, is_final
-from harness.sources import ArtifactSource, Facts, facts_of, first_missing, listed, metadata_problem, setting
+from harness.sources import ArtifactSource, Facts, facts_of, first_missing, listed, metadata_problem
 from harness.tensors import DTYPES, Tensor, UnreadableTensor
 
 STATUSES = (
@@ -268,8 +268,13 @@ def _lacking(found: Comparison, a: ArtifactSource, b: ArtifactSource) -> Iterato
 def _notes(a: ArtifactSource, b: ArtifactSource) -> tuple[str, ...]:
     """Sentences about settings without which the shapes cannot be understood."""
     notes = []
-    for name, what in (("nbits", "bits per residual dimension"), ("dim", "embedding dimensions")):
-        left, right = setting(a, name), setting(b, name)
+    for letter, side in (("A", a), ("B", b)):
+        notes += [f"{letter} {said}" for said in domain.contradictions(side)]
+    for name, what, tell in (
+        ("nbits", "bits per residual dimension", domain.nbits_of),
+        ("dim", "embedding dimensions", domain.dim_of),
+    ):
+        left, right = tell(a), tell(b)
         if left is not None and right is not None and left != right:
             notes.append(f"The indexes were made with different {name}: {left} against {right} {what}.")
     files = [getattr(side, "ivf_file", None) for side in (a, b)]

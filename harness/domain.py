@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from harness._passes import decode
+from harness.graph import pattern
 from harness.metrics import pair_counts
-from harness.sources import ArtifactSource, setting
+from harness.sources import ArtifactSource, facts_of, metadata_file, setting
 from harness.tensors import DTYPES, Array, Tensor, UnreadableTensor, give_back
 
 NEAR_TIE = 2.0**-10
@@ -44,16 +45,73 @@ def unpack_table(nbits: int) -> Array:
     return table
 
 
+def shape_of(source: ArtifactSource, name: str) -> tuple[int, ...] | None:
+    """An artifact's shape, without loading it where that is known; None where it is not there or cannot be read."""
+    known = facts_of(source, name) if name in source.names() else None
+    found = known or _try_load(source, name)
+    return found.shape if found is not None else None
+
+
+def dim_of(source: ArtifactSource) -> int | None:
+    """The dimensions of an embedding: the centroids', else what the settings say; None where untold."""
+    return _told_by_tensors(source)["dim"] or setting(source, "dim")
+
+
 def nbits_of(source: ArtifactSource) -> int | None:
-    """Bits per residual dimension: from the settings, else from the number of bucket weights; None where untold."""
-    told = setting(source, "nbits")
-    if told is not None or "bucket_weights" not in source.names():
-        return told
-    try:
-        buckets = source.load("bucket_weights").n
-    except UnreadableTensor:
+    """Bits per residual dimension: what the tensors say, else the settings; None where untold, or told in two ways."""
+    by_weights, by_packing = _widths(source)
+    if by_weights and by_packing and by_weights != by_packing:
         return None
-    return {2: 1, 4: 2, 16: 4, 256: 8}.get(buckets)
+    return by_weights or by_packing or setting(source, "nbits")
+
+
+def _widths(source: ArtifactSource) -> tuple[int | None, int | None]:
+    """Bits per residual dimension: by the number of bucket weights, and by how many bytes a row of residuals has."""
+    buckets = math.prod(shape_of(source, "bucket_weights") or (0,))
+    by_weights = buckets.bit_length() - 1 if buckets > 1 and buckets.bit_count() == 1 else None
+    centroids, first = shape_of(source, "centroids") or (), next(_chunks(source, "residuals"), "")
+    packed = shape_of(source, first) or ()
+    bits, dim = (packed[1] * 8, centroids[1]) if len(packed) == len(centroids) == 2 else (0, 0)
+    return by_weights, bits // dim if dim and bits and bits % dim == 0 else None
+
+
+def _chunks(source: ArtifactSource, what: str) -> Iterator[str]:
+    return (name for name in source.names() if pattern(name)[0] == f"*.{what}")
+
+
+def _told_by_tensors(source: ArtifactSource) -> dict[str, int | None]:
+    """Settings that can be read off the tensors; None where these are not there, or not all of them."""
+    centroids = shape_of(source, "centroids") or ()
+    rows = [shape_of(source, name) or () for name in _chunks(source, "codes")]
+    last = max((int(pattern(name)[1] or 0) for name in _chunks(source, "codes")), default=-1)
+    whole = last + 1 == len(rows) and all(len(one) == 1 for one in rows)
+    known, counted = centroids if len(centroids) == 2 else (None, None), setting(source, "num_chunks")
+    return {
+        "nbits": nbits_of(source) if any(_widths(source)) else None,
+        "dim": known[1],
+        "num_partitions": known[0],
+        # Fewer files than are counted are an index that is not whole.
+        "num_chunks": last + 1 if counted is not None and last + 1 > counted else None,
+        "num_embeddings": sum(one[0] for one in rows) if rows and whole and last + 1 == counted else None,
+    }
+
+
+def contradictions(source: ArtifactSource) -> Iterator[str]:
+    """Where an index's settings and its tensors say different things: sentences without a subject.
+
+    colbert-ai never looks: it takes the settings of whoever opens the index last, so they may be another index's.
+    """
+    by_weights, by_packing = _widths(source)
+    if by_weights and by_packing and by_weights != by_packing:
+        yield (
+            f"has bucket_weights for {by_weights} bits a dimension and residuals packed at {by_packing}: "
+            "its bucket numbers are not counted."
+        )
+    for name, found in _told_by_tensors(source).items():
+        told = setting(source, name)
+        if found is not None and told is not None and found != told:
+            file = metadata_file(source)
+            yield f"says {name} = {told:,} in {file}, and its tensors say {found:,}; they are believed."
 
 
 def bucket_facts(a: Tensor, b: Tensor, nbits: int) -> dict[str, Any]:

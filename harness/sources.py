@@ -90,6 +90,11 @@ def metadata_problem(source: ArtifactSource) -> str:
     return own() if own is not None else ""
 
 
+def metadata_file(source: ArtifactSource) -> str:
+    """The name of the file that a source's metadata is from."""
+    return getattr(source, "metadata_file", "metadata.json")
+
+
 def first_missing(source: ArtifactSource) -> tuple[str, ...]:
     """What a source lacks of a whole index, artifacts and JSON files by name, up to a hundred of them.
 
