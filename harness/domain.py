@@ -267,7 +267,7 @@ class Embeddings:
             if len(centroids.shape) != 2 or DTYPES[centroids.dtype].kind != "float":
                 return None
             count, dim = centroids.shape
-            if not _within(codes, count):
+            if not within(codes, count):
                 return None
             embs = _try_load(source, f"embs_{chunk}")
             if embs is not None and embs.shape == (codes.n, dim):
@@ -312,7 +312,7 @@ def _try_load(source: ArtifactSource, name: str) -> Tensor | None:
         return None
 
 
-def _within(numbers: Tensor, count: int) -> bool:
+def within(numbers: Tensor, count: int) -> bool:
     """Whether all of these integers are from 0 to below `count`."""
     for start in range(0, numbers.n, _STRIP):
         strip = numbers.flat[start : start + _STRIP]
@@ -323,15 +323,21 @@ def _within(numbers: Tensor, count: int) -> bool:
 
 
 def code_facts(
-    a: ArtifactSource, b: ArtifactSource, chunk: int, pair: tuple[Tensor, Tensor], permutation: Permutation | None
+    a: ArtifactSource,
+    b: ArtifactSource,
+    chunk: int,
+    pair: tuple[Tensor, Tensor],
+    permutation: Permutation | None,
+    same_token: Array | None = None,
 ) -> dict[str, Any]:
     """Tell codes that moved in a near-tie from codes that really moved, after undoing a permutation of the centroids.
 
     The margin of a moved code is the greater of two differences: on side A the score of A's choice minus that of B's
-    choice, and on side B the other way round, each with that side's own centroids and embeddings.
+    choice, and on side B the other way round, each with that side's own centroids and embeddings. Rows that are not
+    `same_token` are left out: what stands there on the two sides is not the same.
     """
     left, right = (side.flat for side in pair)
-    to_a = permutation.to_a if permutation is not None and _within(pair[1], permutation.to_a.size) else None
+    to_a = permutation.to_a if permutation is not None and within(pair[1], permutation.to_a.size) else None
 
     def in_a(codes: Array) -> Array:
         """A's numbers for B's centroids."""
@@ -340,7 +346,8 @@ def code_facts(
     count, kept = 0, [np.empty(0, np.int64)]
     for start in range(0, left.size, _STRIP):
         p, q = left[start : start + _STRIP], right[start : start + _STRIP]
-        places = np.flatnonzero(p.astype(np.int64) != in_a(q))
+        apart = p.astype(np.int64) != in_a(q)
+        places = np.flatnonzero(apart if same_token is None else apart & same_token[start : start + _STRIP])
         kept.append(start + places[: max(_SAMPLE - count, 0)])
         count += places.size
         give_back(p, q)
@@ -382,7 +389,10 @@ def _margin(side: Embeddings, rows: Array, own: Array, other: Array) -> tuple[Ar
 
 
 def ivf_facts(
-    pair: tuple[Tensor, Tensor], lengths: tuple[Tensor, Tensor], permutation: Permutation | None
+    pair: tuple[Tensor, Tensor],
+    lengths: tuple[Tensor, Tensor],
+    permutation: Permutation | None,
+    passages: Array | None = None,
 ) -> dict[str, Any]:
     """Compare inverted lists per centroid as sets, whatever the lengths; zeros after the last list are padding.
 
@@ -390,6 +400,7 @@ def ivf_facts(
         pair: `ivf` of A and B.
         lengths: `ivf_lengths` of A and B, one entry a centroid.
         permutation: B's centroids in A's order.
+        passages: A's number of each of B's passages, where they are not the same.
     """
     facts: dict[str, Any] = {}
     sizes = [length.flat.astype(np.int64) for length in lengths]
@@ -399,7 +410,7 @@ def ivf_facts(
         # Each by itself first: the sum of absurd lengths could wrap around to a small number.
         if size.size and (size.min() < 0 or size.max() > ivf.n or int(size.sum()) > ivf.n):
             return {"ivf_note": f"ivf_lengths of {name.upper()} do not add up to the length of its ivf"}
-        if not _within(ivf, _PASSAGES):
+        if not within(ivf, _PASSAGES if passages is None else passages.size):
             return {"ivf_note": f"ivf of {name.upper()} holds what is no passage's number"}
         facts[f"ivf_padding_{name}"] = ivf.n - int(size.sum())
     count = sizes[0].size
@@ -413,7 +424,7 @@ def ivf_facts(
     edges = [0, *(np.flatnonzero(np.diff(steps)) + 1).tolist(), count]
     for start, stop in pairwise(edges):
         left = _list_keys(pair[0], begins[0], sizes[0], np.arange(start, stop))
-        right = _list_keys(pair[1], begins[1], sizes[1], rows_b[start:stop])
+        right = _list_keys(pair[1], begins[1], sizes[1], rows_b[start:stop], passages)
         give_back(*(ivf.flat for ivf in pair))
         if np.array_equal(left, right):
             continue
@@ -428,13 +439,14 @@ def ivf_facts(
     }
 
 
-def _list_keys(ivf: Tensor, begins: Array, sizes: Array, rows: Array) -> Array:
+def _list_keys(ivf: Tensor, begins: Array, sizes: Array, rows: Array, passages: Array | None = None) -> Array:
     """The entries of some lists, each once and in order: the list's place in `rows` above 40 bits of the entry."""
     size = sizes[rows]
     total = int(size.sum())
     # Where each entry is: its list's beginning, and its place in the list.
     places = np.repeat(begins[rows] - (np.cumsum(size) - size), size) + np.arange(total)
-    keys = (np.repeat(np.arange(rows.size), size) << 40) | ivf.flat[places].astype(np.int64)
+    entries = ivf.flat[places].astype(np.int64)
+    keys = (np.repeat(np.arange(rows.size), size) << 40) | (entries if passages is None else passages[entries])
     keys.sort()  # quick, because colbert-ai's lists are sorted; NumPy's `unique` would hash, many times slower
     unique: Array = keys[np.concatenate([[True], keys[1:] != keys[:-1]])] if total else keys
     return unique

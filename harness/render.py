@@ -302,6 +302,8 @@ def _special(one: ArtifactComparison) -> list[str]:
 def _meaning(one: ArtifactComparison) -> list[str]:
     facts = one.facts
     lines = []
+    if not facts.get("rows_line_up", True):
+        lines.append("Its rows do not line up: that they differ does not say that anything moved or changed.")
     if facts.get("buckets_n_mismatch"):
         steps = ", ".join(f"{count:,} by {step}" for step, count in facts["buckets_steps"].items())
         lines.append(
@@ -357,7 +359,8 @@ def table_text(header: list[str], body: list[list[str]]) -> str:
 
 def text(comparison: Comparison) -> str:
     """The whole of it."""
-    parts = [sentence(comparison), *(clean(note, 600) for note in comparison.notes)]
+    told = [comparison.first] if comparison.first else []
+    parts = [*told, sentence(comparison), *(clean(note, 600) for note in comparison.notes if note not in told)]
     parts.append("\n" + table_text(columns(comparison), [list(row) for row in rows(comparison)]))
     parts += [f"\n{one}" for one in paragraphs(comparison)]
     return "\n".join(parts)
