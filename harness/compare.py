@@ -152,8 +152,8 @@ def _number(value: complex) -> float | int | str:
 class Comparison:
     """Two sources compared. `chosen` is the profile that decides what is close; `profiles` are all that were asked.
 
-    `incomplete` has the sides, `a` or `b`, that are not a whole index, and parts that each lacks. `first` is the note to
-    be told before anything else: rows do not line up.
+    `incomplete` has the sides, `a` or `b`, that are not a whole index, and parts that each lacks. `first` is the note
+    to be told before anything else: rows do not line up.
     """
 
     a: str

@@ -171,7 +171,7 @@ class _Rows:
         renamed = permutation is not None and all(within(one, permutation.to_a.size) for one in codes.values())
         return cls(codes, residuals, permutation.to_a if permutation is not None and renamed else None)
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Bytes in a row of residuals; 0 where chunks lack theirs, or it is not one and the same."""
         widths = set()
@@ -188,17 +188,22 @@ class _Rows:
         return sizes.size == 0 or bool(0 <= sizes.min() <= sizes.max() <= self.n and sizes.sum() == self.n)
 
     def take(self, rows: Array) -> tuple[Array, Array]:
-        """Codes (rows,) as uint64, by A's centroids, and residuals (rows, width) as they are."""
-        codes, bits = np.empty(rows.size, np.int64), np.empty((rows.size, self.width), np.uint8)
+        """Codes (rows,), by A's centroids, and residuals (rows, words), filled up with zeros; both uint64."""
+        codes, words = np.empty(rows.size, np.int64), np.zeros((rows.size, -(-self.width // 8)), np.uint64)
+        bits = words.view(np.uint8)[:, : self.width]
+        in_order = bool((rows[1:] == rows[:-1] + 1).all())  # then slices are enough, which are many times faster
         owner = np.searchsorted(self.edges, rows, "right") - 1
-        for part in np.unique(owner):
-            here = owner == part
-            within_part = rows[here] - self.edges[part]
+        for part in np.flatnonzero(np.bincount(owner)):
+            here: Array | slice = owner == part
+            there: Array | slice = rows[here] - self.edges[part]
+            if in_order:
+                here = slice(*np.searchsorted(owner, [part, part + 1]))
+                there = slice(*(rows[here][[0, -1]] - self.edges[part] + [0, 1]))
             numbers, residuals = self._parts[part]
-            codes[here] = numbers.flat[within_part]
+            codes[here] = numbers.flat[there]
             assert residuals is not None  # else there is no width
-            bits[here] = residuals.data[within_part]
-        return (codes if self._rename is None else self._rename[codes]).view(np.uint64), bits
+            bits[here] = residuals.data[there]
+        return (codes if self._rename is None else self._rename[codes]).view(np.uint64), words
 
 
 def _match(tokens: tuple[_Rows, _Rows], sizes: tuple[Array, Array]) -> Array:
@@ -275,9 +280,7 @@ def _digests(tokens: _Rows, sizes: Array, which: Array) -> Array:
     begins = np.cumsum(sizes) - sizes
     for block in _blocks(sizes[which]):
         size = sizes[which[block]]
-        codes, bits = tokens.take(_places(begins[which[block]], size))
-        words = np.zeros((codes.size, -(-tokens.width // 8)), np.uint64)
-        words.view(np.uint8)[:, : tokens.width] = bits
+        codes, words = tokens.take(_places(begins[which[block]], size))
         mixed = _mix(codes)
         for word in words.T:
             mixed = _mix(mixed ^ word)

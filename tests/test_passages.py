@@ -168,7 +168,7 @@ def test_what_changed_in_its_place_is_compared_as_ever(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("block", [1, 7, 1 << 18])
 def test_matching_is_that_of_a_multiset(tmp_path: Path, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Repeated, empty and nearly equal passages: as many are matched as by a dictionary, each once, each truly equal."""
+    """Repeated, empty and nearly equal passages: as many match as in a dictionary, each once, each truly equal."""
     monkeypatch.setattr(passages, "_BLOCK", block)
     rng = np.random.default_rng(block)
     pool = some(10, [0, 1, 1, 2, 2, 5, 9])
