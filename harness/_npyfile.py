@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 import tokenize
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,9 @@ def read_npy(path: Path) -> Tensor:
         version = np.lib.format.read_magic(start)
         if version not in _READERS:
             raise ValueError(f"version {version[0]}.{version[1]} of the format is for records")
-        shape, by_column, dtype = _READERS[version](start, max_header_size=_HEADER_LIMIT)
+        with warnings.catch_warnings():  # of headers that Python 2 wrote, which are read all the same
+            warnings.simplefilter("ignore")
+            shape, by_column, dtype = _READERS[version](start, max_header_size=_HEADER_LIMIT)
     except (ValueError, TypeError, SyntaxError, tokenize.TokenError, MemoryError, RecursionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise UnreadableTensor(f"{path} is not a .npy file: {reason}.") from error

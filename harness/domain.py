@@ -54,7 +54,8 @@ def shape_of(source: ArtifactSource, name: str) -> tuple[int, ...] | None:
 
 def dim_of(source: ArtifactSource) -> int | None:
     """The dimensions of an embedding: the centroids', else what the settings say; None where untold."""
-    return _told_by_tensors(source)["dim"] or setting(source, "dim")
+    centroids = shape_of(source, "centroids") or ()
+    return centroids[1] if len(centroids) == 2 else setting(source, "dim")
 
 
 def nbits_of(source: ArtifactSource) -> int | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -152,12 +154,12 @@ class IndexDirectory:
         try:
             self.entries = frozenset(entry.name for entry in self.path.iterdir())
             found = is_index(self.path)
-            inner = () if found else [one for one in sorted(self.path.iterdir()) if is_index(one)]
         except OSError as error:
             raise UsageError(f"{self.path} cannot be listed: {error.strerror}.") from error
-        if inner:
-            raise UsageError(f"{self.path} holds no ColBERT index, but its folder {inner[0].name} does: give that one.")
         if not found:
+            inner = self._inner()
+            if inner:
+                raise UsageError(f"{self.path} holds no ColBERT index, but its folder {inner} does: give that one.")
             raise UsageError(
                 f"{self.path} holds no ColBERT index: it has neither centroids.pt nor metadata.json nor any "
                 f"N.codes.pt, nor these as .npy; {self.contents()}."
@@ -179,11 +181,19 @@ class IndexDirectory:
     @property
     def metadata_file(self) -> str:
         """The file that `metadata` is from."""
-        return self._metadata()[0]
+        return self._metadata[0]
 
     def contents(self) -> str:
         """What there is, for a sentence: its files, the first few of them by name."""
         return f"it has {listed(sorted(self.entries))}" if self.entries else "it is empty"
+
+    def _inner(self) -> str:
+        """The first folder in it that is an index: PyLate keeps its arrays in one; empty where there is none."""
+        for name in sorted(self.entries):
+            with contextlib.suppress(OSError):
+                if is_index(self.path / name):
+                    return name
+        return ""
 
     def unread(self) -> list[str]:
         """Files that may hold tensors of which no artifact is made."""
@@ -259,8 +269,9 @@ class IndexDirectory:
 
     def metadata(self) -> dict[str, Any]:
         """`metadata.json`, or `plan.json` where an interrupted run left only that."""
-        return self._metadata()[1]
+        return self._metadata[1]
 
+    @cached_property
     def _metadata(self) -> tuple[str, dict[str, Any]]:
         for file in ("metadata.json", "plan.json"):
             try:
