@@ -420,4 +420,12 @@ class Finder:
     def titled(self, sources: Sequence[ArtifactSource]) -> list[ArtifactSource]:
         """The same sources, the stored cells with names that tell them apart by what differs between them."""
         names = iter(tell_apart([source.cell for source in sources if isinstance(source, StoredCell)]))
-        return [replace(one, title=next(names)) if isinstance(one, StoredCell) else one for one in sources]
+        seen: Counter[str] = Counter()
+        found: list[ArtifactSource] = []
+        for one in sources:
+            title = next(names) if isinstance(one, StoredCell) else ""
+            seen[title] += 1
+            # The same cell once more: neither a number nor a repeat of it.
+            again = "" if seen[title] == 1 else " again" if seen[title] == 2 else f" again ({seen[title]})"
+            found.append(replace(one, title=title + again) if isinstance(one, StoredCell) else one)
+        return found

@@ -9,9 +9,9 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,11 +19,13 @@ import numpy as np
 from harness import domain
 from harness._passes import count_nan, judged
 from harness.domain import Permutation
-from harness.graph import Place
+from harness.errors import ExitCode
+from harness.graph import Place, pattern
 from harness.metrics import BUILTIN, Metrics, Profile, Verdict, measure
-from harness.pipeline import in_order, is_final
-from harness.sources import ArtifactSource, Facts, facts_of, metadata_problem, setting
-from harness.tensors import DTYPES, Tensor, UnreadableTensor
+from harness.passages import Alignment, align, by_passage
+from harness.pipeline import VALUES, in_order, is_final
+from harness.sources import ArtifactSource, Facts, facts_of, first_missing, listed, metadata_problem
+from harness.tensors import DTYPES, Array, Tensor, UnreadableTensor
 
 STATUSES = (
     "bit_equal",
@@ -39,7 +41,6 @@ STATUSES = (
 DIVERGENT = frozenset(("different", "shape_mismatch", "dtype_mismatch", "missing_a", "missing_b"))
 _OTHERWISE = DIVERGENT - {"different"}
 """Statuses of tensors that `torch.allclose` cannot even be asked about, because they are of another form."""
-_LISTED = 6  # missing files that a note names
 _INFINITY = f"infinity {os.urandom(16).hex()}"  # stands for an infinite number until the text is made; in no file
 
 
@@ -161,7 +162,11 @@ def _number(value: complex) -> float | int | str:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two sources compared. `chosen` is the profile that decides what is close; `profiles` are all that were asked."""
+    """Two sources compared. `chosen` is the profile that decides what is close; `profiles` are all that were asked.
+
+    `incomplete` has the sides, `a` or `b`, that are not a whole index, and parts that each lacks. `first` is the note
+    to be told before anything else: rows do not line up.
+    """
 
     a: str
     b: str
@@ -169,6 +174,21 @@ class Comparison:
     profiles: tuple[str, ...]
     chosen: str
     notes: tuple[str, ...] = ()
+    incomplete: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    first: str = ""
+
+    @property
+    def empty(self) -> tuple[str, ...]:
+        """The sides, `a` or `b`, of which no tensor of an index was read."""
+        tensors = [one for one in self.artifacts if one.name not in VALUES]
+        return tuple(side for side in "ab" if all(getattr(one, f"shape_{side}") is None for one in tensors))
+
+    @property
+    def outcome(self) -> ExitCode:
+        """What is not read, or not there, is never said to be equal; a divergence is one whatever is missing."""
+        if self.unreadable or self.empty:
+            return ExitCode.USAGE
+        return ExitCode.DIVERGENCE if self.divergent else ExitCode.USAGE if self.incomplete else ExitCode.OK
 
     @property
     def final(self) -> tuple[ArtifactComparison, ...]:
@@ -202,6 +222,7 @@ class Comparison:
             "artifacts": [artifact.to_json(self.profiles) for artifact in self.artifacts],
             "summary": self.summary(),
             "notes": list(self.notes),
+            "incomplete": {side: list(names) for side, names in self.incomplete.items()},
         }
 
 
@@ -237,60 +258,82 @@ def compare_sources(
     """
     wanted = chosen or profiles[0].name
     ordered = sorted(profiles, key=lambda profile: profile.name != wanted)
-    names = in_order({*a.names(), *b.names()})
-    permutation = _permutation(a, b, names)
-    rows = [_artifact(a, b, name, ordered, permutation) for name in names]
+    sides = _Sides(a, b)
+    rows = [_artifact(sides, name, ordered) for name in in_order({*a.names(), *b.names()})]
     metadata = _metadata(a, b)
     if metadata is not None:
         rows.append(metadata)
-    return Comparison(a.name, b.name, tuple(rows), tuple(p.name for p in profiles), wanted, _notes(a, b))
+    incomplete = {side: lacking for side, source in (("a", a), ("b", b)) if (lacking := first_missing(source))}
+    found = Comparison(a.name, b.name, tuple(rows), tuple(p.name for p in profiles), wanted, incomplete=incomplete)
+    first = sides.moved.sentence() if any("passages_n" in one.facts for one in rows) and sides.moved else ""
+    notes = (*([first] if first else []), *_lacking(found, a, b), *_notes(a, b))
+    return dataclasses.replace(found, notes=notes, first=first)
+
+
+class _Sides:
+    """The two sources, and how the rows of one are those of the other: found out when something differs."""
+
+    def __init__(self, a: ArtifactSource, b: ArtifactSource) -> None:
+        self.a, self.b = a, b
+
+    @cached_property
+    def permutation(self) -> Permutation | None:
+        """How B's centroids are A's in another order; None where they are not."""
+        if any("centroids" not in side.names() for side in (self.a, self.b)) or _same_digest(self.a, self.b):
+            return None
+        try:
+            return domain.find_permutation(self.a.load("centroids"), self.b.load("centroids"))
+        except UnreadableTensor:
+            return None
+
+    @cached_property
+    def moved(self) -> Alignment | None:
+        """How B's passages are A's where rows do not line up; None where they do, or where nobody knows."""
+        found = align(self.a, self.b, self.permutation)
+        return None if found is None or found.whole else found
+
+
+def _lacking(found: Comparison, a: ArtifactSource, b: ArtifactSource) -> Iterator[str]:
+    """Sentences about what is not there, or is there and not read."""
+    for side, source in (("a", a), ("b", b)):
+        contents, unread = getattr(source, "contents", None), getattr(source, "unread", None)
+        if side in found.empty and contents is not None:
+            yield f"{side.upper()} holds no tensor of an index that can be read: {contents()}."
+        elif side in found.incomplete:
+            yield f"{side.upper()} is not complete: it has no {listed(found.incomplete[side])}."
+        if unread is not None and unread():
+            yield f"{side.upper()} also holds {listed(unread())}, which nothing here reads or compares."
 
 
 def _notes(a: ArtifactSource, b: ArtifactSource) -> tuple[str, ...]:
     """Sentences about settings without which the shapes cannot be understood."""
     notes = []
-    for name, what in (("nbits", "bits per residual dimension"), ("dim", "embedding dimensions")):
-        left, right = setting(a, name), setting(b, name)
+    for letter, side in (("A", a), ("B", b)):
+        notes += [f"{letter} {said}" for said in domain.contradictions(side)]
+    for name, what, tell in (
+        ("nbits", "bits per residual dimension", domain.nbits_of),
+        ("dim", "embedding dimensions", domain.dim_of),
+    ):
+        left, right = tell(a), tell(b)
         if left is not None and right is not None and left != right:
             notes.append(f"The indexes were made with different {name}: {left} against {right} {what}.")
     files = [getattr(side, "ivf_file", None) for side in (a, b)]
-    if None not in files and files[0] != files[1]:
+    if None not in files and (files[0] == "ivf.pt") != (files[1] == "ivf.pt"):
         notes.append(
-            f"The ivf of A is from {files[0]}, that of B from {files[1]}: ivf.pid.pt lists passages, ivf.pt, which "
-            "colbert-ai wrote before 0.2.11, embeddings."
+            f"The ivf of A is from {files[0]}, that of B from {files[1]}: ivf.pt, which colbert-ai wrote "
+            "before 0.2.11, lists embeddings, any other lists passages."
         )
-    for letter, side in (("A", a), ("B", b)):
-        chunks, names = setting(side, "num_chunks"), set(side.names())
-        if chunks is None or not any(map(is_final, names)):
-            continue
-        wanted = (f"{chunk}.{what}" for chunk in range(chunks) for what in ("codes", "residuals"))
-        missing = list(islice((name for name in wanted if name not in names), _LISTED + 1))
-        if missing:
-            listed = ", ".join(missing[:_LISTED]) + (" and more" if len(missing) > _LISTED else "")
-            notes.append(f"{letter} is not complete: its metadata counts {chunks} chunks, and it has no {listed}.")
     return tuple(notes)
 
 
-def _permutation(a: ArtifactSource, b: ArtifactSource, names: Sequence[str]) -> Permutation | None:
-    if "centroids" not in names or _same_digest(a, b, "centroids"):
-        return None
-    try:
-        return domain.find_permutation(a.load("centroids"), b.load("centroids"))
-    except UnreadableTensor:
-        return None
+def _same_digest(a: ArtifactSource, b: ArtifactSource) -> bool:
+    digest = a.digest("centroids")
+    return digest is not None and digest == b.digest("centroids")
 
 
-def _same_digest(a: ArtifactSource, b: ArtifactSource, name: str) -> bool:
-    if name not in a.names() or name not in b.names():
-        return False
-    digest = a.digest(name)
-    return digest is not None and digest == b.digest(name)
-
-
-def _artifact(
-    a: ArtifactSource, b: ArtifactSource, name: str, profiles: Sequence[Profile], permutation: Permutation | None
-) -> ArtifactComparison:
+def _artifact(sides: _Sides, name: str, profiles: Sequence[Profile]) -> ArtifactComparison:
     """One row; whatever goes wrong with the files of this artifact stays in it."""
+    a, b = sides.a, sides.b
     known = [facts_of(side, name) if name in side.names() else None for side in (a, b)]
     if known[0] is not None and known[1] is not None and known[0].digest == known[1].digest:
         return _settled(name, _with_nans(name, (a, b), (known[0], known[1])), profiles)
@@ -312,30 +355,32 @@ def _artifact(
         status = "different" if known[0] is not None and known[1] is not None else "unreadable"
         return ArtifactComparison(name, status, **described, reason=" ".join(reasons))
     if left is None or right is None:
-        return ArtifactComparison(name, "missing_a" if left is None else "missing_b", **described)
+        facts = _passages(sides, name)
+        return ArtifactComparison(name, "missing_a" if left is None else "missing_b", **described, facts=facts)
+    if left.shape != right.shape:
+        row = ArtifactComparison(name, "shape_mismatch", **described)
+    elif left.dtype != right.dtype:
+        row = ArtifactComparison(name, "dtype_mismatch", **described)
+    else:
+        metrics = measure(left, right, profiles)
+        verdicts = {verdict.profile: verdict for verdict in metrics.verdicts}
+        status = (
+            "bit_equal"
+            if metrics.bit_equal
+            else "value_equal"
+            if metrics.value_equal
+            else "close"
+            if metrics.verdicts[0].close
+            else "different"
+        )
+        row = ArtifactComparison(name, status, **described, metrics=metrics, profiles=verdicts)
+        if status == "bit_equal":
+            return row
     try:
-        facts = _facts(a, b, name, (left, right), permutation)
+        facts = _facts(sides, name, (left, right))
     except UnreadableTensor as error:
         facts = {"note": str(error)}
-    if left.shape != right.shape:
-        return ArtifactComparison(name, "shape_mismatch", **described, facts=facts)
-    if left.dtype != right.dtype:
-        return ArtifactComparison(name, "dtype_mismatch", **described, facts=facts)
-    metrics = measure(left, right, profiles)
-    verdicts = {verdict.profile: verdict for verdict in metrics.verdicts}
-    first = metrics.verdicts[0]
-    status = (
-        "bit_equal"
-        if metrics.bit_equal
-        else "value_equal"
-        if metrics.value_equal
-        else "close"
-        if first.close
-        else "different"
-    )
-    if status == "bit_equal":
-        facts = {}
-    return ArtifactComparison(name, status, **described, metrics=metrics, profiles=verdicts, facts=facts)
+    return dataclasses.replace(row, facts=facts)
 
 
 _counted: dict[str, int] = {}  # NaNs by digest: records of before do not know them, and many cells share a tensor
@@ -388,19 +433,50 @@ def _settled(name: str, known: Facts, profiles: Sequence[Profile]) -> ArtifactCo
     return ArtifactComparison(*described, metrics, verdicts, settled=True)
 
 
-def _facts(
-    a: ArtifactSource, b: ArtifactSource, name: str, pair: tuple[Tensor, Tensor], permutation: Permutation | None
-) -> dict[str, Any]:
-    """What an artifact's numbers mean; see `harness.domain`."""
+def _passages(sides: _Sides, name: str) -> dict[str, Any]:
+    """What is known of the passages where an artifact belongs to them and they do not line up; else nothing.
+
+    `rows_line_up` is False: no row of it is said to differ, nor the artifact to be where anything starts.
+    """
+    if not by_passage(name) or sides.moved is None:
+        return {}
+    return {"rows_line_up": False, **sides.moved.facts()}
+
+
+def _facts(sides: _Sides, name: str, pair: tuple[Tensor, Tensor]) -> dict[str, Any]:
+    """What an artifact's numbers mean; see `harness.domain`. Of rows that do not line up only what is known of them."""
+    passages = _passages(sides, name)
+    if not passages:
+        return _meaning(sides, name, pair)
+    assert sides.moved is not None
+    left, right = pair
+    kind, chunk = pattern(name)
+    if kind in ("*.codes", "*.residuals") and left.shape == right.shape and left.shape and left.dtype == right.dtype:
+        same = sides.moved.rows(int(chunk or 0), left.shape[0])
+        if (left.data[same] != right.data[same]).any():
+            return {**passages, "rows_line_up": True, **_meaning(sides, name, pair, same)}
+    elif kind == "ivf":
+        files = {getattr(side, "ivf_file", None) for side in (sides.a, sides.b)}
+        if sides.moved.one_to_one and "ivf.pt" not in files:
+            return {**passages, **_meaning(sides, name, pair)}
+        return {**passages, "ivf_note": "the lists are not compared: their entries do not line up"}
+    return passages
+
+
+def _meaning(sides: _Sides, name: str, pair: tuple[Tensor, Tensor], same_token: Array | None = None) -> dict[str, Any]:
+    a, b, permutation = sides.a, sides.b, sides.permutation
     left, right = pair
     same_form = left.shape == right.shape and left.dtype == right.dtype
     facts: dict[str, Any] = {}
-    if name.endswith(".residuals") and same_form and left.dtype == "uint8":
+    kind, chunk = pattern(name)
+    if kind == "*.residuals" and same_form and left.dtype == "uint8":
         nbits = domain.nbits_of(a)
         if nbits in (1, 2, 4, 8) and nbits == domain.nbits_of(b):
+            if same_token is not None:
+                left, right = Tensor.of(left.data[same_token]), Tensor.of(right.data[same_token])
             facts = domain.bucket_facts(left, right, nbits)
-    elif name.endswith(".codes") and same_form and DTYPES[left.dtype].kind == "int":
-        facts = domain.code_facts(a, b, int(name.partition(".")[0]), pair, permutation)
+    elif kind == "*.codes" and same_form and DTYPES[left.dtype].kind == "int":
+        facts = domain.code_facts(a, b, int(chunk or 0), pair, permutation, same_token)
     elif name == "centroids" and permutation is not None and same_form:
         back = Tensor.of(right.data[_inverse(permutation)], right.dtype)
         found = measure(left, back, BUILTIN)
@@ -415,7 +491,7 @@ def _facts(
     elif name == "ivf" and all("ivf_lengths" in side.names() for side in (a, b)):
         lengths = a.load("ivf_lengths"), b.load("ivf_lengths")
         if all(DTYPES[one.dtype].kind == "int" for one in (*pair, *lengths)):
-            facts = domain.ivf_facts(pair, lengths, permutation)
+            facts = domain.ivf_facts(pair, lengths, permutation, sides.moved.to_a if sides.moved else None)
     return facts
 
 
@@ -434,8 +510,8 @@ def _metadata(a: ArtifactSource, b: ArtifactSource) -> ArtifactComparison | None
         return None
     if not left or not right:
         return ArtifactComparison("metadata", "missing_b" if left else "missing_a")
-    changes = domain.metadata_changes(left, right)
-    real = {key: list(change) for key, change in changes.items() if domain.matters(key)}
-    status = "different" if real else "value_equal" if changes else "bit_equal"
-    facts = {"metadata_changes": real, "metadata_run_only": sorted(set(changes) - set(real))} if changes else {}
+    changes, run_only = domain.metadata_changes(left, right)
+    status = "different" if changes else "value_equal" if run_only else "bit_equal"
+    real = {key: list(change) for key, change in changes.items()}
+    facts = {"metadata_changes": real, "metadata_run_only": run_only} if real or run_only else {}
     return ArtifactComparison("metadata", status, facts=facts)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -11,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from harness._passes import decode
+from harness.graph import pattern
 from harness.metrics import pair_counts
-from harness.sources import ArtifactSource, setting
+from harness.sources import ArtifactSource, facts_of, metadata_file, setting
 from harness.tensors import DTYPES, Array, Tensor, UnreadableTensor, give_back
 
 NEAR_TIE = 2.0**-10
@@ -43,16 +45,74 @@ def unpack_table(nbits: int) -> Array:
     return table
 
 
+def shape_of(source: ArtifactSource, name: str) -> tuple[int, ...] | None:
+    """An artifact's shape, without loading it where that is known; None where it is not there or cannot be read."""
+    known = facts_of(source, name) if name in source.names() else None
+    found = known or _try_load(source, name)
+    return found.shape if found is not None else None
+
+
+def dim_of(source: ArtifactSource) -> int | None:
+    """The dimensions of an embedding: the centroids', else what the settings say; None where untold."""
+    centroids = shape_of(source, "centroids") or ()
+    return centroids[1] if len(centroids) == 2 else setting(source, "dim")
+
+
 def nbits_of(source: ArtifactSource) -> int | None:
-    """Bits per residual dimension: from the settings, else from the number of bucket weights; None where untold."""
-    told = setting(source, "nbits")
-    if told is not None or "bucket_weights" not in source.names():
-        return told
-    try:
-        buckets = source.load("bucket_weights").n
-    except UnreadableTensor:
+    """Bits per residual dimension: what the tensors say, else the settings; None where untold, or told in two ways."""
+    by_weights, by_packing = _widths(source)
+    if by_weights and by_packing and by_weights != by_packing:
         return None
-    return {2: 1, 4: 2, 16: 4, 256: 8}.get(buckets)
+    return by_weights or by_packing or setting(source, "nbits")
+
+
+def _widths(source: ArtifactSource) -> tuple[int | None, int | None]:
+    """Bits per residual dimension: by the number of bucket weights, and by how many bytes a row of residuals has."""
+    buckets = math.prod(shape_of(source, "bucket_weights") or (0,))
+    by_weights = buckets.bit_length() - 1 if buckets > 1 and buckets.bit_count() == 1 else None
+    centroids, first = shape_of(source, "centroids") or (), next(_chunks(source, "residuals"), "")
+    packed = shape_of(source, first) or ()
+    bits, dim = (packed[1] * 8, centroids[1]) if len(packed) == len(centroids) == 2 else (0, 0)
+    return by_weights, bits // dim if dim and bits and bits % dim == 0 else None
+
+
+def _chunks(source: ArtifactSource, what: str) -> Iterator[str]:
+    return (name for name in source.names() if pattern(name)[0] == f"*.{what}")
+
+
+def _told_by_tensors(source: ArtifactSource) -> dict[str, int | None]:
+    """Settings that can be read off the tensors; None where these are not there, or not all of them."""
+    centroids = shape_of(source, "centroids") or ()
+    rows = [shape_of(source, name) or () for name in _chunks(source, "codes")]
+    last = max((int(pattern(name)[1] or 0) for name in _chunks(source, "codes")), default=-1)
+    whole = last + 1 == len(rows) and all(len(one) == 1 for one in rows)
+    known, counted = centroids if len(centroids) == 2 else (None, None), setting(source, "num_chunks")
+    return {
+        "nbits": nbits_of(source) if any(_widths(source)) else None,
+        "dim": known[1],
+        "num_partitions": known[0],
+        # Fewer files than are counted are an index that is not whole.
+        "num_chunks": last + 1 if counted is not None and last + 1 > counted else None,
+        "num_embeddings": sum(one[0] for one in rows) if rows and whole and last + 1 == counted else None,
+    }
+
+
+def contradictions(source: ArtifactSource) -> Iterator[str]:
+    """Where an index's settings and its tensors say different things: sentences without a subject.
+
+    colbert-ai never looks: it takes the settings of whoever opens the index last, so they may be another index's.
+    """
+    by_weights, by_packing = _widths(source)
+    if by_weights and by_packing and by_weights != by_packing:
+        yield (
+            f"has bucket_weights for {by_weights} bits a dimension and residuals packed at {by_packing}: "
+            "its bucket numbers are not counted."
+        )
+    for name, found in _told_by_tensors(source).items():
+        told = setting(source, name)
+        if found is not None and told is not None and found != told:
+            file = metadata_file(source)
+            yield f"says {name} = {told:,} in {file}, and its tensors say {found:,}; they are believed."
 
 
 def bucket_facts(a: Tensor, b: Tensor, nbits: int) -> dict[str, Any]:
@@ -208,7 +268,7 @@ class Embeddings:
             if len(centroids.shape) != 2 or DTYPES[centroids.dtype].kind != "float":
                 return None
             count, dim = centroids.shape
-            if not _within(codes, count):
+            if not within(codes, count):
                 return None
             embs = _try_load(source, f"embs_{chunk}")
             if embs is not None and embs.shape == (codes.n, dim):
@@ -253,7 +313,7 @@ def _try_load(source: ArtifactSource, name: str) -> Tensor | None:
         return None
 
 
-def _within(numbers: Tensor, count: int) -> bool:
+def within(numbers: Tensor, count: int) -> bool:
     """Whether all of these integers are from 0 to below `count`."""
     for start in range(0, numbers.n, _STRIP):
         strip = numbers.flat[start : start + _STRIP]
@@ -264,15 +324,21 @@ def _within(numbers: Tensor, count: int) -> bool:
 
 
 def code_facts(
-    a: ArtifactSource, b: ArtifactSource, chunk: int, pair: tuple[Tensor, Tensor], permutation: Permutation | None
+    a: ArtifactSource,
+    b: ArtifactSource,
+    chunk: int,
+    pair: tuple[Tensor, Tensor],
+    permutation: Permutation | None,
+    same_token: Array | None = None,
 ) -> dict[str, Any]:
     """Tell codes that moved in a near-tie from codes that really moved, after undoing a permutation of the centroids.
 
     The margin of a moved code is the greater of two differences: on side A the score of A's choice minus that of B's
-    choice, and on side B the other way round, each with that side's own centroids and embeddings.
+    choice, and on side B the other way round, each with that side's own centroids and embeddings. Rows that are not
+    `same_token` are left out: what stands there on the two sides is not the same.
     """
     left, right = (side.flat for side in pair)
-    to_a = permutation.to_a if permutation is not None and _within(pair[1], permutation.to_a.size) else None
+    to_a = permutation.to_a if permutation is not None and within(pair[1], permutation.to_a.size) else None
 
     def in_a(codes: Array) -> Array:
         """A's numbers for B's centroids."""
@@ -281,7 +347,8 @@ def code_facts(
     count, kept = 0, [np.empty(0, np.int64)]
     for start in range(0, left.size, _STRIP):
         p, q = left[start : start + _STRIP], right[start : start + _STRIP]
-        places = np.flatnonzero(p.astype(np.int64) != in_a(q))
+        apart = p.astype(np.int64) != in_a(q)
+        places = np.flatnonzero(apart if same_token is None else apart & same_token[start : start + _STRIP])
         kept.append(start + places[: max(_SAMPLE - count, 0)])
         count += places.size
         give_back(p, q)
@@ -323,7 +390,10 @@ def _margin(side: Embeddings, rows: Array, own: Array, other: Array) -> tuple[Ar
 
 
 def ivf_facts(
-    pair: tuple[Tensor, Tensor], lengths: tuple[Tensor, Tensor], permutation: Permutation | None
+    pair: tuple[Tensor, Tensor],
+    lengths: tuple[Tensor, Tensor],
+    permutation: Permutation | None,
+    passages: Array | None = None,
 ) -> dict[str, Any]:
     """Compare inverted lists per centroid as sets, whatever the lengths; zeros after the last list are padding.
 
@@ -331,6 +401,7 @@ def ivf_facts(
         pair: `ivf` of A and B.
         lengths: `ivf_lengths` of A and B, one entry a centroid.
         permutation: B's centroids in A's order.
+        passages: A's number of each of B's passages, where they are not the same.
     """
     facts: dict[str, Any] = {}
     sizes = [length.flat.astype(np.int64) for length in lengths]
@@ -340,7 +411,7 @@ def ivf_facts(
         # Each by itself first: the sum of absurd lengths could wrap around to a small number.
         if size.size and (size.min() < 0 or size.max() > ivf.n or int(size.sum()) > ivf.n):
             return {"ivf_note": f"ivf_lengths of {name.upper()} do not add up to the length of its ivf"}
-        if not _within(ivf, _PASSAGES):
+        if not within(ivf, _PASSAGES if passages is None else passages.size):
             return {"ivf_note": f"ivf of {name.upper()} holds what is no passage's number"}
         facts[f"ivf_padding_{name}"] = ivf.n - int(size.sum())
     count = sizes[0].size
@@ -354,7 +425,7 @@ def ivf_facts(
     edges = [0, *(np.flatnonzero(np.diff(steps)) + 1).tolist(), count]
     for start, stop in pairwise(edges):
         left = _list_keys(pair[0], begins[0], sizes[0], np.arange(start, stop))
-        right = _list_keys(pair[1], begins[1], sizes[1], rows_b[start:stop])
+        right = _list_keys(pair[1], begins[1], sizes[1], rows_b[start:stop], passages)
         give_back(*(ivf.flat for ivf in pair))
         if np.array_equal(left, right):
             continue
@@ -369,13 +440,14 @@ def ivf_facts(
     }
 
 
-def _list_keys(ivf: Tensor, begins: Array, sizes: Array, rows: Array) -> Array:
+def _list_keys(ivf: Tensor, begins: Array, sizes: Array, rows: Array, passages: Array | None = None) -> Array:
     """The entries of some lists, each once and in order: the list's place in `rows` above 40 bits of the entry."""
     size = sizes[rows]
     total = int(size.sum())
     # Where each entry is: its list's beginning, and its place in the list.
     places = np.repeat(begins[rows] - (np.cumsum(size) - size), size) + np.arange(total)
-    keys = (np.repeat(np.arange(rows.size), size) << 40) | ivf.flat[places].astype(np.int64)
+    entries = ivf.flat[places].astype(np.int64)
+    keys = (np.repeat(np.arange(rows.size), size) << 40) | (entries if passages is None else passages[entries])
     keys.sort()  # quick, because colbert-ai's lists are sorted; NumPy's `unique` would hash, many times slower
     unique: Array = keys[np.concatenate([[True], keys[1:] != keys[:-1]])] if total else keys
     return unique
@@ -391,22 +463,44 @@ _RUN_ONLY = frozenset(
 )  # fmt: skip
 
 
-def metadata_changes(a: dict[str, Any], b: dict[str, Any]) -> dict[str, tuple[object, object]]:
-    """Keys of metadata.json whose values differ, `config.` before the settings'; None where a side lacks one."""
-    flat = [dict(flatten(side)) for side in (a, b)]
-    names = sorted(set(flat[0]) | set(flat[1]))
-    return {name: (flat[0].get(name), flat[1].get(name)) for name in names if flat[0].get(name) != flat[1].get(name)}
+_PATH = re.compile(r"~|\.{0,2}/|file:|[A-Za-z]:[\\/]")  # how a path begins, and no model's name on a hub
 
 
-def matters(key: str) -> bool:
-    """Whether a metadata key says what the index is, rather than where and when it was made."""
-    return key.removeprefix("config.").split(".")[0] not in _RUN_ONLY
+def metadata_changes(a: dict[str, Any], b: dict[str, Any]) -> tuple[dict[str, tuple[object, object]], list[str]]:
+    """Keys of metadata.json whose values differ, with both, None where a side lacks one; and keys that do not count.
+
+    A key is its path through the objects, joined by dots: `config.nbits`.
+    """
+    whole = [{".".join(key): value for key, value in _flatten(side)} for side in (a, b)]
+    real = [identity(side) for side in (a, b)]
+
+    def changed(left: dict[str, object], right: dict[str, object]) -> dict[str, tuple[object, object]]:
+        names = sorted({*left, *right})
+        return {name: (left.get(name), right.get(name)) for name in names if left.get(name) != right.get(name)}
+
+    changes = changed(*real)
+    return changes, [name for name in changed(*whole) if name not in changes]
 
 
-def flatten(record: dict[str, Any]) -> Iterable[tuple[str, object]]:
-    """Keys and values of metadata.json, those of its settings as `config.KEY`."""
-    for key, value in record.items():
-        if key == "config" and isinstance(value, dict):
-            yield from ((f"config.{name}", inner) for name, inner in value.items())
-        else:
-            yield str(key), value
+def identity(record: dict[str, Any]) -> dict[str, object]:
+    """What metadata.json says of the index itself: its keys and values without names, paths and dates.
+
+    These do not count at any depth, nor where somebody who wraps colbert-ai repeats them under a key of his own.
+    """
+    flat = list(_flatten(record))
+    told = {value for key, value in flat if not _RUN_ONLY.isdisjoint(key) and isinstance(value, str)}
+    return {
+        ".".join(key): value
+        for key, value in flat
+        if _RUN_ONLY.isdisjoint(key)
+        and not (isinstance(value, str) and (_PATH.match(value) or (key[0] != "config" and value in told)))
+    }
+
+
+def _flatten(node: object, key: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
+    """Every value that holds no others, or nothing, with the keys that lead to it; lists are numbered."""
+    if isinstance(node, (dict, list)) and (node or not key):
+        for name, inner in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from _flatten(inner, (*key, str(name)))
+    else:
+        yield key, node

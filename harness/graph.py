@@ -53,6 +53,10 @@ RULES: dict[str, Rule] = {
     "embs_*": Rule("encode", _TOKENS),
     "*.codes": Rule("compress", ("embs_*", "centroids")),
     "*.residuals": Rule("compress", ("embs_*", "*.codes", "centroids", "bucket_cutoffs")),
+    # What FastPlaid adds: all chunks in one file, and the distance beyond which an embedding is far from its centroid.
+    "merged_codes": Rule("merge chunks", ("*.codes",)),
+    "merged_residuals": Rule("merge chunks", ("*.residuals",)),
+    "cluster_threshold": Rule("buckets", ("centroids_normalized", "sample_heldout")),
     "doclens": Rule("mask", _TOKENS[:2]),
     "codes": Rule("gather codes", ("*.codes",)),
     "values": Rule("sort codes", ("codes",)),

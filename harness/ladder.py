@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, count, pairwise
+from pathlib import Path, PurePath
 from typing import Any
 
-from harness.pipeline import in_order
+from harness.errors import ExitCode
+from harness.pipeline import VALUES, in_order
 from harness.sources import ArtifactSource, metadata_problem
 from harness.tensors import UnreadableTensor
 
 Item = tuple[str, Mapping[str, str]]
 """A name, and a digest per artifact."""
-
-VALUES = frozenset(("doclens", "metadata", "num_passages", "sample_pids"))
-"""Artifacts that are no tensors in an index: their classes are shown, but a step does not count them as changed."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class Change:
 class Ladder:
     """Items in order, the classes of equal items per artifact (in order of first appearance), and the steps.
 
-    `noise` has the items that were run again, and the tensors that this changed.
+    `noise` has the items that were run again, and the tensors that this changed; `incomplete` the items that lack a
+    part of a whole index, and the parts. `VALUES` have classes, but a step does not count them as changed.
     """
 
     items: tuple[str, ...]
@@ -55,11 +56,21 @@ class Ladder:
     changes: tuple[Change, ...]
     unreadable: tuple[str, ...] = ()
     noise: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    incomplete: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
-    def empty(self) -> bool:
-        """Whether no item has a tensor."""
-        return all(name in VALUES for name in self.classes)
+    def empty(self) -> tuple[str, ...]:
+        """Items that have no tensor."""
+        tensors = [groups for name, groups in self.classes.items() if name not in VALUES]
+        holding = {one for groups in tensors for group in groups for one in group}
+        return tuple(one for one in self.items if one not in holding)
+
+    @property
+    def outcome(self) -> ExitCode:
+        """What is not read, or not there, is never said to be equal; a change is one whatever is missing."""
+        if self.unreadable or self.empty:
+            return ExitCode.USAGE
+        return ExitCode.DIVERGENCE if self.changed else ExitCode.USAGE if self.incomplete else ExitCode.OK
 
     @property
     def changed(self) -> bool:
@@ -80,6 +91,7 @@ class Ladder:
             "changes": [vars_of(change) for change in self.changes],
             "unreadable": list(self.unreadable),
             "noise": {item: list(names) for item, names in self.noise.items()},
+            "incomplete": {item: list(names) for item, names in self.incomplete.items()},
         }
 
 
@@ -89,7 +101,10 @@ def vars_of(change: Change) -> dict[str, str | None]:
 
 
 def ladder(
-    items: Sequence[Item], unreadable: Sequence[str] = (), noise: Mapping[str, tuple[str, ...]] | None = None
+    items: Sequence[Item],
+    unreadable: Sequence[str] = (),
+    noise: Mapping[str, tuple[str, ...]] | None = None,
+    incomplete: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Ladder:
     """Put items in classes and list what changed from each to the next.
 
@@ -97,6 +112,7 @@ def ladder(
         items: in order, names unique.
         unreadable: sentences about artifacts that could not be read; they have digests of their own.
         noise: item to the tensors that running it again changed; only items that were run again.
+        incomplete: item to what it lacks of a whole index; only items that lack something.
     """
     names = in_order({name for _, digests in items for name in digests})
     classes = {}
@@ -117,7 +133,8 @@ def ladder(
         Step(a, b, tuple(name for name in names if name not in VALUES and left.get(name) != right.get(name)))
         for (a, left), (b, right) in pairwise(items)
     )
-    return Ladder(tuple(item for item, _ in items), classes, steps, tuple(changes), tuple(unreadable), noise or {})
+    order = tuple(item for item, _ in items)
+    return Ladder(order, classes, steps, tuple(changes), tuple(unreadable), noise or {}, incomplete or {})
 
 
 @dataclass(frozen=True)
@@ -166,18 +183,45 @@ def digests_of(source: ArtifactSource) -> tuple[dict[str, str], list[str]]:
         digests["metadata"] = f"{own}:metadata"
         problems.append(problem)
     elif metadata:
-        from harness.domain import flatten, matters
+        from harness.domain import identity
 
-        real = {key: value for key, value in flatten(metadata) if matters(key)}
-        text = json.dumps(real, sort_keys=True, default=str)
+        text = json.dumps(identity(metadata), sort_keys=True, default=str)
         digests["metadata"] = hashlib.sha256(text.encode()).hexdigest()
     return digests, list(dict.fromkeys(problems))  # a file that holds two tensors is told once
 
 
-def unique_names(names: Sequence[str]) -> list[str]:
-    """Names with a number where one is taken: two directories may have the same last component."""
+def names_of(sources: Sequence[ArtifactSource]) -> list[str]:
+    """What tables call several sources; see `unique_names`."""
+    return unique_names([one.name for one in sources], [getattr(one, "path", None) for one in sources])
+
+
+def unique_names(names: Sequence[str], paths: Sequence[str | PurePath | None] | None = None) -> list[str]:
+    """Names that tell items apart: of an item with a path the shortest end of it that does, as the path was given.
+
+    Args:
+        names: what each item is called where it has no path.
+        paths: of the items that have one. Links are not followed, for the user typed their names.
+
+    An item that no end tells apart, such as a path that was given twice, gets a number: `index`, `index#2`.
+    """
+    given = paths if paths is not None else [None] * len(names)
+    parts = [(name,) if path is None else _parts(path) for name, path in zip(names, given, strict=True)]
+    depths = [1] * len(parts)
+    while True:
+        ends = ["/".join(one[-depth:]) for one, depth in zip(parts, depths, strict=True)]
+        shared = Counter(end for end, _ in set(zip(ends, parts, strict=True)))  # a path given twice is one
+        longer = [min(d + (shared[end] > 1), len(one)) for end, d, one in zip(ends, depths, parts, strict=True)]
+        if longer == depths:
+            break
+        depths = longer
     unique: dict[str, None] = {}
-    for name in names:
+    for name in ends:
         free = (one for one in (name, *(f"{name}#{k}" for k in range(2, len(names) + 1))) if one not in unique)
         unique[next(free)] = None
     return list(unique)
+
+
+def _parts(path: str | PurePath) -> tuple[str, ...]:
+    """A path's components as given; where its end is no name (`.`, `..`), those of the folder that it means."""
+    pure = PurePath(path) if PurePath(path).name not in ("", "..") else Path(path).resolve()
+    return ("", *pure.parts[1:]) if pure.name and pure.is_absolute() else pure.parts

@@ -35,7 +35,9 @@ def mark(comparison: Comparison, a: ArtifactSource, b: ArtifactSource) -> Compar
         dataclasses.replace(one, above_noise=_above(one, seen.get(one.name, [])) if counts else None)
         for one in comparison.artifacts
     ]
-    places = {place.name: place for place in _trace(marked, a, b)}
+    # Where rows do not line up, a row that differs starts nothing: it is another token's.
+    unplaced = {one.name for one in marked if not one.facts.get("rows_line_up", True)}
+    places = {place.name: place for place in _trace(marked, a, b) if place.name not in unplaced}
     rows = tuple(dataclasses.replace(one, place=places.get(one.name)) for one in marked)
     notes = (*comparison.notes, *_note(comparison, counts, seen, a, b))
     return dataclasses.replace(comparison, artifacts=rows, notes=notes)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 _CHUNK = re.compile(r"(?P<chunk>\d+)\.(?P<what>codes|residuals)|embs_(?P<embs>\d+)")
-_FINAL = ("centroids", "avg_residual", "bucket_cutoffs", "bucket_weights", "ivf", "ivf_lengths")
+FINAL = ("centroids", "avg_residual", "bucket_cutoffs", "bucket_weights", "ivf", "ivf_lengths")
 
 # In the order in which the job makes them; `*` stands for a chunk.
 _ORDER = (
@@ -38,11 +38,19 @@ _ORDER = (
     "metadata",
 )
 
+VALUES = frozenset(("doclens", "metadata", "num_passages", "sample_pids"))
+"""Artifacts that are no tensors in an index: they are shown, but alone they are nothing to compare."""
+
 
 def is_final(name: str) -> bool:
     """Say whether an artifact is one of the tensors of the index itself (12 of them with three chunks)."""
     match = _CHUNK.fullmatch(name)
-    return name in _FINAL or bool(match and match["what"])
+    return name in FINAL or bool(match and match["what"])
+
+
+def is_captured(name: str) -> bool:
+    """Say whether an artifact is made on the way, and is no tensor of the index itself."""
+    return name in VALUES or (_place(name)[0] < len(_ORDER) and not is_final(name))
 
 
 def _place(name: str) -> tuple[int, int, str]:

@@ -21,6 +21,7 @@ from harness.kinds import Kinds, chunks
 from harness.ladder import Ladder, Pair
 from harness.metrics import Metrics, Mismatch, Verdict
 from harness.screen import PLAIN, Screen, table, wrap
+from harness.sources import listed
 
 Group = Sequence[ArtifactComparison]
 """What is told together: the chunks of one kind, or one artifact by itself."""
@@ -121,15 +122,22 @@ def sentence(comparison: Comparison, kinds: Kinds) -> str:
         a, b = f"A ({a})", f"B ({b})"
     final = comparison.final or tuple(one for one in comparison.artifacts if one.tensor)
     total = len(final)
-    if total == 0:
-        return f"{a} and {b} hold no tensors to compare."
     names = ", ".join(map(clean, kinds.labels(one.name for one in comparison.unreadable)))
     unreadable = f" {_count(len(comparison.unreadable), 'artifact')} could not be read: {names}." if names else ""
+    if len(comparison.empty) == 2:
+        return f"{a} and {b} hold no tensors to compare.{unreadable}"
+    if comparison.empty:
+        return f"{a if 'a' in comparison.empty else b} holds no tensor to compare.{unreadable}"
+    if comparison.incomplete and not comparison.divergent:
+        cut = [{"a": a, "b": b}[side] for side in comparison.incomplete]
+        are = "is" if len(cut) == 1 else "are"
+        unreadable = f" This is no verdict on whole indexes: {' and '.join(cut)} {are} not whole.{unreadable}"
     known = "What can be read of " if names else ""
     equal = sum(one.bit_equal for one in final)
     if equal == total and not comparison.divergent:
         are = "is" if known else "are"
-        return f"{known}{a} and {b} {are} bit for bit the same in all {total} tensors of the index.{unreadable}"
+        there = "that are there" if comparison.incomplete else "of the index"
+        return f"{known}{a} and {b} {are} bit for bit the same in all {total} tensors {there}.{unreadable}"
     passing = sum(one.close(comparison.chosen) is True for one in final)
     close = sum(one.close(comparison.chosen) is True and not one.bit_equal for one in final)
     noise = sum(one.status in DIVERGENT and not one.divergent for one in final)
@@ -467,6 +475,8 @@ def _special(measured: Sequence[Metrics]) -> list[str]:
 def _meaning(one: ArtifactComparison) -> list[str]:
     facts = one.facts
     lines = []
+    if not facts.get("rows_line_up", True):
+        lines.append("Its rows do not line up: that they differ does not say that anything moved or changed.")
     if facts.get("buckets_n_mismatch"):
         steps = ", ".join(f"{count:,} by {step}" for step, count in facts["buckets_steps"].items())
         lines.append(
@@ -520,10 +530,12 @@ def text(comparison: Comparison, screen: Screen = PLAIN, *, apart: bool = False)
     kinds = kinds_of(comparison, apart=apart)
     styles = [_style(group) for group in groups_of(comparison, kinds)]
     body = [*rows(comparison, kinds)]
-    lines = _told([sentence(comparison, kinds), *(clean(note, 600) for note in comparison.notes)], screen)
+    told = [comparison.first] if comparison.first else []
+    notes = (clean(note, 600) for note in comparison.notes if note not in told)
+    lines = _told([*told, sentence(comparison, kinds), *notes], screen)
     lines += ["", *table(columns(comparison), body, screen, lesser=lesser(comparison), styles=styles)]
-    for told in paragraphs(comparison, kinds):
-        lines += ["", *(part for line in told for part in wrap(line, screen.width, 4))]
+    for paragraph in paragraphs(comparison, kinds):
+        lines += ["", *(part for line in paragraph for part in wrap(line, screen.width, 4))]
     return "\n".join(lines)
 
 
@@ -531,21 +543,28 @@ def ladder_text(found: Ladder, screen: Screen = PLAIN, *, apart: bool = False) -
     """A ladder: one sentence, what changed at each step, and the classes of equal items per kind of artifact."""
     kinds = Kinds(found.classes, apart=apart)
     steps = [step for step in found.steps if step.changed]
-    if found.empty:
+    if len(found.empty) == len(found.items):
         said = f"None of the {len(found.items)} items holds a tensor."
     elif not steps:
-        said = f"All {len(found.items)} items have the same tensors."
+        there = ", of those that are there" if found.incomplete else ""
+        said = f"All {len(found.items)} items have the same tensors{there}."
     else:
         names = ", ".join(f"{clean(step.a)} -> {clean(step.b)}" for step in steps[:_LISTED])
         more = f" and {len(steps) - _LISTED} more" if len(steps) > _LISTED else ""
         said = f"{len(steps)} of {len(found.steps)} steps changed a tensor: {names}{more}."
+    if 0 < len(found.empty) < len(found.items):
+        said += f" No tensor is in {clean(listed(found.empty))}."
+    cut = [
+        f"{clean(item)} is not complete: it has no {clean(listed(lacking))}."
+        for item, lacking in found.incomplete.items()
+    ]
     if found.unreadable:
         said += f" {_count(len(found.unreadable), 'file')} could not be read; what is in them counts as changed."
     body = [
         [f"{clean(one.a)} -> {clean(one.b)}", str(len(one.changed)), _names(one.changed, kinds) or "-"]
         for one in found.steps
     ]
-    lines = [*wrap(said, screen.width), "", *table(["step", "changed", "tensors"], body, screen), ""]
+    lines = [*_told([said, *cut], screen), "", *table(["step", "changed", "tensors"], body, screen), ""]
     lines += [*_told(noise_lines(found, kinds), screen), ""]
     body = []
     for name, groups in _classes(found, kinds):

@@ -1,23 +1,27 @@
-"""Where artifacts come from: a ColBERT index directory, whoever made it, or a stored cell."""
+"""Where artifacts come from: an index directory, whoever made it and in whichever format, or a stored cell."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from harness._npyfile import read_npy
 from harness.errors import UsageError
-from harness.pipeline import in_order
+from harness.pipeline import FINAL, in_order, is_captured, is_final
 from harness.tensors import Tensor, UnreadableTensor, read_pt
 
 # As colbert-ai writes the numbers: "00.codes.pt" would take the place of "0.codes.pt".
-_CHUNK_FILE = re.compile(r"(0|[1-9][0-9]*)\.(codes|residuals)\.pt")
+_CHUNK = re.compile(r"(0|[1-9][0-9]*)\.(codes|residuals)")
 _DOCLENS_FILE = re.compile(r"doclens\.(0|[1-9][0-9]*)\.json")
 # Files that hold a pair of tensors, newest first: colbert-ai before 0.2.11 wrote ivf.pt, which lists embeddings.
 _PAIRS = (
@@ -26,8 +30,13 @@ _PAIRS = (
     ("buckets.pt", ("bucket_cutoffs", "bucket_weights")),
 )
 _SINGLES = ("centroids", "avg_residual")
+_ARRAY = ".npy"  # FastPlaid, and PyLate by it, write one array a file, named as ColBERT names it
+# Files that may hold tensors, and are not read where no artifact is found in them.
+_DATA = frozenset((".pt", ".pth", ".npy", ".npz", ".bin", ".safetensors", ".faiss", ".index", ".h5"))
 _JSON_LIMIT = 1 << 30
 _SETTING_LIMIT = 1 << 53  # as far as JSON numbers are exact everywhere
+_LISTED = 6  # files that a sentence names
+_MISSING = 100  # and that a list of what is not there has; metadata.json may claim any number
 _SHOWN = 200  # characters of an argument that an error repeats
 _DEPTH_LIMIT = 32  # colbert-ai's metadata nests three deep
 
@@ -83,18 +92,57 @@ def metadata_problem(source: ArtifactSource) -> str:
     return own() if own is not None else ""
 
 
+def metadata_file(source: ArtifactSource) -> str:
+    """The name of the file that a source's metadata is from."""
+    return getattr(source, "metadata_file", "metadata.json")
+
+
+def first_missing(source: ArtifactSource) -> tuple[str, ...]:
+    """What a source lacks of a whole index, artifacts and JSON files by name, up to a hundred of them.
+
+    Empty where it is whole, and where nobody knows what it should have: a cell was checked when it was stored.
+    """
+    own: Callable[[], Iterator[str]] | None = getattr(source, "missing", None)
+    return tuple(islice(own(), _MISSING)) if own is not None else ()
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names for a sentence, the first few of them."""
+    return ", ".join(names[:_LISTED]) + (" and more" if len(names) > _LISTED else "")
+
+
+def _found(entries: Iterable[str]) -> dict[str, tuple[str, int | None]]:
+    """The artifacts that a folder with these files holds: the file of each, and its place in a file of two."""
+    there = sorted(entries)
+    files: dict[str, tuple[str, int | None]] = {}
+    for file in there:
+        if file.endswith(".pt") and (file[:-3] in _SINGLES or _CHUNK.fullmatch(file[:-3])):
+            files[file[:-3]] = (file, None)
+    for file, names in _PAIRS:
+        if file in there:
+            for place, name in enumerate(names):
+                files.setdefault(name, (file, place))
+    for file in there:
+        if file.endswith(_ARRAY):
+            name = file.removesuffix(_ARRAY)
+            # Under its own name where that means what it means in a ColBERT index; else the file's name is its own.
+            known = name in FINAL or _CHUNK.fullmatch(name) or not (is_final(name) or is_captured(name))
+            files[name if known and name not in files else file] = (file, None)
+    return files
+
+
 def is_index(path: Path) -> bool:
     """Whether a directory holds anything that belongs to a ColBERT index."""
-    return path.is_dir() and (
-        any((path / f"{name}.pt").exists() for name in _SINGLES)
-        or any((path / file).exists() for file, _ in _PAIRS)
-        or (path / "metadata.json").exists()
-        or any(_CHUNK_FILE.fullmatch(entry.name) for entry in path.iterdir())
-    )
+    if not path.is_dir():
+        return False
+    entries = {entry.name for entry in path.iterdir()}
+    return "metadata.json" in entries or any(map(is_final, _found(entries)))
 
 
 class IndexDirectory:
     """The artifacts of a ColBERT index directory, made by colbert-ai, RAGatouille or anything that writes its files.
+
+    FastPlaid and PyLate write the same arrays as `.npy`, one a file; further ones are artifacts by their own names.
 
     Nothing is read before it is asked for, except the list of files.
     """
@@ -104,39 +152,69 @@ class IndexDirectory:
         if not self.path.is_dir():
             raise UsageError(f"{self.path} is not a directory, so it cannot be a ColBERT index.")
         try:
-            entries, found = list(self.path.iterdir()), is_index(self.path)
+            self.entries = frozenset(entry.name for entry in self.path.iterdir())
+            found = is_index(self.path)
         except OSError as error:
             raise UsageError(f"{self.path} cannot be listed: {error.strerror}.") from error
         if not found:
+            inner = self._inner()
+            if inner:
+                raise UsageError(f"{self.path} holds no ColBERT index, but its folder {inner} does: give that one.")
             raise UsageError(
-                f"{self.path} holds no ColBERT index: it has neither centroids.pt nor metadata.json nor any N.codes.pt."
+                f"{self.path} holds no ColBERT index: it has neither centroids.pt nor metadata.json nor any "
+                f"N.codes.pt, nor these as .npy; {self.contents()}."
             )
-        self._files: dict[str, tuple[str, int | None]] = {}
-        doclens: list[int] = []
-        for entry in entries:
-            if match := _CHUNK_FILE.fullmatch(entry.name):
-                self._files[f"{int(match[1])}.{match[2]}"] = (entry.name, None)
-            elif match := _DOCLENS_FILE.fullmatch(entry.name):
-                doclens.append(int(match[1]))
-        for name in _SINGLES:
-            if (self.path / f"{name}.pt").exists():
-                self._files[name] = (f"{name}.pt", None)
-        for file, names in _PAIRS:
-            if (self.path / file).exists():
-                for place, name in enumerate(names):
-                    self._files.setdefault(name, (file, place))
-        self._doclens = sorted(doclens)
+        self._files = _found(self.entries)
+        self._doclens = sorted(int(match[1]) for match in map(_DOCLENS_FILE.fullmatch, self.entries) if match)
         self._pairs: dict[str, object] = {}
 
     @property
     def name(self) -> str:
-        """The last component of the path."""
-        return self.path.resolve().name or str(self.path)
+        """The last component of the path, as it was given: a link is called what the user called it."""
+        return self.path.name or str(self.path)
 
     @property
     def ivf_file(self) -> str | None:
         """The file that the inverted lists are in; None where there is none."""
         return self._files["ivf"][0] if "ivf" in self._files else None
+
+    @property
+    def metadata_file(self) -> str:
+        """The file that `metadata` is from."""
+        return self._metadata[0]
+
+    def contents(self) -> str:
+        """What there is, for a sentence: its files, the first few of them by name."""
+        return f"it has {listed(sorted(self.entries))}" if self.entries else "it is empty"
+
+    def _inner(self) -> str:
+        """The first folder in it that is an index: PyLate keeps its arrays in one; empty where there is none."""
+        for name in sorted(self.entries):
+            with contextlib.suppress(OSError):
+                if is_index(self.path / name):
+                    return name
+        return ""
+
+    def unread(self) -> list[str]:
+        """Files that may hold tensors of which no artifact is made."""
+        read = {file for file, _ in self._files.values()}
+        return sorted(one for one in self.entries - read if Path(one).suffix in _DATA)
+
+    def missing(self) -> Iterator[str]:
+        """What a whole index has and this one has not: artifacts, then JSON files by name, chunk by chunk.
+
+        There are as many chunks as the metadata, or else the plan, counts, and at least as many as have a file.
+        """
+        yield from (name for name in FINAL if name not in self._files)
+        if "metadata.json" not in self.entries:
+            yield "metadata.json"
+        found = [int(name.partition(".")[0]) for name in self._files if _CHUNK.fullmatch(name)]
+        chunks = max([setting(self, "num_chunks") or 0, *(chunk + 1 for chunk in [*found, *self._doclens])])
+        for chunk in range(chunks):
+            yield from (name for what in ("codes", "residuals") if (name := f"{chunk}.{what}") not in self._files)
+            for file in (f"doclens.{chunk}.json", f"{chunk}.metadata.json"):
+                if file not in self.entries:
+                    yield file
 
     def names(self) -> tuple[str, ...]:
         """Artifacts whose file exists; `doclens` is one tensor over all chunks."""
@@ -149,6 +227,8 @@ class IndexDirectory:
         if name not in self._files:
             raise UnreadableTensor(f"{self.path} has no artifact {name!r}.")
         file, place = self._files[name]
+        if file.endswith(_ARRAY):
+            return read_npy(self.path / file)
         if place is None:
             found = read_pt(self.path / file)
             if isinstance(found, float) and name == "avg_residual":
@@ -182,21 +262,25 @@ class IndexDirectory:
         """Why `metadata.json`, which is there, cannot be read; empty where nothing is wrong with it."""
         path = self.path / "metadata.json"
         try:
-            wrong = path.exists() and not isinstance(read_json(path), dict)
+            wrong = path.name in self.entries and not isinstance(read_json(path), dict)
         except UnreadableTensor as error:
             return str(error)
         return f"{path} is not a JSON object." if wrong else ""
 
     def metadata(self) -> dict[str, Any]:
         """`metadata.json`, or `plan.json` where an interrupted run left only that."""
+        return self._metadata[1]
+
+    @cached_property
+    def _metadata(self) -> tuple[str, dict[str, Any]]:
         for file in ("metadata.json", "plan.json"):
             try:
                 found = read_json(self.path / file)
             except UnreadableTensor:
                 continue
             if isinstance(found, dict) and not too_deep(found):
-                return found
-        return {}
+                return file, found
+        return "metadata.json", {}
 
 
 def read_json(path: Path) -> object:

@@ -282,6 +282,44 @@ def test_different_nbits_and_dim(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert statuses(compare(tmp_path / "a", tmp_path / "b"))["0.residuals"] == "shape_mismatch"
 
 
+def rewrite(folder: Path, *, config: dict[str, Any] | None = None, **changes: Any) -> None:
+    """Change what metadata.json says."""
+    record = json.loads((folder / "metadata.json").read_text())
+    record |= {**changes, "config": record["config"] | (config or {})}
+    (folder / "metadata.json").write_text(json.dumps(record))
+
+
+def test_tensors_are_believed_against_the_settings(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """The settings may be those of whoever opened the index last; buckets are counted as they are packed."""
+    residuals = IndexDirectory(pair[1]).load("0.residuals").data.copy()
+    residuals[0, 0] ^= 0b1100_0000
+    write_pt(pair[1] / "0.residuals.pt", residuals)
+    true = row(compare(*pair), "0.residuals").facts
+    assert (2, 1) == (true["nbits"], true["buckets_n_mismatch"])
+    assert () == compare(*pair).notes
+
+    rewrite(pair[0], config={"nbits": 4, "dim": 128}, num_partitions=8)
+    rewrite(pair[1], config={"nbits": 4}, num_chunks=1)
+    found = compare(*pair)
+    assert true == row(found, "0.residuals").facts
+    assert "A says nbits = 4 in metadata.json, and its tensors say 2; they are believed." == found.notes[0]
+    for letter, name, told, real in (("A", "dim", 128, 32), ("A", "num_partitions", 8, 16), ("B", "num_chunks", 1, 2)):
+        assert f"{letter} says {name} = {told} in metadata.json, and its tensors say {real}" in " ".join(found.notes)
+
+    rewrite(pair[1], config={"nbits": 2}, num_chunks=2, num_embeddings=7)
+    assert "B says num_embeddings = 7 in metadata.json" in run(capsys, "compare", *pair)[1]
+
+
+def test_buckets_that_contradict_each_other_are_not_counted(pair: tuple[Path, Path]) -> None:
+    """Four weights and rows of four bits a dimension: nobody knows what the bytes are."""
+    write_pt(pair[0] / "0.residuals.pt", np.zeros((5, 16), np.uint8))
+    write_pt(pair[1] / "0.residuals.pt", np.ones((5, 16), np.uint8))
+    found = compare(*pair)
+
+    assert "buckets_n" not in row(found, "0.residuals").facts
+    assert "A has bucket_weights for 2 bits a dimension and residuals packed at 4" in found.notes[0]
+
+
 def test_an_index_of_no_passages(tmp_path: Path) -> None:
     """Empty tensors are equal to empty tensors."""
     for name in "ab":
@@ -361,6 +399,27 @@ def test_changed_metadata_is_shown_and_cleaned(pair: tuple[Path, Path]) -> None:
     assert "\x1b" not in text(found)
     assert "config.doc_maxlen" in text(found)
     assert found.divergent == ()
+
+
+def test_names_and_paths_count_nowhere_in_the_metadata(
+    pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither deep inside, nor where who wraps colbert-ai repeats them under a key of his own; all else does."""
+    for folder, home in zip(pair, ("/home/a", "~b"), strict=True):
+        record = json.loads((folder / "metadata.json").read_text())
+        wrapper = {"index_config": {"index_name": f"docs-{folder.name}", "kind": "PLAID"}, "title": folder.name}
+        record |= {"wrapper": wrapper, "files": [{"where": f"{home}/x"}], "config": record["config"] | {"root": home}}
+        (folder / "metadata.json").write_text(json.dumps(record))
+    found = row(compare(*pair), "metadata")
+    ladder = json.loads(run(capsys, "ladder", *pair, "--json")[1])
+
+    assert "value_equal" == found.status
+    assert {"wrapper.index_config.index_name", "wrapper.title", "files.0.where"} < set(found.facts["metadata_run_only"])
+    assert [["a", "b"]] == ladder["classes"]["metadata"]
+
+    record["wrapper"]["index_config"]["kind"] = "HNSW"
+    (folder / "metadata.json").write_text(json.dumps(record))
+    assert {"wrapper.index_config.kind": ["PLAID", "HNSW"]} == row(compare(*pair), "metadata").facts["metadata_changes"]
 
 
 def test_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

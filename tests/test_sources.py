@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,11 +23,186 @@ def test_a_chunk_that_neither_side_has_is_told(tmp_path: Path, capsys: pytest.Ca
         (tmp_path / name / "1.residuals.pt").unlink()
     code, out, _ = run(capsys, "compare", tmp_path / "a", tmp_path / "b")
 
-    assert code == 0
+    assert code == 2
+    assert out.startswith("a and b are bit for bit the same in all 10 tensors that are there. This is no verdict")
     for letter in "AB":
-        assert f"{letter} is not complete: its metadata counts 3 chunks, and it has no 1.codes, 1.residuals." in out
-    notes = json.loads(run(capsys, "compare", tmp_path / "a", tmp_path / "b", "--json")[1])["notes"]
-    assert len(notes) == 2
+        assert f"{letter} is not complete: it has no 1.codes, 1.residuals." in out
+    found = json.loads(run(capsys, "compare", tmp_path / "a", tmp_path / "b", "--json")[1])
+    assert len(found["notes"]) == 2
+    assert {"a": ["1.codes", "1.residuals"], "b": ["1.codes", "1.residuals"]} == found["incomplete"]
+
+
+CUT = (
+    "doclens.1.json",
+    "1.metadata.json",
+    "ivf.pid.pt",
+    "metadata.json",
+    "buckets.pt",
+    "centroids.pt",
+    "avg_residual.pt",
+)
+
+
+@pytest.mark.parametrize("gone", [CUT[:4], *((file,) for file in CUT), ("plan.json", "metadata.json", "0.codes.pt")])
+def test_indexes_that_are_cut_alike_are_not_equal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], gone: tuple[str, ...]
+) -> None:
+    """A run that died leaves indexes that agree in what is there; neither is whole, so no exit code says they agree."""
+    for name in "ab":
+        write_index(tmp_path / name, chunks=3)
+        for file in gone:
+            (tmp_path / name / file).unlink()
+    code, out, _ = run(capsys, "compare", tmp_path / "a", tmp_path / "b")
+    rungs = run(capsys, "ladder", tmp_path / "a", tmp_path / "b")
+
+    assert (2, 2) == (code, rungs[0])
+    assert "tensors that are there. This is no verdict on whole indexes: a and b are not whole." in out
+    assert all(f"{one} is not complete: it has no " in out for one in "AB")
+    assert "same tensors, of those that are there.\na is not complete: it has no " in rungs[1]
+
+    write_index(tmp_path / "b", chunks=3)
+    assert 0 != run(capsys, "compare", tmp_path / "a", tmp_path / "b")[0]
+
+
+def test_a_divergence_is_one_whatever_else_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in "ab":
+        write_index(tmp_path / name)
+        (tmp_path / name / "1.metadata.json").unlink()
+    write_pt(tmp_path / "b" / "avg_residual.pt", np.array(0.5, np.float32))
+    code, out, _ = run(capsys, "compare", tmp_path / "a", tmp_path / "b")
+
+    assert (1, True) == (code, "B is not complete: it has no 1.metadata.json." in out)
+    assert 1 == run(capsys, "ladder", tmp_path / "a", tmp_path / "b")[0]
+
+
+def test_an_index_without_tensors_is_equal_to_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where only the JSON files arrived, `doclens` alone says nothing; neither does it against a whole index."""
+    for name in ("a", "b", "whole"):
+        write_index(tmp_path / name)
+    for file in [*(tmp_path / "a").glob("*.pt"), *(tmp_path / "b").glob("*.pt")]:
+        file.unlink()
+    code, out, _ = run(capsys, "compare", tmp_path / "a", tmp_path / "b")
+
+    assert 2 == code
+    assert out.startswith(
+        "a and b hold no tensors to compare.\nA holds no tensor of an index that can be read: it has "
+    )
+    assert "doclens.0.json" in out
+    assert 2 == run(capsys, "ladder", tmp_path / "a", tmp_path / "b")[0]
+    code, out, _ = run(capsys, "compare", tmp_path / "whole", tmp_path / "b")
+    assert (2, True) == (code, out.startswith("b holds no tensor to compare."))
+    code, out, _ = run(capsys, "ladder", tmp_path / "whole", tmp_path / "b")
+    assert (2, True) == (code, "No tensor is in b." in out)
+
+
+def as_npy(folder: Path, target: Path, **more: object) -> Path:
+    """The same index as FastPlaid writes it: one array a file, and some of its own."""
+    source = IndexDirectory(folder)
+    target.mkdir()
+    for name in source.names():
+        if name != "doclens":
+            np.save(target / f"{name}.npy", source.load(name).data)
+    for file in folder.glob("*.json"):
+        (target / file.name).write_bytes(file.read_bytes())
+    for name, array in more.items():
+        np.save(target / f"{name}.npy", np.asarray(array))
+    return target
+
+
+def test_arrays_of_numpy_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """FastPlaid's and PyLate's folders are equal to the same tensors in .pt, and what they mean is counted."""
+    write_index(tmp_path / "pt")
+    more = {"cluster_threshold": np.float32(0.5), "merged_codes": np.arange(9)}
+    a, b = (as_npy(tmp_path / "pt", tmp_path / name, **more) for name in "ab")
+    assert 0 == run(capsys, "compare", a, b)[0]
+    plain = json.loads(run(capsys, "compare", tmp_path / "pt", as_npy(tmp_path / "pt", tmp_path / "c"), "--json")[1])
+    assert {"bit_equal"} == {one["status"] for one in plain["artifacts"]}
+    assert [] == plain["notes"]
+
+    residuals = np.load(b / "1.residuals.npy")
+    residuals[0, 0] ^= 0b1000_0000
+    np.save(b / "1.residuals.npy", np.asfortranarray(residuals))
+    np.save(b / "merged_codes.npy", np.arange(9) + 1)
+    np.save(b / "avg_residual.npy", np.load(a / "avg_residual.npy").astype(">f4"))
+    code, out, _ = run(capsys, "compare", a, b, "--json")
+    rows = {one["name"]: one for one in json.loads(out)["artifacts"]}
+
+    assert 1 == code
+    assert {"1.residuals", "merged_codes"} == {one["name"] for one in rows.values() if one["status"] == "different"}
+    assert 1 == rows["1.residuals"]["buckets_n_mismatch"]
+    assert ["1.residuals", "merged_codes"] == json.loads(run(capsys, "ladder", a, b, "--json")[1])["steps"][0][
+        "changed"
+    ]
+
+
+def test_an_array_never_takes_another_ones_name(tmp_path: Path) -> None:
+    """Where the name means something else here, or is taken, the file's whole name is the artifact's."""
+    write_index(tmp_path / "a", chunks=1)
+    for name in ("centroids", "00.codes", "all.codes", "embs_0", "codes", "doclens", "metadata", "own"):
+        np.save(tmp_path / "a" / f"{name}.npy", np.arange(3))
+    names = set(IndexDirectory(tmp_path / "a").names()) - set(IndexDirectory(write_and_return(tmp_path)).names())
+
+    assert names == {
+        "centroids.npy", "00.codes.npy", "all.codes", "embs_0.npy", "codes.npy", "doclens.npy", "metadata.npy", "own",
+    }  # fmt: skip
+
+
+def write_and_return(tmp_path: Path) -> Path:
+    write_index(tmp_path / "plain", chunks=1)
+    return tmp_path / "plain"
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        (b"", "is not a .npy file"),
+        (b"\x93NUMPY\x01\x00\x05\x00{'a':", "is not a .npy file"),
+        (b"\x93NUMPY\x09\x00\x05\x00{}   ", "is not a .npy file"),
+        (np.array([None, object]), "holds object where numbers are expected"),
+        (np.array(["text"]), "where numbers are expected"),
+        (np.zeros(3, [("x", "<i4")]), "where numbers are expected"),
+        (lambda raw: raw[:-1], "is truncated"),
+        (lambda raw: raw + b"\0", "is too long"),
+        (lambda raw: raw.replace(b"(10,)", b"(-1,)"), "the shape"),
+        (lambda raw: raw.replace(b"(10,)", b"(1e9)"), "is not a .npy file"),
+    ],
+)
+def test_a_bad_array_is_unreadable(tmp_path: Path, capsys: pytest.CaptureFixture[str], raw: Any, said: str) -> None:
+    """Nothing is unpickled, no size is believed, and the exit code is 2."""
+    write_index(tmp_path / "pt")
+    folder = as_npy(tmp_path / "pt", tmp_path / "a")
+    np.save(folder / "centroids.npy", raw if isinstance(raw, np.ndarray) else np.arange(10), allow_pickle=True)
+    if not isinstance(raw, np.ndarray):
+        whole = (folder / "centroids.npy").read_bytes()
+        (folder / "centroids.npy").write_bytes(raw(whole) if callable(raw) else raw)
+    code, out, _ = run(capsys, "compare", folder, folder, "--json")
+    row = next(one for one in json.loads(out)["artifacts"] if one["name"] == "centroids")
+
+    assert (2, "unreadable") == (code, row["status"])
+    assert said in row["reason"]
+
+
+def test_other_formats_are_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither taken for an index, nor called equal unread, nor passed over beside tensors that are read."""
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "flat.faiss").write_bytes(name.encode())
+    code, _, err = run(capsys, "compare", tmp_path / "a", tmp_path / "b")
+    assert (2, True) == (code, "a holds no ColBERT index" in err and "it has flat.faiss." in err)
+
+    for name in "ab":
+        (tmp_path / name / "metadata.json").write_text("{}")
+    code, out, _ = run(capsys, "compare", tmp_path / "a", tmp_path / "b")
+    assert (2, True) == (
+        code,
+        "A holds no tensor of an index that can be read: it has flat.faiss, metadata.json." in out,
+    )
+
+    for name in "ab":
+        write_index(tmp_path / name)
+    assert "B also holds flat.faiss, which" in run(capsys, "compare", tmp_path / "a", tmp_path / "b")[1]
+
+    assert "its folder a does: give that one" in run(capsys, "compare", tmp_path, tmp_path / "b")[2]
 
 
 def test_an_absurd_number_of_chunks_is_not_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -36,7 +212,7 @@ def test_an_absurd_number_of_chunks_is_not_listed(tmp_path: Path, capsys: pytest
     (tmp_path / "a" / "metadata.json").write_text(json.dumps(record | {"num_chunks": 2**52}))
     out = run(capsys, "compare", tmp_path / "a", tmp_path / "a")[1]
 
-    assert "has no 1.codes, 1.residuals, 2.codes, 2.residuals, 3.codes, 3.residuals and more." in out
+    assert "has no 1.codes, 1.residuals, doclens.1.json, 1.metadata.json, 2.codes, 2.residuals and more." in out
 
 
 def test_a_complete_index_is_not_remarked_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,19 +233,61 @@ def test_unreadable_files_of_directories_named_alike_are_not_equal(
     found = json.loads(out)
 
     assert code == 2
-    assert [["index"], ["index#2"]] == found["classes"]["centroids"] == found["classes"]["metadata"]
+    assert [["one/index"], ["two/index"]] == found["classes"]["centroids"] == found["classes"]["metadata"]
     assert ["centroids"] == found["steps"][0]["changed"]
 
 
 def test_directories_named_alike_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The sentence says which is which."""
+    """By the shortest end of their paths that does, in words and in JSON."""
     for name in ("one", "two"):
         write_index(tmp_path / name / "index", chunks=1)
     folders = [tmp_path / name / "index" for name in ("one", "two")]
-    assert run(capsys, "compare", *folders)[1].startswith("A (index) and B (index) are bit for bit the same")
+    assert run(capsys, "compare", *folders)[1].startswith("one/index and two/index are bit for bit the same")
 
     write_pt(folders[1] / "avg_residual.pt", np.array(0.5, np.float32))
-    assert run(capsys, "compare", *folders)[1].startswith("A (index) and B (index) differ beyond 'default'")
+    assert run(capsys, "compare", *folders)[1].startswith("one/index and two/index differ beyond 'default'")
+
+
+def test_a_link_is_called_what_the_user_called_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Versions that are links into a store are not all named after the folder that they lead to."""
+    monkeypatch.chdir(tmp_path)
+    for version in ("2.7.1", "2.8.0"):
+        write_index(tmp_path / "store" / version / "i", chunks=1)
+        (tmp_path / version).symlink_to(tmp_path / "store" / version / "i")
+    found = json.loads(run(capsys, "ladder", "2.7.1", "./2.8.0/", "store/2.8.0/i", "--json")[1])
+    compared = json.loads(run(capsys, "compare", "2.7.1", "2.8.0", "--json")[1])
+
+    assert ["2.7.1", "2.8.0", "i"] == found["items"]
+    assert ("2.7.1", "2.8.0") == (compared["a"], compared["b"])
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        (["runs/a/index", "runs/b/index"], ["a/index", "b/index"]),
+        (["/r/a/index", "/s/a/index", "c/other"], ["r/a/index", "s/a/index", "other"]),
+        (["index", "b/index"], ["index", "b/index"]),
+        (["x/i", "p/x/i", "q/i"], ["x/i", "p/x/i", "q/i"]),
+        (["x", "./x", "x/"], ["x", "x#2", "x#3"]),
+        (["/r/x", "/r/x"], ["x", "x#2"]),
+        (["/r/x", "/r/x", "/s/x"], ["r/x", "r/x#2", "s/x"]),
+        (["a/x#2", "b/x", "b/x"], ["x#2", "x", "x#3"]),
+        ([None, "old/cell"], ["cell", "old/cell"]),
+        (["/", "/x/.."], ["/", "/#2"]),
+        (["i", "/i"], ["i", "/i"]),
+    ],
+)
+def test_an_item_is_named_by_the_shortest_end_of_its_path(paths: list[str | None], expected: list[str]) -> None:
+    """What is typed tells items apart; only what was typed twice gets a number."""
+    assert expected == unique_names(["cell"] * len(paths), paths)
+
+
+def test_the_current_folder_has_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert [tmp_path.name, "y"] == unique_names(["", ""], [".", "y"])
 
 
 @pytest.mark.parametrize("names", [["x", "x#2", "x"], ["x", "x", "x#2"], ["x", "x", "x"]])
@@ -225,4 +443,7 @@ def test_a_sample_of_moved_codes_is_called_one(
     assert " real moves among 9, by " in run(capsys, "compare", tmp_path / "a", tmp_path / "b")[1]
 
     monkeypatch.setattr("harness.domain._SAMPLE", 4)
-    assert " real moves among the first 4 of 9, by " in run(capsys, "compare", tmp_path / "a", tmp_path / "b")[1]
+    assert (
+        " real moves among 4 of 9, the first of each chunk, by "
+        in run(capsys, "compare", tmp_path / "a", tmp_path / "b")[1]
+    )

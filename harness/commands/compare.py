@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from harness.commands.options import chunks_option, group_option, selection_options
-from harness.errors import ExitCode, UsageError
+from harness.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,9 +89,11 @@ def command(a: str, b: str, profile: str, as_json: bool, apart: bool, group: str
 
     A version means the cell that `harness plan` names for the same options. B is the reference of relative differences.
     Exit code 0 when nothing differs beyond the profile and beyond what repeats of the cells show, 1 when something
-    does, 2 when something cannot be read or there is no tensor to compare.
+    does, 2 when something cannot be read, a side has no tensor to compare, or nothing differs in indexes of which one
+    is not whole.
     """
     from harness.compare import compare_sources, dumps
+    from harness.ladder import names_of
     from harness.marks import mark
     from harness.render import text
     from harness.screen import Screen
@@ -98,8 +101,8 @@ def command(a: str, b: str, profile: str, as_json: bool, apart: bool, group: str
     profiles = profiles_for(options["matrix_path"], (profile,))
     left, right = sources_of((a, b), group, options)
     comparison = mark(compare_sources(left, right, profiles, chosen=profile), left, right)
+    a, b = names_of((left, right))
+    comparison = dataclasses.replace(comparison, a=a, b=b)
     screen = Screen.of()
     click.echo(dumps(comparison.to_json()) if as_json else text(comparison, screen, apart=apart), color=screen.styles)
-    if comparison.unreadable or not any(one.tensor for one in comparison.artifacts):
-        return int(ExitCode.USAGE)
-    return int(ExitCode.DIVERGENCE if comparison.divergent else ExitCode.OK)
+    return int(comparison.outcome)

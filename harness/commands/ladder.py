@@ -8,7 +8,7 @@ import click
 
 from harness.commands.compare import sources_of
 from harness.commands.options import chunks_option, group_option, selection_options
-from harness.errors import ExitCode, UsageError
+from harness.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,28 +26,30 @@ def command(items: tuple[str, ...], as_json: bool, apart: bool, group: str | Non
     """Show for ITEMS in order, index directories or stored cells, what changed at each step and which are equal.
 
     A version means the cell that `harness plan` names for the same options. Exit code 0 when no step changed a tensor
-    beyond what repeats of its items show, 1 when one did, 2 when something cannot be read or no item has a tensor.
+    beyond what repeats of its items show, 1 when one did, 2 when something cannot be read, an item has no tensor, or
+    nothing changed in items of which one is not whole.
     """
     from harness.compare import dumps
-    from harness.ladder import digests_of, ladder, unique_names
+    from harness.ladder import digests_of, ladder, names_of
     from harness.render import ladder_text
     from harness.screen import Screen
+    from harness.sources import first_missing
 
     if len(items) < 2:
         raise UsageError("A ladder needs at least two items: give index directories or stored versions, in order.")
     sources = sources_of(items, group, options)
     found = [digests_of(source) for source in sources]
-    names = unique_names([source.name for source in sources])
+    names = names_of(sources)
+    by_name = dict(zip(names, sources, strict=True))
     result = ladder(
         [(name, digests) for name, (digests, _) in zip(names, found, strict=True)],
         [problem for _, problems in found for problem in problems],
-        noise_of(dict(zip(names, sources, strict=True))),
+        noise_of(by_name),
+        {name: lacking for name, source in by_name.items() if (lacking := first_missing(source))},
     )
     screen = Screen.of()
     click.echo(dumps(result.to_json()) if as_json else ladder_text(result, screen, apart=apart), color=screen.styles)
-    if result.unreadable or result.empty:
-        return int(ExitCode.USAGE)
-    return int(ExitCode.DIVERGENCE if result.changed else ExitCode.OK)
+    return int(result.outcome)
 
 
 def noise_of(sources: Mapping[str, ArtifactSource]) -> dict[str, tuple[str, ...]]:
@@ -55,8 +57,7 @@ def noise_of(sources: Mapping[str, ArtifactSource]) -> dict[str, tuple[str, ...]
     cells = {name: source for name, source in sources.items() if hasattr(source, "cell")}
     if not cells:
         return {}
-    from harness.ladder import VALUES
-    from harness.pipeline import in_order
+    from harness.pipeline import VALUES, in_order
     from harness.repeats import noise_floor, repeats_of
     from harness.store import StoredCell
 
