@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -301,29 +301,49 @@ def _artifact(
         return ArtifactComparison(name, status, **described, reason=" ".join(reasons))
     if left is None or right is None:
         return ArtifactComparison(name, "missing_a" if left is None else "missing_b", **described)
-    try:
-        facts = _facts(a, b, name, (left, right), permutation)
-    except UnreadableTensor as error:
-        facts = {"note": str(error)}
+    return _judged(ArtifactComparison(name, "", **described), (a, b), (left, right), profiles, permutation)
+
+
+def _judged(
+    row: ArtifactComparison,
+    sources: tuple[ArtifactSource, ArtifactSource],
+    pair: tuple[Tensor, Tensor],
+    profiles: Sequence[Profile],
+    permutation: Permutation | None,
+) -> ArtifactComparison:
+    """The row of two tensors that are there, completed; only what differs is held against its file's checksum."""
+    left, right = pair
+    metrics = None
     if left.shape != right.shape:
-        return ArtifactComparison(name, "shape_mismatch", **described, facts=facts)
-    if left.dtype != right.dtype:
-        return ArtifactComparison(name, "dtype_mismatch", **described, facts=facts)
-    metrics = measure(left, right, profiles)
-    verdicts = {verdict.profile: verdict for verdict in metrics.verdicts}
-    first = metrics.verdicts[0]
-    status = (
-        "bit_equal"
-        if metrics.bit_equal
-        else "value_equal"
-        if metrics.value_equal
-        else "close"
-        if first.close
-        else "different"
-    )
-    if status == "bit_equal":
-        facts = {}
-    return ArtifactComparison(name, status, **described, metrics=metrics, profiles=verdicts, facts=facts)
+        status = "shape_mismatch"
+    elif left.dtype != right.dtype:
+        status = "dtype_mismatch"
+    else:
+        metrics = measure(left, right, profiles)
+        close = "close" if metrics.verdicts[0].close else "different"
+        status = "bit_equal" if metrics.bit_equal else "value_equal" if metrics.value_equal else close
+    facts: dict[str, Any] = {}
+    if status != "bit_equal":
+        damage = _damage(pair)
+        if damage:
+            return replace(row, status="unreadable", reason=damage)
+        try:
+            facts = _facts(*sources, row.name, pair, permutation)
+        except UnreadableTensor as error:
+            facts = {"note": str(error)}
+    verdicts = {verdict.profile: verdict for verdict in metrics.verdicts} if metrics else {}
+    return replace(row, status=status, metrics=metrics, profiles=verdicts, facts=facts)
+
+
+def _damage(pair: Sequence[Tensor]) -> str:
+    """Why a difference is no divergence: what a side's file holds is not what was saved in it; else empty."""
+    reasons = []
+    for letter, tensor in zip("AB", pair, strict=True):
+        try:
+            tensor.verify()
+        except UnreadableTensor as error:
+            reasons.append(f"{letter}: {error}")
+    return " ".join(reasons)
 
 
 _counted: dict[str, int] = {}  # NaNs by digest: records of before do not know them, and many cells share a tensor

@@ -361,13 +361,16 @@ def ladder_text(found: Ladder) -> str:
     if found.empty:
         parts = [f"None of the {len(found.items)} items holds a tensor."]
     elif not steps:
-        parts = [f"All {len(found.items)} items have the same tensors."]
+        known = ", as far as they can be read" if found.unreadable else ""
+        parts = [f"All {len(found.items)} items have the same tensors{known}."]
     else:
         names = ", ".join(f"{clean(step.a)} -> {clean(step.b)}" for step in steps[:6])
         more = f" and {len(steps) - 6} more" if len(steps) > 6 else ""
         parts = [f"{len(steps)} of {len(found.steps)} steps changed a tensor: {names}{more}."]
     if found.unreadable:
-        parts[0] += f" {_count(len(found.unreadable), 'file')} could not be read; what is in them counts as changed."
+        parts[0] += (
+            f" {_count(len(found.unreadable), 'file')} could not be read: what is in them is not known to have changed."
+        )
     body = [
         [f"{clean(one.a)} -> {clean(one.b)}", str(len(one.changed)), clean(", ".join(one.changed), 2000) or "-"]
         for one in found.steps

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 
 from harness.errors import UsageError
 from harness.pipeline import in_order
-from harness.tensors import Tensor, UnreadableTensor, read_pt
+from harness.tensors import Tensor, UnreadableTensor, map_file, read_pt
 
 # As colbert-ai writes the numbers: "00.codes.pt" would take the place of "0.codes.pt".
 _CHUNK_FILE = re.compile(r"(0|[1-9][0-9]*)\.(codes|residuals)\.pt")
@@ -84,13 +84,9 @@ def metadata_problem(source: ArtifactSource) -> str:
 
 
 def is_index(path: Path) -> bool:
-    """Whether a directory holds anything that belongs to a ColBERT index."""
-    return path.is_dir() and (
-        any((path / f"{name}.pt").exists() for name in _SINGLES)
-        or any((path / file).exists() for file, _ in _PAIRS)
-        or (path / "metadata.json").exists()
-        or any(_CHUNK_FILE.fullmatch(entry.name) for entry in path.iterdir())
-    )
+    """Whether a directory holds anything that belongs to a ColBERT index, be it a link into nowhere."""
+    known = {*(f"{name}.pt" for name in _SINGLES), *(file for file, _ in _PAIRS), "metadata.json"}
+    return path.is_dir() and any(entry.name in known or _CHUNK_FILE.fullmatch(entry.name) for entry in path.iterdir())
 
 
 class IndexDirectory:
@@ -113,16 +109,17 @@ class IndexDirectory:
             )
         self._files: dict[str, tuple[str, int | None]] = {}
         doclens: list[int] = []
+        listed = {entry.name for entry in entries}
         for entry in entries:
             if match := _CHUNK_FILE.fullmatch(entry.name):
                 self._files[f"{int(match[1])}.{match[2]}"] = (entry.name, None)
             elif match := _DOCLENS_FILE.fullmatch(entry.name):
                 doclens.append(int(match[1]))
         for name in _SINGLES:
-            if (self.path / f"{name}.pt").exists():
+            if f"{name}.pt" in listed:
                 self._files[name] = (f"{name}.pt", None)
         for file, names in _PAIRS:
-            if (self.path / file).exists():
+            if file in listed:
                 for place, name in enumerate(names):
                     self._files.setdefault(name, (file, place))
         self._doclens = sorted(doclens)
@@ -182,7 +179,7 @@ class IndexDirectory:
         """Why `metadata.json`, which is there, cannot be read; empty where nothing is wrong with it."""
         path = self.path / "metadata.json"
         try:
-            wrong = path.exists() and not isinstance(read_json(path), dict)
+            wrong = os.path.lexists(path) and not isinstance(read_json(path), dict)
         except UnreadableTensor as error:
             return str(error)
         return f"{path} is not a JSON object." if wrong else ""
@@ -203,17 +200,13 @@ def read_json(path: Path) -> object:
     """Read a JSON file.
 
     Raises:
-        UnreadableTensor: it is missing, huge, or not JSON.
+        UnreadableTensor: it is missing, huge, or not JSON; see also `map_file`.
     """
+    raw = map_file(path)
+    if raw.size > _JSON_LIMIT:
+        raise UnreadableTensor(f"{path} has {raw.size} bytes, too many for an index's JSON.")
     try:
-        about = path.stat()
-        if not stat.S_ISREG(about.st_mode):
-            raise UnreadableTensor(f"{path} is not a regular file.")
-        if about.st_size > _JSON_LIMIT:
-            raise UnreadableTensor(f"{path} has {about.st_size} bytes, too many for an index's JSON.")
-        found: object = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UnreadableTensor(f"{path} cannot be read: {error.strerror}.") from error
+        found: object = json.loads(raw.tobytes())
     except (ValueError, RecursionError) as error:
         raise UnreadableTensor(f"{path} is not valid JSON: {error}.") from error
     return found

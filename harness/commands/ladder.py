@@ -23,14 +23,14 @@ def command(items: tuple[str, ...], as_json: bool, matrix_path: Path | None, hom
     cannot be read or no item has a tensor.
     """
     from harness.compare import dumps
-    from harness.ladder import digests_of, ladder, noise_floor, unique_names
+    from harness.ladder import all_digests, ladder, noise_floor, unique_names
     from harness.render import ladder_text
     from harness.sources import resolve
 
     if len(items) < 2:
         raise UsageError("A ladder needs at least two items: give index directories or stored versions, in order.")
     sources = [resolve(item, store_root(matrix_path, home)) for item in items]
-    found = [digests_of(source) for source in sources]
+    found = all_digests(sources)
     names = unique_names([source.name for source in sources])
     noise = {}
     for name, source in zip(names, sources, strict=True):
