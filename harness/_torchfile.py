@@ -11,6 +11,7 @@ ways, or torch refuses it, it is refused here too.
 from __future__ import annotations
 
 import math
+import re
 import struct
 import zlib
 from collections import OrderedDict
@@ -116,6 +117,7 @@ _LOCAL = struct.Struct("<4s5H3I2H")
 _WIDE = 0xFFFFFFFF  # stands for a number that is in the extra field
 _ENCRYPTED = 1 | 1 << 5 | 1 << 6 | 1 << 13
 _FOLDER = 0x10  # of the external attributes
+_NUMBER = re.compile(r"\s*([0-9]+)\s*", re.ASCII)
 _VERSIONS = range(1, 11)  # caffe2/serialize/versions.h
 
 
@@ -146,20 +148,16 @@ class _Archive:
                 "again, at the start of a file of its own."
             )
         self.members = self._list_members()
-        for name in (".data/version", "version"):
-            if self._has(name):
-                version = self._small(name).strip()
-                break
-        else:
-            raise UnreadableTensor(f"{path} is a zip archive, but not one that torch.save wrote: it has no version.")
-        if not version.isdigit() or int(version) not in _VERSIONS:
-            raise UnreadableTensor(f"{path} is of a version of torch's format that torch does not read.")
-        if self._has(".storage_alignment") and not self._small(".storage_alignment").strip().isdigit():
+        version = _NUMBER.fullmatch(self._text(".data/version", self._text("version")))
+        if version is None or int(version[1]) not in _VERSIONS:
+            raise UnreadableTensor(f"{path} is not of a version of torch's format that torch reads.")
+        if _NUMBER.fullmatch(self._text(".storage_alignment", "64")) is None:
             raise UnreadableTensor(f"{path} is damaged: its record .storage_alignment is no number.")
-        order = self._small("byteorder") if self._has("byteorder") else b"little"
-        if order not in (b"little", b"big"):
+        order = self._text("byteorder", "little")
+        if order not in ("little", "big"):
             raise UnreadableTensor(f"{path} names a byte order that is neither little nor big.")
-        self.swapped = order == b"big"
+        self.swapped = order == "big"
+        self._text(".data/serialization_id")
         self._declared: dict[str, tuple[str, int]] = {}
 
     def _record(self, layout: struct.Struct, signature: bytes, at: int, what: str) -> tuple[Any, ...]:
@@ -244,7 +242,9 @@ class _Archive:
             raise UnreadableTensor(
                 f"{self.path}: member {shown!r} is compressed or encrypted; torch.save never does so."
             )
-        if b"\0" in name or disk != 0:
+        # torch hands out memory as it finds it for a file that is marked as a folder.
+        folder = name.endswith(b"/")
+        if b"\0" in name or not _is_utf8(name) or disk != 0 or (attributes & _FOLDER and not folder):
             raise UnreadableTensor(f"{self.path} is damaged: its directory has an impossible member {shown!r}.")
         # The header repeats the name; its numbers may be zero, and the bytes come after a padding of its own.
         *_, length, padding = self._record(_LOCAL, b"PK\x03\x04", header, f"member {shown!r} has no local header")
@@ -254,7 +254,6 @@ class _Archive:
         start += length + padding
         if start + size > begin:
             raise UnreadableTensor(f"{self.path} is damaged: member {shown!r} would end at byte {start + size}.")
-        folder = name.endswith(b"/") or attributes & _FOLDER
         return name, None if folder else _Member(shown, start, start + size, crc), after
 
     def _widened(self, numbers: tuple[int, ...], extra: bytes) -> list[int]:
@@ -276,9 +275,6 @@ class _Archive:
             at += length
         raise UnreadableTensor(f"{self.path} is damaged: a member's size is not told.")
 
-    def _has(self, name: str) -> bool:
-        return self._key(name) in self.members
-
     def _key(self, name: str) -> bytes:
         return (self.root + name.encode()).lower()
 
@@ -288,10 +284,15 @@ class _Archive:
             raise UnreadableTensor(f"{self.path} has no member {name!r}, which its pickle refers to.")
         return found
 
-    def _small(self, name: str) -> bytes:
-        """One of the short records about the archive; nothing where it is not short."""
-        member = self._find(name)
-        return self.raw[member.begin : member.end].tobytes() if member.end - member.begin <= 64 else b""
+    def _text(self, name: str, default: str = "") -> str:
+        """One of the short records about the archive; `default` where there is none."""
+        member = self.members.get(self._key(name))
+        if member is None:
+            return default
+        content = self.raw[member.begin : min(member.end, member.begin + 65)].tobytes()
+        if len(content) > 64 or not content.isascii():
+            raise UnreadableTensor(f"{self.path} is damaged: its record {name} is not a short text.")
+        return content.decode()
 
     def verify(self, member: _Member) -> None:
         """Hold a member's bytes against its CRC-32, which torch writes and does not look at.
@@ -329,6 +330,14 @@ class _Archive:
             raise UnreadableTensor(f"{self.path} is damaged: storage {key!r} has two sizes or dtypes.")
         raw = self.raw[member.begin : member.begin + need]
         return _Storage(raw, dtype, partial(self.verify, member))
+
+
+def _is_utf8(name: bytes) -> bool:
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class _Interpreter:
@@ -646,6 +655,8 @@ def _plain(path: Path, tree: object, *, swapped: bool) -> object:
                 raise UnreadableTensor(f"{path} holds big-endian numbers that belong to no tensor.")
             return Tensor(node.dtype.name, shape, view_bytes(node.raw, node.dtype, shape), node.check)
         if isinstance(node, _Name):
+            if node.kind != "dtype":
+                raise UnreadableTensor(f"{path} holds the {node.kind} {node.name} where a value is expected.")
             return node.name
         if not isinstance(node, (list, tuple, dict)):
             return node
