@@ -368,9 +368,7 @@ def ladder_text(found: Ladder) -> str:
         more = f" and {len(steps) - 6} more" if len(steps) > 6 else ""
         parts = [f"{len(steps)} of {len(found.steps)} steps changed a tensor: {names}{more}."]
     if found.unreadable:
-        parts[0] += (
-            f" {_count(len(found.unreadable), 'file')} could not be read: what is in them is not known to have changed."
-        )
+        parts[0] += f" {_count(len(found.unreadable), 'file')} could not be read, and may have changed."
     body = [
         [f"{clean(one.a)} -> {clean(one.b)}", str(len(one.changed)), clean(", ".join(one.changed), 2000) or "-"]
         for one in found.steps

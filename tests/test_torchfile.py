@@ -23,8 +23,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import _torchfile
-from harness.tensors import UnreadableTensor, read_pt
-from tests.pt_files import Ending, Member, integer, rebuild, text, tuple_of, zip_bytes
+from harness.compare import compare_sources
+from harness.ladder import all_digests, ladder
+from harness.sources import IndexDirectory
+from harness.tensors import Tensor, UnreadableTensor, read_pt
+from tests.command import run
+from tests.pt_files import Ending, Member, integer, rebuild, text, tuple_of, write_index, write_pt, zip_bytes
 from tests.torch_oracle import LoadOracle
 
 X, Y = np.arange(6, dtype=np.float32), np.arange(6, dtype=np.float32) + 100
@@ -325,7 +329,7 @@ def damaged(data: st.DataObject, raw: bytes, others: list[bytes]) -> bytes:
     return bytes(made)
 
 
-@settings(max_examples=500)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_of_a_damaged_file_the_harness_reads_what_torch_reads_or_nothing(
     tmp_path_factory: pytest.TempPathFactory, oracle: LoadOracle, saved: list[bytes], data: st.DataObject
@@ -340,7 +344,7 @@ PARTS = [tensor(), tensor("1"), integer(3), text("x"), HOOKS, from_type(attribut
 PARTS += [tensor(tail=b"\x88" + HOOKS + b"}"), tensor(tail=b"\x89" + HOOKS + attributes(neg=b"\x88"))]
 
 
-@settings(max_examples=500)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_of_a_changed_pickle_the_harness_reads_what_torch_reads_or_nothing(
     tmp_path_factory: pytest.TempPathFactory, oracle: LoadOracle, data: st.DataObject
@@ -384,7 +388,7 @@ def lying(data: st.DataObject) -> bytes:
     return zip_bytes(data.draw(st.permutations(found)) if data.draw(st.booleans()) else found, ending)
 
 
-@settings(max_examples=500)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_of_an_archive_that_lies_the_harness_reads_what_torch_reads_or_nothing(
     tmp_path_factory: pytest.TempPathFactory, oracle: LoadOracle, data: st.DataObject
@@ -408,3 +412,137 @@ def test_the_attributes_that_torch_keeps_for_itself_are_known(torch_interpreter:
     done = subprocess.run([str(torch_interpreter), "-c", _OWN], capture_output=True, text=True, check=True)
 
     assert {name for name in json.loads(done.stdout) if not name.startswith("__")} <= _torchfile._OWN_ATTRIBUTES
+
+
+# ---- damage is no divergence ----------------------------------------------------------------------------------------
+
+
+def flip(path: Path, content: bytes) -> None:
+    """Change one bit of `content`, which is in the file, as a disk or a network may."""
+    raw = path.read_bytes()
+    at = raw.index(content) + len(content) // 2
+    path.write_bytes(raw[:at] + bytes([raw[at] ^ 4]) + raw[at + 1 :])
+
+
+def test_a_flipped_bit_is_damage_and_no_divergence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Torch loads such a file as if nothing were; the file's own checksum shows it, and the ladder goes by that too."""
+    folders = [tmp_path / name for name in ("one", "two", "three")]
+    for folder in folders:
+        arrays = write_index(folder, chunks=1)
+    flip(folders[1] / "centroids.pt", arrays["centroids"].tobytes())
+    code, out, _ = run(capsys, "compare", *folders[:2], "--json")
+    found = {one["name"]: one for one in json.loads(out)["artifacts"]}
+
+    assert code == 2
+    assert found["centroids"]["status"] == "unreadable"
+    assert "B: " in found["centroids"]["reason"]
+    assert "two/centroids.pt is damaged" in found["centroids"]["reason"]
+    assert "'archive/data/0'" in found["centroids"]["reason"]
+    assert "copy the file again" in found["centroids"]["reason"]
+    assert {"origin", "inherited"}.isdisjoint(one["change"] for one in found.values())
+    code, out, _ = run(capsys, "ladder", *folders, "--json")
+    steps = json.loads(out)
+
+    assert code == 2
+    assert [["one", "three"], ["two"]] == steps["classes"]["centroids"]
+    assert [[], []] == [step["changed"] for step in steps["steps"]]
+    assert [] == steps["changes"]
+    assert len(steps["unreadable"]) == 1
+    assert run(capsys, "ladder", *folders)[1].startswith(
+        "All 3 items have the same tensors, as far as they can be read. 1 file could not be read, and may have changed."
+    )
+
+
+def test_both_sides_damaged_alike_are_equal_and_not_asked(tmp_path: Path) -> None:
+    """What is equal needs no proof: a checksum is computed only where a tensor differs."""
+    folders = [tmp_path / name for name in "ab"]
+    for folder in folders:
+        arrays = write_index(folder, chunks=1)
+        flip(folder / "centroids.pt", arrays["centroids"].tobytes())
+    found = compare_sources(IndexDirectory(folders[0]), IndexDirectory(folders[1]))
+
+    assert {one.name for one in found.artifacts if not one.bit_equal} <= {"metadata"}
+
+
+def test_a_real_change_is_a_divergence_whatever_a_checksum_costs(tmp_path: Path) -> None:
+    """Checksums that hold, or that were not kept, are no damage; a change is not lost across what cannot be read."""
+    folders = [tmp_path / name for name in ("one", "two", "three")]
+    for folder in folders:
+        arrays = write_index(folder, chunks=1)
+    flip(folders[1] / "centroids.pt", arrays["centroids"].tobytes())
+    write_pt(folders[2] / "centroids.pt", arrays["centroids"] * 2)
+    kept = replace(members()["data/0"], content=np.float32(7).tobytes(), crc=0)
+    pickle = b"\x80\x02" + rebuild("0", "FloatStorage", 1, (), ()) + b"."
+    (folders[2] / "avg_residual.pt").write_bytes(archive(pickle=pickle, data_0=vars(kept)))
+    found = compare_sources(IndexDirectory(folders[0]), IndexDirectory(folders[2]))
+
+    assert {"centroids", "avg_residual"} <= {one.name for one in found.divergent}
+    sources = [IndexDirectory(folder) for folder in folders]
+    digests = all_digests(sources)
+    steps = ladder([(source.name, one) for source, (one, _) in zip(sources, digests, strict=True)]).steps
+    assert [(), ("centroids", "avg_residual")] == [step.changed for step in steps]
+
+
+# ---- files that were not downloaded ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["compare", "ladder"])
+def test_a_pointer_of_git_lfs_is_named_as_such(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    """A clone without git-lfs has a text of three lines in place of each big file, JSON too."""
+    for name in ("one", "two"):
+        write_index(tmp_path / name, chunks=1)
+    for name in ("centroids.pt", "doclens.0.json", "metadata.json"):
+        pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 600\n"
+        (tmp_path / "two" / name).write_text(pointer)
+    code, out, _ = run(capsys, command, tmp_path / "one", tmp_path / "two")
+
+    assert code == 2
+    assert out.count("`git lfs pull`") == 3
+    assert "no zip archive" not in out
+
+
+@pytest.mark.parametrize("command", ["compare", "ladder"])
+def test_a_link_of_a_cache_into_nowhere_is_named_as_such(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    """A hub's cache links to blobs; one that was not downloaded, or was cleaned away, is not a file that is missing."""
+    for name in ("one", "two"):
+        write_index(tmp_path / name, chunks=1)
+    gone = ("centroids.pt", "ivf.pid.pt", "0.codes.pt", "doclens.0.json", "metadata.json")
+    for name in gone:
+        (tmp_path / "two" / name).unlink()
+        (tmp_path / "two" / name).symlink_to(f"../../blobs/{name}")
+    code, out, _ = run(capsys, command, tmp_path / "one", tmp_path / "two")
+
+    assert code == 2
+    for name in gone:
+        assert f"{name} is a link to ../../blobs/{name}, which is not there" in " ".join(out.split())
+    assert "download it again" in " ".join(out.split())
+
+
+def test_an_index_of_links_into_nowhere_is_an_index(tmp_path: Path) -> None:
+    """It is said what each of its files lacks, rather than that it is no index."""
+    (tmp_path / "centroids.pt").symlink_to("../blobs/x")
+
+    assert IndexDirectory(tmp_path).names() == ("centroids",)
+
+
+# ---- tensors with attributes ----------------------------------------------------------------------------------------
+
+
+def test_a_tensor_with_an_attribute_and_a_parameter_are_read(tmp_path: Path) -> None:
+    """An attribute that somebody set on a dense tensor says nothing about its numbers."""
+    hooked = tensor() + b"\x88" + HOOKS
+    pickles = {
+        "attribute": from_type(attributes(trained_by=text("faiss"))),
+        "slots": from_type(tuple_of(attributes(a=b"N"), attributes(b=b"N"))),
+        "parameter": b"ctorch._utils\n_rebuild_parameter\n" + tuple_of(hooked) + b"R",
+        "both": b"ctorch._utils\n_rebuild_parameter_with_state\n" + tuple_of(hooked, attributes(a=b"N")) + b"R",
+    }
+    for name, pickle in pickles.items():
+        (tmp_path / f"{name}.pt").write_bytes(of(pickle))
+        found = read_pt(tmp_path / f"{name}.pt")
+        assert isinstance(found, Tensor)
+        np.testing.assert_array_equal(X, found.data)
