@@ -23,7 +23,17 @@ from typing import Any
 
 import numpy as np
 
-from harness.tensors import DTYPES, Array, Dtype, Tensor, UnreadableTensor, check_shape, map_file, view_bytes
+from harness.tensors import (
+    DTYPES,
+    Array,
+    Dtype,
+    Tensor,
+    UnreadableTensor,
+    check_shape,
+    map_file,
+    slices,
+    view_bytes,
+)
 
 _PICKLE_LIMIT = 64 * 1024 * 1024  # a pickle holds names and shapes; the numbers are elsewhere in the archive
 _COPY_LIMIT = 256 * 1024 * 1024  # bytes, beyond the file's own size, that reordered or expanded tensors may take
@@ -302,7 +312,10 @@ class _Archive:
         Raises:
             UnreadableTensor: they are not the bytes that were saved.
         """
-        if member.crc and zlib.crc32(self.raw[member.begin : member.end].data) != member.crc:
+        crc = 0
+        for part in slices(self.raw[member.begin : member.end]) if member.crc else ():
+            crc = zlib.crc32(part.data, crc)
+        if crc != member.crc:
             raise UnreadableTensor(
                 f"{self.path} is damaged: the bytes of its member {member.name!r} are not those that were saved, as "
                 "the file's own checksum (CRC-32) shows; copy the file again from where it came from."

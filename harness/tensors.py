@@ -181,11 +181,9 @@ class Tensor:
         shape = ",".join(str(size) for size in self.shape)
         hasher = blake3(f"harness.tensor.v1\0{self.dtype}\0{shape}\0".encode(), max_threads=blake3.AUTO)
         raw = self.flat.view(np.uint8)
-        for start in range(0, raw.size, _HASH_SLICE):
-            part = raw[start : start + _HASH_SLICE]
+        for part in slices(raw):
             hasher.update(part.data)
             look(part)
-            give_back(part)
         return hasher.hexdigest()
 
 
@@ -226,6 +224,14 @@ def take_in(*chunks: Array) -> None:
     """Read mapped pages at once, which costs less than faulting them one by one."""
     for chunk in chunks:
         _advise(chunk, _MADV_POPULATE_READ)
+
+
+def slices(raw: Array) -> Iterator[Array]:
+    """Bytes in stretches that hold whole elements, each given back when it was looked at."""
+    for start in range(0, raw.size, _HASH_SLICE):
+        part = raw[start : start + _HASH_SLICE]
+        yield part
+        give_back(part)
 
 
 def give_back(*chunks: Array) -> None:
