@@ -3,21 +3,37 @@
 Python's own unpickler is not used. It would import what the file names, and its C implementation allocates whatever a
 memo index asks for; this interpreter knows the opcodes that `torch.save` writes for tensors in plain containers, a
 dozen names, and nothing else. The idea is that of torch's `weights_only` unpickler (torch/_weights_only_unpickler.py).
+
+What is read is what `torch.load` reads, bit for bit, or it is not read at all: where a file can be understood in two
+ways, or torch refuses it, it is refused here too.
 """
 
 from __future__ import annotations
 
 import math
-import zipfile
+import re
+import struct
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from harness.tensors import DTYPES, Array, Dtype, Tensor, UnreadableTensor, check_shape, map_file, view_bytes
+from harness.tensors import (
+    DTYPES,
+    Array,
+    Dtype,
+    Tensor,
+    UnreadableTensor,
+    check_shape,
+    map_file,
+    slices,
+    view_bytes,
+)
 
 _PICKLE_LIMIT = 64 * 1024 * 1024  # a pickle holds names and shapes; the numbers are elsewhere in the archive
 _COPY_LIMIT = 256 * 1024 * 1024  # bytes, beyond the file's own size, that reordered or expanded tensors may take
@@ -34,17 +50,39 @@ _STORAGES = {
 }  # fmt: skip
 
 
+# Attributes that torch.Tensor answers for itself: setting one raises, or changes the tensor (`data`, `imag`).
+_OWN_ATTRIBUTES = frozenset((
+    "H", "T", "_backward_hooks", "_base", "_cdata", "_grad", "_grad_fn", "_has_symbolic_sizes_strides",
+    "_post_accumulate_grad_hooks", "_python_dispatch", "_version", "data", "device", "dtype", "grad", "grad_dtype",
+    "grad_fn", "imag", "is_cpu", "is_cuda", "is_ipu", "is_leaf", "is_maia", "is_meta", "is_mkldnn", "is_mps",
+    "is_mtia", "is_nested", "is_ort", "is_quantized", "is_sparse", "is_sparse_csr", "is_vulkan", "is_xla", "is_xpu",
+    "itemsize", "layout", "mH", "mT", "name", "names", "nbytes", "ndim", "output_nr", "real", "requires_grad",
+    "retains_grad", "shape", "volatile",
+))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A member of the archive: where its bytes lie in the file, and their CRC-32; 0 where none was kept."""
+
+    name: str
+    begin: int
+    end: int
+    crc: int
+
+
 @dataclass(frozen=True)
 class _Storage:
-    """A stretch of the archive: bytes in the file, elements of `dtype`."""
+    """A stretch of the archive: bytes in the file, elements of `dtype`; `check` holds them against their CRC-32."""
 
     raw: Array
     dtype: Dtype
+    check: Callable[[], None]
 
 
 @dataclass(frozen=True)
 class _Name:
-    """A global that the pickle names: a storage class, a dtype, or a function of the table."""
+    """A global that the pickle names: a storage class, a dtype, a class of tensors, or a function of the table."""
 
     kind: str
     name: str
@@ -53,12 +91,14 @@ class _Name:
 _FUNCTIONS = {
     ("collections", "OrderedDict"): "OrderedDict",
     ("torch._utils", "_rebuild_tensor"): "tensor",
-    ("torch._utils", "_rebuild_tensor_v2"): "tensor",
+    ("torch._utils", "_rebuild_tensor_v2"): "tensor_v2",
     ("torch._utils", "_rebuild_tensor_v3"): "tensor_v3",
     ("torch._utils", "_rebuild_parameter"): "parameter",
-    ("torch._utils", "_rebuild_parameter_with_state"): "parameter",
+    ("torch._utils", "_rebuild_parameter_with_state"): "parameter_with_state",
+    ("torch._tensor", "_rebuild_from_type_v2"): "from_type",
     ("torch", "Size"): "size",
 }
+_CLASSES = frozenset((("torch", "Tensor"), ("torch.nn.parameter", "Parameter")))
 
 
 class _Stop(Exception):  # noqa: N818
@@ -78,81 +118,239 @@ def read(path: Path) -> object:
     return _plain(path, tree, swapped=archive.swapped)
 
 
+# Records of a zip file (PKWARE APPNOTE 4.3 and 4.4), each with its signature first.
+_END = struct.Struct("<4s4H2IH")
+_END64 = struct.Struct("<4sQ2H2I4Q")
+_LOCATOR = struct.Struct("<4sIQI")
+_ENTRY = struct.Struct("<4s6H3I5H2I")
+_LOCAL = struct.Struct("<4s5H3I2H")
+_WIDE = 0xFFFFFFFF  # stands for a number that is in the extra field
+_ENCRYPTED = 1 | 1 << 5 | 1 << 6 | 1 << 13
+_FOLDER = 0x10  # of the external attributes
+_NUMBER = re.compile(r"\s*([0-9]+)\s*", re.ASCII)
+_VERSIONS = range(1, 11)  # caffe2/serialize/versions.h
+
+
 class _Archive:
-    """The members of the zip file, as stretches of the mapped file."""
+    """The members of the zip file, as stretches of the mapped file.
+
+    A zip file can be read from either end, by its directory or by the members' own headers, and has no rule for two
+    members of one name, so that readers differ. torch's (caffe2/serialize/inline_container.cc, over miniz) takes the
+    last end record, offsets from the file's first byte, and names without regard to case. Here a file must leave no
+    choice: it begins with a member and ends with its end record, the directory lies right before that and lists each
+    name once, and the headers agree with it; so torch.save writes them.
+    """
 
     def __init__(self, path: Path, raw: Array) -> None:
         self.path = path
         self.raw = raw
-        self.members: dict[str, zipfile.ZipInfo] = {}
         head = raw[:16].tobytes()
         if raw.size == 0:
             raise UnreadableTensor(f"{path} is empty, so it holds no tensor.")
-        if not head.startswith(b"PK"):
-            if head.startswith(_LEGACY_MAGIC):
-                raise UnreadableTensor(
-                    f"{path} is in the format of torch before 1.6, which only unpickling can read; "
-                    "load it and save it again with a newer torch."
-                )
-            raise UnreadableTensor(f"{path} is not a file that torch.save wrote: it is no zip archive.")
-        try:
-            with zipfile.ZipFile(path) as archive:
-                infos = archive.infolist()
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as error:
-            raise UnreadableTensor(f"{path} is truncated or damaged: {error}.") from error
-        for info in infos:
-            if info.filename in self.members:
-                raise UnreadableTensor(f"{path} holds the member {info.filename!r} twice.")
-            self.members[info.filename] = info
-        roots = [name for name in self.members if name == "data.pkl" or name.endswith("/data.pkl")]
-        if len(roots) != 1:
-            raise UnreadableTensor(f"{path} is a zip archive, but not one that torch.save wrote: it has no data.pkl.")
-        self.root = roots[0].removesuffix("data.pkl")
-        order = self._bytes(f"{self.root}byteorder").tobytes() if f"{self.root}byteorder" in self.members else b"little"
-        if order not in (b"little", b"big"):
-            raise UnreadableTensor(f"{path} names a byte order that is neither little nor big.")
-        self.swapped = order == b"big"
-
-    def _span(self, name: str) -> tuple[int, int]:
-        """Where a stored member's bytes begin and end, from its local header, checked against the file."""
-        info = self.members.get(name)
-        if info is None:
-            raise UnreadableTensor(f"{self.path} has no member {name!r}, which its pickle refers to.")
-        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.compress_size != info.file_size:
+        if head.startswith(_LEGACY_MAGIC):
             raise UnreadableTensor(
-                f"{self.path}: member {name!r} is compressed or encrypted; torch.save never does so."
+                f"{path} is in the format of torch before 1.6, which only unpickling can read; "
+                "load it and save it again with a newer torch."
             )
-        start = info.header_offset
-        header = self.raw[start : start + 30].tobytes() if 0 <= start <= self.raw.size - 30 else b""
-        if header[:4] != b"PK\x03\x04":
-            raise UnreadableTensor(f"{self.path} is damaged: member {name!r} has no local header.")
-        # Local file header: lengths of name and extra field at bytes 26 and 28 (PKWARE APPNOTE 4.3.7).
-        begin = start + 30 + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
-        end = begin + info.file_size
-        if end > self.raw.size:
-            raise UnreadableTensor(f"{self.path} is truncated: member {name!r} would end at byte {end}.")
-        return begin, end
+        if not head.startswith(b"PK\x03\x04"):
+            raise UnreadableTensor(
+                f"{path} is not a file that torch.save wrote: it does not begin as a zip archive; save the tensor "
+                "again, at the start of a file of its own."
+            )
+        self.members = self._list_members()
+        version = _NUMBER.fullmatch(self._text(".data/version", self._text("version")))
+        if version is None or int(version[1]) not in _VERSIONS:
+            raise UnreadableTensor(f"{path} is not of a version of torch's format that torch reads.")
+        if _NUMBER.fullmatch(self._text(".storage_alignment", "64")) is None:
+            raise UnreadableTensor(f"{path} is damaged: its record .storage_alignment is no number.")
+        order = self._text("byteorder", "little")
+        if order not in ("little", "big"):
+            raise UnreadableTensor(f"{path} names a byte order that is neither little nor big.")
+        self.swapped = order == "big"
+        self._text(".data/serialization_id")
+        self._declared: dict[str, tuple[str, int]] = {}
 
-    def _bytes(self, name: str) -> Array:
-        begin, end = self._span(name)
-        return self.raw[begin:end]
+    def _record(self, layout: struct.Struct, signature: bytes, at: int, what: str) -> tuple[Any, ...]:
+        """The numbers of a record of the zip format, without its signature."""
+        if 0 <= at <= self.raw.size - layout.size:
+            found = layout.unpack(self.raw[at : at + layout.size].tobytes())
+            if found[0] == signature:
+                return found[1:]
+        raise UnreadableTensor(f"{self.path} is truncated or damaged: {what}; copy the file again.")
+
+    def _directory(self) -> tuple[int, int, int]:
+        """Where the directory begins and ends, and how many members it lists.
+
+        Raises:
+            UnreadableTensor: it does not lie where torch and everybody else would look for it.
+        """
+        end = self.raw.size - _END.size
+        disk, start_disk, here, count, size, begin, comment = self._record(
+            _END, b"PK\x05\x06", end, "it does not end with the end of a zip archive"
+        )
+        disks, whole = 1, True
+        locator = end - _LOCATOR.size
+        if locator >= 0 and self.raw[locator : locator + 4].tobytes() == b"PK\x06\x07":
+            _, place, disks = self._record(_LOCATOR, b"PK\x06\x07", locator, "it has no locator")
+            end = locator - _END64.size
+            length, _, _, disk, start_disk, here, count, size, begin = self._record(
+                _END64, b"PK\x06\x06", end, "the end of its zip archive is not whole"
+            )
+            whole = place == end and length == _END64.size - 12
+        if not whole or begin + size != end:
+            raise UnreadableTensor(
+                f"{self.path} holds something besides one archive, such as a second save or a header, and torch may "
+                "read other numbers than are meant; save each tensor in a file of its own."
+            )
+        if (disk, start_disk, disks, comment) != (0, 0, 1, 0) or here != count:
+            raise UnreadableTensor(f"{self.path} is damaged: its zip archive would have several parts.")
+        return begin, end, count
+
+    def _list_members(self) -> dict[bytes, _Member]:
+        """The members by their names in lower case, as torch looks them up."""
+        begin, end, count = self._directory()
+        members: dict[bytes, _Member] = {}
+        at, self.root = begin, b""
+        for number in range(count):
+            name, member, at = self._member(at, begin, end)
+            if number == 0:
+                self.root = name[: name.find(b"/") + 1]
+            if not self.root or not name.startswith(self.root):
+                raise UnreadableTensor(
+                    f"{self.path} is a zip archive, but not one that torch.save wrote: its members lie in many folders."
+                )
+            if member is None:
+                continue
+            if name.lower() in members:
+                raise UnreadableTensor(f"{self.path} holds the member {member.name!r} twice.")
+            members[name.lower()] = member
+        if at != end:
+            raise UnreadableTensor(f"{self.path} is damaged: its directory lists more than {count} members.")
+        if self.root.lower() + b"constants.pkl" in members:
+            raise UnreadableTensor(f"{self.path} is a TorchScript archive, not a file of tensors.")
+        if self.root.lower() + b"data.pkl" not in members:
+            raise UnreadableTensor(
+                f"{self.path} is a zip archive, but not one that torch.save wrote: it has no data.pkl."
+            )
+        return members
+
+    def _member(self, at: int, begin: int, end: int) -> tuple[bytes, _Member | None, int]:
+        """The name and the place of the member whose entry of the directory is at `at`, and where the next entry is.
+
+        A folder has no place.
+        """
+        fields = self._record(_ENTRY, b"PK\x01\x02", at, "its directory is not whole")
+        _, _, flags, method, _, _, crc, packed, size, named, extra, comment, disk, _, attributes, header = fields
+        after = at + _ENTRY.size + named + extra + comment
+        if after > end:
+            raise UnreadableTensor(f"{self.path} is truncated or damaged: its directory is not whole; copy it again.")
+        tail = self.raw[at + _ENTRY.size : after].tobytes()
+        name = tail[:named]
+        shown = name.decode("utf-8", "replace")
+        size, packed, header = self._widened((size, packed, header), tail[named : named + extra])
+        if method != 0 or flags & _ENCRYPTED or packed != size:
+            raise UnreadableTensor(
+                f"{self.path}: member {shown!r} is compressed or encrypted; torch.save never does so."
+            )
+        # torch hands out memory as it finds it for a file that is marked as a folder.
+        folder = name.endswith(b"/")
+        if b"\0" in name or not _is_utf8(name) or disk != 0 or (attributes & _FOLDER and not folder):
+            raise UnreadableTensor(f"{self.path} is damaged: its directory has an impossible member {shown!r}.")
+        # The header repeats the name; its numbers may be zero, and the bytes come after a padding of its own.
+        *_, length, padding = self._record(_LOCAL, b"PK\x03\x04", header, f"member {shown!r} has no local header")
+        start = header + _LOCAL.size
+        if self.raw[start : start + length].tobytes() != name:
+            raise UnreadableTensor(f"{self.path} is damaged: the header of member {shown!r} names another.")
+        start += length + padding
+        if start + size > begin:
+            raise UnreadableTensor(f"{self.path} is damaged: member {shown!r} would end at byte {start + size}.")
+        return name, None if folder else _Member(shown, start, start + size, crc), after
+
+    def _widened(self, numbers: tuple[int, ...], extra: bytes) -> list[int]:
+        """Sizes and offset of a member, with those that need 64 bits from its extra field (APPNOTE 4.5.3)."""
+        wide = list(numbers)
+        if _WIDE not in wide:
+            return wide
+        at = 0
+        while at + 4 <= len(extra):
+            kind, length = struct.unpack_from("<2H", extra, at)
+            at += 4
+            if kind == 1:
+                missing = [place for place, number in enumerate(wide) if number == _WIDE]
+                if min(length, len(extra) - at) >= 8 * len(missing):
+                    for place, number in zip(missing, struct.unpack_from(f"<{len(missing)}Q", extra, at), strict=True):
+                        wide[place] = number
+                    return wide
+                break
+            at += length
+        raise UnreadableTensor(f"{self.path} is damaged: a member's size is not told.")
+
+    def _key(self, name: str) -> bytes:
+        return (self.root + name.encode()).lower()
+
+    def _find(self, name: str) -> _Member:
+        found = self.members.get(self._key(name))
+        if found is None:
+            raise UnreadableTensor(f"{self.path} has no member {name!r}, which its pickle refers to.")
+        return found
+
+    def _text(self, name: str, default: str = "") -> str:
+        """One of the short records about the archive; `default` where there is none."""
+        member = self.members.get(self._key(name))
+        if member is None:
+            return default
+        content = self.raw[member.begin : min(member.end, member.begin + 65)].tobytes()
+        if len(content) > 64 or not content.isascii():
+            raise UnreadableTensor(f"{self.path} is damaged: its record {name} is not a short text.")
+        return content.decode()
+
+    def verify(self, member: _Member) -> None:
+        """Hold a member's bytes against its CRC-32, which torch writes and does not look at.
+
+        torch can be told to keep none (`torch.serialization.set_crc32_options`), and then writes 0.
+
+        Raises:
+            UnreadableTensor: they are not the bytes that were saved.
+        """
+        crc = 0
+        for part in slices(self.raw[member.begin : member.end]) if member.crc else ():
+            crc = zlib.crc32(part.data, crc)
+        if crc != member.crc:
+            raise UnreadableTensor(
+                f"{self.path} is damaged: the bytes of its member {member.name!r} are not those that were saved, as "
+                "the file's own checksum (CRC-32) shows; copy the file again from where it came from."
+            )
 
     def pickle(self) -> bytes:
         """The pickle of the archive."""
-        raw = self._bytes(f"{self.root}data.pkl")
-        if raw.size > _PICKLE_LIMIT:
-            raise UnreadableTensor(f"{self.path}: its pickle has {raw.size} bytes, which no file of tensors needs.")
-        return raw.tobytes()
+        member = self._find("data.pkl")
+        size = member.end - member.begin
+        if size > _PICKLE_LIMIT:
+            raise UnreadableTensor(f"{self.path}: its pickle has {size} bytes, which no file of tensors needs.")
+        self.verify(member)
+        return self.raw[member.begin : member.end].tobytes()
 
     def storage(self, dtype: Dtype, key: str, numel: int) -> _Storage:
-        """The storage `key`, which must hold at least `numel` elements."""
-        begin, end = self._span(f"{self.root}data/{key}")
+        """The storage `key`, which must hold at least `numel` elements and be of one dtype and size throughout."""
+        member = self._find(f"data/{key}")
         need = numel * dtype.itemsize
-        if numel < 0 or need > end - begin:
+        if numel < 0 or need > member.end - member.begin:
             raise UnreadableTensor(
-                f"{self.path} is damaged: storage {key!r} should hold {need} bytes and has {end - begin}."
+                f"{self.path} is damaged: storage {key!r} should hold {need} bytes and has {member.end - member.begin}."
             )
-        return _Storage(self.raw[begin : begin + need], dtype)
+        # torch keeps what it made of a storage at its first mention, unless there are no bytes.
+        if member.end > member.begin and self._declared.setdefault(key, (dtype.name, numel)) != (dtype.name, numel):
+            raise UnreadableTensor(f"{self.path} is damaged: storage {key!r} has two sizes or dtypes.")
+        raw = self.raw[member.begin : member.begin + need]
+        return _Storage(raw, dtype, partial(self.verify, member))
+
+
+def _is_utf8(name: bytes) -> bool:
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class _Interpreter:
@@ -162,7 +360,7 @@ class _Interpreter:
         self.path = path
         self.archive = archive
         self.stack: list[Any] = []
-        self.marks: list[int] = []
+        self.outside: list[list[Any]] = []  # the stacks below each mark
         self.memo: dict[int, Any] = {}
         self.position = 0
         self.copied = 0
@@ -204,10 +402,18 @@ class _Interpreter:
 
     def _marked(self) -> list[Any]:
         """Pop everything above the last mark."""
-        mark = self.marks.pop()
-        items = self.stack[mark:]
-        del self.stack[mark:]
+        items, self.stack = self.stack, self.outside.pop()
         return items
+
+    def mark(self) -> None:
+        """MARK: nothing reaches below it before it is popped."""
+        self.outside.append(self.stack)
+        self.stack = []
+
+    def frame(self) -> None:
+        """FRAME: how many bytes follow at least."""
+        if self._integer(8) > len(self.code) - self.position:
+            raise UnreadableTensor(f"{self.path} is damaged: its pickle ends too early.")
 
     def push(self, value: object) -> None:
         """Put a value on the stack."""
@@ -240,6 +446,8 @@ class _Interpreter:
             self.push(_Name("storage", _STORAGES[name]))
         elif module == "torch" and name in DTYPES:
             self.push(_Name("dtype", name))
+        elif (module, name) in _CLASSES:
+            self.push(_Name("class", name))
         elif module == "torch" or (module.startswith("torch.") and name.endswith("Storage")):
             raise UnreadableTensor(
                 f"{self.path} names {module}.{name}, which is no dtype or function of tensors that this harness knows; "
@@ -293,7 +501,7 @@ class _Interpreter:
     def persistent(self) -> None:
         """BINPERSID: `("storage", class, key, location, numel)`, torch's reference to a member of the archive."""
         match self.stack.pop():
-            case ("storage", _Name("storage", dtype), str(key), str(), int(numel), *_):
+            case ("storage", _Name("storage", dtype), str(key), str(), int(numel)) if type(numel) is int:
                 self.push(self.archive.storage(DTYPES[dtype], key, numel))
             case _:
                 raise UnreadableTensor(f"{self.path} refers to a storage in a way that is not known here.")
@@ -303,48 +511,77 @@ class _Interpreter:
         arguments, function = self.stack.pop(), self.stack.pop()
         if not isinstance(function, _Name) or function.kind != "function" or not isinstance(arguments, tuple):
             raise TypeError("a call of something that is not a known function")
-        match function.name, arguments:
+        self.push(self._called(function.name, arguments))
+
+    def _called(self, function: str, arguments: tuple[Any, ...]) -> object:
+        """What a function of the table makes of its arguments; see torch/_utils.py and torch/_tensor.py."""
+        made: object = None
+        match function, arguments:
             case "OrderedDict", ():
-                self.push(OrderedDict())
+                made = OrderedDict()
             case "size", (sizes,):
-                self.push(check_shape(sizes, str(self.path)))
-            case "tensor", (_Storage() as storage, int(offset), tuple(size), tuple(stride), *rest):
-                self.push(self._resolved(self._tensor(storage, storage.dtype, offset, size, stride), rest[2:3]))
-            case "tensor_v3", (
-                _Storage() as storage,
-                int(offset),
-                tuple(size),
-                tuple(stride),
-                _,
-                _,
-                _Name("dtype", name),
-                *rest,
-            ):
-                self.push(self._resolved(self._tensor(storage, DTYPES[name], offset, size, stride), rest[:1]))
-            case "parameter", (Tensor() as tensor, *_):
-                self.push(tensor)
-            case _:
-                raise TypeError(f"{function.name} called with arguments that torch never writes")
+                made = check_shape(sizes, str(self.path))
+            case "tensor", (_Storage() as storage, offset, size, stride):
+                made = self._tensor(storage, storage.dtype, offset, size, stride)
+            case "tensor_v2", (_Storage() as storage, offset, size, stride, grad, hooks, *flags):
+                tensor = self._tensor(storage, storage.dtype, offset, size, stride)
+                made = self._resolved(self._differentiable(tensor, grad, hooks), *flags)
+            case "tensor_v3", (_Storage() as storage, offset, size, stride, grad, hooks, _Name("dtype", name), *flags):
+                tensor = self._tensor(storage, DTYPES[name], offset, size, stride)
+                made = self._resolved(self._differentiable(tensor, grad, hooks), *flags)
+            case "parameter", (Tensor() as tensor, grad, hooks):
+                made = self._differentiable(tensor, grad, hooks)
+            case "parameter_with_state", (Tensor() as tensor, grad, hooks, state):
+                made = self._with_attributes(self._differentiable(tensor, grad, hooks), state)
+            case "from_type", (_Name("function", inner), _Name("class"), tuple() as inside, state) if inner != function:
+                made = self._with_attributes(self._called(inner, inside), state)
+        if made is None:
+            raise TypeError(f"{function} called with arguments that torch never writes")
+        return made
+
+    def _differentiable(self, tensor: Tensor, grad: object, hooks: object) -> Tensor:
+        """Whether a tensor takes gradients says nothing about its numbers, but torch refuses some that would."""
+        if not isinstance(grad, bool) or not isinstance(hooks, (dict, type(None))):
+            raise TypeError("requires_grad or the hooks of a tensor are not such")
+        if grad and DTYPES[tensor.dtype].kind not in ("float", "complex"):
+            raise TypeError(f"a tensor of {tensor.dtype} takes no gradients")
+        return tensor
+
+    def _with_attributes(self, tensor: object, state: object) -> Tensor:
+        """Attributes that somebody set on a tensor say nothing about its numbers, unless torch has its own of the name.
+
+        `state` is the object's `__dict__`, or that and its slots; None where there are none.
+        """
+        if not isinstance(tensor, Tensor):
+            raise TypeError("attributes set on something that is not a tensor")
+        parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
+        for part in parts:
+            if not isinstance(part, (dict, type(None))):
+                raise TypeError("the attributes of a tensor are no dict")
+            for name in part or ():
+                if not isinstance(name, str) or name in _OWN_ATTRIBUTES or name.startswith("__"):
+                    raise TypeError(f"{name!r} set on a tensor, which is torch's own")
+        return tensor
 
     def build(self) -> None:
         """BUILD: torch writes it for an OrderedDict's `_metadata` only, which says nothing about the numbers."""
-        self.stack.pop()
-        if not isinstance(self.stack[-1], OrderedDict):
+        state = self.stack.pop()
+        if not isinstance(self.stack[-1], OrderedDict) or not isinstance(state, dict):
             raise TypeError("state set on something that is not an OrderedDict")
 
-    def _tensor(
-        self, storage: _Storage, dtype: Dtype, offset: int, size: tuple[Any, ...], stride: tuple[Any, ...]
-    ) -> Tensor:
+    def _tensor(self, storage: _Storage, dtype: Dtype, offset: object, size: object, stride: object) -> Tensor:
         """A view of a storage, as `torch._utils._rebuild_tensor` makes it; elements in C order.
 
         Contiguous tensors are views of the mapped file; others are copied into order.
         """
-        shape = check_shape(size, str(self.path))
-        if len(stride) != len(shape) or any(type(step) is not int or step < 0 for step in stride) or offset < 0:
+        shape, steps = check_shape(size, str(self.path)), _steps(stride)
+        if type(offset) is not int or offset < 0 or steps is None or len(steps) != len(shape):
             raise UnreadableTensor(f"{self.path} holds a tensor whose strides or offset are impossible.")
+        if self.archive.swapped and storage.dtype.itemsize != dtype.itemsize:
+            raise UnreadableTensor(f"{self.path} holds big-endian {dtype.name}, which torch does not turn round.")
         n = math.prod(shape)
         capacity = storage.raw.size // dtype.itemsize
-        last = offset + sum((count - 1) * step for count, step in zip(shape, stride, strict=True)) if n else 0
+        last = offset + sum((count - 1) * step for count, step in zip(shape, steps, strict=True)) if n else 0
         if last >= capacity and n:
             raise UnreadableTensor(
                 f"{self.path} holds a tensor of shape {list(shape)} that reaches beyond its storage "
@@ -353,30 +590,32 @@ class _Interpreter:
         begin = offset * dtype.itemsize
         if n == 0:
             return Tensor(dtype.name, shape, np.empty(shape, dtype.storage))
-        if _contiguous(shape, stride):
+        if _contiguous(shape, steps):
             raw = storage.raw[begin : begin + n * dtype.itemsize]
             data = view_bytes(raw, dtype, shape)
         else:
             self._account(n * dtype.itemsize)
             flat = np.frombuffer(storage.raw[: capacity * dtype.itemsize], dtype.storage)
-            steps = tuple(step * dtype.itemsize for step in stride)
-            data = np.lib.stride_tricks.as_strided(flat[offset:], shape, steps, writeable=False).copy(order="C")
+            strides = tuple(step * dtype.itemsize for step in steps)
+            data = np.lib.stride_tricks.as_strided(flat[offset:], shape, strides, writeable=False).copy(order="C")
         if self.archive.swapped and dtype.itemsize > 1:
             self._account(n * dtype.itemsize)
             # Complex numbers are two floats, each in the file's byte order; NumPy's byteswap does just that. complex32
             # is held as bits, so its halves are swapped by hand.
             data = data.view("<u2").byteswap().view("<u4") if dtype.name == "complex32" else data.byteswap()
-        return Tensor(dtype.name, shape, data.reshape(shape))
+        return Tensor(dtype.name, shape, data.reshape(shape), storage.check)
 
-    def _resolved(self, tensor: Tensor, metadata: list[Any]) -> Tensor:
+    def _resolved(self, tensor: Tensor, flags: object = None) -> Tensor:
         """Apply what torch puts off: a lazily conjugated or negated tensor is stored as it was, with a flag.
 
         torch/_utils.py: `_rebuild_tensor_v2` and `_rebuild_tensor_v3` take the flags as `metadata`.
         """
-        flags = metadata[0] if metadata and isinstance(metadata[0], dict) else {}
-        conj, neg = bool(flags.get("conj")), bool(flags.get("neg"))
-        if not (conj or neg):
+        if not flags:
             return tensor
+        # torch takes a flag that is there for set, whatever its value.
+        if not isinstance(flags, dict) or any(name not in ("conj", "neg") or flags[name] is not True for name in flags):
+            raise TypeError("flags of a tensor that torch never writes")
+        conj, neg = "conj" in flags, "neg" in flags
         kind = tensor.data.dtype.kind
         if kind not in ("c", "f") or (conj and kind != "c"):
             raise UnreadableTensor(
@@ -385,7 +624,7 @@ class _Interpreter:
         self._account(tensor.nbytes)
         data = tensor.data
         data = np.conjugate(data) if conj else data
-        return Tensor(tensor.dtype, tensor.shape, np.asarray(np.negative(data) if neg else data))
+        return replace(tensor, data=np.asarray(np.negative(data) if neg else data))
 
     def _account(self, nbytes: int) -> None:
         """Count a copy; stride 0, or one storage used many times, must not make a small file fill the memory."""
@@ -394,6 +633,13 @@ class _Interpreter:
             raise UnreadableTensor(
                 f"{self.path} expands to more than {self.copied} bytes, which its size cannot justify."
             )
+
+
+def _steps(stride: object) -> tuple[int, ...] | None:
+    """Strides, in elements; None where they are none."""
+    if isinstance(stride, (tuple, list)) and all(type(step) is int and step >= 0 for step in stride):
+        return tuple(stride)
+    return None
 
 
 def _contiguous(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
@@ -420,8 +666,10 @@ def _plain(path: Path, tree: object, *, swapped: bool) -> object:
             shape = (node.raw.size // node.dtype.itemsize,)
             if swapped and node.dtype.itemsize > 1:
                 raise UnreadableTensor(f"{path} holds big-endian numbers that belong to no tensor.")
-            return Tensor(node.dtype.name, shape, view_bytes(node.raw, node.dtype, shape))
+            return Tensor(node.dtype.name, shape, view_bytes(node.raw, node.dtype, shape), node.check)
         if isinstance(node, _Name):
+            if node.kind != "dtype":
+                raise UnreadableTensor(f"{path} holds the {node.kind} {node.name} where a value is expected.")
             return node.name
         if not isinstance(node, (list, tuple, dict)):
             return node
@@ -447,10 +695,9 @@ def _stop(_: _Interpreter) -> None:
 # Opcode bytes as in CPython's Lib/pickle.py, without those that torch never writes for tensors in plain containers.
 _OPCODES: dict[int, Callable[[_Interpreter], None]] = {
     0x80: lambda m: void(m._take(1)),  # PROTO
-    0x95: lambda m: void(m._take(8)),  # FRAME
+    0x95: lambda m: m.frame(),
     ord("."): _stop,
-    ord("("): lambda m: m.marks.append(len(m.stack)),
-    ord("0"): lambda m: void(m.stack.pop()),
+    ord("("): lambda m: m.mark(),
     ord("N"): lambda m: m.push(None),
     0x88: lambda m: m.push(True),
     0x89: lambda m: m.push(False),

@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -357,30 +357,45 @@ def _artifact(sides: _Sides, name: str, profiles: Sequence[Profile]) -> Artifact
     if left is None or right is None:
         facts = _passages(sides, name)
         return ArtifactComparison(name, "missing_a" if left is None else "missing_b", **described, facts=facts)
+    return _judged(ArtifactComparison(name, "", **described), sides, (left, right), profiles)
+
+
+def _judged(
+    row: ArtifactComparison, sides: _Sides, pair: tuple[Tensor, Tensor], profiles: Sequence[Profile]
+) -> ArtifactComparison:
+    """The row of two tensors that are there, completed; only what differs is held against the checksum of its file."""
+    left, right = pair
+    metrics = None
     if left.shape != right.shape:
-        row = ArtifactComparison(name, "shape_mismatch", **described)
+        status = "shape_mismatch"
     elif left.dtype != right.dtype:
-        row = ArtifactComparison(name, "dtype_mismatch", **described)
+        status = "dtype_mismatch"
     else:
         metrics = measure(left, right, profiles)
-        verdicts = {verdict.profile: verdict for verdict in metrics.verdicts}
-        status = (
-            "bit_equal"
-            if metrics.bit_equal
-            else "value_equal"
-            if metrics.value_equal
-            else "close"
-            if metrics.verdicts[0].close
-            else "different"
-        )
-        row = ArtifactComparison(name, status, **described, metrics=metrics, profiles=verdicts)
-        if status == "bit_equal":
-            return row
-    try:
-        facts = _facts(sides, name, (left, right))
-    except UnreadableTensor as error:
-        facts = {"note": str(error)}
-    return dataclasses.replace(row, facts=facts)
+        close = "close" if metrics.verdicts[0].close else "different"
+        status = "bit_equal" if metrics.bit_equal else "value_equal" if metrics.value_equal else close
+    facts: Mapping[str, Any] = {}
+    if status != "bit_equal":
+        damage = _damage(pair)
+        if damage:
+            return replace(row, status="unreadable", reason=damage)
+        try:
+            facts = _facts(sides, row.name, pair)
+        except UnreadableTensor as error:
+            facts = {"note": str(error)}
+    verdicts = {verdict.profile: verdict for verdict in metrics.verdicts} if metrics else {}
+    return replace(row, status=status, metrics=metrics, profiles=verdicts, facts=facts)
+
+
+def _damage(pair: Sequence[Tensor]) -> str:
+    """Why a difference is no divergence: what a side has in its file is not what was saved there; else empty."""
+    reasons = []
+    for letter, tensor in zip("AB", pair, strict=True):
+        try:
+            tensor.verify()
+        except UnreadableTensor as error:
+            reasons.append(f"{letter}: {error}")
+    return " ".join(reasons)
 
 
 _counted: dict[str, int] = {}  # NaNs by digest: records of before do not know them, and many cells share a tensor

@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations, count, pairwise
+from itertools import combinations, count
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -25,7 +25,11 @@ Item = tuple[str, Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Step:
-    """Two neighbours; `changed` lists the tensors whose digests differ or that only one of them has."""
+    """Two neighbours; `changed` lists the tensors whose digests differ or that only one of them has.
+
+    What could not be read in the first of them is held against what was last read before it; what could not be read in
+    the second is not known to have changed.
+    """
 
     a: str
     b: str
@@ -110,7 +114,8 @@ def ladder(
 
     Args:
         items: in order, names unique.
-        unreadable: sentences about artifacts that could not be read; they have digests of their own.
+        unreadable: sentences about artifacts that could not be read; they have digests of their own (`digests_of`),
+            so that they are equal to nothing, and count as no change.
         noise: item to the tensors that running it again changed; only items that were run again.
         incomplete: item to what it lacks of a whole index; only items that lack something.
     """
@@ -123,18 +128,22 @@ def ladder(
             if name in digests:
                 groups.setdefault(digests[name], []).append(item)
         classes[name] = tuple(tuple(group) for group in groups.values())
-        seen = [(item, digests[name]) for item, digests in items if name in digests]
+        seen = [(item, digests[name]) for item, digests in items if name in digests and _was_read(digests[name])]
         for place in range(1, len(seen)):
             (before, old), (after, new) = seen[place - 1], seen[place]
             if old != new:
                 back = next((item for item, digest in seen[:place] if digest == new), None)
                 changes.append(Change(name, before, after, back))
-    steps = tuple(
-        Step(a, b, tuple(name for name in names if name not in VALUES and left.get(name) != right.get(name)))
-        for (a, left), (b, right) in pairwise(items)
-    )
+    steps = []
+    last: dict[str, str | None] = {}
+    for place, (item, digests) in enumerate(items):
+        now = {name: digests.get(name) for name in names if _was_read(digests.get(name))}
+        changed = tuple(name for name in now if name not in VALUES and name in last and last[name] != now[name])
+        if place:
+            steps.append(Step(items[place - 1][0], item, changed))
+        last |= now
     order = tuple(item for item, _ in items)
-    return Ladder(order, classes, steps, tuple(changes), tuple(unreadable), noise or {}, incomplete or {})
+    return Ladder(order, classes, tuple(steps), tuple(changes), tuple(unreadable), noise or {}, incomplete or {})
 
 
 @dataclass(frozen=True)
@@ -161,6 +170,30 @@ def all_pairs(items: Sequence[Item]) -> list[Pair]:
 
 
 _asked = count()
+_UNREAD = "unreadable:"
+
+
+def _was_read(digest: str | None) -> bool:
+    return digest is None or not digest.startswith(_UNREAD)
+
+
+def all_digests(sources: Sequence[ArtifactSource]) -> list[tuple[dict[str, str], list[str]]]:
+    """`digests_of` each source, where what differs is held against its file's own checksum.
+
+    A damaged file is so unreadable, and no change.
+    """
+    found = [digests_of(source) for source in sources]
+    for name in in_order({name for digests, _ in found for name in digests if name != "metadata"}):
+        if len({digests[name] for digests, _ in found if name in digests and _was_read(digests[name])}) < 2:
+            continue
+        for source, (digests, problems) in zip(sources, found, strict=True):
+            if name in digests and _was_read(digests[name]) and source.digest(name) is None:
+                try:
+                    source.load(name).verify()
+                except UnreadableTensor as error:
+                    digests[name] = f"{_UNREAD}{next(_asked)}"
+                    problems.append(str(error))
+    return found
 
 
 def digests_of(source: ArtifactSource) -> tuple[dict[str, str], list[str]]:
@@ -169,7 +202,7 @@ def digests_of(source: ArtifactSource) -> tuple[dict[str, str], list[str]]:
     Stored cells know their digests; a directory's tensors are hashed, mapped, once. An unreadable artifact gets a
     digest that nothing else has.
     """
-    own = f"unreadable:{next(_asked)}"  # two sources may have the same name
+    own = f"{_UNREAD}{next(_asked)}"  # two sources may have the same name
     digests, problems = {}, []
     for name in source.names():
         try:

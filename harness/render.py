@@ -546,8 +546,9 @@ def ladder_text(found: Ladder, screen: Screen = PLAIN, *, apart: bool = False) -
     if len(found.empty) == len(found.items):
         said = f"None of the {len(found.items)} items holds a tensor."
     elif not steps:
-        there = ", of those that are there" if found.incomplete else ""
-        said = f"All {len(found.items)} items have the same tensors{there}."
+        known = ", of those that are there" if found.incomplete else ""
+        known += ", as far as they can be read" if found.unreadable else ""
+        said = f"All {len(found.items)} items have the same tensors{known}."
     else:
         names = ", ".join(f"{clean(step.a)} -> {clean(step.b)}" for step in steps[:_LISTED])
         more = f" and {len(steps) - _LISTED} more" if len(steps) > _LISTED else ""
@@ -559,7 +560,7 @@ def ladder_text(found: Ladder, screen: Screen = PLAIN, *, apart: bool = False) -
         for item, lacking in found.incomplete.items()
     ]
     if found.unreadable:
-        said += f" {_count(len(found.unreadable), 'file')} could not be read; what is in them counts as changed."
+        said += f" {_count(len(found.unreadable), 'file')} could not be read, and may have changed."
     body = [
         [f"{clean(one.a)} -> {clean(one.b)}", str(len(one.changed)), _names(one.changed, kinds) or "-"]
         for one in found.steps

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +17,7 @@ import numpy as np
 from harness._npyfile import read_npy
 from harness.errors import UsageError
 from harness.pipeline import FINAL, in_order, is_captured, is_final
-from harness.tensors import Tensor, UnreadableTensor, read_pt
+from harness.tensors import Tensor, UnreadableTensor, map_file, read_pt
 
 # As colbert-ai writes the numbers: "00.codes.pt" would take the place of "0.codes.pt".
 _CHUNK = re.compile(r"(0|[1-9][0-9]*)\.(codes|residuals)")
@@ -287,17 +286,13 @@ def read_json(path: Path) -> object:
     """Read a JSON file.
 
     Raises:
-        UnreadableTensor: it is missing, huge, or not JSON.
+        UnreadableTensor: it is missing, huge, or not JSON; see also `map_file`.
     """
+    raw = map_file(path)
+    if raw.size > _JSON_LIMIT:
+        raise UnreadableTensor(f"{path} has {raw.size} bytes, too many for an index's JSON.")
     try:
-        about = path.stat()
-        if not stat.S_ISREG(about.st_mode):
-            raise UnreadableTensor(f"{path} is not a regular file.")
-        if about.st_size > _JSON_LIMIT:
-            raise UnreadableTensor(f"{path} has {about.st_size} bytes, too many for an index's JSON.")
-        found: object = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UnreadableTensor(f"{path} cannot be read: {error.strerror}.") from error
+        found: object = json.loads(raw.tobytes())
     except (ValueError, RecursionError) as error:
         raise UnreadableTensor(f"{path} is not valid JSON: {error}.") from error
     return found

@@ -31,6 +31,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _HEADER_LIMIT = 100 * 1024 * 1024  # the safetensors specification's own limit on its JSON header
 _MAX_DIMS = 64  # NumPy 2's limit; torch writes no tensor with more
 _HASH_SLICE = 64 * 1024 * 1024
+_LFS = b"version https://git-lfs.github.com/spec/"  # how every pointer begins (git-lfs: docs/spec.md)
 _MADV_POPULATE_READ = 22  # Linux 5.14; Python has no name for it
 
 
@@ -101,12 +102,13 @@ class Tensor:
 
     `data` has shape `shape`, is C-contiguous, and is read-only and memory-mapped where it comes from a file. Its NumPy
     dtype is `DTYPES[dtype].storage`: **bfloat16 is held as its uint16 bits**, float8 formats as uint8 bits and
-    complex32 as uint32 bits, because NumPy has no such numbers.
+    complex32 as uint32 bits, because NumPy has no such numbers. `check` is `verify`'s, None where there is no checksum.
     """
 
     dtype: str
     shape: tuple[int, ...]
     data: Array = field(repr=False, compare=False)
+    check: Callable[[], None] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -145,6 +147,17 @@ class Tensor:
         """The elements as little-endian bytes, without a copy."""
         return self.flat.view(np.uint8).data
 
+    def verify(self) -> None:
+        """Hold the elements against the checksum that their file has of them, if it has one.
+
+        Reading does not, because equal tensors need no proof: ask where one differs from another.
+
+        Raises:
+            UnreadableTensor: they are not what was saved; the sentence names file and member.
+        """
+        if self.check is not None:
+            self.check()
+
     def digest(self) -> str:
         """Hex blake3 of dtype, shape and bytes: equal exactly when all three are.
 
@@ -168,11 +181,9 @@ class Tensor:
         shape = ",".join(str(size) for size in self.shape)
         hasher = blake3(f"harness.tensor.v1\0{self.dtype}\0{shape}\0".encode(), max_threads=blake3.AUTO)
         raw = self.flat.view(np.uint8)
-        for start in range(0, raw.size, _HASH_SLICE):
-            part = raw[start : start + _HASH_SLICE]
+        for part in slices(raw):
             hasher.update(part.data)
             look(part)
-            give_back(part)
         return hasher.hexdigest()
 
 
@@ -180,7 +191,8 @@ def map_file(path: Path) -> Array:
     """A file's bytes as a read-only uint8 array, mapped; an empty file gives an empty array.
 
     Raises:
-        UnreadableTensor: the file is missing, is not a regular file, or may not be read.
+        UnreadableTensor: the file is missing, is not a regular file, may not be read, or only stands for one that was
+            not downloaded: a pointer of git-lfs, or a link of a cache into nowhere.
     """
     try:
         # A pipe that came with a folder from elsewhere would be waited for without end.
@@ -191,16 +203,35 @@ def map_file(path: Path) -> Array:
             size = about.st_size
             if size == 0:
                 return np.empty(0, np.uint8)
-            return np.frombuffer(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ), np.uint8)
+            raw = np.frombuffer(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ), np.uint8)
     except (OSError, ValueError) as error:
+        if isinstance(error, FileNotFoundError) and path.is_symlink():
+            raise UnreadableTensor(
+                f"{path} is a link to {path.readlink()}, which is not there: its content was not downloaded, or was "
+                "removed from the cache; download it again."
+            ) from error
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise UnreadableTensor(f"{path} cannot be read: {reason}.") from error
+    if raw[: len(_LFS)].tobytes() == _LFS:
+        raise UnreadableTensor(
+            f"{path} is a pointer of git-lfs, not the file itself, which was not downloaded: run `git lfs pull` in the "
+            "repository that it came from."
+        )
+    return raw
 
 
 def take_in(*chunks: Array) -> None:
     """Read mapped pages at once, which costs less than faulting them one by one."""
     for chunk in chunks:
         _advise(chunk, _MADV_POPULATE_READ)
+
+
+def slices(raw: Array) -> Iterator[Array]:
+    """Bytes in stretches that hold whole elements, each given back when it was looked at."""
+    for start in range(0, raw.size, _HASH_SLICE):
+        part = raw[start : start + _HASH_SLICE]
+        yield part
+        give_back(part)
 
 
 def give_back(*chunks: Array) -> None:
@@ -262,7 +293,8 @@ def read_pt(path: str | Path) -> object:
     plain containers and refuses every other name.
 
     Raises:
-        UnreadableTensor: the file is missing, truncated, in the format of torch before 1.6, or holds something else.
+        UnreadableTensor: the file is missing, truncated, in the format of torch before 1.6, holds something else, or
+            is one that torch would refuse or might understand in another way.
     """
     from harness._torchfile import read
 

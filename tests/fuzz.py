@@ -194,6 +194,12 @@ def _pt(folder: Path, data: st.DataObject) -> None:
             Tensor.of(np.ones(4, np.uint16).astype("<u2"), "bfloat16"),
         )
         path.write_bytes(mutated(data, path.read_bytes()))
+    elif data.draw(st.booleans()):
+        # Another pickle, whose checksum holds.
+        pickle = b"\x80\x02" + tuple_of(
+            rebuild("0", "FloatStorage", 6, (2, 3), (3, 1)), rebuild("1", "ByteStorage", 7, (7,), (1,))
+        )
+        write_archive(path, mutated(data, pickle + b"."), {"0": bytes(64), "1": b"x" * 7})
     else:
         parts = data.draw(st.lists(LEAVES, max_size=8))
         body = b"".join(parts) if data.draw(st.booleans()) else tuple_of(*parts)

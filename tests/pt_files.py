@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import struct
 import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -134,3 +137,84 @@ def write_ivf(folder: Path, lists: dict[int, set[int]], k: int, padding: int | N
     flat = [pid for c in range(k) for pid in sorted(lists.get(c, ()))]
     flat += [0] * (int(lengths.max(initial=0)) if padding is None else padding)
     write_pt(folder / "ivf.pid.pt", np.array(flat, np.int32), lengths)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A member of a zip file, with whatever its records claim; None is what is true."""
+
+    name: bytes
+    content: bytes
+    stored: bytes | None = None  # what is in the file, and how
+    method: int = 0
+    flags: int = 0
+    crc: int | None = None
+    size: int | None = None
+    packed: int | None = None
+    extra: bytes = b""
+    disk: int = 0
+    attributes: int = 0
+    offset: int | None = None
+    local_signature: bytes = b"PK\x03\x04"
+    local_name: bytes | None = None
+    local_extra: bytes = b""
+    local_padding: int | None = None
+    local_size: int | None = None
+
+
+@dataclass(frozen=True)
+class Ending:
+    """The end of a zip file, with whatever it claims; None is what is true."""
+
+    zip64: bool = True
+    count: int | None = None
+    here: int | None = None
+    size: int | None = None
+    begin: int | None = None
+    small: tuple[int, int, int] | None = None  # count, size and begin as the record for small archives has them
+    disk: int = 0
+    disks: int = 1
+    locator: int | None = None
+    length: int = 44
+    comment: bytes = b""
+    comment_length: int | None = None
+
+
+def zip_bytes(members: Sequence[Member], ending: Ending | None = None) -> bytes:
+    """A zip file, record by record, as PKWARE's APPNOTE has them: the archive's own writers tell no lies."""
+    ending = ending or Ending()
+    raw, directory = b"", b""
+    for one in members:
+        stored = one.content if one.stored is None else one.stored
+        size = len(one.content) if one.size is None else one.size
+        packed = len(stored) if one.packed is None else one.packed
+        crc = zlib.crc32(one.content) if one.crc is None else one.crc
+        local = one.name if one.local_name is None else one.local_name
+        padding = len(one.local_extra) if one.local_padding is None else one.local_padding
+        offset = len(raw) if one.offset is None else one.offset
+        directory += struct.pack(
+            "<4s6H3I5H2I", b"PK\x01\x02", 0, 0, one.flags, one.method, 0, 0, crc, packed, size, len(one.name),
+            len(one.extra), 0, one.disk, 0, one.attributes, offset,
+        ) + one.name + one.extra  # fmt: skip
+        local_size = size if one.local_size is None else one.local_size
+        raw += struct.pack(
+            "<4s5H3I2H", one.local_signature, 0, one.flags, one.method, 0, 0, crc, local_size, local_size, len(local),
+            padding,
+        ) + local + one.local_extra + stored  # fmt: skip
+    count = len(members) if ending.count is None else ending.count
+    here = count if ending.here is None else ending.here
+    size = len(directory) if ending.size is None else ending.size
+    begin = len(raw) if ending.begin is None else ending.begin
+    raw += directory
+    if ending.zip64:
+        place = len(raw) if ending.locator is None else ending.locator
+        raw += struct.pack(
+            "<4sQ2H2I4Q", b"PK\x06\x06", ending.length, 0, 0, ending.disk, ending.disk, here, count, size, begin
+        )
+        raw += struct.pack("<4sIQI", b"PK\x06\x07", 0, place, ending.disks)
+    small = ending.small or (count, size, begin)
+    comment = len(ending.comment) if ending.comment_length is None else ending.comment_length
+    raw += struct.pack(
+        "<4s4H2IH", b"PK\x05\x06", ending.disk, ending.disk, here if ending.small is None else small[0], *small, comment
+    )
+    return raw + ending.comment

@@ -30,7 +30,7 @@ def command(items: tuple[str, ...], as_json: bool, apart: bool, group: str | Non
     nothing changed in items of which one is not whole.
     """
     from harness.compare import dumps
-    from harness.ladder import digests_of, ladder, names_of
+    from harness.ladder import all_digests, ladder, names_of
     from harness.render import ladder_text
     from harness.screen import Screen
     from harness.sources import first_missing
@@ -38,7 +38,7 @@ def command(items: tuple[str, ...], as_json: bool, apart: bool, group: str | Non
     if len(items) < 2:
         raise UsageError("A ladder needs at least two items: give index directories or stored versions, in order.")
     sources = sources_of(items, group, options)
-    found = [digests_of(source) for source in sources]
+    found = all_digests(sources)
     names = names_of(sources)
     by_name = dict(zip(names, sources, strict=True))
     result = ladder(
