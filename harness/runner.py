@@ -193,8 +193,7 @@ def _me() -> dict[str, Any]:
 def recover(home: Home, store: Store, say: Callable[[str], None] = lambda _text: None) -> list[Cell]:
     """Find runs whose harness died, record them as `lost`, and delete what they left; return the lost cells.
 
-    A cell that ended well before is not replaced, and a run whose owner lives, here or on another machine of a shared
-    filesystem, is left alone.
+    A run whose owner lives, here or on another machine of a shared filesystem, is left alone.
     """
     lost = []
     for run in sorted(home.runs.iterdir()) if home.runs.is_dir() else ():
@@ -227,9 +226,9 @@ def _lost_cell(store: Store, run: Path) -> Cell | None:
         spec = CellSpec(**note["spec"])
         if note["store"] != str(store.root):
             return None
-        there = store.get(spec.key)
+        there = store.latest(spec.key)
         # It may have died after its cell was stored, or another harness may have run the cell since.
-        if there is not None and (there.outcome == "ok" or there.details.get("run") == run.name):
+        if there is not None and (there.details.get("run") == run.name or there.finished > note["started"]):
             return None
         phase = _read(run / "out" / "phase") or "start"
         reason = (
@@ -372,22 +371,13 @@ def conclude(
                 details={name: value for name, value in details.items() if name not in result},
             )
         try:
-            return keep(store, cell, log=run / "log.txt", index=out / "index")
+            return store.put(cell, log=run / "log.txt", index=out / "index")
         except OSError as error:
             if cell.outcome == "ok" or error.errno not in {errno.ENOSPC, errno.EDQUOT}:
                 raise
             # What a failed job has written is of no use, and may be what fills the disk.
             shutil.rmtree(out, ignore_errors=True)
-            return keep(store, cell, log=run / "log.txt")
-
-
-def keep(store: Store, cell: Cell, *, log: Path, index: Path | None = None) -> Cell:
-    """Store a cell, unless it says less than what is there: a lost run never takes the place of one that ended well."""
-    if is_infrastructure(cell):
-        there = store.get(cell.key)
-        if there is not None and there.outcome == "ok":
-            return cell
-    return store.put(cell, log=log, index=index)
+            return store.put(cell, log=run / "log.txt")
 
 
 def _classify(outcome: str, reason: str, tail: str, runs: Path, device_kind: str, ended: Ended) -> tuple[str, str, str]:
