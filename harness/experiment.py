@@ -180,7 +180,7 @@ class Experiment:
                     "and not a folder."
                 )
             if isinstance(known, EmbeddedCheckpoint):
-                return loaders.load_checkpoint_embedded(self.home.data_cache)
+                return loaders.load_checkpoint_embedded(self.home)
             if isinstance(known, LocalCheckpoint):
                 return loaders.load_checkpoint_local(self.matrix_path.parent / known.path)
             assert isinstance(known, HubCheckpoint)
