@@ -39,8 +39,10 @@ def _python(matrix: Matrix, home: Home) -> Check:
         done = run_uv(home, "python", "find", "--no-project", matrix.python, timeout=60)
     except InfrastructureError as error:
         return Check("uv", "warning", str(error))
-    except (OSError, subprocess.SubprocessError) as error:
-        return Check("uv", "problem", f"uv cannot be run: {error}.")
+    except subprocess.SubprocessError as error:
+        return Check("uv", "problem", f"uv does not answer: {error}.")
+    except OSError as error:
+        return Check("uv", "problem", f"uv cannot be run: {error.filename}: {error.strerror}.")
     if done.returncode:
         cause, hint = uv_words(done.stderr)
         if "No interpreter found" not in cause:

@@ -36,6 +36,7 @@ _LOG_TAIL = 40
 _LAST_LINES = 5
 _NEW_SECONDS = 60
 _TRIES_KEPT = 20
+_DRIVER = "libcuda.so*"
 RECORD = "run.json"
 """In a run's folder: which cell it is of."""
 INFRASTRUCTURE = frozenset({"offline", "registry_error", "disk_full", "gpu_lost", "lost"})
@@ -289,13 +290,20 @@ def worker_environment(
     if device_kind != "cpu":
         # The order in which nvidia-smi lists GPUs, by which `device.gpus` names the first one.
         environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-        # The driver's own library may only be found through this path, and the user's choice of GPU must hold.
-        for name in ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"):
-            if name in os.environ:
-                environment.setdefault(name, os.environ[name])
+        environment = {**from_outside(), **environment}
         if gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = gpu
     return environment
+
+
+def from_outside() -> dict[str, str]:
+    """What a process on a GPU gets of this shell: its choice of GPUs, and where it says that the driver's library is.
+
+    Other folders of LD_LIBRARY_PATH may hold a cuBLAS or a cuDNN, which would be loaded in place of the environment's.
+    """
+    found = {n: os.environ[n] for n in ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES") if n in os.environ}
+    folders = [f for f in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if f and any(Path(f).glob(_DRIVER))]
+    return found | ({"LD_LIBRARY_PATH": os.pathsep.join(folders)} if folders else {})
 
 
 def _read(path: Path) -> str:

@@ -361,15 +361,19 @@ def test_the_job_s_environment_is_what_the_cell_says_and_nothing_from_outside(be
     assert run.startswith(str(bench.home.runs))
 
 
-def test_only_a_gpu_job_is_told_of_the_driver_and_of_the_chosen_gpu(bench, monkeypatch):
+def test_only_a_gpu_job_is_told_of_the_driver_and_of_the_chosen_gpu(bench, monkeypatch, tmp_path):
+    """Of the folders in the shell's path those count that hold the driver: others may hold another cuBLAS."""
+    for name in ("driver/libcuda.so.1", "cuda/libcublas.so.12", "cuda/stubs/libcuda.so"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    monkeypatch.setenv("LD_LIBRARY_PATH", "/driver")
+    monkeypatch.setenv("LD_LIBRARY_PATH", f"{tmp_path / 'cuda'}::{tmp_path / 'driver'}:/not/there")
 
     cell = bench.run("index(); result(environ=dict(os.environ))\n", device_kind="cuda")
 
     assert cell.details["environ"]["CUDA_VISIBLE_DEVICES"] == "1"
     assert cell.details["environ"]["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
-    assert cell.details["environ"]["LD_LIBRARY_PATH"] == "/driver"
+    assert cell.details["environ"]["LD_LIBRARY_PATH"] == str(tmp_path / "driver")
 
 
 def test_a_site_folder_comes_after_the_worker_on_the_path(bench, tmp_path):
