@@ -19,7 +19,7 @@ from harness.errors import InfrastructureError
 from harness.flock import Held, hold, try_hold
 from harness.home import Home
 from harness.runner import recover
-from harness.store import PLACING, TENSOR, Cell, Store, file_digest
+from harness.store import ATTEMPT, PLACING, TENSOR, Cell, Store, file_digest
 from harness.supervise import OWNER
 from harness.tensors import UnreadableTensor, read_safetensors
 
@@ -27,7 +27,8 @@ DAMAGED, MISSING, ORPHAN, LEFTOVER, FOREIGN = "damaged", "missing", "orphan", "l
 _LOCK = ".lock"
 _OBJECT = re.compile(r"objects/([0-9a-f]{2})/([0-9a-f]+)\.safetensors")
 _CELL = re.compile(r"cells/([0-9A-Za-z]+)/(.+)")
-_ATTEMPT = re.compile(r"(attempts/([0-9A-Za-z]+)/[0-9A-Za-z_-]+)/(.+)")
+_ATTEMPT = re.compile(rf"(attempts/([0-9A-Za-z]+)/{ATTEMPT.pattern})/(.+)")
+_EMPTY = re.compile(rf"(?:cells|attempts)/[0-9A-Za-z]+|attempts/[0-9A-Za-z]+/{ATTEMPT.pattern}")
 _MAKING = re.compile(r"(?:cells|objects/[0-9a-f]{2})/\.(?:new|old)-[^/]+(?:/.*)?|cells/[0-9A-Za-z]+/cell\.json\.new")
 _EARLY = re.compile(r"log\.txt|index/[^/]+\.json")
 
@@ -279,7 +280,7 @@ def _judge(listing: _Listing, path: str) -> Finding | None:  # noqa: PLR0911 - o
         return _judge_attempt(listing, *attempt.groups())
     match = _CELL.fullmatch(path)
     if match is None:
-        if re.fullmatch(r"(?:cells|attempts)/[0-9A-Za-z]+", path) or re.fullmatch(r"attempts/[^/]+/[^/]+", path):
+        if _EMPTY.fullmatch(path):
             return Finding(LEFTOVER, path, "an empty folder")
         return Finding(FOREIGN, path, "not a file of the harness")
     key, name = match.groups()

@@ -20,6 +20,7 @@ import ctypes
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -57,6 +58,8 @@ LEVELS = ("final", "digests", "full")
 """How much of the inside of the pipeline a cell keeps, from least to most."""
 ATTEMPTS_KEPT = 5
 """Runs that are kept beside a cell which they do not replace: the newest."""
+ATTEMPT = re.compile(r"[0-9-]{10}T[0-9]{6}-[0-9a-z_]+")
+"""The folder of one of them: when it ended, and letters that no other has."""
 TENSOR = "tensor"
 PLACING = ".placing.lock"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -156,10 +159,15 @@ class Store:
         """Where a cell is, or would be."""
         return self.root / "cells" / key
 
+    def attempts_folder(self, key: str) -> Path:
+        """Where runs are kept beside a cell, one folder each."""
+        return self.root / "attempts" / key
+
     def attempt_folders(self, key: str) -> list[Path]:
-        """Where runs are that were kept beside a cell, oldest first."""
-        folder = self.root / "attempts" / key
-        return sorted(folder.iterdir(), key=_written) if folder.is_dir() else []
+        """The runs that were kept beside a cell, oldest first."""
+        folder = self.attempts_folder(key)
+        found = (path for path in folder.iterdir() if ATTEMPT.fullmatch(path.name)) if folder.is_dir() else ()
+        return sorted(found, key=_written)
 
     def object_path(self, digest: str) -> Path:
         """Where a tensor is, or would be."""
@@ -357,7 +365,7 @@ class Store:
 
     def _place_beside(self, making: Path, cell: Cell) -> None:
         """Put a new folder beside those of earlier attempts, of which the oldest goes."""
-        folder = self.root / "attempts" / cell.key
+        folder = self.attempts_folder(cell.key)
         folder.mkdir(parents=True, exist_ok=True)
         making.rename(folder / f"{cell.finished[:19].replace(':', '')}-{making.name.removeprefix('.new-')}")
         _sync(folder)

@@ -540,8 +540,8 @@ class _Sweep:
         there = self.store.get(item.planned.spec.key)
         if cell is not None and there is not None and says_less(cell, there):
             self.board.note(
-                f"{item.label}: the cell of {there.finished}, which ended well, stays; how this run ended is kept "
-                "beside it."
+                f"{item.label}: the cell of {there.finished}, which ended well, stays; record and log of this run are "
+                f"in {self.store.attempts_folder(cell.key)}."
             )
         if again:
             reason = cell.reason if cell is not None else f"The disk of {self.experiment.home.root} is full."

@@ -295,7 +295,16 @@ def test_runs_beside_a_cell_that_is_not_there_are_removed(store, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "path", ["notes.txt", "objects/README", "objects/ab/cd.txt", "cells/KEY/mine.txt", "other/a", "attempts/a.txt"]
+    "path",
+    [
+        "notes.txt",
+        "objects/README",
+        "objects/ab/cd.txt",
+        "cells/KEY/mine.txt",
+        "other/a",
+        "attempts/a.txt",
+        "attempts/KEY/a.txt",
+    ],
 )
 def test_a_file_that_is_not_the_harness_s_is_named_and_left(store, path):
     path = path.replace("KEY", spec("2.8.0").key)

@@ -157,6 +157,9 @@ def test_of_the_runs_beside_a_cell_the_newest_are_kept(store):
     bad = [store.put(cell(outcome="crashed", reason=f"{n}", artifacts={})) for n in range(ATTEMPTS_KEPT + 3)]
 
     assert [one.reason for one in store.attempts(good.key)] == [one.reason for one in bad[3:]]
+    (store.attempts_folder(good.key) / "notes").mkdir()
+    store.put(cell(outcome="crashed", artifacts={}))
+    assert (store.attempts_folder(good.key) / "notes").is_dir(), "a folder that is not the harness's"
     assert store.get(good.key) == good
 
 
