@@ -10,13 +10,16 @@ reducer's, installed from `locks/`; the environments under test are built by `ha
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import IO
 
 import nox
 import uv
@@ -28,8 +31,17 @@ nox.options.sessions = ["lint", "typecheck", "tests"]
 ROOT = Path(__file__).parent
 PYTHON = "3.11"
 UV = uv.find_uv_bin()
-FOUND_OR_NOT = [0, 1]
+FOUND_OR_NOT = (0, 1)
 """Exit codes that are no failure of a session: 1 says that a divergence was found, which is what we are looking for."""
+
+OF_UV_AND_PYTHON = r"(?:UV|PIP|PYTHON|CONDA|VIRTUAL_ENV|RUST_|FORCE_COLOR|CLICOLOR).*"
+"""Variables that may decide what uv resolves, installs or says, and which Python it takes: it does not get them."""
+REACHES_AN_INDEX = (
+    r"UV_(?:(?:DEFAULT_|NO_)?INDEX(?:_.*)?|EXTRA_INDEX_URL|FIND_LINKS|KEYRING_PROVIDER|CREDENTIALS_DIR|INSECURE_HOST|"
+    r"NATIVE_TLS|SYSTEM_CERTS|OFFLINE|HTTP_.*|REQUEST_TIMEOUT|CONCURRENT_DOWNLOADS|\w+_ENDPOINT_URL|CONFIG_FILE|"
+    r"NO_CONFIG|PYTHON_DOWNLOADS(?:_JSON_URL)?|PYTHON_INSTALL_(?:DIR|MIRROR))|PYTHON_KEYRING_BACKEND"
+)
+"""But for these, which say how this machine gets packages and Pythons."""
 
 
 def versions() -> list[str]:
@@ -51,93 +63,108 @@ def reducer(name: str) -> Callable[[Callable[[nox.Session], None]], object]:
     return nox.session(name=name, venv_backend="none")
 
 
+def uv_environment() -> dict[str, str]:
+    """The variables for uv, chosen as in `harness/environments.py`, which this file cannot import; a test compares."""
+    return {
+        name: text
+        for name, text in os.environ.items()
+        if re.fullmatch(REACHES_AN_INDEX, name) or not re.fullmatch(OF_UV_AND_PYTHON, name)
+    }
+
+
 def prepare(session: nox.Session, lock: str = "reducer") -> str:
     """Install a pinned environment (a moment when it is already there); return its folder of commands."""
     folder = ROOT / ".nox" / lock
-    if not (folder / "bin" / "python").exists():
-        session.run_install(UV, "venv", "--quiet", "--python", PYTHON, "--no-project", str(folder), external=True)
     install = [UV, "pip", "install", "--quiet", "--python", str(folder / "bin" / "python"), "--no-deps"]
-    session.run_install(*install, "--require-hashes", "--requirements", f"locks/{lock}.txt", external=True)
-    session.run_install(*install, "--editable", ".", external=True)
+    commands = [
+        [UV, "venv", "--quiet", "--python", PYTHON, "--no-project", str(folder)],
+        [*install, "--require-hashes", "--requirements", f"locks/{lock}.txt"],
+        [*install, "--editable", "."],
+    ]
+    for command in commands[(folder / "bin" / "python").exists() :]:
+        session.run_install(*command, external=True, env=uv_environment(), include_outer_env=False)
     return str(folder / "bin")
 
 
-def harness(session: nox.Session, *arguments: str, success_codes: list[int] | None = None) -> None:
-    """Run `harness` in the reducer's environment."""
-    command = prepare(session)
-    session.run(f"{command}/harness", *arguments, external=True, success_codes=success_codes or [0])
+def harness(session: nox.Session, *arguments: str, well: Sequence[int] = (0,), stdout: IO[str] | None = None) -> None:
+    """Run `harness` in the reducer's environment; it ends as it does without nox.
 
-
-def harness_code(session: nox.Session, *arguments: str) -> NoReturn:
-    """Run `harness` and end nox with its exit code: 0 nothing, 1 a divergence, 2 wrong use, 3 infrastructure.
+    An exit code in `well` is that of a session that ended well; any other ends nox, and is its own: 1 a divergence,
+    2 wrong use, 3 infrastructure, 130 interrupted.
 
     Not `session.run`, which knows only success and failure, and which kills a command 0.3 s after Ctrl-C: a sweep lets
-    its running cells end after the first one, and it is its own to say when it is over.
+    its running cells end after the first one, and every command cleans up behind its jobs.
     """
     command = [f"{prepare(session)}/harness", *arguments]
     session.log(" ".join(command))
+    interrupts: list[int] = []
     handler = signal.getsignal(signal.SIGINT)
     if handler is not signal.SIG_IGN:
         # No SIG_IGN, which the command would inherit; and before it starts, lest an early Ctrl-C end nox alone.
-        signal.signal(signal.SIGINT, lambda *_: None)
+        signal.signal(signal.SIGINT, lambda number, _frame: interrupts.append(number))
     try:
-        sys.exit(subprocess.Popen(command).wait())
+        code = subprocess.Popen(command, stdout=stdout).wait()
     finally:
         signal.signal(signal.SIGINT, handler)
+    if code not in well:
+        sys.exit(code if code >= 0 else 128 - code)
+    if interrupts:
+        # Also where this session was about to end well: no other is to start.
+        sys.exit(0)
 
 
 @reducer("quickstart")
 def quickstart(session: nox.Session) -> None:
     """Compare the index of two PyTorch versions on this machine's CPU: about ten minutes, 15 GB of disk."""
-    harness(session, "quickstart", *session.posargs, success_codes=FOUND_OR_NOT)
+    harness(session, "quickstart", *session.posargs, well=FOUND_OR_NOT)
 
 
 @reducer("sweep")
 def sweep(session: nox.Session) -> None:
     """Index with every version, then reduce to tables; options of `harness sweep` after --. Ends with its exit code."""
-    harness_code(session, "sweep", *session.posargs)
+    harness(session, "sweep", *session.posargs)
 
 
 @reducer("compare-consecutive")
 def compare_consecutive(session: nox.Session) -> None:
     """Reduce stored cells to Parquet tables and print the headline table; options of `harness consecutive` after --."""
-    harness(session, "consecutive", *session.posargs, success_codes=FOUND_OR_NOT)
+    harness(session, "consecutive", *session.posargs, well=FOUND_OR_NOT)
 
 
 @reducer("compare")
 def compare(session: nox.Session) -> None:
     """Compare two cells or any two ColBERT index directories: nox -s compare -- A B."""
-    harness(session, "compare", *session.posargs, success_codes=FOUND_OR_NOT)
+    harness(session, "compare", *session.posargs, well=FOUND_OR_NOT)
 
 
 @reducer("locate")
 def locate(session: nox.Session) -> None:
     """Say where a difference starts, down to the operator: nox -s locate -- 2.7.1 2.8.0."""
-    harness(session, "locate", *session.posargs, success_codes=FOUND_OR_NOT)
+    harness(session, "locate", *session.posargs, well=FOUND_OR_NOT)
 
 
 @reducer("swap")
 def swap(session: nox.Session) -> None:
     """Swap artifacts between two versions, both ways: nox -s swap -- 2.4.1 2.5.0 local_sample_embs."""
-    harness(session, "swap", *session.posargs, success_codes=FOUND_OR_NOT)
+    harness(session, "swap", *session.posargs, well=FOUND_OR_NOT)
 
 
 @reducer("probes")
 def probes(session: nox.Session) -> None:
     """Compare stored probes between versions: nox -s probes -- 2.7.1 2.8.0."""
-    harness(session, "probes", *session.posargs, success_codes=FOUND_OR_NOT)
+    harness(session, "probes", *session.posargs, well=FOUND_OR_NOT)
 
 
 @reducer("blame")
 def blame(session: nox.Session) -> None:
     """Say which package changed the index, by exchanging packages: nox -s blame -- 2.7.1 2.8.0."""
-    harness(session, "blame", *session.posargs, success_codes=FOUND_OR_NOT)
+    harness(session, "blame", *session.posargs, well=FOUND_OR_NOT)
 
 
 @reducer("nightly")
 def nightly(session: nox.Session) -> None:
     """Compare a night's tables with those of the nights before; options of `harness nightly` after --."""
-    harness_code(session, "nightly", *session.posargs)
+    harness(session, "nightly", *session.posargs)
 
 
 @reducer("doctor")
@@ -149,17 +176,22 @@ def doctor(session: nox.Session) -> None:
 @reducer("lock")
 def lock(session: nox.Session) -> None:
     """Write the locks of all versions (or of those after --), and those of the reducer and the developer tools."""
-    for name, extra in (("reducer", []), ("dev", ["--group", "dev"])):
-        session.run(
-            UV, "pip", "compile", "pyproject.toml", *extra, "--output-file", f"locks/{name}.txt", "--quiet",
-            "--generate-hashes", "--python-version", PYTHON, "--universal",
-            "--no-emit-index-url", "--no-emit-find-links",
-            "--custom-compile-command", "nox -s lock", *(["--upgrade"] if "--upgrade" in session.posargs else []),
-            external=True,
-        )  # fmt: skip
-    harness(session, "lock", *(arg for arg in session.posargs if re.fullmatch(r"[\d.]+", arg)))
-    with (ROOT / "docs" / "matrix.schema.json").open("w", encoding="utf-8") as schema:
-        session.run(f"{prepare(session)}/harness", "schema", stdout=schema, external=True)
+    upgrade = ["--upgrade"] if "--upgrade" in session.posargs else []
+    with tempfile.TemporaryDirectory() as folder:
+        # Beside their places, so that a failure leaves all of them as they were.
+        for name, extra in (("reducer", []), ("dev", ["--group", "dev"])):
+            made = shutil.copy(f"locks/{name}.txt", folder)
+            session.run(
+                UV, "pip", "compile", "pyproject.toml", *extra, "--output-file", made, "--quiet",
+                "--generate-hashes", "--python-version", PYTHON, "--universal",
+                "--no-emit-index-url", "--no-emit-find-links", "--custom-compile-command", "nox -s lock", *upgrade,
+                external=True, env=uv_environment(), include_outer_env=False,
+            )  # fmt: skip
+        harness(session, "lock", *(arg for arg in session.posargs if re.fullmatch(r"[\d.]+", arg)))
+        with (Path(folder) / "matrix.schema.json").open("w", encoding="utf-8") as schema:
+            harness(session, "schema", stdout=schema)
+        for made, place in (("reducer.txt", "locks"), ("dev.txt", "locks"), ("matrix.schema.json", "docs")):
+            shutil.copyfile(Path(folder) / made, ROOT / place / made)
 
 
 @nox.session(venv_backend="none")

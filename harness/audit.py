@@ -19,7 +19,7 @@ from harness.errors import InfrastructureError
 from harness.flock import Held, hold, try_hold
 from harness.home import Home
 from harness.runner import recover
-from harness.store import TENSOR, Cell, Store, file_digest
+from harness.store import ATTEMPT, PLACING, TENSOR, Cell, Store, file_digest
 from harness.supervise import OWNER
 from harness.tensors import UnreadableTensor, read_safetensors
 
@@ -27,6 +27,8 @@ DAMAGED, MISSING, ORPHAN, LEFTOVER, FOREIGN = "damaged", "missing", "orphan", "l
 _LOCK = ".lock"
 _OBJECT = re.compile(r"objects/([0-9a-f]{2})/([0-9a-f]+)\.safetensors")
 _CELL = re.compile(r"cells/([0-9A-Za-z]+)/(.+)")
+_ATTEMPT = re.compile(rf"(attempts/([0-9A-Za-z]+)/{ATTEMPT.pattern})/(.+)")
+_EMPTY = re.compile(rf"(?:cells|attempts)/[0-9A-Za-z]+|attempts/[0-9A-Za-z]+/{ATTEMPT.pattern}")
 _MAKING = re.compile(r"(?:cells|objects/[0-9a-f]{2})/\.(?:new|old)-[^/]+(?:/.*)?|cells/[0-9A-Za-z]+/cell\.json\.new")
 _EARLY = re.compile(r"log\.txt|index/[^/]+\.json")
 
@@ -74,6 +76,8 @@ class _Listing:
     cells: dict[str, Cell] = field(default_factory=dict)
     files: dict[str, dict[str, str]] = field(default_factory=dict)
     users: dict[str, list[str]] = field(default_factory=dict)
+    attempts: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Folder of a run that was kept beside its cell to the digests of its files, where its record can be read."""
 
     def labels(self, keys: Iterable[str]) -> str:
         """Cells in words."""
@@ -169,6 +173,7 @@ def collect(store: Store, *, damaged: bool = False, dry_run: bool = False) -> Co
                 _remove(store.root / path)
         if not dry_run:
             _remove_empty(store.root / "objects")
+            _remove_empty(store.root / "attempts")
     gone = {finding.path for finding, _ in removed}
     kept = tuple(f for f in (*findings, *broken) if f.path not in gone and not _inside(f.path, gone))
     return Collected(tuple(removed), kept, sum(size for _, size in removed))
@@ -229,12 +234,17 @@ def _list(store: Store) -> _Listing:
         if cell is None:
             continue
         listing.cells[key] = cell
-        listing.files[key] = store.files(key)
+        listing.files[key] = store.files(store.cell_folder(key))
         for artifact in cell.artifacts.values():
             # Also where the record says that only the digest was kept: another cell's tensor has the same.
             users = listing.users.setdefault(artifact.digest, [])
             if key not in users:
                 users.append(key)
+    beside = store.root / "attempts"
+    for key in sorted(path.name for path in beside.iterdir()) if beside.is_dir() else ():
+        for attempt in store.attempt_folders(key):
+            if store.read(attempt, key) is not None:
+                listing.attempts[attempt.relative_to(store.root).as_posix()] = store.files(attempt)
     return listing
 
 
@@ -254,7 +264,7 @@ def _unexpected(listing: _Listing) -> list[Finding]:
 
 
 def _judge(listing: _Listing, path: str) -> Finding | None:  # noqa: PLR0911 - one for each kind of file
-    if path in {_LOCK, "cells", "objects"}:
+    if path in {_LOCK, PLACING, "cells", "objects", "attempts"}:
         return None
     if _MAKING.fullmatch(path):
         parts = path.split("/")
@@ -265,9 +275,12 @@ def _judge(listing: _Listing, path: str) -> Finding | None:  # noqa: PLR0911 - o
         return None if digest in listing.users else Finding(ORPHAN, path, "no record names it")
     if re.fullmatch(r"objects/[0-9a-f]{2}", path):
         return Finding(LEFTOVER, path, "an empty folder")
+    attempt = _ATTEMPT.fullmatch(path)
+    if attempt is not None:
+        return _judge_attempt(listing, *attempt.groups())
     match = _CELL.fullmatch(path)
     if match is None:
-        if re.fullmatch(r"cells/[0-9A-Za-z]+", path):
+        if _EMPTY.fullmatch(path):
             return Finding(LEFTOVER, path, "an empty folder")
         return Finding(FOREIGN, path, "not a file of the harness")
     key, name = match.groups()
@@ -279,6 +292,16 @@ def _judge(listing: _Listing, path: str) -> Finding | None:  # noqa: PLR0911 - o
     if name in {"cell.json", "index"} or name in known or (not known and _EARLY.fullmatch(name)):
         return None
     return Finding(FOREIGN, path, "not a file of the harness")
+
+
+def _judge_attempt(listing: _Listing, folder: str, key: str, name: str) -> Finding | None:
+    if f"cells/{key}/cell.json" not in listing.sizes:
+        return Finding(ORPHAN, f"attempts/{key}", "a run that was kept beside a cell which is not there")
+    if folder not in listing.attempts:
+        return Finding(DAMAGED, folder, "its record cannot be read, or is not what was written")
+    if name in {"cell.json", "index"} or name in listing.attempts[folder]:
+        return None
+    return Finding(FOREIGN, f"{folder}/{name}", "not a file of the harness")
 
 
 def _missing(listing: _Listing) -> list[Finding]:
@@ -315,18 +338,30 @@ def _wrong_object(store: Store, digest: str, *, read: bool) -> str:
 
 
 def _wrong_files(store: Store, listing: _Listing) -> list[Finding]:
-    found = []
+    found = [
+        Finding(DAMAGED, folder, f"{name} is not what was stored with it")
+        for folder, files in listing.attempts.items()
+        for name, digest in files.items()
+        if not _is_file(store.root / folder / name, digest) and digest == store.files(store.root / folder).get(name)
+    ]
     for key, files in listing.files.items():
         for name, digest in files.items():
             path = store.cell_folder(key) / name
             if f"cells/{key}/{name}" not in listing.sizes:
                 continue
             with contextlib.suppress(OSError):
-                if file_digest(path) != digest and store.files(key).get(name) == digest:
+                if file_digest(path) != digest and store.files(store.cell_folder(key)).get(name) == digest:
                     label = listing.cells[key].label
                     text = f"its bytes are not those that were stored with {label}"
                     found.append(Finding(DAMAGED, f"cells/{key}/{name}", text, (key,)))
     return found
+
+
+def _is_file(path: Path, digest: str) -> bool:
+    try:
+        return file_digest(path) == digest
+    except OSError:
+        return False
 
 
 def _still(store: Store, key: str, broken: Iterable[Finding]) -> bool:
@@ -348,7 +383,7 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _remove_empty(objects: Path) -> None:
-    for folder in sorted(objects.iterdir()) if objects.is_dir() else ():
+def _remove_empty(folders: Path) -> None:
+    for folder in sorted(folders.iterdir()) if folders.is_dir() else ():
         with contextlib.suppress(OSError):
             folder.rmdir()

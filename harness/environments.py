@@ -42,9 +42,20 @@ _REGISTRY_SIGNS = re.compile(
 )
 """What uv says of an index that answers with an error of its own, or in the middle of an answer no more."""
 
-# uv's error reports: a tree drawn beside the causes, and words before each.
+# uv's error reports: a tree drawn beside the causes, and words before each; hints come after them.
 _TREE = re.compile(r"^[\s\u2500-\u257f\u25b6\u00d7]+")
 _CAUSE = re.compile(r"^(error|cause|caused by):\s*", re.IGNORECASE)
+_HINT = re.compile(r"^hint:\s*", re.IGNORECASE)
+_HINTS_TOLD = 2
+
+_OF_UV_AND_PYTHON = re.compile(r"(?:UV|PIP|PYTHON|CONDA|VIRTUAL_ENV|RUST_|FORCE_COLOR|CLICOLOR).*")
+"""Variables that may decide what uv resolves, installs, links or says, and which interpreter it takes."""
+REACHES_AN_INDEX = (
+    r"UV_(?:(?:DEFAULT_|NO_)?INDEX(?:_.*)?|EXTRA_INDEX_URL|FIND_LINKS|KEYRING_PROVIDER|CREDENTIALS_DIR|INSECURE_HOST|"
+    r"NATIVE_TLS|SYSTEM_CERTS|OFFLINE|HTTP_.*|REQUEST_TIMEOUT|CONCURRENT_DOWNLOADS|\w+_ENDPOINT_URL|CONFIG_FILE|"
+    r"NO_CONFIG|PYTHON_DOWNLOADS(?:_JSON_URL)?|PYTHON_INSTALL_(?:DIR|MIRROR))|PYTHON_KEYRING_BACKEND"
+)
+"""Those among them that say how this machine gets packages and Pythons, and so are left as the caller has them."""
 
 
 class BuildFailed(InfrastructureError):  # noqa: N818 - an outcome of a cell rather than an error of the harness
@@ -292,11 +303,43 @@ def uv_command() -> list[str]:
 
 
 def uv_environment(home: Home) -> dict[str, str]:
-    """Environment for uv: its cache is beside the environments, because only then does it hard-link instead of copy."""
-    kept = {k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"}
-    kept.setdefault("UV_CACHE_DIR", str(home.uv_cache))
-    kept.setdefault("UV_HTTP_TIMEOUT", "300")
-    return kept
+    """All variables of uv: the caller's, without those that may change what is built, and with the harness's cache.
+
+    The cache is beside the environments, because only then does uv hard-link instead of copy (docs/sweeps.md).
+    """
+    reaches = re.compile(REACHES_AN_INDEX)
+    kept = {k: v for k, v in os.environ.items() if reaches.fullmatch(k) or not _OF_UV_AND_PYTHON.fullmatch(k)}
+    return {"UV_HTTP_TIMEOUT": "300", **kept, "UV_CACHE_DIR": str(home.uv_cache), "NO_COLOR": "1"}
+
+
+UV_FOLDER = Path("/")
+"""Where uv runs: in no project, whose files would decide with it."""
+
+
+def run_uv(
+    home: Home, *arguments: str, timeout: float | None = None, alone: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Run uv to its end, whatever that is.
+
+    Args:
+        home: has the cache.
+        arguments: paths in them are absolute.
+        timeout: seconds.
+        alone: whether nobody else may use the cache meanwhile.
+
+    Raises:
+        InfrastructureError: uv is not here.
+        OSError: it cannot be started, or the home not be written.
+        subprocess.TimeoutExpired: it took longer.
+    """
+    command = [*uv_command(), *arguments]
+    cache = hold(_cache_lock(home), shared=not alone)
+    assert cache is not None
+    with cache:
+        return subprocess.run(
+            command, env=uv_environment(home), cwd=UV_FOLDER, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            check=False, timeout=timeout,
+        )  # fmt: skip
 
 
 def _run(
@@ -313,8 +356,9 @@ def _run(
         run = Path(folder)
         try:
             ended = supervise(
-                command, environment=uv_environment(home), run=run, deadlines=deadlines, control=control, hold=keep
-            )
+                command, environment=uv_environment(home), run=run, deadlines=deadlines, control=control, hold=keep,
+                cwd=UV_FOLDER,
+            )  # fmt: skip
         except OSError as error:
             raise BuildFailed(f"{version}: uv cannot be started: {error}.", "install_failed", str(error)) from error
         said = (run / "log.txt").read_text(encoding="utf-8", errors="replace") + ended.unwritten
@@ -330,7 +374,7 @@ def _run(
         raise BuildFailed(
             f"{version}: somebody or something else stopped the installing of {what}.", "lost", log, "lost"
         )
-    last, cause = _cause(said), ""
+    (last, hint), cause = uv_words(said), ""
     if DISK_SIGNS.search(log):
         last, cause = f"the disk of {home.root} is full: free some space, or sweep with --evict", "disk_full"
     elif _OFFLINE_SIGNS.search(log):
@@ -341,14 +385,29 @@ def _run(
     elif "Hash mismatch" in log:
         last = f"a downloaded file does not have the hash that the lock names ({last})"
     outcome = "resolve_failed" if "No solution found" in log or "was not found in the" in log else "install_failed"
-    raise BuildFailed(f"{version}: installing {what} failed: {last}.", outcome, log, cause)
+    raise BuildFailed(f"{version}: installing {what} failed: {last}.{hint}", outcome, log, cause)
 
 
-def _cause(stderr: str) -> str:
-    """The deepest cause that uv names, on one line; its hints and what it prints below a cause are left out."""
-    lines = [_TREE.sub("", line).strip() for line in stderr.splitlines() if line.strip()]
+def uv_words(said: str) -> tuple[str, str]:
+    """What uv says of a failure: the deepest cause that it names, and its hints as sentences that follow; on one line.
+
+    What it prints below a cause is left out.
+    """
+    lines: list[str] = []
+    hints: list[list[str]] = []
+    into = lines
+    for line in said.splitlines():
+        text = _TREE.sub("", line).strip()
+        if _HINT.match(text):
+            hints.append([])
+            into = hints[-1]
+        elif not text or _CAUSE.match(text):
+            into = lines
+        if text:
+            into.append(_HINT.sub("", text))
     causes = [line for line in lines if _CAUSE.match(line)] or lines
-    return _CAUSE.sub("", causes[-1]).rstrip(".")[:400] if causes else "uv printed nothing"
+    told = "".join(f" uv's hint: {' '.join(hint).rstrip('.')[:400]}." for hint in hints[:_HINTS_TOLD])
+    return _CAUSE.sub("", causes[-1]).rstrip(".")[:400] if causes else "uv printed nothing", told
 
 
 def mark_complete(path: Path, lock: Lock) -> None:
@@ -377,17 +436,8 @@ def evict(home: Home, environment: Environment, keep: list[Lock]) -> int | None:
         _delete(environment.path)
     kept = {(name, version) for lock in keep for name, version in lock.packages.items()}
     gone = [name for name, version in environment.lock.packages.items() if (name, version) not in kept]
-    # A cache that the user pointed us to is theirs: leave it alone.
-    if gone and "UV_CACHE_DIR" not in os.environ:
-        cache = hold(_cache_lock(home))
-        assert cache is not None
-        with cache:
-            subprocess.run(
-                [*uv_command(), "cache", "clean", "--quiet", *gone],
-                env=uv_environment(home),
-                check=False,
-                capture_output=True,
-            )
+    if gone:
+        run_uv(home, "cache", "clean", "--quiet", *gone, alone=True)
     return shutil.disk_usage(home.root).free - before
 
 

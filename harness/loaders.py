@@ -102,7 +102,7 @@ def load_checkpoint(matrix: Matrix, beside: Path, home: Home, name: str | None) 
                 "and not a folder."
             )
         if isinstance(known, EmbeddedCheckpoint):
-            return kinds.load_checkpoint_embedded(home.data_cache)
+            return kinds.load_checkpoint_embedded(home)
         if isinstance(known, LocalCheckpoint):
             return kinds.load_checkpoint_local(beside / known.path)
         assert isinstance(known, HubCheckpoint)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
 import re
 import subprocess
 from collections.abc import Iterable, Sequence
@@ -23,6 +22,7 @@ from harness.gpus import gpu_turn
 from harness.locate import StepFinding
 from harness.pair import Pair, Side
 from harness.replay import Verdict, amount, read_calls, references, tensor
+from harness.runner import from_outside
 from harness.tensors import DTYPES, Tensor, read_safetensors
 
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 256, 1024, 4096)
@@ -400,7 +400,6 @@ def _is_contiguous(reference: dict[str, Any]) -> bool:
     return True
 
 
-_FROM_OUTSIDE = ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
 _PATIENCE = 600.0
 
 
@@ -411,8 +410,7 @@ def run_script(pair: Pair, side: Side, script: Path) -> str:
     if interpreter.site is not None:
         environment["PYTHONPATH"] = str(interpreter.site)
     if pair.bench.device_kind != "cpu":
-        # As for a job: the driver may only be found through the first, and the choice of GPU must hold.
-        environment |= {name: os.environ[name] for name in _FROM_OUTSIDE if name in os.environ}
+        environment |= from_outside()
         environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     bench = pair.bench
     with gpu_turn(bench.home, bench.device_kind, bench.say) as held:

@@ -36,6 +36,7 @@ _LOG_TAIL = 40
 _LAST_LINES = 5
 _NEW_SECONDS = 60
 _TRIES_KEPT = 20
+_DRIVER = "libcuda.so*"
 RECORD = "run.json"
 """In a run's folder: which cell it is of."""
 INFRASTRUCTURE = frozenset({"offline", "registry_error", "disk_full", "gpu_lost", "lost"})
@@ -193,8 +194,7 @@ def _me() -> dict[str, Any]:
 def recover(home: Home, store: Store, say: Callable[[str], None] = lambda _text: None) -> list[Cell]:
     """Find runs whose harness died, record them as `lost`, and delete what they left; return the lost cells.
 
-    A cell that ended well before is not replaced, and a run whose owner lives, here or on another machine of a shared
-    filesystem, is left alone.
+    A run whose owner lives, here or on another machine of a shared filesystem, is left alone.
     """
     lost = []
     for run in sorted(home.runs.iterdir()) if home.runs.is_dir() else ():
@@ -227,9 +227,9 @@ def _lost_cell(store: Store, run: Path) -> Cell | None:
         spec = CellSpec(**note["spec"])
         if note["store"] != str(store.root):
             return None
-        there = store.get(spec.key)
+        there = store.latest(spec.key)
         # It may have died after its cell was stored, or another harness may have run the cell since.
-        if there is not None and (there.outcome == "ok" or there.details.get("run") == run.name):
+        if there is not None and (there.details.get("run") == run.name or there.finished > note["started"]):
             return None
         phase = _read(run / "out" / "phase") or "start"
         reason = (
@@ -290,13 +290,20 @@ def worker_environment(
     if device_kind != "cpu":
         # The order in which nvidia-smi lists GPUs, by which `device.gpus` names the first one.
         environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-        # The driver's own library may only be found through this path, and the user's choice of GPU must hold.
-        for name in ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"):
-            if name in os.environ:
-                environment.setdefault(name, os.environ[name])
+        environment = {**from_outside(), **environment}
         if gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = gpu
     return environment
+
+
+def from_outside() -> dict[str, str]:
+    """What a process on a GPU gets of this shell: its choice of GPUs, and where it says that the driver's library is.
+
+    Other folders of LD_LIBRARY_PATH may hold a cuBLAS or a cuDNN, which would be loaded in place of the environment's.
+    """
+    found = {n: os.environ[n] for n in ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES") if n in os.environ}
+    folders = [f for f in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if f and any(Path(f).glob(_DRIVER))]
+    return found | ({"LD_LIBRARY_PATH": os.pathsep.join(folders)} if folders else {})
 
 
 def _read(path: Path) -> str:
@@ -372,22 +379,13 @@ def conclude(
                 details={name: value for name, value in details.items() if name not in result},
             )
         try:
-            return keep(store, cell, log=run / "log.txt", index=out / "index")
+            return store.put(cell, log=run / "log.txt", index=out / "index")
         except OSError as error:
             if cell.outcome == "ok" or error.errno not in {errno.ENOSPC, errno.EDQUOT}:
                 raise
             # What a failed job has written is of no use, and may be what fills the disk.
             shutil.rmtree(out, ignore_errors=True)
-            return keep(store, cell, log=run / "log.txt")
-
-
-def keep(store: Store, cell: Cell, *, log: Path, index: Path | None = None) -> Cell:
-    """Store a cell, unless it says less than what is there: a lost run never takes the place of one that ended well."""
-    if is_infrastructure(cell):
-        there = store.get(cell.key)
-        if there is not None and there.outcome == "ok":
-            return cell
-    return store.put(cell, log=log, index=index)
+            return store.put(cell, log=run / "log.txt")
 
 
 def _classify(outcome: str, reason: str, tail: str, runs: Path, device_kind: str, ended: Ended) -> tuple[str, str, str]:

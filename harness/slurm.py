@@ -289,7 +289,9 @@ class Follower:
 
     def _settled(self, planned: Planned, task: Task, end: End) -> bool:  # noqa: PLR0911 - one for each way to end
         """Take the end of a task as that of its cell; True if the cell has to be submitted again instead."""
-        there = self.experiment.store.get(planned.spec.key)
+        store, key = self.experiment.store, planned.spec.key
+        # Where the node's run did not replace the cell, its word is beside it.
+        there = store.latest(key) if end.state == "stored" else store.get(key)
         fresh = there is not None and there != planned.stored
         left = task.entry.attempt <= self.sweep.options.retries
         if end.cause == "device":

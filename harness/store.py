@@ -4,8 +4,10 @@
 store/cells/KEY/cell.json      the record, written last: a folder without it is not a cell
 store/cells/KEY/log.txt        what the job printed; its beginning and its end where that is more than 128 MiB
 store/cells/KEY/index/*.json   the index's own small files
+store/attempts/KEY/TIME-…/     the same files of a later run that does not replace the cell (`says_less`); the last few
 store/objects/DI/DIGEST.safetensors   one tensor named `tensor`; the name is its digest
 store/.lock                    shared by writers; held alone by whoever takes stock (`harness.audit`)
+store/.placing.lock            held while a cell takes its place
 ```
 
 Whatever is written is written beside its place (`.new-…`), synced and renamed: objects one by one, then the cell's
@@ -18,6 +20,7 @@ import ctypes
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -31,7 +34,7 @@ from typing import Any
 import numpy as np
 from blake3 import blake3
 
-from harness.flock import hold
+from harness.flock import Held, hold
 from harness.pipeline import in_order, is_final
 from harness.records import is_record
 from harness.sources import read_json, too_deep
@@ -50,7 +53,14 @@ OUTCOMES = (
     "lost",
     "invalid_output",
 )
+LEVELS = ("final", "digests", "full")
+"""How much of the inside of the pipeline a cell keeps, from least to most."""
+ATTEMPTS_KEPT = 5
+"""Runs that are kept beside a cell which they do not replace: the newest."""
+ATTEMPT = re.compile(r"[0-9-]{10}T[0-9]{6}-[0-9a-z_]+")
+"""The folder of one of them: when it ended, and letters that no other has."""
 TENSOR = "tensor"
+PLACING = ".placing.lock"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
@@ -183,6 +193,19 @@ def _facts(cell: Cell) -> Iterator[tuple[str, str]]:
     yield "swapped", ",".join(f"{name}={digest[:8]}" for name, digest in sorted(spec.get("swap", {}).items()))
 
 
+def level(cell: Cell) -> int:
+    """How much of the pipeline's inside a cell keeps, as a number; -1 for a record that says something unknown."""
+    return LEVELS.index(cell.capture) if cell.capture in LEVELS else -1
+
+
+def says_less(cell: Cell, there: Cell | None) -> bool:
+    """Whether `cell` must not take the place of `there`, a cell of the same key that ended well.
+
+    It must not where it ended badly itself, nor where it kept less of the pipeline's inside: its tensors would be lost.
+    """
+    return there is not None and there.outcome == "ok" and (cell.outcome != "ok" or level(cell) < level(there))
+
+
 class Store:
     """Cells and objects below `root`; making one touches nothing on disk."""
 
@@ -194,6 +217,16 @@ class Store:
     def cell_folder(self, key: str) -> Path:
         """Where a cell is, or would be."""
         return self.root / "cells" / key
+
+    def attempts_folder(self, key: str) -> Path:
+        """Where runs are kept beside a cell, one folder each."""
+        return self.root / "attempts" / key
+
+    def attempt_folders(self, key: str) -> list[Path]:
+        """The runs that were kept beside a cell, oldest first."""
+        folder = self.attempts_folder(key)
+        found = (path for path in folder.iterdir() if ATTEMPT.fullmatch(path.name)) if folder.is_dir() else ()
+        return sorted(found, key=_written)
 
     def object_path(self, digest: str) -> Path:
         """Where a tensor is, or would be."""
@@ -214,8 +247,21 @@ class Store:
 
     def get(self, key: str) -> Cell | None:
         """Return a cell; None if it is not there, or its record cannot be read or was damaged."""
+        return self.read(self.cell_folder(key), key)
+
+    def attempts(self, key: str) -> list[Cell]:
+        """Runs of a cell that did not replace it, oldest first: it ended well, and they did not or kept less."""
+        return [cell for folder in self.attempt_folders(key) if (cell := self.read(folder, key))]
+
+    def latest(self, key: str) -> Cell | None:
+        """How the last run of a cell ended, whether it is the cell or was kept beside it."""
+        folders = sorted([self.cell_folder(key), *self.attempt_folders(key)], key=_written)
+        return next((cell for folder in reversed(folders) if (cell := self.read(folder, key))), None)
+
+    def read(self, folder: Path, key: str) -> Cell | None:
+        """The cell of `key` whose record is in `folder`; see `get`."""
         try:
-            record = read_json(self.cell_folder(key) / "cell.json")
+            record = read_json(folder / "cell.json")
         except UnreadableTensor:
             return None
         if not is_record(record, key, SCHEMA, OUTCOMES):
@@ -248,10 +294,10 @@ class Store:
         found = folder.iterdir() if folder.is_dir() else iter(())
         return sorted(path.name for path in found if not path.name.startswith("."))
 
-    def files(self, key: str) -> dict[str, str]:
-        """Digests of the files beside a cell's record, by relative name; early records know none."""
+    def files(self, folder: Path) -> dict[str, str]:
+        """Digests of the files beside the record in `folder`, by relative name; early records know none."""
         try:
-            record = read_json(self.cell_folder(key) / "cell.json")
+            record = read_json(folder / "cell.json")
         except UnreadableTensor:
             return {}
         found = record.get("files") if isinstance(record, dict) else None
@@ -324,12 +370,18 @@ class Store:
         _sync(path.parent)
 
     def put(self, cell: Cell, *, log: Path | None = None, index: Path | None = None) -> Cell:
-        """Write a cell: whoever reads sees the old one or the new one, whole, or none while they change places.
+        """Keep how a run of a cell ended; a cell that ended well is replaced only by one that did and says as much.
+
+        Any other is kept beside it, for `attempts`. Whoever reads sees the old cell or the new one, whole, or none
+        while they change places.
 
         Args:
             cell: its objects are already stored; `finished` is filled in.
             log: what the job printed.
             index: the ColBERT index folder whose JSON files are kept.
+
+        Returns:
+            The cell as it was given, also where another one stays in its place.
         """
         cell = replace(cell, finished=datetime.now(UTC).isoformat(timespec="seconds"))
         self.write(cell, log=log, index=index)
@@ -356,9 +408,29 @@ class Store:
                 os.fsync(file.fileno())
             _sync(making / "index")
             _sync(making)
-            self._place(making, self.cell_folder(cell.key))
+            # Two writers of one cell: what is there must not change between the look and the placing.
+            with self._placing():
+                if says_less(cell, self.get(cell.key)):
+                    self._place_beside(making, cell)
+                else:
+                    self._place(making, self.cell_folder(cell.key))
         finally:
             shutil.rmtree(making, ignore_errors=True)
+
+    def _placing(self) -> Held:
+        held = hold(self.root / PLACING)
+        assert held is not None
+        return held
+
+    def _place_beside(self, making: Path, cell: Cell) -> None:
+        """Put a new folder beside those of earlier attempts, of which the oldest goes."""
+        folder = self.attempts_folder(cell.key)
+        folder.mkdir(parents=True, exist_ok=True)
+        making.rename(folder / f"{cell.finished[:19].replace(':', '')}-{making.name.removeprefix('.new-')}")
+        _sync(folder)
+        _sync(folder.parent)
+        for old in self.attempt_folders(cell.key)[:-ATTEMPTS_KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
 
     def _place(self, making: Path, folder: Path) -> None:
         """Put a new folder in the place of an old one; on most filesystems at once, for readers as for a power cut."""
@@ -406,6 +478,13 @@ class Store:
         if stored:
             self.put_object(tensor, digest, move)
         return Artifact(digest, tensor.dtype, tensor.shape, kind, stored, nans)
+
+
+def _written(folder: Path) -> tuple[int, str]:
+    """When the record in a folder was written; the name decides between two of one moment."""
+    with suppress(OSError):
+        return (folder / "cell.json").stat().st_mtime_ns, folder.name
+    return 0, folder.name
 
 
 def _nans(found: object) -> int | None:

@@ -34,8 +34,8 @@ from harness.gpus import Gpu, foreign, gpu_lock, processes_on, visible_gpus
 from harness.lock import Lock
 from harness.matrix import Retry
 from harness.progress import Board
-from harness.runner import INFRASTRUCTURE, Interpreter, is_infrastructure, keep, recover, run_index, tried
-from harness.store import Cell, Store
+from harness.runner import INFRASTRUCTURE, Interpreter, is_infrastructure, recover, run_index, tried
+from harness.store import LEVELS, Cell, Store, level, says_less
 from harness.supervise import Control, Stopped
 
 _MEND_FIRST = {
@@ -43,7 +43,6 @@ _MEND_FIRST = {
     "disk_full": ".",
 }
 """Causes of a failure that the user can mend, and that every cell shares; with the mend, where the reason has none."""
-_LEVELS = ("final", "digests", "full")
 _MOST_BUILDERS = 4
 _POLL_SECONDS = 0.2
 _TERM_PATIENCE = 10.0
@@ -448,10 +447,9 @@ class _Sweep:
         fresh = self.store.get(item.planned.spec.key)
         if fresh is None or fresh == item.planned.stored or is_infrastructure(fresh):
             return False
-        if fresh.outcome == "ok":
-            wanted = self.experiment.job.capture
-            if _LEVELS.index(fresh.capture) < _LEVELS.index(wanted) or self.store.missing(fresh):
-                return False
+        kept_less = level(fresh) < LEVELS.index(self.experiment.job.capture)
+        if fresh.outcome == "ok" and (kept_less or self.store.missing(fresh)):
+            return False
         item.cell = self.board.done(fresh, ran=False)
         return True
 
@@ -477,7 +475,7 @@ class _Sweep:
                 self.experiment.passages,
                 self.experiment.checkpoint,
                 device_kind=self.experiment.device.kind,
-                capture=self.experiment.job.capture,
+                capture=self._capture(spec.key),
                 deadline=self.experiment.job.deadline_seconds.index,
                 import_deadline=self.experiment.job.deadline_seconds.import_,
                 gpu=slot.gpu.index if slot.gpu else None,
@@ -497,10 +495,16 @@ class _Sweep:
                 return None
             raise
 
+    def _capture(self, key: str) -> str:
+        """How much a run keeps: what is wanted, and at least what the cell that it is to replace has kept."""
+        there = self.store.get(key)
+        kept = level(there) if there is not None and there.outcome == "ok" else -1
+        return LEVELS[max(LEVELS.index(self.experiment.job.capture), kept)]
+
     def _observed(self, item: _Item, slot: Slot, before: list[dict[str, Any]]) -> dict[str, Any]:
         """What the cell keeps of this machine: which GPU, who else was on it, and how earlier tries ended."""
         found: dict[str, Any] = {}
-        earlier = tried(self.store.get(item.planned.spec.key))
+        earlier = tried(self.store.latest(item.planned.spec.key))
         if earlier:
             found["tried"] = earlier
         if slot.gpu is None:
@@ -533,6 +537,12 @@ class _Sweep:
                 item.cell = self.board.done(cell, ran=True)
                 self._version_ended(env)
             self.changed.notify_all()
+        there = self.store.get(item.planned.spec.key)
+        if cell is not None and there is not None and says_less(cell, there):
+            self.board.note(
+                f"{item.label}: the cell of {there.finished}, which ended well, stays; record and log of this run are "
+                f"in {self.store.attempts_folder(cell.key)}."
+            )
         if again:
             reason = cell.reason if cell is not None else f"The disk of {self.experiment.home.root} is full."
             self.board.note(f"{item.label}: {reason} Try {item.tries + 1} of {retry.tries} in {wait:.0f} s.")
@@ -619,4 +629,4 @@ def _not_built(experiment: Experiment, planned: Planned, error: BuildFailed, tri
     with tempfile.TemporaryDirectory(prefix="harness-log-") as folder:
         log = Path(folder) / "log.txt"
         log.write_text(error.log, encoding="utf-8")
-        return keep(experiment.store, cell, log=log)
+        return experiment.store.put(cell, log=log)

@@ -1,7 +1,7 @@
 """Take cells from one store to another: from a GPU host back home, from last night's machine to this one's.
 
 A cell is never half there: its objects are copied first, its record last. What was not brought along is known by its
-digest only, which still says which versions are equal.
+digest only, which still says which versions are equal. Runs that were kept beside a cell stay where they were made.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from dataclasses import replace
 
 from harness.errors import UsageError
 from harness.pipeline import is_final
-from harness.store import Cell, Store
+from harness.store import Cell, Store, says_less
 from harness.tensors import UnreadableTensor
 
 
 def copy_cells(source: Store, target: Store, cells: Iterable[Cell], tensors: str) -> tuple[int, int]:
-    """Copy cells that `target` lacks, or has with fewer tensors.
+    """Copy cells that `target` lacks, or has with fewer tensors; a cell there that says more stays.
 
     Args:
         source: where the cells are.
@@ -38,6 +38,8 @@ def copy_cells(source: Store, target: Store, cells: Iterable[Cell], tensors: str
             if artifact.stored and (tensors == "all" or (tensors == "final" and is_final(name)))
         }
         there = target.get(cell.key)
+        if says_less(cell, there):
+            continue
         have = {name for name, artifact in there.artifacts.items() if artifact.stored} if there else set()
         if there and there.outcome == cell.outcome and wanted <= have:
             continue

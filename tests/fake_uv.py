@@ -1,6 +1,7 @@
 """Stands in for uv: makes virtualenvs and installs by writing metadata only, and notes each call.
 
-Called as `python -S fake_uv.py STATE uv-arguments…`; STATE is a folder. `STATE/calls` gets one line for each call.
+Called as `python -S fake_uv.py STATE uv-arguments…`; STATE is a folder. `STATE/calls` gets one line for each call, and
+`STATE/variables` the variables of the last one and its folder as `cwd`.
 `STATE/fail` makes `pip install` end with its text on standard error and status 2 after half of the packages,
 `STATE/slow` makes it take a moment, `STATE/hang` makes it wait, its process number in `STATE/pid`, and `STATE/other`
 installs other packages than those asked for.
@@ -8,6 +9,7 @@ installs other packages than those asked for.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -18,6 +20,7 @@ from pathlib import Path
 def main(state: Path, arguments: list[str]) -> int:
     with (state / "calls").open("a", encoding="utf-8") as calls:
         calls.write(" ".join(arguments) + "\n")
+    (state / "variables").write_text(json.dumps({**os.environ, "cwd": str(Path.cwd())}), encoding="utf-8")
     if arguments[0] == "venv":
         folder = Path(arguments[-1])
         (folder / "bin").mkdir(parents=True)

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -251,7 +252,60 @@ def test_what_a_killed_writer_left_is_found_and_removed(store, path, found):
     assert kinds(store) == []
 
 
-@pytest.mark.parametrize("path", ["notes.txt", "objects/README", "objects/ab/cd.txt", "cells/KEY/mine.txt", "other/a"])
+def failed_again(store: Store, folder: Path) -> Path:
+    """A failed run of 2.8.0 beside its cell, with a log; its folder."""
+    (folder / "log").write_text("what went wrong")
+    found = store.get(spec("2.8.0").key)
+    assert found is not None
+    store.put(replace(found, outcome="crashed", artifacts={}), log=folder / "log")
+    return store.attempt_folders(found.key)[-1]
+
+
+def test_a_run_that_was_kept_beside_its_cell_is_part_of_the_store(store, tmp_path):
+    kept = failed_again(store, tmp_path)
+
+    assert verify(store).findings == ()
+    assert collect(store, damaged=True).removed == ()
+    assert kept.is_dir()
+
+
+@pytest.mark.parametrize("name", ["cell.json", "log.txt"])
+def test_damage_in_a_run_beside_its_cell_is_found_and_does_not_concern_the_cell(store, tmp_path, name):
+    kept = failed_again(store, tmp_path)
+    flip(kept / name, 20 if name == "cell.json" else -1)
+    path = kept.relative_to(store.root).as_posix()
+
+    (finding,) = verify(store).findings
+    assert (finding.kind, finding.path, finding.cells) == (DAMAGED, path, ())
+    collect(store, damaged=True)
+
+    assert kinds(store) == []
+    assert store.get(spec("2.8.0").key) is not None
+
+
+def test_runs_beside_a_cell_that_is_not_there_are_removed(store, tmp_path):
+    kept = failed_again(store, tmp_path)
+    shutil.rmtree(cell_folder(store, "2.8.0"))
+
+    assert (ORPHAN, f"attempts/{kept.parent.name}") in kinds(store)
+    collect(store)
+
+    assert not kept.parent.exists()
+    assert kinds(store) == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "notes.txt",
+        "objects/README",
+        "objects/ab/cd.txt",
+        "cells/KEY/mine.txt",
+        "other/a",
+        "attempts/a.txt",
+        "attempts/KEY/a.txt",
+    ],
+)
 def test_a_file_that_is_not_the_harness_s_is_named_and_left(store, path):
     path = path.replace("KEY", spec("2.8.0").key)
     (store.root / path).parent.mkdir(parents=True, exist_ok=True)

@@ -304,7 +304,7 @@ def test_one_version_that_fails_does_not_stop_the_others(run, inputs, fake_uv, m
     done = run("index", "2.7.0", "2.7.1", "2.8.0", *inputs)
 
     assert done.code == 3
-    assert done.out.startswith("2 of 3 cells are stored and complete")
+    assert done.out.startswith("2 of 3 cells ended well and are stored")
     assert "2.7.1: import_failed: " in done.err
     outcomes = {c.version: c.outcome for c in Store(tmp_path / "home" / "store").cells()}
     assert outcomes == {"2.7.0": "ok", "2.7.1": "import_failed", "2.8.0": "ok"}

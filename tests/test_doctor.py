@@ -66,11 +66,33 @@ def test_the_disk_is_measured_where_the_home_will_be(report, monkeypatch, free, 
 
 
 def test_a_missing_python_is_a_problem(report, monkeypatch):
-    monkeypatch.setattr(environments, "uv_command", lambda: ["false"])
+    said = f"error: No interpreter found for Python {MATRIX.python} in search path\n\nhint: uv can fetch it\n"
+    monkeypatch.setattr(environments, "uv_command", lambda: ["sh", "-c", f"printf %s '{said}' >&2; exit 2"])
 
     (check,) = report()["python"]
     assert check.verdict == "problem"
     assert f"no Python {MATRIX.python}" in check.detail
+    assert check.detail.endswith("uv's hint: uv can fetch it.")
+
+
+def test_a_uv_that_fails_for_another_reason_is_not_taken_for_a_missing_python(report, monkeypatch):
+    said = "error: Failed to initialize cache at `/c`\n  cause: failed to create directory `/c`: Permission denied\n"
+    monkeypatch.setattr(environments, "uv_command", lambda: ["sh", "-c", f"printf %s '{said}' >&2; exit 2"])
+
+    lines = report()
+    assert lines["python"] == []
+    assert lines["uv"][0].verdict == "problem"
+    assert "failed to create directory `/c`: Permission denied" in lines["uv"][0].detail
+
+
+def test_a_home_that_cannot_be_written_is_said_to_be_the_reason(tmp_path):
+    """With the real uv, whose cache is in the home: a file is where the home's folder would be."""
+    (tmp_path / "file").touch()
+
+    (check,) = (one for one in doctor.examine(MATRIX, Home(tmp_path / "file"), ROOT / "locks") if one.name == "uv")
+
+    assert check.verdict == "problem"
+    assert str(tmp_path / "file") in check.detail
 
 
 def test_uv_that_cannot_be_started_is_a_problem(report, monkeypatch, tmp_path):

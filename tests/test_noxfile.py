@@ -19,8 +19,11 @@ from types import ModuleType
 import pytest
 import yaml
 
+from harness import environments
 from harness.cli import COMMANDS
+from harness.home import Home
 from harness.matrix import load_matrix
+from tests.test_environments import DECIDES, REACHES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -70,7 +73,7 @@ def test_sessions_call_commands_that_exist():
         node.args[1].value
         for function in functions().values()
         for node in ast.walk(function)
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in {"harness", "harness_code"}
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "harness"
         if len(node.args) > 1 and isinstance(node.args[1], ast.Constant)
     }
 
@@ -168,16 +171,6 @@ def test_every_push_is_checked_for_style_and_types_and_then_by_all_of_ci():
     assert {session for names in named for session in names.split()} <= set(sessions())
 
 
-class FakeSession:
-    """What `harness_code` needs of nox."""
-
-    def __init__(self) -> None:
-        self.logged: list[str] = []
-
-    def log(self, text: str) -> None:
-        self.logged.append(text)
-
-
 @cache
 def front_door() -> ModuleType:
     """The noxfile as a module, loaded once: nox keeps a list of sessions by name."""
@@ -189,52 +182,81 @@ def front_door() -> ModuleType:
     return module
 
 
-@pytest.fixture
-def noxfile(monkeypatch, tmp_path):
-    """The front door, whose `harness` is a script in `tmp_path`."""
-    monkeypatch.setattr(front_door(), "prepare", lambda _session: str(tmp_path))
-    return front_door()
+def test_uv_gets_the_same_variables_from_nox_as_from_the_harness(monkeypatch, tmp_path):
+    """Nox cannot import the harness, whose environment it makes; only the cache is nox's own."""
+    for name, text in {**DECIDES, **REACHES}.items():
+        monkeypatch.setenv(name, text)
+    ours = environments.uv_environment(Home(tmp_path))
+    for name in ("UV_CACHE_DIR", "NO_COLOR"):
+        del ours[name]
+
+    assert front_door().uv_environment() == ours
 
 
-def fake_harness(folder: Path, body: str) -> None:
-    (folder / "harness").write_text(f"#!{sys.executable}\nimport os, signal, sys, time\n{body}\n")
-    (folder / "harness").chmod(0o755)
+class Door:
+    """A project whose `harness` is a few lines of Python, and the real nox in it."""
+
+    def __init__(self, folder: Path, body: str) -> None:
+        self.folder = folder
+        for name in ("noxfile.py", "matrix.yaml"):
+            shutil.copy(ROOT / name, folder)
+        commands = folder / ".nox" / "reducer" / "bin"
+        commands.mkdir(parents=True)
+        (folder / "uv.py").write_text("def find_uv_bin(): return 'true'\n")
+        (commands / "python").touch()
+        (commands / "harness").write_text(f"#!{sys.executable}\nimport os, signal, sys, time\n{body}\n")
+        (commands / "harness").chmod(0o755)
+
+    def start(self, *sessions: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "nox", "--script-mode", "none", "-s", *sessions],
+            cwd=self.folder, env={**os.environ, "PYTHONPATH": str(self.folder)},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
 
 
-@pytest.mark.parametrize("code", [0, 1, 2, 3, 130])
-def test_a_session_of_the_contract_ends_nox_with_the_command_s_exit_code(noxfile, tmp_path, code):
-    fake_harness(tmp_path, f"assert sys.argv[1:] == ['nightly', 'nights']\nsys.exit({code})")
-
-    with pytest.raises(SystemExit) as caught:
-        noxfile.harness_code(FakeSession(), "nightly", "nights")
-    assert caught.value.code == code
+PROMISES = {"sweep": {0}, "nightly": {0}, "index-2.8.0": {0}, "locate": {0, 1}, "compare-consecutive": {0, 1}}
+"""Session to the exit codes of `harness` with which it ends well."""
 
 
-def test_ctrl_c_is_the_command_s_own_and_it_has_all_the_time_it_wants(noxfile, tmp_path):
-    """Nox itself would end it after 0.3 s; a sweep lets its running cells come to their end."""
-    body = (
-        "def stop(*_a):\n    time.sleep(1.5); print('ended cleanly', flush=True); sys.exit(3)\n"
-        "signal.signal(signal.SIGINT, stop)\n"
-        f"open({str(tmp_path / 'ready')!r}, 'w').close()\n"
-        "time.sleep(600)"
-    )
-    fake_harness(tmp_path, body)
-    program = (
-        "import importlib.util, sys\n"
-        f"spec = importlib.util.spec_from_file_location('n', {str(ROOT / 'noxfile.py')!r})\n"
-        "n = importlib.util.module_from_spec(spec); spec.loader.exec_module(n)\n"
-        f"n.prepare = lambda session: {str(tmp_path)!r}\n"
-        "class S:\n    def log(self, text): pass\n"
-        "n.harness_code(S(), 'sweep')\n"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
+@pytest.mark.parametrize("session", PROMISES)
+def test_a_session_ends_well_where_it_promises_and_else_with_the_command_s_own_code(tmp_path, session):
+    door = Door(tmp_path, "sys.exit(int(open('code').read()))")
+    for code in (0, 1, 3):
+        (tmp_path / "code").write_text(f"{code}")
+        process = door.start(session)
+        process.communicate(timeout=300)
+
+        assert process.returncode == (0 if code in PROMISES[session] else code)
+
+
+STOPS = (
+    "def stop(*_a):\n    time.sleep(1.5); print('ended cleanly', flush=True); sys.exit(CODE)\n"
+    "signal.signal(signal.SIGINT, stop)\n"
+    "open('ready.new', 'w').write(' '.join(sys.argv[1:])); os.rename('ready.new', 'ready')\n"
+    "time.sleep(600)"
+)
+
+
+@pytest.mark.parametrize(
+    ("sessions", "code"),
+    [(["sweep"], 3), (["index-2.8.0", "index-2.7.1"], 0), (["locate", "doctor"], 130), (["probe-2.8.0"], 3)],
+)
+def test_ctrl_c_is_the_command_s_own_and_it_has_all_the_time_it_wants(tmp_path, sessions, code):
+    """Nox itself would end it after 0.3 s, and start the next session."""
+    process = Door(tmp_path, STOPS.replace("CODE", str(code))).start(*sessions)
     while not (tmp_path / "ready").exists():
         assert process.poll() is None
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
     out, _ = process.communicate(timeout=300)
 
-    assert process.returncode == 3
-    assert "ended cleanly" in out
+    assert process.returncode == code
+    assert out.count("ended cleanly") == 1
+
+
+def test_only_one_helper_starts_the_harness():
+    """All sessions end the same way because they share it."""
+    text = (ROOT / "noxfile.py").read_text(encoding="utf-8")
+
+    assert text.count("/harness") == text.count("subprocess.Popen") == 1

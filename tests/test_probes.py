@@ -429,6 +429,18 @@ def test_a_probe_that_failed_runs_again_the_next_time(run: Callable[..., list[Ce
     assert bad.key == good.key
 
 
+@pytest.mark.parametrize("body", ["pass", "os.kill(os.getpid(), 9)", "phase('import'); sys.exit(1)"])
+def test_a_probe_that_fails_when_it_is_run_again_leaves_the_stored_one(
+    run: Callable[..., list[Cell]], tmp_path: Path, body: str
+) -> None:
+    (good,) = run("left(name)", "sort")
+    (bad,) = run(body, "sort", again=True)
+
+    assert (good.outcome, bad.outcome == "ok") == ("ok", False)
+    assert run("left(name)", "sort") == [good]
+    assert Store(tmp_path / "home" / "store").attempts(good.key) == [bad]
+
+
 def test_a_job_that_cannot_start_ends_all_its_probes_at_once(run: Callable[..., list[Cell]], tmp_path: Path) -> None:
     body = "phase('import'); result(outcome='unsupported', reason='no code for this GPU'); sys.exit()"
     cells = run(body, "sort", "half")

@@ -19,6 +19,7 @@ from harness import runner, supervise
 from harness.cells import FIXED_ENVIRONMENT
 from harness.checkpoint import CheckpointFiles
 from harness.collection import Passages
+from harness.flock import try_hold
 from harness.home import Home
 from harness.runner import Interpreter, run_index, worker_copy
 from harness.store import Cell, Store
@@ -54,7 +55,7 @@ class Bench:
         cell = run_index(self.home, self.store, of, self.interpreter, passages, checkpoint, **options)
 
         # Whatever happened: the cell is in the store, and the run's folder is gone.
-        assert self.store.get(of.key) == cell
+        assert self.store.latest(of.key) == cell
         assert list(self.home.runs.iterdir()) == []
         return cell
 
@@ -360,15 +361,19 @@ def test_the_job_s_environment_is_what_the_cell_says_and_nothing_from_outside(be
     assert run.startswith(str(bench.home.runs))
 
 
-def test_only_a_gpu_job_is_told_of_the_driver_and_of_the_chosen_gpu(bench, monkeypatch):
+def test_only_a_gpu_job_is_told_of_the_driver_and_of_the_chosen_gpu(bench, monkeypatch, tmp_path):
+    """Of the folders in the shell's path those count that hold the driver: others may hold another cuBLAS."""
+    for name in ("driver/libcuda.so.1", "cuda/libcublas.so.12", "cuda/stubs/libcuda.so"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    monkeypatch.setenv("LD_LIBRARY_PATH", "/driver")
+    monkeypatch.setenv("LD_LIBRARY_PATH", f"{tmp_path / 'cuda'}::{tmp_path / 'driver'}:/not/there")
 
     cell = bench.run("index(); result(environ=dict(os.environ))\n", device_kind="cuda")
 
     assert cell.details["environ"]["CUDA_VISIBLE_DEVICES"] == "1"
     assert cell.details["environ"]["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
-    assert cell.details["environ"]["LD_LIBRARY_PATH"] == "/driver"
+    assert cell.details["environ"]["LD_LIBRARY_PATH"] == str(tmp_path / "driver")
 
 
 def test_a_site_folder_comes_after_the_worker_on_the_path(bench, tmp_path):
@@ -391,6 +396,37 @@ def test_a_cell_that_is_run_again_replaces_the_first(bench):
 
     assert again.outcome == "ok"
     assert [c.outcome for c in bench.store.cells()] == ["ok"]
+
+
+def test_a_run_that_fails_leaves_the_cell_that_ended_well_and_its_tensors(bench):
+    good = bench.run()
+    bad = bench.run("print('no luck', flush=True); phase('train'); sys.exit(1)\n")
+
+    assert bad.outcome == "crashed"
+    assert bench.store.get(good.key) == good
+    assert bench.store.missing(good) == []
+    (kept,) = bench.store.attempt_folders(good.key)
+    assert (kept / "log.txt").read_text() == "no luck\n"
+
+
+@pytest.mark.parametrize(("began", "kept"), [("2000-01-01T00:00:00+00:00", 0), ("2900-01-01T00:00:00+00:00", 1)])
+def test_a_lost_run_is_kept_beside_the_cell_that_it_should_have_replaced(bench, began, kept):
+    """Unless the cell was stored after the run began: then it says nothing new."""
+    good = bench.run()
+    run = bench.home.runs / "2.8.0-abc"
+    run.mkdir()
+    note = {"spec": spec().to_json(), "store": str(bench.store.root), "capture": "full", "pid": 1, "host": "here"}
+    (run / runner.RECORD).write_text(json.dumps({**note, "started": began}))
+    held = try_hold(run / supervise.OWNER)
+    assert held is not None
+    held.release()
+
+    lost = runner.recover(bench.home, bench.store)
+
+    assert [cell.outcome for cell in lost] == ["lost"] * kept
+    assert bench.store.attempts(good.key) == lost
+    assert bench.store.get(good.key) == good
+    assert not run.exists()
 
 
 def test_an_interpreter_that_is_not_there_is_an_error_of_the_system_and_leaves_nothing(bench, tmp_path):

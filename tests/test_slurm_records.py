@@ -48,6 +48,7 @@ from harness.slurm_queue import (
     states,
     submit_array,
 )
+from tests.cell_specs import cell
 from tests.test_checkpoint import write_checkpoint
 
 ROOT = Path(__file__).parent.parent
@@ -462,3 +463,28 @@ def test_where_a_user_may_have_few_jobs_they_are_submitted_in_small_arrays(fake,
     assert all(follower.ledger.job(array) for array in arrays)
     follower.step()
     assert Ledger(root_of(experiment.home)).arrays() == arrays
+
+
+@pytest.mark.parametrize(("cause", "left"), [("", 0), ("disk_full", 1)])
+def test_a_node_s_run_that_failed_is_told_although_the_cell_of_before_stays(tmp_path, fake, sweep, cause, left):
+    """A rerun of a cell that ended well: the node's word is beside the cell, and what spoilt it is tried again."""
+    checkpoint, identity = write_checkpoint(tmp_path / "checkpoint"), cpu_device().identity
+    experiment = Experiment(
+        Selection(ROOT / "matrix.yaml", tmp_path / "home", "embedded", str(checkpoint), 3, identity=identity, threads=1)
+    )
+    (planned,) = experiment.plan(["2.8.0"], {})
+    good = experiment.store.put(cell(planned.spec))
+    bad = experiment.store.put(replace(good, outcome="crashed", artifacts={}, details={"cause": cause}))
+    sweep = replace(sweep, options=Options("gpu", retries=left))
+    entry = Entry(good.key, "2.8.0", 0, 1, good.finished)
+    array = Ledger(root_of(experiment.home)).create(sweep, sweep.selection, [entry], 60, 1.0)
+    write_end(Task(array, 0), End("stored"))
+    (fake / "sbatch.out").write_text("Submitted batch job 8\n")
+
+    follower = slurm.Follower(sweep, experiment, [replace(planned, stored=good, run=True)], quiet(), evict_after=False)
+    follower.pending[good.key] = replace(planned, stored=good, run=True)
+    follower.step()
+
+    assert list(follower.cells.values()) == [bad] * (1 - left)
+    assert (fake / "batch").exists() == bool(left)
+    assert experiment.store.get(good.key) == good

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import harness.store
-from harness.store import OUTCOMES, Artifact, Store, StoredCell, index_tensors
+from harness.store import ATTEMPTS_KEPT, OUTCOMES, Artifact, Store, StoredCell, index_tensors
 from harness.tensors import Tensor, UnreadableTensor, read_safetensors, write_safetensors
 from tests.cell_specs import cell, spec
 from tests.small_index import index_arrays, write_index, write_pt
@@ -124,6 +124,82 @@ def test_putting_a_cell_again_replaces_it(store):
 
     assert store.get(again.key) == again
     assert store.cells() == [again]
+
+
+@pytest.mark.parametrize("outcome", [outcome for outcome in OUTCOMES if outcome != "ok"])
+def test_a_run_that_ended_badly_does_not_take_the_place_of_one_that_ended_well(store, tmp_path, outcome):
+    """What it left is kept beside the cell, and tells how the last run ended."""
+    (tmp_path / "log").write_text("what went wrong\n")
+    good = store.put(cell())
+
+    bad = store.put(cell(outcome=outcome, reason="why", artifacts={}), log=tmp_path / "log")
+
+    assert bad.outcome == outcome
+    assert store.get(good.key) == good
+    assert store.cells() == [good]
+    assert store.attempts(good.key) == [bad]
+    assert store.latest(good.key) == bad
+    (folder,) = store.attempt_folders(good.key)
+    assert (folder / "log.txt").read_text() == "what went wrong\n"
+
+
+def test_the_next_run_that_ends_well_takes_its_place_and_is_the_latest(store):
+    store.put(cell())
+    store.put(cell(outcome="crashed", artifacts={}))
+    again = store.put(cell(seconds={"total": 2.5}))
+
+    assert store.get(again.key) == store.latest(again.key) == again
+
+
+def test_of_the_runs_beside_a_cell_the_newest_are_kept(store):
+    good = store.put(cell())
+    bad = [store.put(cell(outcome="crashed", reason=f"{n}", artifacts={})) for n in range(ATTEMPTS_KEPT + 3)]
+
+    assert [one.reason for one in store.attempts(good.key)] == [one.reason for one in bad[3:]]
+    (store.attempts_folder(good.key) / "notes").mkdir()
+    store.put(cell(outcome="crashed", artifacts={}))
+    assert (store.attempts_folder(good.key) / "notes").is_dir(), "a folder that is not the harness's"
+    assert store.get(good.key) == good
+
+
+def test_a_run_that_kept_less_of_the_pipeline_does_not_take_tensors_away(store, tmp_path):
+    intermediate(tmp_path / "in", "sample", np.arange(6, dtype=np.float32))
+    index = write_index(tmp_path / "index")
+    full = store.put(cell(artifacts=store.ingest(index, tmp_path / "in", "full"), capture="full"))
+
+    final = store.put(cell(artifacts=store.ingest(index, tmp_path / "none", "final"), capture="final"))
+
+    assert store.get(full.key) == full
+    assert store.attempts(full.key) == [final]
+    assert store.put(replace(full, seconds={"total": 3.5})) == store.get(full.key)
+
+
+def test_a_cell_whose_tensors_are_gone_is_no_worse_than_a_run_that_failed(store, tmp_path):
+    artifacts = store.ingest(write_index(tmp_path / "index"), tmp_path / "none", "full")
+    good = store.put(cell(artifacts=artifacts))
+    store.object_path(artifacts["centroids"].digest).unlink()
+
+    store.put(cell(outcome="timeout", artifacts={}))
+
+    assert store.get(good.key) == good
+
+
+def test_of_writers_at_once_the_one_that_ended_well_stays(store):
+    """Between the look at what is there and the placing nobody else places."""
+
+    def write(outcome: str) -> None:
+        for _ in range(10):
+            store.put(cell(outcome=outcome))
+
+    threads = [threading.Thread(target=write, args=(outcome,)) for outcome in ("ok", "crashed", "lost")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    found = store.get(cell().key)
+    assert found is not None
+    assert found.outcome == "ok"
 
 
 @pytest.mark.parametrize("exchange", [True, False], ids=["at once", "in two steps"])

@@ -418,6 +418,35 @@ def test_a_lost_run_does_not_take_the_place_of_one_that_ended_well(bench, monkey
     assert bench.store.get(good.key) == good
 
 
+def again(bench: Bench, experiment: Experiment) -> list[Cell]:
+    plan = [replace(p, run=True) for p in experiment.plan(["2.8.0"], {})]
+    with Board([], Console(file=bench.said, width=400)) as board:
+        return LocalExecutor().run(experiment, plan, board, evict_after=False)
+
+
+def test_a_rerun_whose_environment_cannot_be_had_leaves_the_cell_and_says_so(bench, tmp_path):
+    (good,) = bench.run(bench.experiment(), ["2.8.0"])
+
+    Path(bench.sites[1]).rename(tmp_path / "elsewhere")
+    (bad,) = again(bench, bench.experiment())
+    (tmp_path / "elsewhere").rename(bench.sites[1])
+
+    assert bad.outcome == "install_failed"
+    assert bench.store.get(good.key) == good
+    assert bench.store.attempts(good.key) == [bad]
+    assert "ended well, stays" in bench.said.getvalue()
+    assert bench.run(bench.experiment(), ["2.8.0"]) == [good]
+
+
+def test_a_rerun_keeps_at_least_as_much_of_the_pipeline_as_the_cell_that_it_replaces(bench):
+    (full,) = bench.run(bench.experiment(capture="full"), ["2.8.0"])
+    (fresh,) = again(bench, bench.experiment(capture="final"))
+
+    assert fresh.capture == "full"
+    assert fresh.details["run"] != full.details["run"]
+    assert bench.store.get(full.key) == fresh
+
+
 @pytest.fixture
 def fake_uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     state = tmp_path / "uv"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from harness.audit import verify
 from harness.errors import UsageError
 from harness.store import Cell, Store
 from harness.tensors import Tensor
@@ -61,6 +63,23 @@ def test_copying_twice_copies_nothing_and_a_second_copy_may_add_tensors(tmp_path
     assert copy_cells(source, target, [cell], "final") == (0, 0)
     assert copy_cells(source, target, [cell], "all") == (1, 1)
     assert copy_cells(source, target, [cell], "none") == (0, 0)
+
+
+def test_a_cell_that_ended_well_stays_where_one_that_did_not_arrives(tmp_path: Path) -> None:
+    """A night's failure on another machine takes nothing away here, and a store with attempts travels without them."""
+    source, target = Store(tmp_path / "a"), Store(tmp_path / "b")
+    good = a_cell(target)
+    bad = source.put(replace(good, outcome="crashed", artifacts={}))
+
+    assert copy_cells(source, target, [bad], "all") == (0, 0)
+    assert target.get(good.key) == good
+    assert target.attempts(good.key) == []
+
+    target.put(bad)
+    third = Store(tmp_path / "c")
+    assert copy_cells(target, third, target.cells(), "all") == (1, 2)
+    assert verify(third).findings == ()
+    assert third.attempts(good.key) == []
 
 
 def test_a_damaged_tensor_is_not_copied(tmp_path: Path) -> None:

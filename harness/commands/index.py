@@ -22,7 +22,11 @@ from harness.errors import ExitCode, printable
     help="How much of the inside of the pipeline to keep (default: matrix.yaml).",
 )
 @click.option("--evict", is_flag=True, help="Delete each environment as soon as its cells are stored.")
-@click.option("--again", is_flag=True, help="Run cells that are already stored again, and replace them.")
+@click.option(
+    "--again",
+    is_flag=True,
+    help="Run cells that are already stored again; one that ends well takes the place of the stored one.",
+)
 def command(
     versions: tuple[str, ...],
     repeats: tuple[str, ...],
@@ -58,7 +62,7 @@ def command(
         cells = executor.run(experiment, plan, board, evict_after=evict)
     bad = [cell for cell in cells if cell.outcome not in {"ok", "unsupported"}]
     ok = sum(cell.outcome == "ok" for cell in cells)
-    click.echo(f"{ok} of {len(cells)} cells are stored and complete, in {experiment.home.store}.")
+    click.echo(f"{ok} of {len(cells)} cells ended well and are stored, in {experiment.home.store}.")
     for cell in bad:
         click.echo(printable(f"{cell.label}: {cell.outcome}: {cell.reason}"), err=True)
     early = stopped_early(plan, cells)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from harness.commands.options import matrix_option
+from harness.commands.options import home_option, matrix_option
 
 
 @click.command(name="lock")
@@ -14,8 +14,18 @@ from harness.commands.options import matrix_option
 @click.option("--diff", nargs=2, metavar="A B", help="Print the packages that differ between two versions instead.")
 @click.option("--flavour", type=click.Choice(["cpu", "gpu"]), default="cpu", show_default=True, help="For --diff.")
 @matrix_option
-def command(versions: tuple[str, ...], diff: tuple[str, str] | None, flavour: str, matrix_path: Path | None) -> None:
-    """Write the lock files of VERSIONS (default: all), or show the package difference of two versions."""
+@home_option
+def command(
+    versions: tuple[str, ...], diff: tuple[str, str] | None, flavour: str, matrix_path: Path | None, home: Path | None
+) -> None:
+    """Write the lock files of VERSIONS (default: all), or show the package difference of two versions.
+
+    Where one cannot be resolved, none is written. Downloads are kept in uv's cache below --home.
+    """
+    from functools import partial
+
+    from harness.environments import run_uv
+    from harness.home import resolve_home
     from harness.lock import difference, lock_path, read_lock, undeclared, write_locks
     from harness.matrix import Flavour, find_matrix, load_matrix
 
@@ -31,5 +41,5 @@ def command(versions: tuple[str, ...], diff: tuple[str, str] | None, flavour: st
             click.echo(f"{name:32} {old or '-':16} {new or '-':16}{note}")
         click.get_current_context().exit(1 if forbidden else 0)
     chosen = [matrix.require(version) for version in versions] or matrix.versions
-    for written in write_locks(matrix, locks, chosen):
+    for written in write_locks(matrix, locks, chosen, partial(run_uv, resolve_home(home, path.resolve()))):
         click.echo(str(written.relative_to(path.parent)))

@@ -46,7 +46,11 @@ def probe_options(function: Function) -> Function:
 @probe_options
 @sites_options
 @repeats_option
-@click.option("--again", is_flag=True, help="Run probes that are already stored again, and replace them.")
+@click.option(
+    "--again",
+    is_flag=True,
+    help="Run probes that are already stored again; one that ends well takes the place of the stored one.",
+)
 def command(
     versions: tuple[str, ...], names: tuple[str, ...], repeats: tuple[str, ...], again: bool, **options: Any
 ) -> int:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -180,11 +180,12 @@ class Bench:
         """Let a version's job run some lines once: at its `start`, `import`, `encode`, `index`, `finalize` or `end`."""
         (self.made / f"fault-{version if not self.built else '2.8.0'}-{place}").write_text(code)
 
-    def sweep(self, versions: tuple[str, ...] = VERSIONS, **changes: Any) -> dict[str, Cell]:
-        """Run a sweep in this process; cells by label."""
+    def sweep(self, versions: tuple[str, ...] = VERSIONS, *, again: bool = False, **changes: Any) -> dict[str, Cell]:
+        """Run a sweep in this process, `again` also of what is stored; cells by label."""
         experiment = self.experiment(**changes)
+        plan = [replace(one, run=one.run or again) for one in experiment.plan(list(versions), {})]
         with self.patched(), Board([], Console(file=self.said, width=300)) as board:
-            cells = LocalExecutor().run(experiment, experiment.plan(list(versions), {}), board, evict_after=False)
+            cells = LocalExecutor().run(experiment, plan, board, evict_after=False)
         return {cell.label: cell for cell in cells}
 
     @contextlib.contextmanager

@@ -158,6 +158,21 @@ def _gpu(bench: Bench) -> str:
 
 
 _SIG = "killed by SIGKILL in phase"
+
+
+def _again(bench: Bench) -> str:
+    before = bench.sweep()
+    bench.inject("encode", _KILL)
+    after = bench.sweep(again=True)
+    hit = after[HIT]
+    expect(hit.outcome == "crashed", shown(hit))
+    expect(bench.store.get(hit.key) == before[HIT], "the stored cell is another one")
+    expect(bench.store.attempts(hit.key) == [hit], "the run that failed is not beside it")
+    expect(bench.store.get(after[VERSIONS[0]].key) == after[VERSIONS[0]], "the other version is not the new one")
+    bench.nothing_left()
+    return f"{shown(hit)}; the cell of before stays, with this run beside it"
+
+
 FAULTS = (
     Fault(
         "kill -9 of the worker as it starts",
@@ -232,6 +247,12 @@ FAULTS = (
         "two forks and a session of its own; the job crashes",
         "`crashed`, the daemon is ended",
         _child(DAEMON, "os._exit(3)", "crashed"),
+    ),
+    Fault(
+        "kill -9 of the worker of a cell that is run again",
+        "both versions are stored, and run again; one job kills itself",
+        "the stored cell stays, the run that failed is kept beside it; the other version is replaced",
+        _again,
     ),
     Fault("100 MB of output", "the job prints 100 MB", "`ok`, the log whole, its end in the record", _much_output),
     Fault(
