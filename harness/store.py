@@ -107,6 +107,12 @@ class Cell:
     schema: int = SCHEMA
 
     @property
+    def not_captured(self) -> dict[str, str]:
+        """Why something that the job should have recorded is missing, by artifact or by fact (`provenance.cpu`)."""
+        found: dict[str, str] = self.details.get("not_captured", {})
+        return found
+
+    @property
     def version(self) -> str:
         """The PyTorch release."""
         return str(self.spec["version"])
