@@ -42,7 +42,8 @@ locks have. colbert-ai takes them by name, `model_type` without hyphens before `
 other it would fall back to bert-base-uncased, from the Hub, and so to another model."""
 
 _HEADER_LIMIT = 100 * 1024 * 1024  # the safetensors specification's own limit on its JSON header
-_TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "spm.model")
+_TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json")
+"""What the environments can make a tokenizer of; sentencepiece, which the others need, is in none of the locks."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,10 @@ def _load(folder: Path, name: str, source: dict[str, str | int]) -> CheckpointFi
         _check_projection(weights, dim)
     if not any((folder / tokenizer).is_file() for tokenizer in _TOKENIZERS):
         files = " or ".join(_TOKENIZERS[:2])
-        msg = f"{folder}: the checkpoint has no tokenizer ({files}); save the tokenizer beside the weights."
+        msg = (
+            f"{folder}: the checkpoint has no tokenizer ({files}); save the tokenizer beside the weights, with "
+            "save_pretrained of a fast tokenizer if there is only a sentencepiece model."
+        )
         raise UsageError(msg)
     base = metadata.get("model_name")
     source = {**source, "weights": weights.name, "model_type": model_name}

@@ -66,12 +66,12 @@ class Pair:
 
 
 def noise_floor(cell: Cell, repeats: Mapping[str, Cell] | list[Cell]) -> frozenset[str]:
-    """Artifacts that differ between a cell and any of its repeats."""
+    """Artifacts that differ between a cell and any of its repeats; not those that one of the two could not record."""
     others = list(repeats.values()) if isinstance(repeats, Mapping) else repeats
     return frozenset(
         name
         for other in others
-        for name in {*cell.artifacts, *other.artifacts}
+        for name in {*cell.artifacts, *other.artifacts}.difference(cell.not_captured, other.not_captured)
         if _digest(cell, name) != _digest(other, name)
     )
 

@@ -45,6 +45,11 @@ def is_final(name: str) -> bool:
     return name in _FINAL or bool(match and match["what"])
 
 
+def is_artifact(name: str) -> bool:
+    """Say whether the pipeline makes an artifact of this name."""
+    return _place(name)[0] < len(_ORDER)
+
+
 def _place(name: str) -> tuple[int, int, str]:
     match = _CHUNK.fullmatch(name)
     if match is None:
