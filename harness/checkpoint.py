@@ -28,8 +28,23 @@ SMALL_FILES = (
 )  # fmt: skip
 """Patterns of the files, other than the weights, that decide what a checkpoint computes."""
 
+ENCODERS = frozenset((
+    "albert", "bart", "bert", "biogpt", "bloom", "camembert", "canine", "codegen", "convbert", "cpmant", "ctrl",
+    "data2vec-text", "deberta", "deberta-v2", "distilbert", "electra", "ernie", "esm", "falcon", "flaubert",
+    "funnel", "gemma", "gpt2", "gptj", "gptsan-japanese", "ibert", "layoutlm", "layoutlmv3", "led", "lilt",
+    "llama", "longformer", "luke", "markuplm", "mbart", "mega", "megatron-bert", "mistral", "mixtral",
+    "mobilebert", "mpnet", "mpt", "mra", "mvp", "nezha", "nystromformer", "open-llama", "openai-gpt", "opt",
+    "persimmon", "phi", "plbart", "qwen2", "reformer", "rembert", "roberta", "roberta-prelayernorm", "roformer",
+    "rwkv", "splinter", "squeezebert", "stablelm", "tapas", "xglm", "xlm", "xlm-roberta", "xlm-roberta-xl",
+    "xlnet", "xmod", "yoso",
+))  # fmt: skip
+"""Values of `model_type` for which colbert-ai 0.2.22 finds a text model's classes in transformers 4.38.2, which all
+locks have. colbert-ai takes them by name, `model_type` without hyphens before `Model` and `PreTrainedModel`; for any
+other it would fall back to bert-base-uncased, from the Hub, and so to another model."""
+
 _HEADER_LIMIT = 100 * 1024 * 1024  # the safetensors specification's own limit on its JSON header
-_TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "spm.model")
+_TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json")
+"""What the environments can make a tokenizer of; sentencepiece, which the others need, is in none of the locks."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +130,10 @@ def _load(folder: Path, name: str, source: dict[str, str | int]) -> CheckpointFi
         _check_projection(weights, dim)
     if not any((folder / tokenizer).is_file() for tokenizer in _TOKENIZERS):
         files = " or ".join(_TOKENIZERS[:2])
-        msg = f"{folder}: the checkpoint has no tokenizer ({files}); save the tokenizer beside the weights."
+        msg = (
+            f"{folder}: the checkpoint has no tokenizer ({files}); save the tokenizer beside the weights, with "
+            "save_pretrained of a fast tokenizer if there is only a sentencepiece model."
+        )
         raise UsageError(msg)
     base = metadata.get("model_name")
     source = {**source, "weights": weights.name, "model_type": model_name}
@@ -170,6 +188,13 @@ def _check_config(folder: Path) -> str:
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or not model_type:
         msg = f"{path}: the field model_type is missing; save the model with save_pretrained, which writes it."
+        raise UsageError(msg)
+    if model_type not in ENCODERS:
+        msg = (
+            f"{path}: the field model_type is {model_type!r}, an encoder that colbert-ai 0.2.22 has no class for with "
+            f"transformers 4.38.2; use a checkpoint of another, such as bert, distilbert, roberta, xlm-roberta, "
+            f"electra or deberta-v2."
+        )
         raise UsageError(msg)
     return model_type
 

@@ -79,9 +79,14 @@ class ArtifactComparison:
         return self.name != "metadata"
 
     @property
+    def unknown(self) -> bool:
+        """Whether nobody knows if the two sides differ: one could not be read, or its job could not record it."""
+        return self.status == "unreadable" or (self.status in ("missing_a", "missing_b") and bool(self.reason))
+
+    @property
     def divergent(self) -> bool:
         """Whether it is a tensor that differs beyond the chosen profile, and beyond what a repeat shows."""
-        return self.tensor and self.status in DIVERGENT and self.above_noise is not False
+        return self.tensor and self.status in DIVERGENT and not self.unknown and self.above_noise is not False
 
     def close(self, profile: str) -> bool | None:
         """What a profile says; False where shapes, dtypes or presence differ; None where that is not known.
@@ -92,13 +97,13 @@ class ArtifactComparison:
         verdict = self.profiles.get(profile)
         if verdict is not None:
             return verdict.close
-        return False if self.status in _OTHERWISE else None
+        return False if self.status in _OTHERWISE and not self.unknown else None
 
     def _value_equal(self) -> bool | None:
         """Whether all values are equal; None where none were seen."""
         if self.metrics is not None:
             return self.metrics.value_equal
-        if self.status == "unreadable" or (self.tensor and self.status == "different"):
+        if self.unknown or (self.tensor and self.status == "different"):
             return None
         return self.status in ("bit_equal", "value_equal")
 
@@ -115,7 +120,7 @@ class ArtifactComparison:
             "dtype_b": self.dtype_b,
             "shape_a": None if self.shape_a is None else list(self.shape_a),
             "shape_b": None if self.shape_b is None else list(self.shape_b),
-            "bit_equal": None if self.status == "unreadable" else self.bit_equal,
+            "bit_equal": None if self.unknown else self.bit_equal,
             "value_equal": self._value_equal(),
         }
         found |= {name: self.close(name) if self.tensor else None for name in profiles or self.profiles}
@@ -356,7 +361,9 @@ def _artifact(sides: _Sides, name: str, profiles: Sequence[Profile]) -> Artifact
         return ArtifactComparison(name, status, **described, reason=" ".join(reasons))
     if left is None or right is None:
         facts = _passages(sides, name)
-        return ArtifactComparison(name, "missing_a" if left is None else "missing_b", **described, facts=facts)
+        status, without = ("missing_a", sides.a) if left is None else ("missing_b", sides.b)
+        unrecorded: Mapping[str, str] = getattr(without, "not_captured", {})
+        return ArtifactComparison(name, status, **described, facts=facts, reason=unrecorded.get(name, ""))
     return _judged(ArtifactComparison(name, "", **described), sides, (left, right), profiles)
 
 

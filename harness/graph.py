@@ -150,6 +150,7 @@ def trace(
     *,
     noise: Iterable[str] = (),
     swapped: Iterable[str] = (),
+    unknown: Iterable[str] = (),
 ) -> tuple[Place, ...]:
     """Find where the difference of two cells starts.
 
@@ -158,11 +159,12 @@ def trace(
         b: the same of the other cell; an artifact that only one side has differs.
         noise: artifacts that change when A or B is run again.
         swapped: artifacts that were put in their place from outside, so that nothing before them counts.
+        unknown: artifacts that one of the cells made and could not record: they are left out, as if neither had them.
 
     Returns:
         All artifacts in the order of the pipeline.
     """
-    names = in_order({*a, *b})
+    names = in_order({*a, *b}.difference(unknown))
     differing = {name for name in names if a.get(name) != b.get(name)}
     noisy, given = set(noise), set(swapped)
     places = []

@@ -110,6 +110,7 @@ class Location:
         differences: artifact to its difference, where both sides are kept and can be compared.
         findings: one per step of origin.
         noise: of each side that is not repeatable, where that comes from.
+        not_captured: a sentence for each artifact that a side could not record, and that is left out of `places`.
     """
 
     a: str
@@ -119,6 +120,7 @@ class Location:
     differences: dict[str, str]
     findings: tuple[StepFinding, ...] = ()
     noise: tuple[Noise, ...] = ()
+    not_captured: tuple[str, ...] = ()
 
     @property
     def origins(self) -> list[tuple[str, Verdict]]:
@@ -133,13 +135,16 @@ class Location:
 
 def look(pair: Pair) -> Location:
     """The first stage: origins in the graph of artifacts, without running anything."""
-    places = trace(pair.a.digests(), pair.b.digests(), noise=pair.noise)
+    lost = [(side.cell.label, *why) for side in (pair.a, pair.b) for why in side.cell.not_captured.items()]
+    unknown = [name for _label, name, _reason in lost]
+    places = trace(pair.a.digests(), pair.b.digests(), noise=pair.noise, unknown=unknown)
     differences = {
         place.name: _difference(pair, place.name)
         for place in places
         if place.change not in {Change.EQUAL, Change.SWAPPED}
     }
-    return Location(pair.a.cell.label, pair.b.cell.label, pair.repeats, places, differences)
+    said = tuple(f"{label} has no {name}, which could not be recorded: {why}" for label, name, why in lost)
+    return Location(pair.a.cell.label, pair.b.cell.label, pair.repeats, places, differences, not_captured=said)
 
 
 def _difference(pair: Pair, name: str) -> str:
@@ -200,7 +205,7 @@ def locate(
         noise += [one] if one else []
     shutil.rmtree(folder, ignore_errors=True)
     ordered = tuple(replace(findings[step], inherited=step not in first) for step in differing)
-    return Location(found.a, found.b, found.repeats, found.places, found.differences, ordered, tuple(noise))
+    return replace(found, findings=ordered, noise=tuple(noise))
 
 
 def _differing_steps(places: Sequence[Place]) -> dict[str, tuple[str, ...]]:
@@ -440,6 +445,7 @@ def sentences(location: Location) -> list[str]:
             f"{location.a} -> {location.b}: the difference starts in {starts or 'nothing but noise'}; {inherited} more "
             f"artifacts inherit it ({floor})."
         )
+    lines += location.not_captured
     if noisy:
         lines.append(f"Noise, of which nothing follows: {', '.join(noisy)}.")
     lines += [noise.sentence for noise in location.noise]

@@ -62,11 +62,10 @@ def noise_of(pair: Pair, side: Side, again: Sequence[Cell], folder: Path) -> Noi
     changing = noise_floor(side.cell, again)
     if not changing:
         return None
-    digests = side.digests()
-    others = [replace(side, cell=cell) for cell in again]
-    other = next(one for one in others if one.digests() != digests)
+    other = replace(side, cell=next(cell for cell in again if noise_floor(side.cell, [cell])))
     runs_of_one = replace(pair, a=side, b=other)
-    places = trace(digests, other.digests())
+    unknown = {*side.cell.not_captured, *other.cell.not_captured}
+    places = trace(side.digests(), other.digests(), unknown=unknown)
     sources: dict[str, tuple[Verdict, ...]] = dict.fromkeys(origins(places), ())
     requests = {}
     for step, artifacts in origins(places).items():

@@ -53,6 +53,11 @@ def is_captured(name: str) -> bool:
     return name in VALUES or (_place(name)[0] < len(_ORDER) and not is_final(name))
 
 
+def is_artifact(name: str) -> bool:
+    """Say whether the pipeline makes an artifact of this name."""
+    return _place(name)[0] < len(_ORDER)
+
+
 def _place(name: str) -> tuple[int, int, str]:
     match = _CHUNK.fullmatch(name)
     if match is None:

@@ -35,7 +35,7 @@ FIELDS: dict[str, tuple[type, ...]] = {
     "details.observed": _OBJECT_OR_NONE, "details.observed.attention_class": _TEXT_OR_NONE,
     "details.peak_memory": _OBJECT, "details.peak_memory.host_bytes": (int,),
     "details.peak_memory.gpu_reserved_bytes": (int,),
-    "details.provenance": _OBJECT, "details.provenance.torch": _TEXT_OR_NONE,
+    "details.not_captured": _OBJECT, "details.provenance": _OBJECT, "details.provenance.torch": _TEXT_OR_NONE,
     "details.provenance.torch_git": _TEXT_OR_NONE, "details.provenance.cuda": _TEXT_OR_NONE,
     "details.provenance.cpu": _OBJECT_OR_NONE, "details.provenance.cpu.model_name": _TEXT_OR_NONE,
     "details.provenance.gpu": _OBJECT_OR_NONE, "details.provenance.gpu.name": _TEXT_OR_NONE,
@@ -63,6 +63,7 @@ def is_record(record: object, key: str, schema: int, outcomes: tuple[str, ...]) 
         and _PLAIN.fullmatch(record.get("capture", "")) is not None
         and _PLAIN.fullmatch(record.get("finished", "")) is not None
         and (not record.get("group") or _KEY.fullmatch(record["group"]) is not None)
+        and all(isinstance(reason, str) for reason in record.get("details", {}).get("not_captured", {}).values())
         and _is_spec(record.get("spec", {}))
         and all(_is_artifact(name, one) for name, one in record.get("artifacts", {}).items())
     )

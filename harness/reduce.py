@@ -179,7 +179,7 @@ def _changed(row: Headline, pair: Pair) -> str:
             verdicts.append(f"{'none passes' if len(names) > 1 else 'it fails'} {profile}")
         else:
             verdicts.append(f"{', '.join(failed)} fail{'' if len(failed) > 1 else 's'} {profile}")
-    first = next((artifact.name for artifact in pair.artifacts if not artifact.bit_equal), "")
+    first = pair.first_changed
     origin = f" The first artifact of the pipeline that differs is {first}." if first and first not in names else ""
     return f"{start}; {' and '.join(verdicts)}.{origin}"
 

@@ -18,7 +18,7 @@ def repeats_of(cell: Cell, cells: Iterable[Cell]) -> list[Cell]:
 
 
 def noise_floor(cell: Cell, repeats: Iterable[Cell]) -> frozenset[str] | None:
-    """Artifacts whose digests differ between a cell and any of its repeats.
+    """Artifacts whose digests differ between a cell and any of its repeats, and that both could record.
 
     Args:
         cell: that ended well.
@@ -27,9 +27,17 @@ def noise_floor(cell: Cell, repeats: Iterable[Cell]) -> frozenset[str] | None:
     Returns:
         None where no repeat ended well: the noise floor is not known then, which is not the same as none.
     """
-    own = {name: one.digest for name, one in cell.artifacts.items()}
     good = [repeat for repeat in repeats if repeat.outcome == "ok"]
-    others = [{name: one.digest for name, one in repeat.artifacts.items()} for repeat in good]
-    if not others:
+    if not good:
         return None
-    return frozenset(name for other in others for name in {*own, *other} if own.get(name) != other.get(name))
+    return frozenset(
+        name
+        for other in good
+        for name in {*cell.artifacts, *other.artifacts}.difference(cell.not_captured, other.not_captured)
+        if _digest(cell, name) != _digest(other, name)
+    )
+
+
+def _digest(cell: Cell, name: str) -> str | None:
+    artifact = cell.artifacts.get(name)
+    return artifact.digest if artifact else None

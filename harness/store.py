@@ -35,7 +35,7 @@ import numpy as np
 from blake3 import blake3
 
 from harness.flock import Held, hold
-from harness.pipeline import in_order, is_final
+from harness.pipeline import in_order, is_artifact, is_final
 from harness.records import is_record
 from harness.sources import read_json, too_deep
 from harness.tensors import Tensor, UnreadableTensor, read_pt, read_safetensors, write_safetensors
@@ -114,6 +114,12 @@ class Cell:
     details: dict[str, Any] = field(default_factory=dict)
     finished: str = ""
     schema: int = SCHEMA
+
+    @property
+    def not_captured(self) -> dict[str, str]:
+        """Why artifacts that the job made could not be recorded; its details have the facts (`provenance.cpu`) too."""
+        found: dict[str, str] = self.details.get("not_captured", {})
+        return {name: reason for name, reason in found.items() if is_artifact(name)}
 
     @property
     def version(self) -> str:
@@ -573,6 +579,11 @@ class StoredCell:
     def names(self) -> tuple[str, ...]:
         """Names of its artifacts, in the order of the pipeline."""
         return tuple(self.cell.artifacts)
+
+    @property
+    def not_captured(self) -> dict[str, str]:
+        """Why artifacts that the cell should have are missing; see `Cell.not_captured`."""
+        return self.cell.not_captured
 
     def load(self, name: str) -> Tensor:
         """Map a tensor; see `Store.load`.

@@ -23,7 +23,7 @@ from harness.errors import printable
 from harness.lock import Lock, difference
 from harness.metrics import Profile
 from harness.pipeline import in_order, is_final
-from harness.repeats import repeats_of
+from harness.repeats import noise_floor, repeats_of
 from harness.store import Cell, Store, StoredCell
 
 TABLES_SCHEMA = "1"
@@ -53,6 +53,15 @@ class Pair:
     def final(self) -> list[ArtifactComparison]:
         """Comparisons of the index's own tensors only."""
         return [artifact for artifact in self.artifacts if is_final(artifact.name)]
+
+    @property
+    def first_changed(self) -> str | None:
+        """The first tensor of the pipeline that is known to differ by a bit.
+
+        Tensors only: the index's metadata names a folder of one run, and is never the same.
+        """
+        differ = (one for one in self.artifacts if one.tensor and not one.bit_equal and not one.unknown)
+        return next((one.name for one in differ), None)
 
 
 @dataclass(frozen=True)
@@ -129,12 +138,12 @@ def _missing(version: str) -> Cell:
 
 def noise_of(pairs: Iterable[Pair]) -> dict[str, frozenset[str]]:
     """Key of each cell that was run again to the artifacts that this changed: what A against A shows is noise."""
-    noise: dict[str, frozenset[str]] = {}
+    repeats: dict[str, tuple[Cell, list[Cell]]] = {}
     for pair in pairs:
         if pair.kind == "repeat":
-            changed = frozenset(artifact.name for artifact in pair.artifacts if not artifact.bit_equal)
-            noise[pair.a.key] = noise.get(pair.a.key, frozenset()) | changed
-    return noise
+            repeats.setdefault(pair.a.key, (pair.a, []))[1].append(pair.b)
+    floors = {key: noise_floor(cell, others) for key, (cell, others) in repeats.items()}
+    return {key: floor for key, floor in floors.items() if floor is not None}
 
 
 def _noise_in(pair: Pair, noise: Mapping[str, frozenset[str]]) -> frozenset[str] | None:
@@ -150,6 +159,9 @@ def headline(pair: Pair, noise: Mapping[str, frozenset[str]]) -> Headline:
         gaps = [f"{c.label}: {c.outcome}" for c in (pair.a, pair.b) if c.outcome != "ok"]
         return Headline(pair.a.label, pair.b.label, gap="; ".join(gaps))
     final = pair.final()
+    unknown = [artifact.name for artifact in final if artifact.unknown]
+    if unknown and all(artifact.bit_equal or artifact.unknown for artifact in final):
+        return Headline(pair.a.label, pair.b.label, gap=f"{', '.join(unknown)} could not be read")
     profiles = {p: sum(bool(artifact.close(p)) for artifact in final) for p in _profile_names(final)}
     noisy = _noise_in(pair, noise)
     return Headline(
@@ -394,8 +406,6 @@ def write_tables(
 
 def _consecutive_row(pair: Pair, noise: Mapping[str, frozenset[str]]) -> dict[str, Any]:
     row = headline(pair, noise)
-    # Tensors only: the index's metadata names a folder of one run, and is never the same.
-    changed = [artifact.name for artifact in pair.artifacts if not artifact.bit_equal and artifact.tensor]
     found: dict[str, Any] = {
         "a": row.a, "b": row.b, "outcome_a": pair.a.outcome, "outcome_b": pair.b.outcome, "gap": row.gap,
     }  # fmt: skip
@@ -410,7 +420,7 @@ def _consecutive_row(pair: Pair, noise: Mapping[str, frozenset[str]]) -> dict[st
         "bit_equal": row.bit_equal,
         "changed": row.changed,
         "noisy": None if row.noisy is None else list(row.noisy),
-        "first_changed": changed[0] if changed else None,
+        "first_changed": pair.first_changed,
     }
 
 

@@ -105,9 +105,10 @@ _BROKEN = """
 import json, os
 import torch
 from harness.worker import provenance
+from harness.worker.notes import Notes
 torch.__config__.show = os.abort
 torch.backends.cudnn.version = os.abort
-found = provenance.collect({"device": "cuda"})
+found = provenance.collect({"device": "cuda"}, Notes())
 print(json.dumps([found["torch_config"], found["cudnn"]]))
 """
 

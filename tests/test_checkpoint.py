@@ -10,6 +10,7 @@ import pytest
 
 from harness.checkpoint import PICKLE, digest_files, load_checkpoint_local, safetensors_header
 from harness.errors import UsageError
+from tests.tiny_checkpoints import FAMILIES
 
 
 def safetensors(tensors: dict[str, list[int]]) -> bytes:
@@ -98,6 +99,15 @@ def test_a_pickle_alone_is_accepted_and_recorded(tmp_path):
     assert load_checkpoint_local(write_checkpoint(tmp_path / "a", files)).source["weights"] == PICKLE
 
 
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_checkpoint_of_any_encoder_family_is_accepted(tmp_path, family):
+    config = json.dumps({"model_type": family}).encode()
+
+    checkpoint = load_checkpoint_local(write_checkpoint(tmp_path / "a", checkpoint_bytes() | {"config.json": config}))
+
+    assert checkpoint.source["model_type"] == family
+
+
 def without(name: str) -> dict[str, bytes]:
     files = checkpoint_bytes()
     del files[name]
@@ -124,6 +134,11 @@ def without(name: str) -> dict[str, bytes]:
             checkpoint_bytes() | {"config.json": b'{"model_type": "x", "auto_map": {"AutoModel": "m.Model"}}'},
             ["auto_map", "trust_remote_code"],
         ),
+        (
+            checkpoint_bytes() | {"config.json": b'{"model_type": "modernbert"}'},
+            ["config.json", "'modernbert'", "no class", "distilbert"],
+        ),
+        (without("vocab.txt") | {"spiece.model": b"x"}, ["no tokenizer", "tokenizer.json", "sentencepiece"]),
         (checkpoint_bytes() | {"model.safetensors": safetensors({"bert.x": [2]})}, ["no linear.weight"]),
         (checkpoint_bytes() | {"model.safetensors": b"short"}, ["not a whole safetensors"]),
         (

@@ -241,6 +241,7 @@ def test_without_any_wrapper_the_index_is_the_same(cells, again, environments, t
     _, cell = again("full", Interpreter(bare))
 
     assert not set(cell.artifacts) & INTERMEDIATE
+    assert set(cell.not_captured) == INTERMEDIATE | VALUES - {"doclens"}
     assert digests(cell, FINAL) == digests(cells[NEW], FINAL)
 
 
@@ -352,6 +353,7 @@ def test_provenance_says_what_ran_on_what(cells, environments, version):
     assert cell.details["passages"] == LIMIT
     assert "BertSelfAttention" in cell.details["observed"]["attention_class"]
     assert cell.details["observed"]["autocast_enabled"] is False
+    assert cell.details["not_captured"] == {}
     # The reducer's own numbers, so that a leak of its packages into a job would show.
     assert provenance["numpy"] != np.__version__
 

@@ -305,6 +305,7 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "provenance is a text": {"details__provenance": "torch"},
     "gpu is a list": {"details__provenance": {"gpu": [1]}},
     "observed is a number": {"details__observed": 3},
+    "a reason that is a number": {"details__not_captured": {"D": 3}},
     "seconds not finite": {"details__wall_seconds": float("nan")},
     "unknown field": {"surprise": 1},
     "a deep one": {"details__x": json.loads("[" * 200 + "]" * 200)},

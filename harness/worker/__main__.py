@@ -63,9 +63,13 @@ def _run(cell: dict[str, Any], out_dir: str, phases: Phases, result: dict[str, A
     with phases("import"):
         try:
             from harness.worker import index, provenance
+            from harness.worker.notes import Notes
         except ImportError as error:
             raise Ended("import_failed", f"{type(error).__name__}: {error}") from error
-    result["provenance"] = provenance.collect(cell)
+    notes = Notes()
+    # Here from the start, so that it is in the result however the job ends.
+    result["not_captured"] = notes.reasons
+    result["provenance"] = provenance.collect(cell, notes)
     job = cell.get("job", "index")
     if job != "index":
         # Not imported for the main job, so that what it loads does not depend on the others.
@@ -74,8 +78,8 @@ def _run(cell: dict[str, Any], out_dir: str, phases: Phases, result: dict[str, A
         result.update(jobs.run(job, cell, out_dir, phases))
         return
     index.require_device(cell)
-    result.update(index.run(cell, out_dir, phases))
-    result["provenance"].update(provenance.after(cell))
+    result.update(index.run(cell, out_dir, phases, notes))
+    result["provenance"].update(provenance.after(cell, notes))
 
 
 def main(argv: list[str]) -> int:

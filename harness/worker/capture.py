@@ -3,20 +3,25 @@
 Nothing on disk is edited: uv hard-links installed files to its cache, so an edit in site-packages would change every
 environment that shares the file. Each wrapper calls the original and hands its value to `Tap`, which writes it and, for
 a swap, puts another in its place. Capturing must never change the result: wrappers only read, and copy to the host
-before they write.
+before they write. Nor may it end the job: where a function or a value is not what it was expected to be, the artifact
+has a reason in `Notes`, and the job and the other artifacts go on.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import functools
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+
+from harness.worker.notes import Notes
+from harness.worker.outcomes import Ended
 
 
 class Tap:
@@ -26,205 +31,253 @@ class Tap:
         folder: where `NAME.safetensors` files go, each with one tensor named `tensor`; made if it does not exist.
         level: `final` records nothing, `digests` and `full` record everything (what is kept is the store's business).
         swap: artifact name to the path of a safetensors file with a tensor named `tensor`.
+        notes: gets the reason of what cannot be recorded.
     """
 
-    def __init__(self, folder: str, level: str, swap: dict[str, str]) -> None:
-        self.folder, self.enabled, self.swap = folder, level != "final", swap
-        self.records: dict[str, dict[str, Any]] = {}
+    def __init__(self, folder: str, level: str, swap: dict[str, str], notes: Notes) -> None:
+        self.folder, self.enabled, self.swap, self.notes = folder, level != "final", swap, notes
+        self.recorded: set[str] = set()
         self.swapped: list[str] = []
         self.seconds = 0.0
         self.first_outer_batch = True
-        if self.enabled:
-            os.makedirs(folder, exist_ok=True)
 
     def __call__(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        """Record `tensor` under `name`, and return it or its replacement."""
+        """Record `tensor` under `name`, and return it or its replacement.
+
+        Raises:
+            Ended: its replacement does not fit.
+        """
         if name in self.swap:
-            replacement = load_file(self.swap[name])["tensor"].to(device=tensor.device)
-            if replacement.dtype != tensor.dtype or replacement.shape != tensor.shape:
-                raise ValueError(
-                    f"cannot swap {name}: the replacement is {replacement.dtype} {tuple(replacement.shape)}, "
-                    f"the job made {tensor.dtype} {tuple(tensor.shape)}"
-                )
-            tensor = replacement
-            self.swapped.append(name)
-        if self.enabled and name not in self.records:
+            tensor = self._replacement(name, tensor)
+        # What could not be recorded at first is not taken at a later call, where it would be something else.
+        if self.enabled and name not in self.recorded and name not in self.notes.reasons:
             started = time.perf_counter()
-            held = tensor.detach().to("cpu").contiguous()
-            save_file({"tensor": held}, os.path.join(self.folder, f"{name}.safetensors"))
-            self.records[name] = {"dtype": str(held.dtype).removeprefix("torch."), "shape": list(held.shape)}
+            with self.notes.recording(name):
+                self._keep(name, tensor)
             self.seconds += time.perf_counter() - started
         return tensor
+
+    def _replacement(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        replacement = load_file(self.swap[name])["tensor"].to(device=tensor.device)
+        if replacement.dtype != tensor.dtype or replacement.shape != tensor.shape:
+            raise Ended(
+                "crashed",
+                f"cannot swap {name}: the replacement is {replacement.dtype} {tuple(replacement.shape)}, "
+                f"the job made {tensor.dtype} {tuple(tensor.shape)}",
+            )
+        self.swapped.append(name)
+        return replacement
+
+    def _keep(self, name: str, tensor: torch.Tensor) -> None:
+        os.makedirs(self.folder, exist_ok=True)
+        path = os.path.join(self.folder, f"{name}.safetensors")
+        # Renamed when it is whole: half a file would be taken for the artifact.
+        save_file({"tensor": tensor.detach().to("cpu").contiguous()}, f"{path}.new")
+        os.replace(f"{path}.new", path)
+        self.recorded.add(name)
+
+    def part(self, name: str, values: Any, place: int = 0) -> Any:
+        """Record one part of a function's tuple; return the tuple with it or its replacement."""
+        if not isinstance(values, tuple) or len(values) <= place:
+            self.notes.add(name, f"its function returned no tuple of more than {place}: {type(values).__name__}")
+            return values
+        return (*values[:place], self(name, values[place]), *values[place + 1 :])
 
     def value(self, name: str, values: list[int]) -> None:
         """Record integers (a count, a list of passage ids) as an int64 tensor."""
         if self.enabled:
             self(name, torch.tensor(values, dtype=torch.int64))
 
+    def finish(self) -> None:
+        """Note each artifact that ought to have been recorded by now and was not, because its function never ran.
 
-@contextlib.contextmanager
-def patched(owner: Any, name: str, replacement: Any) -> Iterator[None]:
-    """Put `replacement` in the place of an owner's attribute for as long as the `with` block lasts."""
-    inherited = name not in vars(owner)
-    original = getattr(owner, name)
-    setattr(owner, name, replacement)
-    try:
-        yield
-    finally:
-        if inherited:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, original)
+        Raises:
+            Ended: one that was to be swapped is among those that the job never made.
+        """
+        missing = sorted(set(self.swap) - set(self.swapped))
+        if missing:
+            why = "".join(f" {name}: {self.notes.reasons[name]}." for name in missing if name in self.notes.reasons)
+            listed = ", ".join(missing)
+            raise Ended("crashed", f"These artifacts were to be swapped but the job never made them: {listed}.{why}")
+        for hook in HOOKS if self.enabled else ():
+            for name in hook.artifacts:
+                if name not in self.recorded:
+                    self.notes.add(name, f"the job ended without its turn in {hook.module}.{hook.path}")
 
 
-Patch = tuple[Any, str, Any]
-"""An owner, the name of its attribute, and what takes the attribute's place."""
+@dataclass(frozen=True)
+class Hook:
+    """A function of colbert-ai that is wrapped.
+
+    Attributes:
+        artifacts: what is recorded in it, or in the functions that it calls.
+        module: where colbert-ai looks it up.
+        path: its attributes from there.
+        wrap: is given the tap and the function, and returns what takes its place.
+    """
+
+    artifacts: tuple[str, ...]
+    module: str
+    path: str
+    wrap: Callable[[Tap, Any], Any]
 
 
 def install(tap: Tap) -> contextlib.ExitStack:
-    """Wrap colbert-ai's functions around `tap`; closing the returned stack puts the originals back."""
+    """Wrap colbert-ai's functions around `tap`, if it has anything to do there; closing the stack puts them back."""
     stack = contextlib.ExitStack()
-    for owner, name, replacement in (*_sampling(tap), *_training(tap), *_encoding(tap)):
-        stack.enter_context(patched(owner, name, replacement))
+    for hook in HOOKS if tap.enabled or tap.swap else ():
+        stack.enter_context(tap.notes.hook(hook.artifacts, hook.module, hook.path, functools.partial(hook.wrap, tap)))
     return stack
 
 
-def _sampling(tap: Tap) -> list[Patch]:
-    """From the choice of passages to their embeddings."""
-    from colbert.indexing.collection_indexer import CollectionIndexer
-    from colbert.modeling.checkpoint import Checkpoint
+def _whole(name: str) -> Callable[[Tap, Any], Any]:
+    """A wrapper for a function whose result is one artifact."""
 
-    sampling = {"active": False}
-    sample_pids, sample_embeddings = CollectionIndexer._sample_pids, CollectionIndexer._sample_embeddings
-    original_doc_from_text = Checkpoint.docFromText
+    def wrap(tap: Tap, original: Any) -> Any:
+        return lambda *args, **kwargs: tap(name, original(*args, **kwargs))
 
-    def _sample_pids(self: Any) -> set[int]:
-        pids: set[int] = sample_pids(self)
-        tap.value("sample_pids", sorted(pids))
-        tap.value("num_passages", [len(pids)])
+    return wrap
+
+
+def _sample_pids(tap: Tap, original: Any) -> Any:
+    def sample_pids(*args: Any, **kwargs: Any) -> Any:
+        pids = original(*args, **kwargs)
+        with tap.notes.recording("sample_pids", "num_passages"):
+            tap.value("sample_pids", sorted(pids))
+            tap.value("num_passages", [len(pids)])
         return pids
 
-    def _sample_embeddings(self: Any, pids: set[int]) -> Any:
-        encode = self.encoder.encode_passages
-
-        def encode_passages(passages: list[str]) -> Any:
-            embs, doclens = encode(passages)
-            return tap("local_sample_embs", embs), doclens
-
-        sampling["active"] = True
-        self.encoder.encode_passages = encode_passages
-        try:
-            return sample_embeddings(self, pids)
-        finally:
-            sampling["active"] = False
-            del self.encoder.encode_passages
-
-    def doc_from_text(self: Any, docs: Any, *args: Any, **kwargs: Any) -> Any:
-        if not (sampling["active"] and tap.first_outer_batch):
-            return original_doc_from_text(self, docs, *args, **kwargs)
-        tap.first_outer_batch = False
-        return _first_outer_batch(tap, self, original_doc_from_text, docs, args, kwargs)
-
-    return [
-        (CollectionIndexer, "_sample_pids", _sample_pids),
-        (CollectionIndexer, "_sample_embeddings", _sample_embeddings),
-        (Checkpoint, "docFromText", doc_from_text),
-    ]
+    return sample_pids
 
 
-def _training(tap: Tap) -> list[Patch]:
-    """From the split of the sample to the normalised centroids."""
-    from colbert.indexing import collection_indexer
-    from colbert.indexing.collection_indexer import CollectionIndexer
+def _sample_embeddings(tap: Tap, original: Any) -> Any:
+    """The sample is encoded in outer batches, the first of which is recorded in more detail."""
 
-    split, train_kmeans = CollectionIndexer._concatenate_and_split_sample, CollectionIndexer._train_kmeans
-    kmeans = collection_indexer.compute_faiss_kmeans
+    def part(name: str) -> Callable[[Any], Any]:
+        return lambda function: lambda *args, **kwargs: tap.part(name, function(*args, **kwargs))
 
-    def _concatenate_and_split_sample(self: Any) -> Any:
-        sample, heldout = split(self)
-        return tap("sample", sample), tap("sample_heldout", heldout)
+    def from_text(function: Any) -> Any:
+        checkpoint = function.__self__
 
-    def compute_faiss_kmeans(*args: Any, **kwargs: Any) -> Any:
-        return tap("centroids_raw", kmeans(*args, **kwargs))
+        def doc_from_text(*args: Any, **kwargs: Any) -> Any:
+            if not tap.first_outer_batch:
+                return function(*args, **kwargs)
+            tap.first_outer_batch = False
+            return _first_outer_batch(tap, checkpoint, function, args, kwargs)
 
-    def _train_kmeans(self: Any, sample: Any, shared_lists: Any) -> Any:
-        normalize = torch.nn.functional.normalize
+        return doc_from_text
 
-        def normalize_centroids(*args: Any, **kwargs: Any) -> Any:
-            return tap("centroids_normalized", normalize(*args, **kwargs))
+    def sample_embeddings(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with (
+            tap.notes.hook(("local_sample_embs",), self, "encoder.encode_passages", part("local_sample_embs")),
+            tap.notes.hook((*_TOKENS, "batches", "D"), self, "encoder.checkpoint.docFromText", from_text),
+        ):
+            return original(self, *args, **kwargs)
 
-        with patched(torch.nn.functional, "normalize", normalize_centroids):
-            return train_kmeans(self, sample, shared_lists)
-
-    return [
-        (CollectionIndexer, "_concatenate_and_split_sample", _concatenate_and_split_sample),
-        (collection_indexer, "compute_faiss_kmeans", compute_faiss_kmeans),
-        (CollectionIndexer, "_train_kmeans", _train_kmeans),
-    ]
+    return sample_embeddings
 
 
-def _encoding(tap: Tap) -> list[Patch]:
-    """From the embeddings of each chunk to the inverted lists."""
-    from colbert.indexing import collection_indexer
-    from colbert.indexing.collection_indexer import CollectionIndexer
-    from colbert.indexing.index_saver import IndexSaver
-
-    build_ivf, save_chunk = CollectionIndexer._build_ivf, IndexSaver.save_chunk
-    optimize_ivf = collection_indexer.optimize_ivf
-
-    def save_chunk_(self: Any, chunk_idx: int, offset: int, embs: Any, doclens: Any) -> Any:
-        return save_chunk(self, chunk_idx, offset, tap(f"embs_{chunk_idx}", embs), doclens)
-
-    def _build_ivf(self: Any) -> Any:
-        sort = torch.Tensor.sort
-
-        def sort_codes(codes: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-            ordered = sort(tap("codes", codes), *args, **kwargs)
-            tap("values", ordered.values)
-            return ordered
-
-        with patched(torch.Tensor, "sort", sort_codes):
-            return build_ivf(self)
-
-    def optimize(ivf: Any, *args: Any, **kwargs: Any) -> Any:
-        # Only here does `sort` have its own meaning again: optimize_ivf sorts too, inside torch.unique.
-        return optimize_ivf(tap("ivf_unoptimized", ivf), *args, **kwargs)
-
-    return [
-        (IndexSaver, "save_chunk", save_chunk_),
-        (CollectionIndexer, "_build_ivf", _build_ivf),
-        (collection_indexer, "optimize_ivf", optimize),
-    ]
+_TOKENS = ("tensorize_output.input_ids", "tensorize_output.attention_mask", "tensorize_output.reverse_indices")
 
 
-def _first_outer_batch(tap: Tap, checkpoint: Any, doc_from_text: Any, docs: Any, args: Any, kwargs: Any) -> Any:
+def _first_outer_batch(tap: Tap, checkpoint: Any, doc_from_text: Any, args: Any, kwargs: Any) -> Any:
     """Run the first outer batch with its token ids, its per-batch embeddings and its reordered result recorded."""
-    tensorize, doc = checkpoint.doc_tokenizer.tensorize, checkpoint.doc
     outputs: list[torch.Tensor] = []
 
-    def record_tensorize(*inner: Any, **options: Any) -> Any:
-        batches, reverse_indices = tensorize(*inner, **options)
-        # All batches of one outer batch are padded to the same length, so they are one tensor cut along dimension 0.
-        tap("tensorize_output.input_ids", torch.cat([ids for ids, _ in batches]))
-        tap("tensorize_output.attention_mask", torch.cat([mask for _, mask in batches]))
-        tap("tensorize_output.reverse_indices", reverse_indices)
-        return batches, reverse_indices
+    def record_tokens(tensorize: Any) -> Any:
+        def wrapped(*inner: Any, **options: Any) -> Any:
+            made = tensorize(*inner, **options)
+            with tap.notes.recording(*_TOKENS):
+                batches, reverse_indices = made
+                # All batches of one outer batch are padded to the same length: one tensor, cut along dimension 0.
+                tap(_TOKENS[0], torch.cat([ids for ids, _ in batches]))
+                tap(_TOKENS[1], torch.cat([mask for _, mask in batches]))
+                tap(_TOKENS[2], reverse_indices)
+            return made
 
-    def record_doc(*inner: Any, **options: Any) -> Any:
-        embeddings, mask = doc(*inner, **options)
-        outputs.append(embeddings.to("cpu"))
-        return embeddings, mask
+        return wrapped
 
-    checkpoint.doc_tokenizer.tensorize, checkpoint.doc = record_tensorize, record_doc
-    try:
-        flat, *rest = doc_from_text(checkpoint, docs, *args, **kwargs)
-    finally:
-        del checkpoint.doc_tokenizer.tensorize, checkpoint.doc
-    tap("batches", torch.cat(outputs))
-    return (tap("D", flat), *rest)
+    def record_embeddings(doc: Any) -> Any:
+        def wrapped(*inner: Any, **options: Any) -> Any:
+            made = doc(*inner, **options)
+            with tap.notes.recording("batches"):
+                embeddings, _mask = made
+                outputs.append(embeddings.to("cpu"))
+            return made
+
+        return wrapped
+
+    with (
+        tap.notes.hook(_TOKENS, checkpoint, "doc_tokenizer.tensorize", record_tokens),
+        tap.notes.hook(("batches",), checkpoint, "doc", record_embeddings),
+    ):
+        made = doc_from_text(*args, **kwargs)
+    with tap.notes.recording("batches"):
+        tap("batches", torch.cat(outputs))
+    return tap.part("D", made)
 
 
-def write_records(tap: Tap, out_dir: str) -> None:
-    """Write `intermediates.json`: dtype and shape of everything that was recorded."""
-    with open(os.path.join(out_dir, "intermediates.json"), "w", encoding="utf-8") as file:
-        json.dump(tap.records, file, indent=1, sort_keys=True)
+def _split(tap: Tap, original: Any) -> Any:
+    def split(*args: Any, **kwargs: Any) -> Any:
+        return tap.part("sample_heldout", tap.part("sample", original(*args, **kwargs)), 1)
+
+    return split
+
+
+def _train_kmeans(tap: Tap, original: Any) -> Any:
+    def train_kmeans(*args: Any, **kwargs: Any) -> Any:
+        with tap.notes.hook(
+            ("centroids_normalized",), torch.nn.functional, "normalize",
+            functools.partial(_whole("centroids_normalized"), tap),
+        ):  # fmt: skip
+            return original(*args, **kwargs)
+
+    return train_kmeans
+
+
+def _save_chunk(tap: Tap, original: Any) -> Any:
+    def save_chunk(self: Any, chunk_idx: int, offset: int, embs: Any, doclens: Any) -> Any:
+        return original(self, chunk_idx, offset, tap(f"embs_{chunk_idx}", embs), doclens)
+
+    return save_chunk
+
+
+def _build_ivf(tap: Tap, original: Any) -> Any:
+    def sorting(sort: Any) -> Any:
+        def sort_codes(codes: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            ordered = sort(tap("codes", codes), *args, **kwargs)
+            with tap.notes.recording("values"):
+                tap("values", ordered.values)
+            return ordered
+
+        return sort_codes
+
+    def build_ivf(*args: Any, **kwargs: Any) -> Any:
+        with tap.notes.hook(("codes", "values"), torch.Tensor, "sort", sorting):
+            return original(*args, **kwargs)
+
+    return build_ivf
+
+
+def _optimize_ivf(tap: Tap, original: Any) -> Any:
+    def optimize_ivf(ivf: Any, *args: Any, **kwargs: Any) -> Any:
+        return original(tap("ivf_unoptimized", ivf), *args, **kwargs)
+
+    return optimize_ivf
+
+
+_INDEXER = "colbert.indexing.collection_indexer"
+HOOKS = (
+    Hook(("sample_pids", "num_passages"), _INDEXER, "CollectionIndexer._sample_pids", _sample_pids),
+    Hook(
+        (*_TOKENS, "batches", "D", "local_sample_embs"),
+        _INDEXER, "CollectionIndexer._sample_embeddings", _sample_embeddings,
+    ),
+    Hook(("sample", "sample_heldout"), _INDEXER, "CollectionIndexer._concatenate_and_split_sample", _split),
+    Hook(("centroids_raw",), _INDEXER, "compute_faiss_kmeans", _whole("centroids_raw")),
+    Hook(("centroids_normalized",), _INDEXER, "CollectionIndexer._train_kmeans", _train_kmeans),
+    Hook(("embs_0",), "colbert.indexing.index_saver", "IndexSaver.save_chunk", _save_chunk),
+    Hook(("codes", "values"), _INDEXER, "CollectionIndexer._build_ivf", _build_ivf),
+    Hook(("ivf_unoptimized",), _INDEXER, "optimize_ivf", _optimize_ivf),
+)  # fmt: skip
+"""Every place that is recorded, in the order in which a job comes by."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from harness.worker import capture
+from harness.worker.notes import Notes
 from harness.worker.outcomes import Ended
 from harness.worker.packing import packbits
 
@@ -114,40 +117,72 @@ def _refuse_dynamic_module(class_reference: str, *_args: Any, **_kwargs: Any) ->
     raise Ended("unsupported", f"The checkpoint wants to run code of its own ({class_reference}), which is never done.")
 
 
-def _time_phases(phases: Any, seen: dict[str, Any]) -> None:
-    """Time the indexer's own steps, and note what ran (the attention class, autocast) once the model is loaded."""
-    from colbert.indexing.collection_indexer import CollectionIndexer
+def attention_class(model: torch.nn.Module) -> str:
+    """The class of a model's attention modules, whatever encoder it is: those with no other inside them.
 
-    for method, phase in (("setup", "sample"), ("train", "train"), ("index", "encode"), ("finalize", "finalize")):
-        original = getattr(CollectionIndexer, method)
-
-        def timed(self: Any, *args: Any, _original: Any = original, _phase: str = phase) -> Any:
-            with phases(_phase):
-                return _original(self, *args)
-
-        setattr(CollectionIndexer, method, timed)
-    initialise = CollectionIndexer.__init__
-
-    def loaded(self: Any, *args: Any, **kwargs: Any) -> None:
-        with phases("load"):
-            initialise(self, *args, **kwargs)
-        attention = self.checkpoint.bert.encoder.layer[0].attention.self
-        seen["attention_class"] = f"{type(attention).__module__}.{type(attention).__qualname__}"
-        with self.checkpoint.amp_manager.context():
-            seen["autocast_enabled"] = bool(torch.is_autocast_enabled())
-            seen["autocast_dtype"] = str(torch.get_autocast_gpu_dtype()) if self.use_gpu else None
-        seen["parameters_device"] = str(self.checkpoint.device)
-
-    CollectionIndexer.__init__ = loaded
+    Raises:
+        LookupError: no module's class is called an attention.
+    """
+    named = [module for module in model.modules() if "attention" in type(module).__name__.lower()]
+    inner = {type(m) for m in named if not any(other is not m and other in named for other in m.modules())}
+    if not inner:
+        raise LookupError("no module of the model has a class with Attention in its name")
+    return ", ".join(sorted(f"{kind.__module__}.{kind.__qualname__}" for kind in inner))
 
 
-def run(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
+def _autocast(indexer: Any) -> tuple[bool, str | None]:
+    """Whether autocast is on where the indexer encodes, and its dtype on a GPU."""
+    with indexer.checkpoint.amp_manager.context():
+        return torch.is_autocast_enabled(), str(torch.get_autocast_gpu_dtype()) if indexer.use_gpu else None
+
+
+def _watch(phases: Any, notes: Notes, seen: dict[str, Any]) -> contextlib.ExitStack:
+    """Time the indexer's own steps, and note what runs once the model is loaded; closing the stack ends it."""
+
+    def timing(phase: str) -> Any:
+        def wrap(original: Any) -> Any:
+            def timed(*args: Any, **kwargs: Any) -> Any:
+                with phases(phase):
+                    return original(*args, **kwargs)
+
+            return timed
+
+        return wrap
+
+    def loading(initialise: Any) -> Any:
+        def loaded(self: Any, *args: Any, **kwargs: Any) -> None:
+            with phases("load"):
+                initialise(self, *args, **kwargs)
+            facts = {
+                "attention_class": lambda: attention_class(self.checkpoint),
+                "autocast_enabled": lambda: _autocast(self)[0],
+                "autocast_dtype": lambda: _autocast(self)[1],
+                "parameters_device": lambda: str(self.checkpoint.device),
+            }
+            seen.update(notes.gather("observed", facts))
+
+        return loaded
+
+    stack = contextlib.ExitStack()
+    points = {"__init__": loading} | {name: timing(phase) for name, phase in _PHASES.items()}
+    for name, wrap in points.items():
+        where = ("seconds.load", "observed") if name == "__init__" else (f"seconds.{_PHASES[name]}",)
+        stack.enter_context(notes.hook(where, "colbert.indexing.collection_indexer", f"CollectionIndexer.{name}", wrap))
+    return stack
+
+
+_PHASES = {"setup": "sample", "train": "train", "index": "encode", "finalize": "finalize"}
+"""Method of colbert-ai's indexer to the phase that it is."""
+
+
+def run(cell: dict[str, Any], out_dir: str, phases: Any, notes: Notes) -> dict[str, Any]:
     """Index a collection.
 
     Args:
         cell: the cell's specification (`passages`, `checkpoint`, `settings`, `device`, `capture`, `swap`).
-        out_dir: gets `index/` (colbert-ai's files), `intermediates/` and `intermediates.json`.
+        out_dir: gets `index/` (colbert-ai's files) and `intermediates/`.
         phases: times and names the phases.
+        notes: gets the reason of what could not be recorded.
 
     Returns:
         What ran: `observed`, `seconds_capturing`, peak memory in bytes.
@@ -162,10 +197,9 @@ def run(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
     with open(cell["passages"], encoding="utf-8") as file:
         passages = [json.loads(line) for line in file]
     seen: dict[str, Any] = {}
-    _time_phases(phases, seen)
     gpu = cell["device"] != "cpu"
     index_path = os.path.join(out_dir, "index")
-    tap = capture.Tap(os.path.join(out_dir, "intermediates"), cell["capture"], cell.get("swap") or {})
+    tap = capture.Tap(os.path.join(out_dir, "intermediates"), cell["capture"], cell.get("swap") or {}, notes)
     config = ColBERTConfig(
         nbits=settings["nbits"],
         dim=settings["dim"],
@@ -179,26 +213,35 @@ def run(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
         avoid_fork_if_possible=True,
     )
     with (
+        _watch(phases, notes, seen),
         capture.install(tap),
         Run().context(
             RunConfig(nranks=1, gpus=1 if gpu else 0, root=out_dir, experiment="run", avoid_fork_if_possible=True)
         ),
     ):
         Indexer(checkpoint=cell["checkpoint"], config=config).index(name="index", collection=passages)
-    missing = sorted(set(tap.swap) - set(tap.swapped))
-    if missing:
-        raise Ended("crashed", f"These artifacts were to be swapped but the job never made them: {', '.join(missing)}.")
-    capture.write_records(tap, out_dir)
-    peak = {"host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
-    if gpu:
-        peak["gpu_allocated_bytes"] = torch.cuda.max_memory_allocated(0)
-        peak["gpu_reserved_bytes"] = torch.cuda.max_memory_reserved(0)
-        free, total = torch.cuda.mem_get_info(0)
-        peak["gpu_in_use_bytes"] = total - free
+    tap.finish()
     return {
         "observed": seen,
         "seconds_capturing": round(tap.seconds, 4),
-        "peak_memory": peak,
+        "peak_memory": notes.gather("peak_memory", _peak_memory(gpu)),
         "swapped": tap.swapped,
         "passages": len(passages),
     }
+
+
+def _peak_memory(gpu: bool) -> dict[str, Callable[[], int]]:
+    def in_use() -> int:
+        free, total = torch.cuda.mem_get_info(0)
+        return total - free
+
+    peak: dict[str, Callable[[], int]] = {
+        "host_bytes": lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    }
+    if gpu:
+        peak |= {
+            "gpu_allocated_bytes": lambda: torch.cuda.max_memory_allocated(0),
+            "gpu_reserved_bytes": lambda: torch.cuda.max_memory_reserved(0),
+            "gpu_in_use_bytes": in_use,
+        }
+    return peak

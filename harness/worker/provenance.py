@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import importlib.metadata
 import os
 import platform
@@ -13,10 +14,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy
 import torch
+
+from harness.worker.notes import Notes
 
 
 def _packages() -> dict[str, str]:
@@ -77,7 +81,7 @@ def _cuda_library_versions() -> dict[str, str]:
     """Versions that the loaded CUDA libraries report themselves, with the file that each was loaded from.
 
     What is installed and what is loaded can differ (LD_LIBRARY_PATH, a preloaded system copy), so ask the libraries.
-    cuDNN is the exception: see `_cudnn`. Its version is its package's, if the loaded file is that package's.
+    cuDNN is the exception: see `_in_child`. Its version is its package's, if the loaded file is that package's.
     """
     loaded = _loaded_libraries()
     versions = {f"{name}.path": os.path.join(*path.split(os.sep)[-5:]) for name, path in loaded.items()}
@@ -188,15 +192,16 @@ def _answer(reader: int, child: int) -> str | None:
     return b"".join(parts).decode(errors="replace").strip() if status == 0 else None
 
 
-def _cudnn(gpu: bool) -> dict[str, Any]:
-    """What torch shows of its configuration, and the version that cuDNN reports: None where a part of it is missing."""
-    if not gpu:
-        # Without a GPU neither question reaches cuDNN's engines.
-        return {"torch_config": torch.__config__.show(), "cudnn": None}
+def _torch_config(gpu: bool) -> str | None:
+    """What torch shows of its configuration."""
     # Where no GPU is visible torch asks neither CUDA nor cuDNN; what it was built with is shown all the same.
-    config = _in_child("torch_config", CUDA_VISIBLE_DEVICES="")
+    return _in_child("torch_config", CUDA_VISIBLE_DEVICES="") if gpu else torch.__config__.show()
+
+
+def _cudnn_version() -> int | None:
+    """The version that cuDNN reports: None where a part of it is missing."""
     version = _in_child("cudnn")
-    return {"torch_config": config, "cudnn": int(version) if version and version.isdigit() else None}
+    return int(version) if version and version.isdigit() else None
 
 
 def _gpu() -> dict[str, Any]:
@@ -231,54 +236,59 @@ def _gpu() -> dict[str, Any]:
     return info
 
 
-def _switches() -> dict[str, Any]:
-    return {
-        "allow_tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
-        "allow_tf32_cudnn": torch.backends.cudnn.allow_tf32,
-        "allow_fp16_reduced_precision_reduction": torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction,
-        "float32_matmul_precision": torch.get_float32_matmul_precision(),
-        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
-        "cudnn_deterministic": torch.backends.cudnn.deterministic,
-        "cudnn_benchmark": torch.backends.cudnn.benchmark,
-        "mkldnn_available": torch.backends.mkldnn.is_available(),
-        "num_threads": torch.get_num_threads(),
-        "num_interop_threads": torch.get_num_interop_threads(),
-    }
+_SWITCHES: dict[str, Callable[[], Any]] = {
+    "allow_tf32_matmul": lambda: torch.backends.cuda.matmul.allow_tf32,
+    "allow_tf32_cudnn": lambda: torch.backends.cudnn.allow_tf32,
+    "allow_fp16_reduced_precision_reduction": lambda: torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction,
+    "float32_matmul_precision": torch.get_float32_matmul_precision,
+    "deterministic_algorithms": torch.are_deterministic_algorithms_enabled,
+    "cudnn_deterministic": lambda: torch.backends.cudnn.deterministic,
+    "cudnn_benchmark": lambda: torch.backends.cudnn.benchmark,
+    "mkldnn_available": torch.backends.mkldnn.is_available,
+    "num_threads": torch.get_num_threads,
+    "num_interop_threads": torch.get_num_interop_threads,
+}
 
 
-def collect(cell: dict[str, Any]) -> dict[str, Any]:
-    """Everything known before the job runs; values are JSON."""
+def collect(cell: dict[str, Any], notes: Notes) -> dict[str, Any]:
+    """Everything known before the job runs; values are JSON, and what cannot be had is noted."""
+    gpu = cell["device"] != "cpu"
     capability = getattr(torch.backends, "cpu", None)
-    return {
-        "torch": torch.__version__,
-        "torch_git": torch.version.git_version,
-        # First of all, while this process has not touched the GPU.
-        **_cudnn(cell["device"] != "cpu"),
-        "cuda": torch.version.cuda,
-        "python": sys.version,
-        "numpy": numpy.__version__,
-        "packages": _packages(),
-        "platform": platform.platform(),
-        "libc": " ".join(platform.libc_ver()),
-        "cpu": _cpu(),
-        "cpu_capability": getattr(capability, "get_cpu_capability", lambda: None)(),
-        "gpu": _gpu() if cell["device"] != "cpu" else {},
-        "switches": _switches(),
+    facts: dict[str, Callable[[], Any]] = {
+        "torch": lambda: torch.__version__,
+        "torch_git": lambda: torch.version.git_version,
+        # Before all that touches the GPU in this process. Without one neither question reaches cuDNN's engines.
+        "torch_config": lambda: _torch_config(gpu),
+        "cudnn": lambda: _cudnn_version() if gpu else None,
+        "cuda": lambda: torch.version.cuda,
+        "python": lambda: sys.version,
+        "numpy": lambda: numpy.__version__,
+        "packages": _packages,
+        "platform": platform.platform,
+        "libc": lambda: " ".join(platform.libc_ver()),
+        "cpu": _cpu,
+        "cpu_capability": getattr(capability, "get_cpu_capability", lambda: None),
+        "gpu": lambda: _gpu() if gpu else {},
+        "switches": lambda: notes.gather("provenance.switches", _SWITCHES),
         # All of it; some name folders of this one run (TMPDIR, TORCH_EXTENSIONS_DIR), which are not in the cell's key.
-        "environment": dict(sorted(os.environ.items())),
+        "environment": lambda: dict(sorted(os.environ.items())),
     }
+    return notes.gather("provenance", facts)
 
 
-def after(cell: dict[str, Any]) -> dict[str, Any]:
-    """What is only known once the job has loaded its libraries."""
-    import faiss
+def _faiss(question: str, otherwise: Any) -> Any:
+    """What faiss answers; `otherwise` where this version of it is not asked that."""
+    return getattr(importlib.import_module("faiss"), question, lambda: otherwise)()
 
-    found: dict[str, Any] = {
-        "faiss": faiss.__version__,
-        "faiss_compile_options": faiss.get_compile_options() if hasattr(faiss, "get_compile_options") else "",
+
+def after(cell: dict[str, Any], notes: Notes) -> dict[str, Any]:
+    """What is only known once the job has loaded its libraries; as `collect`."""
+    facts: dict[str, Callable[[], Any]] = {
+        "faiss": lambda: importlib.import_module("faiss").__version__,
+        "faiss_compile_options": lambda: _faiss("get_compile_options", ""),
     }
     if cell["device"] != "cpu":
         # Only here: the GPU build of faiss ends the process when it is asked on a machine without a driver.
-        found["faiss_gpus"] = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
-        found["cuda_libraries"] = _cuda_library_versions()
-    return found
+        facts["faiss_gpus"] = lambda: _faiss("get_num_gpus", 0)
+        facts["cuda_libraries"] = _cuda_library_versions
+    return notes.gather("provenance", facts)

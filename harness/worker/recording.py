@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness.worker.capture import patched
+from harness.worker.notes import patched
 
 _DATA_FREE = {
     "empty",

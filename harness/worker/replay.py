@@ -141,6 +141,8 @@ def _resolve(call: dict[str, Any], modules: dict[str, Any], setting: steps.Setti
     if call["kind"] == "step":
         return lambda given: steps.run(name, setting, given)
     if call["kind"] == "module":
+        if name not in modules:
+            raise LookupError(f"the model has no module {name} here")
         return modules[name]
     found: Any = torch.ops if call["kind"] == "operator" else torch
     parts = name.split(".")
@@ -198,9 +200,12 @@ def _replay(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
     with phases("replay"):
         for call in calls:
             try:
-                found.append(_replayed(call, _resolve(call, modules, setting), setting, source, target))
+                function = _resolve(call, modules, setting)
             except LookupError as error:
                 found.append({"status": "absent", "reason": str(error)})
+                continue
+            try:
+                found.append(_replayed(call, function, setting, source, target))
             except Exception as error:
                 # A call that this version refuses is a row of the table; the other calls go on.
                 found.append({"status": "refused", "reason": f"{type(error).__name__}: {error}"[:500]})

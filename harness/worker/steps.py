@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from harness.worker import capture
 from harness.worker.index import refuse_remote_code, require_device, skip_extensions
+from harness.worker.notes import patched
 from harness.worker.outcomes import Ended
 
 Tensors = dict[str, torch.Tensor]
@@ -108,7 +108,7 @@ def _normalize_centroids(setting: Setting, inputs: Tensors) -> Tensors:
     stub = setting.indexer(num_partitions=inputs["centroids_raw"].shape[0])
     # On a GPU the method goes on to round to half, which is the next step; normalising itself is on the CPU always.
     stub.use_gpu = False
-    with capture.patched(collection_indexer, "compute_faiss_kmeans", already):
+    with patched(collection_indexer, "compute_faiss_kmeans", already):
         return {"centroids_normalized": collection_indexer.CollectionIndexer._train_kmeans(stub, None, None)}
 
 
