@@ -241,11 +241,23 @@ class Experiment:
             retry: run cells again that ended badly; `unsupported` is a finding and is never retried.
         """
         known: dict[str, bool] = {}
-        return [
+        planned = [
             self._planned(self.spec(version, repeat), known, retry=retry)
             for version in versions
             for repeat in range(repeats.get(version, 0) + 1)
         ]
+        self.check()
+        return planned
+
+    def check(self) -> None:
+        """Load the files and refuse a job that is certain to fail.
+
+        Raises:
+            UsageError: something is wrong with them, or with the job that is to run on them.
+        """
+        from harness.checks import job_runs
+
+        job_runs(self.job, self.checkpoint, self.passages)
 
     def _planned(self, spec: CellSpec, known: dict[str, bool], *, retry: bool) -> Planned:
         cell = self.store.get(spec.key)

@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from harness.cells import CellSpec
+from harness.checks import to_run
 from harness.device import usable_cores
 from harness.doctor import Check
 from harness.errors import InfrastructureError
@@ -118,8 +119,9 @@ def examine_repeats(
     cores = cores_check()
     # A machine with fewer cores than the matrix has threads is a finding of its own, not the end of this one.
     configured = load_matrix((selection.matrix_path or find_matrix()).resolve()).jobs.index.threads
-    experiment = Experiment(replace(selection, threads=min(configured, usable_cores())))
+    experiment = to_run(replace(selection, threads=min(configured, usable_cores())))
     chosen = experiment.matrix.require(version or experiment.matrix.quickstart.versions[-1])
+    experiment.check()
     subject = Subject(experiment, chosen, interpreters(experiment, report)(chosen)(), report=report)
     # On a GPU the threads of the CPU only feed it.
     counts = thread_counts(experiment.job.threads) if experiment.device.kind == "cpu" else [experiment.job.threads]

@@ -516,7 +516,7 @@ def start_sweep(
     selection = absolute_paths(selection)
     # What is wrong with the files is said before a node is asked for anything.
     experiment = Experiment(replace(selection, identity="cpu of a node"))
-    _ = experiment.passages, experiment.checkpoint
+    experiment.check()
     identity = node_device(experiment.home, options, selection.device, board)
     sweep = Sweep(
         id=new_id(),

@@ -26,6 +26,7 @@ from harness.device import usable_cores
 from harness.errors import InfrastructureError, UsageError
 from harness.store import Store
 from tests.fake_worker import WELL, fake_interpreter
+from tests.standin import PASSAGES
 from tests.test_checkpoint import checkpoint_bytes, write_checkpoint
 from tests.test_environments import FAKE
 
@@ -78,7 +79,7 @@ def one_sentence(done: Done) -> str:
 @pytest.fixture
 def inputs(tmp_path) -> list[str]:
     """Options of a good collection and a good checkpoint on this machine, and a machine with few cores."""
-    (tmp_path / "good.jsonl").write_text('{"text": "A passage about one thing"}\n{"text": "Another about another"}\n')
+    (tmp_path / "good.jsonl").write_text(PASSAGES)
     checkpoint = write_checkpoint(tmp_path / "ck")
     return ["--collection", str(tmp_path / "good.jsonl"), "--checkpoint", str(checkpoint), *ONE_THREAD]
 
@@ -304,7 +305,7 @@ def test_one_version_that_fails_does_not_stop_the_others(run, inputs, fake_uv, m
     done = run("index", "2.7.0", "2.7.1", "2.8.0", *inputs)
 
     assert done.code == 3
-    assert done.out.startswith("2 of 3 cells are stored and complete")
+    assert done.out.startswith("Stored and complete: 2 of 3 cells")
     assert "2.7.1: import_failed: " in done.err
     outcomes = {c.version: c.outcome for c in Store(tmp_path / "home" / "store").cells()}
     assert outcomes == {"2.7.0": "ok", "2.7.1": "import_failed", "2.8.0": "ok"}
@@ -322,7 +323,7 @@ def test_a_finished_cell_is_not_run_again_and_a_failed_one_is(run, inputs, fake_
     assert len(set(ran)) == 2
     assert len(ran) == 3
     assert "2.8.0: stored" in second.err
-    assert "1 of 1 cells would run" not in run("plan", "2.8.0", *inputs).out
+    assert "1 of 1 cell would run" not in run("plan", "2.8.0", *inputs).out
 
 
 def test_an_unsupported_version_is_a_finding_and_is_not_tried_again(run, inputs, fake_uv, monkeypatch, tmp_path):

@@ -100,7 +100,7 @@ def cells(home: Home) -> dict[str, Cell]:
     """Both versions' cells, and the newer one's repeat, by label."""
     done = harness(home, "index", OLD, NEW, "--repeat", NEW, *SELECTION)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("3 of 3 cells are stored and complete")
+    assert done.stdout.startswith("Stored and complete: 3 of 3 cells")
     return {cell.label: cell for cell in Store(home.store).cells()}
 
 

@@ -24,6 +24,7 @@ from harness.tables import Headline
 from tests.cell_specs import cell, spec
 from tests.fake_worker import fake_interpreter
 from tests.small_index import index_arrays, write_index
+from tests.standin import PASSAGES
 from tests.test_checkpoint import write_checkpoint
 from tests.test_environments import FAKE
 
@@ -235,7 +236,7 @@ def machine(tmp_path: Path) -> Machine:
     write_index(tmp_path / "fake" / "other", arrays)
     (tmp_path / "uv").mkdir()
     (tmp_path / "driver.py").write_text(DRIVER.format(fake=str(FAKE), uv=str(tmp_path / "uv"), python=str(fake.python)))
-    (tmp_path / "c.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
+    (tmp_path / "c.jsonl").write_text(PASSAGES)
     checkpoint = write_checkpoint(tmp_path / "ck")
     options = [*STEP, "--collection", str(tmp_path / "c.jsonl"), "--checkpoint", str(checkpoint), "--threads", "1"]
     made = Machine(tmp_path, [*options, "--device", "cpu"], [sys.executable, str(tmp_path / "driver.py")])

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.commands.options import (
+    Writable,
     cluster_options,
     local_options,
-    parse_repeats,
     repeats_option,
     selection_options,
     sites_options,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     metavar="HOURS",
     help="Run cells again that ended longer ago than this, as a nightly sweep does (docs/nightly.md).",
 )
-@click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Folder of the tables.")
+@click.option("--output", type=Writable(), help="Folder of the tables.")
 @click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
 @cluster_options
 def command(
@@ -63,31 +63,35 @@ def command(
     twice ends them at once. Exit code 3 when a cell ended badly or did not run, 1 when a pair differs beyond the noise
     floor.
     """
+    from harness.checks import repeats_of, to_run, versions_of, writable_folder
     from harness.commands.consecutive import results_name
-    from harness.experiment import Experiment, Selection
+    from harness.experiment import Selection
     from harness.progress import Board
     from harness.reduce import print_headline, reduce_cells, result_console
     from harness.sweep import stopped_early
 
     selection, extra_runs = Selection(**options), None
     sweep = None
-    if cluster["attach"] is not None or cluster["executor_name"] == "slurm":
+    on_cluster = cluster["attach"] is not None or cluster["executor_name"] == "slurm"
+    _fits(on_cluster, gpus, cluster)
+    if on_cluster:
         sweep = _cluster_sweep(selection, versions, repeats, cluster, evict=evict, output=output)
         selection, versions, extra_runs = sweep.selection, tuple(sweep.versions), sweep.repeats
         evict, output = sweep.evict, sweep.output
-    experiment = Experiment(selection)
-    chosen = [experiment.matrix.require(version) for version in versions] or experiment.matrix.versions
+    experiment = to_run(selection)
+    chosen = versions_of(experiment.matrix, versions)
     if extra_runs is None:
-        extra_runs = parse_repeats(repeats, experiment.matrix.require)
+        extra_runs = repeats_of(experiment.matrix, repeats, chosen)
     plan = experiment.plan(chosen, extra_runs)
     if older_than is not None:
         from harness.nightly import run_older
 
         plan = run_older(plan, older_than)
+    folder = output or experiment.matrix_path.parent / "results" / results_name(plan[0].spec.to_json())
+    writable_folder(folder, "--output")
     labels = [f"{p.spec.version}#{p.spec.repeat}" if p.spec.repeat else p.spec.version for p in plan]
     with Board(labels) as board:
         cells = _executor(sweep, experiment.device, gpus, jobs).run(experiment, plan, board, evict_after=evict)
-    folder = output or experiment.matrix_path.parent / "results" / results_name(cells[0].spec)
     reduced = reduce_cells(experiment.matrix, experiment.locks, experiment.store, cells, chosen, folder)
     print_headline(reduced, result_console(), markdown=markdown)
     click.echo(f"Tables: {folder}")
@@ -101,6 +105,16 @@ def command(
     if early or any(cell.outcome not in {"ok", "unsupported"} for cell in cells):
         return int(ExitCode.INFRASTRUCTURE)
     return int(ExitCode.DIVERGENCE if reduced.diverged else ExitCode.OK)
+
+
+def _fits(on_cluster: bool, gpus: str | None, cluster: dict[str, Any]) -> None:
+    """Refuse options that would silently do nothing where the cells are to run."""
+    from harness.errors import UsageError
+
+    if on_cluster and gpus is not None:
+        raise UsageError("--gpus chooses among this machine's GPUs: over Slurm, use --slurm gres=… instead.")
+    if not on_cluster and (cluster["partition"] or cluster["extra"]):
+        raise UsageError("--partition and --slurm are for Slurm: give --executor slurm, too, or leave them out.")
 
 
 def _executor(sweep: Sweep | None, device: Device, gpus: str | None, jobs: int) -> Executor:
@@ -125,6 +139,7 @@ def _cluster_sweep(
     output: Path | None,
 ) -> Sweep:
     """The sweep of `--attach`, or a new one."""
+    from harness.checks import repeats_of, versions_of
     from harness.errors import UsageError
     from harness.matrix import find_matrix, load_matrix
     from harness.progress import Board
@@ -143,7 +158,7 @@ def _cluster_sweep(
         extra[name] = value
     how = Options(cluster["partition"], extra, cluster["retries"], cluster["at_once"])
     matrix = load_matrix(selection.matrix_path or find_matrix())
-    chosen = [matrix.require(version) for version in versions] or matrix.versions
-    extra_runs = parse_repeats(repeats, matrix.require)
+    chosen = versions_of(matrix, versions)
+    extra_runs = repeats_of(matrix, repeats, chosen)
     with Board([]) as board:
         return start_sweep(selection, chosen, extra_runs, how, board, evict=evict, output=output)
