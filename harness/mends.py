@@ -9,7 +9,8 @@ import re
 
 _TOO_FEW = r"Number of training points \((\d+)\) should be at least as large as number of clusters \((\d+)\)"
 _TOO_LONG = (
-    r"in phase (?:sample|encode): The expanded size of the tensor \((\d+)\) must match the existing size \((\d+)\)"
+    r"in phase (?:sample|encode): "
+    r"The expanded size of the tensor \((\d+)\) must match the existing size \((\d+)\)"
 )
 MENDS: dict[str, str] = {
     _TOO_FEW: (
