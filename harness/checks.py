@@ -21,7 +21,7 @@ from harness.errors import UsageError
 from harness.experiment import Experiment, Selection
 from harness.gpus import jobs_at_a_time
 from harness.matrix import IndexJob, Matrix
-from harness.words import count, reason
+from harness.words import count, said
 
 _SPECIAL_TOKENS = 4
 """Beside its text a passage has [CLS], the marker [D] and [SEP], and some tokenizers add a space before it."""
@@ -111,7 +111,7 @@ def writable_folder(folder: Path, option: str) -> Path:
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
-        what = "is not a folder" if not there.is_dir() else f"cannot be written ({reason(error)})"
+        what = "is not a folder" if not there.is_dir() else f"cannot be written ({said(error)})"
         raise UsageError(f"{option}: {there} {what}; name a folder that can be written.") from error
     return folder
 
@@ -131,7 +131,7 @@ def writable_file(path: Path, option: str) -> Path:
         with path.open("ab"):
             pass
     except OSError as error:
-        raise UsageError(f"{option}: {path} cannot be written ({reason(error)}); name another file.") from error
+        raise UsageError(f"{option}: {path} cannot be written ({said(error)}); name another file.") from error
     return path
 
 

@@ -15,6 +15,7 @@ from harness.errors import HarnessError, InfrastructureError
 from harness.home import Home
 from harness.lock import lock_path, read_lock
 from harness.matrix import Matrix
+from harness.words import count, said
 
 Verdict = Literal["ok", "warning", "problem"]
 
@@ -48,7 +49,7 @@ def _python(matrix: Matrix) -> Check:
             check=False,
         )
     except (OSError, subprocess.SubprocessError) as error:
-        return Check("uv", "problem", f"uv cannot be started: {error}")
+        return Check("uv", "problem", f"uv cannot be started: {said(error)}.")
     if done.returncode:
         return Check(
             "python", "problem", f"uv finds no Python {matrix.python}, which all wheels of the matrix need: install it."
@@ -103,16 +104,21 @@ def _threads(matrix: Matrix) -> Check:
         return Check(
             "threads",
             "problem",
-            f"jobs.index.threads is {threads} but {cores} cores are usable: pass --threads {cores}; such cells are "
-            "compared only with cells of as many threads.",
+            f"jobs.index.threads is {threads} but this machine has {count(cores, 'usable core')}: pass "
+            f"--threads {cores}; such cells are compared only with cells of as many threads.",
         )
-    return Check("threads", "ok", f"{cores} usable cores; jobs use {threads} threads, as matrix.yaml says.")
+    return Check(
+        "threads", "ok", f"{count(cores, 'usable core')}; jobs use {count(threads, 'thread')}, as matrix.yaml says."
+    )
 
 
-def _devices(matrix: Matrix) -> Iterator[Check]:
+def _devices(matrix: Matrix, wanted: str) -> Iterator[Check]:
     cpu = cpu_device()
     yield Check("cpu", "ok", f"{cpu.identity}. A table holds for this CPU family only.")
     found = gpus()
+    if not found and wanted == "cuda":
+        yield Check("gpu", "problem", "--device cuda: nvidia-smi lists no GPU on this machine; use --device cpu.")
+        return
     if not found:
         yield Check("gpu", "warning", "nvidia-smi lists no GPU: jobs run on the CPU, without mixed precision.")
         return
@@ -145,7 +151,7 @@ def _locks(matrix: Matrix, locks: Path) -> Check:
                 missing.append(f"{version} ({flavour})")
     if missing:
         return Check("locks", "problem", f"no lock for {', '.join(missing)}: run `nox -s lock`.")
-    return Check("locks", "ok", f"all {len(matrix.versions)} versions are locked, for CPU and GPU.")
+    return Check("locks", "ok", f"there is one for each of {count(len(matrix.versions), 'version')}, for CPU and GPU.")
 
 
 def _compiler(matrix: Matrix) -> Check:
@@ -156,8 +162,8 @@ def _compiler(matrix: Matrix) -> Check:
     return Check("compiler", verdict, f"native_extensions is on; found {', '.join(found) or 'no compiler'}.")
 
 
-def examine(matrix: Matrix, home: Home, locks: Path) -> list[Check]:
-    """Run all checks."""
+def examine(matrix: Matrix, home: Home, locks: Path, device: str = "auto") -> list[Check]:
+    """Run all checks; without a GPU, `device` `cuda` is a problem, and `auto` is a machine that indexes on its CPU."""
     return [
         _platform(),
         _python(matrix),
@@ -165,6 +171,6 @@ def examine(matrix: Matrix, home: Home, locks: Path) -> list[Check]:
         _disk(home),
         _memory(),
         _threads(matrix),
-        *_devices(matrix),
+        *_devices(matrix, device),
         _compiler(matrix),
     ]

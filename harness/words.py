@@ -23,7 +23,7 @@ def size(number: int) -> str:
     return f"{value:.0f} B" if unit == "B" else f"{value:,.1f} {unit}"
 
 
-def reason(error: BaseException) -> str:
+def said(error: BaseException) -> str:
     """Why something failed, for a sentence: without the number of an errno, the path again, and further lines."""
-    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return (said.strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return (words.strip().splitlines() or [type(error).__name__])[0].rstrip(".")
