@@ -24,6 +24,7 @@ from harness.lock import Lock, difference
 from harness.metrics import Profile
 from harness.pipeline import in_order, is_final
 from harness.store import Cell, Store, StoredCell
+from harness.words import count
 
 TABLES_SCHEMA = "1"
 
@@ -167,8 +168,8 @@ def describe_group(cells: Sequence[Cell]) -> str:
     spec = cells[0].spec
     collection = spec["collection"]
     return printable(
-        f"{collection['name']} ({collection['passages']} passages), {spec['checkpoint']['name']}, {spec['device']}, "
-        f"{len({cell.version for cell in cells})} versions"
+        f"{collection['name']} ({count(collection['passages'], 'passage')}), {spec['checkpoint']['name']}, "
+        f"{spec['device']}, {count(len({cell.version for cell in cells}), 'version')}"
     )
 
 
