@@ -28,6 +28,7 @@ from harness.pair import Pair, Side, interpreters, workbench
 from harness.replay import Verdict
 from harness.runner import Interpreter, run_index
 from harness.store import Cell, Store
+from harness.words import count
 
 PASSAGES = 60
 """Enough for a last batch that is smaller than the others; a run takes seconds."""
@@ -131,7 +132,7 @@ def examine_repeats(
 def thread_counts(configured: int) -> list[int]:
     """One thread, as many as the matrix says, and as many as this machine has, where it has them."""
     cores = usable_cores()
-    return sorted({count for count in (1, configured, cores) if count <= cores})
+    return sorted({number for number in (1, configured, cores) if number <= cores})
 
 
 def repeatability(subject: Subject, repeats: int, counts: Sequence[int]) -> list[Check]:
@@ -201,8 +202,8 @@ def _threads_check(subject: Subject, store: Store, a: Repeats, b: Repeats, folde
     )  # fmt: skip
 
 
-def _threads(count: int) -> str:
-    return f"{count} thread" + ("s" if count > 1 else "")
+def _threads(number: int) -> str:
+    return count(number, "thread")
 
 
 def cpu_kinds(cpuinfo: str) -> int:

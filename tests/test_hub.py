@@ -207,10 +207,8 @@ def test_a_hub_that_goes_silent_is_given_up(server, load, monkeypatch):
 
 
 def test_no_network_and_a_cold_cache_is_wrong_use_with_a_mend(load, monkeypatch):
-    with pytest.raises(
-        UsageError,
-        match=r"the Hub cannot be reached; go online for one run, or do without the Hub: --collection embedded --checkpoint embedded, or files",
-    ):
+    instead = "do without the Hub: --collection embedded --checkpoint embedded, or files of your own, --collection FILE"
+    with pytest.raises(UsageError, match=f"the Hub cannot be reached; go online for one run, or {instead}"):
         load(endpoint="http://127.0.0.1:9")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UsageError, match=r"not in the cache, and HF_HUB_OFFLINE is set"):
