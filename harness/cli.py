@@ -21,7 +21,7 @@ from typing import NoReturn
 import click
 
 from harness import __version__
-from harness.errors import ExitCode, HarnessError
+from harness.errors import ExitCode, HarnessError, UsageError
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,7 @@ def _main(argv: list[str] | None) -> NoReturn:
     # A scheduler's SIGTERM must stop the job under way and clean up behind it, as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        _no_empty_words(sys.argv[1:] if argv is None else argv)
         code = harness.main(args=argv, prog_name="harness", standalone_mode=False)
     except click.ClickException as error:
         error.show()
@@ -173,6 +174,19 @@ def _main(argv: list[str] | None) -> NoReturn:
     except Exception:  # noqa: BLE001 - the last resort
         _mistake()
     sys.exit(int(code or 0))
+
+
+def _no_empty_words(words: list[str]) -> None:
+    """Refuse an empty argument: to an option it would be as good as absent, and to a path the current folder.
+
+    Raises:
+        UsageError: it names what stands before it.
+    """
+    for before, word in zip(["harness", *words], words, strict=False):
+        if not word:
+            raise UsageError(
+                f"The argument after {before} is empty: set the variable that it came from, or leave both out."
+            )
 
 
 def _is_full_disk(error: BaseException | None) -> bool:

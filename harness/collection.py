@@ -418,9 +418,7 @@ def scale_up(passages: Passages, n: int, seed: int) -> Passages:
     """
     real = len(passages)
     if n < real:
-        msg = (
-            f"{passages.name} has {count(real, 'passage')}, more than the {n:,} to scale it up to; use a limit instead."
-        )
+        msg = f"{passages.name} has {count(real, 'passage')}, more than the {n:,} to scale it up to; use --limit."
         raise UsageError(msg)
     draws = Draws(seed)
     words = [text.split() for text in passages.texts]

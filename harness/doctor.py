@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from harness.checks import writable_folder
 from harness.device import cpu_device, gpus, missing_code, usable_cores
 from harness.errors import HarnessError, InfrastructureError
 from harness.home import Home
@@ -75,6 +76,10 @@ def _platform() -> Check:
 
 
 def _disk(home: Home) -> Check:
+    try:
+        writable_folder(home.root, "--home (or HARNESS_HOME)")
+    except HarnessError as error:
+        return Check("disk", "problem", str(error))
     folder = home.root
     while not folder.exists():
         folder = folder.parent

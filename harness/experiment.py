@@ -241,13 +241,15 @@ class Experiment:
             retry: run cells again that ended badly; `unsupported` is a finding and is never retried.
         """
         known: dict[str, bool] = {}
-        planned = [
+        for version in versions:
+            # So that a version without a lock is named before anything is fetched.
+            self.lock(version)
+        self.check()
+        return [
             self._planned(self.spec(version, repeat), known, retry=retry)
             for version in versions
             for repeat in range(repeats.get(version, 0) + 1)
         ]
-        self.check()
-        return planned
 
     def check(self) -> None:
         """Load the files and refuse a job that is certain to fail.
@@ -257,6 +259,13 @@ class Experiment:
         """
         from harness.checks import job_runs
 
+        known = self.matrix.collections
+        collection = known.get(self.selection.collection or self.matrix.defaults.collection)
+        if isinstance(collection, ScaledCollection):
+            collection = known.get(collection.base)
+        if not isinstance(collection, HubCollection):
+            # What is wrong with the user's own file is said before a checkpoint is fetched, and the other way round.
+            _ = self.passages
         job_runs(self.job, self.checkpoint, self.passages)
 
     def _planned(self, spec: CellSpec, known: dict[str, bool], *, retry: bool) -> Planned:

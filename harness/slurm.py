@@ -173,8 +173,8 @@ class Follower:
         known = sorted(job for job in jobs if job)
         if known:
             self.board.note(
-                f"{count(len(self.pending), 'cell')} still in the queue: `harness sweep --attach {self.sweep.id}` picks "
-                f"them up, `scancel {' '.join(known)}` stops them."
+                f"{count(len(self.pending), 'cell')} still in the queue: `harness sweep --attach {self.sweep.id}` "
+                f"picks them up, `scancel {' '.join(known)}` stops them."
             )
 
     def _mine(self) -> dict[str, Task]:

@@ -47,13 +47,13 @@ def command(
     from harness.words import count
 
     experiment = to_run(Selection(**options))
+    executor = LocalExecutor(tuple(choose_gpus(experiment.device, gpus)), jobs)
     chosen = versions_of(experiment.matrix, versions)
     plan = experiment.plan(chosen, repeats_of(experiment.matrix, repeats, chosen))
     if again:
         plan = [replace(planned, run=True) for planned in plan]
     labels = [f"{p.spec.version}#{p.spec.repeat}" if p.spec.repeat else p.spec.version for p in plan]
     with Board(labels) as board:
-        executor = LocalExecutor(tuple(choose_gpus(experiment.device, gpus)), jobs)
         cells = executor.run(experiment, plan, board, evict_after=evict)
     bad = [cell for cell in cells if cell.outcome not in {"ok", "unsupported"}]
     ok = sum(cell.outcome == "ok" for cell in cells)

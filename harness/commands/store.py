@@ -52,7 +52,7 @@ def _listing(store: Store) -> Iterator[str]:
     for cell in store.cells():
         groups.setdefault(cell.group, []).append((cell, _sizes(store, cell)))
     if not groups:
-        yield f"{store.root} holds no cells yet: run `harness index VERSION` first."
+        yield f"{store.root} holds no cells: run `harness index VERSION` first."
         return
     label = max(10, *(len(printable(cell.label)) for cells in groups.values() for cell, _ in cells))
     yield f"  {'key':12}  {'label':{label}}  {'outcome':14}  {'capture':7}  {'size':>11}  finished"
@@ -176,7 +176,12 @@ def import_(folder: Path, tensors: str, matrix_path: Path | None, home: Path | N
     from harness.words import count
 
     source = Store(folder)
-    copied, objects = copy_cells(source, _store(matrix_path, home), source.cells(), tensors)
+    cells = source.cells()
+    if not cells:
+        raise UsageError(
+            f"{folder} holds no cells: name a folder that `harness store export` wrote, or a home's store."
+        )
+    copied, objects = copy_cells(source, _store(matrix_path, home, must_exist=False), cells, tensors)
     click.echo(f"{count(copied, 'cell')} and {count(objects, 'tensor')} imported from {folder}.")
 
 
@@ -184,10 +189,24 @@ export.params.append(_tensors("final"))
 import_.params.append(_tensors("all"))
 
 
-def _store(matrix_path: Path | None, home: Path | None) -> Store:
+def _store(matrix_path: Path | None, home: Path | None, *, must_exist: bool = True) -> Store:
+    """The store of a home.
+
+    Raises:
+        UsageError: there is none, and it `must_exist`: of a home that is misspelt, nothing is whole; or none can be
+            made there.
+    """
+    from harness.checks import writable_folder
     from harness.home import resolve_home
     from harness.matrix import find_matrix
     from harness.store import Store
 
     path = (matrix_path or find_matrix()).resolve()
-    return Store(resolve_home(home, path).store)
+    store = Store(resolve_home(home, path).store)
+    if not must_exist:
+        writable_folder(store.root, "--home (or HARNESS_HOME)")
+    elif not store.root.is_dir():
+        raise UsageError(
+            f"There is no store in {store.root.parent}: run `harness index VERSION` first, or name another --home."
+        )
+    return store

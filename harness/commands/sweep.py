@@ -17,11 +17,20 @@ from harness.commands.options import (
 )
 from harness.errors import ExitCode
 
+_MOST_HOURS = 1_000_000
+
 if TYPE_CHECKING:
     from harness.device import Device
     from harness.executor import Executor
     from harness.experiment import Selection
     from harness.slurm_jobs import Sweep
+
+
+def _hours(_context: click.Context, _option: click.Parameter, value: float | None) -> float | None:
+    # A range lets what is not a number through.
+    if value is not None and not value < _MOST_HOURS:
+        raise click.BadParameter(f"{value:g} is not a number of hours below {_MOST_HOURS:,}.")
+    return value
 
 
 @click.command(name="sweep")
@@ -39,6 +48,7 @@ if TYPE_CHECKING:
 @click.option(
     "--older-than",
     type=click.FloatRange(min=0),
+    callback=_hours,
     metavar="HOURS",
     help="Run cells again that ended longer ago than this, as a nightly sweep does (docs/nightly.md).",
 )
@@ -79,6 +89,7 @@ def command(
         selection, versions, extra_runs = sweep.selection, tuple(sweep.versions), sweep.repeats
         evict, output = sweep.evict, sweep.output
     experiment = to_run(selection)
+    executor = _executor(sweep, experiment.device, gpus, jobs)
     chosen = versions_of(experiment.matrix, versions)
     if extra_runs is None:
         extra_runs = repeats_of(experiment.matrix, repeats, chosen)
@@ -91,7 +102,7 @@ def command(
     writable_folder(folder, "--output")
     labels = [f"{p.spec.version}#{p.spec.repeat}" if p.spec.repeat else p.spec.version for p in plan]
     with Board(labels) as board:
-        cells = _executor(sweep, experiment.device, gpus, jobs).run(experiment, plan, board, evict_after=evict)
+        cells = executor.run(experiment, plan, board, evict_after=evict)
     reduced = reduce_cells(experiment.matrix, experiment.locks, experiment.store, cells, chosen, folder)
     print_headline(reduced, result_console(), markdown=markdown)
     click.echo(f"Tables: {folder}")
