@@ -88,7 +88,7 @@ def harness() -> None:
     """Show which PyTorch release changed a ColBERT index, where, by how much, and why.
 
     Exit codes: 0 nothing beyond the profile and the noise floor, 1 a divergence was found, 2 wrong use or unreadable
-    input, 3 something around the experiment failed.
+    input, 3 something around the experiment failed. A reader that leaves, as in `| head`, changes none of them.
     """
 
 
