@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from harness.errors import UsageError
 from harness.flock import hold
 from harness.tables import metadata_of
+from harness.words import said
 
 if TYPE_CHECKING:
     from harness.experiment import Experiment
@@ -124,7 +125,7 @@ class Gathering:
             table = pq.read_table(path)
         except (OSError, pa.ArrowException) as error:
             raise UsageError(
-                f"{path} cannot be read as a table ({error}); delete it or choose another --output."
+                f"{path} cannot be read as a table ({said(error)}); delete it or choose another --output."
             ) from error
         metadata = metadata_of(table)
         for key, value in self._about.items():

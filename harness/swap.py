@@ -6,7 +6,7 @@ putting B's into A's gives B's index, it is the whole cause. Swapping A's own ar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -75,23 +75,27 @@ class Swapped:
         return not any(is_final(name) for name in self.differences)
 
 
-def check_names(names: Sequence[str], passages: int) -> None:
+def check_names(names: Sequence[str], passages: Callable[[], int]) -> None:
     """Refuse what no job over so many passages makes, or what cannot be swapped, before anything is indexed.
+
+    Args:
+        names: of artifacts.
+        passages: how many there are; called only where a chunk is named, since it may fetch them.
 
     Raises:
         UsageError: the sentence lists what can be swapped.
     """
     for name in names:
-        generic, chunk = pattern(name)
-        if name != ALL_CHUNKS and generic not in SWAPPABLE:
+        if name != ALL_CHUNKS and pattern(name)[0] not in SWAPPABLE:
             raise UsageError(
                 f"{name!r} cannot be swapped; these can: {', '.join(SWAPPABLE).replace('_*', '_<chunk>')}, and "
                 f"{ALL_CHUNKS} for all chunks."
             )
-        if chunk is not None and int(chunk) >= chunks_of(passages):
+        chunk = pattern(name)[1]
+        if chunk is not None and int(chunk) >= chunks_of(passages()):
             raise UsageError(
-                f"There is no {name!r}: colbert-ai encodes {count(passages, 'passage')} in "
-                f"{count(chunks_of(passages), 'chunk')}, numbered from 0."
+                f"There is no {name!r}: colbert-ai encodes {count(passages(), 'passage')} in "
+                f"{count(chunks_of(passages()), 'chunk')}, numbered from 0."
             )
 
 

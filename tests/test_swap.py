@@ -48,11 +48,11 @@ def test_what_is_not_there_is_refused_in_one_sentence(stored: dict[str, bool], n
 )
 def test_what_no_job_makes_is_known_without_a_cell(name: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        check_names([name], 25_000)
+        check_names([name], lambda: 25_000)
 
 
 def test_what_some_job_makes_can_be_named_without_a_cell() -> None:
-    check_names(["embs", "embs_0", "embs_1", "sample"], 25_001)
+    check_names(["embs", "embs_0", "embs_1", "sample"], lambda: 25_001)
 
 
 def _swapped(differences: dict[str, str], **more: Any) -> Swapped:

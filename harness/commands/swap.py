@@ -40,7 +40,7 @@ def command(a: str, b: str, artifacts: tuple[str, ...], gates: bool, output: Pat
     # Swapped artifacts are tensors, whatever matrix.yaml keeps of other cells.
     experiment = to_run(Selection(**options, capture="full"))
     a, b = two_versions(experiment.matrix, a, b, "swap")
-    check_names(artifacts, len(experiment.passages))
+    check_names(artifacts, lambda: len(experiment.passages))
     gathering = Gathering(output, "swaps", experiment, a) if output else None
     pair = prepare_pair(experiment, a, b, repeats=0)
     names = kept(pair.a, artifacts)
