@@ -121,6 +121,8 @@ class Gathering:
         path = self._folder / f"{self._name}.parquet"
         if not path.exists():
             return []
+        if not path.is_file():
+            raise UsageError(f"{path} is not a file, so no table can be written there; choose another --output.")
         try:
             table = pq.read_table(path)
         except (OSError, pa.ArrowException) as error:

@@ -642,6 +642,8 @@ WRONG: tuple[tuple[str, str], ...] = (
     ("locate 2.7.1 2.8 GOOD", "'2.8' is not a version"),
     ("locate 2.7.1 2.8.0 SHORT", "is too small"),
     ("locate 2.7.1 2.8.0 GOOD --output FILE", "--output: FILE is not a folder"),
+    ("locate 2.7.1 2.8.0 GOOD --output TABLE", "locations.parquet is not a file"),
+    ("consecutive --output /proc/none", "--output: /proc cannot be written"),
     ("locate 2.7.1 2.8.0 GOOD --repro FILE/x", "--repro: FILE is not a folder"),
     ("locate 2.7.1 2.8.0 GOOD --no-replay --repro DIR", "--repro needs the replay"),
     ("blame 2.8.0 2.8.0 GOOD", "A and B are both 2.8.0, and blame explains"),
@@ -688,6 +690,7 @@ WRONG: tuple[tuple[str, str], ...] = (
 def test_what_cannot_work_is_refused_before_anything_begins(run, inputs, tmp_path, line, part):
     (tmp_path / "file").write_text("words\n")
     (tmp_path / "folder").mkdir()
+    (tmp_path / "table" / "locations.parquet").mkdir(parents=True)
     (tmp_path / "short.jsonl").write_text('{"text": "a cat"}\n')
     matrix = (ROOT / "matrix.yaml").read_text(encoding="utf-8")
     (tmp_path / "matrix.yaml").write_text(matrix.replace("nbits: 2", "nbits: 4"), encoding="utf-8")
@@ -696,7 +699,10 @@ def test_what_cannot_work_is_refused_before_anything_begins(run, inputs, tmp_pat
         "GOOD": inputs, "GOOD-CK": inputs[2:], "SHORT": ["--collection", str(tmp_path / "short.jsonl"), *inputs[2:]],
         "EMPTY": [""], "NBITS": [str(tmp_path / "matrix.yaml")],
     }  # fmt: skip
-    paths = {"FILE": str(tmp_path / "file"), "DIR": str(tmp_path / "folder"), "NONE": str(tmp_path / "none")}
+    paths = {
+        name: str(tmp_path / place)
+        for name, place in {"FILE": "file", "DIR": "folder", "NONE": "none", "TABLE": "table"}.items()
+    }
 
     def placed(text: str) -> str:
         for name, path in paths.items():
