@@ -17,6 +17,7 @@ from typing import Any
 from harness.embedded import build_embedded_checkpoint
 from harness.errors import InfrastructureError, UsageError
 from harness.home import Home
+from harness.words import said
 
 SAFETENSORS = "model.safetensors"
 PICKLE = "pytorch_model.bin"
@@ -169,7 +170,7 @@ def _read_json(path: Path, mend: str) -> dict[str, Any]:
         msg = f"{path.parent}: the checkpoint has no {path.name}; {mend}"
         raise UsageError(msg) from error
     except (OSError, ValueError, RecursionError) as error:
-        msg = f"{path}: this file is not readable JSON ({error}); {mend}"
+        msg = f"{path}: this file is not readable JSON ({said(error)}); {mend}"
         raise UsageError(msg) from error
     if not isinstance(value, dict):
         msg = f"{path}: this file holds a JSON {type(value).__name__} and not an object; {mend}"
@@ -266,7 +267,7 @@ def safetensors_header(path: Path) -> dict[str, Any]:
     except (
         OSError, ValueError, struct.error, AttributeError, KeyError, TypeError, IndexError, RecursionError, MemoryError
     ) as error:  # fmt: skip
-        msg = f"{path}: this is not a whole safetensors file ({error}); copy or download it again."
+        msg = f"{path}: this is not a whole safetensors file ({said(error)}); copy or download it again."
         raise UsageError(msg) from error
     return tensors
 

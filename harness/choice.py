@@ -36,6 +36,7 @@ from harness.probes import known_probes, probe_spec
 from harness.repeats import repeats_of
 from harness.sources import ArtifactSource
 from harness.store import Cell, Store, StoredCell, tell_apart
+from harness.words import count
 
 INDEX = "index"
 KEY_LENGTH = 4
@@ -303,7 +304,7 @@ def _unused(left: Iterable[_Judged]) -> str:
         words = next(iter(one.differs.values()), "of another set")
         by.setdefault(words, []).append(one.cell)
     return "; ".join(
-        f"{len(cells)} {'cell' if len(cells) == 1 else 'cells'} {words} "
+        f"{count(len(cells), 'cell')} {words} "
         f"({', '.join(list(dict.fromkeys(cell.label for cell in cells))[:3])}{', …' if len(cells) > 3 else ''})"
         for words, cells in by.items()
     )
@@ -330,17 +331,13 @@ def _with_own_repeats(cells: Sequence[Cell]) -> Iterator[Cell]:
 def describe(cells: Sequence[Cell]) -> str:
     """One line that tells a set of comparable cells from another."""
     spec = cells[0].spec
-    versions = Counter(cell.version for cell in cells)
-    what = (
-        ""
-        if spec.get("job") == PROBE
-        else f"{spec['collection']['name']} ({spec['collection']['passages']:,} passages), "
-    )
+    what = f"{spec['collection']['name']} ({count(spec['collection']['passages'], 'passage')}), "
     threads = spec.get("settings", {}).get("threads")
+    at_once = f"{count(threads, 'thread')}, " if isinstance(threads, int) else ""
     return printable(
-        f"{what}{spec['checkpoint']['name']}, {spec['device']}, "
-        f"{f'{threads} threads, ' if threads is not None else ''}"
-        f"{len(versions)} {'version' if len(versions) == 1 else 'versions'}"
+        f"{'' if spec.get('job') == PROBE else what}{spec['checkpoint']['name']}, {spec['device']}, "
+        f"{at_once}"
+        f"{count(len({cell.version for cell in cells}), 'version')}"
     )
 
 

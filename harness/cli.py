@@ -6,18 +6,22 @@ group knows each command's module and one-line help, and imports the module when
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
+import io
+import os
 import signal
 import sys
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NoReturn
 
 import click
 
 from harness import __version__
-from harness.errors import ExitCode, HarnessError
+from harness.errors import ExitCode, HarnessError, UsageError
 
 
 @dataclass(frozen=True)
@@ -84,15 +88,69 @@ def harness() -> None:
     """Show which PyTorch release changed a ColBERT index, where, by how much, and why.
 
     Exit codes: 0 nothing beyond the profile and the noise floor, 1 a divergence was found, 2 wrong use or unreadable
-    input, 3 something around the experiment failed.
+    input, 3 something around the experiment failed. A reader that leaves, as in `| head`, changes none of them.
     """
+
+
+class _Unread(io.TextIOWrapper):
+    """A text stream whose reader may leave: what nobody reads is thrown away, and nothing else changes.
+
+    `harness store list | head -1` is no error, and a command that goes on ends with the exit code of what it found,
+    which nobody's leaving can turn into another. Bytes that are written past this text (`harness pack -`) still fail:
+    an archive that is cut short is an error.
+    """
+
+    def write(self, text: str) -> int:
+        """Write, or throw away."""
+        try:
+            return super().write(text)
+        except BrokenPipeError:
+            self._leave()
+            return len(text)
+
+    def flush(self) -> None:
+        """Flush, or throw away."""
+        try:
+            super().flush()
+        except BrokenPipeError:
+            self._leave()
+
+    def _leave(self) -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.fileno())
+        os.close(nowhere)
+
+
+@contextlib.contextmanager
+def _patient_streams() -> Iterator[None]:
+    """Let standard output and standard error of this process lose their readers; a stream of a test is left alone."""
+    with contextlib.ExitStack() as stack:
+        for name, redirect in (("stdout", contextlib.redirect_stdout), ("stderr", contextlib.redirect_stderr)):
+            stream = getattr(sys, name)
+            if stream is None or stream is not getattr(sys, f"__{name}__"):
+                continue
+            stream.flush()
+            patient = _Unread(
+                stream.buffer, stream.encoding, stream.errors, line_buffering=stream.line_buffering,
+                write_through=stream.write_through,
+            )  # fmt: skip
+            stack.callback(patient.detach)
+            stack.callback(patient.flush)
+            stack.enter_context(redirect(patient))
+        yield
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run a command line and exit; a `HarnessError` becomes one sentence on standard error."""
+    with _patient_streams():
+        _main(argv)
+
+
+def _main(argv: list[str] | None) -> NoReturn:
     # A scheduler's SIGTERM must stop the job under way and clean up behind it, as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        _no_empty_words(sys.argv[1:] if argv is None else argv)
         code = harness.main(args=argv, prog_name="harness", standalone_mode=False)
     except click.ClickException as error:
         error.show()
@@ -111,11 +169,24 @@ def main(argv: list[str] | None = None) -> None:
         click.echo(f"harness: The disk is full{place}: free some space, or write to another disk.", err=True)
         sys.exit(int(ExitCode.USAGE))
     except SystemExit as error:
-        # click ends with 1 where nobody reads what is printed, which would say that a divergence was found.
+        # click ends with 1 where nobody reads the bytes of `pack -`, which would say that a divergence was found.
         sys.exit(int(ExitCode.INFRASTRUCTURE) if error.code == 1 else error.code)
     except Exception:  # noqa: BLE001 - the last resort
         _mistake()
     sys.exit(int(code or 0))
+
+
+def _no_empty_words(words: list[str]) -> None:
+    """Refuse an empty argument: to an option it would be as good as absent, and to a path the current folder.
+
+    Raises:
+        UsageError: it names what stands before it.
+    """
+    for before, word in zip(["harness", *words], words, strict=False):
+        if not word:
+            raise UsageError(
+                f"The argument after {before} is empty: set the variable that it came from, or leave both out."
+            )
 
 
 def _is_full_disk(error: BaseException | None) -> bool:

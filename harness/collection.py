@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 
 from harness.embedded import PASSAGES_SEED, Draws, embedded_passages
 from harness.errors import InfrastructureError, UsageError
+from harness.words import count
 
 Row: TypeAlias = tuple[str, Any, Any]
 """Where it stands ("line 3"), its id or None, its text; neither checked yet."""
@@ -146,7 +147,7 @@ def load_hub(
     total = sum(_count_rows(path) for path in files.paths)
     if expected_rows is not None and total != expected_rows:
         msg = (
-            f"{what} has {total:,} passages at revision {files.revision}, and {expected_rows:,} are expected; "
+            f"{what} has {count(total, 'passage')} at revision {files.revision}, and {expected_rows:,} are expected; "
             f"give the collection its revision in matrix.yaml, or correct its expected_passages."
         )
         raise UsageError(msg)
@@ -421,7 +422,7 @@ def scale_up(passages: Passages, n: int, seed: int) -> Passages:
     """
     real = len(passages)
     if n < real:
-        msg = f"{passages.name} has {real:,} passages, more than the {n:,} to scale it up to; use a limit instead."
+        msg = f"{passages.name} has {count(real, 'passage')}, more than the {n:,} to scale it up to; use --limit."
         raise UsageError(msg)
     draws = Draws(seed)
     words = [text.split() for text in passages.texts]

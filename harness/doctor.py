@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from harness.checks import writable_folder
 from harness.device import cpu_device, gpus, missing_code, usable_cores
 from harness.errors import HarnessError, InfrastructureError
 from harness.home import Home
 from harness.lock import lock_path, read_lock
 from harness.matrix import Matrix
+from harness.words import count, said
 
 Verdict = Literal["ok", "warning", "problem"]
 
@@ -40,15 +42,17 @@ def _python(matrix: Matrix, home: Home) -> Check:
     except InfrastructureError as error:
         return Check("uv", "warning", str(error))
     except subprocess.SubprocessError as error:
-        return Check("uv", "problem", f"uv does not answer: {error}.")
+        return Check("uv", "problem", f"uv does not answer: {said(error)}.")
     except OSError as error:
-        return Check("uv", "problem", f"uv cannot be run: {error.filename}: {error.strerror}.")
+        return Check("uv", "problem", f"uv cannot be run: {error.filename}: {said(error)}.")
     if done.returncode:
         cause, hint = uv_words(done.stderr)
         if "No interpreter found" not in cause:
             return Check("uv", "problem", f"uv cannot look for Python {matrix.python}: {cause}.{hint}")
-        said = f"uv finds no Python {matrix.python}, which all wheels of the matrix need: install it ({cause}).{hint}"
-        return Check("python", "problem", said)
+        missing = (
+            f"uv finds no Python {matrix.python}, which all wheels of the matrix need: install it ({cause}).{hint}"
+        )
+        return Check("python", "problem", missing)
     return Check("python", "ok", f"Python {matrix.python} is there for the environments.")
 
 
@@ -70,6 +74,10 @@ def _platform() -> Check:
 
 
 def _disk(home: Home) -> Check:
+    try:
+        writable_folder(home.root, "--home (or HARNESS_HOME)")
+    except HarnessError as error:
+        return Check("disk", "problem", str(error))
     folder = home.root
     while not folder.exists():
         folder = folder.parent
@@ -99,16 +107,21 @@ def _threads(matrix: Matrix) -> Check:
         return Check(
             "threads",
             "problem",
-            f"jobs.index.threads is {threads} but {cores} cores are usable: pass --threads {cores}; such cells are "
-            "compared only with cells of as many threads.",
+            f"jobs.index.threads is {threads} but this machine has {count(cores, 'usable core')}: pass "
+            f"--threads {cores}; such cells are compared only with cells of as many threads.",
         )
-    return Check("threads", "ok", f"{cores} usable cores; jobs use {threads} threads, as matrix.yaml says.")
+    return Check(
+        "threads", "ok", f"{count(cores, 'usable core')}; jobs use {count(threads, 'thread')}, as matrix.yaml says."
+    )
 
 
-def _devices(matrix: Matrix) -> Iterator[Check]:
+def _devices(matrix: Matrix, wanted: str) -> Iterator[Check]:
     cpu = cpu_device()
     yield Check("cpu", "ok", f"{cpu.identity}. A table holds for this CPU family only.")
     found = gpus()
+    if not found and wanted == "cuda":
+        yield Check("gpu", "problem", "--device cuda: nvidia-smi lists no GPU on this machine; use --device cpu.")
+        return
     if not found:
         yield Check("gpu", "warning", "nvidia-smi lists no GPU: jobs run on the CPU, without mixed precision.")
         return
@@ -141,7 +154,7 @@ def _locks(matrix: Matrix, locks: Path) -> Check:
                 missing.append(f"{version} ({flavour})")
     if missing:
         return Check("locks", "problem", f"no lock for {', '.join(missing)}: run `nox -s lock`.")
-    return Check("locks", "ok", f"all {len(matrix.versions)} versions are locked, for CPU and GPU.")
+    return Check("locks", "ok", f"there is one for each of {count(len(matrix.versions), 'version')}, for CPU and GPU.")
 
 
 def _compiler(matrix: Matrix) -> Check:
@@ -152,8 +165,8 @@ def _compiler(matrix: Matrix) -> Check:
     return Check("compiler", verdict, f"native_extensions is on; found {', '.join(found) or 'no compiler'}.")
 
 
-def examine(matrix: Matrix, home: Home, locks: Path) -> list[Check]:
-    """Run all checks."""
+def examine(matrix: Matrix, home: Home, locks: Path, device: str = "auto") -> list[Check]:
+    """Run all checks; without a GPU, `device` `cuda` is a problem, and `auto` is a machine that indexes on its CPU."""
     return [
         _platform(),
         _python(matrix, home),
@@ -161,6 +174,6 @@ def examine(matrix: Matrix, home: Home, locks: Path) -> list[Check]:
         _disk(home),
         _memory(),
         _threads(matrix),
-        *_devices(matrix),
+        *_devices(matrix, device),
         _compiler(matrix),
     ]

@@ -16,7 +16,7 @@ from harness.errors import UsageError
 from harness.home import Home, resolve_home
 from harness.loaders import load_checkpoint, load_collection
 from harness.lock import Lock, lock_path, read_lock
-from harness.matrix import Flavour, IndexJob, Matrix, find_matrix, load_matrix
+from harness.matrix import Flavour, HubCollection, IndexJob, Matrix, ScaledCollection, find_matrix, load_matrix
 from harness.runner import Interpreter
 from harness.store import Cell, Store
 
@@ -178,11 +178,32 @@ class Experiment:
             retry: run cells again that ended badly; `unsupported` is a finding and is never retried.
         """
         known: dict[str, bool] = {}
+        for version in versions:
+            # So that a version without a lock is named before anything is fetched.
+            self.lock(version)
+        self.check()
         return [
             self._planned(self.spec(version, repeat), known, retry=retry)
             for version in versions
             for repeat in range(repeats.get(version, 0) + 1)
         ]
+
+    def check(self) -> None:
+        """Load the files and refuse a job that is certain to fail.
+
+        Raises:
+            UsageError: something is wrong with them, or with the job that is to run on them.
+        """
+        from harness.checks import job_runs
+
+        known = self.matrix.collections
+        collection = known.get(self.selection.collection or self.matrix.defaults.collection)
+        if isinstance(collection, ScaledCollection):
+            collection = known.get(collection.base)
+        if not isinstance(collection, HubCollection):
+            # What is wrong with the user's own file is said before a checkpoint is fetched, and the other way round.
+            _ = self.passages
+        job_runs(self.job, self.checkpoint, self.passages)
 
     def _planned(self, spec: CellSpec, known: dict[str, bool], *, retry: bool) -> Planned:
         cell = self.store.get(spec.key)

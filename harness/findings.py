@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from harness.errors import UsageError
 from harness.flock import hold
 from harness.tables import metadata_of
+from harness.words import said
 
 if TYPE_CHECKING:
     from harness.experiment import Experiment
@@ -120,11 +121,13 @@ class Gathering:
         path = self._folder / f"{self._name}.parquet"
         if not path.exists():
             return []
+        if not path.is_file():
+            raise UsageError(f"{path} is not a file, so no table can be written there; choose another --output.")
         try:
             table = pq.read_table(path)
         except (OSError, pa.ArrowException) as error:
             raise UsageError(
-                f"{path} cannot be read as a table ({error}); delete it or choose another --output."
+                f"{path} cannot be read as a table ({said(error)}); delete it or choose another --output."
             ) from error
         metadata = metadata_of(table)
         for key, value in self._about.items():

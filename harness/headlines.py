@@ -15,8 +15,11 @@ from harness.errors import UsageError
 from harness.ladder import unique_names
 from harness.matrix import version_key
 from harness.tables import TABLES_SCHEMA, metadata_of
+from harness.words import count, said
 
+TABLE = "consecutive.parquet"
 STEP = ["a", "b"]
+_SHOWN = 12
 COUNTS = ["total", "shapes_match", "default_match", "bnb_match"]
 
 
@@ -47,26 +50,39 @@ def read_headlines(path: Path) -> Headlines:
         return _folder(path)
     if path.suffix == ".csv" and path.is_file():
         return _csv(path)
+    if not path.exists():
+        raise UsageError(f"{path} does not exist; name a folder of tables, as --output writes them, or a .csv file.")
     raise UsageError(f"{path} is neither a folder of tables, as --output writes them, nor a .csv file.")
 
 
 def _folder(folder: Path) -> Headlines:
-    path = folder / "consecutive.parquet"
+    path = folder / TABLE
+    if not path.exists():
+        raise UsageError(_without_table(folder))
     try:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise UsageError(
-            f"{path} cannot be read ({reason}); name a folder that a sweep wrote its tables to."
+            f"{path} cannot be read ({said(error)}); name a folder that a sweep wrote its tables to."
         ) from error
     about = metadata_of(table)
     if about.get("harness_schema") != TABLES_SCHEMA:
         raise UsageError(f"{path} is not a table of this harness (schema {TABLES_SCHEMA}); write the tables anew.")
     name, passages = [*about.get("collection", "").split(" "), "", ""][:2]
-    title = f"{name} ({int(passages):,} passages)" if passages.isdecimal() else folder.name
+    title = f"{name} ({count(int(passages), 'passage')})" if passages.isdecimal() else folder.name
     checkpoint, digest = [*about.get("checkpoint", "").split(" "), "", ""][:2]
     frame = _checked(table.to_pandas(), path, [*COUNTS, "bit_equal", "gap"])
     return Headlines(title, f"{about.get('device', 'unknown device')}, checkpoint {checkpoint} ({digest[:8]})", frame)
+
+
+def _without_table(folder: Path) -> str:
+    """What a folder is that holds no headline table, and which of its folders to name instead."""
+    inside = sorted(path.parent.name for path in folder.glob(f"*/{TABLE}"))
+    if not inside:
+        return f"{folder} holds no tables ({TABLE}); name a folder that a sweep or `harness consecutive` wrote them to."
+    shown = ", ".join(str(folder / name) for name in inside[:_SHOWN])
+    more = f" and {len(inside) - _SHOWN} more" if len(inside) > _SHOWN else ""
+    return f"{folder} holds no tables itself, but {count(len(inside), 'folder')} of tables; name those: {shown}{more}."
 
 
 def _csv(path: Path) -> Headlines:
@@ -74,7 +90,7 @@ def _csv(path: Path) -> Headlines:
         text = path.read_text(encoding="utf-8")
         frame = pd.read_csv(path, comment="#", dtype={"a": str, "b": str})
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read ({str(error).splitlines()[0].rstrip('.')}); mend it.") from error
+        raise UsageError(f"{path} cannot be read ({said(error)}); mend it.") from error
     notes = [line.lstrip("# ") for line in text.splitlines() if line.startswith("#")]
     return Headlines(path.stem, " ".join(notes), _checked(frame, path, COUNTS))
 

@@ -20,6 +20,10 @@ from typing import Any, TypeVar
 from harness.errors import HarnessError, InfrastructureError, UsageError
 
 REVISIONS = "hub-revisions.json"
+INSTEAD = (
+    "do without the Hub: --collection embedded --checkpoint embedded, or files of your own, --collection FILE "
+    "--checkpoint FOLDER"
+)
 ATTEMPTS = 4
 """How often a request is made before the Hub counts as not answering."""
 BACKOFF_S = 1.0
@@ -107,7 +111,7 @@ def dataset_files(
     """
     repo = _resolve("dataset", name, revision, cache, endpoint)
     if "README.md" not in repo.files:
-        msg = f"{name}: the dataset repository has no README.md, whose configs name the files; use a local collection."
+        msg = f"{name}: the dataset repository has no README.md, whose configs name the files; use --collection FILE."
         raise UsageError(msg)
     card = _fetch(repo, "README.md", cache, endpoint).read_text(encoding="utf-8")
     patterns = split_patterns(card, name, config, split)
@@ -134,7 +138,7 @@ def split_patterns(card: str, name: str, config: str, split: str) -> list[str]:
     try:
         front = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0].strip() else None
     except (yaml.YAMLError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
-        msg = f"{name}: the YAML of its README.md cannot be read, so its splits are unknown; use a local collection."
+        msg = f"{name}: the YAML of its README.md cannot be read, so its splits are unknown; use --collection FILE."
         raise UsageError(msg) from error
     configs = front.get("configs") if isinstance(front, dict) else None
     entries = configs if isinstance(configs, list) else []
@@ -340,8 +344,8 @@ def _explain(what: str, error: BaseException, *, last: bool) -> HarnessError | N
     status = next((e.response.status_code for e in chain if isinstance(e, errors.HfHubHTTPError)), None)
     if any(isinstance(e, errors.OfflineModeIsEnabled) for e in chain):
         return UsageError(
-            f"Cannot fetch {what}: it is not in the cache, and HF_HUB_OFFLINE is set; "
-            f"unset it for one run, or use a local collection and checkpoint."
+            f"Cannot fetch {what}: it is not in the cache, and HF_HUB_OFFLINE is set; unset it for one run, or "
+            f"{INSTEAD}."
         )
     for kind, reason in (
         (
@@ -362,11 +366,13 @@ def _explain(what: str, error: BaseException, *, last: bool) -> HarnessError | N
     # A connection that never came about is no network; one that broke or stalled is a network that does not work.
     if any(type(e).__name__ in {"ConnectError", "ConnectTimeout", "NewConnectionError", "ProxyError"} for e in chain):
         return UsageError(
-            f"Cannot fetch {what}: it is not in the cache, and the Hub cannot be reached; "
-            f"go online for one run, or use a local collection and checkpoint."
+            f"Cannot fetch {what}: it is not in the cache, and the Hub cannot be reached; go online for one run, or "
+            f"{INSTEAD}."
         )
     reason = f"the Hub answered with status {status}" if status else f"the connection failed ({_first_line(error)})"
-    return InfrastructureError(f"Cannot fetch {what}: {reason}, {ATTEMPTS} times in a row; try again later.")
+    return InfrastructureError(
+        f"Cannot fetch {what}: {reason}, {ATTEMPTS} times in a row; try again later, or {INSTEAD}."
+    )
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

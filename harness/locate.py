@@ -37,6 +37,7 @@ from harness.replay import (
 )
 from harness.store import Store
 from harness.tensors import Array, UnreadableTensor, read_safetensors
+from harness.words import count
 
 _STEP_INPUTS: dict[str, dict[str, str]] = {
     "encode": {"input_ids": "tensorize_output.input_ids", "attention_mask": "tensorize_output.attention_mask"},
@@ -426,7 +427,7 @@ def sentences(location: Location) -> list[str]:
     """What was found, in plain words."""
     sides = location.a if location.a.split("#")[0] == location.b.split("#")[0] else "each"
     floor = (
-        f"{sides} was run {location.repeats} more time{'s' if location.repeats > 1 else ''} for the noise floor"
+        f"{sides} was run {count(location.repeats, 'more time')} for the noise floor"
         if location.repeats
         else "the noise floor was not measured"
     )
@@ -442,8 +443,8 @@ def sentences(location: Location) -> list[str]:
         inherited = sum(place.change is Change.INHERITED for place in location.places)
         starts = "; ".join(f"{step} ({', '.join(names)})" for step, names in origins(location.places).items())
         lines.append(
-            f"{location.a} -> {location.b}: the difference starts in {starts or 'nothing but noise'}; {inherited} more "
-            f"artifacts inherit it ({floor})."
+            f"{location.a} -> {location.b}: the difference starts in {starts or 'nothing but noise'}; "
+            f"{count(inherited, 'more artifact')} inherit{'s' if inherited == 1 else ''} it ({floor})."
         )
     lines += location.not_captured
     if noisy:
@@ -469,7 +470,7 @@ def _finding(finding: StepFinding) -> list[str]:
     rest = f"{found.get('propagates', 0)} of {total} calls only pass a difference on"
     structure = found.get(MISSING_A, 0) + found.get(MISSING_B, 0)
     if structure:
-        rest += f", {structure} calls exist on one side only"
+        rest += f", {count(structure, 'call')} on one side only"
     if not lines and finding.inherited:
         return [f"{head}gives the same with A's exact input: it only inherits."]
     if not lines:

@@ -16,6 +16,7 @@ from harness.metrics import DEFAULT
 from harness.pipeline import in_order
 from harness.sources import ArtifactSource
 from harness.tensors import DTYPES
+from harness.words import count
 
 NOISE_FACTOR = 2
 """A difference is above the noise floor when it is more than this many times the greatest that a repeat shows.
@@ -111,7 +112,7 @@ def _note(
     if not counts:
         unknown = f"The noise floor is not known: no repeat of {comparison.a} or {comparison.b} is stored."
         return (f"{unknown} `harness index {_cell(a).version} --repeat {_cell(a).version}` runs one.",)
-    runs = " and ".join(f"{name} was run {count} more time{'s' if count > 1 else ''}" for name, count in counts.items())
+    runs = " and ".join(f"{name} was run {count(number, 'more time')}" for name, number in counts.items())
     tensors = [name for name, rows in seen.items() if rows[0].tensor]
     changed = f"which changed {', '.join(in_order(tensors))}" if tensors else "which changed no tensor"
     return (f"Noise floor: {runs}, {changed}.",)

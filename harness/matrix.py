@@ -22,6 +22,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from harness.errors import UsageError
+from harness.words import said
 
 Flavour = Literal["cpu", "gpu"]
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
@@ -383,8 +384,13 @@ def load_matrix(path: Path | None = None) -> Matrix:
     path = path or find_matrix()
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read as UTF-8 text ({error}).") from error
+    except OSError as error:
+        raise UsageError(
+            f"--matrix {path}: it cannot be read ({said(error)}); name a matrix.yaml, or leave it out for the one in "
+            "this folder or above it."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: it is not UTF-8 text ({said(error)}); save it as UTF-8.") from error
     return parse_matrix(text, path.name)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from harness.errors import InfrastructureError, UsageError
 from harness.experiment import Planned
 from harness.tables import COLUMNS, TABLES_SCHEMA, Headline, headline_cells, markdown_table, metadata_of
+from harness.words import said
 
 TABLES = ("comparisons", "consecutive", "artifacts")
 LOOK_BACK = 30
@@ -182,8 +183,9 @@ def read_night(folder: Path) -> Night:
             table = pq.read_table(path)
             rows: list[dict[str, Any]] = table.to_pylist()
         except (pa.ArrowException, OSError, ValueError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-            raise UsageError(f"{path}: this table cannot be read ({reason}); delete the night's folder.") from error
+            raise UsageError(
+                f"{path}: this table cannot be read ({said(error)}); delete the night's folder."
+            ) from error
         metadata = metadata_of(table)
         if metadata.get("harness_schema") != TABLES_SCHEMA:
             raise UsageError(f"{path}: this is not a table of this harness (schema {TABLES_SCHEMA}).")

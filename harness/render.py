@@ -22,6 +22,7 @@ from harness.ladder import Ladder, Pair
 from harness.metrics import Metrics, Mismatch, Verdict
 from harness.screen import PLAIN, Screen, table, wrap
 from harness.sources import listed
+from harness.words import count
 
 Group = Sequence[ArtifactComparison]
 """What is told together: the chunks of one kind, or one artifact by itself."""
@@ -70,18 +71,18 @@ def clean(text: str, limit: int = 200) -> str:
     return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
 
 
-def share(count: int, total: int) -> str:
+def share(part: int, total: int) -> str:
     """A percentage that is 0 % or 100 % only when it is exactly that."""
-    if total == 0 or count == 0:
+    if total == 0 or part == 0:
         return "0 %"
-    if count == total:
+    if part == total:
         return "100 %"
-    percent = 100 * count / total
+    percent = 100 * part / total
     for digits in (1, 2, 3, 4, 6, 8):
         text = f"{percent:.{digits}f}"
         if float(text) not in (0.0, 100.0):
             return f"{text} %"
-    return f"{percent:.1e} %" if percent < 50 else "all but " + share(total - count, total)
+    return f"{percent:.1e} %" if percent < 50 else "all but " + share(total - part, total)
 
 
 def number(value: float | int | complex | None) -> str:
@@ -123,7 +124,7 @@ def sentence(comparison: Comparison, kinds: Kinds) -> str:
     final = comparison.final or tuple(one for one in comparison.artifacts if one.tensor)
     total = len(final)
     names = ", ".join(map(clean, kinds.labels(one.name for one in comparison.unreadable)))
-    unreadable = f" {_count(len(comparison.unreadable), 'artifact')} could not be read: {names}." if names else ""
+    unreadable = f" {count(len(comparison.unreadable), 'artifact')} could not be read: {names}." if names else ""
     if len(comparison.empty) == 2:
         return f"{a} and {b} hold no tensors to compare.{unreadable}"
     if comparison.empty:
@@ -142,7 +143,7 @@ def sentence(comparison: Comparison, kinds: Kinds) -> str:
     close = sum(one.close(comparison.chosen) is True and not one.bit_equal for one in final)
     noise = sum(one.status in DIVERGENT and not one.divergent for one in final)
     noisy = (
-        f" {_count(noise, 'more tensor')} differ{'s' if noise == 1 else ''} no more than repeats of one cell do."
+        f" {count(noise, 'more tensor')} differ{'s' if noise == 1 else ''} no more than repeats of one cell do."
         if noise
         else ""
     )
@@ -158,10 +159,6 @@ def sentence(comparison: Comparison, kinds: Kinds) -> str:
         f"{a} and {b} differ beyond {comparison.chosen!r} in {differ}{more}: {passing} of {total} tensors of the index "
         f"pass, {equal} are bit-equal.{noisy}{unreadable}"
     )
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def columns(comparison: Comparison) -> list[str]:
@@ -228,7 +225,7 @@ def _differ(measured: Sequence[Metrics], of: int) -> str:
     if not measured:
         return "-"
     n, n_mismatch = sum(one.n for one in measured), sum(one.n_mismatch for one in measured)
-    among = "" if len(measured) == of else f" in {_count(len(measured), 'chunk')}"
+    among = "" if len(measured) == of else f" in {count(len(measured), 'chunk')}"
     return (f"{n_mismatch:,} ({share(n_mismatch, n)})" if n_mismatch else "0") + among
 
 
@@ -283,7 +280,7 @@ def paragraph(group: Group, chosen: str, kinds: Kinds) -> list[str]:
     differing = [(one, metrics) for one, metrics in compared if metrics.n_mismatch]
     if differing:
         n, n_mismatch = (sum(getattr(metrics, field) for _, metrics in compared) for field in ("n", "n_mismatch"))
-        among = "" if len(compared) == len(group) else f" in the {_count(len(compared), 'chunk')} that were compared"
+        among = "" if len(compared) == len(group) else f" in the {count(len(compared), 'chunk')} that were compared"
         lines.append(f"Mismatched elements: {n_mismatch:,} / {n:,} ({share(n_mismatch, n)}){among}")
         lines += _differences(differing, chosen, named=len(group) > 1)
     lines += _special([metrics for one in group if (metrics := one.metrics)])
@@ -308,7 +305,7 @@ def _differences(differing: Sequence[tuple[ArtifactComparison, Metrics]], chosen
         yield f"Greatest relative difference: {number(greatest)}{where(one)}{_at(at, one.dtype_a)}"
     infinite = sum(m.n_rel_inf for _, m in differing)
     if infinite:
-        yield f"Where B is zero and A is not: {_count(infinite, 'element')} (relative difference infinite)"
+        yield f"Where B is zero and A is not: {count(infinite, 'element')} (relative difference infinite)"
     means = [(m.mean_abs, one, m) for one, m in differing if m.mean_abs is not None and m.n > 1]
     if means:
         mean, one, m = max(means, key=_first)
@@ -470,7 +467,7 @@ def _special(measured: Sequence[Metrics]) -> list[str]:
         return []
     shown = ", ".join(f"{name} {a:,} in A and {b:,} in B" for name, a, b in counts if a or b)
     apart = sum(metrics.specials_apart for metrics in measured)
-    where = f"in different places at {_count(apart, 'element')}" if apart else "in the same places"
+    where = f"in different places at {count(apart, 'element')}" if apart else "in the same places"
     return [f"Not finite: {shown}, {where}; left out of the differences above. NaN equals nothing, itself included."]
 
 
@@ -480,7 +477,7 @@ def _meaning(one: ArtifactComparison) -> list[str]:
     if not facts.get("rows_line_up", True):
         lines.append("Its rows do not line up: that they differ does not say that anything moved or changed.")
     if facts.get("buckets_n_mismatch"):
-        steps = ", ".join(f"{count:,} by {step}" for step, count in facts["buckets_steps"].items())
+        steps = ", ".join(f"{times:,} by {step}" for step, times in facts["buckets_steps"].items())
         lines.append(
             f"Bucket numbers ({facts['nbits']} bits): {facts['buckets_n_mismatch']:,} of {facts['buckets_n']:,} changed"
             f" ({share(facts['buckets_n_mismatch'], facts['buckets_n'])}): {steps}"
@@ -562,7 +559,7 @@ def ladder_text(found: Ladder, screen: Screen = PLAIN, *, apart: bool = False) -
         for item, lacking in found.incomplete.items()
     ]
     if found.unreadable:
-        said += f" {_count(len(found.unreadable), 'file')} could not be read, and may have changed."
+        said += f" {count(len(found.unreadable), 'file')} could not be read, and may have changed."
     body = [
         [f"{clean(one.a)} -> {clean(one.b)}", str(len(one.changed)), _names(one.changed, kinds) or "-"]
         for one in found.steps

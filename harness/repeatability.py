@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from harness.cells import CellSpec
+from harness.checks import to_run
 from harness.device import usable_cores
 from harness.doctor import Check
 from harness.errors import InfrastructureError
@@ -27,6 +28,7 @@ from harness.pair import Pair, Side, interpreters, workbench
 from harness.replay import Verdict
 from harness.runner import Interpreter, run_index
 from harness.store import Cell, Store
+from harness.words import count
 
 PASSAGES = 60
 """Enough for a last batch that is smaller than the others; a run takes seconds."""
@@ -118,8 +120,9 @@ def examine_repeats(
     cores = cores_check()
     # A machine with fewer cores than the matrix has threads is a finding of its own, not the end of this one.
     configured = load_matrix((selection.matrix_path or find_matrix()).resolve()).jobs.index.threads
-    experiment = Experiment(replace(selection, threads=min(configured, usable_cores())))
+    experiment = to_run(replace(selection, threads=min(configured, usable_cores())))
     chosen = experiment.matrix.require(version or experiment.matrix.quickstart.versions[-1])
+    experiment.check()
     subject = Subject(experiment, chosen, interpreters(experiment, report)(chosen)(), report=report)
     # On a GPU the threads of the CPU only feed it.
     counts = thread_counts(experiment.job.threads) if experiment.device.kind == "cpu" else [experiment.job.threads]
@@ -129,7 +132,7 @@ def examine_repeats(
 def thread_counts(configured: int) -> list[int]:
     """One thread, as many as the matrix says, and as many as this machine has, where it has them."""
     cores = usable_cores()
-    return sorted({count for count in (1, configured, cores) if count <= cores})
+    return sorted({number for number in (1, configured, cores) if number <= cores})
 
 
 def repeatability(subject: Subject, repeats: int, counts: Sequence[int]) -> list[Check]:
@@ -199,8 +202,8 @@ def _threads_check(subject: Subject, store: Store, a: Repeats, b: Repeats, folde
     )  # fmt: skip
 
 
-def _threads(count: int) -> str:
-    return f"{count} thread" + ("s" if count > 1 else "")
+def _threads(number: int) -> str:
+    return count(number, "thread")
 
 
 def cpu_kinds(cpuinfo: str) -> int:

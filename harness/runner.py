@@ -28,6 +28,7 @@ from harness.environments import DISK_SIGNS
 from harness.flock import Held, try_hold
 from harness.gpus import gpu_turn
 from harness.home import Home
+from harness.mends import with_mend
 from harness.store import OUTCOMES, Cell, Store
 from harness.supervise import OWNER, Control, Deadline, Ended, run_folder, supervise
 from harness.tensors import UnreadableTensor
@@ -407,7 +408,7 @@ def _classify(outcome: str, reason: str, tail: str, runs: Path, device_kind: str
     last = "\n".join(tail.splitlines()[-_LAST_LINES:])
     if outcome in {"crashed", "import_failed"} and _MEMORY_SIGNS.search(f"{reason}\n{last}"):
         return "out_of_memory", f"Memory ran out in phase {ended.phase or 'start'}: {reason}", ""
-    return outcome, reason, ""
+    return outcome, with_mend(reason, last), ""
 
 
 def read_result(out: Path, ended: Ended) -> tuple[dict[str, Any], str, str]:  # noqa: PLR0911 - one for each ending

@@ -64,6 +64,7 @@ from harness.slurm_queue import (
     submit_array,
 )
 from harness.store import Cell
+from harness.words import count
 
 MARGIN_SECONDS = 1800
 """Added to a cell's own deadlines for a job's time limit: waiting for another node's environment, storing the cell."""
@@ -172,8 +173,8 @@ class Follower:
         known = sorted(job for job in jobs if job)
         if known:
             self.board.note(
-                f"{len(self.pending)} cells are still in the queue: `harness sweep --attach {self.sweep.id}` picks "
-                f"them up, `scancel {' '.join(known)}` stops them."
+                f"{count(len(self.pending), 'cell')} still in the queue: `harness sweep --attach {self.sweep.id}` "
+                f"picks them up, `scancel {' '.join(known)}` stops them."
             )
 
     def _mine(self) -> dict[str, Task]:
@@ -417,7 +418,7 @@ class Follower:
                 continue
             self.ledger.submitted(array, job)
             self.refused_since = None
-            self._note_once(f"Submitted {len(entries)} cells as job {job}.")
+            self._note_once(f"Submitted {count(len(entries), 'cell')} as job {job}.")
             return len(entries)
         return 0
 
@@ -512,7 +513,7 @@ def start_sweep(
     selection = absolute_paths(selection)
     # What is wrong with the files is said before a node is asked for anything.
     experiment = Experiment(replace(selection, identity="cpu of a node"))
-    _ = experiment.passages, experiment.checkpoint
+    experiment.check()
     identity = node_device(experiment.home, options, selection.device, board)
     sweep = Sweep(
         id=new_id(),
@@ -563,7 +564,7 @@ def attach_sweep(selection: Selection, name: str) -> Sweep:
         raise UsageError(f"--attach: no sweep over Slurm is under way in {home.root}.")
     chosen = [sweep for sweep in found if sweep.id.startswith(name)]
     if len(chosen) != 1:
-        listing = ", ".join(f"{sweep.id} ({len(sweep.versions)} versions, {sweep.created})" for sweep in found)
+        listing = ", ".join(f"{sweep.id} ({count(len(sweep.versions), 'version')}, {sweep.created})" for sweep in found)
         raise UsageError(f"--attach {name}".rstrip() + f": name one of the sweeps that are under way: {listing}.")
     require_slurm()
     return chosen[0]

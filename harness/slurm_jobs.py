@@ -26,6 +26,7 @@ from typing import Any
 from harness.errors import UsageError
 from harness.experiment import Selection
 from harness.home import Home
+from harness.words import said
 
 SCHEMA = 1
 
@@ -163,7 +164,7 @@ def read_record(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: cannot be read ({error}): delete it, and start the sweep again.") from error
+        raise UsageError(f"{path}: cannot be read ({said(error)}): delete it, and start the sweep again.") from error
     if not isinstance(found, dict) or found.get("schema") != SCHEMA:
         raise UsageError(f"{path}: not written by this version of the harness: delete it, and start the sweep again.")
     return found

@@ -6,7 +6,7 @@ putting B's into A's gives B's index, it is the whole cause. Swapping A's own ar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from rich.table import Table
 
 from harness.checkpoint import CheckpointFiles
+from harness.checks import chunks_of
 from harness.collection import Passages
 from harness.errors import InfrastructureError, UsageError
 from harness.graph import inputs_of, pattern
@@ -25,12 +26,15 @@ from harness.replay import amount
 from harness.runner import run_index
 from harness.store import Cell, Store
 from harness.tensors import UnreadableTensor
+from harness.words import count
 
 SWAPPABLE = (
     "D", "local_sample_embs", "sample", "sample_heldout", "centroids_raw", "centroids_normalized", "embs_*", "codes",
     "ivf_unoptimized",
 )  # fmt: skip
 """Artifacts whose place in colbert-ai's code can be given another value before it is used."""
+ALL_CHUNKS = "embs"
+"""Stands for `embs_0`, `embs_1` and so on."""
 
 
 @dataclass(frozen=True)
@@ -71,23 +75,42 @@ class Swapped:
         return not any(is_final(name) for name in self.differences)
 
 
-def check_names(side: Side, names: Sequence[str]) -> tuple[str, ...]:
+def check_names(names: Sequence[str], passages: Callable[[], int]) -> None:
+    """Refuse what no job over so many passages makes, or what cannot be swapped, before anything is indexed.
+
+    Args:
+        names: of artifacts.
+        passages: how many there are; called only where a chunk is named, since it may fetch them.
+
+    Raises:
+        UsageError: the sentence lists what can be swapped.
+    """
+    for name in names:
+        if name != ALL_CHUNKS and pattern(name)[0] not in SWAPPABLE:
+            raise UsageError(
+                f"{name!r} cannot be swapped; these can: {', '.join(SWAPPABLE).replace('_*', '_<chunk>')}, and "
+                f"{ALL_CHUNKS} for all chunks."
+            )
+        chunk = pattern(name)[1]
+        if chunk is not None and int(chunk) >= chunks_of(passages()):
+            raise UsageError(
+                f"There is no {name!r}: colbert-ai encodes {count(passages(), 'passage')} in "
+                f"{count(chunks_of(passages()), 'chunk')}, numbered from 0."
+            )
+
+
+def kept(side: Side, names: Sequence[str]) -> tuple[str, ...]:
     """The artifacts to swap, `embs` standing for every chunk of it.
 
     Raises:
-        UsageError: one that the job does not make, that cannot be swapped, or whose tensor was not kept.
+        UsageError: one that the side's job did not make, or whose tensor was not kept.
     """
     found: dict[str, None] = {}
     for name in names:
         several = (
-            [known for known in side.cell.artifacts if pattern(known)[0] == "embs_*"] if name == "embs" else [name]
+            [known for known in side.cell.artifacts if pattern(known)[0] == "embs_*"] if name == ALL_CHUNKS else [name]
         )
         for known in several:
-            if pattern(known)[0] not in SWAPPABLE:
-                raise UsageError(
-                    f"{known!r} cannot be swapped; these can: {', '.join(SWAPPABLE).replace('_*', '_<chunk>')}, and "
-                    "embs for all chunks."
-                )
             if known not in side.cell.artifacts:
                 raise UsageError(f"{side.cell.label} has no artifact {known!r}.")
             if not side.cell.artifacts[known].stored:

@@ -13,6 +13,10 @@ from tests.small_index import index_arrays, write_index
 from tests.test_checkpoint import write_checkpoint
 
 VERSIONS = ("2.6.0", "2.7.0", "2.7.1", "2.8.0")
+PASSAGES = "".join(
+    f'{{"text": "Passage {n} of a collection that is just large enough to be clustered"}}\n' for n in "12"
+)
+"""A JSON lines file with two passages, which a job is not refused for."""
 _HEAD = """
 version = os.environ["PYTHONPATH"].rsplit("/", 1)[1]
 def index():
@@ -26,7 +30,7 @@ WELL = "ran(); phase('import'); time.sleep(SECONDS); phase('encode'); index(); p
 
 def make_inputs(folder: Path) -> list[str]:
     """Options of a small collection and a checkpoint."""
-    (folder / "good.jsonl").write_text('{"text": "A passage about one thing"}\n{"text": "Another about another"}\n')
+    (folder / "good.jsonl").write_text(PASSAGES)
     checkpoint = write_checkpoint(folder / "ck")
     return ["--collection", str(folder / "good.jsonl"), "--checkpoint", str(checkpoint), "--threads", "1"]
 

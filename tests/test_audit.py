@@ -401,7 +401,7 @@ def test_the_commands_say_what_they_found_and_did(store, tmp_path, capsys, monke
     home = ("--home", str(tmp_path))
     code, said = command(capsys, monkeypatch, "verify", *home)
     assert (code, said.count("\n")) == (0, 1)
-    assert re.search(r"2 cells and \d+ tensors \([\d.]+ MiB\) are whole; nothing else found\.", said)
+    assert re.search(r"2 cells and \d+ tensors \([\d.]+ KiB\) are whole; nothing else found\.", said)
 
     path = object_bit(store)
     (store.root / "objects" / "ab").mkdir()

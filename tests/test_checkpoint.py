@@ -27,13 +27,13 @@ def safetensors(tensors: dict[str, list[int]]) -> bytes:
     return struct.pack("<Q", len(text)) + text + bytes(end)
 
 
-def checkpoint_bytes(dim: int = 4, metadata: dict[str, object] | None = None) -> dict[str, bytes]:
+def checkpoint_bytes(dim: int = 16, metadata: dict[str, object] | None = None) -> dict[str, bytes]:
     """The files of a tiny checkpoint."""
     return {
         "config.json": json.dumps({"model_type": "bert", "hidden_size": 8}).encode(),
         "artifact.metadata": json.dumps({"dim": dim, "doc_maxlen": 300} if metadata is None else metadata).encode(),
         "vocab.txt": b"[PAD]\n[UNK]\n",
-        "model.safetensors": safetensors({"bert.x": [2, 3], "linear.weight": [4, 8]}),
+        "model.safetensors": safetensors({"bert.x": [2, 3], "linear.weight": [16, 8]}),
     }
 
 
@@ -50,7 +50,7 @@ def test_a_whole_folder_loads_with_its_dim_and_an_absolute_path(tmp_path, monkey
 
     checkpoint = load_checkpoint_local(Path("ck"))
 
-    assert checkpoint.dim == 4
+    assert checkpoint.dim == 16
     assert checkpoint.path == tmp_path / "ck"
     assert checkpoint.path.is_absolute()
     assert checkpoint.name == "ck"
@@ -84,11 +84,11 @@ def test_a_file_inside_another_is_not_taken_for_two_files(tmp_path):
 
 
 def test_dim_is_also_found_under_config_as_colbert_reads_it(tmp_path):
-    files = checkpoint_bytes(metadata={"config": {"dim": 4, "model_name": "bert-base-uncased"}, "meta": {}})
+    files = checkpoint_bytes(metadata={"config": {"dim": 16, "model_name": "bert-base-uncased"}, "meta": {}})
 
     checkpoint = load_checkpoint_local(write_checkpoint(tmp_path / "a", files))
 
-    assert checkpoint.dim == 4
+    assert checkpoint.dim == 16
     assert checkpoint.source["model_name"] == "bert-base-uncased"
 
 
@@ -126,7 +126,7 @@ def without(name: str) -> dict[str, bytes]:
         (checkpoint_bytes(metadata={"dim": "96"}), ["field dim is '96'"]),
         (checkpoint_bytes(metadata={"dim": True}), ["field dim is True"]),
         (checkpoint_bytes(metadata={"dim": 0}), ["field dim is 0"]),
-        (checkpoint_bytes(dim=5), ["dim is 5", "[4, 8]"]),
+        (checkpoint_bytes(dim=5), ["dim is 5", "[16, 8]"]),
         (checkpoint_bytes() | {"artifact.metadata": b"{"}, ["artifact.metadata", "not readable JSON"]),
         (checkpoint_bytes() | {"config.json": b"[]"}, ["config.json", "list"]),
         (checkpoint_bytes() | {"config.json": b"{}"}, ["config.json", "model_type"]),

@@ -26,6 +26,7 @@ from harness.device import usable_cores
 from harness.errors import InfrastructureError, UsageError
 from harness.store import Store
 from tests.fake_worker import WELL, fake_interpreter
+from tests.standin import PASSAGES
 from tests.test_checkpoint import checkpoint_bytes, write_checkpoint
 from tests.test_environments import FAKE
 
@@ -78,7 +79,7 @@ def one_sentence(done: Done) -> str:
 @pytest.fixture
 def inputs(tmp_path) -> list[str]:
     """Options of a good collection and a good checkpoint on this machine, and a machine with few cores."""
-    (tmp_path / "good.jsonl").write_text('{"text": "A passage about one thing"}\n{"text": "Another about another"}\n')
+    (tmp_path / "good.jsonl").write_text(PASSAGES)
     checkpoint = write_checkpoint(tmp_path / "ck")
     return ["--collection", str(tmp_path / "good.jsonl"), "--checkpoint", str(checkpoint), *ONE_THREAD]
 
@@ -322,7 +323,7 @@ def test_a_finished_cell_is_not_run_again_and_a_failed_one_is(run, inputs, fake_
     assert len(set(ran)) == 2
     assert len(ran) == 3
     assert "2.8.0: stored" in second.err
-    assert "1 of 1 cells would run" not in run("plan", "2.8.0", *inputs).out
+    assert "1 of 1 cell would run" not in run("plan", "2.8.0", *inputs).out
 
 
 def test_an_unsupported_version_is_a_finding_and_is_not_tried_again(run, inputs, fake_uv, monkeypatch, tmp_path):
@@ -592,3 +593,156 @@ def test_the_page_of_the_command_line_is_current():
     assert page == module.text()
     for name in COMMANDS:
         assert f"## `harness {name}`" in page
+
+
+WRONG: tuple[tuple[str, str], ...] = (
+    # What is misspelt, or of another kind.
+    ("index 2.8", "'2.8' is not a version in matrix.yaml"),
+    ("index all 2.8.0 GOOD", "'all' is not a version"),
+    ("index 2.8.0 --collection none GOOD-CK", "not a collection in matrix.yaml"),
+    ("index 2.8.0 --collection NONE.jsonl", "does not exist"),
+    ("index 2.8.0 --collection DIR", "the suffix"),
+    ("index 2.8.0 --checkpoint FILE --collection embedded", "a checkpoint is a folder"),
+    ("index 2.8.0 --checkpoint DIR --collection embedded", "has no config.json"),
+    ("index 2.8.0 --checkpoint DIR", "has no config.json"),
+    ("index 2.8.0 GOOD --capture some", "'some' is not one of"),
+    ("index 2.8.0 GOOD --limit 1 --scale-to x", "is not a valid integer"),
+    ("index 2.8.0 GOOD --scale-to 1", "more than the 1 to scale it up to"),
+    ("index 2.8.0 --collection embedded --checkpoint embedded --scale-to 1", "more than the 1 to scale it up to"),
+    ("index 2.8.0 GOOD --jobs 65", "not in the range"),
+    ("index 2.8.0 GOOD --gpus 0", "--gpus 0"),
+    ("index 2.8.0 --collection embedded --checkpoint embedded --device cpu --gpus 0", "--gpus 0"),
+    ("index 2.8.0 SHORT", "is too small: of 1 passage come at most"),
+    ("index 2.8.0 GOOD --matrix NBITS", "set nbits to 1 or 2, or use another checkpoint"),
+    ("index 2.8.0 GOOD --matrix NONE", "--matrix NONE: it cannot be read (No such file or directory)"),
+    ("index 2.8.0 GOOD --matrix DIR", "--matrix DIR: it cannot be read (Is a directory)"),
+    ("index 2.8.0 GOOD --matrix FILE", "expected a mapping"),
+    ("index 2.8.0 GOOD --home FILE", "FILE is not a folder"),
+    ("index 2.8.0 GOOD --home /proc/none", "/proc cannot be written"),
+    ("index 2.8.0 GOOD --repeat 2.7.1", "2.7.1 is not among the versions of this command (2.8.0)"),
+    ("index 2.8.0 GOOD --repeat 2.8.0 --repeat 2.8.0=2", "given twice"),
+    ("index 2.8.0 GOOD --repeat 2.8.0=\u00b2", "write VERSION=N"),
+    ("index 2.8.0 GOOD --sites DIR", "--site-python is missing"),
+    ("index 2.8.0 GOOD --site-python FILE", "give both, or neither"),
+    ("index 2.8.0 GOOD --sites DIR --site-python FILE", "cannot be run"),
+    ("index 2.8.0 --collection EMPTY --checkpoint embedded", "The argument after --collection is empty"),
+    ("plan 2.8.0 SHORT", "is too small"),
+    ("plan 2.8.0 GOOD --repeat 2.7.1", "is not among the versions"),
+    ("sweep 2.8.0 GOOD --output FILE", "--output: FILE is not a folder"),
+    ("sweep 2.8.0 GOOD --output /proc/none", "--output: /proc cannot be written"),
+    ("sweep 2.8.0 GOOD --partition gpu", "give --executor slurm"),
+    ("sweep 2.8.0 GOOD --slurm mem=1G", "give --executor slurm"),
+    ("sweep 2.8.0 GOOD --executor slurm --gpus 0", "--gpus chooses among this machine's GPUs"),
+    ("sweep 2.8.0 GOOD --older-than nan", "nan is not a number of hours"),
+    ("sweep 2.8.0 GOOD --older-than inf", "inf is not a number of hours"),
+    ("sweep 2.8.0 GOOD --gpus 0", "--gpus 0"),
+    ("sweep 2.8.0 GOOD --attach", "give no versions"),
+    ("sweep --attach none", "no sweep over Slurm is under way"),
+    ("locate 2.7.1 2.7.1 GOOD", "A and B are both 2.7.1, and locate explains"),
+    ("locate 2.7.1 2.8 GOOD", "'2.8' is not a version"),
+    ("locate 2.7.1 2.8.0 SHORT", "is too small"),
+    ("locate 2.7.1 2.8.0 GOOD --output FILE", "--output: FILE is not a folder"),
+    ("locate 2.7.1 2.8.0 GOOD --output TABLE", "locations.parquet is not a file"),
+    ("consecutive --output /proc/none", "--output: /proc cannot be written"),
+    ("locate 2.7.1 2.8.0 GOOD --repro FILE/x", "--repro: FILE is not a folder"),
+    ("locate 2.7.1 2.8.0 GOOD --no-replay --repro DIR", "--repro needs the replay"),
+    ("blame 2.8.0 2.8.0 GOOD", "A and B are both 2.8.0, and blame explains"),
+    ("blame x 2.8.0 GOOD", "'x' is not a version"),
+    ("blame 2.7.1 2.8.0 GOOD --output FILE/x", "--output: FILE is not a folder"),
+    ("swap 2.7.1 2.7.1 sample GOOD", "`harness compare 2.7.1 2.7.1#1` compare two of its runs"),
+    ("swap 2.7.1 2.8.0 local_sample_emb GOOD", "'local_sample_emb' cannot be swapped; these can: D, local_sample_embs"),
+    ("swap 2.7.1 2.8.0 sample embs_1 GOOD", "There is no 'embs_1': colbert-ai encodes 2 passages in 1 chunk"),
+    ("swap 2.7.1 2.8.0 sample GOOD --output FILE", "--output: FILE is not a folder"),
+    ("swap 2.7.1 2.8.0 GOOD", "Missing argument"),
+    ("probe 2.8.0 GOOD-CK --probe mat", "'mat' is not a probe"),
+    ("probe 2.8 GOOD-CK", "'2.8' is not a version"),
+    ("probe 2.8.0 GOOD-CK --repeat 2.7.1", "is not among the versions"),
+    ("probe 2.8.0 GOOD-CK --home FILE", "FILE is not a folder"),
+    ("probe 2.8.0 --checkpoint none", "not a checkpoint in matrix.yaml"),
+    ("probes --output FILE", "--output: FILE is not a folder"),
+    ("probes --probe mat", "'mat' is not a probe"),
+    ("headlines NONE", "NONE does not exist"),
+    ("headlines DIR", "DIR holds no tables"),
+    ("headlines results", "results holds no tables itself, but"),
+    ("nightly NONE", "no such folder of nights"),
+    ("nightly DIR --summary DIR", "--summary: DIR cannot be written (Is a directory)"),
+    ("nightly DIR --summary NONE/x.md", "--summary: there is no folder NONE"),
+    ("doctor --repeats 2 --version 2.8", "'2.8' is not a version"),
+    ("doctor --version 2.8.0", "give --repeats N, too"),
+    ("doctor --matrix NONE", "--matrix NONE: it cannot be read"),
+    ("store list", "There is no store in"),
+    ("store verify --home FILE", "There is no store in FILE"),
+    ("store gc --home NONE", "There is no store in NONE"),
+    ("store export FILE", "FOLDER: FILE is not a folder"),
+    ("store import DIR", "DIR holds no cells"),
+    ("store import FILE", "is a file"),
+    ("pack DIR 2.8.0", "OUTPUT: DIR cannot be written (Is a directory)"),
+    ("pack NONE/x.tar 2.8.0", "OUTPUT: there is no folder NONE"),
+    ("pack - 2.8", "'2.8' is not a version"),
+    ("quickstart --home FILE", "FILE is not a folder"),
+    ("quickstart --limit 0", "not in the range"),
+    ("lock --diff 2.8.0 x", "'x' is not a version"),
+)  # fmt: skip
+"""Command lines that cannot work, and a part of what is said; the test replaces the words in capitals."""
+
+
+@pytest.mark.parametrize(("line", "part"), WRONG, ids=[line for line, _ in WRONG])
+def test_what_cannot_work_is_refused_before_anything_begins(run, inputs, tmp_path, line, part):
+    (tmp_path / "file").write_text("words\n")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "table" / "locations.parquet").mkdir(parents=True)
+    (tmp_path / "short.jsonl").write_text('{"text": "a cat"}\n')
+    matrix = (ROOT / "matrix.yaml").read_text(encoding="utf-8")
+    (tmp_path / "matrix.yaml").write_text(matrix.replace("nbits: 2", "nbits: 4"), encoding="utf-8")
+    (tmp_path / "locks").symlink_to(ROOT / "locks")
+    known = {
+        "GOOD": inputs, "GOOD-CK": inputs[2:], "SHORT": ["--collection", str(tmp_path / "short.jsonl"), *inputs[2:]],
+        "EMPTY": [""], "NBITS": [str(tmp_path / "matrix.yaml")],
+    }  # fmt: skip
+    paths = {
+        name: str(tmp_path / place)
+        for name, place in {"FILE": "file", "DIR": "folder", "NONE": "none", "TABLE": "table"}.items()
+    }
+
+    def placed(text: str) -> str:
+        for name, path in paths.items():
+            text = text.replace(name, path)
+        return text
+
+    before = sorted(tmp_path.rglob("*"))
+    done = run(*(word for argument in line.split() for word in known.get(argument, [placed(argument)])))
+
+    assert done.code == 2, done.err
+    assert placed(part) in " ".join(done.err.split()), done.err
+    assert "Errno" not in done.err
+    assert "Traceback" not in done.err
+    if "Usage: " not in done.err:
+        one_sentence(done)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("command", [["schema"], ["lock", "--diff", "2.4.1", "2.5.0"], ["--help"]])
+def test_a_reader_that_leaves_is_no_error(command):
+    assert unread(*command) == (0, "")
+
+
+def test_a_divergence_that_nobody_reads_is_still_one(tmp_path):
+    head = "a,b,total,shapes_match,default_match,bnb_match\n"
+    (tmp_path / "one.csv").write_text(head + "2.4.1,2.5.0,12,12,12,12\n")
+    (tmp_path / "two.csv").write_text(head + "2.4.1,2.5.0,12,12,3,12\n")
+
+    assert unread("headlines", str(tmp_path / "one.csv"), str(tmp_path / "two.csv")) == (1, "")
+
+
+def unread(*arguments: str) -> tuple[int, str]:
+    """Exit code and standard error of a command line whose standard output has lost its reader."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "harness", *arguments], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True,
+            check=False,
+        )  # fmt: skip
+    finally:
+        os.close(writer)
+    return done.returncode, done.stderr

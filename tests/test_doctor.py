@@ -14,6 +14,7 @@ import pytest
 from harness import doctor, environments
 from harness.home import Home
 from harness.matrix import load_matrix
+from tests.command import run as run_command
 from tests.test_device import fake_nvidia_smi
 
 ROOT = Path(__file__).parent.parent
@@ -26,9 +27,9 @@ def report(tmp_path, monkeypatch):
     """Run all checks with uv answering at once, and return the lines by name."""
     monkeypatch.setattr(environments, "uv_command", lambda: ["true"])
 
-    def run(matrix=MATRIX, locks=ROOT / "locks"):
+    def run(matrix=MATRIX, locks=ROOT / "locks", home=tmp_path / "not" / "made" / "yet", device="auto"):
         lines = collections.defaultdict(list)
-        for check in doctor.examine(matrix, Home(tmp_path / "not" / "made" / "yet"), locks):
+        for check in doctor.examine(matrix, Home(home), locks, device):
             lines[check.name].append(check)
         return lines
 
@@ -165,6 +166,35 @@ def test_no_gpu_is_a_warning_and_not_a_problem(report, tmp_path, monkeypatch):
     (check,) = report()["gpu"]
     assert check.verdict == "warning"
     assert "on the CPU" in check.detail
+
+
+def test_a_gpu_that_has_to_be_there_and_is_not_is_a_problem(report, tmp_path, monkeypatch):
+    fake_nvidia_smi(tmp_path, monkeypatch, status=9)
+
+    (check,) = report(device="cuda")["gpu"]
+    assert check.verdict == "problem"
+    assert "use --device cpu" in check.detail
+
+
+def test_the_command_ends_with_3_for_it_and_starts_no_repeats(tmp_path, monkeypatch, capsys):
+    fake_nvidia_smi(tmp_path, monkeypatch, status=9)
+    monkeypatch.setattr(environments, "uv_command", lambda: ["true"])
+
+    for more in ((), ("--repeats", "2")):
+        code, out, err = run_command(
+            capsys, "doctor", "--device", "cuda", *more, "--home", tmp_path / "home", "--matrix", ROOT / "matrix.yaml"
+        )
+        assert (code, err) == (3, "")
+        assert "--device cuda: nvidia-smi lists no GPU" in out
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_home_that_cannot_be_written_is_a_problem(report, tmp_path):
+    (tmp_path / "file").write_text("")
+
+    (check,) = report(home=tmp_path / "file")["disk"]
+    assert check.verdict == "problem"
+    assert "name a folder that can be written" in check.detail
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ def test_the_command_exits_with_0_where_tables_agree(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("gone.csv", None, "neither a folder of tables"),
+        ("gone.csv", None, "does not exist"),
         ("notes.txt", "a,b", "neither a folder of tables"),
         ("empty.csv", "", r"empty\.csv cannot be read"),
         ("less.csv", "a,b,total\n", "no column `shapes_match`"),
@@ -133,9 +133,24 @@ def test_a_table_that_cannot_be_read_is_named(tmp_path, name, text, message):
 
 def test_a_folder_without_tables_and_a_table_of_another_schema_are_named(tmp_path):
     (tmp_path / "none").mkdir()
-    with pytest.raises(UsageError, match=r"consecutive\.parquet cannot be read"):
+    with pytest.raises(UsageError, match=r"none holds no tables \(consecutive\.parquet\); name a folder"):
         read_headlines(tmp_path / "none")
 
     other = folder(tmp_path / "other", {"a": "2.4.1", "b": "2.5.0"}, harness_schema="99")
     with pytest.raises(UsageError, match="not a table of this harness"):
         read_headlines(other)
+
+
+def test_a_folder_of_folders_of_tables_names_those(tmp_path, capsys):
+    """As `harness headlines results` does."""
+    folder(tmp_path / "one", {"a": "2.4.1", "b": "2.5.0"})
+    folder(tmp_path / "two", {"a": "2.4.1", "b": "2.5.0"})
+    (tmp_path / "other").mkdir()
+
+    code, _, err = run(capsys, "headlines", tmp_path)
+
+    assert code == 2
+    assert (
+        f"holds no tables itself, but 2 folders of tables; name those: {tmp_path / 'one'}, {tmp_path / 'two'}." in err
+    )
+    assert "rrno" not in err

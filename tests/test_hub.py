@@ -133,7 +133,7 @@ def test_limit_and_expected_rows(load):
 def test_a_checkpoint_comes_without_its_pickle_and_without_subfolders(server, tmp_path):
     checkpoint = load_checkpoint_hub("colbert-ir/colbertv2.0", cache=tmp_path, endpoint=server.endpoint)
 
-    assert checkpoint.dim == 4
+    assert checkpoint.dim == 16
     assert checkpoint.source["revision"] == server.commit("models/colbert-ir/colbertv2.0")
     assert {path.name for path in checkpoint.path.iterdir()} == set(checkpoint_bytes())
     assert not [line for line in server.requests if "pytorch_model.bin" in line]
@@ -207,7 +207,8 @@ def test_a_hub_that_goes_silent_is_given_up(server, load, monkeypatch):
 
 
 def test_no_network_and_a_cold_cache_is_wrong_use_with_a_mend(load, monkeypatch):
-    with pytest.raises(UsageError, match=r"the Hub cannot be reached; go online for one run, or use a local"):
+    instead = "do without the Hub: --collection embedded --checkpoint embedded, or files of your own, --collection FILE"
+    with pytest.raises(UsageError, match=f"the Hub cannot be reached; go online for one run, or {instead}"):
         load(endpoint="http://127.0.0.1:9")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UsageError, match=r"not in the cache, and HF_HUB_OFFLINE is set"):

@@ -516,6 +516,16 @@ def test_what_the_machine_did_is_told_from_what_the_version_did(bench, said, out
     assert runner.is_infrastructure(cell) == (cause is not None)
 
 
+def test_what_a_library_says_comes_with_what_to_do(bench):
+    """Faiss refuses to make more clusters than it has points; colbert-ai's own words end there."""
+    words = "Number of training points (76) should be at least as large as number of clusters (128)"
+    cell = bench.run(f"result(outcome='crashed', reason='RuntimeError in phase train: {words}', phase='train')")
+
+    assert cell.outcome == "crashed"
+    assert words in cell.reason
+    assert cell.reason.endswith("use more passages, or a larger --limit.")
+
+
 def test_a_cpu_job_that_speaks_of_gpus_has_lost_none(bench):
     cell = bench.run("phase('encode'); sys.exit('CUDA error: no CUDA-capable device is detected')\n")
 

@@ -38,6 +38,7 @@ from harness.store import Cell, Store
 from tests.fake_worker import fake_interpreter
 from tests.reliability.bench import alive
 from tests.slurm_cluster import SlurmCluster, missing, wait_for
+from tests.standin import PASSAGES
 from tests.test_checkpoint import write_checkpoint
 
 ROOT = Path(__file__).parent.parent
@@ -84,7 +85,7 @@ class Bench:
         self.store = Store(self.home.store)
         self.python = fake_interpreter(folder / "fake", BODY).python
         self.made = folder / "fake"
-        (folder / "passages.jsonl").write_text('{"text": "A passage"}\n{"text": "Another"}\n')
+        (folder / "passages.jsonl").write_text(PASSAGES)
         write_checkpoint(folder / "ck")
         smi = folder / "bin" / "nvidia-smi"
         smi.parent.mkdir()

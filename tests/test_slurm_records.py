@@ -49,6 +49,7 @@ from harness.slurm_queue import (
     submit_array,
 )
 from tests.cell_specs import cell
+from tests.standin import PASSAGES
 from tests.test_checkpoint import write_checkpoint
 
 ROOT = Path(__file__).parent.parent
@@ -442,7 +443,7 @@ echo "Submitted batch job $(wc -l < "$FAKE_SLURM/asked")"
 
 def test_where_a_user_may_have_few_jobs_they_are_submitted_in_small_arrays(fake, tmp_path):
     (fake / "sbatch").write_text(LIMITED)
-    (tmp_path / "p.jsonl").write_text('{"text": "A passage"}\n')
+    (tmp_path / "p.jsonl").write_text(PASSAGES)
     checkpoint = write_checkpoint(tmp_path / "ck")
     selection = Selection(
         ROOT / "matrix.yaml", tmp_path / "home", str(tmp_path / "p.jsonl"), str(checkpoint), identity="cuda X 9.0"

@@ -15,8 +15,12 @@ import pytest
 import harness.store
 from harness.store import ATTEMPTS_KEPT, OUTCOMES, Artifact, Store, StoredCell, index_tensors
 from harness.tensors import Tensor, UnreadableTensor, read_safetensors, write_safetensors
+from harness.words import size
 from tests.cell_specs import cell, spec
+from tests.command import run
 from tests.small_index import index_arrays, write_index, write_pt
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -464,3 +468,23 @@ def test_an_object_file_holds_one_tensor_by_the_agreed_name(store):
     write_safetensors(other, {"another": tensor})
     with pytest.raises(UnreadableTensor, match="no tensor named 'tensor'"):
         store.load(Artifact("ab" * 32, "uint8", (3,), "final", stored=True))
+
+
+def test_the_list_has_a_header_and_counts_shared_tensors_once(store, tmp_path, capsys):
+    """Two versions share one tensor of two, and a swapped cell is listed as well."""
+    shared, own = (Tensor.of(np.arange(n, dtype=np.float32)) for n in (1000, 500))
+    both = {"centroids": store.keep_tensor(shared, "final", stored=True)}
+    store.put(cell(spec("2.7.1"), artifacts=both))
+    store.put(cell(spec("2.8.0"), artifacts={**both, "embs_0": store.keep_tensor(own, "intermediate", stored=True)}))
+    store.put(cell(spec("2.8.0", swap={"sample": "d1" * 32}), artifacts=both))
+
+    code, out, _ = run(capsys, "store", "list", "--home", tmp_path, "--matrix", ROOT / "matrix.yaml")
+
+    lines = out.splitlines()
+    assert code == 0
+    assert lines[0].split() == ["key", "label", "outcome", "capture", "size", "finished"]
+    first, second = (store.object_path(Tensor.digest(one)).stat().st_size for one in (shared, own))
+    assert lines[1].endswith(f"2 versions: 3 cells, {size(first + second)}")
+    listed = {line.split()[1]: " ".join(line.split()[4:6]) for line in lines[2:5]}
+    assert listed == {"2.7.1": size(first), "2.8.0": size(first + second), "2.8.0+sample": size(first)}
+    assert lines[-1] == f"{store.root}: 3 cells in 1 group, 2 tensors, {size(first + second)}."

@@ -11,7 +11,7 @@ from harness.errors import UsageError
 from harness.pair import Side
 from harness.runner import Interpreter
 from harness.store import Artifact, Cell
-from harness.swap import Swapped, check_names, sentence
+from harness.swap import Swapped, check_names, kept, sentence
 
 
 def _cell(**stored: bool) -> Cell:
@@ -26,20 +26,33 @@ def _side(**stored: bool) -> Side:
 
 
 def test_embs_stands_for_every_chunk() -> None:
-    assert check_names(_side(embs_0=True, embs_1=True, D=True), ["embs"]) == ("embs_0", "embs_1")
+    assert kept(_side(embs_0=True, embs_1=True, D=True), ["embs"]) == ("embs_0", "embs_1")
 
 
 @pytest.mark.parametrize(
-    ("stored", "name", "words"),
+    ("stored", "name", "words"), [({"D": True}, "sample", "has no artifact"), ({"D": False}, "D", "was not kept")]
+)
+def test_what_is_not_there_is_refused_in_one_sentence(stored: dict[str, bool], name: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        kept(_side(**stored), [name])
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
     [
-        ({"batches": True}, "batches", "cannot be swapped"),
-        ({"D": True}, "sample", "has no artifact"),
-        ({"D": False}, "D", "was not kept"),
+        ("batches", "cannot be swapped"),
+        ("local_sample_emb", "cannot be swapped"),
+        ("embs_x", "cannot be swapped"),
+        ("embs_1", "25,000 passages in 1 chunk,"),
     ],
 )
-def test_what_cannot_be_swapped_is_refused_in_one_sentence(stored: dict[str, bool], name: str, words: str) -> None:
+def test_what_no_job_makes_is_known_without_a_cell(name: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        check_names(_side(**stored), [name])
+        check_names([name], lambda: 25_000)
+
+
+def test_what_some_job_makes_can_be_named_without_a_cell() -> None:
+    check_names(["embs", "embs_0", "embs_1", "sample"], lambda: 25_001)
 
 
 def _swapped(differences: dict[str, str], **more: Any) -> Swapped:

@@ -825,7 +825,7 @@ def test_a_sweep_that_is_killed_again_and_again_ends_with_the_tables_of_one_that
     gc = subprocess.run(
         [*harness_program(), "store", "gc", "--home", str(tmp_path / "home")], cwd=ROOT, check=True, capture_output=True
     )
-    assert re.search(r"removed \d+ files or folders", gc.stdout.decode())
+    assert re.search(r"removed \d+ items?,", gc.stdout.decode())
     assert verify(line.store()).findings == ()
     assert list((tmp_path / "home" / "runs").iterdir()) == []
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from harness.commands.options import selection_options, sites_options
+from harness.commands.options import Writable, selection_options, sites_options
 from harness.errors import ExitCode, printable
 
 
@@ -18,7 +18,7 @@ from harness.errors import ExitCode, printable
 @sites_options
 @click.option(
     "--output",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=Writable(),
     help="Write to blame.parquet here, beside the rows of other pairs.",
 )
 def command(a: str, b: str, output: Path | None, **options: Any) -> int:
@@ -28,13 +28,15 @@ def command(a: str, b: str, output: Path | None, **options: Any) -> int:
     versions differ beyond the noise floor, whether or not a package could be blamed.
     """
     from harness.blame import blame, rows
-    from harness.experiment import Experiment, Selection
+    from harness.checks import to_run, two_versions
+    from harness.experiment import Selection
     from harness.findings import Gathering
     from harness.locate import look
     from harness.lock import difference
     from harness.pair import prepare_pair
 
-    experiment = Experiment(Selection(**options))
+    experiment = to_run(Selection(**options))
+    a, b = two_versions(experiment.matrix, a, b, "blame")
     gathering = Gathering(output, "blame", experiment, a) if output else None
     pair = prepare_pair(experiment, a, b)
     versions = difference(experiment.lock(pair.a.cell.version), experiment.lock(pair.b.cell.version))

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from harness.commands.options import group_option, selection_options
+from harness.commands.options import Writable, group_option, selection_options
 from harness.errors import ExitCode
 
 
@@ -18,7 +18,7 @@ from harness.errors import ExitCode
 @click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
 @click.option(
     "--output",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=Writable(),
     help="Folder of the tables (default: results/DEVICE-COLLECTION-PASSAGES beside matrix.yaml).",
 )
 def command(versions: tuple[str, ...], group: str | None, markdown: bool, output: Path | None, **options: Any) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.commands.options import home_option, matrix_option, sites_options
-from harness.errors import ExitCode
+from harness.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from harness.doctor import Check
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
-    help="Where --repeats runs.",
+    help="What has to work: with cuda, a machine without a GPU is a problem. --repeats runs there.",
 )
 @sites_options
 @matrix_option
@@ -46,14 +46,21 @@ def command(
     With --repeats, also what makes the job unrepeatable here: the number of threads, or an operator that is not
     deterministic.
     """
+    from harness.device import gpus
     from harness.doctor import examine
     from harness.home import resolve_home
     from harness.matrix import find_matrix, load_matrix
 
     path = (matrix_path or find_matrix()).resolve()
-    checks = examine(load_matrix(path), resolve_home(home, path), path.parent / "locks")
+    matrix = load_matrix(path)
+    if version is not None:
+        matrix.require(version)
+    if repeats is None and (version or sites or site_python):
+        raise UsageError("--version, --sites and --site-python say where --repeats runs: give --repeats N, too.")
+    checks = examine(matrix, resolve_home(home, path), path.parent / "locks", device)
     _print(checks)
-    if repeats is not None:
+    # Without the device that has to be there, there is nothing to run on, which has been said.
+    if repeats is not None and not (device == "cuda" and not gpus()):
         from harness.experiment import Selection
         from harness.repeatability import PASSAGES, examine_repeats
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from harness.commands.options import local_options, parse_repeats, repeats_option, selection_options, sites_options
+from harness.commands.options import local_options, repeats_option, selection_options, sites_options
 from harness.errors import ExitCode, printable
 
 
@@ -42,27 +42,25 @@ def command(
     """
     from dataclasses import replace
 
+    from harness.checks import repeats_of, to_run, versions_of
     from harness.executor import LocalExecutor
-    from harness.experiment import Experiment, Selection
+    from harness.experiment import Selection
     from harness.gpus import choose_gpus
     from harness.progress import Board
     from harness.sweep import stopped_early
+    from harness.words import count
 
-    experiment = Experiment(Selection(**options))
-    chosen = (
-        experiment.matrix.versions
-        if versions == ("all",)
-        else [experiment.matrix.require(version) for version in dict.fromkeys(versions)]
-    )
-    plan = experiment.plan(chosen, parse_repeats(repeats, experiment.matrix.require))
+    experiment = to_run(Selection(**options))
+    executor = LocalExecutor(tuple(choose_gpus(experiment.device, gpus)), jobs)
+    chosen = versions_of(experiment.matrix, versions)
+    plan = experiment.plan(chosen, repeats_of(experiment.matrix, repeats, chosen))
     if again:
         plan = [replace(planned, run=True) for planned in plan]
     with Board([planned.spec.label for planned in plan]) as board:
-        executor = LocalExecutor(tuple(choose_gpus(experiment.device, gpus)), jobs)
         cells = executor.run(experiment, plan, board, evict_after=evict)
     bad = [cell for cell in cells if cell.outcome not in {"ok", "unsupported"}]
     ok = sum(cell.outcome == "ok" for cell in cells)
-    click.echo(f"{ok} of {len(cells)} cells ended well and are stored, in {experiment.home.store}.")
+    click.echo(f"{ok} of {count(len(cells), 'cell')} ended well and are stored, in {experiment.home.store}.")
     for cell in bad:
         click.echo(printable(f"{cell.label}: {cell.outcome}: {cell.reason}"), err=True)
     early = stopped_early(plan, cells)

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from harness.commands.options import selection_options, sites_options
-from harness.errors import ExitCode
+from harness.commands.options import Writable, selection_options, sites_options
+from harness.errors import ExitCode, UsageError
 
 
 @click.command(name="locate")
@@ -26,10 +26,10 @@ from harness.errors import ExitCode
     show_default=True,
     help="Also replay steps that inherit a difference: one may add its own. Takes long over a large collection.",
 )
-@click.option("--repro", type=click.Path(path_type=Path, file_okay=False), help="Write repro scripts to this folder.")
+@click.option("--repro", type=Writable(), help="Write repro scripts to this folder.")
 @click.option(
     "--output",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=Writable(),
     help="Write to locations.parquet here, beside the rows of other pairs.",
 )
 def command(
@@ -46,13 +46,18 @@ def command(
 
     Versions that are not indexed yet are indexed first. Exit code 1 when they differ beyond the noise floor.
     """
-    from harness.experiment import Experiment, Selection
+    from harness.checks import to_run, two_versions
+    from harness.experiment import Selection
     from harness.findings import Gathering
     from harness.locate import locate, look, rows, show
     from harness.pair import prepare_pair
     from harness.reduce import result_console
 
-    experiment = Experiment(Selection(**options))
+    if no_replay and repro is not None:
+        raise UsageError("--repro needs the replay that --no-replay leaves out: give one of the two.")
+    # A step is replayed with A's artifacts, whatever matrix.yaml keeps of other cells.
+    experiment = to_run(Selection(**options, capture=None if no_replay else "full"))
+    a, b = two_versions(experiment.matrix, a, b, "locate")
     gathering = Gathering(output, "locations", experiment, a) if output else None
     pair = prepare_pair(experiment, a, b, repeats=repeats)
     written: list[str] = []

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from harness.commands.options import Writable
 from harness.errors import ExitCode
 
 
@@ -14,7 +15,7 @@ from harness.errors import ExitCode
 @click.option("--night", "name", metavar="NAME", help="Tonight's folder in FOLDER (default: the last by name).")
 @click.option(
     "--summary",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=Writable(file=True),
     help="Also append the summary to this file, as Markdown (in a workflow: $GITHUB_STEP_SUMMARY).",
 )
 def command(folder: Path, name: str | None, summary: Path | None) -> int:

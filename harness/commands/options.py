@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -10,6 +11,35 @@ from typing import Any, TypeVar, cast
 import click
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Writable(click.Path):
+    """A path that the command will write to at its end, tried before it begins: a folder, or with `file`, a file.
+
+    With `dash`, a file may also be `-`, standard output.
+    """
+
+    def __init__(self, *, file: bool = False, dash: bool = False) -> None:
+        super().__init__(path_type=Path, file_okay=file, dir_okay=not file, allow_dash=dash)
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,  # noqa: ARG002 - part of click's protocol
+    ) -> str | bytes | os.PathLike[str]:
+        """The path.
+
+        Raises:
+            UsageError: it cannot be written.
+        """
+        from harness.checks import writable_file, writable_folder
+
+        name = param.opts[0] if isinstance(param, click.Option) else param.human_readable_name if param else ""
+        if self.allow_dash and str(value) == "-":
+            return Path(value)
+        return (writable_folder if self.dir_okay else writable_file)(Path(value), name)
+
 
 matrix_option = click.option(
     "--matrix",
@@ -103,23 +133,6 @@ def repeats_option(function: Function) -> Function:
         metavar="VERSION[=N]",
         help="Run a version N times more (default 1), for the noise floor. May be given again.",
     )(function)
-
-
-def parse_repeats(values: tuple[str, ...], require: Callable[[str], str]) -> dict[str, int]:
-    """Turn `--repeat` values into version to number of extra runs.
-
-    Raises:
-        UsageError: not VERSION or VERSION=N, or an unknown version.
-    """
-    from harness.errors import UsageError
-
-    parsed = {}
-    for value in values:
-        version, _, number = value.partition("=")
-        if number and not (number.isdigit() and int(number) > 0):
-            raise UsageError(f"--repeat {value!r}: write VERSION=N with N at least 1, such as 2.4.1=2.")
-        parsed[require(version)] = int(number or 1)
-    return parsed
 
 
 def cluster_options(function: Function) -> Function:

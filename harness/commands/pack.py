@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 
-from harness.commands.options import home_option, matrix_option
+from harness.commands.options import Writable, home_option, matrix_option
 from harness.errors import ExitCode
 
 
 @click.command(name="pack")
-@click.argument("output", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
+@click.argument("output", type=Writable(file=True, dash=True))
 @click.argument("versions", nargs=-1, required=True)
 @click.option(
     "--flavour", type=click.Choice(["gpu", "cpu"]), default="gpu", show_default=True, help="Which locks to build from."
@@ -35,14 +35,16 @@ def command(
     """
     from typing import cast
 
+    from harness.checks import versions_of
     from harness.environments import disk_errors, ensure_environment
     from harness.home import resolve_home
     from harness.matrix import Flavour, find_matrix, load_matrix
     from harness.pack import pack
+    from harness.words import count, size
 
     path = (matrix_path or find_matrix()).resolve()
     matrix, place = load_matrix(path), resolve_home(home, path)
-    chosen = [matrix.require(version) for version in dict.fromkeys(versions)]
+    chosen = versions_of(matrix, versions)
 
     def say(text: str) -> None:
         click.echo(text, err=True)
@@ -57,5 +59,5 @@ def command(
         else:
             with output.open("wb") as file:
                 packed = pack(file, environments, path.parent, extra=extra, report=say)
-    say(f"{packed.files:,} files, {packed.bytes / 2**20:,.0f} MiB, {len(chosen)} versions: {output}")
+    say(f"{count(packed.files, 'file')}, {size(packed.bytes)}, {count(len(chosen), 'version')}: {output}")
     return int(ExitCode.OK)

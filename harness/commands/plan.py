@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from harness.commands.options import parse_repeats, repeats_option, selection_options
+from harness.commands.options import repeats_option, selection_options
 from harness.errors import printable
 
 
@@ -19,11 +19,13 @@ def command(versions: tuple[str, ...], repeats: tuple[str, ...], as_json: bool, 
     """List the cells of a sweep over VERSIONS (default: all), and why each would run or be skipped."""
     import json
 
+    from harness.checks import repeats_of, versions_of
     from harness.experiment import Experiment, Selection
+    from harness.words import count
 
     experiment = Experiment(Selection(**options))
-    chosen = [experiment.matrix.require(version) for version in versions] or experiment.matrix.versions
-    plan = experiment.plan(chosen, parse_repeats(repeats, experiment.matrix.require))
+    chosen = versions_of(experiment.matrix, versions)
+    plan = experiment.plan(chosen, repeats_of(experiment.matrix, repeats, chosen))
     if as_json:
         cells = [
             {"version": p.spec.version, "repeat": p.spec.repeat, "key": p.spec.key, "run": p.run, "why": p.why}
@@ -33,11 +35,10 @@ def command(versions: tuple[str, ...], repeats: tuple[str, ...], as_json: bool, 
         return
     click.echo(
         printable(
-            f"{experiment.passages.name}: {len(experiment.passages)} passages; "
+            f"{experiment.passages.name}: {count(len(experiment.passages), 'passage')}; "
             f"checkpoint {experiment.checkpoint.name}; {experiment.device.identity}"
         )
     )
     for p in plan:
         click.echo(printable(f"{p.spec.label:10} {p.spec.key[:12]}  {'run ' if p.run else 'skip'}  {p.why}"))
-    count = sum(p.run for p in plan)
-    click.echo(f"{count} of {len(plan)} cells would run.")
+    click.echo(f"{sum(p.run for p in plan)} of {count(len(plan), 'cell')} would run.")

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from harness.commands.options import home_option, matrix_option, parse_repeats, repeats_option, sites_options
+from harness.commands.options import home_option, matrix_option, repeats_option, sites_options
 from harness.errors import ExitCode, printable
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -59,19 +59,18 @@ def command(
     Probes are small experiments: single operators, layers and matrix products on seeded inputs (docs/probes.md).
     `harness probes` compares what is stored. Exit code 3 when a probe ended badly.
     """
-    from harness.experiment import Experiment, Selection
+    from harness.checks import repeats_of, to_run, versions_of
+    from harness.experiment import Selection
     from harness.probe_rows import by_probe, compare_probes, fact_lines, version_lines
     from harness.probes import check_probes, run_probes
     from harness.progress import Board
 
     wanted = check_probes(names)
-    experiment = Experiment(Selection(**options))
-    matrix = experiment.matrix
-    chosen = matrix.versions if versions == ("all",) else [matrix.require(v) for v in dict.fromkeys(versions)]
+    experiment = to_run(Selection(**options))
+    chosen = versions_of(experiment.matrix, versions)
+    more = repeats_of(experiment.matrix, repeats, chosen)
     with Board([]) as board:
-        cells = run_probes(
-            experiment, chosen, wanted, board, repeats=parse_repeats(repeats, matrix.require), again=again
-        )
+        cells = run_probes(experiment, chosen, wanted, board, repeats=more, again=again)
     for line in version_lines(cells):
         click.echo(line)
     for line in fact_lines(compare_probes(experiment.store, by_probe(cells), chosen)):

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from harness.commands.options import Writable
 from harness.commands.probe import probe_options
 from harness.errors import ExitCode
 
@@ -16,7 +17,7 @@ from harness.errors import ExitCode
 @probe_options
 @click.option("--key", help="Start of the digest of one of several sets of stored probes.")
 @click.option("--facts/--no-facts", default=True, show_default=True, help="Also say what does not hold in a version.")
-@click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Write probes.parquet here.")
+@click.option("--output", type=Writable(), help="Write probes.parquet here.")
 def command(
     versions: tuple[str, ...], names: tuple[str, ...], key: str | None, facts: bool, output: Path | None, **options: Any
 ) -> int:

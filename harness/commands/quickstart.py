@@ -19,10 +19,11 @@ def command(matrix_path: Path | None, home: Path | None, limit: int | None) -> i
 
     Exit code 1 when something did, which is expected.
     """
+    from harness.checks import to_run
     from harness.choice import planned_cells
     from harness.device import usable_cores
     from harness.errors import InfrastructureError
-    from harness.experiment import Experiment, Selection
+    from harness.experiment import Selection
     from harness.matrix import find_matrix, load_matrix
     from harness.progress import Board
     from harness.reduce import print_headline, reduce_cells
@@ -32,7 +33,7 @@ def command(matrix_path: Path | None, home: Path | None, limit: int | None) -> i
     matrix = load_matrix(path)
     settings = matrix.quickstart
     threads = matrix.jobs.index.threads
-    experiment = Experiment(
+    experiment = to_run(
         Selection(
             matrix_path=path,
             home=home,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from harness.commands.options import home_option, matrix_option
-from harness.errors import ExitCode
+from harness.commands.options import Writable, home_option, matrix_option
+from harness.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from harness.store import Cell, Store
@@ -33,16 +35,52 @@ def command() -> None:
 @matrix_option
 @home_option
 def list_cells(matrix_path: Path | None, home: Path | None) -> None:
-    """List the cells, group by group."""
-    from harness.choice import describe
+    """List the cells with the size of their tensors, group by group: cells of a group can be compared.
 
-    groups: dict[str, list[Cell]] = {}
-    for cell in _store(matrix_path, home).cells():
-        groups.setdefault(cell.group, []).append(cell)
+    A tensor that several cells have is stored once, and counts once in the size of a group and of the store.
+    """
+    for line in _listing(_store(matrix_path, home)):
+        click.echo(line)
+
+
+def _listing(store: Store) -> Iterator[str]:
+    from harness.choice import describe
+    from harness.errors import printable
+    from harness.words import count, size
+
+    groups: dict[str, list[tuple[Cell, dict[str, int]]]] = {}
+    for cell in store.cells():
+        groups.setdefault(cell.group, []).append((cell, _sizes(store, cell)))
+    if not groups:
+        yield f"{store.root} holds no cells: run `harness index VERSION` first."
+        return
+    label = max(10, *(len(printable(cell.label)) for cells in groups.values() for cell, _ in cells))
+    yield f"  {'key':12}  {'label':{label}}  {'outcome':14}  {'capture':7}  {'size':>11}  finished"
+    everything: dict[str, int] = {}
     for group, cells in groups.items():
-        click.echo(f"{group[:12]}  {describe(cells)}")
-        for cell in cells:
-            click.echo(f"  {cell.key[:12]}  {cell.label:10} {cell.outcome:14} {cell.capture:8} {cell.finished}")
+        whole = {digest: number for _, sizes in cells for digest, number in sizes.items()}
+        everything |= whole
+        about = describe([cell for cell, _ in cells])
+        yield f"{group[:12]}  {about}: {count(len(cells), 'cell')}, {size(sum(whole.values()))}"
+        for cell, sizes in cells:
+            yield (
+                f"  {cell.key[:12]}  {printable(cell.label):{label}}  {cell.outcome:14}  {cell.capture:7}  "
+                f"{size(sum(sizes.values())):>11}  {cell.finished}"
+            )
+    number = sum(map(len, groups.values()))
+    yield (
+        f"{store.root}: {count(number, 'cell')} in {count(len(groups), 'group')}, "
+        f"{count(len(everything), 'tensor')}, {size(sum(everything.values()))}."
+    )
+
+
+def _sizes(store: Store, cell: Cell) -> dict[str, int]:
+    """Digest to the bytes of its file, for each tensor of a cell that is in the store."""
+    found = {}
+    for artifact in cell.artifacts.values():
+        with contextlib.suppress(OSError):
+            found[artifact.digest] = store.object_path(artifact.digest).stat().st_size
+    return found
 
 
 @command.command(name="verify")
@@ -58,15 +96,16 @@ def verify_store(quick: bool, matrix_path: Path | None, home: Path | None) -> in
     from harness.errors import printable
     from harness.home import resolve_home
     from harness.matrix import find_matrix
+    from harness.words import count, size
 
     store = _store(matrix_path, home)
     found = verify(store, read=not quick)
     findings = (*found.findings, *left_runs(resolve_home(home, (matrix_path or find_matrix()).resolve())))
     for finding in findings:
         click.echo(f"{finding.kind:9} {printable(finding.path)}: {printable(finding.text)}")
-    whole = f"{found.cells} cells and {found.objects} tensors ({found.size / 2**20:,.1f} MiB)"
+    checked = f"{count(found.cells, 'cell')} and {count(found.objects, 'tensor')} ({size(found.size)})"
     how = "there with their full length" if quick else "whole"
-    click.echo(f"{store.root}: {whole} are {how}; {counts(findings) or 'nothing else'} found.")
+    click.echo(f"{store.root}: {checked} are {how}; {counts(findings) or 'nothing else'} found.")
     if findings:
         click.echo(
             "`harness store gc` removes orphans and leftovers, with --damaged also damaged cells, to be run again."
@@ -90,6 +129,7 @@ def collect_garbage(dry_run: bool, damaged: bool, matrix_path: Path | None, home
     from harness.errors import printable
     from harness.home import resolve_home
     from harness.matrix import find_matrix
+    from harness.words import count, size
 
     store = _store(matrix_path, home)
     runs = collect_runs(resolve_home(home, (matrix_path or find_matrix()).resolve()), store, dry_run=dry_run)
@@ -100,12 +140,12 @@ def collect_garbage(dry_run: bool, damaged: bool, matrix_path: Path | None, home
     for finding in done.kept:
         click.echo(f"left {printable(finding.path)}: {finding.kind}, {printable(finding.text)}")
     number = len(done.removed) + len(runs)
-    click.echo(f"{store.root}: {word} {number} files or folders, {done.size / 2**20:,.1f} MiB in the store.")
+    click.echo(f"{store.root}: {word} {count(number, 'item')}, {size(done.size)} in the store.")
     return int(ExitCode.OK)
 
 
 @command.command(name="export")
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("folder", type=Writable())
 @click.option("--group", default="", help="Only cells whose group's digest starts so.")
 @matrix_option
 @home_option
@@ -113,11 +153,16 @@ def export(folder: Path, group: str, tensors: str, matrix_path: Path | None, hom
     """Copy cells into FOLDER, a store of its own."""
     from harness.store import Store
     from harness.transfer import copy_cells
+    from harness.words import count
 
     store = _store(matrix_path, home)
     cells = [cell for cell in store.cells() if cell.group.startswith(group)]
+    if not cells:
+        raise UsageError(
+            f"{store.root} holds no cells{f' of a group {group!r}' if group else ''}; see `harness store list`."
+        )
     copied, objects = copy_cells(store, Store(folder), cells, tensors)
-    click.echo(f"{copied} cells and {objects} tensors copied to {folder}.")
+    click.echo(f"{count(copied, 'cell')} and {count(objects, 'tensor')} copied to {folder}.")
 
 
 @command.command(name="import")
@@ -128,20 +173,40 @@ def import_(folder: Path, tensors: str, matrix_path: Path | None, home: Path | N
     """Copy the cells in FOLDER into the store; those that are there already stay."""
     from harness.store import Store
     from harness.transfer import copy_cells
+    from harness.words import count
 
     source = Store(folder)
-    copied, objects = copy_cells(source, _store(matrix_path, home), source.cells(), tensors)
-    click.echo(f"{copied} cells and {objects} tensors imported from {folder}.")
+    cells = source.cells()
+    if not cells:
+        raise UsageError(
+            f"{folder} holds no cells: name a folder that `harness store export` wrote, or a home's store."
+        )
+    copied, objects = copy_cells(source, _store(matrix_path, home, must_exist=False), cells, tensors)
+    click.echo(f"{count(copied, 'cell')} and {count(objects, 'tensor')} imported from {folder}.")
 
 
 export.params.append(_tensors("final"))
 import_.params.append(_tensors("all"))
 
 
-def _store(matrix_path: Path | None, home: Path | None) -> Store:
+def _store(matrix_path: Path | None, home: Path | None, *, must_exist: bool = True) -> Store:
+    """The store of a home.
+
+    Raises:
+        UsageError: there is none, and it `must_exist`: of a home that is misspelt, nothing is whole; or none can be
+            made there.
+    """
+    from harness.checks import writable_folder
     from harness.home import resolve_home
     from harness.matrix import find_matrix
     from harness.store import Store
 
     path = (matrix_path or find_matrix()).resolve()
-    return Store(resolve_home(home, path).store)
+    store = Store(resolve_home(home, path).store)
+    if not must_exist:
+        writable_folder(store.root, "--home (or HARNESS_HOME)")
+    elif not store.root.is_dir():
+        raise UsageError(
+            f"There is no store in {store.root.parent}: run `harness index VERSION` first, or name another --home."
+        )
+    return store

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from harness.commands.options import selection_options, sites_options
+from harness.commands.options import Writable, selection_options, sites_options
 from harness.errors import ExitCode
 
 
@@ -20,7 +20,7 @@ from harness.errors import ExitCode
 @click.option("--gates/--no-gates", default=True, show_default=True, help="Also swap A into A, and capture on and off.")
 @click.option(
     "--output",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=Writable(),
     help="Write to swaps.parquet here, beside the rows of other swaps.",
 )
 def command(a: str, b: str, artifacts: tuple[str, ...], gates: bool, output: Path | None, **options: Any) -> int:
@@ -29,18 +29,22 @@ def command(a: str, b: str, artifacts: tuple[str, ...], gates: bool, output: Pat
     ARTIFACTS are swapped together. Versions that are not indexed yet are indexed first. Exit code 3 when a gate fails,
     1 when the index still differs from that of the side whose artifacts were put in.
     """
-    from harness.experiment import Experiment, Selection
+    from harness.checks import to_run, two_versions
+    from harness.experiment import Selection
     from harness.findings import Gathering
     from harness.pair import prepare_pair
     from harness.progress import Board
     from harness.reduce import result_console
-    from harness.swap import Swapper, check_names, rows, sentence, table
+    from harness.swap import Swapper, check_names, kept, rows, sentence, table
 
-    experiment = Experiment(Selection(**options))
+    # Swapped artifacts are tensors, whatever matrix.yaml keeps of other cells.
+    experiment = to_run(Selection(**options, capture="full"))
+    a, b = two_versions(experiment.matrix, a, b, "swap")
+    check_names(artifacts, lambda: len(experiment.passages))
     gathering = Gathering(output, "swaps", experiment, a) if output else None
     pair = prepare_pair(experiment, a, b, repeats=0)
-    names = check_names(pair.a, artifacts)
-    check_names(pair.b, names)
+    names = kept(pair.a, artifacts)
+    kept(pair.b, names)
     lines = []
     with Board([]) as board:
         swapper = Swapper(pair, experiment.passages, experiment.checkpoint, board)

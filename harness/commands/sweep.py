@@ -8,20 +8,29 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.commands.options import (
+    Writable,
     cluster_options,
     local_options,
-    parse_repeats,
     repeats_option,
     selection_options,
     sites_options,
 )
 from harness.errors import ExitCode
 
+_MOST_HOURS = 1_000_000
+
 if TYPE_CHECKING:
     from harness.device import Device
     from harness.executor import Executor
     from harness.experiment import Selection
     from harness.slurm_jobs import Sweep
+
+
+def _hours(_context: click.Context, _option: click.Parameter, value: float | None) -> float | None:
+    # A range lets what is not a number through.
+    if value is not None and not value < _MOST_HOURS:
+        raise click.BadParameter(f"{value:g} is not a number of hours below {_MOST_HOURS:,}.")
+    return value
 
 
 @click.command(name="sweep")
@@ -39,10 +48,11 @@ if TYPE_CHECKING:
 @click.option(
     "--older-than",
     type=click.FloatRange(min=0),
+    callback=_hours,
     metavar="HOURS",
     help="Run cells again that ended longer ago than this, as a nightly sweep does (docs/nightly.md).",
 )
-@click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Folder of the tables.")
+@click.option("--output", type=Writable(), help="Folder of the tables.")
 @click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
 @cluster_options
 def command(
@@ -63,31 +73,36 @@ def command(
     twice ends them at once. Exit code 3 when a cell ended badly or did not run, 1 when a pair differs beyond the noise
     floor.
     """
+    from harness.checks import repeats_of, to_run, versions_of, writable_folder
     from harness.choice import planned_cells
     from harness.commands.consecutive import results_name
-    from harness.experiment import Experiment, Selection
+    from harness.experiment import Selection
     from harness.progress import Board
     from harness.reduce import print_headline, reduce_cells
     from harness.sweep import stopped_early
 
     selection, extra_runs = Selection(**options), None
     sweep = None
-    if cluster["attach"] is not None or cluster["executor_name"] == "slurm":
+    on_cluster = cluster["attach"] is not None or cluster["executor_name"] == "slurm"
+    _fits(on_cluster, gpus, cluster)
+    if on_cluster:
         sweep = _cluster_sweep(selection, versions, repeats, cluster, evict=evict, output=output)
         selection, versions, extra_runs = sweep.selection, tuple(sweep.versions), sweep.repeats
         evict, output = sweep.evict, sweep.output
-    experiment = Experiment(selection)
-    chosen = [experiment.matrix.require(version) for version in versions] or experiment.matrix.versions
+    experiment = to_run(selection)
+    executor = _executor(sweep, experiment.device, gpus, jobs)
+    chosen = versions_of(experiment.matrix, versions)
     if extra_runs is None:
-        extra_runs = parse_repeats(repeats, experiment.matrix.require)
+        extra_runs = repeats_of(experiment.matrix, repeats, chosen)
     plan = experiment.plan(chosen, extra_runs)
     if older_than is not None:
         from harness.nightly import run_older
 
         plan = run_older(plan, older_than)
+    folder = output or experiment.matrix_path.parent / "results" / results_name(plan[0].spec.to_json())
+    writable_folder(folder, "--output")
     with Board([planned.spec.label for planned in plan]) as board:
-        cells = _executor(sweep, experiment.device, gpus, jobs).run(experiment, plan, board, evict_after=evict)
-    folder = output or experiment.matrix_path.parent / "results" / results_name(cells[0].spec)
+        cells = executor.run(experiment, plan, board, evict_after=evict)
     reduced = reduce_cells(experiment.matrix, planned_cells(experiment, cells), chosen, folder)
     print_headline(reduced, markdown=markdown)
     click.echo(f"Tables: {folder}")
@@ -101,6 +116,16 @@ def command(
     if early or any(cell.outcome not in {"ok", "unsupported"} for cell in cells):
         return int(ExitCode.INFRASTRUCTURE)
     return int(ExitCode.DIVERGENCE if reduced.diverged else ExitCode.OK)
+
+
+def _fits(on_cluster: bool, gpus: str | None, cluster: dict[str, Any]) -> None:
+    """Refuse options that would silently do nothing where the cells are to run."""
+    from harness.errors import UsageError
+
+    if on_cluster and gpus is not None:
+        raise UsageError("--gpus chooses among this machine's GPUs: over Slurm, use --slurm gres=… instead.")
+    if not on_cluster and (cluster["partition"] or cluster["extra"]):
+        raise UsageError("--partition and --slurm are for Slurm: give --executor slurm, too, or leave them out.")
 
 
 def _executor(sweep: Sweep | None, device: Device, gpus: str | None, jobs: int) -> Executor:
@@ -125,6 +150,7 @@ def _cluster_sweep(
     output: Path | None,
 ) -> Sweep:
     """The sweep of `--attach`, or a new one."""
+    from harness.checks import repeats_of, versions_of
     from harness.errors import UsageError
     from harness.matrix import find_matrix, load_matrix
     from harness.progress import Board
@@ -143,7 +169,7 @@ def _cluster_sweep(
         extra[name] = value
     how = Options(cluster["partition"], extra, cluster["retries"], cluster["at_once"])
     matrix = load_matrix(selection.matrix_path or find_matrix())
-    chosen = [matrix.require(version) for version in versions] or matrix.versions
-    extra_runs = parse_repeats(repeats, matrix.require)
+    chosen = versions_of(matrix, versions)
+    extra_runs = repeats_of(matrix, repeats, chosen)
     with Board([]) as board:
         return start_sweep(selection, chosen, extra_runs, how, board, evict=evict, output=output)

@@ -1,0 +1,29 @@
+"""Words for numbers, the same wherever something is counted."""
+
+from __future__ import annotations
+
+
+def count(number: int, noun: str) -> str:
+    """A number with its noun: `1 version`, `2,048 versions`.
+
+    Args:
+        number: how many.
+        noun: in the singular, of those that take an `s`; a noun with words before it is one, too.
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def size(number: int) -> str:
+    """A number of bytes in the largest unit of which there is at least one, such as `1.5 MiB`."""
+    value, unit = float(number), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if value < 1024:
+            break
+        value, unit = value / 1024, larger
+    return f"{value:.0f} B" if unit == "B" else f"{value:,.1f} {unit}"
+
+
+def said(error: BaseException) -> str:
+    """Why something failed, for a sentence: without the number of an errno, the path again, and further lines."""
+    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return (words.strip().splitlines() or [type(error).__name__])[0].rstrip(".")
