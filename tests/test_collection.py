@@ -293,5 +293,5 @@ def test_scaling_down_is_refused_and_scaling_to_the_same_is_nothing():
     real = passages(["x", "y"])
 
     assert scale_up(real, 2, 1).texts == real.texts
-    with pytest.raises(UsageError, match="use a limit"):
+    with pytest.raises(UsageError, match="use --limit"):
         scale_up(real, 1, 1)

@@ -130,6 +130,7 @@ def _no_pickle(bench: Bench) -> str:
         "index(); import zipfile\n"
         "with zipfile.ZipFile(out / 'index' / 'centroids.pt', 'w') as file:\n"
         f"    file.writestr('archive/data.pkl', b\"\\x80\\x02cposix\\nsystem\\n(S'touch {marker}'\\ntR.\")\n"
+        "    file.writestr('archive/version', b'3\\n')\n"
         "result(); os._exit(0)"
     )
     seen = ends("encode", code, "invalid_output", "posix.system, which is not a tensor")(bench)
