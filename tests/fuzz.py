@@ -47,9 +47,9 @@ from harness.supervise import Ended
 from harness.tables import cell_rows, write_tables
 from harness.tensors import Tensor, read_pt, read_safetensors, write_safetensors
 from tests.cell_specs import cell, spec
+from tests.checkpoints import write_checkpoint
 from tests.pt_files import integer, rebuild, tuple_of, write_archive, write_index, write_pt
 from tests.pt_files import text as pickled_text
-from tests.test_checkpoint import write_checkpoint
 
 ROOT = Path(__file__).parent.parent
 SECONDS_FOR_ONE = 10

@@ -8,9 +8,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from tests.checkpoints import write_checkpoint
 from tests.fake_worker import fake_interpreter
 from tests.small_index import index_arrays, write_index
-from tests.test_checkpoint import write_checkpoint
 
 VERSIONS = ("2.6.0", "2.7.0", "2.7.1", "2.8.0")
 PASSAGES = "".join(

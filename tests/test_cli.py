@@ -25,9 +25,9 @@ from harness.cli import COMMANDS, main
 from harness.device import usable_cores
 from harness.errors import InfrastructureError, UsageError
 from harness.store import Store
+from tests.checkpoints import checkpoint_bytes, write_checkpoint
 from tests.fake_worker import WELL, fake_interpreter
 from tests.standin import PASSAGES
-from tests.test_checkpoint import checkpoint_bytes, write_checkpoint
 from tests.test_environments import FAKE
 
 ROOT = Path(__file__).parent.parent

@@ -15,7 +15,7 @@ from harness.collection import load_embedded
 from harness.embedded import Draws, build_embedded_checkpoint, embedded_passages, projection
 from harness.errors import InfrastructureError, UsageError
 from harness.home import Home
-from tests.test_checkpoint import safetensors
+from tests.checkpoints import safetensors
 
 # --- Passages -------------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import pytest
 from harness.errors import UsageError
 from harness.experiment import Experiment, Selection
 from tests.cell_specs import cell
-from tests.test_checkpoint import write_checkpoint
+from tests.checkpoints import write_checkpoint
 
 ROOT = Path(__file__).parent.parent
 COLLECTIONS = """

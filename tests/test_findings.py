@@ -11,7 +11,7 @@ import pytest
 from harness.errors import UsageError
 from harness.experiment import Experiment, Selection
 from harness.findings import Gathering, write_table
-from tests.test_checkpoint import write_checkpoint
+from tests.checkpoints import write_checkpoint
 
 
 @pytest.fixture

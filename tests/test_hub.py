@@ -15,8 +15,8 @@ from harness import hub
 from harness.checkpoint import load_checkpoint_hub
 from harness.collection import load_hub
 from harness.errors import InfrastructureError, UsageError
+from tests.checkpoints import checkpoint_bytes
 from tests.hub_server import Fault, HubServer
-from tests.test_checkpoint import checkpoint_bytes
 
 DATASET, CONFIG = "UKPLab/dapr", "ConditionalQA-corpus"
 PARQUET = "ConditionalQA/corpus/test-00000-of-00002.parquet"

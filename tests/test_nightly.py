@@ -22,10 +22,10 @@ from harness.nightly import RANKS, Finding, Night, compare_nights, markdown, nig
 from harness.store import Store
 from harness.tables import Headline
 from tests.cell_specs import cell, spec
+from tests.checkpoints import write_checkpoint
 from tests.fake_worker import fake_interpreter
 from tests.small_index import index_arrays, write_index
 from tests.standin import PASSAGES
-from tests.test_checkpoint import write_checkpoint
 from tests.test_environments import FAKE
 
 ROOT = Path(__file__).parent.parent

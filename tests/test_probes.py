@@ -40,8 +40,8 @@ from harness.progress import Board
 from harness.store import Cell, Store
 from harness.tensors import Tensor, write_safetensors
 from tests.cell_specs import MATRIX, planned
+from tests.checkpoints import write_checkpoint
 from tests.fake_worker import fake_interpreter
-from tests.test_checkpoint import write_checkpoint
 from tests.test_integration import NEW, OLD, environments, harness, home
 
 __all__ = ["environments", "home"]  # fixtures of the integration tests

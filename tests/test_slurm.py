@@ -35,11 +35,11 @@ from harness.slurm_jobs import (
     write_record,
 )
 from harness.store import Cell, Store
+from tests.checkpoints import write_checkpoint
 from tests.fake_worker import fake_interpreter
 from tests.reliability.bench import alive
 from tests.slurm_cluster import SlurmCluster, missing, wait_for
 from tests.standin import PASSAGES
-from tests.test_checkpoint import write_checkpoint
 
 ROOT = Path(__file__).parent.parent
 ABSENT = missing()

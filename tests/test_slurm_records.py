@@ -49,8 +49,8 @@ from harness.slurm_queue import (
     submit_array,
 )
 from tests.cell_specs import cell
+from tests.checkpoints import write_checkpoint
 from tests.standin import PASSAGES
-from tests.test_checkpoint import write_checkpoint
 
 ROOT = Path(__file__).parent.parent
 FAKE = """#!/bin/sh

@@ -38,10 +38,10 @@ from harness.tables import COLUMNS, Headline, Pair, headline_cells, markdown_tab
 from harness.tensors import UnreadableTensor, read_pt, read_safetensors
 from harness.transfer import copy_cells
 from tests.cell_specs import cell, spec
+from tests.checkpoints import checkpoint_bytes, write_checkpoint
 from tests.hub_server import HubServer
 from tests.pt_files import rebuild, write_archive
 from tests.small_index import write_index
-from tests.test_checkpoint import checkpoint_bytes, write_checkpoint
 
 EVIL = "\x1b[2J\x1b]0;owned\x07\r[red]bold[/red]\u202ereversed\nharness: all is well."
 """Clears the screen, renames the window, overwrites the line, is markup, turns text round, fakes a line."""

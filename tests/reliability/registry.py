@@ -245,9 +245,9 @@ def _hub(kind: str, words: str) -> Callable[[Bench], str]:
     def run(bench: Bench) -> str:
         from harness import hub as client
         from harness.checkpoint import load_checkpoint_hub
+        from tests.checkpoints import checkpoint_bytes
         from tests.hub_server import Fault as HubFault
         from tests.hub_server import HubServer
-        from tests.test_checkpoint import checkpoint_bytes
 
         before, client.BACKOFF_S = client.BACKOFF_S, 0.01
         try:
