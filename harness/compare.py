@@ -188,6 +188,10 @@ class Comparison:
         tensors = [one for one in self.artifacts if one.name not in VALUES]
         return tuple(side for side in "ab" if all(getattr(one, f"shape_{side}") is None for one in tensors))
 
+    def cut_off(self, one: ArtifactComparison) -> bool:
+        """Whether an artifact is on one side only because the other is not a whole index: nothing made it differ."""
+        return one.status in ("missing_a", "missing_b") and one.status[-1] in self.incomplete
+
     @property
     def outcome(self) -> ExitCode:
         """What is not read, or not there, is never said to be equal; a divergence is one whatever is missing."""

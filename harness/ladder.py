@@ -34,6 +34,8 @@ class Step:
     a: str
     b: str
     changed: tuple[str, ...]
+    lengths: bool = False
+    """Whether the lengths of the passages (`doclens`) differ: no tensor, but another index."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ class Ladder:
     """Items in order, the classes of equal items per artifact (in order of first appearance), and the steps.
 
     `noise` has the items that were run again, and the tensors that this changed; `incomplete` the items that lack a
-    part of a whole index, and the parts. `VALUES` have classes, but a step does not count them as changed.
+    part of a whole index, and the parts; `empty` those of which no tensor was read. `VALUES` have classes, but a step
+    does not list them as changed.
     """
 
     items: tuple[str, ...]
@@ -61,20 +64,15 @@ class Ladder:
     unreadable: tuple[str, ...] = ()
     noise: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     incomplete: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-    @property
-    def empty(self) -> tuple[str, ...]:
-        """Items that have no tensor."""
-        tensors = [groups for name, groups in self.classes.items() if name not in VALUES]
-        holding = {one for groups in tensors for group in groups for one in group}
-        return tuple(one for one in self.items if one not in holding)
+    empty: tuple[str, ...] = ()
 
     @property
     def outcome(self) -> ExitCode:
         """What is not read, or not there, is never said to be equal; a change is one whatever is missing."""
         if self.unreadable or self.empty:
             return ExitCode.USAGE
-        return ExitCode.DIVERGENCE if self.changed else ExitCode.USAGE if self.incomplete else ExitCode.OK
+        differ = self.changed or any(step.lengths for step in self.steps)
+        return ExitCode.DIVERGENCE if differ else ExitCode.USAGE if self.incomplete else ExitCode.OK
 
     @property
     def changed(self) -> bool:
@@ -140,10 +138,15 @@ def ladder(
         now = {name: digests.get(name) for name in names if _was_read(digests.get(name))}
         changed = tuple(name for name in now if name not in VALUES and name in last and last[name] != now[name])
         if place:
-            steps.append(Step(items[place - 1][0], item, changed))
+            old_lengths, new_lengths = last.get("doclens"), now.get("doclens")
+            lengths = None not in (old_lengths, new_lengths) and old_lengths != new_lengths
+            steps.append(Step(items[place - 1][0], item, changed, lengths))
         last |= now
     order = tuple(item for item, _ in items)
-    return Ladder(order, classes, tuple(steps), tuple(changes), tuple(unreadable), noise or {}, incomplete or {})
+    empty = tuple(
+        item for item, digests in items if not any(_was_read(digests[name]) for name in digests if name not in VALUES)
+    )
+    return Ladder(order, classes, tuple(steps), tuple(changes), tuple(unreadable), noise or {}, incomplete or {}, empty)
 
 
 @dataclass(frozen=True)

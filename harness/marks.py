@@ -38,7 +38,9 @@ def mark(comparison: Comparison, a: ArtifactSource, b: ArtifactSource) -> Compar
     ]
     # Where rows do not line up, a row that differs starts nothing: it is another token's.
     unplaced = {one.name for one in marked if not one.facts.get("rows_line_up", True)}
-    places = {place.name: place for place in _trace(marked, a, b) if place.name not in unplaced}
+    # What was lost with the end of a run is no change, and nothing inherits from it.
+    known = [one for one in marked if not comparison.cut_off(one)]
+    places = {place.name: place for place in _trace(known, a, b) if place.name not in unplaced}
     rows = tuple(dataclasses.replace(one, place=places.get(one.name)) for one in marked)
     notes = (*comparison.notes, *_note(comparison, counts, seen, a, b))
     return dataclasses.replace(comparison, artifacts=rows, notes=notes)

@@ -15,7 +15,7 @@ from typing import Any
 from harness.errors import InfrastructureError, UsageError
 from harness.experiment import Planned
 from harness.tables import COLUMNS, TABLES_SCHEMA, Headline, headline_cells, markdown_table, metadata_of
-from harness.words import said
+from harness.words import count, said
 
 TABLES = ("comparisons", "consecutive", "artifacts")
 LOOK_BACK = 30
@@ -326,8 +326,7 @@ def sentence(found: Report) -> str:
     if found.new:
         first = ", ".join(f"{a} -> {b}" for a, b in sorted(steps)[:3])
         more = f" and {len(steps) - 3} more" if len(steps) > 3 else ""
-        count = f"{len(found.new)} new divergence{'s' if len(found.new) > 1 else ''}"
-        return f"{count} in {first}{more}, which earlier nights did not have."
+        return f"{count(len(found.new), 'new divergence')} in {first}{more}, which earlier nights did not have."
     if not found.compared_with:
         return "No earlier night to compare with: what diverges tonight is known from now on."
     return f"Nothing diverges that did not diverge before (last compared with {found.compared_with})."
@@ -357,7 +356,7 @@ def markdown(found: Report) -> str:
     parts += ["### All steps", markdown_table((*COLUMNS, ""), headline)]
     notes = []
     if found.gaps:
-        notes.append(f"{len(found.gaps)} of {len(found.night.headline)} steps could not be compared tonight.")
+        notes.append(f"{len(found.gaps)} of {count(len(found.night.headline), 'step')} could not be compared tonight.")
     if found.gone:
         places = ", ".join(f"{one.artifact} ({one.step[0]} -> {one.step[1]})" for one in found.gone[:6])
         notes.append(f"Better than before: {places}{' and more' if len(found.gone) > 6 else ''}.")

@@ -26,6 +26,7 @@ from harness.tables import (
     pairs_of,
     write_tables,
 )
+from harness.words import count
 
 _LESSER = [COLUMNS.index(name) for name in ("All shapes match", "bnb", "Bit-equal")]
 """Columns that a narrow screen does without."""
@@ -153,7 +154,8 @@ def sentences(reduced: Reduced) -> list[str]:
         )
     gaps = len(reduced.rows) - len(compared)
     if gaps:
-        lines.append(f"{gaps} of {len(reduced.rows)} steps could not be compared; the Outcome column says why.")
+        steps = count(len(reduced.rows), "step")
+        lines.append(f"{gaps} of {steps} could not be compared; the Outcome column says why.")
     changed = [(row, pair) for row, pair in compared if row.changed]
     if compared and not changed:
         steps = "step" if len(compared) == 1 else "steps"

@@ -18,7 +18,7 @@ from harness.compare import DIVERGENT, STATUSES, ArtifactComparison, Comparison
 from harness.errors import printable
 from harness.graph import Change
 from harness.kinds import Kinds, chunks
-from harness.ladder import Ladder, Pair
+from harness.ladder import Ladder, Pair, Step
 from harness.metrics import Metrics, Mismatch, Verdict
 from harness.screen import PLAIN, Screen, table, wrap
 from harness.sources import listed
@@ -135,10 +135,12 @@ def sentence(comparison: Comparison, kinds: Kinds) -> str:
         unreadable = f" This is no verdict on whole indexes: {' and '.join(cut)} {are} not whole.{unreadable}"
     known = "What can be read of " if names else ""
     equal = sum(one.bit_equal for one in final)
-    if equal == total and not comparison.divergent:
+    unread = sum(one.status == "unreadable" for one in final)
+    if equal == total - unread and not comparison.divergent:
         are = "is" if known else "are"
         there = "that are there" if comparison.incomplete else "of the index"
-        return f"{known}{a} and {b} {are} bit for bit the same in all {total} tensors {there}.{unreadable}"
+        of = f"{equal} of {total}" if unread else f"all {total}"
+        return f"{known}{a} and {b} {are} bit for bit the same in {of} tensors {there}.{unreadable}"
     passing = sum(one.close(comparison.chosen) is True for one in final)
     close = sum(one.close(comparison.chosen) is True and not one.bit_equal for one in final)
     noise = sum(one.status in DIVERGENT and not one.divergent for one in final)
@@ -147,13 +149,21 @@ def sentence(comparison: Comparison, kinds: Kinds) -> str:
         if noise
         else ""
     )
-    groups = kinds.groups(one.name for one in comparison.divergent)
+    different = [one.name for one in comparison.divergent if not comparison.cut_off(one)]
+    if comparison.divergent and not different:
+        cut = [{"a": a, "b": b}[side] for side in comparison.incomplete]
+        are = "is" if len(cut) == 1 else "are"
+        return (
+            f"{' and '.join(cut)} {are} not whole, and all else passes {comparison.chosen!r}: {passing} of "
+            f"{count(total, 'tensor')} of the index are on both sides, {equal} are bit-equal.{noisy}{unreadable}"
+        )
+    groups = kinds.groups(different)
     differ = ", ".join(clean(kinds.label(group)) for group in groups[:_LISTED])
     more = f" and {sum(map(len, groups[_LISTED:]))} more" if len(groups) > _LISTED else ""
     if not comparison.divergent:
         return (
             f"{known}{a} and {b} agree{'s' if known else ''} within {comparison.chosen!r}: "
-            f"{equal} of {total} tensors are bit-equal, {close} more are close.{noisy}{unreadable}"
+            f"{equal} of {count(total, 'tensor')} are bit-equal, {close} more are close.{noisy}{unreadable}"
         )
     return (
         f"{a} and {b} differ beyond {comparison.chosen!r} in {differ}{more}: {passing} of {total} tensors of the index "
@@ -542,18 +552,24 @@ def ladder_text(found: Ladder, screen: Screen = PLAIN, *, apart: bool = False) -
     """A ladder: one sentence, what changed at each step, and the classes of equal items per kind of artifact."""
     kinds = Kinds(found.classes, apart=apart)
     steps = [step for step in found.steps if step.changed]
-    if len(found.empty) == len(found.items):
-        said = f"None of the {len(found.items)} items holds a tensor."
+    holding = [item for item in found.items if item not in found.empty]
+    if not holding:
+        said = f"None of the {len(found.items)} items holds a tensor{' that can be read' if found.unreadable else ''}."
+    elif len(holding) == 1:
+        said = f"There is nothing to compare {clean(holding[0])} with."
     elif not steps:
         known = ", of those that are there" if found.incomplete else ""
         known += ", as far as they can be read" if found.unreadable else ""
-        said = f"All {len(found.items)} items have the same tensors{known}."
+        who = "The other" if found.empty else "Both" if len(holding) == 2 else "All"
+        of = f"{who} items" if who == "Both" else f"{who} {len(holding)} items"
+        said = f"{of} have the same tensors{known}."
     else:
-        names = ", ".join(f"{clean(step.a)} -> {clean(step.b)}" for step in steps[:_LISTED])
-        more = f" and {len(steps) - _LISTED} more" if len(steps) > _LISTED else ""
-        said = f"{len(steps)} of {len(found.steps)} steps changed a tensor: {names}{more}."
-    if 0 < len(found.empty) < len(found.items):
-        said += f" No tensor is in {clean(listed(found.empty))}."
+        said = f"{len(steps)} of {count(len(found.steps), 'step')} changed a tensor: {_places(steps)}."
+    lengths = [step for step in found.steps if step.lengths and not step.changed]
+    if lengths:
+        said += f" The lengths of the passages (doclens) changed all the same: {_places(lengths)}."
+    if holding and found.empty:
+        said = f"No tensor {'that can be read ' if found.unreadable else ''}is in {clean(listed(found.empty))}. {said}"
     cut = [
         f"{clean(item)} is not complete: it has no {clean(listed(lacking))}."
         for item, lacking in found.incomplete.items()
@@ -583,6 +599,11 @@ def ladder_text(found: Ladder, screen: Screen = PLAIN, *, apart: bool = False) -
     lines += ["", *_told(told, screen)] if told else []
     unreadable = [clean(line, 600) for line in found.unreadable]
     return "\n".join([*lines, *(["", *_told(unreadable, screen)] if unreadable else [])])
+
+
+def _places(steps: Sequence[Step]) -> str:
+    more = f" and {len(steps) - _LISTED} more" if len(steps) > _LISTED else ""
+    return ", ".join(f"{clean(step.a)} -> {clean(step.b)}" for step in steps[:_LISTED]) + more
 
 
 def _names(names: Iterable[str], kinds: Kinds) -> str:

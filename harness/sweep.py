@@ -37,6 +37,7 @@ from harness.progress import Board
 from harness.runner import INFRASTRUCTURE, Interpreter, is_infrastructure, recover, run_index, tried
 from harness.store import LEVELS, Cell, Store, level, says_less
 from harness.supervise import Control, Stopped
+from harness.words import count
 
 _MEND_FIRST = {
     "offline": "; go online for one run, or bring the environments as files (--sites, docs/gpu-host.md).",
@@ -151,7 +152,9 @@ def stopped_early(plan: Sequence[Planned], cells: Sequence[Cell]) -> str:
     left = len(plan) - len(cells)
     if not left:
         return ""
-    return f"Stopped: {left} of {len(plan)} cells did not run; the same command goes on where this one stopped."
+    return (
+        f"Stopped: {left} of {count(len(plan), 'cell')} did not run; the same command goes on where this one stopped."
+    )
 
 
 def wait_before(retry: Retry, tries: int) -> float:

@@ -41,6 +41,39 @@ def test_changed_back() -> None:
     assert "changed back at v3: as in v1" in ladder_text(ladder(ITEMS))
 
 
+def test_an_item_of_which_no_tensor_can_be_read_is_not_said_to_have_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in "abc":
+        write_index(tmp_path / name)
+    for path in (tmp_path / "b").glob("*.pt"):
+        path.write_text("version https://git-lfs.github.com/spec/v1\n")
+    a, b, c = (tmp_path / name for name in "abc")
+
+    code, out, _ = run(capsys, "ladder", a, b)
+    assert code == 2
+    assert out.startswith("No tensor that can be read is in b. There is nothing to compare a with.")
+    code, out, _ = run(capsys, "ladder", a, b, c)
+    assert code == 2
+    assert out.startswith("No tensor that can be read is in b. The other 2 items have the same tensors")
+    assert run(capsys, "ladder", b, b)[1].startswith("None of the 2 items holds a tensor that can be read.")
+
+
+def test_lengths_of_passages_alone_are_a_divergence_as_in_compare(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in "ab":
+        write_index(tmp_path / name)
+    lengths = json.loads((tmp_path / "b" / "doclens.0.json").read_text())
+    lengths[0], lengths[1] = lengths[0] + 1, lengths[1] - 1
+    (tmp_path / "b" / "doclens.0.json").write_text(json.dumps(lengths))
+
+    code, out, _ = run(capsys, "ladder", tmp_path / "a", tmp_path / "b")
+
+    assert code == run(capsys, "compare", tmp_path / "a", tmp_path / "b")[0] == 1
+    assert "The lengths of the passages (doclens) changed all the same: a -> b." in out
+
+
 def test_noise_is_no_divergence() -> None:
     """A step that changes only what running one of its items again changes is shown, and is no divergence."""
     floors = {"v1": ("centroids",), "v3": ()}

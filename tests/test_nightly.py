@@ -311,7 +311,7 @@ def test_the_workflow_s_steps_over_five_nights_of_two_versions(machine: Machine)
     (machine.folder / "fake" / "crash").write_text(keys)
     good, summary = machine.night()
     assert good
-    assert "1 of 1 steps could not be compared tonight" in summary
+    assert "1 of 1 step could not be compared tonight" in summary
 
     machine.next_evening()
     machine.options.append("9.9.9")

@@ -60,7 +60,8 @@ def command(
         cells = executor.run(experiment, plan, board, evict_after=evict)
     bad = [cell for cell in cells if cell.outcome not in {"ok", "unsupported"}]
     ok = sum(cell.outcome == "ok" for cell in cells)
-    click.echo(f"{ok} of {count(len(cells), 'cell')} ended well and are stored, in {experiment.home.store}.")
+    stored = f"{'is' if len(cells) == 1 else 'are'} stored, in {experiment.home.store}"
+    click.echo(f"{ok} of {count(len(cells), 'cell')} ended well and {stored}.")
     for cell in bad:
         click.echo(printable(f"{cell.label}: {cell.outcome}: {cell.reason}"), err=True)
     early = stopped_early(plan, cells)
