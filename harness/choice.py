@@ -398,7 +398,7 @@ class Finder:
         if not found:
             raise UsageError(
                 f"{item!r} is neither a ColBERT index directory nor a stored cell: give a directory, a version that "
-                "`harness plan` shows as stored, or the start of a cell's key."
+                "`harness plan` shows as stored, or the start of a cell's key, four characters or more."
             )
         if len(found) > 1:
             choices = "\n".join(

@@ -18,6 +18,7 @@ from harness.domain import Permutation, within
 from harness.graph import pattern
 from harness.sources import ArtifactSource
 from harness.tensors import DTYPES, Array, Tensor, UnreadableTensor
+from harness.words import count
 
 _BLOCK = 1 << 18  # tokens that are looked at at a time
 _BY_PASSAGE = frozenset(
@@ -51,12 +52,12 @@ class Alignment:
     @cached_property
     def lined_up(self) -> Array:
         """For each of B's passages, whether it is A's of that number: the same, or one that neither has elsewhere."""
-        count = self.sizes[1].size
+        n = self.sizes[1].size
         if not np.array_equal(*self.sizes):
-            return np.zeros(count, np.bool_)
+            return np.zeros(n, np.bool_)
         assert self.to_a is not None  # passages of equal lengths that cannot be matched have no alignment
-        found = self.to_a == np.arange(count)
-        elsewhere = np.zeros(count, np.bool_)
+        found = self.to_a == np.arange(n)
+        elsewhere = np.zeros(n, np.bool_)
         elsewhere[self.to_a[self.to_a >= 0]] = True
         lined_up: Array = found | (self.to_a < 0) & ~elsewhere
         return lined_up
@@ -72,13 +73,13 @@ class Alignment:
         """Whether both have the same passages, bit for bit, in whatever order."""
         return self.to_a is not None and self.sizes[0].size == self.to_a.size and bool((self.to_a >= 0).all())
 
-    def rows(self, chunk: int, count: int) -> Array:
-        """For each of the `count` rows of a chunk, whether it is the same token's on both sides."""
+    def rows(self, chunk: int, n: int) -> Array:
+        """For each of the `n` rows of a chunk, whether it is the same token's on both sides."""
         if self.starts[0].get(chunk) != self.starts[1].get(chunk) or not self.lined_up.any():
-            return np.zeros(count, np.bool_)
+            return np.zeros(n, np.bool_)
         start = self.starts[1][chunk]
         ends = np.cumsum(self.sizes[1])
-        here = np.clip(ends, start, start + count) - np.clip(ends - self.sizes[1], start, start + count)
+        here = np.clip(ends, start, start + n) - np.clip(ends - self.sizes[1], start, start + n)
         return np.repeat(self.lined_up, here)
 
     def facts(self) -> dict[str, Any]:
@@ -108,14 +109,14 @@ class Alignment:
                 f"{moved:,} of B's {n:,} passages are bit for bit those that A has at another place: moves, margins "
                 f"and buckets are told of the {lined:,} that line up."
             )
-        among = (
-            ""
-            if matched is None
-            else (
-                f" Of B's {n:,} passages {matched:,} are bit for bit among A's {facts['passages_n_a']:,}, "
-                f"{moved:,} of them at another place."
+        among = ""
+        if matched is not None:
+            of_a = f"bit for bit among A's {facts['passages_n_a']:,}"
+            among = (
+                f" Of B's {count(n, 'passage')} {matched:,} are {of_a}, {moved:,} of them at another place."
+                if matched
+                else f" None of B's {count(n, 'passage')} is {of_a}."
             )
-        )
         return f"The lengths of the passages (doclens) differ: {nothing}.{among}"
 
 

@@ -167,8 +167,10 @@ def sentences(reduced: Reduced) -> list[str]:
 def _changed(row: Headline, pair: Pair) -> str:
     final = [artifact for artifact in pair.final() if not artifact.bit_equal]
     names = [artifact.name for artifact in final]
+    noise = ", none of them more than a repeat does" if set(names) <= set(row.noisy or ()) else ""
     start = (
-        f"{row.a} -> {row.b} changed {len(final)} of {row.total} tensors of the index: {', '.join(map(_how, final))}"
+        f"{row.a} -> {row.b} changed {len(final)} of {row.total} tensors of the index{noise}: "
+        f"{', '.join(map(_how, final))}"
     )
     failing = {
         profile: [artifact.name for artifact in final if not artifact.close(profile)] for profile in ("default", "bnb")

@@ -81,6 +81,7 @@ def test_noise_is_no_divergence() -> None:
 
     assert ("centroids",) == found.steps[0].changed
     assert not found.changed
+    assert "1 of 1 step changed a tensor, and none more than running an item again does: v1" in ladder_text(found)
     assert ladder(ITEMS, noise=floors).changed
     assert {"v1": ["centroids"], "v3": []} == found.to_json()["noise"]
     shown = ladder_text(ladder(ITEMS, noise=floors))

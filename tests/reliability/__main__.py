@@ -22,7 +22,12 @@ def in_table(row: Row) -> str:
     cells = (*row.told, row.seen, row.verdict)
     line = f"| {' | '.join(' '.join(cell.replace('|', '/').split()) for cell in cells)} |"
     # What differs from run to run and from machine to machine says nothing.
-    for pattern, words in ((r"process \d+ on \S+", "process N on HOST"), (r"-[\w]{8}-\w{8}/", "-…/"), (_KEY, "KEY")):
+    for pattern, words in (
+        (r"\d{4}-\d\d-\d\dT[\d:+]+", "DATE"),
+        (r"process \d+ on \S+", "process N on HOST"),
+        (r"-[\w]{8}-\w{8}/", "-…/"),
+        (_KEY, "KEY"),
+    ):
         line = re.sub(pattern, words, line)
     return line
 

@@ -303,6 +303,15 @@ def _repeat_of_another_lock(folder: Path) -> Answer:
     return ask(folder, "compare", OLD, NEW, *place.options)
 
 
+def _noise(folder: Path) -> Answer:
+    """Each version differs from itself where the two differ."""
+    place = Place(folder)
+    for version in (OLD, NEW):
+        for repeat in (0, 1):
+            place.put(place.planned(version, repeat), centroids=f"{version} {repeat}")
+    return ask(folder, "consecutive", *place.options, "--output", "tables")
+
+
 def _unknown(folder: Path) -> Answer:
     place = Place(folder)
     place.put(planned(OLD), outcome="unsupported")
@@ -405,7 +414,7 @@ CASES = (
         "`torch.load` gives the second, which is not meant",
         of_two(_two_saves),
         2,
-        ["What can be read of", "1 artifact could not be read: 0.codes", "save each tensor in a file of its own"],
+        ["^1 artifact could not be read: 0.codes", "save each tensor in a file of its own"],
         "are bit for bit the same",
     ),
     Case(
@@ -414,7 +423,7 @@ CASES = (
         "`B/centroids.pt` is damaged: its checksum does not hold",
         of_two(lambda _a, b: flip(b / "centroids.pt")),
         2,
-        ["centroids.pt is damaged", "checksum", "copy the file again"],
+        ["^1 artifact could not be read: centroids", "centroids.pt is damaged", "checksum", "copy the file again"],
         _NEITHER,
     ),
     Case(
@@ -506,6 +515,15 @@ CASES = (
         ["A is not complete", "B is not complete", "no verdict on whole indexes"],
     ),
     Case(
+        "its last chunk's lengths alone are lost (23)",
+        "`ladder A B`",
+        "B is not complete",
+        of_two(lambda _a, b: (b / "doclens.1.json").unlink(), "ladder"),
+        2,
+        ["of those that are there", "B is not complete: it has no doclens.1.json"],
+        r"\(doclens\) changed",
+    ),
+    Case(
         "too few passages for k-means (35)",
         "`index VERSION`",
         "faiss will refuse; nothing need be built to know it",
@@ -573,6 +591,15 @@ CASES = (
         1,
         ["differ beyond 'default' in centroids", "Not used: 4 cells of another lock"],
         "does not repeat the job|no more than repeats",
+    ),
+    Case(
+        "a repeat of the cells themselves",
+        "`consecutive`",
+        "a cell does not repeat itself where the versions differ: noise",
+        _noise,
+        0,
+        ["changed 1 of 6 tensors of the index, none of them more than a repeat does: centroids"],
+        shown=" changed 1 of 6 tensors of",
     ),
     Case(
         "a good cell, and a rerun that failed",
