@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,23 @@ from harness.environments import ensure_environment
 from harness.experiment import Experiment, Selection
 from harness.runner import Interpreter, run_index
 from harness.store import Cell
+from tests.pt_files import write_index
 from tests.reliability.__main__ import in_table, main
 from tests.reliability.bench import HIT, Bench, Fault, Truth, try_fault, undisturbed
-from tests.reliability.cases import CASES, Answer, Case, ask, try_case
+from tests.reliability.cases import (
+    CASES,
+    Answer,
+    Case,
+    ask,
+    attributes,
+    before_archive,
+    flip,
+    try_case,
+    two_saves,
+)
 from tests.reliability.faults import FAULTS
 from tests.reliability.slurm import FAULTS as ON_SLURM
+from tests.torch_oracle import LoadOracle
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
@@ -90,6 +102,29 @@ def test_the_page_has_a_row_for_each_and_all_are_as_expected(what: str, all_of_t
     assert {verdict for _name, verdict in rows} == {"yes"}
     assert len({name for name, _verdict in rows}) == len(rows) >= 25
     assert f"{len(rows)} {what}: {len(rows)} as expected, 0 not, 0 skipped." in PAGE
+
+
+def test_the_files_of_the_cases_are_to_torch_what_the_cases_say(torch_interpreter: Path, tmp_path: Path) -> None:
+    oracle = LoadOracle(torch_interpreter)
+
+    def loaded(change: Callable[[Path, Path], object], *names: str) -> list[tuple[Any, Any]]:
+        """What torch reads of A's and of B's files, B being changed."""
+        a, b = (tmp_path / change.__name__ / one for one in "AB")
+        for one in (a, b):
+            write_index(one)
+        change(a, b)
+        return [(oracle.load(a / f"{name}.pt")[0], oracle.load(b / f"{name}.pt")[0]) for name in names]
+
+    def flipped(_a: Path, b: Path) -> None:
+        flip(b / "centroids.pt")
+
+    assert all(a == b for a, b in loaded(attributes, "centroids", "avg_residual"))
+    assert all(isinstance(b, str) for _, b in loaded(before_archive, "0.codes", "1.codes"))
+    for change, name in ((two_saves, "0.codes"), (flipped, "centroids")):
+        ((a, b),) = loaded(change, name)
+        assert isinstance(b, list)  # it loads without a word
+        assert a != b
+    oracle.close()
 
 
 @pytest.mark.parametrize(

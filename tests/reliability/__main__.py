@@ -6,10 +6,12 @@ import argparse
 import re
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from harness.words import count
 from tests.reliability.bench import Row, try_fault, undisturbed
 from tests.reliability.cases import CASES, try_case
 from tests.reliability.faults import FAULTS
@@ -42,9 +44,10 @@ def print_table(what: str, header: str, attempts: Sequence[Callable[[Path], Row]
         rows.append(row)
         print(in_table(row).replace(str(place), "…"), flush=True)
         print(f"{row.seconds:6.1f} s  {row.verdict:8} {row.told[0]}", file=sys.stderr, flush=True)
-    count = {verdict: sum(row.verdict == verdict for row in rows) for verdict in ("yes", "NO", "skipped")}
-    print(f"\n{len(rows)} {what}: {count['yes']} as expected, {count['NO']} not, {count['skipped']} skipped.")
-    return int(count["NO"] > 0 or not rows)
+    verdicts = Counter(row.verdict for row in rows)
+    good, bad, skipped = (verdicts[word] for word in ("yes", "NO", "skipped"))
+    print(f"\n{count(len(rows), what)}: {good} as expected, {bad} not, {skipped} skipped.")
+    return int(bad > 0 or not rows)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -60,10 +63,10 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         if options.cases:
             asked = [partial(try_case, case) for case in CASES if wanted(case.name)]
-            return print_table("cases", "case | asked | what is true | answer", asked, Path(folder))
+            return print_table("case", "case | asked | what is true | answer", asked, Path(folder))
         truth = undisturbed(Path(folder) / "whole")
         injected = [partial(try_fault, fault, truth=truth) for fault in FAULTS if wanted(fault.name)]
-        return print_table("faults", "fault | injected how | expected | seen", injected, Path(folder))
+        return print_table("fault", "fault | injected how | expected | seen", injected, Path(folder))
 
 
 if __name__ == "__main__":

@@ -124,13 +124,13 @@ def of_two(change: Callable[[Path, Path], object], command: str = "compare") -> 
     return run
 
 
-def _two_saves(a: Path, b: Path) -> None:
+def two_saves(a: Path, b: Path) -> None:
     write_pt(b / "0.codes.pt", np.zeros_like(IndexDirectory(a).load("0.codes").data))
     with (b / "0.codes.pt").open("ab") as file:
         file.write((a / "0.codes.pt").read_bytes())
 
 
-def _before_archive(_a: Path, b: Path) -> None:
+def before_archive(_a: Path, b: Path) -> None:
     for name, header in (("0.codes.pt", b"PKheader"), ("1.codes.pt", b"header")):
         (b / name).write_bytes(header + (b / name).read_bytes())
 
@@ -162,7 +162,7 @@ def _broken_link(_a: Path, b: Path) -> None:
     (b / "centroids.pt").symlink_to("../../blobs/0123")
 
 
-def _attributes(a: Path, b: Path) -> None:
+def attributes(a: Path, b: Path) -> None:
     """As `torch.save` writes a tensor of which an attribute was set, and a Parameter."""
     for name, parameter in (("centroids", False), ("avg_residual", True)):
         one = IndexDirectory(a).load(name)
@@ -411,8 +411,8 @@ CASES = (
     Case(
         "two `torch.save` into one file (03)",
         _AB,
-        "`torch.load` gives the second, which is not meant",
-        of_two(_two_saves),
+        "the second save is A's; `torch.load` gives the first, zeros",
+        of_two(two_saves),
         2,
         ["^1 artifact could not be read: 0.codes", "save each tensor in a file of its own"],
         "are bit for bit the same",
@@ -463,7 +463,7 @@ CASES = (
         "an attribute on a dense tensor, a Parameter (09)",
         _AB,
         "`torch.load(weights_only=True)` reads both, and they are equal",
-        of_two(_attributes),
+        of_two(attributes),
         0,
         ["^A and B are bit for bit the same in all 10 tensors of the index"],
     ),
@@ -561,7 +561,7 @@ CASES = (
         "bytes before the archive (46)",
         _AB,
         "`torch.load` refuses both files",
-        of_two(_before_archive),
+        of_two(before_archive),
         2,
         ["2 artifacts could not be read", "0.codes.pt is not a file that torch.save wrote", "1.codes.pt is not"],
         "are bit for bit the same",
