@@ -24,7 +24,7 @@ from harness.graph import Place, pattern
 from harness.metrics import BUILTIN, Metrics, Profile, Verdict, measure
 from harness.passages import Alignment, align, by_passage
 from harness.pipeline import VALUES, in_order, is_final
-from harness.sources import ArtifactSource, Facts, facts_of, first_missing, listed, metadata_problem
+from harness.sources import ArtifactSource, Facts, facts_of, first_missing, listed, metadata_problem, unrecorded
 from harness.tensors import DTYPES, Array, Tensor, UnreadableTensor
 
 STATUSES = (
@@ -339,14 +339,17 @@ def _same_digest(a: ArtifactSource, b: ArtifactSource) -> bool:
 def _artifact(sides: _Sides, name: str, profiles: Sequence[Profile]) -> ArtifactComparison:
     """One row; whatever goes wrong with the files of this artifact stays in it."""
     a, b = sides.a, sides.b
-    known = [facts_of(side, name) if name in side.names() else None for side in (a, b)]
+    there = [name in side.names() for side in (a, b)]
+    known = [facts_of(side, name) if has else None for side, has in zip((a, b), there, strict=True)]
     if known[0] is not None and known[1] is not None and known[0].digest == known[1].digest:
         return _settled(name, _with_nans(name, (a, b), (known[0], known[1])), profiles)
     tensors: list[Tensor | None] = []
     reasons = []
     for side, source in enumerate((a, b)):
+        # Of an artifact that only one side has, a record says enough.
+        asked = all(there) or (there[side] and known[side] is None)
         try:
-            tensors.append(source.load(name) if name in source.names() else None)
+            tensors.append(source.load(name) if asked else None)
         except UnreadableTensor as error:
             tensors.append(None)
             reasons.append(f"{'AB'[side]}: {error}")
@@ -361,9 +364,8 @@ def _artifact(sides: _Sides, name: str, profiles: Sequence[Profile]) -> Artifact
         return ArtifactComparison(name, status, **described, reason=" ".join(reasons))
     if left is None or right is None:
         facts = _passages(sides, name)
-        status, without = ("missing_a", sides.a) if left is None else ("missing_b", sides.b)
-        unrecorded: Mapping[str, str] = getattr(without, "not_captured", {})
-        return ArtifactComparison(name, status, **described, facts=facts, reason=unrecorded.get(name, ""))
+        status, without = ("missing_b", b) if there[0] else ("missing_a", a)
+        return ArtifactComparison(name, status, **described, facts=facts, reason=unrecorded(without, name))
     return _judged(ArtifactComparison(name, "", **described), sides, (left, right), profiles)
 
 

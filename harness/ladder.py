@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, count
 from pathlib import Path, PurePath
@@ -16,7 +16,7 @@ from typing import Any
 
 from harness.errors import ExitCode
 from harness.pipeline import VALUES, in_order
-from harness.sources import ArtifactSource, metadata_problem
+from harness.sources import ArtifactSource, metadata_problem, unrecorded
 from harness.tensors import UnreadableTensor
 
 Item = tuple[str, Mapping[str, str]]
@@ -109,6 +109,7 @@ def ladder(
     unreadable: Sequence[str] = (),
     noise: Mapping[str, tuple[str, ...]] | None = None,
     incomplete: Mapping[str, tuple[str, ...]] | None = None,
+    unrecorded: Mapping[str, Collection[str]] | None = None,
 ) -> Ladder:
     """Put items in classes and list what changed from each to the next.
 
@@ -118,7 +119,9 @@ def ladder(
             so that they are equal to nothing, and count as no change.
         noise: item to the tensors that running it again changed; only items that were run again.
         incomplete: item to what it lacks of a whole index; only items that lack something.
+        unrecorded: item to artifacts that its job made and of which it says nothing, which is no change.
     """
+    lost = unrecorded or {}
     names = in_order({name for _, digests in items for name in digests})
     classes = {}
     changes = []
@@ -137,7 +140,8 @@ def ladder(
     steps = []
     last: dict[str, str | None] = {}
     for place, (item, digests) in enumerate(items):
-        now = {name: digests.get(name) for name in names if _was_read(digests.get(name))}
+        known = [name for name in names if name not in lost.get(item, ())]
+        now = {name: digests.get(name) for name in known if _was_read(digests.get(name))}
         changed = tuple(name for name in now if name not in VALUES and name in last and last[name] != now[name])
         if place:
             steps.append(Step(items[place - 1][0], item, changed))
@@ -194,6 +198,12 @@ def all_digests(sources: Sequence[ArtifactSource]) -> list[tuple[dict[str, str],
                     digests[name] = f"{_UNREAD}{next(_asked)}"
                     problems.append(str(error))
     return found
+
+
+def unrecorded_of(sources: Mapping[str, ArtifactSource]) -> dict[str, set[str]]:
+    """Item to what others have and of which it says nothing; see `ladder`."""
+    names = {name for source in sources.values() for name in source.names()}
+    return {item: {name for name in names if unrecorded(source, name)} for item, source in sources.items()}
 
 
 def digests_of(source: ArtifactSource) -> tuple[dict[str, str], list[str]]:

@@ -64,14 +64,14 @@ def _repeats(a: ArtifactSource, b: ArtifactSource) -> tuple[dict[str, int], dict
             if other.outcome == "ok":
                 counts[side.name] = counts.get(side.name, 0) + 1
                 for one in compare_sources(side, StoredCell(store, other), [DEFAULT]).artifacts:
-                    if not one.bit_equal:
+                    if not one.bit_equal and not one.unknown:
                         seen.setdefault(one.name, []).append(one)
     return counts, seen
 
 
 def _above(one: ArtifactComparison, repeats: Sequence[ArtifactComparison]) -> bool | None:
     """Whether a difference is more than what repeats show; None where it is not known that there is one."""
-    if one.status == "unreadable" or not one.tensor:
+    if one.unknown or not one.tensor:
         return None
     if one.bit_equal or not repeats:
         return not one.bit_equal
@@ -89,15 +89,14 @@ def _above(one: ArtifactComparison, repeats: Sequence[ArtifactComparison]) -> bo
 def _trace(rows: Sequence[ArtifactComparison], a: ArtifactSource, b: ArtifactSource) -> tuple[Place, ...]:
     left, right = {}, {}
     for one in rows:
-        if one.tensor and one.status != "unreadable":
+        if one.tensor and not one.unknown:
             if one.status != "missing_a":
                 left[one.name] = "a"
             if one.status != "missing_b":
                 right[one.name] = "a" if one.bit_equal else "b"
     noise = [one.name for one in rows if one.above_noise is False and not one.bit_equal]
     swapped = {name for side in (a, b) if _cell(side) is not None for name in _cell(side).spec.get("swap") or ()}
-    unknown = {name for side in (a, b) for name in getattr(side, "not_captured", ())}
-    return trace(left, right, noise=noise, swapped=swapped, unknown=unknown)
+    return trace(left, right, noise=noise, swapped=swapped)
 
 
 def _note(

@@ -420,7 +420,7 @@ def _opening(one: ArtifactComparison) -> str:  # noqa: PLR0911 - one sentence a 
         return f"the dtypes differ, {one.dtype_a} in A against {one.dtype_b} in B; no values compared."
     if one.status in ("missing_a", "missing_b"):
         has, lacks = ("B", "A") if one.status == "missing_a" else ("A", "B")
-        why = f" {lacks}'s job could not record it: {clean(one.reason, 600)}" if one.reason else ""
+        why = f" {lacks} has no record of it: {clean(one.reason, 600)}" if one.reason else ""
         return f"only {has} has it.{why}"
     if one.status == "unreadable" or one.reason:
         return clean(one.reason, 600)

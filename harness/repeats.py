@@ -18,7 +18,7 @@ def repeats_of(cell: Cell, cells: Iterable[Cell]) -> list[Cell]:
 
 
 def noise_floor(cell: Cell, repeats: Iterable[Cell]) -> frozenset[str] | None:
-    """Artifacts whose digests differ between a cell and any of its repeats, and that both could record.
+    """Artifacts whose digests differ between a cell and any of its repeats, and that both recorded.
 
     Args:
         cell: that ended well.
@@ -33,9 +33,14 @@ def noise_floor(cell: Cell, repeats: Iterable[Cell]) -> frozenset[str] | None:
     return frozenset(
         name
         for other in good
-        for name in {*cell.artifacts, *other.artifacts}.difference(cell.not_captured, other.not_captured)
+        for name in {*cell.artifacts, *other.artifacts} - unrecorded(cell, other)
         if _digest(cell, name) != _digest(other, name)
     )
+
+
+def unrecorded(a: Cell, b: Cell) -> frozenset[str]:
+    """Artifacts that one of two cells has, and of which the other has no record: nobody knows whether they differ."""
+    return frozenset(name for name in {*a.artifacts, *b.artifacts} if a.unrecorded(name) or b.unrecorded(name))
 
 
 def _digest(cell: Cell, name: str) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,54 @@ def test_a_cell_of_a_lock_that_changed_is_left_out_and_said(place: Place, capsys
     assert err.startswith("Not used: 3 cells of another lock")
     assert run(capsys, "all-pairs", *place.options)[0] == 1
     assert run(capsys, "compare", "2.7.1", "2.8.0", *place.options)[0] == 1
+
+
+def with_insides(changes: dict[str, str] | None = None, *, lacking: Sequence[str] = ()) -> dict[str, Artifact]:
+    """Artifacts of a cell that kept digests of what is inside the pipeline."""
+    found = artifacts(**{"D": "same", "local_sample_embs": "same", **(changes or {})})
+    return {name: replace(one, kind="intermediate") for name, one in found.items() if name not in lacking}
+
+
+def test_a_repeat_that_kept_less_says_nothing_of_what_it_did_not_keep(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An artifact that a repeat has no record of did not change in it: to call it noise would hide a divergence."""
+    a = cell(place.planned("2.7.1"), artifacts=with_insides(), capture="digests")
+    b = cell(place.planned("2.8.0"), artifacts=with_insides({"D": "other"}), capture="digests")
+    again = cell(place.planned("2.7.1", 1), artifacts=artifacts(), capture="final")
+    for one in (a, b, again):
+        place.store.put(one)
+
+    assert noise_floor(a, [again]) == frozenset()
+    code, out, _err = run(capsys, "ladder", "2.7.1", "2.8.0", "--json", *place.options)
+    assert (code, json.loads(out)["noise"]) == (1, {"2.7.1": []})
+    code, out, _err = run(capsys, "compare", "2.7.1", "2.8.0", *place.options)
+    assert code == 1
+    assert "which changed no tensor" in out
+
+
+@pytest.mark.parametrize(
+    ("changes", "lacking"),
+    [
+        ({"capture": "final"}, ("D", "local_sample_embs")),
+        ({"capture": "digests", "details": {"not_captured": {"D": "no hook"}}}, ("D",)),
+    ],
+)
+def test_what_one_cell_has_no_record_of_is_no_change_for_any_command(
+    place: Place, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], lacking: Sequence[str]
+) -> None:
+    place.store.put(cell(place.planned("2.7.1"), artifacts=with_insides(lacking=lacking), **changes))
+    place.store.put(cell(place.planned("2.8.0"), artifacts=with_insides(), capture="digests"))
+    place.store.put(cell(place.planned("2.8.0", 1), artifacts=with_insides(), capture="digests"))
+
+    code, out, _err = run(capsys, "ladder", "2.7.1", "2.8.0", "--json", *place.options)
+    assert (code, json.loads(out)["steps"][0]["changed"]) == (0, [])
+    code, out, _err = run(capsys, "compare", "2.7.1", "2.8.0", "--json", *place.options)
+    rows = {one["name"]: one for one in json.loads(out)["artifacts"]}
+    assert code == 0
+    assert {rows[name]["status"] for name in lacking} == {"missing_a"}
+    unknown = {(rows[name]["bit_equal"], rows[name]["above_noise"], rows[name]["change"]) for name in lacking}
+    assert unknown == {(None, None, None)}
 
 
 def test_every_command_takes_the_cells_that_plan_names(place: Place, capsys: pytest.CaptureFixture[str]) -> None:

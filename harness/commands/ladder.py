@@ -30,7 +30,7 @@ def command(items: tuple[str, ...], as_json: bool, apart: bool, group: str | Non
     nothing changed in items of which one is not whole.
     """
     from harness.compare import dumps
-    from harness.ladder import all_digests, ladder, names_of
+    from harness.ladder import all_digests, ladder, names_of, unrecorded_of
     from harness.render import ladder_text
     from harness.screen import Screen
     from harness.sources import first_missing
@@ -46,6 +46,7 @@ def command(items: tuple[str, ...], as_json: bool, apart: bool, group: str | Non
         [problem for _, problems in found for problem in problems],
         noise_of(by_name),
         {name: lacking for name, source in by_name.items() if (lacking := first_missing(source))},
+        unrecorded_of(by_name),
     )
     screen = Screen.of()
     click.echo(dumps(result.to_json()) if as_json else ladder_text(result, screen, apart=apart), color=screen.styles)
