@@ -394,7 +394,15 @@ class Finder:
                     f"No cell {item} is stored for {describe(self.choice.cells)}: `harness plan` shows what is."
                     + (f" {self.choice.note}" if self.choice.note else "")
                 )
-        found = found or [cell for cell in cells if cell.label == item]
+        if not found:
+            # Swapped cells and probes: of the locks and settings of today, too.
+            judged = [self._chooser.judge(cell) for cell in cells if cell.label == item]
+            found = [one.cell for one in judged if not one.differs]
+            if judged and not found:
+                raise UsageError(
+                    f"No cell {item} that `harness plan` could make is stored (there is {_unused(judged)}); its key "
+                    f"names it all the same: {', '.join(one.cell.key[:_SHOWN] for one in judged)}."
+                )
         if not found:
             raise UsageError(
                 f"{item!r} is neither a ColBERT index directory nor a stored cell: give a directory, a version that "

@@ -157,6 +157,34 @@ def test_what_one_cell_has_no_record_of_is_no_change_for_any_command(
     assert unknown == {(None, None, None)}
 
 
+def test_consecutive_of_versions_without_a_cell_says_so(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    place.put(place.planned("2.8.0"))
+
+    code, out, err = run(capsys, "consecutive", "2.0.0", "2.1.0", *place.options)
+    assert (code, out) == (2, "")
+    assert "No cell of 2.0.0, 2.1.0 is stored for embedded (10 passages)" in err
+    code, out, _err = run(capsys, "consecutive", "2.8.0", "2.8.0", *place.options)
+    assert code == 0
+    assert "There is one version, and no step to compare." in out
+    code, out, err = run(capsys, "all-pairs", *place.options)
+    assert (code, out) == (2, "")
+    assert "Only 2.8.0 ended well in embedded" in err
+
+
+def test_a_swapped_cell_of_another_lock_is_not_taken_by_its_label(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = place.put(replace(place.planned("2.7.1"), swap={"D": "ab" * 32}))
+    place.put(place.planned("2.8.0"))
+    assert run(capsys, "compare", "2.7.1+D", "2.8.0", *place.options)[0] == 0
+    place.lock_again("2.7.1")
+
+    code, out, err = run(capsys, "compare", "2.7.1+D", "2.8.0", *place.options)
+    assert (code, out) == (2, "")
+    assert "1 cell of another lock (2.7.1+D)" in err
+    assert run(capsys, "compare", old.key[:12], "2.8.0", *place.options)[0] == 0
+
+
 def test_every_command_takes_the_cells_that_plan_names(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     (place.root / "p.tsv").write_text("id\ttext\n1\tone passage\n2\tanother passage\n")
     (place.root / "few.tsv").write_text("id\ttext\n1\tone passage\n")

@@ -21,7 +21,7 @@ def command(as_json: bool, apart: bool, group: str | None, **options: Any) -> in
     Reads the cells' records only, no tensor, and takes those that `harness plan` names for the same options. Exit code
     1 when any two versions differ beyond what their repeats show.
     """
-    from harness.choice import Chooser
+    from harness.choice import Chooser, describe
     from harness.compare import dumps
     from harness.experiment import Selection
     from harness.ladder import all_pairs, ladder
@@ -34,8 +34,12 @@ def command(as_json: bool, apart: bool, group: str | None, **options: Any) -> in
     if choice.note:
         click.echo(choice.note, err=True)
     cells = [cell for cell in choice.cells if cell.outcome == "ok" and not cell.repeat]
-    if not cells:
-        raise UsageError("None of the stored cells ended well: run `harness index VERSION`.")
+    if len(cells) < 2:
+        who = f"Only {cells[0].label} ended" if cells else "No first run of a version ended"
+        raise UsageError(
+            f"{who} well in {describe(choice.cells)}, and pairs need two: run `harness index VERSION` with the same "
+            "options."
+        )
     items = [
         (cell.label, {name: one.digest for name, one in cell.artifacts.items() if is_final(name)}) for cell in cells
     ]

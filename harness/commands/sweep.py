@@ -15,7 +15,7 @@ from harness.commands.options import (
     selection_options,
     sites_options,
 )
-from harness.errors import ExitCode
+from harness.errors import ExitCode, InfrastructureError
 
 _MOST_HOURS = 1_000_000
 
@@ -103,6 +103,9 @@ def command(
     writable_folder(folder, "--output")
     with Board([planned.spec.label for planned in plan]) as board:
         cells = executor.run(experiment, plan, board, evict_after=evict)
+    early = stopped_early(plan, cells)
+    if not cells:
+        raise InfrastructureError(early)
     reduced = reduce_cells(experiment.matrix, planned_cells(experiment, cells), chosen, folder)
     print_headline(reduced, markdown=markdown)
     click.echo(f"Tables: {folder}")
@@ -110,7 +113,6 @@ def command(
         from harness.slurm_jobs import close_sweep
 
         close_sweep(experiment.home, sweep)
-    early = stopped_early(plan, cells)
     if early:
         click.echo(early, err=True)
     if early or any(cell.outcome not in {"ok", "unsupported"} for cell in cells):
