@@ -93,9 +93,8 @@ def above_noise(one: ArtifactComparison, repeats: Iterable[ArtifactComparison]) 
         return True
     # The number of a bucket or of a centroid says nothing about how far apart two of them are.
     floating = one.dtype_a is not None and DTYPES[one.dtype_a].kind == "float"
-    return floating and one.metrics.max_abs > NOISE_FACTOR * _ROUNDED * max(
-        (other.max_abs for other in measured), default=0.0
-    )
+    greatest = max((other.max_abs for other in measured), default=0.0)
+    return floating and one.metrics.max_abs > NOISE_FACTOR * _ROUNDED * greatest
 
 
 def _changed(one: ArtifactComparison) -> bool:

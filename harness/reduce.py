@@ -172,7 +172,8 @@ def sentences(reduced: Reduced) -> list[str]:
         elif row.changed:
             lines.append(
                 f"Noise floor: {name} against itself changes {row.total - row.bit_equal} of {row.total} tensors, so "
-                "this machine does not repeat the job; differences in the same tensors mean nothing where they are no greater."
+                "this machine does not repeat the job; differences in the same tensors that are no greater mean "
+                "nothing."
             )
         else:
             lines.append(f"Noise floor: {name} against itself is bit for bit the same in all {row.total} tensors.")
