@@ -271,7 +271,7 @@ def compare_sources(
     incomplete = {side: lacking for side, source in (("a", a), ("b", b)) if (lacking := first_missing(source))}
     found = Comparison(a.name, b.name, tuple(rows), tuple(p.name for p in profiles), wanted, incomplete=incomplete)
     first = sides.moved.sentence() if any("passages_n" in one.facts for one in rows) and sides.moved else ""
-    notes = (*([first] if first else []), *_lacking(found, a, b), *_notes(a, b))
+    notes = (*([first] if first else []), *_unaligned(rows, a, b), *_lacking(found, a, b), *_notes(a, b))
     return dataclasses.replace(found, notes=notes, first=first)
 
 
@@ -296,6 +296,17 @@ class _Sides:
         """How B's passages are A's where rows do not line up; None where they do, or where nobody knows."""
         found = align(self.a, self.b, self.permutation)
         return None if found is None or found.whole else found
+
+
+def _unaligned(rows: Sequence[ArtifactComparison], a: ArtifactSource, b: ArtifactSource) -> Iterator[str]:
+    """A sentence where codes are told to have moved, and no document lengths say that rows are the same token's."""
+    without = [letter for letter, side in (("A", a), ("B", b)) if "doclens" not in side.names()]
+    if without and any(one.facts.get("codes_n_moved") for one in rows):
+        who = "neither A nor B has" if len(without) > 1 else f"{without[0]} has no"
+        yield (
+            f"Whether a row is the same token's on both sides is not known, for {who} doclens: moves and margins are "
+            "those of rows, and mean nothing where passages come in another order."
+        )
 
 
 def _lacking(found: Comparison, a: ArtifactSource, b: ArtifactSource) -> Iterator[str]:

@@ -70,11 +70,19 @@ class Ladder:
         return tuple(one for one in self.items if one not in holding)
 
     @property
+    def values(self) -> tuple[str, ...]:
+        """What is no tensor and differs all the same, such as document lengths: a step does not count it."""
+        named = VALUES & self.classes.keys() - {"metadata"}
+        return tuple(in_order(name for name in named if len(self.classes[name]) > 1))
+
+    @property
     def outcome(self) -> ExitCode:
         """What is not read, or not there, is never said to be equal; a change is one whatever is missing."""
         if self.unreadable or self.empty:
             return ExitCode.USAGE
-        return ExitCode.DIVERGENCE if self.changed else ExitCode.USAGE if self.incomplete else ExitCode.OK
+        return (
+            ExitCode.DIVERGENCE if self.changed or self.values else ExitCode.USAGE if self.incomplete else ExitCode.OK
+        )
 
     @property
     def changed(self) -> bool:

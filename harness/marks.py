@@ -89,8 +89,10 @@ def above_noise(one: ArtifactComparison, repeats: Iterable[ArtifactComparison]) 
         # Only digests were kept, or shapes differ: a repeat that does the same shows as much.
         return all(other.status != one.status for other in repeats)
     measured = [other.metrics for other in repeats if other.metrics is not None]
-    if one.metrics.n_mismatch > NOISE_FACTOR * max((other.n_mismatch for other in measured), default=one.metrics.n):
-        return True
+    for name in ("n_mismatch", "specials_apart"):
+        most = max((getattr(other, name) for other in measured), default=one.metrics.n)
+        if getattr(one.metrics, name) > NOISE_FACTOR * most:
+            return True
     # The number of a bucket or of a centroid says nothing about how far apart two of them are.
     floating = one.dtype_a is not None and DTYPES[one.dtype_a].kind == "float"
     greatest = max((other.max_abs for other in measured), default=0.0)

@@ -141,7 +141,7 @@ def sentence(comparison: Comparison, kinds: Kinds) -> str:
         return f"{known}{a} and {b} {are} bit for bit the same in all {total} tensors {there}.{unreadable}"
     passing = sum(one.close(comparison.chosen) is True for one in final)
     close = sum(one.close(comparison.chosen) is True and not one.bit_equal for one in final)
-    noise = sum(one.status in DIVERGENT and not one.divergent for one in final)
+    noise = sum(one.status in DIVERGENT and one.above_noise is False for one in final)
     noisy = (
         f" {count(noise, 'more tensor')} differ{'s' if noise == 1 else ''} no more than repeats of one cell do."
         if noise
@@ -552,6 +552,8 @@ def ladder_text(found: Ladder, screen: Screen = PLAIN, *, apart: bool = False) -
         names = ", ".join(f"{clean(step.a)} -> {clean(step.b)}" for step in steps[:_LISTED])
         more = f" and {len(steps) - _LISTED} more" if len(steps) > _LISTED else ""
         said = f"{len(steps)} of {len(found.steps)} steps changed a tensor: {names}{more}."
+    if found.values:
+        said += f" They differ in {', '.join(found.values)}."
     if 0 < len(found.empty) < len(found.items):
         said += f" No tensor is in {clean(listed(found.empty))}."
     cut = [
