@@ -147,14 +147,14 @@ def noise_of(pairs: Iterable[Pair]) -> dict[str, list[Pair]]:
 
 
 def _is_noise(pair: Pair, one: ArtifactComparison, noise: Mapping[str, Sequence[Pair]]) -> bool | None:
-    """Whether a repeat of either cell changes an artifact, and this pair no more than that; None where it is unknown.
+    """Whether an artifact differs, and no more than a repeat of either cell shows; None where it is unknown.
 
     A repeat's own pair is what the noise is known from.
     """
     repeats = [repeat for side in (pair.a, pair.b) for repeat in noise.get(side.key, ())]
     rows = [row for repeat in repeats for row in repeat.artifacts if row.name == one.name]
     above = above_noise(one, rows)
-    return None if above is None else not above and any(not row.bit_equal and not row.unknown for row in rows)
+    return None if above is None else not above and not one.bit_equal
 
 
 def headline(pair: Pair, noise: Mapping[str, Sequence[Pair]]) -> Headline:
@@ -175,7 +175,7 @@ def headline(pair: Pair, noise: Mapping[str, Sequence[Pair]]) -> Headline:
         shapes=sum(artifact.shape_a is not None and artifact.shape_a == artifact.shape_b for artifact in final),
         profiles=profiles,
         bit_equal=sum(artifact.bit_equal for artifact in final),
-        noisy=tuple(one.name for one in final if not one.bit_equal and _is_noise(pair, one, noise)) if known else None,
+        noisy=tuple(one.name for one in final if _is_noise(pair, one, noise)) if known else None,
     )
 
 
