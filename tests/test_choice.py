@@ -207,6 +207,25 @@ def test_every_command_takes_the_cells_that_plan_names(place: Place, capsys: pyt
     assert run(capsys, "all-pairs", "--group", group, *place.options)[0] == 1
 
 
+def test_sets_to_choose_from_are_lines_to_copy_that_differ(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    for version in ("2.7.1", "2.8.0"):
+        place.put(place.planned(version))
+        place.put(place.planned(version, checkpoint={"name": "embedded", "digest": "dead", "dim": 8}), ivf=version)
+
+    code, out, err = run(capsys, "consecutive", *place.options)
+
+    assert (code, out) == (2, "")
+    first, *lines = err.rstrip().split("\n")
+    assert first.endswith("or with one of:")
+    assert len(lines) == 2
+    assert all(line.startswith("  --group ") for line in lines)
+    assert len({line.partition("   ")[2] for line in lines}) == 2
+    codes = [run(capsys, "consecutive", *place.options, *line.split()[:2])[0] for line in lines]
+    assert sorted(codes) == [0, 1]
+    code, _out, err = run(capsys, "compare", "2.7.1", "2.8.0", *place.options)
+    assert (code, err.count("\n  --group ")) == (2, 2)
+
+
 def test_a_version_without_a_chosen_cell_is_refused_by_name(place: Place) -> None:
     place.put(planned("2.7.1"))
     place.put(planned("2.8.0"))
