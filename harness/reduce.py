@@ -17,7 +17,7 @@ from harness.ladder import Step, ladder
 from harness.matrix import Matrix
 from harness.metrics import Profile
 from harness.pipeline import is_final
-from harness.repeats import noise_floor, repeats_of
+from harness.repeats import noise_floors
 from harness.screen import PLAIN, Screen, table, wrap
 from harness.store import Cell
 from harness.tables import (
@@ -27,8 +27,8 @@ from harness.tables import (
     headline,
     headline_cells,
     markdown_table,
-    noise_of,
     pairs_of,
+    repeat_pairs,
     write_tables,
 )
 
@@ -90,7 +90,7 @@ def reduce_cells(matrix: Matrix, choice: Choice, versions: Sequence[str], output
             + (f" {choice.note}" if choice.note else "")
         )
     pairs = pairs_of(choice.store, cells, versions, profiles_of(matrix))
-    noise = noise_of(pairs)
+    noise = repeat_pairs(pairs)
     spec = cells[0].spec
     collection = spec["collection"]
     files = write_tables(
@@ -124,10 +124,9 @@ def _across(cells: Sequence[Cell], versions: Sequence[str]) -> tuple[Step, ...]:
     """
     good = {cell.version: cell for cell in cells if cell.outcome == "ok" and not cell.repeat}
     shown = [version for version in versions if version in good]
-    floors = {version: noise_floor(good[version], repeats_of(good[version], cells)) or () for version in shown}
     found = ladder(
         [(v, {name: one.digest for name, one in good[v].artifacts.items() if is_final(name)}) for v in shown],
-        noise={version: tuple(names) for version, names in floors.items()},
+        noise=noise_floors(good, cells),
     )
     neighbours = set(itertools.pairwise(versions))
     steps = (replace(step, changed=found.beyond_noise(step)) for step in found.steps)

@@ -6,8 +6,9 @@ specifications differ in the number of the repeat alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
+from harness.pipeline import in_order
 from harness.store import Cell
 
 
@@ -36,6 +37,17 @@ def noise_floor(cell: Cell, repeats: Iterable[Cell]) -> frozenset[str] | None:
         for name in {*cell.artifacts, *other.artifacts} - unrecorded(cell, other)
         if _digest(cell, name) != _digest(other, name)
     )
+
+
+def noise_floors(named: Mapping[str, Cell], stored: Sequence[Cell]) -> dict[str, tuple[str, ...]]:
+    """Name to what changed when its cell was run again, in the pipeline's order; only of cells that were run again.
+
+    Args:
+        named: cells that ended well.
+        stored: among which their repeats are.
+    """
+    floors = {name: noise_floor(cell, repeats_of(cell, stored)) for name, cell in named.items()}
+    return {name: tuple(in_order(floor)) for name, floor in floors.items() if floor is not None}
 
 
 def unrecorded(a: Cell, b: Cell) -> frozenset[str]:

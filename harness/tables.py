@@ -137,7 +137,7 @@ def _missing(version: str) -> Cell:
     return Cell("", "", {"version": version, "repeat": 0}, "missing", "this version has no cell in the store")
 
 
-def noise_of(pairs: Iterable[Pair]) -> dict[str, list[Pair]]:
+def repeat_pairs(pairs: Iterable[Pair]) -> dict[str, list[Pair]]:
     """Key of each cell that was run again to it against its repeats: what A against A shows is noise."""
     repeats: dict[str, list[Pair]] = {}
     for pair in pairs:
@@ -358,7 +358,7 @@ def write_tables(
         locks: version to its lock, for the package differences.
         about: written to each file's metadata: device, collection and so on.
     """
-    noise = noise_of(pairs)
+    noise = repeat_pairs(pairs)
     consecutive = [pair for pair in pairs if pair.kind == "consecutive"]
     tables: dict[str, tuple[pa.Schema, Iterable[dict[str, Any]]]] = {
         "cells": (CELLS, cell_rows(cells)),

@@ -25,9 +25,9 @@ def command(as_json: bool, apart: bool, group: str | None, **options: Any) -> in
     from harness.compare import dumps
     from harness.experiment import Selection
     from harness.ladder import all_pairs, ladder
-    from harness.pipeline import in_order, is_final
+    from harness.pipeline import is_final
     from harness.render import ladder_text, pairs_text
-    from harness.repeats import noise_floor, repeats_of
+    from harness.repeats import noise_floors
     from harness.screen import Screen
 
     choice = Chooser(Selection(**options), group).choose()
@@ -43,8 +43,8 @@ def command(as_json: bool, apart: bool, group: str | None, **options: Any) -> in
     items = [
         (cell.label, {name: one.digest for name, one in cell.artifacts.items() if is_final(name)}) for cell in cells
     ]
-    floors = {cell.label: noise_floor(cell, repeats_of(cell, choice.cells)) for cell in cells}
-    noise = {label: tuple(in_order(filter(is_final, names))) for label, names in floors.items() if names is not None}
+    floors = noise_floors({cell.label: cell for cell in cells}, choice.cells)
+    noise = {label: tuple(filter(is_final, names)) for label, names in floors.items()}
     result, pairs = ladder(items, noise=noise), all_pairs(items)
     if as_json:
         listed = [{"a": one.a, "b": one.b, "shared": one.shared, "changed": list(one.changed)} for one in pairs]
