@@ -18,7 +18,7 @@ from harness.loaders import load_checkpoint, load_collection
 from harness.lock import Lock, lock_path, read_lock
 from harness.matrix import Flavour, HubCollection, IndexJob, Matrix, ScaledCollection, find_matrix, load_matrix
 from harness.runner import Interpreter
-from harness.store import Cell, Store
+from harness.store import LEVELS, Cell, Store, level
 
 
 @dataclass(frozen=True)
@@ -207,11 +207,10 @@ class Experiment:
 
     def _planned(self, spec: CellSpec, known: dict[str, bool], *, retry: bool) -> Planned:
         cell = self.store.get(spec.key)
-        levels = ("final", "digests", "full")
         if cell is None:
             return Planned(spec, None, run=True, why="not in the store")
         if cell.outcome == "ok":
-            if levels.index(cell.capture) < levels.index(self.job.capture):
+            if level(cell) < LEVELS.index(self.job.capture):
                 return Planned(
                     spec, cell, run=True, why=f"stored with capture {cell.capture}, {self.job.capture} wanted"
                 )

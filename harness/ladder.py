@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, count
 from pathlib import Path, PurePath
@@ -16,7 +16,7 @@ from typing import Any
 
 from harness.errors import ExitCode
 from harness.pipeline import VALUES, in_order
-from harness.sources import ArtifactSource, metadata_problem
+from harness.sources import ArtifactSource, metadata_problem, unrecorded
 from harness.tensors import UnreadableTensor
 
 Item = tuple[str, Mapping[str, str]]
@@ -34,8 +34,6 @@ class Step:
     a: str
     b: str
     changed: tuple[str, ...]
-    lengths: bool = False
-    """Whether the lengths of the passages (`doclens`) differ: no tensor, but another index."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +65,17 @@ class Ladder:
     empty: tuple[str, ...] = ()
 
     @property
+    def values(self) -> tuple[str, ...]:
+        """What is no tensor and differs all the same, such as document lengths: a step does not count it."""
+        named = VALUES & self.classes.keys() - {"metadata"}
+        return tuple(in_order(name for name in named if len(self.classes[name]) > 1))
+
+    @property
     def outcome(self) -> ExitCode:
         """What is not read, or not there, is never said to be equal; a change is one whatever is missing."""
         if self.unreadable or self.empty:
             return ExitCode.USAGE
-        differ = self.changed or any(step.lengths for step in self.steps)
+        differ = self.changed or self.values
         return ExitCode.DIVERGENCE if differ else ExitCode.USAGE if self.incomplete else ExitCode.OK
 
     @property
@@ -107,6 +111,7 @@ def ladder(
     unreadable: Sequence[str] = (),
     noise: Mapping[str, tuple[str, ...]] | None = None,
     incomplete: Mapping[str, tuple[str, ...]] | None = None,
+    unrecorded: Mapping[str, Collection[str]] | None = None,
 ) -> Ladder:
     """Put items in classes and list what changed from each to the next.
 
@@ -116,7 +121,9 @@ def ladder(
             so that they are equal to nothing, and count as no change.
         noise: item to the tensors that running it again changed; only items that were run again.
         incomplete: item to what it lacks of a whole index; only items that lack something.
+        unrecorded: item to artifacts that its job made and of which it says nothing, which is no change.
     """
+    lost = unrecorded or {}
     names = in_order({name for _, digests in items for name in digests})
     classes = {}
     changes = []
@@ -135,12 +142,11 @@ def ladder(
     steps = []
     last: dict[str, str | None] = {}
     for place, (item, digests) in enumerate(items):
-        now = {name: digests.get(name) for name in names if _was_read(digests.get(name))}
+        known = [name for name in names if name not in lost.get(item, ())]
+        now = {name: digests.get(name) for name in known if _was_read(digests.get(name))}
         changed = tuple(name for name in now if name not in VALUES and name in last and last[name] != now[name])
         if place:
-            old_lengths, new_lengths = last.get("doclens"), now.get("doclens")
-            lengths = None not in (old_lengths, new_lengths) and old_lengths != new_lengths
-            steps.append(Step(items[place - 1][0], item, changed, lengths))
+            steps.append(Step(items[place - 1][0], item, changed))
         last |= now
     order = tuple(item for item, _ in items)
     empty = tuple(
@@ -197,6 +203,12 @@ def all_digests(sources: Sequence[ArtifactSource]) -> list[tuple[dict[str, str],
                     digests[name] = f"{_UNREAD}{next(_asked)}"
                     problems.append(str(error))
     return found
+
+
+def unrecorded_of(sources: Mapping[str, ArtifactSource]) -> dict[str, set[str]]:
+    """Item to what others have and of which it says nothing; see `ladder`."""
+    names = {name for source in sources.values() for name in source.names()}
+    return {item: {name for name in names if unrecorded(source, name)} for item, source in sources.items()}
 
 
 def digests_of(source: ArtifactSource) -> tuple[dict[str, str], list[str]]:

@@ -22,6 +22,7 @@ from harness.graph import Change, Place, main_input, origins, pattern, trace
 from harness.metrics import Metrics, measure
 from harness.noise import Noise, noise_of
 from harness.pair import Pair, Side
+from harness.repeats import unrecorded
 from harness.replay import (
     MISSING_A,
     MISSING_B,
@@ -137,7 +138,7 @@ class Location:
 def look(pair: Pair) -> Location:
     """The first stage: origins in the graph of artifacts, without running anything."""
     lost = [(side.cell.label, *why) for side in (pair.a, pair.b) for why in side.cell.not_captured.items()]
-    unknown = [name for _label, name, _reason in lost]
+    unknown = unrecorded(pair.a.cell, pair.b.cell)
     places = trace(pair.a.digests(), pair.b.digests(), noise=pair.noise, unknown=unknown)
     differences = {
         place.name: _difference(pair, place.name)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -11,10 +12,14 @@ from rich.console import Console
 
 from harness.choice import Choice, describe
 from harness.compare import ArtifactComparison
-from harness.errors import printable
+from harness.errors import UsageError, printable
+from harness.ladder import Step, ladder
 from harness.matrix import Matrix
 from harness.metrics import Profile
+from harness.pipeline import is_final
+from harness.repeats import noise_floors
 from harness.screen import PLAIN, Screen, table, wrap
+from harness.store import Cell
 from harness.tables import (
     COLUMNS,
     Headline,
@@ -22,8 +27,8 @@ from harness.tables import (
     headline,
     headline_cells,
     markdown_table,
-    noise_of,
     pairs_of,
+    repeat_pairs,
     write_tables,
 )
 from harness.words import count
@@ -43,6 +48,7 @@ class Reduced:
         repeats: headline rows of A against A.
         files: tables written.
         note: one line that says what is stored besides and was not used; empty where there is nothing.
+        across: steps over versions that could not be compared, whose sides differ beyond noise.
     """
 
     about: str
@@ -51,11 +57,13 @@ class Reduced:
     repeats: list[Headline]
     files: list[Path]
     note: str = ""
+    across: tuple[Step, ...] = ()
 
     @property
     def diverged(self) -> bool:
-        """Whether any pair differs beyond what A against A shows."""
-        return any(row.changed and len(row.noisy or ()) < row.total - row.bit_equal for row in self.rows)
+        """Whether any pair differs beyond what A against A shows, or the two sides of what could not be compared."""
+        beyond = (row.changed and len(row.noisy or ()) < row.total - row.bit_equal for row in self.rows)
+        return bool(self.across) or any(beyond)
 
 
 def profiles_of(matrix: Matrix) -> list[Profile]:
@@ -71,10 +79,19 @@ def profiles_of(matrix: Matrix) -> list[Profile]:
 
 
 def reduce_cells(matrix: Matrix, choice: Choice, versions: Sequence[str], output: Path) -> Reduced:
-    """Compare the chosen cells over `versions`, and write the tables below `output`."""
+    """Compare the chosen cells over `versions`, and write the tables below `output`.
+
+    Raises:
+        UsageError: none of the cells is of these versions.
+    """
     cells = [cell for cell in choice.cells if cell.version in versions]
+    if not cells:
+        raise UsageError(
+            f"No cell of {', '.join(versions)} is stored for {describe(choice.cells)}: `harness plan` shows what is."
+            + (f" {choice.note}" if choice.note else "")
+        )
     pairs = pairs_of(choice.store, cells, versions, profiles_of(matrix))
-    noise = noise_of(pairs)
+    noise = repeat_pairs(pairs)
     spec = cells[0].spec
     collection = spec["collection"]
     files = write_tables(
@@ -97,7 +114,24 @@ def reduce_cells(matrix: Matrix, choice: Choice, versions: Sequence[str], output
         [row for kind, row in rows if kind == "repeat"],
         files,
         choice.note,
+        _across(cells, versions),
     )
+
+
+def _across(cells: Sequence[Cell], versions: Sequence[str]) -> tuple[Step, ...]:
+    """Steps from one version with an index to the next such, over others between them, that changed the index.
+
+    By digest: a version that did not end well must not hide that the one after it is not the one before it.
+    """
+    good = {cell.version: cell for cell in cells if cell.outcome == "ok" and not cell.repeat}
+    shown = [version for version in versions if version in good]
+    found = ladder(
+        [(v, {name: one.digest for name, one in good[v].artifacts.items() if is_final(name)}) for v in shown],
+        noise=noise_floors(good, cells),
+    )
+    neighbours = set(itertools.pairwise(versions))
+    steps = (replace(step, changed=found.beyond_noise(step)) for step in found.steps)
+    return tuple(step for step in steps if step.changed and (step.a, step.b) not in neighbours)
 
 
 def result_console() -> Console:
@@ -138,7 +172,8 @@ def sentences(reduced: Reduced) -> list[str]:
         elif row.changed:
             lines.append(
                 f"Noise floor: {name} against itself changes {row.total - row.bit_equal} of {row.total} tensors, so "
-                "this machine does not repeat the job; differences in the same tensors mean nothing."
+                "this machine does not repeat the job; differences in the same tensors that are no greater mean "
+                "nothing."
             )
         else:
             lines.append(f"Noise floor: {name} against itself is bit for bit the same in all {row.total} tensors.")
@@ -156,6 +191,13 @@ def sentences(reduced: Reduced) -> list[str]:
     if gaps:
         steps = count(len(reduced.rows), "step")
         lines.append(f"{gaps} of {steps} could not be compared; the Outcome column says why.")
+    lines += [
+        f"{step.a} -> {step.b}, with what could not be compared between them, changed {', '.join(step.changed)}: "
+        f"`harness compare {step.a} {step.b}` with the same options says by how much."
+        for step in reduced.across
+    ]
+    if not reduced.rows:
+        lines.append("There is one version, and no step to compare.")
     changed = [(row, pair) for row, pair in compared if row.changed]
     if compared and not changed:
         steps = "step" if len(compared) == 1 else "steps"

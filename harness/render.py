@@ -144,7 +144,7 @@ def sentence(comparison: Comparison, kinds: Kinds) -> str:
         return f"{known}{a} and {b} {are} bit for bit the same in {of} {there}.{vain}"
     passing = sum(one.close(comparison.chosen) is True for one in final)
     close = sum(one.close(comparison.chosen) is True and not one.bit_equal for one in final)
-    noise = sum(one.status in DIVERGENT and not one.divergent for one in final)
+    noise = sum(one.status in DIVERGENT and one.above_noise is False for one in final)
     noisy = (
         f" {count(noise, 'more tensor')} differ{'s' if noise == 1 else ''} no more than repeats of one cell do."
         if noise
@@ -429,7 +429,7 @@ def _opening(one: ArtifactComparison) -> str:  # noqa: PLR0911 - one sentence a 
         return f"the dtypes differ, {one.dtype_a} in A against {one.dtype_b} in B; no values compared."
     if one.status in ("missing_a", "missing_b"):
         has, lacks = ("B", "A") if one.status == "missing_a" else ("A", "B")
-        why = f" {lacks}'s job could not record it: {clean(one.reason, 600)}" if one.reason else ""
+        why = f" {lacks} has no record of it: {clean(one.reason, 600)}" if one.reason else ""
         return f"only {has} has it.{why}"
     if one.status == "unreadable" or one.reason:
         return clean(one.reason, 600)
@@ -565,9 +565,8 @@ def ladder_text(found: Ladder, screen: Screen = PLAIN, *, apart: bool = False) -
     else:
         noise = "" if found.changed else ", and none more than running an item again does"
         said = f"{len(steps)} of {count(len(found.steps), 'step')} changed a tensor{noise}: {_places(steps)}."
-    lengths = [step for step in found.steps if step.lengths and not step.changed]
-    if lengths:
-        said += f" The lengths of the passages (doclens) changed all the same: {_places(lengths)}."
+    if found.values:
+        said += f" They differ in {', '.join(found.values)} all the same."
     if holding and found.empty:
         said = f"No tensor {'that can be read ' if found.unreadable else ''}is in {clean(listed(found.empty))}. {said}"
     cut = [

@@ -35,7 +35,7 @@ import numpy as np
 from blake3 import blake3
 
 from harness.flock import Held, hold
-from harness.pipeline import in_order, is_artifact, is_final
+from harness.pipeline import in_order, is_artifact, is_captured, is_final
 from harness.records import is_record
 from harness.sources import read_json, too_deep
 from harness.tensors import Tensor, UnreadableTensor, read_pt, read_safetensors, write_safetensors
@@ -120,6 +120,14 @@ class Cell:
         """Why artifacts that the job made could not be recorded; its details have the facts (`provenance.cpu`) too."""
         found: dict[str, str] = self.details.get("not_captured", {})
         return {name: reason for name, reason in found.items() if is_artifact(name)}
+
+    def unrecorded(self, name: str) -> str:
+        """Why nothing is known of an artifact that the job makes; empty where it is known, or was never made."""
+        if name in self.artifacts:
+            return ""
+        not_kept = self.capture == LEVELS[0] and is_captured(name) and name != "doclens"
+        words = "only the index was kept; index with `--capture digests` or more for this artifact" if not_kept else ""
+        return self.not_captured.get(name, words)
 
     @property
     def version(self) -> str:
@@ -580,10 +588,9 @@ class StoredCell:
         """Names of its artifacts, in the order of the pipeline."""
         return tuple(self.cell.artifacts)
 
-    @property
-    def not_captured(self) -> dict[str, str]:
-        """Why artifacts that the cell should have are missing; see `Cell.not_captured`."""
-        return self.cell.not_captured
+    def unrecorded(self, name: str) -> str:
+        """See `Cell.unrecorded`."""
+        return self.cell.unrecorded(name)
 
     def load(self, name: str) -> Tensor:
         """Map a tensor; see `Store.load`.

@@ -21,9 +21,10 @@ import pyarrow.parquet as pq
 from harness.compare import ArtifactComparison, compare_sources
 from harness.errors import printable
 from harness.lock import Lock, difference
+from harness.marks import above_noise
 from harness.metrics import Profile
 from harness.pipeline import in_order, is_final
-from harness.repeats import noise_floor, repeats_of
+from harness.repeats import repeats_of
 from harness.store import Cell, Store, StoredCell
 
 TABLES_SCHEMA = "1"
@@ -75,7 +76,7 @@ class Headline:
         shapes: how many have the same shape.
         profiles: profile to how many pass.
         bit_equal: how many are bit for bit the same.
-        noisy: final tensors that a repeat of either cell changes too; None where neither was run again.
+        noisy: final tensors that differ no more than a repeat of either cell shows; None where neither was run again.
         gap: outcome and reason where a cell is missing, else empty.
     """
 
@@ -136,24 +137,27 @@ def _missing(version: str) -> Cell:
     return Cell("", "", {"version": version, "repeat": 0}, "missing", "this version has no cell in the store")
 
 
-def noise_of(pairs: Iterable[Pair]) -> dict[str, frozenset[str]]:
-    """Key of each cell that was run again to the artifacts that this changed: what A against A shows is noise."""
-    repeats: dict[str, tuple[Cell, list[Cell]]] = {}
+def repeat_pairs(pairs: Iterable[Pair]) -> dict[str, list[Pair]]:
+    """Key of each cell that was run again to it against its repeats: what A against A shows is noise."""
+    repeats: dict[str, list[Pair]] = {}
     for pair in pairs:
-        if pair.kind == "repeat":
-            repeats.setdefault(pair.a.key, (pair.a, []))[1].append(pair.b)
-    floors = {key: noise_floor(cell, others) for key, (cell, others) in repeats.items()}
-    return {key: floor for key, floor in floors.items() if floor is not None}
+        if pair.kind == "repeat" and pair.complete:
+            repeats.setdefault(pair.a.key, []).append(pair)
+    return repeats
 
 
-def _noise_in(pair: Pair, noise: Mapping[str, frozenset[str]]) -> frozenset[str] | None:
-    """Artifacts that a repeat of either cell changes; None where neither was run again."""
-    known = [noise[side.key] for side in (pair.a, pair.b) if side.key in noise]
-    # A repeat's own pair is what the noise is known from.
-    return frozenset().union(*known) if known else None
+def _is_noise(pair: Pair, one: ArtifactComparison, noise: Mapping[str, Sequence[Pair]]) -> bool | None:
+    """Whether an artifact differs, and no more than a repeat of either cell shows; None where it is unknown.
+
+    A repeat's own pair is what the noise is known from.
+    """
+    repeats = [repeat for side in (pair.a, pair.b) for repeat in noise.get(side.key, ())]
+    rows = [row for repeat in repeats for row in repeat.artifacts if row.name == one.name]
+    above = above_noise(one, rows)
+    return None if above is None else not above and not one.bit_equal
 
 
-def headline(pair: Pair, noise: Mapping[str, frozenset[str]]) -> Headline:
+def headline(pair: Pair, noise: Mapping[str, Sequence[Pair]]) -> Headline:
     """The headline row of a pair."""
     if not pair.complete:
         gaps = [f"{c.label}: {c.outcome}" for c in (pair.a, pair.b) if c.outcome != "ok"]
@@ -163,7 +167,7 @@ def headline(pair: Pair, noise: Mapping[str, frozenset[str]]) -> Headline:
     if unknown and all(artifact.bit_equal or artifact.unknown for artifact in final):
         return Headline(pair.a.label, pair.b.label, gap=f"{', '.join(unknown)} could not be read")
     profiles = {p: sum(bool(artifact.close(p)) for artifact in final) for p in _profile_names(final)}
-    noisy = _noise_in(pair, noise)
+    known = any(side.key in noise for side in (pair.a, pair.b))
     return Headline(
         a=pair.a.label,
         b=pair.b.label,
@@ -171,9 +175,7 @@ def headline(pair: Pair, noise: Mapping[str, frozenset[str]]) -> Headline:
         shapes=sum(artifact.shape_a is not None and artifact.shape_a == artifact.shape_b for artifact in final),
         profiles=profiles,
         bit_equal=sum(artifact.bit_equal for artifact in final),
-        noisy=None
-        if noisy is None
-        else tuple(artifact.name for artifact in final if artifact.name in noisy and not artifact.bit_equal),
+        noisy=tuple(one.name for one in final if _is_noise(pair, one, noise)) if known else None,
     )
 
 
@@ -311,11 +313,11 @@ CONSECUTIVE = _schema(
 ENV_DELTA = _schema((_TEXT, "a b package version_a version_b"))
 
 
-def _comparison_rows(pairs: Iterable[Pair], noise: Mapping[str, frozenset[str]]) -> Iterable[dict[str, Any]]:
+def _comparison_rows(pairs: Iterable[Pair], noise: Mapping[str, Sequence[Pair]]) -> Iterable[dict[str, Any]]:
     plain = {field.name for field in COMPARISONS}
     for pair in pairs:
-        noisy = _noise_in(pair, noise)
         for artifact in pair.artifacts:
+            noisy = _is_noise(pair, artifact, noise)
             facts = artifact.to_json()
             verdicts = artifact.profiles
             for profile in verdicts or ("",):
@@ -334,7 +336,7 @@ def _comparison_rows(pairs: Iterable[Pair], noise: Mapping[str, frozenset[str]])
                     "rtol": verdict.rtol if verdict else None,
                     "close": verdict.close if verdict else None,
                     "min_rtol": verdict.min_rtol if verdict else None,
-                    "noise": None if noisy is None else artifact.name in noisy,
+                    "noise": noisy,
                     "details": json.dumps({k: v for k, v in facts.items() if k not in plain}, sort_keys=True),
                 }
                 yield row
@@ -356,7 +358,7 @@ def write_tables(
         locks: version to its lock, for the package differences.
         about: written to each file's metadata: device, collection and so on.
     """
-    noise = noise_of(pairs)
+    noise = repeat_pairs(pairs)
     consecutive = [pair for pair in pairs if pair.kind == "consecutive"]
     tables: dict[str, tuple[pa.Schema, Iterable[dict[str, Any]]]] = {
         "cells": (CELLS, cell_rows(cells)),
@@ -404,7 +406,7 @@ def write_tables(
     return written
 
 
-def _consecutive_row(pair: Pair, noise: Mapping[str, frozenset[str]]) -> dict[str, Any]:
+def _consecutive_row(pair: Pair, noise: Mapping[str, Sequence[Pair]]) -> dict[str, Any]:
     row = headline(pair, noise)
     found: dict[str, Any] = {
         "a": row.a, "b": row.b, "outcome_a": pair.a.outcome, "outcome_b": pair.b.outcome, "gap": row.gap,

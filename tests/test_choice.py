@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from harness.errors import UsageError
 from harness.lock import lock_path, read_lock
 from harness.probes import probe_spec
 from harness.repeats import noise_floor, repeats_of
-from harness.store import tell_apart
+from harness.store import Artifact, tell_apart
 from tests.cell_specs import MATRIX, cell, planned, spec
 from tests.command import run
 from tests.stored import Place, artifacts
@@ -63,6 +64,82 @@ def test_a_cell_of_a_lock_that_changed_is_left_out_and_said(place: Place, capsys
     assert run(capsys, "compare", "2.7.1", "2.8.0", *place.options)[0] == 1
 
 
+def with_insides(changes: dict[str, str] | None = None, *, lacking: Sequence[str] = ()) -> dict[str, Artifact]:
+    """Artifacts of a cell that kept digests of what is inside the pipeline."""
+    found = artifacts(**{"D": "same", "local_sample_embs": "same", **(changes or {})})
+    return {name: replace(one, kind="intermediate") for name, one in found.items() if name not in lacking}
+
+
+def test_a_repeat_that_kept_less_says_nothing_of_what_it_did_not_keep(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An artifact that a repeat has no record of did not change in it: to call it noise would hide a divergence."""
+    a = cell(place.planned("2.7.1"), artifacts=with_insides(), capture="digests")
+    b = cell(place.planned("2.8.0"), artifacts=with_insides({"D": "other"}), capture="digests")
+    again = cell(place.planned("2.7.1", 1), artifacts=artifacts(), capture="final")
+    for one in (a, b, again):
+        place.store.put(one)
+
+    assert noise_floor(a, [again]) == frozenset()
+    code, out, _err = run(capsys, "ladder", "2.7.1", "2.8.0", "--json", *place.options)
+    assert (code, json.loads(out)["noise"]) == (1, {"2.7.1": []})
+    code, out, _err = run(capsys, "compare", "2.7.1", "2.8.0", *place.options)
+    assert code == 1
+    assert "which changed no tensor" in out
+
+
+@pytest.mark.parametrize(
+    ("changes", "lacking"),
+    [
+        ({"capture": "final"}, ("D", "local_sample_embs")),
+        ({"capture": "digests", "details": {"not_captured": {"D": "no hook"}}}, ("D",)),
+    ],
+)
+def test_what_one_cell_has_no_record_of_is_no_change_for_any_command(
+    place: Place, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], lacking: Sequence[str]
+) -> None:
+    place.store.put(cell(place.planned("2.7.1"), artifacts=with_insides(lacking=lacking), **changes))
+    place.store.put(cell(place.planned("2.8.0"), artifacts=with_insides(), capture="digests"))
+    place.store.put(cell(place.planned("2.8.0", 1), artifacts=with_insides(), capture="digests"))
+
+    code, out, _err = run(capsys, "ladder", "2.7.1", "2.8.0", "--json", *place.options)
+    assert (code, json.loads(out)["steps"][0]["changed"]) == (0, [])
+    code, out, _err = run(capsys, "compare", "2.7.1", "2.8.0", "--json", *place.options)
+    rows = {one["name"]: one for one in json.loads(out)["artifacts"]}
+    assert code == 0
+    assert {rows[name]["status"] for name in lacking} == {"missing_a"}
+    unknown = {(rows[name]["bit_equal"], rows[name]["above_noise"], rows[name]["change"]) for name in lacking}
+    assert unknown == {(None, None, None)}
+
+
+def test_consecutive_of_versions_without_a_cell_says_so(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    place.put(place.planned("2.8.0"))
+
+    code, out, err = run(capsys, "consecutive", "2.0.0", "2.1.0", *place.options)
+    assert (code, out) == (2, "")
+    assert "No cell of 2.0.0, 2.1.0 is stored for embedded (10 passages)" in err
+    code, out, _err = run(capsys, "consecutive", "2.8.0", "2.8.0", *place.options)
+    assert code == 0
+    assert "There is one version, and no step to compare." in out
+    code, out, err = run(capsys, "all-pairs", *place.options)
+    assert (code, out) == (2, "")
+    assert "Only 2.8.0 ended well in embedded" in err
+
+
+def test_a_swapped_cell_of_another_lock_is_not_taken_by_its_label(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = place.put(replace(place.planned("2.7.1"), swap={"D": "ab" * 32}))
+    place.put(place.planned("2.8.0"))
+    assert run(capsys, "compare", "2.7.1+D", "2.8.0", *place.options)[0] == 0
+    place.lock_again("2.7.1")
+
+    code, out, err = run(capsys, "compare", "2.7.1+D", "2.8.0", *place.options)
+    assert (code, out) == (2, "")
+    assert "1 cell of another lock (2.7.1+D)" in err
+    assert run(capsys, "compare", old.key[:12], "2.8.0", *place.options)[0] == 0
+
+
 def test_every_command_takes_the_cells_that_plan_names(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     (place.root / "p.tsv").write_text("id\ttext\n1\tone passage\n2\tanother passage\n")
     (place.root / "few.tsv").write_text("id\ttext\n1\tone passage\n")
@@ -83,6 +160,25 @@ def test_every_command_takes_the_cells_that_plan_names(place: Place, capsys: pyt
     assert "p (2 passages)" in err
     group = re.findall(r"--group (\w+)", err)[0]
     assert run(capsys, "all-pairs", "--group", group, *place.options)[0] == 1
+
+
+def test_sets_to_choose_from_are_lines_to_copy_that_differ(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    for version in ("2.7.1", "2.8.0"):
+        place.put(place.planned(version))
+        place.put(place.planned(version, checkpoint={"name": "embedded", "digest": "dead", "dim": 8}), ivf=version)
+
+    code, out, err = run(capsys, "consecutive", *place.options)
+
+    assert (code, out) == (2, "")
+    first, *lines = err.rstrip().split("\n")
+    assert first.endswith("or with one of:")
+    assert len(lines) == 2
+    assert all(line.startswith("  --group ") for line in lines)
+    assert len({line.partition("   ")[2] for line in lines}) == 2
+    codes = [run(capsys, "consecutive", *place.options, *line.split()[:2])[0] for line in lines]
+    assert sorted(codes) == [0, 1]
+    code, _out, err = run(capsys, "compare", "2.7.1", "2.8.0", *place.options)
+    assert (code, err.count("\n  --group ")) == (2, 2)
 
 
 def test_a_version_without_a_chosen_cell_is_refused_by_name(place: Place) -> None:

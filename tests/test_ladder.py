@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness.errors import ExitCode
 from harness.ladder import Change, all_pairs, ladder, unique_names
 from harness.render import ladder_text, pairs_text
 from tests.command import run
@@ -31,6 +32,19 @@ def test_classes_and_steps() -> None:
     assert [("v1", "v2", ("centroids",)), ("v2", "v3", ("centroids", "ivf"))] == [
         (step.a, step.b, step.changed) for step in found.steps
     ]
+
+
+def test_lengths_that_differ_are_no_changed_tensor_and_not_equal() -> None:
+    """As `compare` has it: the same codes of other passages are another index."""
+    found = ladder([("a", {"centroids": "c", "doclens": "1"}), ("b", {"centroids": "c", "doclens": "2"})])
+
+    assert [()] == [step.changed for step in found.steps]
+    assert ExitCode.DIVERGENCE == found.outcome
+    assert "Both items have the same tensors. They differ in doclens all the same." in ladder_text(found)
+    assert (
+        ExitCode.OK
+        == ladder([("a", {"centroids": "c", "metadata": "1"}), ("b", {"centroids": "c", "metadata": "2"})]).outcome
+    )
 
 
 def test_changed_back() -> None:
@@ -71,7 +85,7 @@ def test_lengths_of_passages_alone_are_a_divergence_as_in_compare(
     code, out, _ = run(capsys, "ladder", tmp_path / "a", tmp_path / "b")
 
     assert code == run(capsys, "compare", tmp_path / "a", tmp_path / "b")[0] == 1
-    assert "The lengths of the passages (doclens) changed all the same: a -> b." in out
+    assert "Both items have the same tensors. They differ in doclens all the same." in out
 
 
 def test_noise_is_no_divergence() -> None:

@@ -18,7 +18,18 @@ import yaml
 
 from harness.errors import InfrastructureError, UsageError
 from harness.experiment import Planned
-from harness.nightly import RANKS, Finding, Night, compare_nights, markdown, night_names, report, run_older, sentence
+from harness.nightly import (
+    RANKS,
+    Finding,
+    Night,
+    compare_nights,
+    findings_of,
+    markdown,
+    night_names,
+    report,
+    run_older,
+    sentence,
+)
 from harness.store import Store
 from harness.tables import Headline
 from tests.cell_specs import cell, spec
@@ -118,6 +129,25 @@ def test_bits_that_drift_under_the_same_key_are_said_and_are_no_divergence() -> 
     assert found.new == ()
     assert found.drifted == (("2.8.0", "ivf"),)
     assert "other bits than the last time: ivf of 2.8.0" in markdown(found)
+
+
+def test_what_is_not_known_is_neither_news_nor_forgotten() -> None:
+    """An artifact that a side could not record or read: a night of another knowledge is asked instead."""
+    lacks = replace(night("2", codes="bit_equal"), unknown=((STEP, "ivf"),))
+
+    assert new(lacks, night("1", ivf="different", codes="bit_equal")) == []
+    assert "Not known tonight, because a side could not be read or recorded: ivf (2.7.1 -> 2.8.0)." in markdown(
+        report(lacks, [])
+    )
+    assert new(night("3", ivf="different", codes="bit_equal"), lacks, night("1", ivf="different")) == []
+    assert new(night("3", ivf="different", codes="bit_equal"), lacks, night("1", ivf="close")) == ["ivf"]
+    row = {"kind": "consecutive", "a": "2.7.1", "b": "2.8.0", "noise": None, "final": True, "n_mismatch": None, "n": 1}
+    rows = [
+        row | {"artifact": "ivf", "status": "missing_b", "bit_equal": None, "profile": "", "close": None},
+        row | {"artifact": "codes", "status": "bit_equal", "bit_equal": True, "profile": "default", "close": None},
+    ]
+    found = findings_of(rows)
+    assert {(STEP, "codes"): frozenset()} == {place: one.failing for place, one in found.items()}
 
 
 def test_cells_that_ended_long_ago_run_again_and_others_do_not() -> None:

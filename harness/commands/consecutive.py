@@ -28,16 +28,18 @@ def command(versions: tuple[str, ...], group: str | None, markdown: bool, output
     these name no collection, checkpoint or device, the only set that is stored, or the one that `plan` would mean.
     Exit code 1 when a pair differs beyond the noise floor.
     """
+    from harness.checks import versions_of
     from harness.choice import Chooser
     from harness.experiment import Selection
     from harness.reduce import print_headline, reduce_cells
 
     chooser = Chooser(Selection(**options), group)
     matrix = chooser.matrix
-    asked = [matrix.require(version) for version in versions]
-    choice = chooser.choose(labels=asked)
-    listed = asked or [version for version in matrix.versions if version in choice.versions]
-    if not asked:
+    named = bool(versions) and versions != ("all",)
+    asked = versions_of(matrix, versions)
+    choice = chooser.choose(labels=asked if named else ())
+    listed = asked if named else [version for version in matrix.versions if version in choice.versions]
+    if not named:
         # A version in the middle that has no cell is a gap in the table, not a step that is silently left out.
         first, last = (matrix.versions.index(listed[i]) for i in (0, -1))
         listed = matrix.versions[first : last + 1]

@@ -42,7 +42,7 @@ def command(
     """
     from dataclasses import replace
 
-    from harness.checks import repeats_of, to_run, versions_of
+    from harness.checks import parse_repeats, to_run, versions_of
     from harness.executor import LocalExecutor
     from harness.experiment import Selection
     from harness.gpus import choose_gpus
@@ -53,7 +53,7 @@ def command(
     experiment = to_run(Selection(**options))
     executor = LocalExecutor(tuple(choose_gpus(experiment.device, gpus)), jobs)
     chosen = versions_of(experiment.matrix, versions)
-    plan = experiment.plan(chosen, repeats_of(experiment.matrix, repeats, chosen))
+    plan = experiment.plan(chosen, parse_repeats(experiment.matrix, repeats, chosen))
     if again:
         plan = [replace(planned, run=True) for planned in plan]
     with Board([planned.spec.label for planned in plan]) as board:

@@ -59,7 +59,7 @@ def command(
     Probes are small experiments: single operators, layers and matrix products on seeded inputs (docs/probes.md).
     `harness probes` compares what is stored. Exit code 3 when a probe ended badly.
     """
-    from harness.checks import repeats_of, to_run, versions_of
+    from harness.checks import parse_repeats, to_run, versions_of
     from harness.experiment import Selection
     from harness.probe_rows import by_probe, compare_probes, fact_lines, version_lines
     from harness.probes import check_probes, run_probes
@@ -68,7 +68,7 @@ def command(
     wanted = check_probes(names)
     experiment = to_run(Selection(**options))
     chosen = versions_of(experiment.matrix, versions)
-    more = repeats_of(experiment.matrix, repeats, chosen)
+    more = parse_repeats(experiment.matrix, repeats, chosen)
     with Board([]) as board:
         cells = run_probes(experiment, chosen, wanted, board, repeats=more, again=again)
     for line in version_lines(cells):

@@ -15,7 +15,7 @@ from harness.commands.options import (
     selection_options,
     sites_options,
 )
-from harness.errors import ExitCode
+from harness.errors import ExitCode, InfrastructureError
 
 _MOST_HOURS = 1_000_000
 
@@ -73,7 +73,7 @@ def command(
     twice ends them at once. Exit code 3 when a cell ended badly or did not run, 1 when a pair differs beyond the noise
     floor.
     """
-    from harness.checks import repeats_of, to_run, versions_of, writable_folder
+    from harness.checks import parse_repeats, to_run, versions_of, writable_folder
     from harness.choice import planned_cells
     from harness.commands.consecutive import results_name
     from harness.experiment import Selection
@@ -93,7 +93,7 @@ def command(
     executor = _executor(sweep, experiment.device, gpus, jobs)
     chosen = versions_of(experiment.matrix, versions)
     if extra_runs is None:
-        extra_runs = repeats_of(experiment.matrix, repeats, chosen)
+        extra_runs = parse_repeats(experiment.matrix, repeats, chosen)
     plan = experiment.plan(chosen, extra_runs)
     if older_than is not None:
         from harness.nightly import run_older
@@ -103,6 +103,9 @@ def command(
     writable_folder(folder, "--output")
     with Board([planned.spec.label for planned in plan]) as board:
         cells = executor.run(experiment, plan, board, evict_after=evict)
+    early = stopped_early(plan, cells)
+    if not cells:
+        raise InfrastructureError(early)
     reduced = reduce_cells(experiment.matrix, planned_cells(experiment, cells), chosen, folder)
     print_headline(reduced, markdown=markdown)
     click.echo(f"Tables: {folder}")
@@ -110,7 +113,6 @@ def command(
         from harness.slurm_jobs import close_sweep
 
         close_sweep(experiment.home, sweep)
-    early = stopped_early(plan, cells)
     if early:
         click.echo(early, err=True)
     if early or any(cell.outcome not in {"ok", "unsupported"} for cell in cells):
@@ -150,7 +152,7 @@ def _cluster_sweep(
     output: Path | None,
 ) -> Sweep:
     """The sweep of `--attach`, or a new one."""
-    from harness.checks import repeats_of, versions_of
+    from harness.checks import parse_repeats, versions_of
     from harness.errors import UsageError
     from harness.matrix import find_matrix, load_matrix
     from harness.progress import Board
@@ -170,6 +172,6 @@ def _cluster_sweep(
     how = Options(cluster["partition"], extra, cluster["retries"], cluster["at_once"])
     matrix = load_matrix(selection.matrix_path or find_matrix())
     chosen = versions_of(matrix, versions)
-    extra_runs = repeats_of(matrix, repeats, chosen)
+    extra_runs = parse_repeats(matrix, repeats, chosen)
     with Board([]) as board:
         return start_sweep(selection, chosen, extra_runs, how, board, evict=evict, output=output)
