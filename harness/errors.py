@@ -7,6 +7,7 @@ only.
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 
 
 class ExitCode(enum.IntEnum):
@@ -34,12 +35,16 @@ class HarnessError(Exception):
     """Base of all errors that are shown as a sentence instead of a traceback.
 
     A message may quote names and texts from files, so it is made `printable` here, once for all.
+
+    Args:
+        message: one sentence, or a few.
+        choices: what may be chosen from, each shown on a line of its own.
     """
 
     exit_code = ExitCode.USAGE
 
-    def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
+    def __init__(self, message: str, choices: Iterable[str] = ()) -> None:
+        super().__init__("\n  ".join(map(printable, (message, *choices))))
 
 
 class UsageError(HarnessError):

@@ -24,6 +24,7 @@ from harness.environments import uv
 from harness.home import Home
 from harness.inputs.matrix_file import load_matrix
 from tests.environments.test_environments import DECIDES, REACHES
+from tests.support.front_door import Door
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -191,28 +192,6 @@ def test_uv_gets_the_same_variables_from_nox_as_from_the_harness(monkeypatch, tm
         del ours[name]
 
     assert front_door().uv_environment() == ours
-
-
-class Door:
-    """A project whose `harness` is a few lines of Python, and the real nox in it."""
-
-    def __init__(self, folder: Path, body: str) -> None:
-        self.folder = folder
-        for name in ("noxfile.py", "matrix.yaml"):
-            shutil.copy(ROOT / name, folder)
-        commands = folder / ".nox" / "reducer" / "bin"
-        commands.mkdir(parents=True)
-        (folder / "uv.py").write_text("def find_uv_bin(): return 'true'\n")
-        (commands / "python").touch()
-        (commands / "harness").write_text(f"#!{sys.executable}\nimport os, signal, sys, time\n{body}\n")
-        (commands / "harness").chmod(0o755)
-
-    def start(self, *sessions: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "nox", "--script-mode", "none", "-s", *sessions],
-            cwd=self.folder, env={**os.environ, "PYTHONPATH": str(self.folder)},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        )  # fmt: skip
 
 
 PROMISES = {"sweep": {0}, "nightly": {0}, "index-2.8.0": {0}, "locate": {0, 1}, "compare-consecutive": {0, 1}}

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -19,8 +22,11 @@ from harness.store.audit import verify
 from harness.store.cell import Cell
 from tests.reliability.__main__ import in_table, main
 from tests.reliability.bench import HIT, Bench, Fault, Truth, try_fault, undisturbed
+from tests.reliability.cases import CASES, Answer, Case, ask, attributes, before_archive, flip, try_case, two_saves
 from tests.reliability.faults import FAULTS
 from tests.reliability.slurm import FAULTS as ON_SLURM
+from tests.support.pt_files import write_index
+from tests.support.torch_oracle import LoadOracle
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
@@ -78,13 +84,74 @@ def test_the_command_prints_the_table_and_fails_on_a_fault_that_is_not_as_expect
     assert "2 faults: 1 as expected, 1 not, 0 skipped." in out
 
 
-def test_the_page_has_a_row_for_each_fault_and_all_are_as_expected() -> None:
-    rows = re.findall(r"^\| (?!fault \|)([^|]+) \|.*\| (yes|NO|skipped) \|$", PAGE, re.MULTILINE)
+@pytest.mark.parametrize(("what", "all_of_them"), [("faults", FAULTS), ("cases", CASES)])
+def test_the_page_has_a_row_for_each_and_all_are_as_expected(what: str, all_of_them: Sequence[Fault | Case]) -> None:
+    head = {"faults": "fault", "cases": "case"}[what]
+    (table,) = re.findall(rf"^\| {head} \|.*\n\|[-|:]+\|\n((?:\|.*\n)+)", PAGE, re.MULTILINE)
+    rows = re.findall(r"^\| ([^|]+) \|.*\| (yes|NO|skipped) \|$", table, re.MULTILINE)
 
-    assert [name for name, _verdict in rows] == [fault.name for fault in FAULTS]
+    assert [name for name, _verdict in rows] == [one.name for one in all_of_them]
     assert {verdict for _name, verdict in rows} == {"yes"}
     assert len({name for name, _verdict in rows}) == len(rows) >= 25
-    assert f"{len(rows)} faults: {len(rows)} as expected, 0 not, 0 skipped." in PAGE
+    assert f"{len(rows)} {what}: {len(rows)} as expected, 0 not, 0 skipped." in PAGE
+
+
+def test_the_files_of_the_cases_are_to_torch_what_the_cases_say(torch_interpreter: Path, tmp_path: Path) -> None:
+    oracle = LoadOracle(torch_interpreter)
+
+    def loaded(change: Callable[[Path, Path], object], *names: str) -> list[tuple[Any, Any]]:
+        """What torch reads of A's and of B's files, B being changed."""
+        a, b = (tmp_path / change.__name__ / one for one in "AB")
+        for one in (a, b):
+            write_index(one)
+        change(a, b)
+        return [(oracle.load(a / f"{name}.pt")[0], oracle.load(b / f"{name}.pt")[0]) for name in names]
+
+    def flipped(_a: Path, b: Path) -> None:
+        flip(b / "centroids.pt")
+
+    assert all(a == b for a, b in loaded(attributes, "centroids", "avg_residual"))
+    assert all(isinstance(b, str) for _, b in loaded(before_archive, "0.codes", "1.codes"))
+    for change, name in ((two_saves, "0.codes"), (flipped, "centroids")):
+        ((a, b),) = loaded(change, name)
+        assert isinstance(b, list)  # it loads without a word
+        assert a != b
+    oracle.close()
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=case.name.replace(" ", "-"), marks=[pytest.mark.integration] if case.built else [])
+        for case in CASES
+    ],
+)
+def test_a_case_that_was_answered_falsely_is_answered_truly(case: Case, tmp_path: Path) -> None:
+    row = try_case(case, tmp_path / "c")
+
+    if row.verdict == "skipped":
+        pytest.skip(row.seen)
+    assert row.verdict == "yes", row.seen
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"code": 1}, "exit code 2"),
+        ({"says": ["bit for bit"]}, "'bit for bit' is not said"),
+        ({"never": "There is"}, "'There is' is said"),
+    ],
+)
+def test_an_answer_that_is_not_the_truth_is_said(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
+    def nothing(folder: Path) -> Answer:
+        return ask(folder, "compare", "A", "B")
+
+    case = Case("planted", "", "", nothing, 2, ["There is no directory A"])
+    assert try_case(case, tmp_path / "right").verdict == "yes"
+    row = try_case(replace(case, **changes), tmp_path / "c")
+
+    assert row.verdict == "NO"
+    assert words in row.seen
 
 
 # Runs the worker as `-m harness.worker` does, and stays at the start of each phase for as long as the supervisor may

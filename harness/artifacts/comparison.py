@@ -20,7 +20,15 @@ from harness.artifacts.index_job import VALUES
 from harness.artifacts.meaning import Permutation
 from harness.artifacts.names import in_order, is_final, pattern
 from harness.artifacts.passages import Alignment, align, by_passage
-from harness.artifacts.source import ArtifactSource, Facts, facts_of, first_missing, listed, metadata_problem
+from harness.artifacts.source import (
+    ArtifactSource,
+    Facts,
+    facts_of,
+    first_missing,
+    listed,
+    metadata_problem,
+    unrecorded,
+)
 from harness.errors import ExitCode, UnreadableTensor
 from harness.tensors.dtypes import DTYPES, Array
 from harness.tensors.metrics import Metrics, measure
@@ -188,6 +196,10 @@ class Comparison:
         tensors = [one for one in self.artifacts if one.name not in VALUES]
         return tuple(side for side in "ab" if all(getattr(one, f"shape_{side}") is None for one in tensors))
 
+    def cut_off(self, one: ArtifactComparison) -> bool:
+        """Whether an artifact is on one side only because the other is not a whole index: nothing made it differ."""
+        return one.status in ("missing_a", "missing_b") and one.status[-1] in self.incomplete
+
     @property
     def outcome(self) -> ExitCode:
         """What is not read, or not there, is never said to be equal; a divergence is one whatever is missing."""
@@ -254,7 +266,7 @@ def compare_sources(
     incomplete = {side: lacking for side, source in (("a", a), ("b", b)) if (lacking := first_missing(source))}
     found = Comparison(a.name, b.name, tuple(rows), tuple(p.name for p in profiles), wanted, incomplete=incomplete)
     first = sides.moved.sentence() if any("passages_n" in one.facts for one in rows) and sides.moved else ""
-    notes = (*([first] if first else []), *_lacking(found, a, b), *_notes(a, b))
+    notes = (*([first] if first else []), *_unaligned(rows, a, b), *_lacking(found, a, b), *_notes(a, b))
     return dataclasses.replace(found, notes=notes, first=first)
 
 
@@ -279,6 +291,17 @@ class _Sides:
         """How B's passages are A's where rows do not line up; None where they do, or where nobody knows."""
         found = align(self.a, self.b, self.permutation)
         return None if found is None or found.whole else found
+
+
+def _unaligned(rows: Sequence[ArtifactComparison], a: ArtifactSource, b: ArtifactSource) -> Iterator[str]:
+    """A sentence where codes are told to have moved, and no document lengths say that rows are the same token's."""
+    without = [letter for letter, side in (("A", a), ("B", b)) if "doclens" not in side.names()]
+    if without and any(one.facts.get("codes_n_moved") for one in rows):
+        who = "neither A nor B has" if len(without) > 1 else f"{without[0]} has no"
+        yield (
+            f"Whether a row is the same token's on both sides is not known, for {who} doclens: moves and margins are "
+            "those of rows, and mean nothing where passages come in another order."
+        )
 
 
 def _lacking(found: Comparison, a: ArtifactSource, b: ArtifactSource) -> Iterator[str]:
@@ -322,14 +345,17 @@ def _same_digest(a: ArtifactSource, b: ArtifactSource) -> bool:
 def _artifact(sides: _Sides, name: str, profiles: Sequence[Profile]) -> ArtifactComparison:
     """One row; whatever goes wrong with the files of this artifact stays in it."""
     a, b = sides.a, sides.b
-    known = [facts_of(side, name) if name in side.names() else None for side in (a, b)]
+    there = [name in side.names() for side in (a, b)]
+    known = [facts_of(side, name) if has else None for side, has in zip((a, b), there, strict=True)]
     if known[0] is not None and known[1] is not None and known[0].digest == known[1].digest:
         return _settled(name, _with_nans(name, (a, b), (known[0], known[1])), profiles)
     tensors: list[Tensor | None] = []
     reasons = []
     for side, source in enumerate((a, b)):
+        # Of an artifact that only one side has, a record says enough.
+        asked = all(there) or (there[side] and known[side] is None)
         try:
-            tensors.append(source.load(name) if name in source.names() else None)
+            tensors.append(source.load(name) if asked else None)
         except UnreadableTensor as error:
             tensors.append(None)
             reasons.append(f"{'AB'[side]}: {error}")
@@ -344,9 +370,8 @@ def _artifact(sides: _Sides, name: str, profiles: Sequence[Profile]) -> Artifact
         return ArtifactComparison(name, status, **described, reason=" ".join(reasons))
     if left is None or right is None:
         facts = _passages(sides, name)
-        status, without = ("missing_a", sides.a) if left is None else ("missing_b", sides.b)
-        unrecorded: Mapping[str, str] = getattr(without, "not_captured", {})
-        return ArtifactComparison(name, status, **described, facts=facts, reason=unrecorded.get(name, ""))
+        status, without = ("missing_b", b) if there[0] else ("missing_a", a)
+        return ArtifactComparison(name, status, **described, facts=facts, reason=unrecorded(without, name))
     return _judged(ArtifactComparison(name, "", **described), sides, (left, right), profiles)
 
 

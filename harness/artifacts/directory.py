@@ -133,17 +133,24 @@ class IndexDirectory:
         yield from (name for name in FINAL if name not in self._files)
         if "metadata.json" not in self.entries:
             yield "metadata.json"
-        found = [int(name.partition(".")[0]) for name in self._files if _CHUNK.fullmatch(name)]
-        chunks = max([setting(self, "num_chunks") or 0, *(chunk + 1 for chunk in [*found, *self._doclens])])
-        for chunk in range(chunks):
+        for chunk in range(max(setting(self, "num_chunks") or 0, self._chunks)):
             yield from (name for what in ("codes", "residuals") if (name := f"{chunk}.{what}") not in self._files)
             for file in (f"doclens.{chunk}.json", f"{chunk}.metadata.json"):
                 if file not in self.entries:
                     yield file
 
+    @property
+    def _chunks(self) -> int:
+        """How many chunks there are by the files' names."""
+        found = [int(name.partition(".")[0]) for name in self._files if _CHUNK.fullmatch(name)]
+        return max([0, *(chunk + 1 for chunk in [*found, *self._doclens])])
+
     def names(self) -> tuple[str, ...]:
-        """Artifacts whose file exists; `doclens` is one tensor over all chunks."""
-        return tuple(in_order([*self._files, *(["doclens"] if self._doclens else [])]))
+        """Artifacts whose file exists; `doclens` is one tensor over all chunks, where each has its file.
+
+        The lengths of some chunks are not those of the index: they would seem to differ from a whole index's.
+        """
+        return tuple(in_order([*self._files, *(["doclens"] if 0 < len(self._doclens) == self._chunks else [])]))
 
     def load(self, name: str) -> Tensor:
         """Map a tensor; see `ArtifactSource.load`."""

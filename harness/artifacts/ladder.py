@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, count
 from pathlib import Path, PurePath
@@ -16,7 +16,7 @@ from typing import Any
 
 from harness.artifacts.index_job import VALUES
 from harness.artifacts.names import in_order
-from harness.artifacts.source import ArtifactSource, metadata_problem
+from harness.artifacts.source import ArtifactSource, metadata_problem, unrecorded
 from harness.errors import ExitCode, UnreadableTensor
 
 Item = tuple[str, Mapping[str, str]]
@@ -51,7 +51,8 @@ class Ladder:
     """Items in order, the classes of equal items per artifact (in order of first appearance), and the steps.
 
     `noise` has the items that were run again, and the tensors that this changed; `incomplete` the items that lack a
-    part of a whole index, and the parts. `VALUES` have classes, but a step does not count them as changed.
+    part of a whole index, and the parts; `empty` those of which no tensor was read. `VALUES` have classes, but a step
+    does not list them as changed.
     """
 
     items: tuple[str, ...]
@@ -61,20 +62,21 @@ class Ladder:
     unreadable: tuple[str, ...] = ()
     noise: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     incomplete: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    empty: tuple[str, ...] = ()
 
     @property
-    def empty(self) -> tuple[str, ...]:
-        """Items that have no tensor."""
-        tensors = [groups for name, groups in self.classes.items() if name not in VALUES]
-        holding = {one for groups in tensors for group in groups for one in group}
-        return tuple(one for one in self.items if one not in holding)
+    def values(self) -> tuple[str, ...]:
+        """What is no tensor and differs all the same, such as document lengths: a step does not count it."""
+        named = VALUES & self.classes.keys() - {"metadata"}
+        return tuple(in_order(name for name in named if len(self.classes[name]) > 1))
 
     @property
     def outcome(self) -> ExitCode:
         """What is not read, or not there, is never said to be equal; a change is one whatever is missing."""
         if self.unreadable or self.empty:
             return ExitCode.USAGE
-        return ExitCode.DIVERGENCE if self.changed else ExitCode.USAGE if self.incomplete else ExitCode.OK
+        differ = self.changed or self.values
+        return ExitCode.DIVERGENCE if differ else ExitCode.USAGE if self.incomplete else ExitCode.OK
 
     @property
     def changed(self) -> bool:
@@ -109,6 +111,7 @@ def ladder(
     unreadable: Sequence[str] = (),
     noise: Mapping[str, tuple[str, ...]] | None = None,
     incomplete: Mapping[str, tuple[str, ...]] | None = None,
+    unrecorded: Mapping[str, Collection[str]] | None = None,
 ) -> Ladder:
     """Put items in classes and list what changed from each to the next.
 
@@ -118,7 +121,9 @@ def ladder(
             so that they are equal to nothing, and count as no change.
         noise: item to the tensors that running it again changed; only items that were run again.
         incomplete: item to what it lacks of a whole index; only items that lack something.
+        unrecorded: item to artifacts that its job made and of which it says nothing, which is no change.
     """
+    lost = unrecorded or {}
     names = in_order({name for _, digests in items for name in digests})
     classes = {}
     changes = []
@@ -137,13 +142,17 @@ def ladder(
     steps = []
     last: dict[str, str | None] = {}
     for place, (item, digests) in enumerate(items):
-        now = {name: digests.get(name) for name in names if _was_read(digests.get(name))}
+        known = [name for name in names if name not in lost.get(item, ())]
+        now = {name: digests.get(name) for name in known if _was_read(digests.get(name))}
         changed = tuple(name for name in now if name not in VALUES and name in last and last[name] != now[name])
         if place:
             steps.append(Step(items[place - 1][0], item, changed))
         last |= now
     order = tuple(item for item, _ in items)
-    return Ladder(order, classes, tuple(steps), tuple(changes), tuple(unreadable), noise or {}, incomplete or {})
+    empty = tuple(
+        item for item, digests in items if not any(_was_read(digests[name]) for name in digests if name not in VALUES)
+    )
+    return Ladder(order, classes, tuple(steps), tuple(changes), tuple(unreadable), noise or {}, incomplete or {}, empty)
 
 
 @dataclass(frozen=True)
@@ -194,6 +203,12 @@ def all_digests(sources: Sequence[ArtifactSource]) -> list[tuple[dict[str, str],
                     digests[name] = f"{_UNREAD}{next(_asked)}"
                     problems.append(str(error))
     return found
+
+
+def unrecorded_of(sources: Mapping[str, ArtifactSource]) -> dict[str, set[str]]:
+    """Item to what others have and of which it says nothing; see `ladder`."""
+    names = {name for source in sources.values() for name in source.names()}
+    return {item: {name for name in names if unrecorded(source, name)} for item, source in sources.items()}
 
 
 def digests_of(source: ArtifactSource) -> tuple[dict[str, str], list[str]]:

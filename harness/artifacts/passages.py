@@ -20,6 +20,7 @@ from harness.artifacts.source import ArtifactSource
 from harness.errors import UnreadableTensor
 from harness.tensors.dtypes import DTYPES, Array
 from harness.tensors.tensor import Tensor
+from harness.words import count
 
 _BLOCK = 1 << 18  # tokens that are looked at at a time
 _BY_PASSAGE = frozenset(
@@ -43,24 +44,31 @@ class Alignment:
         sizes: tokens of each passage, of A and of B.
         to_a: A's number of each of B's passages, int64; -1 where A has none that is the same bit for bit. None where
             codes and residuals cannot be matched at all.
+        likely: the same, and for the rest that of a passage with the same codes, whatever its residuals.
         starts: of A and of B, the row at which each chunk starts.
     """
 
     sizes: tuple[Array, Array]
     to_a: Array | None
+    likely: Array | None
     starts: tuple[dict[int, int], dict[int, int]]
 
     @cached_property
     def lined_up(self) -> Array:
-        """For each of B's passages, whether it is A's of that number: the same, or one that neither has elsewhere."""
-        count = self.sizes[1].size
+        """For each of B's passages, whether it is A's of that number: the same, or one that neither has elsewhere.
+
+        What is found nowhere is taken to be in its place only where most of what is found is.
+        """
+        n = self.sizes[1].size
         if not np.array_equal(*self.sizes):
-            return np.zeros(count, np.bool_)
-        assert self.to_a is not None  # passages of equal lengths that cannot be matched have no alignment
-        found = self.to_a == np.arange(count)
-        elsewhere = np.zeros(count, np.bool_)
-        elsewhere[self.to_a[self.to_a >= 0]] = True
-        lined_up: Array = found | (self.to_a < 0) & ~elsewhere
+            return np.zeros(n, np.bool_)
+        assert self.likely is not None  # passages of equal lengths that cannot be matched have no alignment
+        found: Array = self.likely == np.arange(n)
+        if np.count_nonzero(self.likely >= 0) > 2 * np.count_nonzero(found):
+            return found
+        elsewhere = np.zeros(n, np.bool_)
+        elsewhere[self.likely[self.likely >= 0]] = True
+        lined_up: Array = found | (self.likely < 0) & ~elsewhere
         return lined_up
 
     @property
@@ -74,13 +82,13 @@ class Alignment:
         """Whether both have the same passages, bit for bit, in whatever order."""
         return self.to_a is not None and self.sizes[0].size == self.to_a.size and bool((self.to_a >= 0).all())
 
-    def rows(self, chunk: int, count: int) -> Array:
-        """For each of the `count` rows of a chunk, whether it is the same token's on both sides."""
+    def rows(self, chunk: int, n: int) -> Array:
+        """For each of the `n` rows of a chunk, whether it is the same token's on both sides."""
         if self.starts[0].get(chunk) != self.starts[1].get(chunk) or not self.lined_up.any():
-            return np.zeros(count, np.bool_)
+            return np.zeros(n, np.bool_)
         start = self.starts[1][chunk]
         ends = np.cumsum(self.sizes[1])
-        here = np.clip(ends, start, start + count) - np.clip(ends - self.sizes[1], start, start + count)
+        here = np.clip(ends, start, start + n) - np.clip(ends - self.sizes[1], start, start + n)
         return np.repeat(self.lined_up, here)
 
     def facts(self) -> dict[str, Any]:
@@ -106,18 +114,23 @@ class Alignment:
             return f"A and B hold the same {n:,} passages in one order, cut into other chunks: {nothing}."
         if np.array_equal(*self.sizes):
             lined = int(np.count_nonzero(self.lined_up))
+            assert self.likely is not None
+            elsewhere = int(np.count_nonzero((self.likely >= 0) & (self.likely != np.arange(n))))
+            told = f"moves, margins and buckets are told of the {lined:,} that line up."
+            if elsewhere == moved:
+                return f"{moved:,} of B's {n:,} passages are bit for bit those that A has at another place: {told}"
             return (
-                f"{moved:,} of B's {n:,} passages are bit for bit those that A has at another place: moves, margins "
-                f"and buckets are told of the {lined:,} that line up."
+                f"{elsewhere:,} of B's {n:,} passages have the codes of those that A has at another place, {moved:,} "
+                f"of them bit for bit: {told}"
             )
-        among = (
-            ""
-            if matched is None
-            else (
-                f" Of B's {n:,} passages {matched:,} are bit for bit among A's {facts['passages_n_a']:,}, "
-                f"{moved:,} of them at another place."
+        among = ""
+        if matched is not None:
+            of_a = f"bit for bit among A's {facts['passages_n_a']:,}"
+            among = (
+                f" Of B's {count(n, 'passage')} {matched:,} are {of_a}, {moved:,} of them at another place."
+                if matched
+                else f" None of B's {count(n, 'passage')} is {of_a}."
             )
-        )
         return f"The lengths of the passages (doclens) differ: {nothing}.{among}"
 
 
@@ -139,8 +152,9 @@ def align(a: ArtifactSource, b: ArtifactSource, permutation: Permutation | None 
     matchable = tokens[0].width == tokens[1].width != 0 and tokens[0].hold(left) and tokens[1].hold(right)
     if not matchable and np.array_equal(left, right):
         return None
-    to_a = _match(tokens, (left, right)) if matchable else None
-    return Alignment((left, right), to_a, (tokens[0].starts, tokens[1].starts))
+    to_a = _match(tokens, (left, right), np.full(right.size, -1)) if matchable else None
+    likely = None if to_a is None else _match(tokens, (left, right), to_a, codes_alone=True)
+    return Alignment((left, right), to_a, likely, (tokens[0].starts, tokens[1].starts))
 
 
 class _Rows:
@@ -189,8 +203,11 @@ class _Rows:
         """Whether these are the passages' lengths: each by itself first, for the sum of absurd ones may wrap around."""
         return sizes.size == 0 or bool(0 <= sizes.min() <= sizes.max() <= self.n and sizes.sum() == self.n)
 
-    def take(self, rows: Array) -> tuple[Array, Array]:
-        """Codes (rows,), by A's centroids, and residuals (rows, words), filled up with zeros; both uint64."""
+    def take(self, rows: Array, *, codes_alone: bool = False) -> tuple[Array, Array]:
+        """Codes (rows,), by A's centroids, and residuals (rows, words), filled up with zeros; both uint64.
+
+        `codes_alone` leaves the residuals zeros.
+        """
         codes, words = np.empty(rows.size, np.int64), np.zeros((rows.size, -(-self.width // 8)), np.uint64)
         bits = words.view(np.uint8)[:, : self.width]
         in_order = bool((rows[1:] == rows[:-1] + 1).all())  # then slices are enough, which are many times faster
@@ -204,19 +221,33 @@ class _Rows:
             numbers, residuals = self._parts[part]
             codes[here] = numbers.flat[there]
             assert residuals is not None  # else there is no width
-            bits[here] = residuals.data[there]
+            if not codes_alone:
+                bits[here] = residuals.data[there]
         return (codes if self._rename is None else self._rename[codes]).view(np.uint64), words
 
 
-def _match(tokens: tuple[_Rows, _Rows], sizes: tuple[Array, Array]) -> Array:
-    """A's number of each of B's passages, -1 where A has no such passage: in place first, then wherever it is."""
-    to_a = np.full(sizes[1].size, -1)
-    waiting = [np.arange(one.size) for one in sizes]
+def _match(
+    tokens: tuple[_Rows, _Rows], sizes: tuple[Array, Array], known: Array, *, codes_alone: bool = False
+) -> Array:
+    """A's number of each of B's passages, -1 where A has no such passage: in place first, then wherever it is.
+
+    Args:
+        tokens: of A and B.
+        sizes: tokens of each passage, of A and B.
+        known: A's number of each of B's passages that was found already, else -1.
+        codes_alone: residuals do not count.
+    """
+    to_a = known.copy()
+    waiting = [np.setdiff1d(np.arange(sizes[0].size), known), np.flatnonzero(known < 0)]
     if np.array_equal(*sizes):
-        same = _same(tokens, sizes, waiting[0], waiting[1])
-        to_a[same] = np.flatnonzero(same)
-        waiting = [np.flatnonzero(~same)] * 2
-    keys = [_digests(rows, size, which) for rows, size, which in zip(tokens, sizes, waiting, strict=True)]
+        both = np.intersect1d(waiting[0], waiting[1], assume_unique=True)
+        same = both[_same(tokens, sizes, both, both, codes_alone=codes_alone)]
+        to_a[same] = same
+        waiting = [np.setdiff1d(one, same, assume_unique=True) for one in waiting]
+    keys = [
+        _digests(rows, size, which, codes_alone=codes_alone)
+        for rows, size, which in zip(tokens, sizes, waiting, strict=True)
+    ]
     # The first of several equal passages is the first of the other side's, and so on.
     group = np.unique(np.concatenate(keys), return_inverse=True)[1]
     ranked_a, ranked_b = _ranked(group[: keys[0].size]), _ranked(group[keys[0].size :])
@@ -224,7 +255,7 @@ def _match(tokens: tuple[_Rows, _Rows], sizes: tuple[Array, Array]) -> Array:
     left, right = waiting[0][left], waiting[1][right]
     alike = sizes[0][left] == sizes[1][right]
     left, right = left[alike], right[alike]
-    same = _same(tokens, sizes, left, right)
+    same = _same(tokens, sizes, left, right, codes_alone=codes_alone)
     to_a[right[same]] = left[same]
     return to_a
 
@@ -261,14 +292,16 @@ def _sums(values: Array, size: Array) -> Array:
     return sums
 
 
-def _same(tokens: tuple[_Rows, _Rows], sizes: tuple[Array, Array], left: Array, right: Array) -> Array:
+def _same(
+    tokens: tuple[_Rows, _Rows], sizes: tuple[Array, Array], left: Array, right: Array, *, codes_alone: bool
+) -> Array:
     """Whether passage `left[i]` of A, of the same length, is passage `right[i]` of B, bit for bit."""
     found = np.zeros(left.size, np.bool_)
     begins = [np.cumsum(one) - one for one in sizes]
     for block in _blocks(sizes[0][left]):
         size = sizes[0][left[block]]
         p, q = (
-            rows.take(_places(begin[which[block]], size))
+            rows.take(_places(begin[which[block]], size), codes_alone=codes_alone)
             for rows, begin, which in zip(tokens, begins, (left, right), strict=True)
         )
         apart = (p[0] != q[0]) | (p[1] != q[1]).any(axis=1)
@@ -276,13 +309,13 @@ def _same(tokens: tuple[_Rows, _Rows], sizes: tuple[Array, Array], left: Array, 
     return found
 
 
-def _digests(tokens: _Rows, sizes: Array, which: Array) -> Array:
+def _digests(tokens: _Rows, sizes: Array, which: Array, *, codes_alone: bool) -> Array:
     """A number for each of these passages; equal ones have the same. What shares a number is compared bit by bit."""
     found = np.empty(which.size, np.uint64)
     begins = np.cumsum(sizes) - sizes
     for block in _blocks(sizes[which]):
         size = sizes[which[block]]
-        codes, words = tokens.take(_places(begins[which[block]], size))
+        codes, words = tokens.take(_places(begins[which[block]], size), codes_alone=codes_alone)
         mixed = _mix(codes)
         for word in words.T:
             mixed = _mix(mixed ^ word)

@@ -59,6 +59,12 @@ def facts_of(source: ArtifactSource, name: str) -> Facts | None:
     return Facts(record.digest, record.dtype, tuple(record.shape), getattr(record, "nans", None))
 
 
+def unrecorded(source: ArtifactSource, name: str) -> str:
+    """Why a source says nothing of an artifact that its job makes: a reason of a stored cell, else empty."""
+    own: Callable[[str], str] | None = getattr(source, "unrecorded", None)
+    return own(name) if own is not None else ""
+
+
 def metadata_problem(source: ArtifactSource) -> str:
     """Why a source's metadata cannot be read; empty where it can, or where there is none."""
     own: Callable[[], str] | None = getattr(source, "metadata_problem", None)

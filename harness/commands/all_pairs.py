@@ -22,25 +22,29 @@ def command(as_json: bool, apart: bool, group: str | None, **options: Any) -> in
     1 when any two versions differ beyond what their repeats show.
     """
     from harness.artifacts.ladder import all_pairs, ladder
-    from harness.artifacts.names import in_order, is_final
+    from harness.artifacts.names import is_final
     from harness.files import dumps
     from harness.report.ladder_text import ladder_text, pairs_text
     from harness.report.screen import Screen
-    from harness.running.choice import Chooser
+    from harness.running.choice import Chooser, describe
     from harness.running.selection import Selection
-    from harness.store.repeats import noise_floor, repeats_of
+    from harness.store.repeats import noise_floors
 
     choice = Chooser(Selection(**options), group).choose()
     if choice.note:
         click.echo(choice.note, err=True)
     cells = [cell for cell in choice.cells if cell.outcome == "ok" and not cell.repeat]
-    if not cells:
-        raise UsageError("None of the stored cells ended well: run `harness index VERSION`.")
+    if len(cells) < 2:
+        who = f"Only {cells[0].label} ended" if cells else "No first run of a version ended"
+        raise UsageError(
+            f"{who} well in {describe(choice.cells)}, and pairs need two: run `harness index VERSION` with the same "
+            "options."
+        )
     items = [
         (cell.label, {name: one.digest for name, one in cell.artifacts.items() if is_final(name)}) for cell in cells
     ]
-    floors = {cell.label: noise_floor(cell, repeats_of(cell, choice.cells)) for cell in cells}
-    noise = {label: tuple(in_order(filter(is_final, names))) for label, names in floors.items() if names is not None}
+    floors = noise_floors({cell.label: cell for cell in cells}, choice.cells)
+    noise = {label: tuple(filter(is_final, names)) for label, names in floors.items()}
     result, pairs = ladder(items, noise=noise), all_pairs(items)
     if as_json:
         listed = [{"a": one.a, "b": one.b, "shared": one.shared, "changed": list(one.changed)} for one in pairs]

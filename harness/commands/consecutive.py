@@ -31,15 +31,17 @@ def command(versions: tuple[str, ...], group: str | None, markdown: bool, output
     """
     from harness.report.console import print_headline
     from harness.report.reduce import reduce_cells
+    from harness.running.checks import versions_of
     from harness.running.choice import Chooser
     from harness.running.selection import Selection
 
     chooser = Chooser(Selection(**options), group)
     matrix = chooser.matrix
-    asked = [matrix.require(version) for version in versions]
-    choice = chooser.choose(labels=asked)
-    listed = asked or [version for version in matrix.versions if version in choice.versions]
-    if not asked:
+    named = bool(versions) and versions != ("all",)
+    asked = versions_of(matrix, versions)
+    choice = chooser.choose(labels=asked if named else ())
+    listed = asked if named else [version for version in matrix.versions if version in choice.versions]
+    if not named:
         # A version in the middle that has no cell is a gap in the table, not a step that is silently left out.
         first, last = (matrix.versions.index(listed[i]) for i in (0, -1))
         listed = matrix.versions[first : last + 1]

@@ -43,7 +43,7 @@ def command(
     from dataclasses import replace
 
     from harness.environments.gpus import choose_gpus
-    from harness.running.checks import repeats_of, to_run, versions_of
+    from harness.running.checks import parse_repeats, to_run, versions_of
     from harness.running.executor import LocalExecutor
     from harness.running.plan import stopped_early
     from harness.running.progress import Board
@@ -53,14 +53,15 @@ def command(
     experiment = to_run(Selection(**options))
     executor = LocalExecutor(tuple(choose_gpus(experiment.device, gpus)), jobs)
     chosen = versions_of(experiment.matrix, versions)
-    plan = experiment.plan(chosen, repeats_of(experiment.matrix, repeats, chosen))
+    plan = experiment.plan(chosen, parse_repeats(experiment.matrix, repeats, chosen))
     if again:
         plan = [replace(planned, run=True) for planned in plan]
     with Board([planned.spec.label for planned in plan]) as board:
         cells = executor.run(experiment, plan, board, evict_after=evict)
     bad = [cell for cell in cells if cell.outcome not in {"ok", "unsupported"}]
     ok = sum(cell.outcome == "ok" for cell in cells)
-    click.echo(f"{ok} of {count(len(cells), 'cell')} ended well and are stored, in {experiment.home.store}.")
+    stored = f"{'is' if len(cells) == 1 else 'are'} stored, in {experiment.home.store}"
+    click.echo(f"{ok} of {count(len(cells), 'cell')} ended well and {stored}.")
     for cell in bad:
         click.echo(printable(f"{cell.label}: {cell.outcome}: {cell.reason}"), err=True)
     early = stopped_early(plan, cells)

@@ -29,7 +29,7 @@ def command(items: tuple[str, ...], as_json: bool, apart: bool, group: str | Non
     beyond what repeats of its items show, 1 when one did, 2 when something cannot be read, an item has no tensor, or
     nothing changed in items of which one is not whole.
     """
-    from harness.artifacts.ladder import all_digests, ladder, names_of
+    from harness.artifacts.ladder import all_digests, ladder, names_of, unrecorded_of
     from harness.artifacts.source import first_missing
     from harness.files import dumps
     from harness.report.ladder_text import ladder_text
@@ -46,6 +46,7 @@ def command(items: tuple[str, ...], as_json: bool, apart: bool, group: str | Non
         [problem for _, problems in found for problem in problems],
         noise_of(by_name),
         {name: lacking for name, source in by_name.items() if (lacking := first_missing(source))},
+        unrecorded_of(by_name),
     )
     screen = Screen.of()
     click.echo(dumps(result.to_json()) if as_json else ladder_text(result, screen, apart=apart), color=screen.styles)
@@ -54,18 +55,14 @@ def command(items: tuple[str, ...], as_json: bool, apart: bool, group: str | Non
 
 def noise_of(sources: Mapping[str, ArtifactSource]) -> dict[str, tuple[str, ...]]:
     """Tensors of stored cells that running them again changes, for those that were run again."""
-    cells = {name: source for name, source in sources.items() if hasattr(source, "cell")}
-    if not cells:
-        return {}
+    held = [source for source in sources.values() if hasattr(source, "cell")]
+    if not held:
+        return {}  # two directories need nothing of what a store needs, which starts slowly
     from harness.artifacts.index_job import VALUES
-    from harness.artifacts.names import in_order
-    from harness.store.repeats import noise_floor, repeats_of
+    from harness.store.repeats import noise_floors
     from harness.store.stored import StoredCell
 
-    found = {}
-    for name, source in cells.items():
-        assert isinstance(source, StoredCell)
-        floor = noise_floor(source.cell, repeats_of(source.cell, source.store.cells()))
-        if floor is not None:
-            found[name] = tuple(in_order(floor - VALUES))
-    return found
+    cells = {name: source.cell for name, source in sources.items() if isinstance(source, StoredCell)}
+    assert isinstance(held[0], StoredCell)  # and all are of the one store that the command found
+    floors = noise_floors(cells, held[0].store.cells())
+    return {name: tuple(one for one in floor if one not in VALUES) for name, floor in floors.items()}

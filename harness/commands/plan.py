@@ -19,14 +19,14 @@ def command(versions: tuple[str, ...], repeats: tuple[str, ...], as_json: bool, 
     """List the cells of a sweep over VERSIONS (default: all), and why each would run or be skipped."""
     import json
 
-    from harness.running.checks import repeats_of, versions_of
+    from harness.running.checks import parse_repeats, versions_of
     from harness.running.experiment import Experiment
     from harness.running.selection import Selection
     from harness.words import count
 
     experiment = Experiment(Selection(**options))
     chosen = versions_of(experiment.matrix, versions)
-    plan = experiment.plan(chosen, repeats_of(experiment.matrix, repeats, chosen))
+    plan = experiment.plan(chosen, parse_repeats(experiment.matrix, repeats, chosen))
     if as_json:
         cells = [
             {"version": p.spec.version, "repeat": p.spec.repeat, "key": p.spec.key, "run": p.run, "why": p.why}

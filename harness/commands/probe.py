@@ -61,7 +61,7 @@ def command(
     """
     from harness.explain.probe_rows import by_probe, compare_probes
     from harness.report.probe_text import fact_lines, version_lines
-    from harness.running.checks import repeats_of, to_run, versions_of
+    from harness.running.checks import parse_repeats, to_run, versions_of
     from harness.running.probes import check_probes, run_probes
     from harness.running.progress import Board
     from harness.running.selection import Selection
@@ -69,7 +69,7 @@ def command(
     wanted = check_probes(names)
     experiment = to_run(Selection(**options))
     chosen = versions_of(experiment.matrix, versions)
-    more = repeats_of(experiment.matrix, repeats, chosen)
+    more = parse_repeats(experiment.matrix, repeats, chosen)
     with Board([]) as board:
         cells = run_probes(experiment, chosen, wanted, board, repeats=more, again=again)
     for line in version_lines(cells):

@@ -15,7 +15,7 @@ from harness.commands.options import (
     selection_options,
     sites_options,
 )
-from harness.errors import ExitCode
+from harness.errors import ExitCode, InfrastructureError
 
 _MOST_HOURS = 1_000_000
 
@@ -76,7 +76,7 @@ def command(
     from harness.files import writable_folder
     from harness.report.console import print_headline
     from harness.report.reduce import reduce_cells, results_name
-    from harness.running.checks import repeats_of, to_run, versions_of
+    from harness.running.checks import parse_repeats, to_run, versions_of
     from harness.running.choice import planned_cells
     from harness.running.plan import stopped_early
     from harness.running.progress import Board
@@ -94,7 +94,7 @@ def command(
     executor = _executor(sweep, experiment.device, gpus, jobs)
     chosen = versions_of(experiment.matrix, versions)
     if extra_runs is None:
-        extra_runs = repeats_of(experiment.matrix, repeats, chosen)
+        extra_runs = parse_repeats(experiment.matrix, repeats, chosen)
     plan = experiment.plan(chosen, extra_runs)
     if older_than is not None:
         from harness.running.plan import run_older
@@ -104,6 +104,9 @@ def command(
     writable_folder(folder, "--output")
     with Board([planned.spec.label for planned in plan]) as board:
         cells = executor.run(experiment, plan, board, evict_after=evict)
+    early = stopped_early(plan, cells)
+    if not cells:
+        raise InfrastructureError(early)
     reduced = reduce_cells(experiment.matrix, planned_cells(experiment, cells), chosen, folder)
     print_headline(reduced, markdown=markdown)
     click.echo(f"Tables: {folder}")
@@ -111,7 +114,6 @@ def command(
         from harness.running.slurm.sweeps import close_sweep
 
         close_sweep(experiment.home, sweep)
-    early = stopped_early(plan, cells)
     if early:
         click.echo(early, err=True)
     if early or any(cell.outcome not in {"ok", "unsupported"} for cell in cells):
@@ -153,7 +155,7 @@ def _cluster_sweep(
     """The sweep of `--attach`, or a new one."""
     from harness.errors import UsageError
     from harness.inputs.matrix_file import find_matrix, load_matrix
-    from harness.running.checks import repeats_of, versions_of
+    from harness.running.checks import parse_repeats, versions_of
     from harness.running.progress import Board
     from harness.running.slurm.record import Options
     from harness.running.slurm.start import attach_sweep, start_sweep
@@ -171,6 +173,6 @@ def _cluster_sweep(
     how = Options(cluster["partition"], extra, cluster["retries"], cluster["at_once"])
     matrix = load_matrix(selection.matrix_path or find_matrix())
     chosen = versions_of(matrix, versions)
-    extra_runs = repeats_of(matrix, repeats, chosen)
+    extra_runs = parse_repeats(matrix, repeats, chosen)
     with Board([]) as board:
         return start_sweep(selection, chosen, extra_runs, how, board, evict=evict, output=output)

@@ -21,6 +21,7 @@ from harness.explain.noise import Noise, noise_of
 from harness.explain.pair import Pair, Side
 from harness.explain.replay import ORIGIN, UNSTABLE, Runs, Verdict, amount, judge, run_steps
 from harness.explain.requests import step_request
+from harness.store.repeats import unrecorded
 from harness.store.store import Store
 from harness.tensors.dtypes import Array
 from harness.tensors.metrics import measure
@@ -102,7 +103,7 @@ class Location:
 def look(pair: Pair) -> Location:
     """The first stage: origins in the graph of artifacts, without running anything."""
     lost = [(side.cell.label, *why) for side in (pair.a, pair.b) for why in side.cell.not_captured.items()]
-    unknown = [name for _label, name, _reason in lost]
+    unknown = unrecorded(pair.a.cell, pair.b.cell)
     places = trace(pair.a.digests(), pair.b.digests(), noise=pair.noise, unknown=unknown)
     differences = {
         place.name: _difference(pair, place.name)

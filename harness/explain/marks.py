@@ -7,7 +7,7 @@ A difference is above the noise floor when it is more than what running a cell a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from harness.artifacts.comparison import ArtifactComparison, Comparison, compare_sources
@@ -23,6 +23,8 @@ NOISE_FACTOR = 2
 
 Two differences of pure noise are seldom equal, so a factor of one would call every other of them real.
 """
+_ROUNDED = 1 + 2**-4
+"""What is exactly that many times as large is a little more or less once both are rounded to the tensor's dtype."""
 
 
 def mark(comparison: Comparison, a: ArtifactSource, b: ArtifactSource) -> Comparison:
@@ -33,12 +35,13 @@ def mark(comparison: Comparison, a: ArtifactSource, b: ArtifactSource) -> Compar
     """
     counts, seen = _repeats(a, b)
     marked = [
-        dataclasses.replace(one, above_noise=_above(one, seen.get(one.name, [])) if counts else None)
-        for one in comparison.artifacts
+        dataclasses.replace(one, above_noise=above_noise(one, seen.get(one.name, []))) for one in comparison.artifacts
     ]
     # Where rows do not line up, a row that differs starts nothing: it is another token's.
     unplaced = {one.name for one in marked if not one.facts.get("rows_line_up", True)}
-    places = {place.name: place for place in _trace(marked, a, b) if place.name not in unplaced}
+    # What was lost with the end of a run is no change, and nothing inherits from it.
+    known = [one for one in marked if not comparison.cut_off(one)]
+    places = {place.name: place for place in _trace(known, a, b) if place.name not in unplaced}
     rows = tuple(dataclasses.replace(one, place=places.get(one.name)) for one in marked)
     notes = (*comparison.notes, *_note(comparison, counts, seen, a, b))
     return dataclasses.replace(comparison, artifacts=rows, notes=notes)
@@ -49,7 +52,7 @@ def _cell(source: ArtifactSource) -> Any:  # noqa: ANN401 - a stored cell's reco
 
 
 def _repeats(a: ArtifactSource, b: ArtifactSource) -> tuple[dict[str, int], dict[str, list[ArtifactComparison]]]:
-    """How often each side was run again, and what that changed, by artifact; empty where nothing was run again."""
+    """How often each side was run again, and each artifact against its repeats; empty where nothing was run again."""
     counts: dict[str, int] = {}
     seen: dict[str, list[ArtifactComparison]] = {}
     if _cell(a) is None or _cell(b) is None:
@@ -65,40 +68,55 @@ def _repeats(a: ArtifactSource, b: ArtifactSource) -> tuple[dict[str, int], dict
             if other.outcome == "ok":
                 counts[side.name] = counts.get(side.name, 0) + 1
                 for one in compare_sources(side, StoredCell(store, other), [DEFAULT]).artifacts:
-                    if not one.bit_equal:
-                        seen.setdefault(one.name, []).append(one)
+                    seen.setdefault(one.name, []).append(one)
     return counts, seen
 
 
-def _above(one: ArtifactComparison, repeats: Sequence[ArtifactComparison]) -> bool | None:
-    """Whether a difference is more than what repeats show; None where it is not known that there is one."""
-    if one.status == "unreadable" or not one.tensor:
+def above_noise(one: ArtifactComparison, repeats: Iterable[ArtifactComparison]) -> bool | None:
+    """Whether a difference is more than what repeats show, by one rule for `compare` and for tables.
+
+    Args:
+        one: an artifact of a pair.
+        repeats: the same artifact of either cell and of a repeat of it, equal or not.
+
+    Returns:
+        None where it is not known that there is a difference, or what a repeat does.
+    """
+    known = [other for other in repeats if not other.unknown]
+    if one.unknown or not one.tensor or not known:
         return None
+    repeats = [other for other in known if not other.bit_equal]
     if one.bit_equal or not repeats:
         return not one.bit_equal
     if one.metrics is None:
         # Only digests were kept, or shapes differ: a repeat that does the same shows as much.
         return all(other.status != one.status for other in repeats)
-    known = [other.metrics for other in repeats if other.metrics is not None]
-    if one.metrics.n_mismatch > NOISE_FACTOR * max((other.n_mismatch for other in known), default=one.metrics.n):
-        return True
+    measured = [other.metrics for other in repeats if other.metrics is not None]
+    for name in ("n_mismatch", "specials_apart"):
+        most = max((getattr(other, name) for other in measured), default=one.metrics.n)
+        if getattr(one.metrics, name) > NOISE_FACTOR * most:
+            return True
     # The number of a bucket or of a centroid says nothing about how far apart two of them are.
-    measured = one.dtype_a is not None and DTYPES[one.dtype_a].kind == "float"
-    return measured and one.metrics.max_abs > NOISE_FACTOR * max((other.max_abs for other in known), default=0.0)
+    floating = one.dtype_a is not None and DTYPES[one.dtype_a].kind == "float"
+    greatest = max((other.max_abs for other in measured), default=0.0)
+    return floating and one.metrics.max_abs > NOISE_FACTOR * _ROUNDED * greatest
+
+
+def _changed(one: ArtifactComparison) -> bool:
+    return one.tensor and not one.unknown and not one.bit_equal
 
 
 def _trace(rows: Sequence[ArtifactComparison], a: ArtifactSource, b: ArtifactSource) -> tuple[Place, ...]:
     left, right = {}, {}
     for one in rows:
-        if one.tensor and one.status != "unreadable":
+        if one.tensor and not one.unknown:
             if one.status != "missing_a":
                 left[one.name] = "a"
             if one.status != "missing_b":
                 right[one.name] = "a" if one.bit_equal else "b"
     noise = [one.name for one in rows if one.above_noise is False and not one.bit_equal]
     swapped = {name for side in (a, b) if _cell(side) is not None for name in _cell(side).spec.get("swap") or ()}
-    unknown = {name for side in (a, b) for name in getattr(side, "not_captured", ())}
-    return trace(left, right, noise=noise, swapped=swapped, unknown=unknown)
+    return trace(left, right, noise=noise, swapped=swapped)
 
 
 def _note(
@@ -114,6 +132,6 @@ def _note(
         unknown = f"The noise floor is not known: no repeat of {comparison.a} or {comparison.b} is stored."
         return (f"{unknown} `harness index {_cell(a).version} --repeat {_cell(a).version}` runs one.",)
     runs = " and ".join(f"{name} was run {count(number, 'more time')}" for name, number in counts.items())
-    tensors = [name for name, rows in seen.items() if rows[0].tensor]
+    tensors = [name for name, rows in seen.items() if any(_changed(one) for one in rows)]
     changed = f"which changed {', '.join(in_order(tensors))}" if tensors else "which changed no tensor"
     return (f"Noise floor: {runs}, {changed}.",)

@@ -10,7 +10,7 @@ from harness.artifacts.graph import origins, trace
 from harness.explain.pair import Pair, Side
 from harness.explain.replay import Verdict, run_steps, unstable_calls
 from harness.store.cell import Cell
-from harness.store.repeats import noise_floor
+from harness.store.repeats import noise_floor, unrecorded
 
 _SHOWN = 3
 
@@ -64,8 +64,7 @@ def noise_of(pair: Pair, side: Side, again: Sequence[Cell], folder: Path) -> Noi
         return None
     other = replace(side, cell=next(cell for cell in again if noise_floor(side.cell, [cell])))
     runs_of_one = replace(pair, a=side, b=other)
-    unknown = {*side.cell.not_captured, *other.cell.not_captured}
-    places = trace(side.digests(), other.digests(), unknown=unknown)
+    places = trace(side.digests(), other.digests(), unknown=unrecorded(side.cell, other.cell))
     sources: dict[str, tuple[Verdict, ...]] = dict.fromkeys(origins(places), ())
     requests = {}
     for step, artifacts in origins(places).items():

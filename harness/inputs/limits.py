@@ -37,10 +37,10 @@ def _packable(nbits: int, checkpoint: CheckpointFiles) -> None:
     if dim % (8 * nbits) == 0:
         return
     works = [str(value) for value in (1, 2, 4, 8) if dim % (8 * value) == 0]
-    mend = f"set nbits to {' or '.join(works)}" if works else "no nbits goes with it"
+    mend = f"set nbits to {' or '.join(works)}, or use another" if works else "no nbits goes with it, use another"
     raise UsageError(
         f"matrix.yaml: jobs.index.nbits is {nbits} and the checkpoint {checkpoint.name} has dim {dim}, but colbert-ai "
-        f"needs a dim that is a multiple of 8 * nbits ({8 * nbits}): {mend}, or use another checkpoint."
+        f"needs a dim that is a multiple of 8 * nbits ({8 * nbits}): {mend} checkpoint."
     )
 
 
@@ -69,7 +69,8 @@ def _clusterable(doc_maxlen: int, passages: Passages) -> None:
             return
     raise UsageError(
         f"The collection {passages.name} is too small: of {count(len(passages), 'passage')} come at most "
-        f"{count(most, 'embedding')}, and colbert-ai's k-means needs {needed}; use more passages or longer ones."
+        f"{count(most, 'embedding')}, and colbert-ai's k-means needs {needed}; use more passages (a larger --limit) or "
+        "longer ones."
     )
 
 

@@ -81,36 +81,45 @@ def sentence(comparison: Comparison, kinds: Kinds) -> str:
     final = comparison.final or tuple(one for one in comparison.artifacts if one.tensor)
     total = len(final)
     names = ", ".join(map(clean, kinds.labels(one.name for one in comparison.unreadable)))
-    unreadable = f" {count(len(comparison.unreadable), 'artifact')} could not be read: {names}." if names else ""
+    unreadable = f"{count(len(comparison.unreadable), 'artifact')} could not be read: {names}." if names else ""
+    # No agreement is told before what is missing from it.
+    known, unreadable = (f"{unreadable} What can be read of ", f" {unreadable}") if names else ("", "")
     if len(comparison.empty) == 2:
         return f"{a} and {b} hold no tensors to compare.{unreadable}"
     if comparison.empty:
         return f"{a if 'a' in comparison.empty else b} holds no tensor to compare.{unreadable}"
-    if comparison.incomplete and not comparison.divergent:
-        cut = [{"a": a, "b": b}[side] for side in comparison.incomplete]
-        are = "is" if len(cut) == 1 else "are"
-        unreadable = f" This is no verdict on whole indexes: {' and '.join(cut)} {are} not whole.{unreadable}"
-    known = "What can be read of " if names else ""
+    cut = " and ".join({"a": a, "b": b}[side] for side in comparison.incomplete)
+    cut += f" {'is' if len(comparison.incomplete) == 1 else 'are'} not whole"
+    vain = f" This is no verdict on whole indexes: {cut}." if comparison.incomplete else ""
     equal = sum(one.bit_equal for one in final)
-    if equal == total and not comparison.divergent:
+    unread = sum(one.status == "unreadable" for one in final)
+    if equal == total - unread and not comparison.divergent:
         are = "is" if known else "are"
-        there = "that are there" if comparison.incomplete else "of the index"
-        return f"{known}{a} and {b} {are} bit for bit the same in all {total} tensors {there}.{unreadable}"
+        there = f"that {'is' if total == 1 else 'are'} there" if comparison.incomplete else "of the index"
+        every = "the one tensor" if total == 1 else f"all {total} tensors"
+        of = f"{equal} of {count(total, 'tensor')}" if unread else every
+        return f"{known}{a} and {b} {are} bit for bit the same in {of} {there}.{vain}"
     passing = sum(one.close(comparison.chosen) is True for one in final)
     close = sum(one.close(comparison.chosen) is True and not one.bit_equal for one in final)
-    noise = sum(one.status in DIVERGENT and not one.divergent for one in final)
+    noise = sum(one.status in DIVERGENT and one.above_noise is False for one in final)
     noisy = (
         f" {count(noise, 'more tensor')} differ{'s' if noise == 1 else ''} no more than repeats of one cell do."
         if noise
         else ""
     )
-    groups = kinds.groups(one.name for one in comparison.divergent)
+    different = [one.name for one in comparison.divergent if not comparison.cut_off(one)]
+    if comparison.divergent and not different:
+        return (
+            f"{cut}, and all else{' that can be read' if names else ''} passes {comparison.chosen!r}: {passing} of "
+            f"{count(total, 'tensor')} of the index are on both sides, {equal} are bit-equal.{noisy}{unreadable}"
+        )
+    groups = kinds.groups(different)
     differ = ", ".join(clean(kinds.label(group)) for group in groups[:LISTED])
     more = f" and {sum(map(len, groups[LISTED:]))} more" if len(groups) > LISTED else ""
     if not comparison.divergent:
         return (
             f"{known}{a} and {b} agree{'s' if known else ''} within {comparison.chosen!r}: "
-            f"{equal} of {total} tensors are bit-equal, {close} more are close.{noisy}{unreadable}"
+            f"{equal} of {count(total, 'tensor')} are bit-equal, {close} more are close.{noisy}{vain}"
         )
     return (
         f"{a} and {b} differ beyond {comparison.chosen!r} in {differ}{more}: {passing} of {total} tensors of the index "
@@ -377,7 +386,7 @@ def _opening(one: ArtifactComparison) -> str:  # noqa: PLR0911 - one sentence a 
         return f"the dtypes differ, {one.dtype_a} in A against {one.dtype_b} in B; no values compared."
     if one.status in ("missing_a", "missing_b"):
         has, lacks = ("B", "A") if one.status == "missing_a" else ("A", "B")
-        why = f" {lacks}'s job could not record it: {clean(one.reason, 600)}" if one.reason else ""
+        why = f" {lacks} has no record of it: {clean(one.reason, 600)}" if one.reason else ""
         return f"only {has} has it.{why}"
     if one.status == "unreadable" or one.reason:
         return clean(one.reason, 600)

@@ -11,6 +11,7 @@ from harness.report.headline import COLUMNS, Headline, Pair, headline_cells
 from harness.report.reduce import Reduced
 from harness.report.screen import PLAIN, Screen, table, wrap
 from harness.report.words import markdown_table
+from harness.words import count
 
 _LESSER = [COLUMNS.index(name) for name in ("All shapes match", "bnb", "Bit-equal")]
 """Columns that a narrow screen does without."""
@@ -54,7 +55,8 @@ def sentences(reduced: Reduced) -> list[str]:
         elif row.changed:
             lines.append(
                 f"Noise floor: {name} against itself changes {row.total - row.bit_equal} of {row.total} tensors, so "
-                "this machine does not repeat the job; differences in the same tensors mean nothing."
+                "this machine does not repeat the job; differences in the same tensors that are no greater mean "
+                "nothing."
             )
         else:
             lines.append(f"Noise floor: {name} against itself is bit for bit the same in all {row.total} tensors.")
@@ -70,7 +72,15 @@ def sentences(reduced: Reduced) -> list[str]:
         )
     gaps = len(reduced.rows) - len(compared)
     if gaps:
-        lines.append(f"{gaps} of {len(reduced.rows)} steps could not be compared; the Outcome column says why.")
+        steps = count(len(reduced.rows), "step")
+        lines.append(f"{gaps} of {steps} could not be compared; the Outcome column says why.")
+    lines += [
+        f"{step.a} -> {step.b}, with what could not be compared between them, changed {', '.join(step.changed)}: "
+        f"`harness compare {step.a} {step.b}` with the same options says by how much."
+        for step in reduced.across
+    ]
+    if not reduced.rows:
+        lines.append("There is one version, and no step to compare.")
     changed = [(row, pair) for row, pair in compared if row.changed]
     if compared and not changed:
         steps = "step" if len(compared) == 1 else "steps"
@@ -82,8 +92,10 @@ def sentences(reduced: Reduced) -> list[str]:
 def _changed(row: Headline, pair: Pair) -> str:
     final = [artifact for artifact in pair.final() if not artifact.bit_equal]
     names = [artifact.name for artifact in final]
+    noise = ", none of them more than a repeat does" if set(names) <= set(row.noisy or ()) else ""
     start = (
-        f"{row.a} -> {row.b} changed {len(final)} of {row.total} tensors of the index: {', '.join(map(_how, final))}"
+        f"{row.a} -> {row.b} changed {len(final)} of {row.total} tensors of the index{noise}: "
+        f"{', '.join(map(_how, final))}"
     )
     failing = {
         profile: [artifact.name for artifact in final if not artifact.close(profile)] for profile in ("default", "bnb")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.artifacts.comparison import ArtifactComparison, compare_sources
 from harness.artifacts.names import in_order, is_final
+from harness.report.tables import is_noise
 from harness.store.cell import Cell
-from harness.store.repeats import noise_floor, repeats_of
+from harness.store.repeats import repeats_of
 from harness.store.store import Store
 from harness.store.stored import StoredCell
 from harness.tensors.profiles import Profile
@@ -61,7 +62,7 @@ class Headline:
         shapes: how many have the same shape.
         profiles: profile to how many pass.
         bit_equal: how many are bit for bit the same.
-        noisy: final tensors that a repeat of either cell changes too; None where neither was run again.
+        noisy: final tensors that differ no more than a repeat of either cell shows; None where neither was run again.
         gap: outcome and reason where a cell is missing, else empty.
     """
 
@@ -122,24 +123,7 @@ def _missing(version: str) -> Cell:
     return Cell("", "", {"version": version, "repeat": 0}, "missing", "this version has no cell in the store")
 
 
-def noise_of(pairs: Iterable[Pair]) -> dict[str, frozenset[str]]:
-    """Key of each cell that was run again to the artifacts that this changed: what A against A shows is noise."""
-    repeats: dict[str, tuple[Cell, list[Cell]]] = {}
-    for pair in pairs:
-        if pair.kind == "repeat":
-            repeats.setdefault(pair.a.key, (pair.a, []))[1].append(pair.b)
-    floors = {key: noise_floor(cell, others) for key, (cell, others) in repeats.items()}
-    return {key: floor for key, floor in floors.items() if floor is not None}
-
-
-def noise_in(pair: Pair, noise: Mapping[str, frozenset[str]]) -> frozenset[str] | None:
-    """Artifacts that a repeat of either cell changes; None where neither was run again."""
-    known = [noise[side.key] for side in (pair.a, pair.b) if side.key in noise]
-    # A repeat's own pair is what the noise is known from.
-    return frozenset().union(*known) if known else None
-
-
-def headline(pair: Pair, noise: Mapping[str, frozenset[str]]) -> Headline:
+def headline(pair: Pair, noise: Mapping[str, Sequence[Pair]]) -> Headline:
     """The headline row of a pair."""
     if not pair.complete:
         gaps = [f"{c.label}: {c.outcome}" for c in (pair.a, pair.b) if c.outcome != "ok"]
@@ -149,7 +133,7 @@ def headline(pair: Pair, noise: Mapping[str, frozenset[str]]) -> Headline:
     if unknown and all(artifact.bit_equal or artifact.unknown for artifact in final):
         return Headline(pair.a.label, pair.b.label, gap=f"{', '.join(unknown)} could not be read")
     profiles = {p: sum(bool(artifact.close(p)) for artifact in final) for p in _profile_names(final)}
-    noisy = noise_in(pair, noise)
+    known = any(side.key in noise for side in (pair.a, pair.b))
     return Headline(
         a=pair.a.label,
         b=pair.b.label,
@@ -157,9 +141,7 @@ def headline(pair: Pair, noise: Mapping[str, frozenset[str]]) -> Headline:
         shapes=sum(artifact.shape_a is not None and artifact.shape_a == artifact.shape_b for artifact in final),
         profiles=profiles,
         bit_equal=sum(artifact.bit_equal for artifact in final),
-        noisy=None
-        if noisy is None
-        else tuple(artifact.name for artifact in final if artifact.name in noisy and not artifact.bit_equal),
+        noisy=tuple(one.name for one in final if is_noise(pair, one, noise)) if known else None,
     )
 
 

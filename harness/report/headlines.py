@@ -109,6 +109,9 @@ def _checked(frame: pd.DataFrame, path: Path, columns: Sequence[str]) -> pd.Data
             version_key(version)
     except (TypeError, ValueError, AttributeError) as error:
         raise UsageError(f"{path} holds something that is neither a version nor a count ({error}).") from error
+    # A row that lacks a count was not measured, whether or not it says why.
+    lacking = frame[COUNTS].isna().any(axis="columns") & (frame["gap"].fillna("") == "")
+    frame["gap"] = frame["gap"].astype(object).mask(lacking, "not measured")
     twice = frame[frame.duplicated(STEP)]
     if len(twice):
         raise UsageError(f"{path} has two rows for {twice.iloc[0]['a']} -> {twice.iloc[0]['b']}; delete one.")

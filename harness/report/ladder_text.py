@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from harness.artifacts.ladder import Ladder, Pair
+from harness.artifacts.ladder import Ladder, Pair, Step
 from harness.artifacts.source import listed
 from harness.report.comparison_text import LISTED, told_in_short
 from harness.report.kinds import Kinds
@@ -17,18 +17,24 @@ def ladder_text(found: Ladder, screen: Screen = PLAIN, *, apart: bool = False) -
     """A ladder: one sentence, what changed at each step, and the classes of equal items per kind of artifact."""
     kinds = Kinds(found.classes, apart=apart)
     steps = [step for step in found.steps if step.changed]
-    if len(found.empty) == len(found.items):
-        said = f"None of the {len(found.items)} items holds a tensor."
+    holding = [item for item in found.items if item not in found.empty]
+    if not holding:
+        said = f"None of the {len(found.items)} items holds a tensor{' that can be read' if found.unreadable else ''}."
+    elif len(holding) == 1:
+        said = f"There is nothing to compare {clean(holding[0])} with."
     elif not steps:
         known = ", of those that are there" if found.incomplete else ""
         known += ", as far as they can be read" if found.unreadable else ""
-        said = f"All {len(found.items)} items have the same tensors{known}."
+        who = "The other" if found.empty else "Both" if len(holding) == 2 else "All"
+        of = f"{who} items" if who == "Both" else f"{who} {len(holding)} items"
+        said = f"{of} have the same tensors{known}."
     else:
-        names = ", ".join(f"{clean(step.a)} -> {clean(step.b)}" for step in steps[:LISTED])
-        more = f" and {len(steps) - LISTED} more" if len(steps) > LISTED else ""
-        said = f"{len(steps)} of {len(found.steps)} steps changed a tensor: {names}{more}."
-    if 0 < len(found.empty) < len(found.items):
-        said += f" No tensor is in {clean(listed(found.empty))}."
+        noise = "" if found.changed else ", and none more than running an item again does"
+        said = f"{len(steps)} of {count(len(found.steps), 'step')} changed a tensor{noise}: {_places(steps)}."
+    if found.values:
+        said += f" They differ in {', '.join(found.values)} all the same."
+    if holding and found.empty:
+        said = f"No tensor {'that can be read ' if found.unreadable else ''}is in {clean(listed(found.empty))}. {said}"
     cut = [
         f"{clean(item)} is not complete: it has no {clean(listed(lacking))}."
         for item, lacking in found.incomplete.items()
@@ -58,6 +64,11 @@ def ladder_text(found: Ladder, screen: Screen = PLAIN, *, apart: bool = False) -
     lines += ["", *told_in_short(told, screen)] if told else []
     unreadable = [clean(line, 600) for line in found.unreadable]
     return "\n".join([*lines, *(["", *told_in_short(unreadable, screen)] if unreadable else [])])
+
+
+def _places(steps: Sequence[Step]) -> str:
+    more = f" and {len(steps) - LISTED} more" if len(steps) > LISTED else ""
+    return ", ".join(f"{clean(step.a)} -> {clean(step.b)}" for step in steps[:LISTED]) + more
 
 
 def names_told(names: Iterable[str], kinds: Kinds) -> str:

@@ -6,7 +6,7 @@ is compared with the most recent night that has it, so that a night in which a v
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from harness.errors import InfrastructureError, UsageError
 from harness.report.headline import COLUMNS, Headline, headline_cells
 from harness.report.parquet import TABLES_SCHEMA, metadata_of
 from harness.report.words import markdown_table
-from harness.words import said
+from harness.words import count, said
 
 TABLES = ("comparisons", "consecutive", "artifacts")
 LOOK_BACK = 30
@@ -44,7 +44,7 @@ class Finding:
     Attributes:
         status: as in the table.
         failing: profiles that it does not pass.
-        noise: a repeat of either cell changes it too.
+        noise: it differs no more than a repeat of either cell shows.
         final: whether it is one of the index's own tensors.
         n_mismatch: elements that differ, where they could be counted.
         n: of how many.
@@ -75,6 +75,7 @@ class Night:
         headline: the headline table.
         digests: cell key, version and artifact to its digest.
         keys: version to the key of its cell.
+        unknown: steps and artifacts of which nobody knows whether they differ: a side could not be read or recorded.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Night:
     headline: tuple[Headline, ...]
     digests: dict[tuple[str, str, str], str] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
+    unknown: tuple[tuple[Step, str], ...] = ()
 
     @property
     def steps(self) -> set[Step]:
@@ -173,29 +175,43 @@ def read_night(folder: Path) -> Night:
             folder.name,
             about.get("group", ""),
             about,
-            _findings(tables["comparisons"]),
+            findings_of(tables["comparisons"]),
             tuple(map(_headline, tables["consecutive"])),
             {(row["key"], row["version"], row["artifact"]): row["digest"] for row in tables["artifacts"]},
             {row["version"]: row["key"] for row in tables["artifacts"] if not row["repeat"]},
+            tuple(dict.fromkeys(_place(row) for row in _of_steps(tables["comparisons"]) if _is_unknown(row))),
         )
     except (KeyError, TypeError) as error:
         raise UsageError(f"{folder}: its tables lack a column ({error}); delete the night's folder.") from error
 
 
-def _findings(rows: Iterable[dict[str, Any]]) -> dict[tuple[Step, str], Finding]:
+def findings_of(rows: Iterable[dict[str, Any]]) -> dict[tuple[Step, str], Finding]:
+    """What is known of each step and artifact, from the rows of `comparisons.parquet`."""
     found: dict[tuple[Step, str], Finding] = {}
-    for row in rows:
-        # The index's metadata is not a tensor, and a repeat is the noise floor and no step.
-        if row["kind"] != "consecutive" or row["artifact"] == "metadata":
+    for row in _of_steps(rows):
+        if _is_unknown(row):
             continue
-        place = (str(row["a"]), str(row["b"])), str(row["artifact"])
-        failing = frozenset({str(row["profile"])} if row["profile"] and not row["close"] else ())
+        place = _place(row)
+        failing = frozenset({str(row["profile"])} if row["profile"] and row["close"] is False else ())
         if place in found:
             failing |= found[place].failing
         found[place] = Finding(
             str(row["status"]), failing, bool(row["noise"]), bool(row["final"]), row["n_mismatch"], row["n"]
         )
     return found
+
+
+def _of_steps(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Rows of tensors: the index's metadata is none, and a repeat is the noise floor and no step."""
+    return (row for row in rows if row["kind"] == "consecutive" and row["artifact"] != "metadata")
+
+
+def _place(row: dict[str, Any]) -> tuple[Step, str]:
+    return (str(row["a"]), str(row["b"])), str(row["artifact"])
+
+
+def _is_unknown(row: dict[str, Any]) -> bool:
+    return row["bit_equal"] is None or row["status"] == "unreadable"
 
 
 def _headline(row: dict[str, Any]) -> Headline:
@@ -250,7 +266,9 @@ def report(night: Night, earlier: Sequence[Night], unreadable: tuple[str, ...] =
     for (step, artifact), now in night.findings.items():
         if now.noise:
             continue
-        last = next((one for one in earlier if step in one.steps), None)
+        # A night that does not know of this artifact hides nothing that the ones before it knew.
+        has_it = (one for one in earlier if (step, artifact) in one.findings)
+        last = next(has_it, None) or next((one for one in earlier if step in one.steps), None)
         before = last.findings.get((step, artifact)) if last else None
         if before is None:
             # Never compared: news, unless nothing was ever compared. An artifact that is new in a known step, because
@@ -304,8 +322,7 @@ def sentence(found: Report) -> str:
     if found.new:
         first = ", ".join(f"{a} -> {b}" for a, b in sorted(steps)[:3])
         more = f" and {len(steps) - 3} more" if len(steps) > 3 else ""
-        count = f"{len(found.new)} new divergence{'s' if len(found.new) > 1 else ''}"
-        return f"{count} in {first}{more}, which earlier nights did not have."
+        return f"{count(len(found.new), 'new divergence')} in {first}{more}, which earlier nights did not have."
     if not found.compared_with:
         return "No earlier night to compare with: what diverges tonight is known from now on."
     return f"Nothing diverges that did not diverge before (last compared with {found.compared_with})."
@@ -335,7 +352,11 @@ def markdown(found: Report) -> str:
     parts += ["### All steps", markdown_table((*COLUMNS, ""), headline)]
     notes = []
     if found.gaps:
-        notes.append(f"{len(found.gaps)} of {len(found.night.headline)} steps could not be compared tonight.")
+        notes.append(f"{len(found.gaps)} of {count(len(found.night.headline), 'step')} could not be compared tonight.")
+    if found.night.unknown:
+        places = ", ".join(f"{artifact} ({a} -> {b})" for (a, b), artifact in found.night.unknown[:6])
+        more = " and more" if len(found.night.unknown) > 6 else ""
+        notes.append(f"Not known tonight, because a side could not be read or recorded: {places}{more}.")
     if found.gone:
         places = ", ".join(f"{one.artifact} ({one.step[0]} -> {one.step[1]})" for one in found.gone[:6])
         notes.append(f"Better than before: {places}{' and more' if len(found.gone) > 6 else ''}.")

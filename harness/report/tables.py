@@ -16,11 +16,34 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from harness.artifacts.comparison import ArtifactComparison
 from harness.artifacts.names import is_final
 from harness.environments.lockfile import Lock, difference
-from harness.report.headline import Pair, headline, noise_in, noise_of
+from harness.explain.marks import above_noise
+from harness.report.headline import Pair, headline
 from harness.report.parquet import TABLES_SCHEMA
 from harness.store.cell import Cell
+
+
+def repeat_pairs(pairs: Iterable[Pair]) -> dict[str, list[Pair]]:
+    """Key of each cell that was run again to it against its repeats: what A against A shows is noise."""
+    repeats: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        if pair.kind == "repeat" and pair.complete:
+            repeats.setdefault(pair.a.key, []).append(pair)
+    return repeats
+
+
+def is_noise(pair: Pair, one: ArtifactComparison, noise: Mapping[str, Sequence[Pair]]) -> bool | None:
+    """Whether an artifact differs, and no more than a repeat of either cell shows; None where it is unknown.
+
+    A repeat's own pair is what the noise is known from.
+    """
+    repeats = [repeat for side in (pair.a, pair.b) for repeat in noise.get(side.key, ())]
+    rows = [row for repeat in repeats for row in repeat.artifacts if row.name == one.name]
+    above = above_noise(one, rows)
+    return None if above is None else not above and not one.bit_equal
+
 
 # ---- Parquet
 
@@ -152,11 +175,11 @@ CONSECUTIVE = _schema(
 ENV_DELTA = _schema((_TEXT, "a b package version_a version_b"))
 
 
-def _comparison_rows(pairs: Iterable[Pair], noise: Mapping[str, frozenset[str]]) -> Iterable[dict[str, Any]]:
+def _comparison_rows(pairs: Iterable[Pair], noise: Mapping[str, Sequence[Pair]]) -> Iterable[dict[str, Any]]:
     plain = {field.name for field in COMPARISONS}
     for pair in pairs:
-        noisy = noise_in(pair, noise)
         for artifact in pair.artifacts:
+            noisy = is_noise(pair, artifact, noise)
             facts = artifact.to_json()
             verdicts = artifact.profiles
             for profile in verdicts or ("",):
@@ -175,7 +198,7 @@ def _comparison_rows(pairs: Iterable[Pair], noise: Mapping[str, frozenset[str]])
                     "rtol": verdict.rtol if verdict else None,
                     "close": verdict.close if verdict else None,
                     "min_rtol": verdict.min_rtol if verdict else None,
-                    "noise": None if noisy is None else artifact.name in noisy,
+                    "noise": noisy,
                     "details": json.dumps({k: v for k, v in facts.items() if k not in plain}, sort_keys=True),
                 }
                 yield row
@@ -197,7 +220,7 @@ def write_tables(
         locks: version to its lock, for the package differences.
         about: written to each file's metadata: device, collection and so on.
     """
-    noise = noise_of(pairs)
+    noise = repeat_pairs(pairs)
     consecutive = [pair for pair in pairs if pair.kind == "consecutive"]
     tables: dict[str, tuple[pa.Schema, Iterable[dict[str, Any]]]] = {
         "cells": (CELLS, cell_rows(cells)),
@@ -245,7 +268,7 @@ def write_tables(
     return written
 
 
-def _consecutive_row(pair: Pair, noise: Mapping[str, frozenset[str]]) -> dict[str, Any]:
+def _consecutive_row(pair: Pair, noise: Mapping[str, Sequence[Pair]]) -> dict[str, Any]:
     row = headline(pair, noise)
     found: dict[str, Any] = {
         "a": row.a, "b": row.b, "outcome_a": pair.a.outcome, "outcome_b": pair.b.outcome, "gap": row.gap,

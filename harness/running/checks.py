@@ -49,7 +49,7 @@ def versions_of(matrix: Matrix, named: Sequence[str]) -> list[str]:
     return [matrix.require(version) for version in dict.fromkeys(named)]
 
 
-def repeats_of(matrix: Matrix, values: Sequence[str], versions: Sequence[str]) -> dict[str, int]:
+def parse_repeats(matrix: Matrix, values: Sequence[str], versions: Sequence[str]) -> dict[str, int]:
     """`--repeat` values as version to number of extra runs.
 
     Raises:

@@ -132,15 +132,15 @@ class Chooser:
         try:
             own = CellSpec(**cell.spec)
         except TypeError:
-            return _Judged(cell, None, {"lock": "a record of another form"})
+            return _Judged(cell, None, {"lock": "with a record of another form"})
         flavours: tuple[Flavour, ...] = ("cpu", "gpu") if own.device.startswith("cpu") else ("gpu", "cpu")
         locks = [lock for flavour in flavours if (lock := self._lock(cell.version, flavour))]
         lock = next((lock for lock in locks if lock.digest == own.lock), None)
         if not locks:
-            return _Judged(cell, None, {"lock": "no version of matrix.yaml, or none that is locked"})
+            return _Judged(cell, None, {"lock": "of no version in matrix.yaml, or of none that is locked"})
         planned = self._planned(own, lock or locks[0])
         if planned is None:
-            return _Judged(cell, None, {"job": f"a {own.job} that this harness does not have"})
+            return _Judged(cell, None, {"job": f"of a job {own.job} that this harness does not have"})
         return _Judged(cell, lock, dict(_differences(own, planned)))
 
     # ---- choosing
@@ -197,7 +197,7 @@ class Chooser:
             if place[0].startswith(self.group or "") and all(test(members[0].cell.spec) for test in named)
         }
         if not left:
-            raise UsageError(self._nothing(sets, found))
+            raise self._nothing(sets, found)
         asked = {place: len({one.cell.label for one in members} & {*labels}) for place, members in left.items()}
         tests: list[Callable[[tuple[str, str]], bool]] = [
             lambda place: asked[place] == max(asked.values()),
@@ -212,8 +212,8 @@ class Chooser:
         if len(left) > 1:
             raise UsageError(
                 f"The store holds {len(left)} sets of cells that cannot be compared with each other. Name one, with "
-                f"--collection, --checkpoint, --limit, --device and --threads, or with one of:\n"
-                + "\n".join(self._line(members) for members in left.values())
+                "--collection, --checkpoint, --limit, --device and --threads, or with one of:",
+                _lines(left.values()),
             )
         return next(iter(left.values()))
 
@@ -254,27 +254,22 @@ class Chooser:
 
     # ---- words
 
-    def _line(self, members: Sequence[_Judged]) -> str:
-        """A set as a short line to copy."""
-        cells = [one.cell for one in members]
-        return f"  --group {_set_of(cells[0])[:_SHOWN]}   {describe(cells)}"
-
-    def _nothing(self, sets: dict[tuple[str, str], list[_Judged]], found: Sequence[_Judged]) -> str:
+    def _nothing(self, sets: dict[tuple[str, str], list[_Judged]], found: Sequence[_Judged]) -> UsageError:
         unused = _unused([one for one in found if one.differs])
         text = "The store holds no cells that `harness plan` names for these options"
         if self.group:
             text = f"--group {self.group!r} names no set of cells in the store that `harness plan` could make"
         text += f" (it holds {unused})" if unused else ""
         if sets:
-            return f"{text}. It holds these sets:\n" + "\n".join(self._line(members) for members in sets.values())
+            return UsageError(f"{text}. It holds these sets:", _lines(sets.values()))
         # Not of these settings, but of locks that are here: a group's digest names them all the same.
         others: dict[str, list[_Judged]] = {}
         for one in found:
             if not self._decisive(one):
                 others.setdefault(_set_of(one.cell), []).append(one)
         if others:
-            return f"{text}. These can be named:\n" + "\n".join(self._line(members) for members in others.values())
-        return f"{text}: run `harness index VERSION`, or check out the locks that they were made with."
+            return UsageError(f"{text}. These can be named:", _lines(others.values()))
+        return UsageError(f"{text}: run `harness index VERSION`, or check out the locks that they were made with.")
 
     def _note(self, chosen: Sequence[_Judged], found: Sequence[_Judged]) -> str:
         """What is stored of the same collection, checkpoint and device, and was not chosen."""
@@ -283,6 +278,18 @@ class Chooser:
         left = [one for one in found if one.cell.key not in keys and _place_of(one.cell) == place]
         unused = _unused(left)
         return printable(f"Not used: {unused}; `harness plan` names other cells.") if unused else ""
+
+
+def _lines(sets: Iterable[Sequence[_Judged]]) -> list[str]:
+    """Sets as short lines to copy; those that read alike have the digests of what they are of, too."""
+    members = [[one.cell for one in judged] for judged in sets]
+    told = [describe(cells) for cells in members]
+    lines = []
+    for cells, words in zip(members, told, strict=True):
+        collection, checkpoint = (cells[0].spec[part]["digest"][:8] for part in ("collection", "checkpoint"))
+        more = f", collection {collection}, checkpoint {checkpoint}" if told.count(words) > 1 else ""
+        lines.append(f"--group {_set_of(cells[0])[:_SHOWN]}   {words}{more}")
+    return lines
 
 
 def _differences(own: CellSpec, planned: CellSpec) -> Iterator[tuple[str, str]]:
@@ -397,17 +404,25 @@ class Finder:
                     f"No cell {item} is stored for {describe(self.choice.cells)}: `harness plan` shows what is."
                     + (f" {self.choice.note}" if self.choice.note else "")
                 )
-        found = found or [cell for cell in cells if cell.label == item]
+        if not found:
+            # Swapped cells and probes: of the locks and settings of today, too.
+            judged = [self._chooser.judge(cell) for cell in cells if cell.label == item]
+            found = [one.cell for one in judged if not one.differs]
+            if judged and not found:
+                raise UsageError(
+                    f"No cell {item} that `harness plan` could make is stored (there is {_unused(judged)}); its key "
+                    f"names it all the same: {', '.join(one.cell.key[:_SHOWN] for one in judged)}."
+                )
         if not found:
             raise UsageError(
                 f"{item!r} is neither a ColBERT index directory nor a stored cell: give a directory, a version that "
-                "`harness plan` shows as stored, or the start of a cell's key."
+                "`harness plan` shows as stored, or the start of a cell's key, four characters or more."
             )
         if len(found) > 1:
-            choices = "\n".join(
-                f"  {cell.key[:_SHOWN]}   {name}" for cell, name in zip(found, tell_apart(found), strict=True)
+            raise UsageError(
+                f"{item!r} names {len(found)} cells; give the start of a key instead:",
+                (f"{cell.key[:_SHOWN]}   {name}" for cell, name in zip(found, tell_apart(found), strict=True)),
             )
-            raise UsageError(f"{item!r} names {len(found)} cells; give the start of a key instead:\n{choices}")
         if found[0].outcome != "ok":
             raise UsageError(f"The cell {item} ended as {found[0].outcome} and has no artifacts: {found[0].reason}")
         return StoredCell(store, found[0])

@@ -20,7 +20,7 @@ from harness.running.plan import Planned
 from harness.running.selection import Selection
 from harness.running.specs import index_spec
 from harness.store.spec import CellSpec
-from harness.store.store import Store
+from harness.store.store import LEVELS, Store, level
 
 
 def job_of(matrix: Matrix, selection: Selection) -> IndexJob:
@@ -159,11 +159,10 @@ class Experiment:
 
     def _planned(self, spec: CellSpec, known: dict[str, bool], *, retry: bool) -> Planned:
         cell = self.store.get(spec.key)
-        levels = ("final", "digests", "full")
         if cell is None:
             return Planned(spec, None, run=True, why="not in the store")
         if cell.outcome == "ok":
-            if levels.index(cell.capture) < levels.index(self.job.capture):
+            if level(cell) < LEVELS.index(self.job.capture):
                 return Planned(
                     spec, cell, run=True, why=f"stored with capture {cell.capture}, {self.job.capture} wanted"
                 )

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from harness.store.cell import Cell
 from harness.store.spec import CellSpec
+from harness.words import count
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,9 @@ def stopped_early(plan: Sequence[Planned], cells: Sequence[Cell]) -> str:
     left = len(plan) - len(cells)
     if not left:
         return ""
-    return f"Stopped: {left} of {len(plan)} cells did not run; the same command goes on where this one stopped."
+    return (
+        f"Stopped: {left} of {count(len(plan), 'cell')} did not run; the same command goes on where this one stopped."
+    )
 
 
 def run_older(plan: Sequence[Planned], hours: float, now: datetime | None = None) -> list[Planned]:

@@ -9,7 +9,8 @@ from typing import Any
 
 from blake3 import blake3
 
-from harness.artifacts.names import is_artifact
+from harness.artifacts.names import is_artifact, is_captured
+from harness.store.store import LEVELS
 
 SCHEMA = 1
 OUTCOMES = (
@@ -83,6 +84,14 @@ class Cell:
         """Why artifacts that the job made could not be recorded; its details have the facts (`provenance.cpu`) too."""
         found: dict[str, str] = self.details.get("not_captured", {})
         return {name: reason for name, reason in found.items() if is_artifact(name)}
+
+    def unrecorded(self, name: str) -> str:
+        """Why nothing is known of an artifact that the job makes; empty where it is known, or was never made."""
+        if name in self.artifacts:
+            return ""
+        not_kept = self.capture == LEVELS[0] and is_captured(name) and name != "doclens"
+        words = "only the index was kept; index with `--capture digests` or more for this artifact" if not_kept else ""
+        return self.not_captured.get(name, words)
 
     @property
     def version(self) -> str:

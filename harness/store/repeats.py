@@ -6,8 +6,9 @@ specifications differ in the number of the repeat alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
+from harness.artifacts.names import in_order
 from harness.store.cell import Cell
 
 
@@ -18,7 +19,7 @@ def repeats_of(cell: Cell, cells: Iterable[Cell]) -> list[Cell]:
 
 
 def noise_floor(cell: Cell, repeats: Iterable[Cell]) -> frozenset[str] | None:
-    """Artifacts whose digests differ between a cell and any of its repeats, and that both could record.
+    """Artifacts whose digests differ between a cell and any of its repeats, and that both recorded.
 
     Args:
         cell: that ended well.
@@ -33,9 +34,25 @@ def noise_floor(cell: Cell, repeats: Iterable[Cell]) -> frozenset[str] | None:
     return frozenset(
         name
         for other in good
-        for name in {*cell.artifacts, *other.artifacts}.difference(cell.not_captured, other.not_captured)
+        for name in {*cell.artifacts, *other.artifacts} - unrecorded(cell, other)
         if _digest(cell, name) != _digest(other, name)
     )
+
+
+def noise_floors(named: Mapping[str, Cell], stored: Sequence[Cell]) -> dict[str, tuple[str, ...]]:
+    """Name to what changed when its cell was run again, in the pipeline's order; only of cells that were run again.
+
+    Args:
+        named: cells that ended well.
+        stored: among which their repeats are.
+    """
+    floors = {name: noise_floor(cell, repeats_of(cell, stored)) for name, cell in named.items()}
+    return {name: tuple(in_order(floor)) for name, floor in floors.items() if floor is not None}
+
+
+def unrecorded(a: Cell, b: Cell) -> frozenset[str]:
+    """Artifacts that one of two cells has, and of which the other has no record: nobody knows whether they differ."""
+    return frozenset(name for name in {*a.artifacts, *b.artifacts} if a.unrecorded(name) or b.unrecorded(name))
 
 
 def _digest(cell: Cell, name: str) -> str | None:

@@ -29,10 +29,9 @@ class StoredCell:
         """Names of its artifacts, in the order of the pipeline."""
         return tuple(self.cell.artifacts)
 
-    @property
-    def not_captured(self) -> dict[str, str]:
-        """Why artifacts that the cell should have are missing; see `Cell.not_captured`."""
-        return self.cell.not_captured
+    def unrecorded(self, name: str) -> str:
+        """See `Cell.unrecorded`."""
+        return self.cell.unrecorded(name)
 
     def load(self, name: str) -> Tensor:
         """Map a tensor; see `Store.load`.

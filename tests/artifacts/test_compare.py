@@ -258,7 +258,7 @@ def test_damaged_metadata_is_a_row(pair: tuple[Path, Path], capsys: pytest.Captu
     code, out, _ = run(capsys, "compare", *pair)
 
     assert code == 2
-    assert out.startswith("What can be read of a and b is bit for bit the same in all 10 tensors of the index.")
+    assert out.startswith("1 artifact could not be read: metadata. What can be read of a and b is bit for bit the same")
     assert "metadata.json is not valid JSON" in out
     assert run(capsys, "ladder", *pair)[0] == 2
 
@@ -271,7 +271,9 @@ def test_a_dtype_that_nobody_knows(pair: tuple[Path, Path], capsys: pytest.Captu
 
     assert code == 2
     assert "names torch.QInt8Storage, which is no dtype" in out
-    assert "9 of 10 tensors are bit-equal" in out
+    assert out.startswith(
+        "1 artifact could not be read: centroids. What can be read of a and b is bit for bit the same in 9"
+    )
 
 
 def test_different_nbits_and_dim(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

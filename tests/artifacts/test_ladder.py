@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from harness.artifacts.ladder import Change, all_pairs, ladder, unique_names
+from harness.errors import ExitCode
 from harness.report.ladder_text import ladder_text, pairs_text
 from tests.support.command import run
 from tests.support.pt_files import write_index, write_pt
@@ -33,12 +34,58 @@ def test_classes_and_steps() -> None:
     ]
 
 
+def test_lengths_that_differ_are_no_changed_tensor_and_not_equal() -> None:
+    """As `compare` has it: the same codes of other passages are another index."""
+    found = ladder([("a", {"centroids": "c", "doclens": "1"}), ("b", {"centroids": "c", "doclens": "2"})])
+
+    assert [()] == [step.changed for step in found.steps]
+    assert ExitCode.DIVERGENCE == found.outcome
+    assert "Both items have the same tensors. They differ in doclens all the same." in ladder_text(found)
+    assert (
+        ExitCode.OK
+        == ladder([("a", {"centroids": "c", "metadata": "1"}), ("b", {"centroids": "c", "metadata": "2"})]).outcome
+    )
+
+
 def test_changed_back() -> None:
     """The step that returns to an earlier value says to which."""
     changes = [change for change in ladder(ITEMS).changes if change.artifact == "centroids"]
 
     assert [Change("centroids", "v1", "v2", None), Change("centroids", "v2", "v3", "v1")] == changes
     assert "changed back at v3: as in v1" in ladder_text(ladder(ITEMS))
+
+
+def test_an_item_of_which_no_tensor_can_be_read_is_not_said_to_have_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in "abc":
+        write_index(tmp_path / name)
+    for path in (tmp_path / "b").glob("*.pt"):
+        path.write_text("version https://git-lfs.github.com/spec/v1\n")
+    a, b, c = (tmp_path / name for name in "abc")
+
+    code, out, _ = run(capsys, "ladder", a, b)
+    assert code == 2
+    assert out.startswith("No tensor that can be read is in b. There is nothing to compare a with.")
+    code, out, _ = run(capsys, "ladder", a, b, c)
+    assert code == 2
+    assert out.startswith("No tensor that can be read is in b. The other 2 items have the same tensors")
+    assert run(capsys, "ladder", b, b)[1].startswith("None of the 2 items holds a tensor that can be read.")
+
+
+def test_lengths_of_passages_alone_are_a_divergence_as_in_compare(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in "ab":
+        write_index(tmp_path / name)
+    lengths = json.loads((tmp_path / "b" / "doclens.0.json").read_text())
+    lengths[0], lengths[1] = lengths[0] + 1, lengths[1] - 1
+    (tmp_path / "b" / "doclens.0.json").write_text(json.dumps(lengths))
+
+    code, out, _ = run(capsys, "ladder", tmp_path / "a", tmp_path / "b")
+
+    assert code == run(capsys, "compare", tmp_path / "a", tmp_path / "b")[0] == 1
+    assert "Both items have the same tensors. They differ in doclens all the same." in out
 
 
 def test_noise_is_no_divergence() -> None:
@@ -48,6 +95,7 @@ def test_noise_is_no_divergence() -> None:
 
     assert ("centroids",) == found.steps[0].changed
     assert not found.changed
+    assert "1 of 1 step changed a tensor, and none more than running an item again does: v1" in ladder_text(found)
     assert ladder(ITEMS, noise=floors).changed
     assert {"v1": ["centroids"], "v3": []} == found.to_json()["noise"]
     shown = ladder_text(ladder(ITEMS, noise=floors))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,30 @@ def test_indexes_that_are_cut_alike_are_not_equal(
 
     write_index(tmp_path / "b", chunks=3)
     assert 0 != run(capsys, "compare", tmp_path / "a", tmp_path / "b")[0]
+
+
+def test_what_was_lost_with_the_end_of_a_run_is_no_change_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The lengths of some chunks are not other lengths, no difference starts at a missing file, and none inherits."""
+    for name in "ab":
+        write_index(tmp_path / name)
+    for file in ("doclens.1.json", "1.metadata.json", "ivf.pid.pt"):
+        (tmp_path / "b" / file).unlink()
+    out = run(capsys, "compare", tmp_path / "a", tmp_path / "b")[1]
+
+    assert out.startswith(
+        "b is not whole, and all else passes 'default': 8 of 10 tensors of the index are on both sides"
+    )
+    assert not re.search("line up|origin|inherit", out, re.IGNORECASE)
+
+    codes = IndexDirectory(tmp_path / "b").load("0.codes").data.copy()
+    codes[0] ^= 1
+    write_pt(tmp_path / "b" / "0.codes.pt", codes)
+    out = run(capsys, "compare", tmp_path / "a", tmp_path / "b")[1]
+
+    assert out.startswith("a and b differ beyond 'default' in 0.codes: ")
+    assert "Inherited" not in out
 
 
 def test_a_divergence_is_one_whatever_else_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

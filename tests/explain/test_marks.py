@@ -110,6 +110,16 @@ def test_what_a_repeat_shows_is_noise(runs: Runs, capsys: pytest.CaptureFixture[
     assert run(capsys, runs, "2.7.1", "2.6.0")[0] == 1
 
 
+def test_nan_where_no_repeat_has_it_is_no_noise(runs: Runs) -> None:
+    """Fewer elements than a repeat changes, and none of them by a number."""
+    broken = index_arrays()
+    broken["centroids"][0, 0] = np.nan
+    a, b = runs.put("2.7.1", index_arrays()), runs.put("2.8.0", broken)
+    runs.put("2.7.1", changed(centroids=0.5), repeat=1)
+
+    assert row(compared(a, b), "centroids").above_noise is True
+
+
 def test_the_repeat_itself_is_noise(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
     """A against A differs by noise, by definition, and the JSON says so of each artifact."""
     runs.put("2.7.1", index_arrays())

@@ -141,9 +141,9 @@ def test_an_artifact_that_one_side_could_not_record_is_missing_and_no_origin(sto
     assert rows["centroids_raw"].unknown
     assert not rows["centroids_raw"].divergent
     assert rows["centroids_raw"].to_json()["bit_equal"] is None
-    assert "B's job could not record it: RuntimeError: planted" in text(comparison)
+    assert "B has no record of it: RuntimeError: planted" in text(comparison)
     assert rows["centroids_raw"].place is None
-    assert b.not_captured["centroids_raw"] == "RuntimeError: planted"
+    assert b.unrecorded("centroids_raw") == "RuntimeError: planted"
     assert {name: one.place.change for name, one in rows.items() if one.place} == {
         "D": Change.ORIGIN,
         "centroids": Change.INHERITED,

@@ -44,7 +44,7 @@ def test_bits_that_cannot_be_packed_are_refused_with_those_that_can(nbits, dim, 
 
 
 def test_a_dim_that_goes_with_no_nbits_is_said_so():
-    assert "no nbits goes with it" in refusal(1, 100)
+    assert "no nbits goes with it, use another checkpoint." in refusal(1, 100)
 
 
 @pytest.mark.parametrize(("nbits", "dim"), [(1, 8), (2, 96), (4, 96), (8, 128), (2, 16)])

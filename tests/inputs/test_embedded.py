@@ -16,7 +16,7 @@ from harness.inputs.checkpoint import load_checkpoint_embedded, safetensors_head
 from harness.inputs.collection import load_embedded
 from harness.inputs.embedded_checkpoint import build_embedded_checkpoint, projection
 from harness.inputs.recipe import Draws, embedded_passages
-from tests.support.checkpoints import safetensors
+from tests.checkpoints import safetensors
 
 # --- Passages -------------------------------------------------------------------------------------------------------
 

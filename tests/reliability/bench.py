@@ -342,35 +342,51 @@ class Fault:
 
 @dataclass(frozen=True)
 class Row:
-    """What came of a fault; `verdict` is `yes`, `NO` or `skipped`."""
+    """What came of a fault or a case.
 
-    fault: Fault
+    Attributes:
+        told: its name, how it was made, and what should come of it.
+        seen: what came.
+        verdict: `yes`, `NO` or `skipped`.
+    """
+
+    told: tuple[str, str, str]
     seen: str
     verdict: str
     seconds: float = 0.0
 
 
-def try_fault(fault: Fault, folder: Path, truth: Truth) -> Row:
-    """Inject a fault and look."""
+def judged(told: tuple[str, str, str], look: Callable[[], str]) -> Row:
+    """Look, and say what was seen and whether it is as it should be."""
     started = time.monotonic()
-    bench = Bench(folder, truth, fault.built, fault.settings)
     try:
-        seen = fault.run(bench)
-        if not fault.damages:
-            bench.right()
-        if fault.mends:
-            bench.mend()
-            seen += "; given again, the sweep ends well"
-        verdict = "yes"
+        seen, verdict = look(), "yes"
     except Skipped as reason:
         seen, verdict = str(reason), "skipped"
     except Unexpected as error:
         seen, verdict = str(error), "NO"
     except Exception as error:  # noqa: BLE001 - a crash of the harness is a result
         seen, verdict = f"{type(error).__name__}: {error}", "NO"
-    finally:
-        bench.close()
-    return Row(fault, seen, verdict, time.monotonic() - started)
+    return Row(told, seen, verdict, time.monotonic() - started)
+
+
+def try_fault(fault: Fault, folder: Path, truth: Truth) -> Row:
+    """Inject a fault and look."""
+
+    def look() -> str:
+        bench = Bench(folder, truth, fault.built, fault.settings)
+        try:
+            seen = fault.run(bench)
+            if not fault.damages:
+                bench.right()
+            if not fault.mends:
+                return seen
+            bench.mend()
+            return f"{seen}; given again, the sweep ends well"
+        finally:
+            bench.close()
+
+    return judged((fault.name, fault.injected, fault.expected), look)
 
 
 def cells_of(bench: Bench) -> dict[str, Cell]:

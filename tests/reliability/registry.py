@@ -159,7 +159,7 @@ def _variables(**values: str) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _with_index(bench: Bench, index: Index, patience: int = 60) -> contextlib.AbstractContextManager[None]:
+def with_index(bench: Bench, index: Index, patience: int = 60) -> contextlib.AbstractContextManager[None]:
     """Let environments come from an index on loopback, by locks with the right hashes; uv waits so many seconds."""
     bench.real_uv = True
     locks = bench.folder / "project" / "locks"
@@ -184,7 +184,7 @@ def _for_a_moment(fault: str, where: str, times: int) -> Callable[[Bench], str]:
     """A fault that passes: the sweep tries again by itself."""
 
     def run(bench: Bench) -> str:
-        with Index(fault, where, times) as index, _with_index(bench, index):
+        with Index(fault, where, times) as index, with_index(bench, index):
             cells = bench.sweep()
             expect([cell.outcome for cell in cells.values()] == ["ok", "ok"], str(list(map(shown, cells.values()))))
             tries = bench.said.getvalue().count("Try 2 of 3")
@@ -200,7 +200,7 @@ def _for_good(fault: str, words: str, *, retried: bool = True) -> Callable[[Benc
 
     def run(bench: Bench) -> str:
         patience = 1 if fault == "stall" else 60
-        with Index(fault, f"torch-{HIT}-py3-none-any.whl") as index, _with_index(bench, index, patience):
+        with Index(fault, f"torch-{HIT}-py3-none-any.whl") as index, with_index(bench, index, patience):
             started = time.monotonic()
             cells = bench.sweep()
             took = time.monotonic() - started
@@ -226,7 +226,7 @@ def _nobody(bench: Bench) -> str:
     with Index() as index:
         pass
     try:
-        with _with_index(bench, index):
+        with with_index(bench, index):
             bench.sweep()
     except UsageError as error:
         said = re.sub(r"http://127\.0\.0\.1:\d+", "http://INDEX", str(error))
@@ -234,7 +234,7 @@ def _nobody(bench: Bench) -> str:
         expect(False, "the sweep went on without packages")
     outcomes = {cell.outcome for cell in cells_of(bench).values()}
     expect(outcomes == {"install_failed"}, f"stored: {outcomes}")
-    with Index() as index, _with_index(bench, index):
+    with Index() as index, with_index(bench, index):
         bench.mend()
     return f"exit code 2; “{said}”"
 
@@ -245,7 +245,7 @@ def _hub(kind: str, words: str) -> Callable[[Bench], str]:
     def run(bench: Bench) -> str:
         from harness.inputs import hub as client
         from harness.inputs.checkpoint import load_checkpoint_hub
-        from tests.support.checkpoints import checkpoint_bytes
+        from tests.checkpoints import checkpoint_bytes
         from tests.support.hub_server import Fault as HubFault
         from tests.support.hub_server import HubServer
 

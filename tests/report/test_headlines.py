@@ -154,3 +154,13 @@ def test_a_folder_of_folders_of_tables_names_those(tmp_path, capsys):
         f"holds no tables itself, but 2 folders of tables; name those: {tmp_path / 'one'}, {tmp_path / 'two'}." in err
     )
     assert "rrno" not in err
+
+
+def test_a_row_without_a_count_was_not_measured_and_agrees_with_everything(tmp_path):
+    head = "a,b,total,shapes_match,default_match,bnb_match\n"
+    (tmp_path / "some.csv").write_text(head + "2.7.1,2.8.0,,,,\n2.7.0,2.7.1,12,12,,12\n")
+    (tmp_path / "all.csv").write_text(head + "2.7.1,2.8.0,12,12,11,12\n2.7.0,2.7.1,12,12,12,12\n")
+    tables = [read_headlines(tmp_path / name) for name in ("some.csv", "all.csv")]
+
+    assert set(side_by_side(tables)["some"]) == {"not measured"}
+    assert list(disagreements(tables)) == []

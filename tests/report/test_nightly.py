@@ -18,11 +18,21 @@ import yaml
 
 from harness.errors import InfrastructureError, UsageError
 from harness.report.headline import Headline
-from harness.report.nightly import RANKS, Finding, Night, compare_nights, markdown, night_names, report, sentence
+from harness.report.nightly import (
+    RANKS,
+    Finding,
+    Night,
+    compare_nights,
+    findings_of,
+    markdown,
+    night_names,
+    report,
+    sentence,
+)
 from harness.running.plan import Planned, run_older
 from harness.store.store import Store
+from tests.checkpoints import write_checkpoint
 from tests.support.cell_specs import cell, spec
-from tests.support.checkpoints import write_checkpoint
 from tests.support.fake_worker import fake_interpreter
 from tests.support.programs import FAKE
 from tests.support.small_index import index_arrays, write_index
@@ -118,6 +128,25 @@ def test_bits_that_drift_under_the_same_key_are_said_and_are_no_divergence() -> 
     assert found.new == ()
     assert found.drifted == (("2.8.0", "ivf"),)
     assert "other bits than the last time: ivf of 2.8.0" in markdown(found)
+
+
+def test_what_is_not_known_is_neither_news_nor_forgotten() -> None:
+    """An artifact that a side could not record or read: a night of another knowledge is asked instead."""
+    lacks = replace(night("2", codes="bit_equal"), unknown=((STEP, "ivf"),))
+
+    assert new(lacks, night("1", ivf="different", codes="bit_equal")) == []
+    assert "Not known tonight, because a side could not be read or recorded: ivf (2.7.1 -> 2.8.0)." in markdown(
+        report(lacks, [])
+    )
+    assert new(night("3", ivf="different", codes="bit_equal"), lacks, night("1", ivf="different")) == []
+    assert new(night("3", ivf="different", codes="bit_equal"), lacks, night("1", ivf="close")) == ["ivf"]
+    row = {"kind": "consecutive", "a": "2.7.1", "b": "2.8.0", "noise": None, "final": True, "n_mismatch": None, "n": 1}
+    rows = [
+        row | {"artifact": "ivf", "status": "missing_b", "bit_equal": None, "profile": "", "close": None},
+        row | {"artifact": "codes", "status": "bit_equal", "bit_equal": True, "profile": "default", "close": None},
+    ]
+    found = findings_of(rows)
+    assert {(STEP, "codes"): frozenset()} == {place: one.failing for place, one in found.items()}
 
 
 def test_cells_that_ended_long_ago_run_again_and_others_do_not() -> None:
@@ -312,7 +341,7 @@ def test_the_workflow_s_steps_over_five_nights_of_two_versions(machine: Machine)
     (machine.folder / "fake" / "crash").write_text(keys)
     good, summary = machine.night()
     assert good
-    assert "1 of 1 steps could not be compared tonight" in summary
+    assert "1 of 1 step could not be compared tonight" in summary
 
     machine.next_evening()
     machine.options.append("9.9.9")

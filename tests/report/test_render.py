@@ -231,7 +231,7 @@ def test_chunks_are_one_row_and_one_paragraph(comparison: Comparison) -> None:
     assert "3 different beyond the tolerance (chunks 2-3, 7)" in shown
     assert "1 only in A (chunk 11)" in shown
     assert "  9.codes: B: " in shown  # why it could not be read
-    assert "differ beyond 'default' in codes (4 of 16 chunks), residuals (3 of 16 chunks): " in shown
+    assert "differ beyond 'default' in codes (3 of 16 chunks), residuals (3 of 16 chunks): " in shown
     assert "1 artifact could not be read: 9.codes." in shown
 
 

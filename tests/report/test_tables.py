@@ -209,6 +209,34 @@ def test_a_change_beyond_the_noise_is_a_divergence(sweep):
     assert reduced.rows[0].noisy == ("centroids",)
 
 
+def test_a_change_far_beyond_the_noise_in_the_same_tensor_is_a_divergence(sweep):
+    """One rule for tables and for `compare`: that a repeat changes a tensor a little hides nothing greater in it."""
+    sweep.put("2.7.1", index_arrays())
+    sweep.put("2.7.1", moved(centroids=1e-3), repeat=1)
+    sweep.put("2.8.0", moved(centroids=0.5))
+
+    reduced = sweep.reduce(["2.7.1", "2.8.0"])
+
+    assert reduced.diverged
+    assert reduced.rows[0].noisy == ()
+    noise = {(row["kind"], row["noise"]) for row in sweep.rows("comparisons") if row["artifact"] == "centroids"}
+    assert noise == {("consecutive", False), ("repeat", True)}
+
+
+def test_what_lies_between_two_versions_and_failed_does_not_hide_that_they_differ(sweep):
+    sweep.put("2.6.0", index_arrays())
+    sweep.fail("2.7.0", "crashed", "It broke.")
+    sweep.put("2.7.1", moved(centroids=0.5))
+    sweep.put("2.8.0", moved(centroids=0.5))
+
+    reduced = sweep.reduce(["2.6.0", "2.7.0", "2.7.1", "2.8.0"])
+
+    assert reduced.diverged
+    assert [row.changed for row in reduced.rows] == [False, False, False]
+    said = "2.6.0 -> 2.7.1, with what could not be compared between them, changed centroids"
+    assert any(line.startswith(said) for line in sentences(reduced))
+
+
 def test_tables_say_their_schema_and_what_they_are_of(sweep):
     sweep.put("2.7.1", index_arrays())
     sweep.put("2.8.0", index_arrays())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,62 +15,18 @@ from harness.environments.device import Device
 from harness.environments.lockfile import lock_path, read_lock
 from harness.errors import UsageError
 from harness.inputs.collection import load_local
-from harness.running.choice import Choice, Chooser, Finder
+from harness.running.choice import Choice, Finder
 from harness.running.probes import probe_spec
-from harness.running.selection import Selection
-from harness.store.cell import Artifact, Cell
+from harness.store.cell import Artifact
 from harness.store.repeats import noise_floor, repeats_of
 from harness.store.spec import CellSpec
-from harness.store.store import Store, tell_apart
-from tests.support.cell_specs import MATRIX, ROOT, cell, planned, spec
+from harness.store.store import tell_apart
+from tests.support.cell_specs import MATRIX, cell, planned, spec
 from tests.support.command import run
+from tests.support.stored import Place, artifacts
 
 CPU = Device("cpu", "cpu Vendor 1/2 avx2")
 GPU = "cuda NVIDIA H100 80GB HBM3 9.0"
-FINAL = ("centroids", "avg_residual", "bucket_cutoffs", "bucket_weights", "ivf", "ivf_lengths")
-
-
-def artifacts(**changes: str) -> dict[str, Artifact]:
-    """Digests of an index, some of which are others."""
-    digests = {name: f"{name}-same" for name in FINAL} | changes
-    return {
-        name: Artifact(digest.encode().hex().ljust(64, "0")[:64], "float32", (1,), "final", stored=False, nans=0)
-        for name, digest in digests.items()
-    }
-
-
-class Place:
-    """A matrix with locks of its own, and a store."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        shutil.copy(ROOT / "matrix.yaml", root)
-        shutil.copytree(ROOT / "locks", root / "locks")
-        self.store = Store(root / ".harness" / "store")
-
-    @property
-    def options(self) -> list[str]:
-        return ["--matrix", str(self.root / "matrix.yaml"), "--home", str(self.root / ".harness")]
-
-    def put(self, of: CellSpec, outcome: str = "ok", **changes: str) -> Cell:
-        made = artifacts(**changes) if outcome == "ok" else {}
-        return self.store.put(cell(of, outcome=outcome, reason="" if outcome == "ok" else "It broke.", artifacts=made))
-
-    def chooser(self, group: str | None = None, **options: Any) -> Chooser:
-        return Chooser(Selection(self.root / "matrix.yaml", self.root / ".harness", **options), group)
-
-    def choose(self, group: str | None = None, **options: Any) -> Choice:
-        return self.chooser(group, **options).choose()
-
-    def lock_again(self, version: str) -> None:
-        """Change a version's lock, as another transformers would."""
-        path = lock_path(self.root / "locks", version, "cpu")
-        text = path.read_text(encoding="utf-8")
-        path.write_text(re.sub(r"transformers==[\d.]+", "transformers==4.38.1", text), encoding="utf-8")
-
-    def planned(self, version: str, repeat: int = 0, **changes: Any) -> CellSpec:
-        """What would be planned with the locks as they are now."""
-        return planned(version, repeat, lock=read_lock(lock_path(self.root / "locks", version, "cpu")), **changes)
 
 
 @pytest.fixture
@@ -109,6 +65,82 @@ def test_a_cell_of_a_lock_that_changed_is_left_out_and_said(place: Place, capsys
     assert run(capsys, "compare", "2.7.1", "2.8.0", *place.options)[0] == 1
 
 
+def with_insides(changes: dict[str, str] | None = None, *, lacking: Sequence[str] = ()) -> dict[str, Artifact]:
+    """Artifacts of a cell that kept digests of what is inside the pipeline."""
+    found = artifacts(**{"D": "same", "local_sample_embs": "same", **(changes or {})})
+    return {name: replace(one, kind="intermediate") for name, one in found.items() if name not in lacking}
+
+
+def test_a_repeat_that_kept_less_says_nothing_of_what_it_did_not_keep(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An artifact that a repeat has no record of did not change in it: to call it noise would hide a divergence."""
+    a = cell(place.planned("2.7.1"), artifacts=with_insides(), capture="digests")
+    b = cell(place.planned("2.8.0"), artifacts=with_insides({"D": "other"}), capture="digests")
+    again = cell(place.planned("2.7.1", 1), artifacts=artifacts(), capture="final")
+    for one in (a, b, again):
+        place.store.put(one)
+
+    assert noise_floor(a, [again]) == frozenset()
+    code, out, _err = run(capsys, "ladder", "2.7.1", "2.8.0", "--json", *place.options)
+    assert (code, json.loads(out)["noise"]) == (1, {"2.7.1": []})
+    code, out, _err = run(capsys, "compare", "2.7.1", "2.8.0", *place.options)
+    assert code == 1
+    assert "which changed no tensor" in out
+
+
+@pytest.mark.parametrize(
+    ("changes", "lacking"),
+    [
+        ({"capture": "final"}, ("D", "local_sample_embs")),
+        ({"capture": "digests", "details": {"not_captured": {"D": "no hook"}}}, ("D",)),
+    ],
+)
+def test_what_one_cell_has_no_record_of_is_no_change_for_any_command(
+    place: Place, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], lacking: Sequence[str]
+) -> None:
+    place.store.put(cell(place.planned("2.7.1"), artifacts=with_insides(lacking=lacking), **changes))
+    place.store.put(cell(place.planned("2.8.0"), artifacts=with_insides(), capture="digests"))
+    place.store.put(cell(place.planned("2.8.0", 1), artifacts=with_insides(), capture="digests"))
+
+    code, out, _err = run(capsys, "ladder", "2.7.1", "2.8.0", "--json", *place.options)
+    assert (code, json.loads(out)["steps"][0]["changed"]) == (0, [])
+    code, out, _err = run(capsys, "compare", "2.7.1", "2.8.0", "--json", *place.options)
+    rows = {one["name"]: one for one in json.loads(out)["artifacts"]}
+    assert code == 0
+    assert {rows[name]["status"] for name in lacking} == {"missing_a"}
+    unknown = {(rows[name]["bit_equal"], rows[name]["above_noise"], rows[name]["change"]) for name in lacking}
+    assert unknown == {(None, None, None)}
+
+
+def test_consecutive_of_versions_without_a_cell_says_so(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    place.put(place.planned("2.8.0"))
+
+    code, out, err = run(capsys, "consecutive", "2.0.0", "2.1.0", *place.options)
+    assert (code, out) == (2, "")
+    assert "No cell of 2.0.0, 2.1.0 is stored for embedded (10 passages)" in err
+    code, out, _err = run(capsys, "consecutive", "2.8.0", "2.8.0", *place.options)
+    assert code == 0
+    assert "There is one version, and no step to compare." in out
+    code, out, err = run(capsys, "all-pairs", *place.options)
+    assert (code, out) == (2, "")
+    assert "Only 2.8.0 ended well in embedded" in err
+
+
+def test_a_swapped_cell_of_another_lock_is_not_taken_by_its_label(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = place.put(replace(place.planned("2.7.1"), swap={"D": "ab" * 32}))
+    place.put(place.planned("2.8.0"))
+    assert run(capsys, "compare", "2.7.1+D", "2.8.0", *place.options)[0] == 0
+    place.lock_again("2.7.1")
+
+    code, out, err = run(capsys, "compare", "2.7.1+D", "2.8.0", *place.options)
+    assert (code, out) == (2, "")
+    assert "1 cell of another lock (2.7.1+D)" in err
+    assert run(capsys, "compare", old.key[:12], "2.8.0", *place.options)[0] == 0
+
+
 def test_every_command_takes_the_cells_that_plan_names(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     (place.root / "p.tsv").write_text("id\ttext\n1\tone passage\n2\tanother passage\n")
     (place.root / "few.tsv").write_text("id\ttext\n1\tone passage\n")
@@ -129,6 +161,25 @@ def test_every_command_takes_the_cells_that_plan_names(place: Place, capsys: pyt
     assert "p (2 passages)" in err
     group = re.findall(r"--group (\w+)", err)[0]
     assert run(capsys, "all-pairs", "--group", group, *place.options)[0] == 1
+
+
+def test_sets_to_choose_from_are_lines_to_copy_that_differ(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    for version in ("2.7.1", "2.8.0"):
+        place.put(place.planned(version))
+        place.put(place.planned(version, checkpoint={"name": "embedded", "digest": "dead", "dim": 8}), ivf=version)
+
+    code, out, err = run(capsys, "consecutive", *place.options)
+
+    assert (code, out) == (2, "")
+    first, *lines = err.rstrip().split("\n")
+    assert first.endswith("or with one of:")
+    assert len(lines) == 2
+    assert all(line.startswith("  --group ") for line in lines)
+    assert len({line.partition("   ")[2] for line in lines}) == 2
+    codes = [run(capsys, "consecutive", *place.options, *line.split()[:2])[0] for line in lines]
+    assert sorted(codes) == [0, 1]
+    code, _out, err = run(capsys, "compare", "2.7.1", "2.8.0", *place.options)
+    assert (code, err.count("\n  --group ")) == (2, 2)
 
 
 def test_a_version_without_a_chosen_cell_is_refused_by_name(place: Place) -> None:

@@ -43,8 +43,8 @@ from harness.store.spec import CellSpec
 from harness.store.store import Store
 from harness.tensors.safetensors import write_safetensors
 from harness.tensors.tensor import Tensor
+from tests.checkpoints import write_checkpoint
 from tests.support.cell_specs import MATRIX, planned
-from tests.support.checkpoints import write_checkpoint
 from tests.support.fake_worker import fake_interpreter
 from tests.support.real_environments import NEW, OLD, environments, harness, home
 

@@ -770,7 +770,7 @@ def test_stopping_before_any_cell_has_ended_is_a_sentence(bench, monkeypatch):
     running.control.finishing.set()
 
     assert running.run() == []
-    assert plan_module.stopped_early(plan, []).startswith("Stopped: 1 of 1 cells did not run")
+    assert plan_module.stopped_early(plan, []).startswith("Stopped: 1 of 1 cell did not run")
     assert plan_module.stopped_early(plan, [Cell("", "", {}, "ok")]) == ""
     monkeypatch.setattr(sweep._Sweep, "run", lambda _self: [])
     with pytest.raises(InfrastructureError, match="before any cell had ended"):

@@ -28,8 +28,8 @@ from harness.running.slurm.record import Options, Sweep, root_of, write_record
 from harness.running.slurm.sweeps import new_id, open_sweeps, save_sweep
 from harness.store.cell import Cell
 from harness.store.store import Store
+from tests.checkpoints import write_checkpoint
 from tests.reliability.bench import alive
-from tests.support.checkpoints import write_checkpoint
 from tests.support.fake_worker import fake_interpreter
 from tests.support.slurm_cluster import SlurmCluster, missing, wait_for
 from tests.support.standin import PASSAGES

@@ -1,4 +1,4 @@
-"""Checkpoints small enough for a test."""
+"""The files of a tiny checkpoint, made without torch."""
 
 from __future__ import annotations
 
