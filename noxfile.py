@@ -64,7 +64,7 @@ def reducer(name: str) -> Callable[[Callable[[nox.Session], None]], object]:
 
 
 def uv_environment() -> dict[str, str]:
-    """The variables for uv, chosen as in `harness/environments.py`, which this file cannot import; a test compares."""
+    """The variables for uv, as `harness/environments/uv.py` chooses them; a test compares, as nothing is imported."""
     return {
         name: text
         for name, text in os.environ.items()

@@ -32,15 +32,19 @@ from rich.console import Console
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from harness.choice import planned_cells  # noqa: E402
-from harness.experiment import Experiment, Planned, Selection  # noqa: E402
-from harness.progress import Board  # noqa: E402
-from harness.reduce import reduce_cells  # noqa: E402
-from harness.slurm import Follower  # noqa: E402
-from harness.slurm_jobs import Options, Sweep, new_id, save_sweep  # noqa: E402
-from harness.store import Artifact, Cell, Store  # noqa: E402
-from harness.tensors import Tensor  # noqa: E402
-from tests.slurm_cluster import SlurmCluster, missing  # noqa: E402
+from harness.report.reduce import reduce_cells  # noqa: E402
+from harness.running.choice import planned_cells  # noqa: E402
+from harness.running.experiment import Experiment  # noqa: E402
+from harness.running.plan import Planned  # noqa: E402
+from harness.running.progress import Board  # noqa: E402
+from harness.running.selection import Selection  # noqa: E402
+from harness.running.slurm.follower import Follower  # noqa: E402
+from harness.running.slurm.record import Options, Sweep  # noqa: E402
+from harness.running.slurm.sweeps import new_id, save_sweep  # noqa: E402
+from harness.store.cell import Artifact, Cell  # noqa: E402
+from harness.store.store import Store  # noqa: E402
+from harness.tensors.tensor import Tensor  # noqa: E402
+from tests.support.slurm_cluster import SlurmCluster, missing  # noqa: E402
 
 ANSWERS = """#!/bin/sh
 case "$0" in

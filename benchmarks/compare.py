@@ -34,8 +34,11 @@ _HEADER = 64
 
 OURS = r"""
 import json, sys, time
-from harness.metrics import measure
-from harness.tensors import Tensor, DTYPES, map_file, view_bytes
+from harness.tensors.metrics import measure
+from harness.tensors.tensor import Tensor
+from harness.tensors.dtypes import DTYPES
+from harness.files import map_file
+from harness.tensors.mapped import view_bytes
 from pathlib import Path
 def open_tensor(path, dtype, n):
     raw = map_file(Path(path))
@@ -186,10 +189,10 @@ def measure_pair(options: argparse.Namespace, dtype: str, n: int, pattern: str) 
 
 def small_costs() -> list[tuple[str, str]]:
     """What equal digests cost, and all pairs of 19 indexes with 12 tensors."""
-    from harness.compare import compare_sources
-    from harness.ladder import all_pairs, ladder
-    from harness.sources import Facts
-    from harness.tensors import Tensor
+    from harness.artifacts.comparison import compare_sources
+    from harness.artifacts.ladder import all_pairs, ladder
+    from harness.artifacts.source import Facts
+    from harness.tensors.tensor import Tensor
 
     class Known:
         name = "known"

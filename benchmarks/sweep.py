@@ -22,15 +22,18 @@ from rich.console import Console
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # for the tests' stand-ins
 
-from harness import environments, gpus, sweep  # noqa: E402
-from harness.experiment import Experiment, Selection  # noqa: E402
-from harness.gpus import Gpu  # noqa: E402
+from harness.environments import build as build_module  # noqa: E402
+from harness.environments import gpus, packages  # noqa: E402
+from harness.environments.gpus import Gpu  # noqa: E402
+from harness.environments.lockfile import Lock  # noqa: E402
 from harness.home import Home  # noqa: E402
-from harness.lock import Lock  # noqa: E402
-from harness.matrix import Matrix  # noqa: E402
-from harness.progress import Board  # noqa: E402
-from tests.fake_worker import fake_interpreter  # noqa: E402
-from tests.standin import make_inputs  # noqa: E402
+from harness.inputs.matrix import Matrix  # noqa: E402
+from harness.running import sweep  # noqa: E402
+from harness.running.experiment import Experiment  # noqa: E402
+from harness.running.progress import Board  # noqa: E402
+from harness.running.selection import Selection  # noqa: E402
+from tests.support.fake_worker import fake_interpreter  # noqa: E402
+from tests.support.standin import make_inputs  # noqa: E402
 
 IDENTITY = "cuda Simulated 8.0"
 LIMITS = {1: 1.1}
@@ -48,7 +51,7 @@ def build(seconds: float) -> Callable[..., dict[str, str]]:
             metadata.mkdir(parents=True)
             (metadata / "METADATA").write_text(f"Name: {name}\nVersion: {version}\n\n")
         time.sleep(seconds)
-        return environments.installed_packages(path)
+        return packages.installed_packages(path)
 
     return install
 
@@ -57,8 +60,8 @@ def measure(folder: Path, count: int, cells: int, seconds: float, build_seconds:
     """Wall seconds of a sweep over `count` simulated GPUs."""
     body = f"phase('import'); phase('encode'); time.sleep({seconds}); index(); result()\n"
     python = fake_interpreter(folder, body).python
-    environments.Environment.python = property(lambda _self: python)  # type: ignore[assignment,method-assign]
-    environments.build_environment = build(build_seconds)
+    build_module.Environment.python = property(lambda _self: python)  # type: ignore[assignment,method-assign]
+    build_module.build_environment = build(build_seconds)
     gpus.query_driver = lambda *_arguments: []  # no nvidia-smi is asked about simulated GPUs
     inputs = make_inputs(folder)
     selection = Selection(

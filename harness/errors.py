@@ -55,3 +55,14 @@ class InfrastructureError(HarnessError):
     """The experiment could not run: an install failed, a registry does not answer as it should."""
 
     exit_code = ExitCode.INFRASTRUCTURE
+
+
+class UnreadableTensor(HarnessError):  # noqa: N818 - named after the status `unreadable`
+    """A file, or a tensor in it, cannot be read; the message names the file and the reason.
+
+    The message may quote names from the file, so it has a limit.
+    """
+
+    def __init__(self, message: str) -> None:
+        shown = printable(message)
+        super().__init__(shown if len(shown) <= 1000 else f"{shown[:997]}...")

@@ -6,6 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
+def package_folder() -> Path:
+    """This package's own folder: the one place from which the worker is found, digested and copied."""
+    return Path(__file__).parent
+
+
 @dataclass(frozen=True)
 class Home:
     """The folder of everything heavy, ignored by git; all of it can be made again.

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.torch_oracle import torch_python
+from tests.support.torch_oracle import torch_python
 
 # The same examples every time, however slow the machine is just now; chance has its place in `python -m tests.fuzz`.
 settings.register_profile(

@@ -30,26 +30,31 @@ import hypothesis
 import numpy as np
 from hypothesis import strategies as st
 
-from harness.checkpoint import load_checkpoint_local
-from harness.choice import describe
-from harness.collection import load_local
-from harness.compare import compare_sources, dumps
+from harness.artifacts.comparison import compare_sources
+from harness.artifacts.directory import IndexDirectory
+from harness.environments.lockfile import read_lock
+from harness.environments.supervise import Ended
 from harness.errors import HarnessError
+from harness.files import dumps
 from harness.flock import owner
-from harness.hub import split_patterns
-from harness.lock import read_lock
-from harness.matrix import parse_matrix
-from harness.render import text
-from harness.runner import conclude
-from harness.sources import IndexDirectory
-from harness.store import Artifact, Store, StoredCell, says_less, tell_apart
-from harness.supervise import Ended
-from harness.tables import cell_rows, write_tables
-from harness.tensors import Tensor, read_pt, read_safetensors, write_safetensors
-from tests.cell_specs import cell, spec
+from harness.inputs.checkpoint import load_checkpoint_local
+from harness.inputs.collection import load_local
+from harness.inputs.hub import split_patterns
+from harness.inputs.matrix_file import parse_matrix
+from harness.report.comparison_text import text
+from harness.report.tables import cell_rows, write_tables
+from harness.running.choice import describe
+from harness.running.runner import conclude
+from harness.store.cell import Artifact
+from harness.store.store import Store, says_less, tell_apart
+from harness.store.stored import StoredCell
+from harness.tensors.safetensors import read_safetensors, write_safetensors
+from harness.tensors.tensor import Tensor
+from harness.tensors.torchfile import read_pt
 from tests.checkpoints import write_checkpoint
-from tests.pt_files import integer, rebuild, tuple_of, write_archive, write_index, write_pt
-from tests.pt_files import text as pickled_text
+from tests.support.cell_specs import cell, spec
+from tests.support.pt_files import integer, rebuild, tuple_of, write_archive, write_index, write_pt
+from tests.support.pt_files import text as pickled_text
 
 ROOT = Path(__file__).parent.parent
 SECONDS_FOR_ONE = 10

@@ -14,7 +14,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,21 +23,22 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from harness.embedded import PASSAGES_SEED
-from harness.environments import Environment, ensure_environment
-from harness.experiment import Experiment, Selection
+from harness.environments.build import Environment
+from harness.environments.interpreter import Interpreter
 from harness.home import Home
-from harness.matrix import load_matrix
-from harness.runner import Interpreter, run_index, worker_copy
-from harness.store import Cell, Store
-from harness.tensors import Tensor, write_safetensors
+from harness.inputs.recipe import PASSAGES_SEED
+from harness.running.experiment import Experiment
+from harness.running.job import worker_copy
+from harness.running.runner import run_index
+from harness.running.selection import Selection
+from harness.store.cell import Cell
+from harness.store.store import Store
+from harness.tensors.safetensors import write_safetensors
+from harness.tensors.tensor import Tensor
+from tests.support.real_environments import MATRIX, NEW, OLD, ROOT, harness
 
 # The first test builds both environments, whose downloads may take longer than any test should.
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(3600)]
-
-ROOT = Path(__file__).parent.parent
-MATRIX = load_matrix(ROOT / "matrix.yaml")
-OLD, NEW = MATRIX.quickstart.versions[:2]
 LIMIT = 200
 SELECTION = ("--collection", "embedded", "--checkpoint", "embedded", "--limit", str(LIMIT), "--device", "cpu")
 
@@ -69,30 +69,6 @@ INTERMEDIATE = {
     "values",
 }
 VALUES = {"sample_pids", "num_passages", "doclens"}
-
-
-@pytest.fixture(scope="session")
-def environments() -> dict[str, Environment]:
-    """The two environments, built if they are not there yet."""
-    base = Home(Path(os.environ.get("HARNESS_HOME") or ROOT / ".harness").resolve())
-    return {version: ensure_environment(base, MATRIX, ROOT / "locks", version, "cpu") for version in (OLD, NEW)}
-
-
-@pytest.fixture(scope="session")
-def home(environments: dict[str, Environment], tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """A home with those environments and their caches, and a store of its own."""
-    base = environments[OLD].path.parent.parent
-    (base / "cache").mkdir(exist_ok=True)
-    made = tmp_path_factory.mktemp("home")
-    (made / "envs").symlink_to(base / "envs")
-    (made / "cache").symlink_to(base / "cache")
-    return Home(made)
-
-
-def harness(home: Home, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a command line as a user would."""
-    command = [sys.executable, "-m", "harness", *arguments, "--home", str(home.root)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=900)
 
 
 @pytest.fixture(scope="session")

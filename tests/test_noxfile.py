@@ -19,12 +19,12 @@ from types import ModuleType
 import pytest
 import yaml
 
-from harness import environments
 from harness.cli import COMMANDS
+from harness.environments import uv
 from harness.home import Home
-from harness.matrix import load_matrix
-from tests.front_door import Door
-from tests.test_environments import DECIDES, REACHES
+from harness.inputs.matrix_file import load_matrix
+from tests.environments.test_environments import DECIDES, REACHES
+from tests.support.front_door import Door
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -187,7 +187,7 @@ def test_uv_gets_the_same_variables_from_nox_as_from_the_harness(monkeypatch, tm
     """Nox cannot import the harness, whose environment it makes; only the cache is nox's own."""
     for name, text in {**DECIDES, **REACHES}.items():
         monkeypatch.setenv(name, text)
-    ours = environments.uv_environment(Home(tmp_path))
+    ours = uv.uv_environment(Home(tmp_path))
     for name in ("UV_CACHE_DIR", "NO_COLOR"):
         del ours[name]
 

@@ -13,28 +13,20 @@ from typing import Any
 import psutil
 import pytest
 
-from harness.audit import verify
-from harness.environments import ensure_environment
-from harness.experiment import Experiment, Selection
-from harness.runner import Interpreter, run_index
-from harness.store import Cell
-from tests.pt_files import write_index
+from harness.environments.build import ensure_environment
+from harness.environments.interpreter import Interpreter
+from harness.running.experiment import Experiment
+from harness.running.runner import run_index
+from harness.running.selection import Selection
+from harness.store.audit import verify
+from harness.store.cell import Cell
 from tests.reliability.__main__ import in_table, main
 from tests.reliability.bench import HIT, Bench, Fault, Truth, try_fault, undisturbed
-from tests.reliability.cases import (
-    CASES,
-    Answer,
-    Case,
-    ask,
-    attributes,
-    before_archive,
-    flip,
-    try_case,
-    two_saves,
-)
+from tests.reliability.cases import CASES, Answer, Case, ask, attributes, before_archive, flip, try_case, two_saves
 from tests.reliability.faults import FAULTS
 from tests.reliability.slurm import FAULTS as ON_SLURM
-from tests.torch_oracle import LoadOracle
+from tests.support.pt_files import write_index
+from tests.support.torch_oracle import LoadOracle
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
@@ -79,7 +71,7 @@ def test_a_fault_that_does_not_end_as_it_should_is_said(run, words, truth: Truth
 
 
 def test_the_command_prints_the_table_and_fails_on_a_fault_that_is_not_as_expected(monkeypatch, capsys) -> None:
-    import tests.reliability.__main__ as command
+    from tests.reliability import __main__ as command
 
     monkeypatch.setattr(
         command, "FAULTS", [Fault("planted", "how", "what", _raises), Fault("harmless", "", "", lambda _b: "")]

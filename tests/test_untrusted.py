@@ -22,26 +22,30 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from harness.checkpoint import load_checkpoint_local
-from harness.compare import compare_sources
-from harness.errors import HarnessError, UsageError, printable
-from harness.hub import split_patterns
-from harness.ladder import digests_of, ladder
-from harness.matrix import parse_matrix
-from harness.progress import Board, Row, render
-from harness.reduce import Reduced, headline_text
-from harness.render import ladder_text, text
-from harness.screen import Screen
-from harness.sources import IndexDirectory
-from harness.store import Store
-from harness.tables import COLUMNS, Headline, Pair, headline_cells, markdown_table
-from harness.tensors import UnreadableTensor, read_pt, read_safetensors
-from harness.transfer import copy_cells
-from tests.cell_specs import cell, spec
+from harness.artifacts.comparison import compare_sources
+from harness.artifacts.directory import IndexDirectory
+from harness.artifacts.ladder import digests_of, ladder
+from harness.errors import HarnessError, UnreadableTensor, UsageError, printable
+from harness.inputs.checkpoint import load_checkpoint_local
+from harness.inputs.hub import split_patterns
+from harness.inputs.matrix_file import parse_matrix
+from harness.report.comparison_text import text
+from harness.report.console import headline_text
+from harness.report.headline import COLUMNS, Headline, Pair, headline_cells
+from harness.report.ladder_text import ladder_text
+from harness.report.reduce import Reduced
+from harness.report.screen import Screen
+from harness.report.words import markdown_table
+from harness.running.progress import Board, Row, render
+from harness.store.store import Store
+from harness.store.transfer import copy_cells
+from harness.tensors.safetensors import read_safetensors
+from harness.tensors.torchfile import read_pt
 from tests.checkpoints import checkpoint_bytes, write_checkpoint
-from tests.hub_server import HubServer
-from tests.pt_files import rebuild, write_archive
-from tests.small_index import write_index
+from tests.support.cell_specs import cell, spec
+from tests.support.hub_server import HubServer
+from tests.support.pt_files import rebuild, write_archive
+from tests.support.small_index import write_index
 
 EVIL = "\x1b[2J\x1b]0;owned\x07\r[red]bold[/red]\u202ereversed\nharness: all is well."
 """Clears the screen, renames the window, overwrites the line, is markup, turns text round, fakes a line."""
@@ -198,7 +202,7 @@ def test_pipes_and_devices_in_an_index_are_not_waited_for(tmp_path: Path) -> Non
 
 def test_inverted_lists_whose_lengths_wrap_around_are_a_note(tmp_path: Path) -> None:
     """Four lists of 2**62 entries add up to zero in 64 bits."""
-    from tests.small_index import index_arrays, write_pt
+    from tests.support.small_index import index_arrays, write_pt
 
     index, other = write_index(tmp_path / "a"), write_index(tmp_path / "b")
     write_pt(index / "ivf.pid.pt", index_arrays()["ivf"], np.full(4, 2**62, np.int64))
@@ -250,7 +254,7 @@ UP = "../../../outside"
 
 
 def test_a_hub_cannot_name_a_file_or_a_commit_outside_the_cache(tmp_path: Path) -> None:
-    from harness.checkpoint import load_checkpoint_hub
+    from harness.inputs.checkpoint import load_checkpoint_hub
 
     files = checkpoint_bytes()
     with HubServer({"models/who/what": files | {"../../evil.model": b"x", "/etc/evil": b"x"}}) as hub:

@@ -21,14 +21,14 @@ def command(as_json: bool, apart: bool, group: str | None, **options: Any) -> in
     Reads the cells' records only, no tensor, and takes those that `harness plan` names for the same options. Exit code
     1 when any two versions differ beyond what their repeats show.
     """
-    from harness.choice import Chooser, describe
-    from harness.compare import dumps
-    from harness.experiment import Selection
-    from harness.ladder import all_pairs, ladder
-    from harness.pipeline import is_final
-    from harness.render import ladder_text, pairs_text
-    from harness.repeats import noise_floors
-    from harness.screen import Screen
+    from harness.artifacts.ladder import all_pairs, ladder
+    from harness.artifacts.names import is_final
+    from harness.files import dumps
+    from harness.report.ladder_text import ladder_text, pairs_text
+    from harness.report.screen import Screen
+    from harness.running.choice import Chooser, describe
+    from harness.running.selection import Selection
+    from harness.store.repeats import noise_floors
 
     choice = Chooser(Selection(**options), group).choose()
     if choice.note:

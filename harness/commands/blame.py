@@ -27,13 +27,14 @@ def command(a: str, b: str, output: Path | None, **options: Any) -> int:
     Each exchange is an environment of its own, built from the locks and deleted afterwards. Exit code 1 when the two
     versions differ beyond the noise floor, whether or not a package could be blamed.
     """
-    from harness.blame import blame, rows
-    from harness.checks import to_run, two_versions
-    from harness.experiment import Selection
-    from harness.findings import Gathering
-    from harness.locate import look
-    from harness.lock import difference
-    from harness.pair import prepare_pair
+    from harness.environments.lockfile import difference
+    from harness.explain.blame import blame
+    from harness.explain.locate import look
+    from harness.explain.pair import prepare_pair
+    from harness.report.blame_rows import rows
+    from harness.report.gathering import Gathering
+    from harness.running.checks import to_run, two_versions
+    from harness.running.selection import Selection
 
     experiment = to_run(Selection(**options))
     a, b = two_versions(experiment.matrix, a, b, "blame")

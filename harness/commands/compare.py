@@ -14,9 +14,9 @@ from harness.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from harness.choice import Finder
-    from harness.metrics import Profile
-    from harness.sources import ArtifactSource
+    from harness.artifacts.source import ArtifactSource
+    from harness.running.choice import Finder
+    from harness.tensors.profiles import Profile
 
 
 def sources_of(items: Sequence[str], group: str | None, options: dict[str, Any]) -> list[ArtifactSource]:
@@ -24,14 +24,14 @@ def sources_of(items: Sequence[str], group: str | None, options: dict[str, Any])
 
     The store is looked for only when an item is no directory: pydantic and YAML take as long to import as comparing.
     """
-    from harness.sources import resolve
+    from harness.store.resolve import resolve
 
     finders: list[Finder] = []
 
     def find(item: str) -> ArtifactSource:
         if not finders:
-            from harness.choice import Chooser, Finder
-            from harness.experiment import Selection
+            from harness.running.choice import Chooser, Finder
+            from harness.running.selection import Selection
 
             try:
                 finders.append(Finder(Chooser(Selection(**options), group), items))
@@ -55,11 +55,11 @@ def profiles_for(matrix_path: Path | None, names: tuple[str, ...]) -> list[Profi
     Raises:
         UsageError: a profile that exists nowhere.
     """
-    from harness.metrics import BUILTIN, Profile
+    from harness.tensors.profiles import BUILTIN, Profile
 
     profiles = {profile.name: profile for profile in BUILTIN}
     if matrix_path is not None or any(name not in profiles for name in names):
-        from harness.matrix import find_matrix, load_matrix
+        from harness.inputs.matrix_file import find_matrix, load_matrix
 
         try:
             path = matrix_path or find_matrix()
@@ -92,11 +92,12 @@ def command(a: str, b: str, profile: str, as_json: bool, apart: bool, group: str
     does, 2 when something cannot be read, a side has no tensor to compare, or nothing differs in indexes of which one
     is not whole.
     """
-    from harness.compare import compare_sources, dumps
-    from harness.ladder import names_of
-    from harness.marks import mark
-    from harness.render import text
-    from harness.screen import Screen
+    from harness.artifacts.comparison import compare_sources
+    from harness.artifacts.ladder import names_of
+    from harness.explain.marks import mark
+    from harness.files import dumps
+    from harness.report.comparison_text import text
+    from harness.report.screen import Screen
 
     profiles = profiles_for(options["matrix_path"], (profile,))
     left, right = sources_of((a, b), group, options)

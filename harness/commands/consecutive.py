@@ -9,6 +9,7 @@ import click
 
 from harness.commands.options import Writable, group_option, selection_options
 from harness.errors import ExitCode
+from harness.report.reduce import results_name
 
 
 @click.command(name="consecutive")
@@ -28,10 +29,11 @@ def command(versions: tuple[str, ...], group: str | None, markdown: bool, output
     these name no collection, checkpoint or device, the only set that is stored, or the one that `plan` would mean.
     Exit code 1 when a pair differs beyond the noise floor.
     """
-    from harness.checks import versions_of
-    from harness.choice import Chooser
-    from harness.experiment import Selection
-    from harness.reduce import print_headline, reduce_cells
+    from harness.report.console import print_headline
+    from harness.report.reduce import reduce_cells
+    from harness.running.checks import versions_of
+    from harness.running.choice import Chooser
+    from harness.running.selection import Selection
 
     chooser = Chooser(Selection(**options), group)
     matrix = chooser.matrix
@@ -48,12 +50,3 @@ def command(versions: tuple[str, ...], group: str | None, markdown: bool, output
     print_headline(reduced, markdown=markdown)
     click.echo(f"Tables: {folder}")
     return int(ExitCode.DIVERGENCE if reduced.diverged else ExitCode.OK)
-
-
-def results_name(spec: dict[str, Any]) -> str:
-    """Name of the tables' folder: device, collection and number of passages."""
-    from harness.device import Device
-
-    kind = spec["device"].split(" ", 1)[0]
-    collection = "".join(c if c.isalnum() else "-" for c in Path(spec["collection"]["name"]).stem).strip("-")
-    return f"{Device(kind, spec['device']).slug}--{collection}-{spec['collection']['passages']}"

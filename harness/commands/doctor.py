@@ -11,7 +11,7 @@ from harness.commands.options import home_option, matrix_option, sites_options
 from harness.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from harness.doctor import Check
+    from harness.environments.doctor import Check
 
 
 @click.command(name="doctor")
@@ -46,10 +46,10 @@ def command(
     With --repeats, also what makes the job unrepeatable here: the number of threads, or an operator that is not
     deterministic.
     """
-    from harness.device import gpus
-    from harness.doctor import examine
+    from harness.environments.device import gpus
+    from harness.environments.doctor import examine
     from harness.home import resolve_home
-    from harness.matrix import find_matrix, load_matrix
+    from harness.inputs.matrix_file import find_matrix, load_matrix
 
     path = (matrix_path or find_matrix()).resolve()
     matrix = load_matrix(path)
@@ -61,8 +61,8 @@ def command(
     _print(checks)
     # Without the device that has to be there, there is nothing to run on, which has been said.
     if repeats is not None and not (device == "cuda" and not gpus()):
-        from harness.experiment import Selection
-        from harness.repeatability import PASSAGES, examine_repeats
+        from harness.explain.repeatability import PASSAGES, examine_repeats
+        from harness.running.selection import Selection
 
         chosen = Selection(
             path, home, "embedded", "embedded", PASSAGES, device, sites=sites, site_python=site_python, capture="full"

@@ -19,9 +19,9 @@ def command(tables: tuple[Path, ...], markdown: bool) -> int:
     bnb_match, such as docs/article.csv. Exit code 1 when a step is beyond the default profile in one of them and within
     it in another.
     """
-    from harness.headlines import disagreements, read_headlines, side_by_side
-    from harness.screen import Screen, table, wrap
-    from harness.tables import markdown_table
+    from harness.report.headlines import disagreements, read_headlines, side_by_side
+    from harness.report.screen import Screen, table, wrap
+    from harness.report.words import markdown_table
 
     read = [read_headlines(path) for path in tables]
     joined = side_by_side(read)

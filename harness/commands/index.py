@@ -42,12 +42,12 @@ def command(
     """
     from dataclasses import replace
 
-    from harness.checks import parse_repeats, to_run, versions_of
-    from harness.executor import LocalExecutor
-    from harness.experiment import Selection
-    from harness.gpus import choose_gpus
-    from harness.progress import Board
-    from harness.sweep import stopped_early
+    from harness.environments.gpus import choose_gpus
+    from harness.running.checks import parse_repeats, to_run, versions_of
+    from harness.running.executor import LocalExecutor
+    from harness.running.plan import stopped_early
+    from harness.running.progress import Board
+    from harness.running.selection import Selection
     from harness.words import count
 
     experiment = to_run(Selection(**options))

@@ -13,7 +13,7 @@ from harness.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from harness.sources import ArtifactSource
+    from harness.artifacts.source import ArtifactSource
 
 
 @click.command(name="ladder")
@@ -29,11 +29,11 @@ def command(items: tuple[str, ...], as_json: bool, apart: bool, group: str | Non
     beyond what repeats of its items show, 1 when one did, 2 when something cannot be read, an item has no tensor, or
     nothing changed in items of which one is not whole.
     """
-    from harness.compare import dumps
-    from harness.ladder import all_digests, ladder, names_of, unrecorded_of
-    from harness.render import ladder_text
-    from harness.screen import Screen
-    from harness.sources import first_missing
+    from harness.artifacts.ladder import all_digests, ladder, names_of, unrecorded_of
+    from harness.artifacts.source import first_missing
+    from harness.files import dumps
+    from harness.report.ladder_text import ladder_text
+    from harness.report.screen import Screen
 
     if len(items) < 2:
         raise UsageError("A ladder needs at least two items: give index directories or stored versions, in order.")
@@ -58,9 +58,9 @@ def noise_of(sources: Mapping[str, ArtifactSource]) -> dict[str, tuple[str, ...]
     held = [source for source in sources.values() if hasattr(source, "cell")]
     if not held:
         return {}  # two directories need nothing of what a store needs, which starts slowly
-    from harness.pipeline import VALUES
-    from harness.repeats import noise_floors
-    from harness.store import StoredCell
+    from harness.artifacts.index_job import VALUES
+    from harness.store.repeats import noise_floors
+    from harness.store.stored import StoredCell
 
     cells = {name: source.cell for name, source in sources.items() if isinstance(source, StoredCell)}
     assert isinstance(held[0], StoredCell)  # and all are of the one store that the command found

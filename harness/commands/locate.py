@@ -46,12 +46,13 @@ def command(
 
     Versions that are not indexed yet are indexed first. Exit code 1 when they differ beyond the noise floor.
     """
-    from harness.checks import to_run, two_versions
-    from harness.experiment import Selection
-    from harness.findings import Gathering
-    from harness.locate import locate, look, rows, show
-    from harness.pair import prepare_pair
-    from harness.reduce import result_console
+    from harness.explain.locate import locate, look
+    from harness.explain.pair import prepare_pair
+    from harness.report.console import result_console
+    from harness.report.gathering import Gathering
+    from harness.report.location_text import rows, show
+    from harness.running.checks import to_run, two_versions
+    from harness.running.selection import Selection
 
     if no_replay and repro is not None:
         raise UsageError("--repro needs the replay that --no-replay leaves out: give one of the two.")
@@ -64,7 +65,7 @@ def command(
     if no_replay:
         location = look(pair)
     else:
-        from harness.repro import write_repros
+        from harness.explain.repro import write_repros
 
         with pair.bench.scratch(f"locate-{a}-{b}") as folder:
             location = locate(

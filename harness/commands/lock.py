@@ -24,10 +24,12 @@ def command(
     """
     from functools import partial
 
-    from harness.environments import run_uv
+    from harness.environments.lockfile import difference, lock_path, read_lock, undeclared
+    from harness.environments.resolve import write_locks
+    from harness.environments.uv import run_uv
     from harness.home import resolve_home
-    from harness.lock import difference, lock_path, read_lock, undeclared, write_locks
-    from harness.matrix import Flavour, find_matrix, load_matrix
+    from harness.inputs.matrix import Flavour
+    from harness.inputs.matrix_file import find_matrix, load_matrix
 
     path = matrix_path or find_matrix()
     matrix = load_matrix(path)

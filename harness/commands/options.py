@@ -33,7 +33,7 @@ class Writable(click.Path):
         Raises:
             UsageError: it cannot be written.
         """
-        from harness.checks import writable_file, writable_folder
+        from harness.files import writable_file, writable_folder
 
         name = param.opts[0] if isinstance(param, click.Option) else param.human_readable_name if param else ""
         if self.allow_dash and str(value) == "-":

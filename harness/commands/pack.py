@@ -35,11 +35,13 @@ def command(
     """
     from typing import cast
 
-    from harness.checks import versions_of
-    from harness.environments import disk_errors, ensure_environment
+    from harness.environments.build import ensure_environment
+    from harness.environments.pack import pack
+    from harness.files import disk_errors
     from harness.home import resolve_home
-    from harness.matrix import Flavour, find_matrix, load_matrix
-    from harness.pack import pack
+    from harness.inputs.matrix import Flavour
+    from harness.inputs.matrix_file import find_matrix, load_matrix
+    from harness.running.checks import versions_of
     from harness.words import count, size
 
     path = (matrix_path or find_matrix()).resolve()

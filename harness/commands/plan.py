@@ -19,8 +19,9 @@ def command(versions: tuple[str, ...], repeats: tuple[str, ...], as_json: bool, 
     """List the cells of a sweep over VERSIONS (default: all), and why each would run or be skipped."""
     import json
 
-    from harness.checks import parse_repeats, versions_of
-    from harness.experiment import Experiment, Selection
+    from harness.running.checks import parse_repeats, versions_of
+    from harness.running.experiment import Experiment
+    from harness.running.selection import Selection
     from harness.words import count
 
     experiment = Experiment(Selection(**options))

@@ -59,11 +59,12 @@ def command(
     Probes are small experiments: single operators, layers and matrix products on seeded inputs (docs/probes.md).
     `harness probes` compares what is stored. Exit code 3 when a probe ended badly.
     """
-    from harness.checks import parse_repeats, to_run, versions_of
-    from harness.experiment import Selection
-    from harness.probe_rows import by_probe, compare_probes, fact_lines, version_lines
-    from harness.probes import check_probes, run_probes
-    from harness.progress import Board
+    from harness.explain.probe_rows import by_probe, compare_probes
+    from harness.report.probe_text import fact_lines, version_lines
+    from harness.running.checks import parse_repeats, to_run, versions_of
+    from harness.running.probes import check_probes, run_probes
+    from harness.running.progress import Board
+    from harness.running.selection import Selection
 
     wanted = check_probes(names)
     experiment = to_run(Selection(**options))

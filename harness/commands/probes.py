@@ -27,12 +27,13 @@ def command(
     of the same version changes. Where the store holds probes of several checkpoints or devices, --checkpoint, --device
     and --threads, or --key, name one set.
     """
-    from harness.choice import Chooser
-    from harness.experiment import Selection
-    from harness.probe_rows import by_probe, compare_probes, fact_lines, summaries
-    from harness.probes import JOB, check_probes
-    from harness.reduce import profiles_of
-    from harness.screen import Screen, wrap
+    from harness.explain.probe_rows import by_probe, compare_probes
+    from harness.inputs.matrix import profiles_of
+    from harness.report.probe_text import fact_lines, summaries
+    from harness.report.screen import Screen, wrap
+    from harness.running.choice import Chooser
+    from harness.running.probes import JOB, check_probes
+    from harness.running.selection import Selection
 
     wanted = check_probes(names)
     chooser = Chooser(Selection(**options), key)
@@ -48,7 +49,7 @@ def command(
     for line in [*summaries(rows), *(fact_lines(rows) if facts else ())]:
         click.echo("\n".join(wrap(line, width, margin=4)))
     if output:
-        from harness.findings import write_table
+        from harness.report.parquet import write_table
 
         spec = next(iter(cells.values()))[0].spec
         about = {"device": spec["device"], "checkpoint": spec["checkpoint"]["name"]}

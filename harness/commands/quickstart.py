@@ -19,15 +19,17 @@ def command(matrix_path: Path | None, home: Path | None, limit: int | None) -> i
 
     Exit code 1 when something did, which is expected.
     """
-    from harness.checks import to_run
-    from harness.choice import planned_cells
-    from harness.device import usable_cores
+    from harness.environments.device import usable_cores
     from harness.errors import InfrastructureError
-    from harness.experiment import Selection
-    from harness.matrix import find_matrix, load_matrix
-    from harness.progress import Board
-    from harness.reduce import print_headline, reduce_cells
-    from harness.sweep import run_plan, stopped_early
+    from harness.inputs.matrix_file import find_matrix, load_matrix
+    from harness.report.console import print_headline
+    from harness.report.reduce import reduce_cells
+    from harness.running.checks import to_run
+    from harness.running.choice import planned_cells
+    from harness.running.plan import stopped_early
+    from harness.running.progress import Board
+    from harness.running.selection import Selection
+    from harness.running.sweep import run_plan
 
     path = (matrix_path or find_matrix()).resolve()
     matrix = load_matrix(path)

@@ -15,6 +15,6 @@ def schema_text() -> str:
     """The schema as it is committed in docs/matrix.schema.json."""
     import json
 
-    from harness.matrix import Matrix
+    from harness.inputs.matrix import Matrix
 
     return json.dumps(Matrix.model_json_schema(by_alias=True), indent=1, sort_keys=True) + "\n"

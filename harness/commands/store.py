@@ -13,7 +13,8 @@ from harness.commands.options import Writable, home_option, matrix_option
 from harness.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from harness.store import Cell, Store
+    from harness.store.cell import Cell
+    from harness.store.store import Store
 
 
 def _tensors(default: str) -> click.Option:
@@ -44,8 +45,8 @@ def list_cells(matrix_path: Path | None, home: Path | None) -> None:
 
 
 def _listing(store: Store) -> Iterator[str]:
-    from harness.choice import describe
     from harness.errors import printable
+    from harness.running.choice import describe
     from harness.words import count, size
 
     groups: dict[str, list[tuple[Cell, dict[str, int]]]] = {}
@@ -92,10 +93,11 @@ def verify_store(quick: bool, matrix_path: Path | None, home: Path | None) -> in
 
     Changes nothing, and may run while sweeps do. Exit code 1 when there is something to find.
     """
-    from harness.audit import counts, left_runs, verify
     from harness.errors import printable
     from harness.home import resolve_home
-    from harness.matrix import find_matrix
+    from harness.inputs.matrix_file import find_matrix
+    from harness.running.recover import left_runs
+    from harness.store.audit import counts, verify
     from harness.words import count, size
 
     store = _store(matrix_path, home)
@@ -125,10 +127,11 @@ def collect_garbage(dry_run: bool, damaged: bool, matrix_path: Path | None, home
 
     Those runs are recorded as lost. May run while sweeps do; files that are not the harness's are named and left.
     """
-    from harness.audit import collect, collect_runs
     from harness.errors import printable
     from harness.home import resolve_home
-    from harness.matrix import find_matrix
+    from harness.inputs.matrix_file import find_matrix
+    from harness.running.recover import collect_runs
+    from harness.store.audit import collect
     from harness.words import count, size
 
     store = _store(matrix_path, home)
@@ -151,8 +154,8 @@ def collect_garbage(dry_run: bool, damaged: bool, matrix_path: Path | None, home
 @home_option
 def export(folder: Path, group: str, tensors: str, matrix_path: Path | None, home: Path | None) -> None:
     """Copy cells into FOLDER, a store of its own."""
-    from harness.store import Store
-    from harness.transfer import copy_cells
+    from harness.store.store import Store
+    from harness.store.transfer import copy_cells
     from harness.words import count
 
     store = _store(matrix_path, home)
@@ -171,8 +174,8 @@ def export(folder: Path, group: str, tensors: str, matrix_path: Path | None, hom
 @home_option
 def import_(folder: Path, tensors: str, matrix_path: Path | None, home: Path | None) -> None:
     """Copy the cells in FOLDER into the store; those that are there already stay."""
-    from harness.store import Store
-    from harness.transfer import copy_cells
+    from harness.store.store import Store
+    from harness.store.transfer import copy_cells
     from harness.words import count
 
     source = Store(folder)
@@ -196,10 +199,10 @@ def _store(matrix_path: Path | None, home: Path | None, *, must_exist: bool = Tr
         UsageError: there is none, and it `must_exist`: of a home that is misspelt, nothing is whole; or none can be
             made there.
     """
-    from harness.checks import writable_folder
+    from harness.files import writable_folder
     from harness.home import resolve_home
-    from harness.matrix import find_matrix
-    from harness.store import Store
+    from harness.inputs.matrix_file import find_matrix
+    from harness.store.store import Store
 
     path = (matrix_path or find_matrix()).resolve()
     store = Store(resolve_home(home, path).store)

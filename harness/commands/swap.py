@@ -29,13 +29,14 @@ def command(a: str, b: str, artifacts: tuple[str, ...], gates: bool, output: Pat
     ARTIFACTS are swapped together. Versions that are not indexed yet are indexed first. Exit code 3 when a gate fails,
     1 when the index still differs from that of the side whose artifacts were put in.
     """
-    from harness.checks import to_run, two_versions
-    from harness.experiment import Selection
-    from harness.findings import Gathering
-    from harness.pair import prepare_pair
-    from harness.progress import Board
-    from harness.reduce import result_console
-    from harness.swap import Swapper, check_names, kept, rows, sentence, table
+    from harness.explain.pair import prepare_pair
+    from harness.explain.swap import Swapper, check_names, kept
+    from harness.report.console import result_console
+    from harness.report.gathering import Gathering
+    from harness.report.swap_text import rows, sentence, table
+    from harness.running.checks import to_run, two_versions
+    from harness.running.progress import Board
+    from harness.running.selection import Selection
 
     # Swapped artifacts are tensors, whatever matrix.yaml keeps of other cells.
     experiment = to_run(Selection(**options, capture="full"))

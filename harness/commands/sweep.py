@@ -20,10 +20,10 @@ from harness.errors import ExitCode, InfrastructureError
 _MOST_HOURS = 1_000_000
 
 if TYPE_CHECKING:
-    from harness.device import Device
-    from harness.executor import Executor
-    from harness.experiment import Selection
-    from harness.slurm_jobs import Sweep
+    from harness.environments.device import Device
+    from harness.running.executor import Executor
+    from harness.running.selection import Selection
+    from harness.running.slurm.record import Sweep
 
 
 def _hours(_context: click.Context, _option: click.Parameter, value: float | None) -> float | None:
@@ -73,13 +73,14 @@ def command(
     twice ends them at once. Exit code 3 when a cell ended badly or did not run, 1 when a pair differs beyond the noise
     floor.
     """
-    from harness.checks import parse_repeats, to_run, versions_of, writable_folder
-    from harness.choice import planned_cells
-    from harness.commands.consecutive import results_name
-    from harness.experiment import Selection
-    from harness.progress import Board
-    from harness.reduce import print_headline, reduce_cells
-    from harness.sweep import stopped_early
+    from harness.files import writable_folder
+    from harness.report.console import print_headline
+    from harness.report.reduce import reduce_cells, results_name
+    from harness.running.checks import parse_repeats, to_run, versions_of
+    from harness.running.choice import planned_cells
+    from harness.running.plan import stopped_early
+    from harness.running.progress import Board
+    from harness.running.selection import Selection
 
     selection, extra_runs = Selection(**options), None
     sweep = None
@@ -96,7 +97,7 @@ def command(
         extra_runs = parse_repeats(experiment.matrix, repeats, chosen)
     plan = experiment.plan(chosen, extra_runs)
     if older_than is not None:
-        from harness.nightly import run_older
+        from harness.running.plan import run_older
 
         plan = run_older(plan, older_than)
     folder = output or experiment.matrix_path.parent / "results" / results_name(plan[0].spec.to_json())
@@ -110,7 +111,7 @@ def command(
     print_headline(reduced, markdown=markdown)
     click.echo(f"Tables: {folder}")
     if sweep is not None:
-        from harness.slurm_jobs import close_sweep
+        from harness.running.slurm.sweeps import close_sweep
 
         close_sweep(experiment.home, sweep)
     if early:
@@ -133,11 +134,11 @@ def _fits(on_cluster: bool, gpus: str | None, cluster: dict[str, Any]) -> None:
 def _executor(sweep: Sweep | None, device: Device, gpus: str | None, jobs: int) -> Executor:
     """Where the cells run. What only a cluster needs is imported only for one."""
     if sweep is None:
-        from harness.executor import LocalExecutor
-        from harness.gpus import choose_gpus
+        from harness.environments.gpus import choose_gpus
+        from harness.running.executor import LocalExecutor
 
         return LocalExecutor(tuple(choose_gpus(device, gpus)), jobs)
-    from harness.slurm import SlurmExecutor
+    from harness.running.slurm.executor import SlurmExecutor
 
     return SlurmExecutor(sweep)
 
@@ -152,12 +153,12 @@ def _cluster_sweep(
     output: Path | None,
 ) -> Sweep:
     """The sweep of `--attach`, or a new one."""
-    from harness.checks import parse_repeats, versions_of
     from harness.errors import UsageError
-    from harness.matrix import find_matrix, load_matrix
-    from harness.progress import Board
-    from harness.slurm import attach_sweep, start_sweep
-    from harness.slurm_jobs import Options
+    from harness.inputs.matrix_file import find_matrix, load_matrix
+    from harness.running.checks import parse_repeats, versions_of
+    from harness.running.progress import Board
+    from harness.running.slurm.record import Options
+    from harness.running.slurm.start import attach_sweep, start_sweep
 
     if cluster["attach"] is not None:
         if versions or repeats:

@@ -18,16 +18,18 @@ import pyarrow.parquet as pq
 import yaml
 from rich.console import Console
 
-from harness import environments, supervise
-from harness.audit import DAMAGED, MISSING, collect, verify
-from harness.choice import planned_cells
-from harness.executor import LocalExecutor
-from harness.experiment import Experiment, Selection
-from harness.progress import Board
-from harness.reduce import reduce_cells
-from harness.store import Cell, Store
-from tests.standin import harness_program, make_inputs, make_sites
-from tests.test_environments import FAKE
+from harness.environments import build, supervise, uv
+from harness.report.reduce import reduce_cells
+from harness.running.choice import planned_cells
+from harness.running.executor import LocalExecutor
+from harness.running.experiment import Experiment
+from harness.running.progress import Board
+from harness.running.selection import Selection
+from harness.store.audit import DAMAGED, MISSING, collect, verify
+from harness.store.cell import Cell
+from harness.store.store import Store
+from tests.support.programs import FAKE
+from tests.support.standin import harness_program, make_inputs, make_sites
 
 ROOT = Path(__file__).parent.parent.parent
 VERSIONS = ("2.7.0", "2.7.1")
@@ -191,28 +193,36 @@ class Bench:
     @contextlib.contextmanager
     def patched(self) -> Iterator[None]:
         """Less patience with jobs that ignore SIGTERM, and a stand-in for uv where environments are built."""
-        before = supervise.GRACE_SECONDS, environments.uv_command, environments.Environment.python
+        before = supervise.GRACE_SECONDS, uv.uv_command, build.Environment.python
         supervise.GRACE_SECONDS = 0.5
         if self.built:
             if not self.real_uv:
-                environments.uv_command = lambda: [sys.executable, "-S", str(FAKE), str(self.uv)]
+                build.uv_command = uv.uv_command = lambda: [sys.executable, "-S", str(FAKE), str(self.uv)]  # type: ignore[attr-defined]
             python = Path(self.sites[3])
-            environments.Environment.python = property(lambda _self: python)  # type: ignore[assignment,method-assign]
+            build.Environment.python = property(lambda _self: python)  # type: ignore[assignment,method-assign]
         try:
             yield
         finally:
-            supervise.GRACE_SECONDS, environments.uv_command = before[:2]
-            environments.Environment.python = before[2]  # type: ignore[method-assign]
+            supervise.GRACE_SECONDS = before[0]
+            build.uv_command = uv.uv_command = before[1]  # type: ignore[attr-defined]
+            build.Environment.python = before[2]  # type: ignore[method-assign]
 
     def line(
         self, *more: str, patches: tuple[str, ...] = (), home: Path | None = None, **options: Any
     ) -> subprocess.Popen[str]:
         """Start `harness sweep` in a process of its own."""
-        patched = ["from harness import environments, supervise, sweep", "supervise.GRACE_SECONDS = 0.5", *patches]
+        patched = [
+            "from harness.environments import build as environments, supervise, uv; from harness.running import sweep",
+            "supervise.GRACE_SECONDS = 0.5",
+            *patches,
+        ]
         if self.built:
             patched += [
                 "from pathlib import Path",
-                f"environments.uv_command = lambda: {[sys.executable, '-S', str(FAKE), str(self.uv)]!r}",
+                (
+                    "environments.uv_command = uv.uv_command = "
+                    f"lambda: {[sys.executable, '-S', str(FAKE), str(self.uv)]!r}"
+                ),
                 f"environments.Environment.python = property(lambda _self: Path({self.sites[3]!r}))",
             ]
         arguments = [*VERSIONS, *self.inputs, "--device", "cpu", *([] if self.built else self.sites)]

@@ -22,18 +22,18 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from harness.artifacts.directory import IndexDirectory
 from harness.cli import main as harness
-from harness.environments import find_environment
+from harness.environments.build import find_environment
 from harness.home import Home
-from harness.sources import IndexDirectory
-from tests.cell_specs import MATRIX, ROOT, planned
 from tests.checkpoints import checkpoint_bytes, safetensors, write_checkpoint
-from tests.front_door import Door
-from tests.pt_files import rebuild, text, tuple_of, write_archive, write_index, write_ivf, write_pt
 from tests.reliability.bench import VERSIONS, Bench, Row, Skipped, expect, judged
 from tests.reliability.registry import Index, with_index
-from tests.standin import harness_program
-from tests.stored import Place
+from tests.support.cell_specs import MATRIX, ROOT, planned
+from tests.support.front_door import Door
+from tests.support.pt_files import rebuild, text, tuple_of, write_archive, write_index, write_ivf, write_pt
+from tests.support.standin import harness_program
+from tests.support.stored import Place
 
 FEW = "".join(json.dumps(words) + "\n" for words in ("a cat", "a dog", "an owl"))
 OLD, NEW = MATRIX.quickstart.versions[:2]

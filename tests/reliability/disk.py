@@ -10,17 +10,17 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from harness.audit import collect, verify
+from harness.artifacts.comparison import compare_sources
 from harness.commands.compare import profiles_for
-from harness.compare import compare_sources
-from harness.environments import environment_path
-from harness.errors import HarnessError
-from harness.store import Store, StoredCell
-from harness.tensors import UnreadableTensor
-from tests.cell_specs import spec
+from harness.environments.build import environment_path
+from harness.errors import HarnessError, UnreadableTensor
+from harness.store.audit import collect, verify
+from harness.store.store import Store
+from harness.store.stored import StoredCell
 from tests.reliability.bench import HIT, PATIENCE, VERSIONS, Bench, Fault, Skipped, Unexpected, cells_of, expect, shown
 from tests.reliability.harness_faults import forked, store_cell
-from tests.small_index import write_index
+from tests.support.cell_specs import spec
+from tests.support.small_index import write_index
 
 
 @contextlib.contextmanager
@@ -258,7 +258,7 @@ def _upgraded(folder: Path) -> None:
 
 def _unreadable_index(bench: Bench) -> str:
     """An index from elsewhere, compared while one file after the other is cut in the middle."""
-    from harness.sources import IndexDirectory
+    from harness.artifacts.directory import IndexDirectory
 
     index, other = write_index(bench.folder / "a"), write_index(bench.folder / "b")
     rows = 0

@@ -13,10 +13,11 @@ import subprocess
 import time
 from collections.abc import Callable
 
-from harness.audit import collect_runs, verify
-from harness.cells import CellSpec
-from harness.store import Cell, Store
-from tests.cell_specs import spec
+from harness.running.recover import collect_runs
+from harness.store.audit import verify
+from harness.store.cell import Cell
+from harness.store.spec import CellSpec
+from harness.store.store import Store
 from tests.reliability.bench import (
     HIT,
     PATIENCE,
@@ -30,7 +31,8 @@ from tests.reliability.bench import (
     shown,
     wait_for,
 )
-from tests.small_index import write_index
+from tests.support.cell_specs import spec
+from tests.support.small_index import write_index
 
 HANG = "time.sleep(600)"
 

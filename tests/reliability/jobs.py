@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from harness import supervise
+from harness.environments import supervise
 from tests.reliability.bench import HIT, VERSIONS, Bench, Fault, Skipped, alive, expect, shown, wait_for
 
 _KILL = "os.kill(os.getpid(), 9)"

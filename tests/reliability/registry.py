@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
 
+from harness.environments.lockfile import lock_path
 from harness.errors import HarnessError, UsageError
-from harness.lock import lock_path
 from tests.reliability.bench import HIT, VERSIONS, Bench, Fault, cells_of, expect, shown
 
 PACKAGES = {("torch", version) for version in VERSIONS} | {("tiny", "1.0")}
@@ -243,11 +243,11 @@ def _hub(kind: str, words: str) -> Callable[[Bench], str]:
     """A checkpoint from a Hub on loopback."""
 
     def run(bench: Bench) -> str:
-        from harness import hub as client
-        from harness.checkpoint import load_checkpoint_hub
+        from harness.inputs import hub as client
+        from harness.inputs.checkpoint import load_checkpoint_hub
         from tests.checkpoints import checkpoint_bytes
-        from tests.hub_server import Fault as HubFault
-        from tests.hub_server import HubServer
+        from tests.support.hub_server import Fault as HubFault
+        from tests.support.hub_server import HubServer
 
         before, client.BACKOFF_S = client.BACKOFF_S, 0.01
         try:

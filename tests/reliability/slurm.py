@@ -1,4 +1,4 @@
-"""Faults of a cluster, on a real Slurm of one node: what tests/test_slurm.py does to it, as rows of the table."""
+"""Faults of a cluster, on a real Slurm of one node: what `test_slurm.py` does to it, as rows of the table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 
 from tests.reliability.bench import ROOT, Bench, Fault, Skipped, expect
-from tests.slurm_cluster import missing
+from tests.support.slurm_cluster import missing
 
 SECONDS = 600
 TESTS = {
@@ -62,7 +62,7 @@ def outcomes() -> dict[str, str]:
     reason = missing()
     if reason:
         raise Skipped(reason)
-    names = [f"tests/test_slurm.py::test_{name}" for name in TESTS]
+    names = [f"tests/running/slurm/test_slurm.py::test_{name}" for name in TESTS]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", *names],
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=SECONDS,
@@ -76,7 +76,7 @@ def _passes(name: str) -> Callable[[Bench], str]:
         outcome = outcomes().get(name, "missing")
         if outcome == "SKIPPED":
             raise Skipped("this Slurm cannot be started here")
-        expect(outcome == "PASSED", f"tests/test_slurm.py::test_{name}: {outcome}")
+        expect(outcome == "PASSED", f"tests/running/slurm/test_slurm.py::test_{name}: {outcome}")
         return f"as expected, by `test_{name}`"
 
     return run

@@ -1,0 +1,275 @@
+"""Many indexes in order: which are equal to which, per artifact, and what changed at each step.
+
+Everything here works on digests, so it costs the same for one pair as for all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations, count
+from pathlib import Path, PurePath
+from typing import Any
+
+from harness.artifacts.index_job import VALUES
+from harness.artifacts.names import in_order
+from harness.artifacts.source import ArtifactSource, metadata_problem, unrecorded
+from harness.errors import ExitCode, UnreadableTensor
+
+Item = tuple[str, Mapping[str, str]]
+"""A name, and a digest per artifact."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Two neighbours; `changed` lists the tensors whose digests differ or that only one of them has.
+
+    What could not be read in the first of them is held against what was last read before it; what could not be read in
+    the second is not known to have changed.
+    """
+
+    a: str
+    b: str
+    changed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Change:
+    """A step at which one artifact changed; `back_to` is the first item whose value it returned to, if it did."""
+
+    artifact: str
+    a: str
+    b: str
+    back_to: str | None
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Items in order, the classes of equal items per artifact (in order of first appearance), and the steps.
+
+    `noise` has the items that were run again, and the tensors that this changed; `incomplete` the items that lack a
+    part of a whole index, and the parts; `empty` those of which no tensor was read. `VALUES` have classes, but a step
+    does not list them as changed.
+    """
+
+    items: tuple[str, ...]
+    classes: Mapping[str, tuple[tuple[str, ...], ...]]
+    steps: tuple[Step, ...]
+    changes: tuple[Change, ...]
+    unreadable: tuple[str, ...] = ()
+    noise: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    incomplete: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    empty: tuple[str, ...] = ()
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """What is no tensor and differs all the same, such as document lengths: a step does not count it."""
+        named = VALUES & self.classes.keys() - {"metadata"}
+        return tuple(in_order(name for name in named if len(self.classes[name]) > 1))
+
+    @property
+    def outcome(self) -> ExitCode:
+        """What is not read, or not there, is never said to be equal; a change is one whatever is missing."""
+        if self.unreadable or self.empty:
+            return ExitCode.USAGE
+        differ = self.changed or self.values
+        return ExitCode.DIVERGENCE if differ else ExitCode.USAGE if self.incomplete else ExitCode.OK
+
+    @property
+    def changed(self) -> bool:
+        """Whether any step changed any tensor that running its items again does not."""
+        return any(self.beyond_noise(step) for step in self.steps)
+
+    def beyond_noise(self, step: Step | Pair) -> tuple[str, ...]:
+        """What differs between two items and is not noise of either."""
+        noise = {*self.noise.get(step.a, ()), *self.noise.get(step.b, ())}
+        return tuple(name for name in step.changed if name not in noise)
+
+    def to_json(self) -> dict[str, Any]:
+        """The contract's object."""
+        return {
+            "items": list(self.items),
+            "classes": {name: [list(group) for group in groups] for name, groups in self.classes.items()},
+            "steps": [{"a": step.a, "b": step.b, "changed": list(step.changed)} for step in self.steps],
+            "changes": [vars_of(change) for change in self.changes],
+            "unreadable": list(self.unreadable),
+            "noise": {item: list(names) for item, names in self.noise.items()},
+            "incomplete": {item: list(names) for item, names in self.incomplete.items()},
+        }
+
+
+def vars_of(change: Change) -> dict[str, str | None]:
+    """A change as JSON."""
+    return {"artifact": change.artifact, "a": change.a, "b": change.b, "back_to": change.back_to}
+
+
+def ladder(
+    items: Sequence[Item],
+    unreadable: Sequence[str] = (),
+    noise: Mapping[str, tuple[str, ...]] | None = None,
+    incomplete: Mapping[str, tuple[str, ...]] | None = None,
+    unrecorded: Mapping[str, Collection[str]] | None = None,
+) -> Ladder:
+    """Put items in classes and list what changed from each to the next.
+
+    Args:
+        items: in order, names unique.
+        unreadable: sentences about artifacts that could not be read; they have digests of their own (`digests_of`),
+            so that they are equal to nothing, and count as no change.
+        noise: item to the tensors that running it again changed; only items that were run again.
+        incomplete: item to what it lacks of a whole index; only items that lack something.
+        unrecorded: item to artifacts that its job made and of which it says nothing, which is no change.
+    """
+    lost = unrecorded or {}
+    names = in_order({name for _, digests in items for name in digests})
+    classes = {}
+    changes = []
+    for name in names:
+        groups: dict[str, list[str]] = {}
+        for item, digests in items:
+            if name in digests:
+                groups.setdefault(digests[name], []).append(item)
+        classes[name] = tuple(tuple(group) for group in groups.values())
+        seen = [(item, digests[name]) for item, digests in items if name in digests and _was_read(digests[name])]
+        for place in range(1, len(seen)):
+            (before, old), (after, new) = seen[place - 1], seen[place]
+            if old != new:
+                back = next((item for item, digest in seen[:place] if digest == new), None)
+                changes.append(Change(name, before, after, back))
+    steps = []
+    last: dict[str, str | None] = {}
+    for place, (item, digests) in enumerate(items):
+        known = [name for name in names if name not in lost.get(item, ())]
+        now = {name: digests.get(name) for name in known if _was_read(digests.get(name))}
+        changed = tuple(name for name in now if name not in VALUES and name in last and last[name] != now[name])
+        if place:
+            steps.append(Step(items[place - 1][0], item, changed))
+        last |= now
+    order = tuple(item for item, _ in items)
+    empty = tuple(
+        item for item, digests in items if not any(_was_read(digests[name]) for name in digests if name not in VALUES)
+    )
+    return Ladder(order, classes, tuple(steps), tuple(changes), tuple(unreadable), noise or {}, incomplete or {}, empty)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One of all pairs: how many tensors both have, how many of these are equal, and which are not."""
+
+    a: str
+    b: str
+    shared: int
+    changed: tuple[str, ...]
+
+
+def all_pairs(items: Sequence[Item]) -> list[Pair]:
+    """Every pair of items, by digest alone: 171 for 19 versions."""
+    plain = [
+        (item, {name: digest for name, digest in digests.items() if name not in VALUES}) for item, digests in items
+    ]
+    order = in_order({name for _, digests in plain for name in digests})
+    pairs = []
+    for (a, left), (b, right) in combinations(plain, 2):
+        changed = tuple(name for name in order if left.get(name) != right.get(name))
+        pairs.append(Pair(a, b, len(left.keys() & right.keys()), changed))
+    return pairs
+
+
+_asked = count()
+_UNREAD = "unreadable:"
+
+
+def _was_read(digest: str | None) -> bool:
+    return digest is None or not digest.startswith(_UNREAD)
+
+
+def all_digests(sources: Sequence[ArtifactSource]) -> list[tuple[dict[str, str], list[str]]]:
+    """`digests_of` each source, where what differs is held against its file's own checksum.
+
+    A damaged file is so unreadable, and no change.
+    """
+    found = [digests_of(source) for source in sources]
+    for name in in_order({name for digests, _ in found for name in digests if name != "metadata"}):
+        if len({digests[name] for digests, _ in found if name in digests and _was_read(digests[name])}) < 2:
+            continue
+        for source, (digests, problems) in zip(sources, found, strict=True):
+            if name in digests and _was_read(digests[name]) and source.digest(name) is None:
+                try:
+                    source.load(name).verify()
+                except UnreadableTensor as error:
+                    digests[name] = f"{_UNREAD}{next(_asked)}"
+                    problems.append(str(error))
+    return found
+
+
+def unrecorded_of(sources: Mapping[str, ArtifactSource]) -> dict[str, set[str]]:
+    """Item to what others have and of which it says nothing; see `ladder`."""
+    names = {name for source in sources.values() for name in source.names()}
+    return {item: {name for name in names if unrecorded(source, name)} for item, source in sources.items()}
+
+
+def digests_of(source: ArtifactSource) -> tuple[dict[str, str], list[str]]:
+    """A digest for each artifact of a source, and sentences about those that could not be read.
+
+    Stored cells know their digests; a directory's tensors are hashed, mapped, once. An unreadable artifact gets a
+    digest that nothing else has.
+    """
+    own = f"{_UNREAD}{next(_asked)}"  # two sources may have the same name
+    digests, problems = {}, []
+    for name in source.names():
+        try:
+            digests[name] = source.digest(name) or source.load(name).digest()
+        except UnreadableTensor as error:
+            digests[name] = f"{own}:{name}"
+            problems.append(str(error))
+    problem = metadata_problem(source)
+    metadata = source.metadata()
+    if problem:
+        digests["metadata"] = f"{own}:metadata"
+        problems.append(problem)
+    elif metadata:
+        from harness.artifacts.meaning import identity
+
+        text = json.dumps(identity(metadata), sort_keys=True, default=str)
+        digests["metadata"] = hashlib.sha256(text.encode()).hexdigest()
+    return digests, list(dict.fromkeys(problems))  # a file that holds two tensors is told once
+
+
+def names_of(sources: Sequence[ArtifactSource]) -> list[str]:
+    """What tables call several sources; see `unique_names`."""
+    return unique_names([one.name for one in sources], [getattr(one, "path", None) for one in sources])
+
+
+def unique_names(names: Sequence[str], paths: Sequence[str | PurePath | None] | None = None) -> list[str]:
+    """Names that tell items apart: of an item with a path the shortest end of it that does, as the path was given.
+
+    Args:
+        names: what each item is called where it has no path.
+        paths: of the items that have one. Links are not followed, for the user typed their names.
+
+    An item that no end tells apart, such as a path that was given twice, gets a number: `index`, `index#2`.
+    """
+    given = paths if paths is not None else [None] * len(names)
+    parts = [(name,) if path is None else _parts(path) for name, path in zip(names, given, strict=True)]
+    depths = [1] * len(parts)
+    while True:
+        ends = ["/".join(one[-depth:]) for one, depth in zip(parts, depths, strict=True)]
+        shared = Counter(end for end, _ in set(zip(ends, parts, strict=True)))  # a path given twice is one
+        longer = [min(d + (shared[end] > 1), len(one)) for end, d, one in zip(ends, depths, parts, strict=True)]
+        if longer == depths:
+            break
+        depths = longer
+    unique: dict[str, None] = {}
+    for name in ends:
+        free = (one for one in (name, *(f"{name}#{k}" for k in range(2, len(names) + 1))) if one not in unique)
+        unique[next(free)] = None
+    return list(unique)
+
+
+def _parts(path: str | PurePath) -> tuple[str, ...]:
+    """A path's components as given; where its end is no name (`.`, `..`), those of the folder that it means."""
+    pure = PurePath(path) if PurePath(path).name not in ("", "..") else Path(path).resolve()
+    return ("", *pure.parts[1:]) if pure.name and pure.is_absolute() else pure.parts

@@ -1,0 +1,509 @@
+"""What the numbers of a ColBERT index mean: buckets, codes, centroids and inverted lists, compared as what they are."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from harness.artifacts.names import pattern
+from harness.artifacts.source import ArtifactSource, facts_of, metadata_file, setting
+from harness.errors import UnreadableTensor
+from harness.tensors.compiled import pair_counts
+from harness.tensors.dtypes import DTYPES, Array
+from harness.tensors.mapped import give_back
+from harness.tensors.tensor import Tensor
+from harness.tensors.values import decode
+
+NEAR_TIE = 2.0**-10
+"""A code moved in a near-tie when the two centroids' scores differ by no more than this: one float16 step at 1.0.
+
+Scores are dot products of unit vectors that were rounded to float16, so two correct computations of them may differ by
+as much.
+"""
+
+_ROWS = 8192
+_STRIP = 1 << 20  # codes, and entries of inverted lists, that are looked at at a time
+_PASSAGES = 1 << 40  # more than any index has
+_SAMPLE = 200_000  # moved codes whose margins are computed
+_MATCH_LIMIT = 32_768  # centroids that are matched by nearest neighbour, a quadratic search
+_PROBES = 64  # of which so many are tried first
+_SCORES = 1 << 23  # dot products at a time
+_SIMILAR = 0.99
+
+
+def unpack_table(nbits: int) -> Array:
+    """Bucket numbers of each byte, shape (256, 8 // nbits), int64, first value first.
+
+    colbert-ai emits a bucket number's bits lowest first and packs them into bytes highest first (`binarize` and NumPy's
+    `packbits`), so the number in a byte's top bits is bit-reversed.
+    """
+    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).reshape(256, 8 // nbits, nbits)
+    table: Array = (bits.astype(np.int64) << np.arange(nbits)).sum(axis=2)
+    return table
+
+
+def shape_of(source: ArtifactSource, name: str) -> tuple[int, ...] | None:
+    """An artifact's shape, without loading it where that is known; None where it is not there or cannot be read."""
+    known = facts_of(source, name) if name in source.names() else None
+    found = known or _try_load(source, name)
+    return found.shape if found is not None else None
+
+
+def dim_of(source: ArtifactSource) -> int | None:
+    """The dimensions of an embedding: the centroids', else what the settings say; None where untold."""
+    centroids = shape_of(source, "centroids") or ()
+    return centroids[1] if len(centroids) == 2 else setting(source, "dim")
+
+
+def nbits_of(source: ArtifactSource) -> int | None:
+    """Bits per residual dimension: what the tensors say, else the settings; None where untold, or told in two ways."""
+    by_weights, by_packing = _widths(source)
+    if by_weights and by_packing and by_weights != by_packing:
+        return None
+    return by_weights or by_packing or setting(source, "nbits")
+
+
+def _widths(source: ArtifactSource) -> tuple[int | None, int | None]:
+    """Bits per residual dimension: by the number of bucket weights, and by how many bytes a row of residuals has."""
+    buckets = math.prod(shape_of(source, "bucket_weights") or (0,))
+    by_weights = buckets.bit_length() - 1 if buckets > 1 and buckets.bit_count() == 1 else None
+    centroids, first = shape_of(source, "centroids") or (), next(_chunks(source, "residuals"), "")
+    packed = shape_of(source, first) or ()
+    bits, dim = (packed[1] * 8, centroids[1]) if len(packed) == len(centroids) == 2 else (0, 0)
+    return by_weights, bits // dim if dim and bits and bits % dim == 0 else None
+
+
+def _chunks(source: ArtifactSource, what: str) -> Iterator[str]:
+    return (name for name in source.names() if pattern(name)[0] == f"*.{what}")
+
+
+def _told_by_tensors(source: ArtifactSource) -> dict[str, int | None]:
+    """Settings that can be read off the tensors; None where these are not there, or not all of them."""
+    centroids = shape_of(source, "centroids") or ()
+    rows = [shape_of(source, name) or () for name in _chunks(source, "codes")]
+    last = max((int(pattern(name)[1] or 0) for name in _chunks(source, "codes")), default=-1)
+    whole = last + 1 == len(rows) and all(len(one) == 1 for one in rows)
+    known, counted = centroids if len(centroids) == 2 else (None, None), setting(source, "num_chunks")
+    return {
+        "nbits": nbits_of(source) if any(_widths(source)) else None,
+        "dim": known[1],
+        "num_partitions": known[0],
+        # Fewer files than are counted are an index that is not whole.
+        "num_chunks": last + 1 if counted is not None and last + 1 > counted else None,
+        "num_embeddings": sum(one[0] for one in rows) if rows and whole and last + 1 == counted else None,
+    }
+
+
+def contradictions(source: ArtifactSource) -> Iterator[str]:
+    """Where an index's settings and its tensors say different things: sentences without a subject.
+
+    colbert-ai never looks: it takes the settings of whoever opens the index last, so they may be another index's.
+    """
+    by_weights, by_packing = _widths(source)
+    if by_weights and by_packing and by_weights != by_packing:
+        yield (
+            f"has bucket_weights for {by_weights} bits a dimension and residuals packed at {by_packing}: "
+            "its bucket numbers are not counted."
+        )
+    for name, found in _told_by_tensors(source).items():
+        told = setting(source, name)
+        if found is not None and told is not None and found != told:
+            file = metadata_file(source)
+            yield f"says {name} = {told:,} in {file}, and its tensors say {found:,}; they are believed."
+
+
+def bucket_facts(a: Tensor, b: Tensor, nbits: int) -> dict[str, Any]:
+    """How many bucket numbers changed, and by how many buckets, from two tensors of packed residuals of equal shape."""
+    counts = pair_counts(a, b)
+    left, right = np.nonzero(counts)
+    table = unpack_table(nbits)
+    steps = np.abs(table[left] - table[right])
+    weights = np.repeat(counts[left, right][:, None], steps.shape[1], axis=1)
+    histogram = np.bincount(steps.ravel(), weights=weights.ravel().astype(np.float64), minlength=1).astype(np.int64)
+    total, changed = int(histogram.sum()), int(histogram[1:].sum())
+    moved = np.arange(histogram.size)
+    return {
+        "nbits": nbits,
+        "buckets_n": total,
+        "buckets_n_mismatch": changed,
+        "buckets_max_step": int(moved[histogram > 0].max()) if total else 0,
+        "buckets_mean_step": float((histogram * moved).sum() / changed) if changed else 0.0,
+        "buckets_steps": {str(step): int(histogram[step]) for step in moved[1:] if histogram[step]},
+    }
+
+
+@dataclass(frozen=True)
+class Permutation:
+    """How B's centroids are A's in another order: row `j` of B is row `to_a[j]` of A.
+
+    `exact` says that every matched row is bit-identical; otherwise the rows are nearest neighbours, one to one.
+    `unmatched` rows of B have no counterpart, and are put in the places that are left.
+    """
+
+    to_a: Array
+    exact: bool
+    unmatched: int = 0
+
+    @property
+    def moved(self) -> int:
+        """How many rows are not where they were."""
+        return int(np.count_nonzero(self.to_a != np.arange(self.to_a.size)))
+
+
+def find_permutation(a: Tensor, b: Tensor) -> Permutation | None:
+    """Match the rows of two centroid tensors of equal shape and dtype; None when they are in the same order.
+
+    Identical rows are matched first; the rest go to their nearest neighbour by cosine, if that is above 0.99 and nobody
+    else's. Where more rows find no counterpart than are found at another place, there is no permutation to speak of.
+    """
+    if len(a.shape) != 2 or a.shape != b.shape or a.dtype != b.dtype or a.n == 0 or DTYPES[a.dtype].kind != "float":
+        return None
+    rows = a.shape[0]
+    width = a.nbytes // rows
+    left, right = (side.flat.view(np.uint8).reshape(rows, width) for side in (a, b))
+    moved = np.flatnonzero((left != right).any(axis=1))
+    if moved.size == 0:
+        return None
+    to_a = np.arange(rows)
+    waiting: dict[bytes, list[int]] = {}
+    for row in moved:
+        waiting.setdefault(left[row].tobytes(), []).append(int(row))
+    rest = []
+    for row in moved:
+        same = waiting.get(right[row].tobytes())
+        if same:
+            to_a[row] = same.pop(0)
+        else:
+            rest.append(int(row))
+    unmatched = 0
+    if rest:
+        to_a[rest] = _nearest(a, b, sorted(row for same in waiting.values() for row in same), rest)
+        unmatched = int(np.count_nonzero(to_a < 0))
+    elsewhere = int(np.count_nonzero((to_a >= 0) & (to_a != np.arange(rows))))
+    if elsewhere <= unmatched:
+        return None
+    return Permutation(_filled(to_a), not rest, unmatched)
+
+
+def _filled(to_a: Array) -> Array:
+    """The order with its gaps, -1, filled by the rows that nobody took, each in its own place where that is free."""
+    free = np.ones(to_a.size, np.bool_)
+    free[to_a[to_a >= 0]] = False
+    filled = np.where((to_a < 0) & free, np.arange(to_a.size), to_a)
+    free[filled[filled >= 0]] = False
+    filled[filled < 0] = np.flatnonzero(free)
+    return filled
+
+
+def _nearest(a: Tensor, b: Tensor, open_a: list[int], rest: list[int]) -> Array:
+    """For each row of B in `rest`, the nearest of A's rows `open_a`; -1 where there is none, or hardly any has one."""
+    if open_a == rest and all(_alike(a, b, rest[start : start + _ROWS]) for start in range(0, len(rest), _ROWS)):
+        return np.array(rest)
+    matched = np.full(len(rest), -1)
+    if len(rest) > _MATCH_LIMIT:
+        return matched
+    # Half the width is twice as fast, and closer than the limit of what is similar is exact.
+    left = _unit(_numbers(a, open_a)).astype(np.float32)
+
+    def similar(rows: list[int]) -> tuple[Array, Array]:
+        scores = _unit(_numbers(b, rows)).astype(np.float32) @ left.T
+        best = scores.argmax(axis=1)
+        return best, scores[np.arange(best.size), best]
+
+    probes = rest[:: -(-len(rest) // _PROBES)]
+    if np.count_nonzero(similar(probes)[1] > _SIMILAR) * 4 < len(probes):
+        return matched
+    step = max(_SCORES // len(rest), 1)
+    found = [similar(rest[start : start + step]) for start in range(0, len(rest), step)]
+    best, score = (np.concatenate(side) for side in zip(*found, strict=True))
+    # Of several that are nearest to one row, the most similar has it: the last that is written.
+    order = np.argsort(score, kind="stable")
+    taken = np.full(len(rest), -1)
+    taken[best[order]] = order
+    winners = taken[taken >= 0]
+    winners = winners[score[winners] > _SIMILAR]
+    matched[winners] = np.array(open_a)[best[winners]]
+    return matched
+
+
+def _numbers(tensor: Tensor, rows: Array | list[int]) -> Array:
+    """Some rows of a tensor as float64; all of them may be too many to hold."""
+    picked = tensor.data[rows]
+    wide: Array = decode(picked.reshape(-1), tensor.dtype).reshape(picked.shape)
+    return wide
+
+
+def _alike(a: Tensor, b: Tensor, rows: list[int]) -> bool:
+    """Whether each of these rows points the same way on both sides."""
+    return bool(((_unit(_numbers(a, rows)) * _unit(_numbers(b, rows))).sum(axis=1) > _SIMILAR).all())
+
+
+def _unit(rows: Array) -> Array:
+    rows = np.nan_to_num(rows, posinf=0.0, neginf=0.0)
+    with np.errstate(over="ignore"):  # a row too long for float64 is like no other
+        norms: Array = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit: Array = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
+    return unit
+
+
+@dataclass
+class Embeddings:
+    """The embeddings of one chunk on one side: captured ones, or centroid plus residual, normalised."""
+
+    centroids: Tensor  # (centroids, dim)
+    codes: Tensor
+    embs: Tensor | None
+    residuals: Tensor | None
+    weights: Array | None
+    nbits: int | None
+
+    @classmethod
+    def of(cls, source: ArtifactSource, chunk: int, codes: Tensor) -> Embeddings | None:  # noqa: PLR0911
+        """Open what a source has; None where margins cannot be computed from it."""
+        try:
+            centroids = source.load("centroids")
+            if len(centroids.shape) != 2 or DTYPES[centroids.dtype].kind != "float":
+                return None
+            count, dim = centroids.shape
+            if not within(codes, count):
+                return None
+            embs = _try_load(source, f"embs_{chunk}")
+            if embs is not None and embs.shape == (codes.n, dim):
+                return cls(centroids, codes, embs, None, None, None)
+            residuals, weights = source.load(f"{chunk}.residuals"), source.load("bucket_weights")
+            nbits = nbits_of(source)
+            if nbits not in (1, 2, 4, 8) or residuals.shape != (codes.n, dim * nbits // 8):
+                return None
+            if residuals.dtype != "uint8" or weights.shape != (2**nbits,):
+                return None
+            return cls(centroids, codes, None, residuals, decode(weights.flat, weights.dtype), nbits)
+        except UnreadableTensor:
+            return None
+
+    def rows(self, places: Array) -> Array:
+        """Embeddings at these rows, float64, (places, dim)."""
+        if self.embs is not None:
+            return _numbers(self.embs, places)
+        assert self.residuals is not None
+        assert self.weights is not None
+        assert self.nbits is not None
+        buckets = unpack_table(self.nbits)[self.residuals.data[places]].reshape(places.size, -1)
+        return _unit(_numbers(self.centroids, self.codes.flat[places].astype(np.int64)) + self.weights[buckets])
+
+    def blur(self, gap: Array) -> Array:
+        """How far a score difference may be off because residuals are quantised: two standard deviations.
+
+        A bucket is about as wide as the distance of its weight to the next; a uniform error in it has a deviation of
+        width / sqrt(12) per dimension, which the two centroids' difference `gap` (rows, dim) projects onto the scores.
+        """
+        if self.weights is None or self.weights.size < 2:
+            return np.zeros(gap.shape[0])
+        width = float(np.diff(np.sort(self.weights)).mean())
+        blurred: Array = 2 * width / math.sqrt(12) * np.linalg.norm(gap, axis=1)
+        return blurred
+
+
+def _try_load(source: ArtifactSource, name: str) -> Tensor | None:
+    try:
+        return source.load(name) if name in source.names() else None
+    except UnreadableTensor:
+        return None
+
+
+def within(numbers: Tensor, count: int) -> bool:
+    """Whether all of these integers are from 0 to below `count`."""
+    for start in range(0, numbers.n, _STRIP):
+        strip = numbers.flat[start : start + _STRIP]
+        if int(strip.min()) < 0 or int(strip.max()) >= count:
+            return False
+        give_back(strip)
+    return True
+
+
+def code_facts(
+    a: ArtifactSource,
+    b: ArtifactSource,
+    chunk: int,
+    pair: tuple[Tensor, Tensor],
+    permutation: Permutation | None,
+    same_token: Array | None = None,
+) -> dict[str, Any]:
+    """Tell codes that moved in a near-tie from codes that really moved, after undoing a permutation of the centroids.
+
+    The margin of a moved code is the greater of two differences: on side A the score of A's choice minus that of B's
+    choice, and on side B the other way round, each with that side's own centroids and embeddings. Rows that are not
+    `same_token` are left out: what stands there on the two sides is not the same.
+    """
+    left, right = (side.flat for side in pair)
+    to_a = permutation.to_a if permutation is not None and within(pair[1], permutation.to_a.size) else None
+
+    def in_a(codes: Array) -> Array:
+        """A's numbers for B's centroids."""
+        return codes.astype(np.int64) if to_a is None else to_a[codes.astype(np.int64)]
+
+    count, kept = 0, [np.empty(0, np.int64)]
+    for start in range(0, left.size, _STRIP):
+        p, q = left[start : start + _STRIP], right[start : start + _STRIP]
+        apart = p.astype(np.int64) != in_a(q)
+        places = np.flatnonzero(apart if same_token is None else apart & same_token[start : start + _STRIP])
+        kept.append(start + places[: max(_SAMPLE - count, 0)])
+        count += places.size
+        give_back(p, q)
+    facts: dict[str, Any] = {} if to_a is None else {"codes_n_mismatch_unpermuted": count}
+    facts["codes_n_moved"] = count
+    one, other = Embeddings.of(a, chunk, pair[0]), Embeddings.of(b, chunk, pair[1])
+    if count == 0 or one is None or other is None or one.centroids.shape != other.centroids.shape:
+        return facts | {"codes_margin_source": None}
+    # A's name for B's choice, and B's name for A's choice.
+    to_b = np.argsort(to_a) if to_a is not None else None
+    moved = np.concatenate(kept)
+    margins, limits = [], []
+    for start in range(0, moved.size, _ROWS):
+        rows = moved[start : start + _ROWS]
+        mine, theirs = left[rows].astype(np.int64), right[rows].astype(np.int64)
+        m_a, l_a = _margin(one, rows, mine, in_a(theirs))
+        m_b, l_b = _margin(other, rows, theirs, mine if to_b is None else to_b[mine])
+        margins.append(np.maximum(m_a, m_b))
+        limits.append(np.maximum(l_a, l_b))
+    margin, limit = np.concatenate(margins), np.concatenate(limits)
+    ties = int(np.count_nonzero(margin <= limit))
+    captured = one.embs is not None and other.embs is not None
+    return facts | {
+        "codes_margin_source": "embeddings" if captured else "reconstructed",
+        "codes_judged": int(moved.size),
+        "codes_near_ties": ties,
+        "codes_real_moves": int(moved.size) - ties,
+        "codes_margin_p50": float(np.median(margin)),
+        "codes_margin_max": float(margin.max()),
+        "codes_near_tie_rule": "margin <= 2**-10"
+        + ("" if captured else " + 2 * bucket width / sqrt(12) * distance of the two centroids"),
+    }
+
+
+def _margin(side: Embeddings, rows: Array, own: Array, other: Array) -> tuple[Array, Array]:
+    with np.errstate(invalid="ignore", over="ignore"):  # centroids that are not finite have no margin, and say so
+        gap = _numbers(side.centroids, own) - _numbers(side.centroids, other)
+        return (side.rows(rows) * gap).sum(axis=1), NEAR_TIE + side.blur(gap)
+
+
+def ivf_facts(
+    pair: tuple[Tensor, Tensor],
+    lengths: tuple[Tensor, Tensor],
+    permutation: Permutation | None,
+    passages: Array | None = None,
+) -> dict[str, Any]:
+    """Compare inverted lists per centroid as sets, whatever the lengths; zeros after the last list are padding.
+
+    Args:
+        pair: `ivf` of A and B.
+        lengths: `ivf_lengths` of A and B, one entry a centroid.
+        permutation: B's centroids in A's order.
+        passages: A's number of each of B's passages, where they are not the same.
+    """
+    facts: dict[str, Any] = {}
+    sizes = [length.flat.astype(np.int64) for length in lengths]
+    if sizes[0].size != sizes[1].size:
+        return {"ivf_note": f"{sizes[0].size} against {sizes[1].size} centroids: the lists have no counterparts"}
+    for ivf, size, name in zip(pair, sizes, "ab", strict=True):
+        # Each by itself first: the sum of absurd lengths could wrap around to a small number.
+        if size.size and (size.min() < 0 or size.max() > ivf.n or int(size.sum()) > ivf.n):
+            return {"ivf_note": f"ivf_lengths of {name.upper()} do not add up to the length of its ivf"}
+        if not within(ivf, _PASSAGES if passages is None else passages.size):
+            return {"ivf_note": f"ivf of {name.upper()} holds what is no passage's number"}
+        facts[f"ivf_padding_{name}"] = ivf.n - int(size.sum())
+    count = sizes[0].size
+    rows_b = np.arange(count)
+    if permutation is not None and permutation.to_a.size == count:
+        rows_b = np.argsort(permutation.to_a)
+    begins = [np.cumsum(size) - size for size in sizes]
+    changed = only_a = only_b = 0
+    # As many lists at a time as hold `_STRIP` entries; one by one where a list has more.
+    steps = np.cumsum(sizes[0] + sizes[1][rows_b]) // _STRIP
+    edges = [0, *(np.flatnonzero(np.diff(steps)) + 1).tolist(), count]
+    for start, stop in pairwise(edges):
+        left = _list_keys(pair[0], begins[0], sizes[0], np.arange(start, stop))
+        right = _list_keys(pair[1], begins[1], sizes[1], rows_b[start:stop], passages)
+        give_back(*(ivf.flat for ivf in pair))
+        if np.array_equal(left, right):
+            continue
+        gone, new = np.setdiff1d(left, right, assume_unique=True), np.setdiff1d(right, left, assume_unique=True)
+        only_a, only_b = only_a + gone.size, only_b + new.size
+        changed += np.union1d(gone >> 40, new >> 40).size
+    return facts | {
+        "ivf_lists_n": count,
+        "ivf_lists_n_mismatch": int(changed),
+        "ivf_entries_only_a": int(only_a),
+        "ivf_entries_only_b": int(only_b),
+    }
+
+
+def _list_keys(ivf: Tensor, begins: Array, sizes: Array, rows: Array, passages: Array | None = None) -> Array:
+    """The entries of some lists, each once and in order: the list's place in `rows` above 40 bits of the entry."""
+    size = sizes[rows]
+    total = int(size.sum())
+    # Where each entry is: its list's beginning, and its place in the list.
+    places = np.repeat(begins[rows] - (np.cumsum(size) - size), size) + np.arange(total)
+    entries = ivf.flat[places].astype(np.int64)
+    keys = (np.repeat(np.arange(rows.size), size) << 40) | (entries if passages is None else passages[entries])
+    keys.sort()  # quick, because colbert-ai's lists are sorted; NumPy's `unique` would hash, many times slower
+    unique: Array = keys[np.concatenate([[True], keys[1:] != keys[:-1]])] if total else keys
+    return unique
+
+
+# Settings that say where and when an index was made, not what is in it.
+_RUN_ONLY = frozenset(
+    (
+        "root", "experiment", "name", "index_root", "index_path", "index_name", "avoid_fork_if_possible", "gpus",
+        "total_visible_gpus", "rank", "nranks", "overwrite", "resume", "checkpoint", "collection", "queries", "meta",
+        "triples", "verbose", "amp",
+    )
+)  # fmt: skip
+
+
+_PATH = re.compile(r"~|\.{0,2}/|file:|[A-Za-z]:[\\/]")  # how a path begins, and no model's name on a hub
+
+
+def metadata_changes(a: dict[str, Any], b: dict[str, Any]) -> tuple[dict[str, tuple[object, object]], list[str]]:
+    """Keys of metadata.json whose values differ, with both, None where a side lacks one; and keys that do not count.
+
+    A key is its path through the objects, joined by dots: `config.nbits`.
+    """
+    whole = [{".".join(key): value for key, value in _flatten(side)} for side in (a, b)]
+    real = [identity(side) for side in (a, b)]
+
+    def changed(left: dict[str, object], right: dict[str, object]) -> dict[str, tuple[object, object]]:
+        names = sorted({*left, *right})
+        return {name: (left.get(name), right.get(name)) for name in names if left.get(name) != right.get(name)}
+
+    changes = changed(*real)
+    return changes, [name for name in changed(*whole) if name not in changes]
+
+
+def identity(record: dict[str, Any]) -> dict[str, object]:
+    """What metadata.json says of the index itself: its keys and values without names, paths and dates.
+
+    These do not count at any depth, nor where somebody who wraps colbert-ai repeats them under a key of his own.
+    """
+    flat = list(_flatten(record))
+    told = {value for key, value in flat if not _RUN_ONLY.isdisjoint(key) and isinstance(value, str)}
+    return {
+        ".".join(key): value
+        for key, value in flat
+        if _RUN_ONLY.isdisjoint(key)
+        and not (isinstance(value, str) and (_PATH.match(value) or (key[0] != "config" and value in told)))
+    }
+
+
+def _flatten(node: object, key: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
+    """Every value that holds no others, or nothing, with the keys that lead to it; lists are numbered."""
+    if isinstance(node, (dict, list)) and (node or not key):
+        for name, inner in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from _flatten(inner, (*key, str(name)))
+    else:
+        yield key, node

@@ -1,0 +1,333 @@
+"""Which passages two indexes share, in whatever order: a row may only be compared with the same token's.
+
+A passage is known by its codes and residuals. Where the `doclens` of two sides differ, or hold for passages that come
+in another order, row 17 of one is not row 17 of the other, and a code that differs there has not moved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from harness.artifacts.meaning import Permutation, within
+from harness.artifacts.names import pattern
+from harness.artifacts.source import ArtifactSource
+from harness.errors import UnreadableTensor
+from harness.tensors.dtypes import DTYPES, Array
+from harness.tensors.tensor import Tensor
+from harness.words import count
+
+_BLOCK = 1 << 18  # tokens that are looked at at a time
+_BY_PASSAGE = frozenset(
+    (
+        "embs_*", "*.codes", "*.residuals", "doclens", "codes", "values", "ivf_unoptimized", "ivf", "ivf_lengths",
+        "merged_codes", "merged_residuals",
+    )
+)  # fmt: skip
+
+
+def by_passage(name: str) -> bool:
+    """Whether an artifact's rows, or what is in them, belong to single passages."""
+    return pattern(name)[0] in _BY_PASSAGE
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """How the passages of B are those of A.
+
+    Attributes:
+        sizes: tokens of each passage, of A and of B.
+        to_a: A's number of each of B's passages, int64; -1 where A has none that is the same bit for bit. None where
+            codes and residuals cannot be matched at all.
+        likely: the same, and for the rest that of a passage with the same codes, whatever its residuals.
+        starts: of A and of B, the row at which each chunk starts.
+    """
+
+    sizes: tuple[Array, Array]
+    to_a: Array | None
+    likely: Array | None
+    starts: tuple[dict[int, int], dict[int, int]]
+
+    @cached_property
+    def lined_up(self) -> Array:
+        """For each of B's passages, whether it is A's of that number: the same, or one that neither has elsewhere.
+
+        What is found nowhere is taken to be in its place only where most of what is found is.
+        """
+        n = self.sizes[1].size
+        if not np.array_equal(*self.sizes):
+            return np.zeros(n, np.bool_)
+        assert self.likely is not None  # passages of equal lengths that cannot be matched have no alignment
+        found: Array = self.likely == np.arange(n)
+        if np.count_nonzero(self.likely >= 0) > 2 * np.count_nonzero(found):
+            return found
+        elsewhere = np.zeros(n, np.bool_)
+        elsewhere[self.likely[self.likely >= 0]] = True
+        lined_up: Array = found | (self.likely < 0) & ~elsewhere
+        return lined_up
+
+    @property
+    def whole(self) -> bool:
+        """Whether every row of one side is that row of the other."""
+        same = self.starts[0] == self.starts[1] and self.sizes[0].size == self.sizes[1].size
+        return same and bool(self.lined_up.all())
+
+    @property
+    def one_to_one(self) -> bool:
+        """Whether both have the same passages, bit for bit, in whatever order."""
+        return self.to_a is not None and self.sizes[0].size == self.to_a.size and bool((self.to_a >= 0).all())
+
+    def rows(self, chunk: int, n: int) -> Array:
+        """For each of the `n` rows of a chunk, whether it is the same token's on both sides."""
+        if self.starts[0].get(chunk) != self.starts[1].get(chunk) or not self.lined_up.any():
+            return np.zeros(n, np.bool_)
+        start = self.starts[1][chunk]
+        ends = np.cumsum(self.sizes[1])
+        here = np.clip(ends, start, start + n) - np.clip(ends - self.sizes[1], start, start + n)
+        return np.repeat(self.lined_up, here)
+
+    def facts(self) -> dict[str, Any]:
+        """What is known of the passages, by the names of the JSON."""
+        facts: dict[str, Any] = {"passages_n_a": self.sizes[0].size, "passages_n": self.sizes[1].size}
+        if self.to_a is None:
+            return facts | {"passages_matched": None, "passages_reordered": None}
+        same = self.to_a >= 0
+        moved = same & (self.to_a != np.arange(same.size))
+        return facts | {
+            "passages_matched": int(np.count_nonzero(same)),
+            "passages_reordered": int(np.count_nonzero(moved)),
+        }
+
+    def sentence(self) -> str:
+        """What must be known before any row is looked at."""
+        facts = self.facts()
+        n, matched, moved = (facts[f"passages_{name}"] for name in ("n", "matched", "reordered"))
+        nothing = "rows do not line up, and nothing is said of moves, margins, buckets or origins"
+        if self.one_to_one and moved:
+            return f"A and B hold the same {n:,} passages, bit for bit, {moved:,} of them at another place: {nothing}."
+        if self.one_to_one:
+            return f"A and B hold the same {n:,} passages in one order, cut into other chunks: {nothing}."
+        if np.array_equal(*self.sizes):
+            lined = int(np.count_nonzero(self.lined_up))
+            assert self.likely is not None
+            elsewhere = int(np.count_nonzero((self.likely >= 0) & (self.likely != np.arange(n))))
+            told = f"moves, margins and buckets are told of the {lined:,} that line up."
+            if elsewhere == moved:
+                return f"{moved:,} of B's {n:,} passages are bit for bit those that A has at another place: {told}"
+            return (
+                f"{elsewhere:,} of B's {n:,} passages have the codes of those that A has at another place, {moved:,} "
+                f"of them bit for bit: {told}"
+            )
+        among = ""
+        if matched is not None:
+            of_a = f"bit for bit among A's {facts['passages_n_a']:,}"
+            among = (
+                f" Of B's {count(n, 'passage')} {matched:,} are {of_a}, {moved:,} of them at another place."
+                if matched
+                else f" None of B's {count(n, 'passage')} is {of_a}."
+            )
+        return f"The lengths of the passages (doclens) differ: {nothing}.{among}"
+
+
+def align(a: ArtifactSource, b: ArtifactSource, permutation: Permutation | None = None) -> Alignment | None:
+    """Match the passages of two indexes; None where it is not known which rows are a passage's.
+
+    Args:
+        a: the older side.
+        b: the newer.
+        permutation: B's centroids in A's order, which is undone in its codes.
+    """
+    try:
+        left, right = _Rows.sizes_of(a), _Rows.sizes_of(b)
+        tokens = _Rows.of(a, None), _Rows.of(b, permutation)
+    except UnreadableTensor:
+        return None
+    if left is None or right is None:
+        return None
+    matchable = tokens[0].width == tokens[1].width != 0 and tokens[0].hold(left) and tokens[1].hold(right)
+    if not matchable and np.array_equal(left, right):
+        return None
+    to_a = _match(tokens, (left, right), np.full(right.size, -1)) if matchable else None
+    likely = None if to_a is None else _match(tokens, (left, right), to_a, codes_alone=True)
+    return Alignment((left, right), to_a, likely, (tokens[0].starts, tokens[1].starts))
+
+
+class _Rows:
+    """Codes and residuals of all chunks of a side, one after the other."""
+
+    def __init__(self, codes: dict[int, Tensor], residuals: dict[int, Tensor], rename: Array | None) -> None:
+        self._parts = [(codes[chunk], residuals.get(chunk)) for chunk in sorted(codes)]
+        self._rename = rename
+        edges = np.cumsum([0, *(part.n for part, _ in self._parts)])
+        self.edges, self.n = edges, int(edges[-1])
+        self.starts = dict(zip(sorted(codes), edges[:-1].tolist(), strict=True))
+
+    @staticmethod
+    def sizes_of(source: ArtifactSource) -> Array | None:
+        """How many tokens each passage has; None where that is not there."""
+        if "doclens" not in source.names():
+            return None
+        found = source.load("doclens")
+        return found.flat.astype(np.int64) if DTYPES[found.dtype].kind == "int" else None
+
+    @classmethod
+    def of(cls, source: ArtifactSource, permutation: Permutation | None) -> _Rows:
+        """Open a side; `UnreadableTensor` where a chunk cannot be read."""
+        codes: dict[int, Tensor] = {}
+        residuals: dict[int, Tensor] = {}
+        for name in source.names():
+            kind, chunk = pattern(name)
+            if chunk is not None and kind in ("*.codes", "*.residuals"):
+                (codes if kind == "*.codes" else residuals)[int(chunk)] = source.load(name)
+        renamed = permutation is not None and all(within(one, permutation.to_a.size) for one in codes.values())
+        return cls(codes, residuals, permutation.to_a if permutation is not None and renamed else None)
+
+    @cached_property
+    def width(self) -> int:
+        """Bytes in a row of residuals; 0 where chunks lack theirs, or it is not one and the same."""
+        widths = set()
+        for codes, residuals in self._parts:
+            if residuals is None or residuals.dtype != "uint8" or DTYPES[codes.dtype].kind != "int":
+                return 0
+            if len(residuals.shape) != 2 or residuals.shape[0] != codes.n:
+                return 0
+            widths.add(residuals.shape[1])
+        return widths.pop() if len(widths) == 1 else 0
+
+    def hold(self, sizes: Array) -> bool:
+        """Whether these are the passages' lengths: each by itself first, for the sum of absurd ones may wrap around."""
+        return sizes.size == 0 or bool(0 <= sizes.min() <= sizes.max() <= self.n and sizes.sum() == self.n)
+
+    def take(self, rows: Array, *, codes_alone: bool = False) -> tuple[Array, Array]:
+        """Codes (rows,), by A's centroids, and residuals (rows, words), filled up with zeros; both uint64.
+
+        `codes_alone` leaves the residuals zeros.
+        """
+        codes, words = np.empty(rows.size, np.int64), np.zeros((rows.size, -(-self.width // 8)), np.uint64)
+        bits = words.view(np.uint8)[:, : self.width]
+        in_order = bool((rows[1:] == rows[:-1] + 1).all())  # then slices are enough, which are many times faster
+        owner = np.searchsorted(self.edges, rows, "right") - 1
+        for part in np.flatnonzero(np.bincount(owner)):
+            here: Array | slice = owner == part
+            there: Array | slice = rows[here] - self.edges[part]
+            if in_order:
+                here = slice(*np.searchsorted(owner, [part, part + 1]))
+                there = slice(*(rows[here][[0, -1]] - self.edges[part] + [0, 1]))
+            numbers, residuals = self._parts[part]
+            codes[here] = numbers.flat[there]
+            assert residuals is not None  # else there is no width
+            if not codes_alone:
+                bits[here] = residuals.data[there]
+        return (codes if self._rename is None else self._rename[codes]).view(np.uint64), words
+
+
+def _match(
+    tokens: tuple[_Rows, _Rows], sizes: tuple[Array, Array], known: Array, *, codes_alone: bool = False
+) -> Array:
+    """A's number of each of B's passages, -1 where A has no such passage: in place first, then wherever it is.
+
+    Args:
+        tokens: of A and B.
+        sizes: tokens of each passage, of A and B.
+        known: A's number of each of B's passages that was found already, else -1.
+        codes_alone: residuals do not count.
+    """
+    to_a = known.copy()
+    waiting = [np.setdiff1d(np.arange(sizes[0].size), known), np.flatnonzero(known < 0)]
+    if np.array_equal(*sizes):
+        both = np.intersect1d(waiting[0], waiting[1], assume_unique=True)
+        same = both[_same(tokens, sizes, both, both, codes_alone=codes_alone)]
+        to_a[same] = same
+        waiting = [np.setdiff1d(one, same, assume_unique=True) for one in waiting]
+    keys = [
+        _digests(rows, size, which, codes_alone=codes_alone)
+        for rows, size, which in zip(tokens, sizes, waiting, strict=True)
+    ]
+    # The first of several equal passages is the first of the other side's, and so on.
+    group = np.unique(np.concatenate(keys), return_inverse=True)[1]
+    ranked_a, ranked_b = _ranked(group[: keys[0].size]), _ranked(group[keys[0].size :])
+    _, left, right = np.intersect1d(ranked_a, ranked_b, assume_unique=True, return_indices=True)
+    left, right = waiting[0][left], waiting[1][right]
+    alike = sizes[0][left] == sizes[1][right]
+    left, right = left[alike], right[alike]
+    same = _same(tokens, sizes, left, right, codes_alone=codes_alone)
+    to_a[right[same]] = left[same]
+    return to_a
+
+
+def _ranked(group: Array) -> Array:
+    """Each element's group and which of its group it is, as one number."""
+    order = np.argsort(group, kind="stable")
+    found = group[order]
+    first = np.searchsorted(found, found)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(order.size) - first
+    ranked: Array = (group.astype(np.int64) << 32) | rank
+    return ranked
+
+
+def _blocks(size: Array) -> Iterator[slice]:
+    """Passages in runs of about `_BLOCK` tokens."""
+    steps = np.cumsum(size) // _BLOCK
+    edges = [0, *(np.flatnonzero(np.diff(steps)) + 1).tolist(), size.size]
+    yield from (slice(start, stop) for start, stop in pairwise(edges) if start < stop)
+
+
+def _places(begins: Array, size: Array) -> Array:
+    """The rows of some passages, one after the other."""
+    places: Array = np.repeat(begins - (np.cumsum(size) - size), size) + np.arange(int(size.sum()))
+    return places
+
+
+def _sums(values: Array, size: Array) -> Array:
+    """The sum of each passage's values, modulo 2^64 where they are uint64."""
+    running = np.concatenate([np.zeros(1, values.dtype), np.cumsum(values)])
+    ends = np.cumsum(size)
+    sums: Array = running[ends] - running[ends - size]
+    return sums
+
+
+def _same(
+    tokens: tuple[_Rows, _Rows], sizes: tuple[Array, Array], left: Array, right: Array, *, codes_alone: bool
+) -> Array:
+    """Whether passage `left[i]` of A, of the same length, is passage `right[i]` of B, bit for bit."""
+    found = np.zeros(left.size, np.bool_)
+    begins = [np.cumsum(one) - one for one in sizes]
+    for block in _blocks(sizes[0][left]):
+        size = sizes[0][left[block]]
+        p, q = (
+            rows.take(_places(begin[which[block]], size), codes_alone=codes_alone)
+            for rows, begin, which in zip(tokens, begins, (left, right), strict=True)
+        )
+        apart = (p[0] != q[0]) | (p[1] != q[1]).any(axis=1)
+        found[block] = _sums(apart.astype(np.int64), size) == 0
+    return found
+
+
+def _digests(tokens: _Rows, sizes: Array, which: Array, *, codes_alone: bool) -> Array:
+    """A number for each of these passages; equal ones have the same. What shares a number is compared bit by bit."""
+    found = np.empty(which.size, np.uint64)
+    begins = np.cumsum(sizes) - sizes
+    for block in _blocks(sizes[which]):
+        size = sizes[which[block]]
+        codes, words = tokens.take(_places(begins[which[block]], size), codes_alone=codes_alone)
+        mixed = _mix(codes)
+        for word in words.T:
+            mixed = _mix(mixed ^ word)
+        position = _places(np.zeros_like(size), size).view(np.uint64)
+        found[block] = _mix(_sums(_mix(mixed ^ _mix(position)), size) ^ size.view(np.uint64))
+    return found
+
+
+def _mix(values: Array) -> Array:
+    """Spread the bits of 64-bit numbers: the finalizer of splitmix64 (Steele, Lea, Flood 2014)."""
+    values = values + np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: Array = values ^ (values >> np.uint64(31))
+    return mixed

@@ -1,0 +1,101 @@
+"""Where artifacts come from: an index directory, whoever made it and in whichever format, or a stored cell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol
+
+from harness.tensors.tensor import Tensor
+
+_SETTING_LIMIT = 1 << 53  # as far as JSON numbers are exact everywhere
+_LISTED = 6  # files that a sentence names
+_MISSING = 100  # and that a list of what is not there has; metadata.json may claim any number
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of an artifact without loading it; `nans` is None where nobody counted."""
+
+    digest: str
+    dtype: str
+    shape: tuple[int, ...]
+    nans: int | None = None
+
+
+class ArtifactSource(Protocol):
+    """Something that holds the artifacts of one indexing run."""
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+
+    def names(self) -> tuple[str, ...]:
+        """The artifacts it has, in the order of the pipeline; `metadata` is not one of them."""
+
+    def load(self, name: str) -> Tensor:
+        """Map a tensor.
+
+        Raises:
+            UnreadableTensor: the file is missing, damaged, or holds something else.
+        """
+
+    def digest(self, name: str) -> str | None:
+        """The tensor's digest where it is known without loading, else None."""
+
+    def metadata(self) -> dict[str, Any]:
+        """The index's `metadata.json`; empty where there is none that can be read."""
+
+
+def facts_of(source: ArtifactSource, name: str) -> Facts | None:
+    """What a source knows of an artifact without loading it: its own `facts(name)`, or a stored cell's record."""
+    own: Callable[[str], Facts | None] | None = getattr(source, "facts", None)
+    if own is not None:
+        return own(name)
+    record = getattr(getattr(source, "cell", None), "artifacts", {}).get(name)
+    if record is None:
+        return None
+    return Facts(record.digest, record.dtype, tuple(record.shape), getattr(record, "nans", None))
+
+
+def unrecorded(source: ArtifactSource, name: str) -> str:
+    """Why a source says nothing of an artifact that its job makes: a reason of a stored cell, else empty."""
+    own: Callable[[str], str] | None = getattr(source, "unrecorded", None)
+    return own(name) if own is not None else ""
+
+
+def metadata_problem(source: ArtifactSource) -> str:
+    """Why a source's metadata cannot be read; empty where it can, or where there is none."""
+    own: Callable[[], str] | None = getattr(source, "metadata_problem", None)
+    return own() if own is not None else ""
+
+
+def metadata_file(source: ArtifactSource) -> str:
+    """The name of the file that a source's metadata is from."""
+    return getattr(source, "metadata_file", "metadata.json")
+
+
+def first_missing(source: ArtifactSource) -> tuple[str, ...]:
+    """What a source lacks of a whole index, artifacts and JSON files by name, up to a hundred of them.
+
+    Empty where it is whole, and where nobody knows what it should have: a cell was checked when it was stored.
+    """
+    own: Callable[[], Iterator[str]] | None = getattr(source, "missing", None)
+    return tuple(islice(own(), _MISSING)) if own is not None else ()
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names for a sentence, the first few of them."""
+    return ", ".join(names[:_LISTED]) + (" and more" if len(names) > _LISTED else "")
+
+
+def setting(source: ArtifactSource, name: str) -> int | None:
+    """A positive integer of the index's settings, such as `nbits`, `dim` or `num_chunks`; None where it is not told."""
+    metadata = source.metadata()
+    config = metadata.get("config")
+    for place in (config if isinstance(config, dict) else {}, metadata):
+        value = place.get(name)
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < _SETTING_LIMIT:
+            return int(value)
+    return None

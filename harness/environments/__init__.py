@@ -1,0 +1,1 @@
+"""Interpreters under test: locks, building, exchange of packages, devices, supervised processes."""

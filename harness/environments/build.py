@@ -1,0 +1,229 @@
+"""One uv virtualenv for each version and flavour, built from its lock, under a file lock, and marked complete last.
+
+Three locks keep sweeps that run at once from each other's environments: `.NAME.lock` is held by whoever builds or
+deletes an environment, `.NAME.use` is shared by those who run jobs in it, and `uv-cache.lock` is shared by those who
+install and held alone by whoever deletes from uv's cache.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.environments.lockfile import Lock, lock_path, read_lock
+from harness.environments.packages import installed_packages, mismatches
+from harness.environments.supervise import Control, Deadline, Stopped
+from harness.environments.uv import BuildFailed, cache_lock, run_logged, run_uv, uv_command
+from harness.flock import Held, hold, try_hold
+from harness.home import Home
+from harness.inputs.matrix import Flavour, Matrix
+
+_SENTINEL = "harness-complete.json"
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A complete environment.
+
+    Attributes:
+        version: the PyTorch release.
+        flavour: `cpu` or `gpu` (which faiss it holds).
+        path: the virtualenv's folder.
+        lock: the lock it was built from.
+        packages: name to version, as found installed.
+        seconds_to_build: wall seconds, 0 when it was reused.
+    """
+
+    version: str
+    flavour: Flavour
+    path: Path
+    lock: Lock
+    packages: dict[str, str]
+    seconds_to_build: float
+
+    @property
+    def python(self) -> Path:
+        """The interpreter."""
+        return self.path / "bin" / "python"
+
+
+def environment_path(home: Home, version: str, flavour: Flavour, lock: Lock) -> Path:
+    """Where an environment is: its name carries its lock's digest, so a changed lock never reuses an old one."""
+    return home.environments / f"{version}-{flavour}-{lock.digest[:12]}"
+
+
+def find_environment(home: Home, locks: Path, version: str, flavour: Flavour) -> Environment | None:
+    """Return the complete environment of a version, or None if it would have to be built."""
+    lock = read_lock(lock_path(locks, version, flavour))
+    path = environment_path(home, version, flavour, lock)
+    return complete_environment(path, version, flavour, lock)
+
+
+def complete_environment(path: Path, version: str, flavour: Flavour, lock: Lock) -> Environment | None:
+    """What is installed at `path`, if it was built to the end and holds what the lock names; otherwise None."""
+    try:
+        sentinel = json.loads((path / _SENTINEL).read_text(encoding="utf-8"))
+        if sentinel["lock"] != lock.digest or not (path / "bin" / "python").exists():
+            return None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    found = installed_packages(path)
+    # Somebody's `pip install` into the environment would go unnoticed otherwise.
+    if mismatches(lock, found):
+        return None
+    return Environment(version, flavour, path, lock, found, 0.0)
+
+
+def ensure_environment(
+    home: Home,
+    matrix: Matrix,
+    locks: Path,
+    version: str,
+    flavour: Flavour,
+    *,
+    report: Callable[[str], None] = lambda _text: None,
+    deadline: float | None = None,
+    control: Control | None = None,
+) -> Environment:
+    """Return a version's environment, building it if it is missing, half-built, damaged or of another lock.
+
+    Two processes that need the same environment build it once: the second waits for the first.
+
+    Args:
+        home: where it is.
+        matrix: names the Python.
+        locks: folder of the locks.
+        version: of torch.
+        flavour: `cpu` or `gpu`.
+        report: says what is under way.
+        deadline: wall seconds for building it; none when absent.
+        control: stops the building.
+
+    Raises:
+        BuildFailed: uv could not build it; `outcome` and `log` say more.
+        UsageError: there is no lock for the version.
+        Stopped: `control` said so.
+    """
+    lock = read_lock(lock_path(locks, version, flavour))
+    path = environment_path(home, version, flavour, lock)
+    home.environments.mkdir(parents=True, exist_ok=True)
+    with _exclusive(path, control) as held:
+        existing = complete_environment(path, version, flavour, lock)
+        if existing:
+            return existing
+        if path.exists():
+            report(f"{version}: rebuilding an environment that is incomplete or does not match its lock")
+            _delete(path)
+        report(f"{version}: building the environment ({len(lock.packages)} packages)")
+        started = time.monotonic()
+        try:
+            found = build_environment(
+                home, matrix, path, lock, version, deadline=deadline, control=control, keep=[held.fileno()]
+            )
+        except BaseException:
+            shutil.rmtree(path, ignore_errors=True)
+            raise
+        seconds = time.monotonic() - started
+        mark_complete(path, lock)
+    return Environment(version, flavour, path, lock, found, seconds)
+
+
+def _exclusive(path: Path, control: Control | None = None) -> Held:
+    """The lock of whoever builds or deletes an environment."""
+    held = hold(
+        path.parent / f".{path.name}.lock",
+        cancelled=control.stopping.is_set if control else lambda: False,
+    )
+    if held is None:
+        raise Stopped
+    return held
+
+
+def use_environment(home: Home, version: str, flavour: Flavour, lock: Lock) -> Held:
+    """A lock that keeps other sweeps from deleting an environment; take it before `ensure_environment`."""
+    held = hold(_use(environment_path(home, version, flavour, lock)), shared=True)
+    assert held is not None
+    return held
+
+
+def _use(path: Path) -> Path:
+    return path.parent / f".{path.name}.use"
+
+
+def _delete(path: Path) -> None:
+    """Delete an environment; the mark goes first, so that what an interrupt leaves is not taken for complete."""
+    (path / _SENTINEL).unlink(missing_ok=True)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def build_environment(
+    home: Home,
+    matrix: Matrix,
+    path: Path,
+    lock: Lock,
+    version: str,
+    *,
+    deadline: float | None = None,
+    control: Control | None = None,
+    keep: Sequence[int] = (),
+) -> dict[str, str]:
+    """Make a virtualenv and install a lock's packages; `keep` are locks that uv holds on if this process is killed."""
+    uv = uv_command()
+    commands = {
+        "a virtualenv": [*uv, "venv", "--quiet", "--python", matrix.python, "--no-project", str(path)],
+        "the locked packages": [
+            *uv, "pip", "install", "--python", str(path / "bin" / "python"), "--no-deps", "--require-hashes",
+            "--requirements", str(lock.path),
+        ],
+    }  # fmt: skip
+    end = None if deadline is None else time.monotonic() + deadline
+    cache = hold(cache_lock(home), shared=True, cancelled=control.stopping.is_set if control else lambda: False)
+    if cache is None:
+        raise Stopped
+    with cache:
+        for what, command in commands.items():
+            left = [] if end is None else [Deadline("install", max(0.0, end - time.monotonic()))]
+            run_logged(command, home, version, what, left, control, [cache.fileno(), *keep])
+    found = installed_packages(path)
+    wrong = mismatches(lock, found)
+    if wrong:
+        raise BuildFailed(
+            f"{version}: uv installed other packages than the lock names: {'; '.join(wrong[:3])}.", "install_failed", ""
+        )
+    return found
+
+
+def mark_complete(path: Path, lock: Lock) -> None:
+    """Write the mark that makes an environment count as complete, once everything in it is on the disk."""
+    temporary = path / f"{_SENTINEL}.tmp"
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump({"lock": lock.digest, "lock_file": lock.path.name}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path / _SENTINEL)
+
+
+def evict(home: Home, environment: Environment, keep: list[Lock]) -> int | None:
+    """Delete an environment, and from uv's cache the packages that no lock in `keep` has in the same version.
+
+    Without the second part the files would stay on the disk: uv hard-links an environment's files to its cache.
+
+    Returns:
+        Bytes by which the disk's free space grew; None, and nothing is deleted, where another sweep uses it.
+    """
+    before = shutil.disk_usage(home.root).free
+    used = try_hold(_use(environment.path))
+    if used is None:
+        return None
+    with used, _exclusive(environment.path):
+        _delete(environment.path)
+    kept = {(name, version) for lock in keep for name, version in lock.packages.items()}
+    gone = [name for name, version in environment.lock.packages.items() if (name, version) not in kept]
+    if gone:
+        run_uv(home, "cache", "clean", "--quiet", *gone, alone=True)
+    return shutil.disk_usage(home.root).free - before

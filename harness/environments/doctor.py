@@ -1,0 +1,179 @@
+"""What this machine can run and what it cannot, and why: each check is one line with its verdict."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from harness.environments.device import cpu_device, gpus, missing_code, usable_cores
+from harness.environments.lockfile import lock_path, read_lock
+from harness.errors import HarnessError, InfrastructureError
+from harness.files import writable_folder
+from harness.home import Home
+from harness.inputs.matrix import Matrix
+from harness.words import count, said
+
+Verdict = Literal["ok", "warning", "problem"]
+
+GIB = 2**30
+ENVIRONMENT_GIB = 7
+"""What the largest environment of the matrix takes, its CUDA libraries included; measured with `du` for 2.8.0."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the doctor's report."""
+
+    name: str
+    verdict: Verdict
+    detail: str
+
+
+def _python(matrix: Matrix, home: Home) -> Check:
+    from harness.environments.uv import run_uv, uv_words
+
+    try:
+        done = run_uv(home, "python", "find", "--no-project", matrix.python, timeout=60)
+    except InfrastructureError as error:
+        return Check("uv", "warning", str(error))
+    except subprocess.SubprocessError as error:
+        return Check("uv", "problem", f"uv does not answer: {said(error)}.")
+    except OSError as error:
+        return Check("uv", "problem", f"uv cannot be run: {error.filename}: {said(error)}.")
+    if done.returncode:
+        cause, hint = uv_words(done.stderr)
+        if "No interpreter found" not in cause:
+            return Check("uv", "problem", f"uv cannot look for Python {matrix.python}: {cause}.{hint}")
+        missing = (
+            f"uv finds no Python {matrix.python}, which all wheels of the matrix need: install it ({cause}).{hint}"
+        )
+        return Check("python", "problem", missing)
+    return Check("python", "ok", f"Python {matrix.python} is there for the environments.")
+
+
+def _platform() -> Check:
+    libc, version = platform.libc_ver()
+    machine = platform.machine()
+    if platform.system() != "Linux" or machine != "x86_64":
+        return Check(
+            "platform", "problem", f"The locks are for Linux on x86-64; this is {platform.system()} on {machine}."
+        )
+    old = libc == "glibc" and tuple(int(n) for n in version.split(".")[:2]) < (2, 28)
+    if libc != "glibc" or old:
+        return Check(
+            "platform",
+            "problem",
+            f"torch 2.6 and later need glibc 2.28; this machine has {libc or 'no glibc'} {version}.",
+        )
+    return Check("platform", "ok", f"Linux, x86-64, glibc {version}.")
+
+
+def _disk(home: Home) -> Check:
+    try:
+        writable_folder(home.root, "--home (or HARNESS_HOME)")
+    except HarnessError as error:
+        return Check("disk", "problem", str(error))
+    folder = home.root
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free / GIB
+    room = f"{free:.0f} GiB free for {home.root}"
+    if free < ENVIRONMENT_GIB:
+        return Check("disk", "problem", f"{room}; one environment takes up to {ENVIRONMENT_GIB} GiB.")
+    if free < 2 * ENVIRONMENT_GIB + 1:
+        return Check("disk", "warning", f"{room}: index one version at a time, with --evict.")
+    if free < 60:
+        return Check("disk", "ok", f"{room}: enough for two environments; sweep all versions with --evict.")
+    return Check("disk", "ok", f"{room}: enough for all environments.")
+
+
+def _memory() -> Check:
+    import psutil
+
+    total = psutil.virtual_memory().available / GIB
+    if total < 3:
+        return Check("memory", "warning", f"{total:.1f} GiB of memory are available; a job on the CPU needs about 2.")
+    return Check("memory", "ok", f"{total:.1f} GiB of memory are available.")
+
+
+def _threads(matrix: Matrix) -> Check:
+    cores, threads = usable_cores(), matrix.jobs.index.threads
+    if cores < threads:
+        return Check(
+            "threads",
+            "problem",
+            f"jobs.index.threads is {threads} but this machine has {count(cores, 'usable core')}: pass "
+            f"--threads {cores}; such cells are compared only with cells of as many threads.",
+        )
+    return Check(
+        "threads", "ok", f"{count(cores, 'usable core')}; jobs use {count(threads, 'thread')}, as matrix.yaml says."
+    )
+
+
+def _devices(matrix: Matrix, wanted: str) -> Iterator[Check]:
+    cpu = cpu_device()
+    yield Check("cpu", "ok", f"{cpu.identity}. A table holds for this CPU family only.")
+    found = gpus()
+    if not found and wanted == "cuda":
+        yield Check("gpu", "problem", "--device cuda: nvidia-smi lists no GPU on this machine; use --device cpu.")
+        return
+    if not found:
+        yield Check("gpu", "warning", "nvidia-smi lists no GPU: jobs run on the CPU, without mixed precision.")
+        return
+    for identity in dict.fromkeys(found):
+        name = identity.removeprefix("cuda ")
+        yield Check("gpu", "ok", f"{found.count(identity)} x {name}.")
+        for reason, versions in unsupported(matrix, identity).items():
+            yield Check("gpu", "warning", f"{reason} Cells of {', '.join(versions)} will be `unsupported`.")
+
+
+def unsupported(matrix: Matrix, identity: str) -> dict[str, list[str]]:
+    """Why, to the versions whose wheels hold no code for a GPU: the reason of the first, for those with the same."""
+    found: dict[str, list[str]] = {}
+    architectures: dict[str, str] = {}
+    for version in matrix.versions:
+        reason = missing_code(matrix, version, identity)
+        if reason:
+            first = architectures.setdefault(reason.partition(" holds ")[2], reason)
+            found.setdefault(first, []).append(version)
+    return found
+
+
+def _locks(matrix: Matrix, locks: Path) -> Check:
+    missing = []
+    for version in matrix.versions:
+        for flavour in ("cpu", "gpu"):
+            try:
+                read_lock(lock_path(locks, version, flavour))
+            except HarnessError:
+                missing.append(f"{version} ({flavour})")
+    if missing:
+        return Check("locks", "problem", f"no lock for {', '.join(missing)}: run `nox -s lock`.")
+    return Check("locks", "ok", f"there is one for each of {count(len(matrix.versions), 'version')}, for CPU and GPU.")
+
+
+def _compiler(matrix: Matrix) -> Check:
+    if not matrix.jobs.index.native_extensions:
+        return Check("compiler", "ok", "none is needed: native_extensions is off.")
+    found = [name for name in ("c++", "nvcc") if shutil.which(name)]
+    verdict: Verdict = "ok" if "c++" in found else "problem"
+    return Check("compiler", verdict, f"native_extensions is on; found {', '.join(found) or 'no compiler'}.")
+
+
+def examine(matrix: Matrix, home: Home, locks: Path, device: str = "auto") -> list[Check]:
+    """Run all checks; without a GPU, `device` `cuda` is a problem, and `auto` is a machine that indexes on its CPU."""
+    return [
+        _platform(),
+        _python(matrix, home),
+        _locks(matrix, locks),
+        _disk(home),
+        _memory(),
+        _threads(matrix),
+        *_devices(matrix, device),
+        _compiler(matrix),
+    ]

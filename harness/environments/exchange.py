@@ -1,0 +1,92 @@
+"""An environment with packages of another in their place: what a counterfactual of `blame` runs in."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from importlib.util import cache_from_source
+from pathlib import Path
+
+from harness.environments.interpreter import files_of, packages_in
+from harness.environments.packages import normal_name
+
+
+def exchange(base: Path, other: Path, packages: Iterable[str], target: Path) -> None:
+    """Make `target`: the site folder `base` with `packages` as `other` has them, or without them if it has none.
+
+    Neither `base` nor `other` is changed.
+
+    Args:
+        base: a site folder.
+        other: where the packages are taken from.
+        packages: names as in a lock.
+        target: made; must not exist.
+    """
+    base, other = base.resolve(), other.resolve()
+    mine, theirs = packages_in(base), packages_in(other)
+    wanted = {normal_name(name) for name in packages}
+    # Some files belong to several packages (`nvidia/__init__.py`): they go only if none of them stays.
+    kept = {path for name, metadata in mine.items() if name not in wanted for path in files_of(base, metadata)}
+    gone = {path for name in wanted & mine.keys() for path in files_of(base, mine[name])} - kept
+    for folder, folders, files in os.walk(base):
+        # Compiled files go with their source: one that stays behind would be taken for another version's whose source
+        # has the same time and size.
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        here = Path(folder).relative_to(base)
+        links = [name for name in folders if (Path(folder) / name).is_symlink()]
+        for name in [*files, *links]:
+            if here / name not in gone:
+                _link_with_compiled(base, target, here / name)
+    for name in sorted(wanted & theirs.keys()):
+        for path in files_of(other, theirs[name]):
+            if path not in kept:
+                (target / path).unlink(missing_ok=True)
+                _link_with_compiled(other, target, path)
+
+
+def _link_with_compiled(site: Path, target: Path, path: Path) -> None:
+    """Link a file and, if it is Python that ran already, what it was compiled to: compiling torch takes long."""
+    # Folders are made with their first file: an empty metadata folder would still be taken for a package.
+    (target / path).parent.mkdir(parents=True, exist_ok=True)
+    _link(site / path, target / path)
+    if path.suffix == ".py":
+        compiled = Path(cache_from_source(str(path)))
+        if (site / compiled).is_file():
+            (target / compiled).parent.mkdir(exist_ok=True)
+            _link(site / compiled, target / compiled)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in {errno.EXDEV, errno.EPERM, errno.EMLINK}:
+            raise
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
+_PIN = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==")
+
+
+def counterfactual(base: Path, other: Path, packages: Iterable[str]) -> str:
+    """The lock `base` with `packages` as `other` has them: in its version, with its hashes, or not at all."""
+    mine, theirs, wanted = _blocks(base), _blocks(other), set(packages)
+    merged = {name: block for name, block in mine.items() if name not in wanted}
+    merged |= {name: theirs[name] for name in wanted if name in theirs}
+    return "".join(merged[name] for name in sorted(merged))
+
+
+def _blocks(path: Path) -> dict[str, str]:
+    blocks: dict[str, str] = {}
+    current = ""
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        pin = _PIN.match(line)
+        if pin:
+            current = pin["name"].lower()
+            blocks[current] = ""
+        if current and not line.startswith("#"):
+            blocks[current] += line
+    return blocks

@@ -1,0 +1,126 @@
+"""Locks: the shared part resolved once, then one hash-carrying lock for each version and flavour.
+
+A lock is a requirements file with hashes, made by `uv pip compile`. Resolving each version by itself would pick other
+versions of shared packages (a plain resolve beside colbert-ai gives datasets 5.0.1 with one torch and 2.14.4 with
+another), so the shared part is resolved without torch and constrains every version's lock.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from blake3 import blake3
+
+from harness.errors import UsageError
+from harness.inputs.matrix import Flavour, Matrix
+
+FLAVOURS: tuple[Flavour, ...] = ("cpu", "gpu")
+_PIN = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>[A-Za-z0-9.!+_-]+) ?\\?$")
+_HASH = re.compile(r"^\s+--hash=sha256:[0-9a-f]{64}(?: \\)?$")
+_VIA = re.compile(r"^\s+#\s+(?:via\s+)?(?P<parent>[A-Za-z0-9._-]+)\s*$")
+
+
+@dataclass(frozen=True)
+class Lock:
+    """One lock file as read.
+
+    Attributes:
+        path: the file.
+        packages: name to version.
+        parents: name to what requires it, as the resolver noted it: packages, `matrix.yaml`, `shared.txt`.
+        digest: blake3 of the pins and hashes, without comments, so that a new note does not rebuild an environment.
+    """
+
+    path: Path
+    packages: dict[str, str]
+    parents: dict[str, frozenset[str]]
+    digest: str
+
+    def torch_closure(self) -> frozenset[str]:
+        """`torch` and everything that torch, directly or not, requires, whoever else requires it too."""
+        closure = {"torch"}
+        while True:
+            grown = closure | {name for name, parents in self.parents.items() if parents & closure}
+            if grown == closure:
+                return frozenset(closure)
+            closure = grown
+
+
+def lock_path(locks: Path, version: str, flavour: Flavour) -> Path:
+    """Where the lock of one environment is."""
+    return locks / flavour / f"torch-{version.replace('.', '-')}.txt"
+
+
+def shared_path(locks: Path, flavour: Flavour) -> Path:
+    """Where the constraints of one flavour are."""
+    return locks / flavour / "shared.txt"
+
+
+def read_lock(path: Path) -> Lock:
+    """Read a lock.
+
+    Raises:
+        UsageError: there is no such file, or a line is not a pin with hashes.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path}: no lock for this version ({error.strerror}): run `nox -s lock`.") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not a lock (it is not UTF-8 text): run `nox -s lock`.") from error
+    try:
+        return Lock(path, *parse(text))
+    except ValueError as error:
+        raise UsageError(f"{path}{error}: run `nox -s lock`.") from error
+
+
+# By content: thousands of cells share the same few dozen locks, and a file that changed is another text.
+@functools.lru_cache(maxsize=128)
+def parse(text: str) -> tuple[dict[str, str], dict[str, frozenset[str]], str]:
+    """Packages, parents and digest of a lock's text; a `ValueError` goes on after the file's name."""
+    packages: dict[str, str] = {}
+    parents: dict[str, set[str]] = {}
+    unhashed: set[str] = set()
+    content: list[str] = []
+    current = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        via = _VIA.match(line)
+        if via and current:
+            # A direct requirement's note is `matrix.yaml`, that of a constrained package `shared.txt` besides.
+            parents[current].add(via["parent"].lower())
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        content.append(line.strip())
+        pin = _PIN.match(line)
+        if pin and pin["name"].lower() not in packages:
+            current = pin["name"].lower()
+            packages[current], parents[current] = pin["version"], set()
+            unhashed.add(current)
+        elif current and _HASH.match(line):
+            unhashed.discard(current)
+        else:
+            raise ValueError(f", line {number}: not a pin with hashes, or a second one")
+    if not packages or unhashed:
+        what = f"{min(unhashed)} has no hash" if unhashed else "it pins nothing"
+        raise ValueError(f": not a lock ({what})")
+    digest = blake3("\n".join(content).encode()).hexdigest()
+    return packages, {name: frozenset(who) for name, who in parents.items()}, digest
+
+
+def difference(a: Lock, b: Lock) -> dict[str, tuple[str | None, str | None]]:
+    """Packages whose version differs between two locks: name to (version in `a`, version in `b`), None where absent."""
+    names = sorted({*a.packages, *b.packages})
+    return {
+        name: (a.packages.get(name), b.packages.get(name))
+        for name in names
+        if a.packages.get(name) != b.packages.get(name)
+    }
+
+
+def undeclared(matrix: Matrix, a: Lock, b: Lock) -> list[str]:
+    """Packages that differ between two locks although neither torch requires them nor the allow-list names them."""
+    allowed = a.torch_closure() | b.torch_closure()
+    return [name for name in difference(a, b) if name not in allowed and not matrix.may_differ(name)]

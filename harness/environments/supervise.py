@@ -1,0 +1,216 @@
+"""Run a command under a supervisor: a deadline for each phase, an end for all it starts, a word on how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.flock import Held, try_hold
+from harness.home import Home
+
+GRACE_SECONDS = 10.0
+"""Between SIGTERM and SIGKILL."""
+LOG_LIMITS = (64 * 2**20, 32 * 2**20)
+"""Bytes of a job's output that are kept: of its beginning, and at least of its end. What is longer is cut between."""
+_TICK_SECONDS = 0.1
+OWNER = ".owner.lock"
+"""In a run's folder: a lock that its harness and its job hold."""
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """A limit on some phases.
+
+    Attributes:
+        name: for the sentence, such as `import`.
+        seconds: wall seconds from the first of the phases.
+        phases: what the job's phase file holds while it lasts; the last deadline holds to the end, whatever the phase.
+    """
+
+    name: str
+    seconds: float
+    phases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended.
+
+    Attributes:
+        exit_code: negative for a signal.
+        phase: what the phase file held last; empty without one.
+        wall_seconds: from its start.
+        deadline: name of the deadline that passed, or empty.
+        lost: its supervisor was killed, so that the exit code is not known.
+        from_outside: somebody else told the supervisor to stop, as a scheduler does.
+        oom_kills: how many processes the kernel killed for want of memory meanwhile, on the whole machine.
+        unwritten: the last that it printed, as far as the disk of its log was too full to take it.
+    """
+
+    exit_code: int
+    phase: str
+    wall_seconds: float
+    deadline: str = ""
+    lost: bool = False
+    from_outside: bool = False
+    oom_kills: int = 0
+    unwritten: str = ""
+
+
+class Stopped(Exception):  # noqa: N818 - what the user wants is no error
+    """The user wants the running job ended; nothing of it is kept."""
+
+
+class Control:
+    """What the user wants of the work under way; shared by all threads.
+
+    Attributes:
+        finishing: start nothing new.
+        stopping: end what is running, too.
+    """
+
+    def __init__(self) -> None:
+        self.finishing = threading.Event()
+        self.stopping = threading.Event()
+
+    def stop(self) -> None:
+        """End everything."""
+        self.finishing.set()
+        self.stopping.set()
+
+
+@contextmanager
+def run_folder(home: Home, prefix: str) -> Iterator[tuple[Path, Held]]:
+    """A folder below `home.runs` that lasts as long as the `with` block, and the lock by which its owner lives."""
+    home.runs.mkdir(parents=True, exist_ok=True)
+    run = Path(tempfile.mkdtemp(prefix=f"{prefix}-", dir=home.runs))
+    held = None
+    try:
+        held = try_hold(run / OWNER)
+        assert held is not None
+        yield run, held
+    finally:
+        shutil.rmtree(run, ignore_errors=True)
+        if held is not None:
+            held.release()
+
+
+def supervise(
+    command: Sequence[str],
+    *,
+    environment: dict[str, str],
+    run: Path,
+    deadlines: Sequence[Deadline],
+    phase: Path | None = None,
+    on_phase: Callable[[str], None] = lambda _phase: None,
+    control: Control | None = None,
+    hold: Sequence[int] = (),
+    cwd: Path | None = None,
+) -> Ended:
+    """Run a command to its end, to a deadline, or until the user stops it.
+
+    Whatever happens, including the death of this process by SIGKILL, nothing that the command started goes on running.
+
+    Args:
+        command: program and arguments.
+        environment: all of its variables.
+        run: a folder; gets `log.txt` (appended to) with what the command prints, as far as `LOG_LIMITS` allow, and
+            `heartbeat`.
+        deadlines: in order.
+        phase: a file in which the command names its phase.
+        on_phase: called with each phase as it begins.
+        control: stops the command.
+        hold: descriptors of locks that are held until the command is gone, even if this process ends before it.
+        cwd: `run` when absent.
+
+    Raises:
+        Stopped: `control` said so.
+        OSError: the command cannot be started.
+    """
+    request = {
+        "command": list(command),
+        "environment": environment,
+        "cwd": str(cwd or run),
+        "log": str(run / "log.txt"),
+        "log_limits": LOG_LIMITS,
+        "heartbeat": str(run / "heartbeat"),
+        "phase": str(phase) if phase else None,
+        "deadlines": [[d.name, ["", *d.phases], d.seconds] for d in deadlines],
+        "grace": GRACE_SECONDS,
+    }
+    program = Path(__file__).with_name("supervisor.py")
+    with (run / "log.txt").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(program)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True, pass_fds=tuple(hold),
+        )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    seen, stopped = "", False
+    try:
+        # Through a pipe and not a file: the variables may hold a package index's password.
+        os.write(process.stdin.fileno(), json.dumps(request).encode() + b"\n")
+        while not select.select([process.stdout], [], [], _TICK_SECONDS)[0]:
+            now = _read(phase)
+            if now and now != seen:
+                seen = now
+                on_phase(now)
+            if control is not None and control.stopping.is_set() and not stopped:
+                stopped = True
+                _close(process.stdin)
+    finally:
+        # Closing its standard input tells the supervisor to end the job, if it has not ended yet.
+        _close(process.stdin)
+        said = process.stdout.read()
+        process.stdout.close()
+        process.wait()
+    if stopped:
+        raise Stopped
+    try:
+        ended = json.loads(said)
+    except ValueError:
+        _kill_group(run / "heartbeat")
+        return Ended(process.returncode, _read(phase), 0.0, lost=True)
+    if "error" in ended:
+        raise OSError(ended["errno"], ended["error"], ended["filename"])
+    return Ended(
+        ended["exit_code"],
+        ended["phase"],
+        ended["wall_seconds"],
+        ended["deadline"],
+        from_outside=ended["why"] == "stopped",
+        oom_kills=ended["oom_kills"],
+        unwritten=ended["unwritten"],
+    )
+
+
+def _close(pipe: object) -> None:
+    with contextlib.suppress(OSError):
+        pipe.close()  # type: ignore[attr-defined]
+
+
+def _kill_group(heartbeat: Path) -> None:
+    """End what a killed supervisor left; the job itself died with it, its children may not have."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        os.killpg(int(json.loads(heartbeat.read_text(encoding="utf-8"))["pid"]), signal.SIGKILL)
+
+
+def _read(path: Path | None) -> str:
+    if path is None:
+        return ""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,248 @@
+"""Where a difference starts, by experiment: the step of the pipeline, then the module, function and operator.
+
+First the graph: artifacts that differ although all that they were computed from is equal. Then, for the step that made
+such an artifact, A's calls are recorded and fed one by one into B; see docs/localisation.md.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.artifacts.graph import Change, Place, origins, trace
+from harness.artifacts.names import pattern
+from harness.errors import UnreadableTensor
+from harness.explain.noise import Noise, noise_of
+from harness.explain.pair import Pair, Side
+from harness.explain.replay import ORIGIN, UNSTABLE, Runs, Verdict, amount, judge, run_steps
+from harness.explain.requests import step_request
+from harness.store.repeats import unrecorded
+from harness.store.store import Store
+from harness.tensors.dtypes import Array
+from harness.tensors.metrics import measure
+from harness.tensors.safetensors import read_safetensors
+
+
+@dataclass(frozen=True)
+class StepFinding:
+    """What running one step by itself, in A and in B, showed.
+
+    Attributes:
+        step: the step of the pipeline.
+        artifacts: the artifacts of it that differ.
+        inherited: whether they differ only because, or also because, their inputs differed.
+        outcome: `ok`, or why it could not be run by itself (then `reason` says more).
+        reason: one sentence.
+        verdicts: one per call; empty unless the outcome is `ok`.
+        gates: name to whether it held; nothing is claimed unless all of them do.
+        request: the job's request, for a repro.
+        gpu: whether the jobs had a GPU.
+    """
+
+    step: str
+    artifacts: tuple[str, ...]
+    outcome: str
+    reason: str = ""
+    verdicts: tuple[Verdict, ...] = ()
+    inherited: bool = False
+    gates: dict[str, bool] = field(default_factory=dict)
+    request: dict[str, Any] = field(default_factory=dict)
+    gpu: bool = False
+
+    @property
+    def origins(self) -> list[Verdict]:
+        """The calls that differ with A's exact input and hold no such call inside."""
+        return [verdict for verdict in self.verdicts if verdict.status == ORIGIN]
+
+    @property
+    def trusted(self) -> bool:
+        """Whether every gate held."""
+        return all(self.gates.values())
+
+
+@dataclass(frozen=True)
+class Location:
+    """Everything found about a pair.
+
+    Attributes:
+        a: label of A.
+        b: label of B.
+        repeats: how often A was run again for the noise floor.
+        places: every artifact.
+        differences: artifact to its difference, where both sides are kept and can be compared.
+        findings: one per step of origin.
+        noise: of each side that is not repeatable, where that comes from.
+        not_captured: a sentence for each artifact that a side could not record, and that is left out of `places`.
+    """
+
+    a: str
+    b: str
+    repeats: int
+    places: tuple[Place, ...]
+    differences: dict[str, str]
+    findings: tuple[StepFinding, ...] = ()
+    noise: tuple[Noise, ...] = ()
+    not_captured: tuple[str, ...] = ()
+
+    @property
+    def origins(self) -> list[tuple[str, Verdict]]:
+        """Step and call of everything that differs with A's exact input, where every gate held."""
+        return [(finding.step, verdict) for finding in self.findings if finding.trusted for verdict in finding.origins]
+
+    @property
+    def diverged(self) -> bool:
+        """Whether anything differs beyond the noise floor."""
+        return any(place.change in {Change.ORIGIN, Change.INHERITED} for place in self.places)
+
+
+def look(pair: Pair) -> Location:
+    """The first stage: origins in the graph of artifacts, without running anything."""
+    lost = [(side.cell.label, *why) for side in (pair.a, pair.b) for why in side.cell.not_captured.items()]
+    unknown = unrecorded(pair.a.cell, pair.b.cell)
+    places = trace(pair.a.digests(), pair.b.digests(), noise=pair.noise, unknown=unknown)
+    differences = {
+        place.name: _difference(pair, place.name)
+        for place in places
+        if place.change not in {Change.EQUAL, Change.SWAPPED}
+    }
+    said = tuple(f"{label} has no {name}, which could not be recorded: {why}" for label, name, why in lost)
+    return Location(pair.a.cell.label, pair.b.cell.label, pair.repeats, places, differences, not_captured=said)
+
+
+def _difference(pair: Pair, name: str) -> str:
+    a, b = pair.a.cell.artifacts.get(name), pair.b.cell.artifacts.get(name)
+    if a is None or b is None:
+        return f"only in {'B' if a is None else 'A'}"
+    if a.shape != b.shape:
+        return f"shape {list(a.shape)} against {list(b.shape)}"
+    if a.dtype != b.dtype:
+        return f"{a.dtype} against {b.dtype}"
+    try:
+        return amount(measure(pair.store.load(a), pair.store.load(b))).removeprefix(": ")
+    except UnreadableTensor:
+        return "differs; only digests were kept"
+
+
+def locate(
+    pair: Pair,
+    folder: Path,
+    *,
+    inherited: bool = True,
+    report: Callable[[str], None] = lambda _text: None,
+    on_recording: Callable[[StepFinding, Path, Path], None] = lambda _finding, _recording, _replayed: None,
+) -> Location:
+    """Both stages: the graph, then a replay of each step whose artifacts differ, with A's exact inputs.
+
+    Steps that inherit a difference are replayed too, because one of them may add its own; over a large collection that
+    takes long, since the last of them runs some operators for each centroid.
+
+    Args:
+        pair: what to explain.
+        folder: scratch space for recordings (hundreds of MB for a batch of long passages); deleted after use.
+        inherited: whether steps that inherit a difference are replayed as well.
+        report: says what is under way.
+        on_recording: called with each finding while its recording and B's results still exist.
+    """
+    found = look(pair)
+    first = origins(found.places)
+    differing = {s: names for s, names in _differing_steps(found.places).items() if inherited or s in first}
+    findings: dict[str, StepFinding] = {}
+    requests: dict[str, tuple[dict[str, Any], dict[str, str]]] = {}
+    for step, artifacts in differing.items():
+        try:
+            requests[step] = step_request(pair, step, artifacts, folder / "batch")
+        except LookupError as error:
+            findings[step] = StepFinding(step, artifacts, "unsupported", str(error))
+    if requests:
+        report(f"replaying {', '.join(requests)}")
+    runs = run_steps(pair.bench, pair.a, pair.b, [request for request, _outputs in requests.values()], folder)
+    for (step, (request, outputs)), run in zip(requests.items(), runs, strict=True):
+        findings[step] = judge_step(pair, step, differing[step], request, outputs, run)
+        if findings[step].outcome == "ok" and run.in_b is not None:
+            on_recording(findings[step], run.recorded.out, run.in_b.out)
+    noise = []
+    for side, again in ((pair.a, pair.again_a), (pair.b, pair.again_b)):
+        shutil.rmtree(folder, ignore_errors=True)
+        one = noise_of(pair, side, again, folder)
+        noise += [one] if one else []
+    shutil.rmtree(folder, ignore_errors=True)
+    ordered = tuple(replace(findings[step], inherited=step not in first) for step in differing)
+    return replace(found, findings=ordered, noise=tuple(noise))
+
+
+def _differing_steps(places: Sequence[Place]) -> dict[str, tuple[str, ...]]:
+    found: dict[str, list[str]] = {}
+    for place in places:
+        if place.change in {Change.ORIGIN, Change.INHERITED}:
+            found.setdefault(place.step, []).append(place.name)
+    return {step: tuple(names) for step, names in found.items()}
+
+
+def judge_step(
+    pair: Pair, step: str, artifacts: tuple[str, ...], request: dict[str, Any], outputs: dict[str, str], runs: Runs
+) -> StepFinding:
+    """What the record of one step in A, its replay in A (which must change nothing) and its replay in B show.
+
+    Args:
+        pair: A and B.
+        step: of the pipeline.
+        artifacts: those of the step that differ.
+        request: of the jobs.
+        outputs: artifact to the step's output that must be equal to it in A.
+        runs: the three jobs.
+    """
+    for job, side, done in (
+        ("record", pair.a, runs.recorded), ("replay", pair.a, runs.again), ("replay", pair.b, runs.in_b),
+    ):  # fmt: skip
+        if done is not None and not done.ok:
+            return StepFinding(step, artifacts, done.outcome, f"{job} in {side.cell.label}: {done.reason}")
+    assert runs.again is not None
+    assert runs.in_b is not None
+    verdicts = judge(runs.recorded.out, runs.in_b.out, runs.again.out)
+    jobs = (runs.recorded, runs.again, runs.in_b)
+    gates = {
+        "hooks on = hooks off": all(bool(done.result["recorder_is_neutral"]) for done in jobs),
+        "A's run = A's recording": runs.again.result["outputs"] == runs.recorded.result["outputs"],
+        "A replayed in A": not any(verdict.status == UNSTABLE for verdict in verdicts),
+    }
+    if outputs:
+        gates["the step alone = the job's artifact"] = _reproduced(
+            pair.store, pair.a, outputs, runs.recorded.out, request
+        )
+    gates |= request.get("gates", {})
+    gpu = pair.bench.device_kind != "cpu"
+    return StepFinding(step, artifacts, "ok", "", tuple(verdicts), gates=gates, request=request, gpu=gpu)
+
+
+def _reproduced(store: Store, a: Side, outputs: dict[str, str], folder: Path, request: dict[str, Any]) -> bool:
+    from harness.explain.batches import rows_of_spans
+
+    for artifact, output in outputs.items():
+        if artifact not in a.cell.artifacts:
+            continue
+        try:
+            wanted = store.load(a.cell.artifacts[artifact]).data
+            got = _output(folder, output)
+            if "spans" in request:
+                # What is stored of a batch is its passages' tokens, without padding and what the skip list names.
+                wanted = rows_of_spans(wanted, request["spans"])
+                got = got[_output(folder, "mask").reshape(got.shape[:-1]).astype(bool)]
+            elif request.get("rows"):
+                wanted = wanted[slice(*next(iter(request["rows"].values())))]
+        except UnreadableTensor:
+            return False
+        if pattern(artifact)[0] == "embs_*" and wanted.dtype == np.float16:
+            # On a CPU colbert-ai rounds what it has encoded before it keeps it.
+            got = got.astype(np.float16)
+        if wanted.shape != got.shape or not np.array_equal(wanted, got):
+            return False
+    return True
+
+
+def _output(folder: Path, name: str) -> Array:
+    return read_safetensors(folder / "outputs" / f"{name}.safetensors")["tensor"].data

@@ -1,0 +1,137 @@
+"""What the place of a difference in the pipeline, and repeats of the same cells, say about a comparison.
+
+An artifact that differs while everything it is computed from is equal is an origin; one whose inputs differ inherits.
+A difference is above the noise floor when it is more than what running a cell again shows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from harness.artifacts.comparison import ArtifactComparison, Comparison, compare_sources
+from harness.artifacts.graph import Place, trace
+from harness.artifacts.names import in_order
+from harness.artifacts.source import ArtifactSource
+from harness.tensors.dtypes import DTYPES
+from harness.tensors.profiles import DEFAULT
+from harness.words import count
+
+NOISE_FACTOR = 2
+"""A difference is above the noise floor when it is more than this many times the greatest that a repeat shows.
+
+Two differences of pure noise are seldom equal, so a factor of one would call every other of them real.
+"""
+_ROUNDED = 1 + 2**-4
+"""What is exactly that many times as large is a little more or less once both are rounded to the tensor's dtype."""
+
+
+def mark(comparison: Comparison, a: ArtifactSource, b: ArtifactSource) -> Comparison:
+    """The comparison with `above_noise` and `place` of each artifact, and a sentence about the noise floor.
+
+    Sources that are stored cells have a noise floor if a repeat of either is stored. Of index directories nothing is
+    known but their own artifacts, so a place is relative to these.
+    """
+    counts, seen = _repeats(a, b)
+    marked = [
+        dataclasses.replace(one, above_noise=above_noise(one, seen.get(one.name, []))) for one in comparison.artifacts
+    ]
+    # Where rows do not line up, a row that differs starts nothing: it is another token's.
+    unplaced = {one.name for one in marked if not one.facts.get("rows_line_up", True)}
+    # What was lost with the end of a run is no change, and nothing inherits from it.
+    known = [one for one in marked if not comparison.cut_off(one)]
+    places = {place.name: place for place in _trace(known, a, b) if place.name not in unplaced}
+    rows = tuple(dataclasses.replace(one, place=places.get(one.name)) for one in marked)
+    notes = (*comparison.notes, *_note(comparison, counts, seen, a, b))
+    return dataclasses.replace(comparison, artifacts=rows, notes=notes)
+
+
+def _cell(source: ArtifactSource) -> Any:  # noqa: ANN401 - a stored cell's record, whose module starts slowly
+    return getattr(source, "cell", None)
+
+
+def _repeats(a: ArtifactSource, b: ArtifactSource) -> tuple[dict[str, int], dict[str, list[ArtifactComparison]]]:
+    """How often each side was run again, and each artifact against its repeats; empty where nothing was run again."""
+    counts: dict[str, int] = {}
+    seen: dict[str, list[ArtifactComparison]] = {}
+    if _cell(a) is None or _cell(b) is None:
+        return counts, seen
+    from harness.store.repeats import repeats_of
+    from harness.store.store import Store
+    from harness.store.stored import StoredCell
+
+    for side in (a, b):
+        own = _cell(side)
+        store: Store = getattr(side, "store")  # noqa: B009 - what has a cell has a store
+        for other in repeats_of(own, store.cells()):
+            if other.outcome == "ok":
+                counts[side.name] = counts.get(side.name, 0) + 1
+                for one in compare_sources(side, StoredCell(store, other), [DEFAULT]).artifacts:
+                    seen.setdefault(one.name, []).append(one)
+    return counts, seen
+
+
+def above_noise(one: ArtifactComparison, repeats: Iterable[ArtifactComparison]) -> bool | None:
+    """Whether a difference is more than what repeats show, by one rule for `compare` and for tables.
+
+    Args:
+        one: an artifact of a pair.
+        repeats: the same artifact of either cell and of a repeat of it, equal or not.
+
+    Returns:
+        None where it is not known that there is a difference, or what a repeat does.
+    """
+    known = [other for other in repeats if not other.unknown]
+    if one.unknown or not one.tensor or not known:
+        return None
+    repeats = [other for other in known if not other.bit_equal]
+    if one.bit_equal or not repeats:
+        return not one.bit_equal
+    if one.metrics is None:
+        # Only digests were kept, or shapes differ: a repeat that does the same shows as much.
+        return all(other.status != one.status for other in repeats)
+    measured = [other.metrics for other in repeats if other.metrics is not None]
+    for name in ("n_mismatch", "specials_apart"):
+        most = max((getattr(other, name) for other in measured), default=one.metrics.n)
+        if getattr(one.metrics, name) > NOISE_FACTOR * most:
+            return True
+    # The number of a bucket or of a centroid says nothing about how far apart two of them are.
+    floating = one.dtype_a is not None and DTYPES[one.dtype_a].kind == "float"
+    greatest = max((other.max_abs for other in measured), default=0.0)
+    return floating and one.metrics.max_abs > NOISE_FACTOR * _ROUNDED * greatest
+
+
+def _changed(one: ArtifactComparison) -> bool:
+    return one.tensor and not one.unknown and not one.bit_equal
+
+
+def _trace(rows: Sequence[ArtifactComparison], a: ArtifactSource, b: ArtifactSource) -> tuple[Place, ...]:
+    left, right = {}, {}
+    for one in rows:
+        if one.tensor and not one.unknown:
+            if one.status != "missing_a":
+                left[one.name] = "a"
+            if one.status != "missing_b":
+                right[one.name] = "a" if one.bit_equal else "b"
+    noise = [one.name for one in rows if one.above_noise is False and not one.bit_equal]
+    swapped = {name for side in (a, b) if _cell(side) is not None for name in _cell(side).spec.get("swap") or ()}
+    return trace(left, right, noise=noise, swapped=swapped)
+
+
+def _note(
+    comparison: Comparison,
+    counts: dict[str, int],
+    seen: dict[str, list[ArtifactComparison]],
+    a: ArtifactSource,
+    b: ArtifactSource,
+) -> tuple[str, ...]:
+    if _cell(a) is None or _cell(b) is None:
+        return ()
+    if not counts:
+        unknown = f"The noise floor is not known: no repeat of {comparison.a} or {comparison.b} is stored."
+        return (f"{unknown} `harness index {_cell(a).version} --repeat {_cell(a).version}` runs one.",)
+    runs = " and ".join(f"{name} was run {count(number, 'more time')}" for name, number in counts.items())
+    tensors = [name for name, rows in seen.items() if any(_changed(one) for one in rows)]
+    changed = f"which changed {', '.join(in_order(tensors))}" if tensors else "which changed no tensor"
+    return (f"Noise floor: {runs}, {changed}.",)

@@ -1,0 +1,105 @@
+"""Two cells to be explained, each with what runs jobs in its environment: what `locate`, `swap` and `blame` share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from harness.environments.interpreter import Interpreter
+from harness.errors import InfrastructureError
+from harness.running.experiment import Experiment
+from harness.running.interpreters import interpreters, workbench
+from harness.running.job import Workbench
+from harness.running.plan import stopped_early
+from harness.running.progress import Board
+from harness.running.sweep import run_plan
+from harness.store.cell import Cell
+from harness.store.repeats import noise_floor
+from harness.store.spec import CellSpec
+from harness.store.store import Store
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two cells.
+
+    Attributes:
+        cell: stored, and ended well.
+        interpreter: of its environment; built when it is first asked for.
+    """
+
+    cell: Cell
+    interpreter: Callable[[], Interpreter]
+
+    @property
+    def spec(self) -> CellSpec:
+        """The cell's specification."""
+        return CellSpec(**self.cell.spec)
+
+    def digests(self) -> dict[str, str]:
+        """Artifact to digest."""
+        return {name: artifact.digest for name, artifact in self.cell.artifacts.items()}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A and B, and what they have in common.
+
+    Attributes:
+        a: the older.
+        b: the newer.
+        noise: artifacts that change when A or B is run again.
+        repeats: how often each was run again; 0 leaves the noise floor unknown.
+        store: where their tensors are.
+        bench: runs jobs.
+        texts: the collection's passages; without them, a step can only be run on inputs that were kept.
+        again_a: A's other runs.
+        again_b: B's other runs.
+    """
+
+    a: Side
+    b: Side
+    noise: frozenset[str]
+    repeats: int
+    store: Store
+    bench: Workbench
+    texts: Callable[[], Sequence[str]] | None = None
+    again_a: tuple[Cell, ...] = ()
+    again_b: tuple[Cell, ...] = ()
+
+
+def prepare_pair(experiment: Experiment, a: str, b: str, *, repeats: int = 1) -> Pair:
+    """Index with both versions where that is not done yet, each once more for the noise floor, and return the pair.
+
+    A version against itself is a pair too: the first run and its repeat.
+
+    Raises:
+        InfrastructureError: a cell ended badly.
+    """
+    a, b = experiment.matrix.require(a), experiment.matrix.require(b)
+    same = a == b
+    plan = experiment.plan([a] if same else [a, b], {b: repeats, a: max(repeats, 2 if same else 0)})
+    with Board([planned.spec.label for planned in plan]) as board:
+        cells = run_plan(experiment, plan, board, evict_after=False)
+    early = stopped_early(plan, cells)
+    if early:
+        raise InfrastructureError(early)
+    for cell in cells:
+        if cell.outcome != "ok":
+            raise InfrastructureError(f"{cell.label} ended as {cell.outcome} and cannot be compared: {cell.reason}")
+    first = next(cell for cell in cells if cell.version == a and not cell.repeat)
+    again = [cell for cell in cells if cell.version == a and cell.repeat]
+    second = again.pop(0) if same else next(cell for cell in cells if cell.version == b)
+    again_b = [] if same else [cell for cell in cells if cell.version == b and cell.repeat]
+    of = interpreters(experiment, board.note)
+    return Pair(
+        Side(first, of(a)),
+        Side(second, of(b)),
+        (noise_floor(first, again) or frozenset()) | (noise_floor(second, again_b) or frozenset()),
+        len(again),
+        experiment.store,
+        workbench(experiment),
+        lambda: experiment.passages.texts,
+        tuple(again),
+        tuple(again_b),
+    )

@@ -1,0 +1,278 @@
+"""Stored probes compared between versions like artifacts: rows of `probes.parquet`, and a line for each change."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from harness.artifacts.comparison import ArtifactComparison, compare_sources
+from harness.artifacts.source import Facts
+from harness.errors import UnreadableTensor
+from harness.running.probes import SAMPLE
+from harness.store.cell import Artifact, Cell
+from harness.store.repeats import repeats_of
+from harness.store.store import Store
+from harness.tensors.metrics import Metrics, measure
+from harness.tensors.profiles import BUILTIN, Profile
+from harness.tensors.tensor import Tensor
+
+
+class ProbeCell:
+    """A probe's cell as a source of artifacts for the comparer: they are named by case and tensor.
+
+    Artifacts are numbered in the order in which the probe made them, which says nothing where a version refuses a case.
+    """
+
+    def __init__(self, store: Store, cell: Cell) -> None:
+        self.store, self.cell = store, cell
+        self._artifacts: dict[str, str] = {}
+        self.places: dict[str, tuple[str, str]] = {}
+        for one in cell.details.get("tensors", ()):
+            label = f"{one['case']}: {one['tensor']}"
+            self.places[label] = one["case"], one["tensor"]
+            self._artifacts[label] = one["artifact"]
+            if f"{one['artifact']}{SAMPLE}" in cell.artifacts:
+                self._artifacts[f"{label}{SAMPLE}"] = f"{one['artifact']}{SAMPLE}"
+
+    @property
+    def name(self) -> str:
+        """The cell's label."""
+        return self.cell.label
+
+    def names(self) -> tuple[str, ...]:
+        """Case and tensor of each, samples of large ones too."""
+        return tuple(self._artifacts)
+
+    def artifact(self, name: str) -> Artifact | None:
+        """What the cell knows of one of them."""
+        return self.cell.artifacts.get(self._artifacts.get(name, ""))
+
+    def facts(self, name: str) -> Facts | None:
+        """Digest, dtype and shape, from the record."""
+        found = self.artifact(name)
+        return Facts(found.digest, found.dtype, found.shape, found.nans) if found else None
+
+    def digest(self, name: str) -> str | None:
+        """From the record."""
+        found = self.artifact(name)
+        return found.digest if found else None
+
+    def load(self, name: str) -> Tensor:
+        """Map a tensor; see `Store.load`."""
+        found = self.artifact(name)
+        if found is None:
+            raise UnreadableTensor(f"the cell has no tensor {name!r}")
+        return self.store.load(found)
+
+    def metadata(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of `probes.parquet`: a tensor in two versions, or a fact of one (`a` and `b` are the same then).
+
+    Attributes:
+        probe: its name.
+        case: such as `mixed batch 08`; empty where the probe as a whole is missing.
+        tensor: which of the case's tensors; for a fact, its name.
+        a: label of the older version.
+        b: label of the newer one.
+        key_a: key of A's cell; empty where there is none.
+        key_b: of B's.
+        status: as for artifacts.
+        dtype: of the tensor; both, where they differ.
+        shape: of the whole tensor.
+        measured: `whole`, `sample` (only elements at even distances were kept) or empty (digests only).
+        noise: whether a repeat of A or of B changes it too; None where nothing was repeated.
+        fact: what ought to hold within a version, such as `batch_invariant`.
+        holds: whether it does.
+        note: where it does not, or why something is missing.
+    """
+
+    probe: str
+    case: str
+    tensor: str
+    a: str
+    b: str
+    key_a: str
+    key_b: str
+    status: str
+    dtype: str | None = None
+    shape: str | None = None
+    measured: str = ""
+    n: int | None = None
+    n_mismatch: int | None = None
+    max_abs: float | None = None
+    max_ulp: int | None = None
+    bit_equal: bool | None = None
+    default: bool | None = None
+    bnb: bool | None = None
+    noise: bool | None = None
+    fact: str | None = None
+    holds: bool | None = None
+    note: str = ""
+    digest_a: str | None = None
+    digest_b: str | None = None
+    metrics: Metrics | None = None
+
+    @property
+    def changed(self) -> bool:
+        """Whether the two versions differ in it, beyond what a repeat shows."""
+        return self.fact is None and self.status not in {"bit_equal", "unreadable"} and not self.noise
+
+    def to_row(self) -> dict[str, Any]:
+        """As a row of the table."""
+        return {name: value for name, value in asdict(replace(self, metrics=None)).items() if name != "metrics"}
+
+
+def by_probe(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
+    """Probe to its cells; of cells that were chosen, one for each probe, version and repeat."""
+    found: dict[str, list[Cell]] = {}
+    for cell in cells:
+        found.setdefault(cell.spec["settings"]["probe"], []).append(cell)
+    return dict(sorted(found.items()))
+
+
+def compare_probes(
+    store: Store, cells: Mapping[str, list[Cell]], versions: Sequence[str], profiles: Sequence[Profile] = BUILTIN
+) -> list[Row]:
+    """Facts of each version, then every consecutive pair of `versions`, probe by probe.
+
+    Args:
+        store: where the tensors are.
+        cells: probe to cells of one set, from `by_probe`.
+        versions: in order; one without a cell gives rows of what is missing.
+        profiles: `default` and `bnb` fill the columns of that name.
+    """
+    rows: list[Row] = []
+    for probe, members in cells.items():
+        first = {cell.version: cell for cell in members if not cell.repeat}
+        noise = {version: _noise(store, cell, members) for version, cell in first.items()}
+        for version in versions:
+            if version in first:
+                rows += _facts(store, probe, first[version], profiles)
+        for a, b in itertools.pairwise(versions):
+            known = [noise.get(version) for version in (a, b)]
+            noisy = None if all(one is None for one in known) else frozenset().union(*(one or () for one in known))
+            rows += _pair(store, probe, (a, b), (first.get(a), first.get(b)), noisy, profiles)
+    return rows
+
+
+def _noise(store: Store, cell: Cell, members: Iterable[Cell]) -> frozenset[str] | None:
+    """Artifacts that a repeat of this cell changes; None where there is none."""
+    others = [one for one in repeats_of(cell, members) if one.outcome == "ok"]
+    if not others:
+        return None
+    sources = [ProbeCell(store, one) for one in (cell, *others)]
+    digests = [{name: source.digest(name) for name in source.names()} for source in sources]
+    return frozenset(
+        name for name in set().union(*digests) if any(other.get(name) != digests[0].get(name) for other in digests)
+    )
+
+
+def _facts(store: Store, probe: str, cell: Cell, profiles: Sequence[Profile]) -> Iterator[Row]:
+    base: dict[str, Any] = {"probe": probe, "a": cell.version, "b": cell.version, "key_a": cell.key, "key_b": cell.key}
+    if cell.outcome != "ok":
+        yield Row(**base, case="", tensor="", status="unreadable", fact="ran", holds=False,
+                  note=f"{cell.outcome}: {cell.reason}")  # fmt: skip
+        return
+    for refused in cell.details.get("refused", ()):
+        yield Row(**base, case=refused["case"], tensor="", status="unreadable", fact="ran", holds=False,
+                  note=refused["reason"])  # fmt: skip
+    for fact in cell.details.get("facts", ()):
+        row = Row(
+            **base, case=fact["case"], tensor=fact["fact"], status="bit_equal", bit_equal=True, fact=fact["fact"],
+            holds=fact["holds"], note=fact["note"],
+        )  # fmt: skip
+        if not fact["holds"]:
+            row = replace(row, status="different", bit_equal=False)
+        if len(fact["pair"]) == 2:
+            row = _measured_fact(row, store, cell, fact["pair"], profiles)
+        yield row
+
+
+def _measured_fact(row: Row, store: Store, cell: Cell, pair: list[str], profiles: Sequence[Profile]) -> Row:
+    artifacts = [cell.artifacts[name] for name in pair]
+    row = replace(row, dtype=artifacts[0].dtype, shape=_shape(artifacts[0].shape), digest_a=artifacts[0].digest,
+                  digest_b=artifacts[1].digest)  # fmt: skip
+    sampled = not artifacts[0].stored
+    try:
+        left, right = (store.load(cell.artifacts[f"{name}{SAMPLE}" if sampled else name]) for name in pair)
+        if (left.shape, left.dtype) != (right.shape, right.dtype):
+            return row
+        metrics = measure(left, right, profiles)
+    except (UnreadableTensor, KeyError):
+        return row
+    return _with_metrics(row, metrics, "sample" if sampled else "whole")
+
+
+def _with_metrics(row: Row, metrics: Metrics, measured: str) -> Row:
+    verdicts = {verdict.profile: verdict.close for verdict in metrics.verdicts}
+    return replace(
+        row, measured=measured, n=metrics.n, n_mismatch=metrics.n_mismatch, max_abs=metrics.max_abs,
+        max_ulp=metrics.max_ulp, default=verdicts.get("default"), bnb=verdicts.get("bnb"), metrics=metrics,
+    )  # fmt: skip
+
+
+def _shape(shape: Sequence[int] | None) -> str | None:
+    return None if shape is None else "x".join(map(str, shape))
+
+
+def _pair(
+    store: Store, probe: str, versions: tuple[str, str], pair: tuple[Cell | None, Cell | None],
+    noise: frozenset[str] | None, profiles: Sequence[Profile],
+) -> Iterator[Row]:  # fmt: skip
+    a, b = pair
+    base: dict[str, Any] = {
+        "probe": probe, "a": versions[0], "b": versions[1], "key_a": a.key if a else "", "key_b": b.key if b else "",
+    }  # fmt: skip
+    lost = [cell is None or cell.outcome != "ok" for cell in pair]
+    if any(lost):
+        notes = [
+            f"{version} {f'ended as {cell.outcome}: {cell.reason}' if cell else 'was not probed'}"
+            for version, cell, gone in zip(versions, pair, lost, strict=True)
+            if gone
+        ]
+        # Neither side has anything that could differ when both ended badly: it is a gap, and not a change.
+        status = "unreadable" if all(lost) else "missing_a" if lost[0] else "missing_b"
+        yield Row(**base, case="", tensor="", status=status, note="; ".join(notes))
+        return
+    assert a is not None
+    assert b is not None
+    left, right = ProbeCell(store, a), ProbeCell(store, b)
+    compared = {one.name: one for one in compare_sources(left, right, profiles).artifacts}
+    refused = {r["case"]: r["reason"] for cell in (a, b) for r in cell.details.get("refused", ())}
+    for name, (case, tensor) in {**left.places, **right.places}.items():
+        row = _row(compared[name], compared.get(f"{name}{SAMPLE}"), {**base, "case": case, "tensor": tensor})
+        yield replace(
+            row,
+            noise=None if noise is None else name in noise,
+            digest_a=left.digest(name),
+            digest_b=right.digest(name),
+            note=refused.get(case, "") if row.status.startswith("missing") else row.note,
+        )
+
+
+def _row(found: ArtifactComparison, sampled: ArtifactComparison | None, base: dict[str, Any]) -> Row:
+    dtypes = list(dict.fromkeys(filter(None, (found.dtype_a, found.dtype_b))))
+    shapes = list(dict.fromkeys(filter(None, (_shape(found.shape_a), _shape(found.shape_b)))))
+    row = Row(**base, status=found.status, dtype=" against ".join(dtypes), shape=" against ".join(shapes),
+              bit_equal=None if found.status == "unreadable" else found.bit_equal)  # fmt: skip
+    if found.metrics is not None:
+        return _with_metrics(row, found.metrics, "whole")
+    if found.status != "different":
+        return row
+    if found.shape_a != found.shape_b or found.dtype_a != found.dtype_b:
+        # Known from the records alone, since neither tensor was kept whole.
+        return replace(row, status="shape_mismatch" if found.shape_a != found.shape_b else "dtype_mismatch")
+    if sampled is None or sampled.metrics is None:
+        return replace(row, note=found.reason)
+    row = _with_metrics(row, sampled.metrics, "sample")
+    if sampled.metrics.bit_equal:
+        # It differs somewhere else: no verdict follows from what was kept.
+        return replace(row, default=None, bnb=None, note="differs outside the sample that was kept")
+    return replace(row, status=sampled.status, note="of a sample")

@@ -1,0 +1,266 @@
+"""From the files of the jobs `record` and `replay` to a verdict on every call: origin, or only passing it on."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UnreadableTensor
+from harness.explain.pair import Side
+from harness.running.job import JobResult, Workbench
+from harness.tensors.metrics import Metrics, measure
+from harness.tensors.safetensors import read_safetensors
+from harness.tensors.tensor import Tensor
+
+ORIGIN = "origin"
+CONTAINS = "contains_origin"
+PROPAGATES = "propagates"
+EQUAL = "equal"
+UNSTABLE = "unstable"
+ABSENT = "absent"
+REFUSED = "refused"
+MISSING_A = "missing_a"
+MISSING_B = "missing_b"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one call of the recorded step showed.
+
+    Attributes:
+        kind: `step`, `module`, `function` or `operator`.
+        module: the module that it ran in; empty outside of all.
+        name: path of a module, or name of a function or operator.
+        number: how many calls of that name ran in the same module before it.
+        status: `origin` (differs with A's exact input, and nothing inside it does), `contains_origin`, `propagates`
+            (equal with A's exact input, different in B's own run), `equal`, `unstable` (differs even in A: not
+            repeatable), `absent` or `refused` (cannot be called in B), `missing_a` or `missing_b` (structure).
+        reason: why it is absent or refused.
+        index: its place in the recording; -1 for `missing_a`.
+        metrics: the difference of the first tensor of the result that differs, for origins.
+        shapes: shapes of its tensor inputs.
+        device: kind of device that its tensors are on, `cuda` or `cpu`, or both with a comma where it copies between;
+            empty if it has none.
+    """
+
+    kind: str
+    module: str
+    name: str
+    number: int
+    status: str
+    reason: str = ""
+    index: int = -1
+    metrics: Metrics | None = None
+    shapes: tuple[tuple[int, ...], ...] = ()
+    device: str = ""
+
+    @property
+    def where(self) -> str:
+        """One phrase: which call."""
+        place = self.module or "the step itself"
+        if self.kind in {"module", "step"}:
+            return f"{self.kind} {self.name}" + (f", call {self.number + 1}" if self.number else "")
+        return f"{self.name} in {place}" + (f", call {self.number + 1}" if self.number else "")
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The three jobs of one step.
+
+    Attributes:
+        recorded: `record` in A.
+        again: `replay` of it in A, which must change nothing; None where the recording failed.
+        in_b: `replay` of it in B; None where the recording failed.
+    """
+
+    recorded: JobResult
+    again: JobResult | None = None
+    in_b: JobResult | None = None
+
+
+def run_steps(bench: Workbench, a: Side, b: Side, requests: Sequence[dict[str, Any]], folder: Path) -> list[Runs]:
+    """Record steps in A, and replay them in A and in B: three processes, however many steps there are.
+
+    Args:
+        bench: runs jobs.
+        a: whose calls are recorded.
+        b: who gets their inputs.
+        requests: of a `record` job, one for each step.
+        folder: for what the jobs write (hundreds of MB for a batch of long passages).
+    """
+    recorded = _together(bench, a, "record", requests, folder / "recorded")
+    done = [number for number, job in enumerate(recorded) if job.ok]
+    replays = [{**requests[number], "recording": str(recorded[number].out)} for number in done]
+    again = dict(zip(done, _together(bench, a, "replay", replays, folder / "again"), strict=True))
+    in_b = dict(zip(done, _together(bench, b, "replay", replays, folder / "in_b"), strict=True))
+    return [Runs(job, again.get(number), in_b.get(number)) for number, job in enumerate(recorded)]
+
+
+def _together(
+    bench: Workbench, side: Side, job: str, requests: Sequence[dict[str, Any]], folder: Path
+) -> list[JobResult]:
+    if not requests:
+        return []
+    done = bench.run(side.spec, side.interpreter(), job, {"steps": list(requests)}, folder)
+    if done.ok:
+        return [
+            JobResult(step["outcome"], step["reason"], folder / str(number), step, done.log_tail)
+            for number, step in enumerate(done.result["steps"])
+        ]
+    if len(requests) == 1:
+        return [done]
+    # A step that ends the process (a signal, the deadline) takes the others with it: give each a process of its own.
+    return [_together(bench, side, job, [r], folder / f"alone-{n}")[0] for n, r in enumerate(requests)]
+
+
+def references(value: object) -> list[dict[str, Any]]:
+    """The tensor references inside an encoded value, in order (see `harness.worker.recording`)."""
+    if not isinstance(value, dict):
+        return []
+    if "tensor" in value:
+        return [value]
+    parts = next(iter(value.values()))
+    if "dict" in value:
+        parts = [part for _key, part in parts]
+    return [found for part in parts for found in references(part)] if isinstance(parts, list) else []
+
+
+def read_calls(folder: Path) -> list[dict[str, Any]]:
+    """The calls of a `record` job, or of a `replay` job's free run."""
+    found = json.loads((folder / "calls.json").read_text(encoding="utf-8"))
+    assert isinstance(found, list)
+    return found
+
+
+def _identity(call: dict[str, Any]) -> tuple[str, str, str, int]:
+    return call["kind"], call["module"], call["name"], call["number"]
+
+
+def _digests(call: dict[str, Any]) -> list[str]:
+    return [reference["tensor"] for reference in references(call["result"])]
+
+
+def judge(recording: Path, replayed: Path, repeated: Path) -> list[Verdict]:
+    """Judge every call of a recording.
+
+    Args:
+        recording: folder of the `record` job in A.
+        replayed: folder of its `replay` in B.
+        repeated: folder of its `replay` in A: what differs there is not repeatable, and blames nothing.
+
+    Returns:
+        One verdict per recorded call, in order, then one per call that only B's own run made.
+    """
+    calls = read_calls(recording)
+    in_b = json.loads((replayed / "replay.json").read_text(encoding="utf-8"))
+    in_a = json.loads((repeated / "replay.json").read_text(encoding="utf-8"))
+    free = {_identity(call): call for call in read_calls(replayed)}
+    known = {_identity(call) for call in calls}
+    unstable = [found["status"] != "equal" for found in in_a]
+    differs = [found["status"] == "different" and not unstable[index] for index, found in enumerate(in_b)]
+    verdicts = []
+    for index, (call, found) in enumerate(zip(calls, in_b, strict=True)):
+        inside = range(index + 1, index + 1 + call["inner"])
+        status, metrics = EQUAL, None
+        if unstable[index]:
+            status = UNSTABLE
+        elif differs[index]:
+            status = CONTAINS if any(differs[i] for i in inside) else ORIGIN
+        elif found["status"] in {ABSENT, REFUSED}:
+            status = found["status"]
+        elif _identity(call) not in free:
+            status = MISSING_B
+        elif _digests(free[_identity(call)]) != _digests(call):
+            status = PROPAGATES
+        if status == ORIGIN:
+            metrics = _measure(call["result"], found["result"], recording, replayed)
+        inputs = references(call["args"]) + references(call["kwargs"])
+        shapes = tuple(tuple(r["shape"]) for r in inputs)
+        device = ",".join(sorted({r["device"] for r in inputs + references(call["result"])}))
+        verdicts.append(
+            Verdict(
+                call["kind"], call["module"], call["name"], call["number"], status, found.get("reason", ""), index,
+                metrics, shapes, device,
+            )
+        )  # fmt: skip
+    verdicts += [Verdict(*identity, status=MISSING_A) for identity in free if identity not in known]
+    return verdicts
+
+
+def unstable_calls(recording: Path, *repeated: Path) -> list[Verdict]:
+    """The innermost calls whose output changes although they get the same input in the same environment.
+
+    Args:
+        recording: folder of a `record` job.
+        repeated: folders of its `replay` in the same environment.
+    """
+    calls = read_calls(recording)
+    replays = [json.loads((folder / "replay.json").read_text(encoding="utf-8")) for folder in repeated]
+    differs = [any(replay[index]["status"] == "different" for replay in replays) for index in range(len(calls))]
+    return [
+        Verdict(call["kind"], call["module"], call["name"], call["number"], UNSTABLE, index=index)
+        for index, call in enumerate(calls)
+        if differs[index] and not any(differs[index + 1 : index + 1 + call["inner"]])
+    ]
+
+
+def _measure(a: object, b: object, folder_a: Path, folder_b: Path) -> Metrics | None:
+    for left, right in zip(references(a), references(b), strict=False):
+        if left["tensor"] == right["tensor"]:
+            continue
+        try:
+            x, y = tensor(folder_a, left), tensor(folder_b, right)
+        except UnreadableTensor:
+            return None
+        return measure(x, y) if (x.dtype, x.shape) == (y.dtype, y.shape) else None
+    return None
+
+
+def tensor(folder: Path, reference: dict[str, Any]) -> Tensor:
+    """A recorded tensor."""
+    return read_safetensors(folder / "tensors" / f"{reference['tensor']}.safetensors")["tensor"]
+
+
+def summary(verdicts: Iterable[Verdict], *, gpu: bool = False) -> list[str]:
+    """One line for each function of origin: how many of its calls, where first, by how much.
+
+    Args:
+        verdicts: of the calls of one step.
+        gpu: whether the job had a GPU; then a call that ran on the CPU all the same is said to.
+    """
+    verdicts = list(verdicts)
+    total = Counter((v.kind, v.name) for v in verdicts if v.index >= 0)
+    grouped: dict[tuple[str, str], list[Verdict]] = {}
+    for verdict in verdicts:
+        if verdict.status == ORIGIN:
+            grouped.setdefault((verdict.kind, verdict.name), []).append(verdict)
+    lines = []
+    for (kind, name), found in grouped.items():
+        first = found[0]
+        what = first.where if kind in {"module", "step"} else name
+        if gpu and first.device == "cpu":
+            what += " on the CPU"
+        of = (
+            ""
+            if kind in {"module", "step"}
+            else f", {len(found)} of {total[kind, name]} calls, first in " + (first.module or "the step itself")
+        )
+        lines.append(f"{kind} {what.removeprefix(kind + ' ')}{of}{amount(first.metrics)}")
+    return lines
+
+
+def amount(metrics: Metrics | None) -> str:
+    """`: n of m elements, at most x (k ULP)`; empty where nothing could be measured."""
+    if metrics is None:
+        return ""
+    ulp = f" ({metrics.max_ulp} ULP)" if metrics.max_ulp is not None else ""
+    return f": {metrics.n_mismatch:,} of {metrics.n:,} elements, at most {metrics.max_abs:.3g}{ulp}"
+
+
+def counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
+    """Status to number of calls."""
+    return dict(Counter(verdict.status for verdict in verdicts))

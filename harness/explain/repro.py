@@ -1,0 +1,272 @@
+"""A standalone script for an origin: one operator, one small data file, torch and nothing else, for an upstream issue.
+
+The input is cut along every dimension to the smallest part that still shows the difference. Each script is run in both
+environments, and is said to show it only if it prints no difference in A and one in B.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.environments.gpus import gpu_turn
+from harness.explain.locate import StepFinding
+from harness.explain.pair import Pair, Side
+from harness.explain.replay import Verdict, amount, read_calls, references, tensor
+from harness.explain.trim import Window, cut, trim
+from harness.running.job import from_outside
+from harness.tensors.tensor import Tensor
+
+DATA_LIMIT = 16 * 1024 * 1024
+"""Bytes of input above which no repro is written: it would not be a small data file."""
+_ALIGNED = 64
+"""Bytes; each tensor of a data file starts at a multiple."""
+
+_SCRIPT = '''\
+"""{title}
+
+{found}
+{cut}
+Needs torch and {name}.bin beside this file. Run it under both versions.
+"""
+import os
+{imports}
+import torch
+
+torch.set_num_threads({threads})
+with open(os.path.splitext(os.path.abspath(__file__))[0] + ".bin", "rb") as file:
+    data = bytearray(file.read())
+{libraries}
+
+def tensor(offset, dtype, shape, stride=None):
+    count = torch.Size(shape).numel()
+    found = torch.frombuffer(data, dtype=dtype, count=count, offset=offset).reshape(shape).to("{device}")
+    if stride is None:
+        return found
+    return torch.empty_strided(shape, stride, dtype=dtype, device=found.device).copy_(found)
+
+
+with torch.inference_mode():
+    result = {call}
+result = (result if torch.is_tensor(result) else result[{which}]).cpu().contiguous()
+expected = {expected}.cpu()
+bits = {{1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}}[expected.element_size()]
+differs = result.view(bits) != expected.view(bits)
+count = f"{{int(differs.sum())}} of {{differs.numel()}} elements"
+print(f"torch {{torch.__version__}}{shown}: {{count}} differ from torch {a}'s")
+if differs.any():
+    where = tuple(differs.nonzero()[0].tolist())
+    apart = (result.double() - expected.double()).abs().max().item()
+    print(f"at most {{apart:.4g}} apart; at {{where}} {{result[where].item()!r}}, not {{expected[where].item()!r}}")
+'''
+
+
+_IMPORT = "from importlib.metadata import distributions\n"
+_LIBRARIES = """\
+cublas = [f"{d.name} {d.version}" for d in distributions() if str(d.name).startswith("nvidia-cublas")]
+libraries = ", ".join([f"CUDA {torch.version.cuda}", *cublas])
+"""
+"""What a script on a GPU says beside torch's version; cuBLAS is a package of its own."""
+
+
+@dataclass(frozen=True)
+class Repro:
+    """A script that was written and run in both environments.
+
+    Attributes:
+        script: the file.
+        printed_a: what it prints under A.
+        printed_b: what it prints under B.
+        shows: whether A shows no difference and B does.
+    """
+
+    script: Path
+    printed_a: str
+    printed_b: str
+    shows: bool
+
+
+def write_repros(pair: Pair, finding: StepFinding, recorded: Path, in_b: Path, folder: Path) -> list[str]:
+    """Write a script for each operator of origin, for its call with the least input; returns lines for the console."""
+    if finding.outcome != "ok" or not finding.trusted:
+        return []
+    calls = read_calls(recorded)
+    results = json.loads((in_b / "replay.json").read_text(encoding="utf-8"))
+    lines = []
+    for verdict in _smallest(finding.origins, calls):
+        name = re.sub(r"[^a-z0-9]+", "_", f"{finding.step}_{verdict.name}".lower()).strip("_")
+        made = _write(pair, finding, verdict, calls, results, (recorded, in_b), folder / f"{name}.py")
+        if made is None:
+            lines.append(f"{verdict.where}: no repro; its input is too large or cannot be written down.")
+            continue
+        state = "shows the difference" if made.shows else "does NOT show the difference by itself"
+        lines += [f"Repro {made.script} {state}:", f"  {made.printed_a}", f"  {made.printed_b}"]
+    return lines
+
+
+def _smallest(verdicts: Iterable[Verdict], calls: list[dict[str, Any]]) -> list[Verdict]:
+    """For each operator or function, the call with the fewest input elements."""
+    chosen: dict[str, Verdict] = {}
+    for verdict in verdicts:
+        if verdict.kind not in {"operator", "function"} or _opaque(calls[verdict.index]):
+            continue
+        best = chosen.get(verdict.name)
+        if best is None or _elements(verdict) < _elements(best):
+            chosen[verdict.name] = verdict
+    return list(chosen.values())
+
+
+def _elements(verdict: Verdict) -> int:
+    return sum(int(np.prod(shape)) for shape in verdict.shapes)
+
+
+def _opaque(call: dict[str, Any]) -> bool:
+    return '"opaque"' in json.dumps([call["args"], call["kwargs"]])
+
+
+def _write(
+    pair: Pair,
+    finding: StepFinding,
+    verdict: Verdict,
+    calls: list[dict[str, Any]],
+    results: list[dict[str, Any]],
+    folders: tuple[Path, Path],
+    script: Path,
+) -> Repro | None:
+    call, recorded = calls[verdict.index], folders[0]
+    outs, outs_b = references(call["result"]), references(results[verdict.index]["result"])
+    which = next((i for i, (x, y) in enumerate(zip(outs, outs_b, strict=False)) if x["tensor"] != y["tensor"]), None)
+    if which is None:
+        return None
+    trimmed = trim(pair, call, which, folders, outs_b[which])
+    on_gpu = pair.bench.device_kind != "cpu" and outs[which]["device"] != "cpu"
+    data = Data("cuda" if on_gpu else "cpu")
+    expected = data.add(trimmed.expected)
+    source = _call_source(call, recorded, trimmed.window, data)
+    if len(data.content) > DATA_LIMIT:
+        return None
+    script.parent.mkdir(parents=True, exist_ok=True)
+    script.with_suffix(".bin").write_bytes(data.content)
+    parent = next(
+        (c["name"] for i, c in enumerate(calls) if c["kind"] == "function" and i < verdict.index <= i + c["inner"]), ""
+    )
+    a, b = pair.a.cell.version, pair.b.cell.version
+    place = f"step {finding.step!r}" + (f", module {verdict.module}" if verdict.module else "")
+    script.write_text(
+        _SCRIPT.format(
+            title=f"torch {a} and {b} give different results for {verdict.name} on the same input.",
+            found=f"Found in colbert-ai's indexer: {place}"
+            + (f", from {parent}" if parent else "")
+            + f"{amount(verdict.metrics)}.",
+            cut=trimmed.said,
+            name=script.stem,
+            threads=pair.a.spec.settings.get("threads", 1),
+            device=data.device,
+            call=source,
+            imports=_IMPORT if on_gpu else "",
+            libraries=_LIBRARIES if on_gpu else "",
+            shown=" ({libraries})" if on_gpu else "",
+            which=which,
+            expected=expected,
+            a=a,
+        ),
+        encoding="utf-8",
+    )
+    printed_a, printed_b = (run_script(pair, side, script) for side in (pair.a, pair.b))
+    script.with_suffix(".txt").write_text(f"{printed_a}\n{printed_b}\n", encoding="utf-8")
+    return Repro(script, printed_a, printed_b, ": 0 of " in printed_a and ": 0 of " not in printed_b)
+
+
+class Data:
+    """The data file of a script: the elements of tensors one after the other, as torch itself reads them.
+
+    Args:
+        device: where the script wants them.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.content = b""
+
+    def add(self, held: Tensor, stride: str = "") -> str:
+        """Append a tensor; returns the script's call that reads it."""
+        if not held.n:
+            return f'torch.empty({held.shape}, dtype=torch.{held.dtype}, device="{self.device}")'
+        self.content += bytes(-len(self.content) % _ALIGNED)
+        offset = len(self.content)
+        self.content += np.ascontiguousarray(held.data).tobytes()
+        return f"tensor({offset}, torch.{held.dtype}, {held.shape}{stride})"
+
+
+def _call_source(call: dict[str, Any], recorded: Path, window: Window, data: Data) -> str:
+    """The call as Python source; its tensors go to `data`."""
+
+    def tensor_source(reference: dict[str, Any], cuts: Sequence[tuple[int, int, int]]) -> str:
+        plain = bool(cuts) or _is_contiguous(reference) or 0 in reference["stride"]
+        stride = "" if plain else f", {tuple(reference['stride'])}"
+        return data.add(cut(tensor(recorded, reference), cuts), stride)
+
+    def source(value: object, cuts: Sequence[tuple[int, int, int]] = ()) -> str:
+        if not isinstance(value, dict):
+            return repr(value)
+        if "tensor" in value:
+            return tensor_source(value, cuts)
+        (kind, content), *_ = value.items()
+        if kind == "float":
+            number = float.fromhex(content)
+            return repr(number) if np.isfinite(number) else f'float("{number}")'
+        if kind in {"dtype", "layout", "memory_format"}:
+            return f"torch.{content}"
+        if kind == "place":
+            return f'torch.device("{content}")'
+        before, after = {"list": ("[", "]"), "slice": ("slice(", ")")}.get(kind, ("(", ",)"))
+        return before + ", ".join(source(part) for part in content) + after
+
+    arguments = [source(value, window.args.get(place, ())) for place, value in enumerate(call["args"]["tuple"])] + [
+        f"{name}={source(value)}" for name, value in call["kwargs"]["dict"]
+    ]
+    function = f"torch.ops.{call['name']}" if call["kind"] == "operator" else call["name"]
+    return f"{function}({', '.join(arguments)})"
+
+
+def _is_contiguous(reference: dict[str, Any]) -> bool:
+    step = 1
+    for size, stride in zip(reversed(reference["shape"]), reversed(reference["stride"]), strict=True):
+        if size != 1 and stride != step:
+            return False
+        step *= size
+    return True
+
+
+_PATIENCE = 600.0
+
+
+def run_script(pair: Pair, side: Side, script: Path) -> str:
+    """What a script prints in one environment: its lines, joined; or the last line of its error."""
+    interpreter = side.interpreter()
+    environment = dict(side.spec.environment)
+    if interpreter.site is not None:
+        environment["PYTHONPATH"] = str(interpreter.site)
+    if pair.bench.device_kind != "cpu":
+        environment |= from_outside()
+        environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    bench = pair.bench
+    with gpu_turn(bench.home, bench.device_kind, bench.say) as held:
+        done = subprocess.run(
+            [str(interpreter.python), str(script.resolve())],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=_PATIENCE,
+            check=False,
+            pass_fds=held,
+        )
+    printed = done.stdout.strip() or (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
+    return "; ".join(printed.splitlines())

@@ -1,0 +1,205 @@
+"""Run one version's job with another's artifacts in their place, in both directions, and compare.
+
+If putting A's artifact into B's job gives A's index, what made the artifact is the cause and nothing after it is; if
+putting B's into A's gives B's index, it is the whole cause. Swapping A's own artifact into A must change nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness.artifacts.graph import inputs_of
+from harness.artifacts.index_job import SWAPPABLE
+from harness.artifacts.names import in_order, is_final, pattern
+from harness.errors import InfrastructureError, UnreadableTensor, UsageError
+from harness.explain.pair import Pair, Side
+from harness.explain.replay import amount
+from harness.inputs.checkpoint import CheckpointFiles
+from harness.inputs.limits import chunks_of
+from harness.inputs.passages import Passages
+from harness.running.progress import Board
+from harness.running.runner import run_index
+from harness.store.cell import Cell
+from harness.store.store import Store
+from harness.tensors.metrics import measure
+from harness.words import count
+
+ALL_CHUNKS = "embs"
+"""Stands for `embs_0`, `embs_1` and so on."""
+
+
+@dataclass(frozen=True)
+class Swapped:
+    """One swapped run and its comparison.
+
+    Attributes:
+        job: label of the cell whose job ran.
+        values_of: label of the cell whose artifacts were put in place.
+        reference: label of the cell that the result is compared with.
+        artifacts: those that were swapped.
+        cell: the cell of the swapped run.
+        differences: artifact to how it differs from the reference's; absent where it is bit for bit equal.
+        gate: whether this run is a gate: it must change nothing.
+    """
+
+    job: str
+    values_of: str
+    reference: str
+    artifacts: tuple[str, ...]
+    cell: Cell
+    differences: dict[str, str]
+    gate: bool = False
+
+    @property
+    def downstream(self) -> list[str]:
+        """Artifacts that are computed from a swapped one, directly or not."""
+        names = set(self.cell.artifacts)
+        found: list[str] = []
+        for name in in_order(names):
+            if name not in self.artifacts and any(i in found or i in self.artifacts for i in inputs_of(name, names)):
+                found.append(name)
+        return found
+
+    @property
+    def resolved(self) -> bool:
+        """Whether everything final is bit for bit the reference's."""
+        return not any(is_final(name) for name in self.differences)
+
+
+def check_names(names: Sequence[str], passages: Callable[[], int]) -> None:
+    """Refuse what no job over so many passages makes, or what cannot be swapped, before anything is indexed.
+
+    Args:
+        names: of artifacts.
+        passages: how many there are; called only where a chunk is named, since it may fetch them.
+
+    Raises:
+        UsageError: the sentence lists what can be swapped.
+    """
+    for name in names:
+        if name != ALL_CHUNKS and pattern(name)[0] not in SWAPPABLE:
+            raise UsageError(
+                f"{name!r} cannot be swapped; these can: {', '.join(SWAPPABLE).replace('_*', '_<chunk>')}, and "
+                f"{ALL_CHUNKS} for all chunks."
+            )
+        chunk = pattern(name)[1]
+        if chunk is not None and int(chunk) >= chunks_of(passages()):
+            raise UsageError(
+                f"There is no {name!r}: colbert-ai encodes {count(passages(), 'passage')} in "
+                f"{count(chunks_of(passages()), 'chunk')}, numbered from 0."
+            )
+
+
+def kept(side: Side, names: Sequence[str]) -> tuple[str, ...]:
+    """The artifacts to swap, `embs` standing for every chunk of it.
+
+    Raises:
+        UsageError: one that the side's job did not make, or whose tensor was not kept.
+    """
+    found: dict[str, None] = {}
+    for name in names:
+        several = (
+            [known for known in side.cell.artifacts if pattern(known)[0] == "embs_*"] if name == ALL_CHUNKS else [name]
+        )
+        for known in several:
+            if known not in side.cell.artifacts:
+                raise UsageError(f"{side.cell.label} has no artifact {known!r}.")
+            if not side.cell.artifacts[known].stored:
+                raise UsageError(f"{known} of {side.cell.label} was not kept: index again with --capture full.")
+            found[known] = None
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class Swapper:
+    """Runs swapped jobs of one pair; cells that are stored already are not run again.
+
+    Attributes:
+        pair: A and B.
+        passages: the collection.
+        checkpoint: the checkpoint.
+        board: shows progress.
+    """
+
+    pair: Pair
+    passages: Passages
+    checkpoint: CheckpointFiles
+    board: Board
+
+    def run(self, job: Side, values: Side, names: Sequence[str], reference: Side, *, gate: bool = False) -> Swapped:
+        """Run the job of one side with artifacts of another, and compare with `reference`.
+
+        Raises:
+            InfrastructureError: the swapped job ended badly.
+        """
+        swap = {name: values.cell.artifacts[name].digest for name in names}
+        spec = replace(job.spec, swap=swap, repeat=0)
+        cell = self.pair.store.get(spec.key)
+        if cell is None or cell.outcome != "ok":
+            label = f"{job.cell.label} with {', '.join(names)} of {values.cell.label}"
+            self.board.phase(label, "start")
+            cell = run_index(
+                self.pair.bench.home,
+                self.pair.store,
+                spec,
+                job.interpreter(),
+                self.passages,
+                self.checkpoint,
+                device_kind=self.pair.bench.device_kind,
+                capture="full",
+                deadline=self.pair.bench.deadline,
+                swap={name: self.pair.store.object_path(digest) for name, digest in swap.items()},
+                on_phase=lambda phase: self.board.phase(label, phase),
+            )
+        if cell.outcome != "ok":
+            raise InfrastructureError(f"The swapped job {cell.label} ended as {cell.outcome}: {cell.reason}")
+        return Swapped(
+            job.cell.label, values.cell.label, reference.cell.label, tuple(names), cell,
+            differences(self.pair.store, cell, reference.cell), gate,
+        )  # fmt: skip
+
+    def both(self, names: Sequence[str], *, gates: bool = True) -> list[Swapped]:
+        """B's job with A's artifacts against A, A's job with B's against B, and, as a gate, A's with A's against A."""
+        a, b = self.pair.a, self.pair.b
+        found = [self.run(a, a, names, a, gate=True)] if gates else []
+        return [*found, self.run(b, a, names, a), self.run(a, b, names, b)]
+
+    def capture_gate(self, folder: Path) -> list[str]:
+        """Run A's job without capturing anything; return the final artifacts that differ, which should be none."""
+        a = self.pair.a
+        self.board.phase(f"{a.cell.label} without capture", "start")
+        cell = run_index(
+            self.pair.bench.home,
+            Store(folder),
+            a.spec,
+            a.interpreter(),
+            self.passages,
+            self.checkpoint,
+            device_kind=self.pair.bench.device_kind,
+            capture="final",
+            deadline=self.pair.bench.deadline,
+        )
+        if cell.outcome != "ok":
+            raise InfrastructureError(f"{a.cell.label} without capture ended as {cell.outcome}: {cell.reason}")
+        final = in_order(name for name in {*a.cell.artifacts, *cell.artifacts} if is_final(name))
+        mine = a.digests()
+        return [n for n in final if n not in cell.artifacts or cell.artifacts[n].digest != mine.get(n)]
+
+
+def differences(store: Store, cell: Cell, reference: Cell) -> dict[str, str]:
+    """Artifact to how it differs from the reference's, in the order of the pipeline."""
+    found = {}
+    for name in in_order({*cell.artifacts, *reference.artifacts}):
+        mine, theirs = cell.artifacts.get(name), reference.artifacts.get(name)
+        if mine is None or theirs is None:
+            found[name] = "on one side only"
+        elif mine.digest != theirs.digest:
+            found[name] = "differs in shape" if mine.shape != theirs.shape else "differs"
+            if (mine.dtype, mine.shape) == (theirs.dtype, theirs.shape):
+                try:
+                    found[name] = amount(measure(store.load(theirs), store.load(mine))).removeprefix(": ")
+                except UnreadableTensor:
+                    continue
+    return found

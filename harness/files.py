@@ -1,0 +1,220 @@
+"""Reading JSON that may be anybody's, and writing files that are whole or not there at all."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import math
+import mmap
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.errors import HarnessError, InfrastructureError, UnreadableTensor, UsageError
+from harness.words import said
+
+if TYPE_CHECKING:
+    from harness.home import Home
+
+
+_LFS = b"version https://git-lfs.github.com/spec/"  # how every pointer begins (git-lfs: docs/spec.md)
+
+
+def map_file(path: Path) -> np.ndarray[Any, np.dtype[Any]]:
+    """A file's bytes as a read-only uint8 array, mapped; an empty file gives an empty array.
+
+    Raises:
+        UnreadableTensor: the file is missing, is not a regular file, may not be read, or only stands for one that was
+            not downloaded: a pointer of git-lfs, or a link of a cache into nowhere.
+    """
+    try:
+        # A pipe that came with a folder from elsewhere would be waited for without end.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            about = os.fstat(file.fileno())
+            if not stat.S_ISREG(about.st_mode):
+                raise ValueError("it is not a regular file")
+            size = about.st_size
+            if size == 0:
+                return np.empty(0, np.uint8)
+            raw = np.frombuffer(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ), np.uint8)
+    except (OSError, ValueError) as error:
+        if isinstance(error, FileNotFoundError) and path.is_symlink():
+            raise UnreadableTensor(
+                f"{path} is a link to {path.readlink()}, which is not there: its content was not downloaded, or was "
+                "removed from the cache; download it again."
+            ) from error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise UnreadableTensor(f"{path} cannot be read: {reason}.") from error
+    if raw[: len(_LFS)].tobytes() == _LFS:
+        raise UnreadableTensor(
+            f"{path} is a pointer of git-lfs, not the file itself, which was not downloaded: run `git lfs pull` in the "
+            "repository that it came from."
+        )
+    return raw
+
+
+_JSON_LIMIT = 1 << 30
+_DEPTH_LIMIT = 32  # colbert-ai's metadata nests three deep
+
+
+def read_json(path: Path) -> object:
+    """Read a JSON file.
+
+    Raises:
+        UnreadableTensor: it is missing, huge, or not JSON; see also `map_file`.
+    """
+    raw = map_file(path)
+    if raw.size > _JSON_LIMIT:
+        raise UnreadableTensor(f"{path} has {raw.size} bytes, too many for an index's JSON.")
+    try:
+        found: object = json.loads(raw.tobytes())
+    except (ValueError, RecursionError) as error:
+        raise UnreadableTensor(f"{path} is not valid JSON: {error}.") from error
+    return found
+
+
+def too_deep(value: object, limit: int = _DEPTH_LIMIT) -> bool:
+    """Whether a JSON value nests deeper than `limit`; what nests as deep as JSON allows cannot even be compared."""
+    level = [value]
+    for _ in range(limit):
+        level = [
+            inner
+            for one in level
+            if isinstance(one, (dict, list))
+            for inner in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not level:
+            return False
+    return any(isinstance(one, (dict, list)) for one in level)
+
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Swap the names of two folders in one step; False where the filesystem or the system cannot."""
+    with suppress(OSError, AttributeError):
+        done: int = ctypes.CDLL(None, use_errno=True).renameat2(
+            _AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE
+        )
+        return done == 0
+    return False
+
+
+def copy(source: Path, target: Path) -> str:
+    """Copy a file to the disk itself, and return the digest of the copy."""
+    shutil.copyfile(source, target)
+    sync_file(target)
+    return file_digest(target)
+
+
+def file_digest(path: Path) -> str:
+    """Blake3 of a file's bytes."""
+    from blake3 import blake3
+
+    digest = blake3()
+    digest.update_mmap(path)
+    return digest.hexdigest(length=16)
+
+
+def sync_file(path: Path) -> None:
+    """Wait until a file or a folder is on disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+_INFINITY = f"infinity {os.urandom(16).hex()}"  # stands for an infinite number until the text is made; in no file
+
+
+def dumps(record: object) -> str:
+    """One JSON object as text; infinity is 1e999, which JSON allows and parsers read as infinity, and NaN is null."""
+
+    def clean(node: object) -> object:
+        if isinstance(node, Mapping):
+            return {str(key): clean(value) for key, value in node.items()}
+        if isinstance(node, (list, tuple)):
+            return [clean(value) for value in node]
+        if isinstance(node, float) and not math.isfinite(node):
+            return None if math.isnan(node) else _INFINITY if node > 0 else f"-{_INFINITY}"
+        return node
+
+    text = json.dumps(clean(record), allow_nan=False)
+    plus, minus = json.dumps(_INFINITY), json.dumps(f"-{_INFINITY}")
+    return text.replace(minus, "-1e999").replace(plus, "1e999")
+
+
+@contextmanager
+def disk_errors(home: Home) -> Iterator[None]:
+    """Turn "no space left", "read-only" and a disk's own errors into sentences.
+
+    Raises:
+        HarnessError: with exit code 2, naming the folder and the mend; with 3 where the disk itself fails.
+    """
+    try:
+        yield
+    except OSError as error:
+        import errno
+
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise HarnessError(
+                f"The disk of {home.root} is full: free some space, or point --home (or HARNESS_HOME) to another disk."
+            ) from error
+        if error.errno in {errno.EIO, errno.ESTALE, errno.ENODEV, errno.EREMOTEIO}:
+            raise InfrastructureError(
+                f"The disk of {error.filename or home.root} answers with errors ({error.strerror}); what was stored "
+                "before is kept, and the same command goes on once it works again."
+            ) from error
+        if error.errno in {errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST}:
+            raise HarnessError(
+                f"{error.filename or home.root} cannot be written ({error.strerror}): point --home (or HARNESS_HOME) "
+                "to a folder that can."
+            ) from error
+        raise
+
+
+def writable_folder(folder: Path, option: str) -> Path:
+    """Say whether a folder can be written, or made, by a try that leaves nothing behind.
+
+    Raises:
+        UsageError: it cannot; the sentence names the option.
+    """
+    there = folder.absolute()
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    try:
+        # Permissions are not asked for: root has them all, on read-only filesystems and in /proc too.
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        what = "is not a folder" if not there.is_dir() else f"cannot be written ({said(error)})"
+        raise UsageError(f"{option}: {there} {what}; name a folder that can be written.") from error
+    return folder
+
+
+def writable_file(path: Path, option: str) -> Path:
+    """The same for a file that will be made or appended to.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    if not path.exists():
+        if not path.absolute().parent.is_dir():
+            raise UsageError(f"{option}: there is no folder {path.absolute().parent}; make it, or name another file.")
+        writable_folder(path.absolute().parent, option)
+        return path
+    try:
+        with path.open("ab"):
+            pass
+    except OSError as error:
+        raise UsageError(f"{option}: {path} cannot be written ({said(error)}); name another file.") from error
+    return path

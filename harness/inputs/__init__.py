@@ -1,0 +1,1 @@
+"""`matrix.yaml` and what it names: collections, checkpoints, tolerances."""

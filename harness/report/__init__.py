@@ -1,0 +1,1 @@
+"""Tables and words: everything that a person or another program reads."""

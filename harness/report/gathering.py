@@ -1,0 +1,90 @@
+"""Parquet tables of what localisation found: stable columns, a schema version in each file's metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from harness.errors import UsageError
+from harness.flock import hold
+from harness.report.parquet import FINDINGS_SCHEMA, metadata_of, write_table
+from harness.words import said
+
+if TYPE_CHECKING:
+    from harness.running.experiment import Experiment
+
+
+# What makes two rows of a table answers to the same question: the later one replaces the earlier.
+_QUESTION = {
+    "locations": ("a", "b"),
+    "swaps": ("job", "artifacts", "values_of", "reference"),
+    "blame": ("a", "b"),
+}
+
+
+class Gathering:
+    """A table that gathers what several commands found: the rows of other pairs stay when a pair's are written.
+
+    It is made before the work begins, so that a folder which holds the findings of another experiment is refused then.
+
+    Args:
+        folder: made when the first rows are written.
+        name: `locations`, `swaps` or `blame`.
+        experiment: its device, collection and checkpoint go to the file's metadata; a table is of one of each.
+        version: any version of the experiment.
+
+    Raises:
+        UsageError: the table that is there cannot be read or is of another device, collection or checkpoint.
+    """
+
+    def __init__(self, folder: Path, name: str, experiment: Experiment, version: str) -> None:
+        self._folder, self._name, self._lock = folder, name, experiment.home.root / "findings.lock"
+        spec = experiment.spec(version)
+        self._about = {
+            "device": spec.device,
+            "collection": f"{spec.collection['name']} {spec.collection['passages']} {spec.collection['digest']}",
+            "checkpoint": f"{spec.checkpoint['name']} {spec.checkpoint['digest']}",
+        }
+        self._kept()
+
+    def write(self, rows: Iterable[Mapping[str, Any]]) -> Path:
+        """Put rows in place of those of the same pair, or the same swap; returns the file."""
+        new = list(rows)
+        held = hold(self._lock)
+        assert held is not None
+        with held:
+            answered = {self._question(row) for row in new}
+            kept = [row for row in self._kept() if self._question(row) not in answered]
+            return write_table(self._folder, self._name, [*kept, *new], **self._about)
+
+    def _question(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
+        return tuple(row.get(column) for column in _QUESTION[self._name])
+
+    def _kept(self) -> list[dict[str, Any]]:
+        path = self._folder / f"{self._name}.parquet"
+        if not path.exists():
+            return []
+        if not path.is_file():
+            raise UsageError(f"{path} is not a file, so no table can be written there; choose another --output.")
+        try:
+            table = pq.read_table(path)
+        except (OSError, pa.ArrowException) as error:
+            raise UsageError(
+                f"{path} cannot be read as a table ({said(error)}); delete it or choose another --output."
+            ) from error
+        metadata = metadata_of(table)
+        for key, value in self._about.items():
+            # Tables that were written before they carried this are taken as they are.
+            if metadata.get(key, value) != value:
+                raise UsageError(
+                    f"{path} holds the findings of another {key} ({metadata[key]}, not {value}); "
+                    "choose another --output."
+                )
+        if metadata.get("harness_schema", FINDINGS_SCHEMA) != FINDINGS_SCHEMA:
+            raise UsageError(f"{path} was written by another version of harness; delete it or choose another --output.")
+        rows: list[dict[str, Any]] = table.to_pylist()
+        return rows

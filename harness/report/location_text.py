@@ -1,0 +1,145 @@
+"""What `locate` found as a tree, as sentences, and as rows of its table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.text import Text
+from rich.tree import Tree
+
+from harness.artifacts.graph import Change, Place, main_input, origins
+from harness.explain.locate import Location, StepFinding
+from harness.explain.replay import MISSING_A, MISSING_B, counts, summary
+from harness.tensors.metrics import Metrics
+from harness.words import count
+
+# ---- words --------------------------------------------------------------------------------------------------------
+
+_MARK = {
+    Change.EQUAL: ("=", "green"),
+    Change.ORIGIN: ("ORIGIN", "bold red"),
+    Change.INHERITED: ("inherited", "yellow"),
+    Change.NOISE: ("noise", "magenta"),
+    Change.SWAPPED: ("swapped in", "cyan"),
+}
+
+
+def tree(places: Sequence[Place], differences: dict[str, str]) -> Tree:
+    """The pipeline as a tree: each artifact below the input that its difference would come from."""
+    inside = {place.name for place in places}
+    root = Tree("collection, checkpoint, settings")
+    nodes: dict[str | None, Tree] = {None: root}
+    for place in places:
+        parent = main_input(place, inside)
+        word, style = _MARK[place.change]
+        line = Text.assemble((f"{place.name} ", ""), (word, style))
+        if place.change is not Change.EQUAL and differences.get(place.name):
+            line.append(f"  {differences[place.name]}", "dim")
+        if place.change is Change.ORIGIN:
+            line.append(f"  (step: {place.step})", "bold")
+        nodes[place.name] = nodes.get(parent, root).add(line)
+    return root
+
+
+def sentences(location: Location) -> list[str]:
+    """What was found, in plain words."""
+    sides = location.a if location.a.split("#")[0] == location.b.split("#")[0] else "each"
+    floor = (
+        f"{sides} was run {count(location.repeats, 'more time')} for the noise floor"
+        if location.repeats
+        else "the noise floor was not measured"
+    )
+    noisy = [place.name for place in location.places if place.change is Change.NOISE]
+    lines = []
+    if not location.diverged:
+        equal = sum(place.change is Change.EQUAL for place in location.places)
+        lines.append(
+            f"{location.a} and {location.b}: nothing differs beyond the noise floor ({equal} of {len(location.places)} "
+            f"artifacts are bit for bit equal; {floor})."
+        )
+    else:
+        inherited = sum(place.change is Change.INHERITED for place in location.places)
+        starts = "; ".join(f"{step} ({', '.join(names)})" for step, names in origins(location.places).items())
+        lines.append(
+            f"{location.a} -> {location.b}: the difference starts in {starts or 'nothing but noise'}; "
+            f"{count(inherited, 'more artifact')} inherit{'s' if inherited == 1 else ''} it ({floor})."
+        )
+    lines += location.not_captured
+    if noisy:
+        lines.append(f"Noise, of which nothing follows: {', '.join(noisy)}.")
+    lines += [noise.sentence for noise in location.noise]
+    for finding in location.findings:
+        lines += _finding(finding)
+    return lines
+
+
+def _finding(finding: StepFinding) -> list[str]:
+    head = f"{finding.step}: "
+    if finding.outcome != "ok" and finding.inherited:
+        return []
+    if finding.outcome != "ok":
+        return [f"{head}not replayed ({finding.outcome}): {finding.reason}"]
+    failed = [name for name, held in finding.gates.items() if not held]
+    if failed:
+        return [f"{head}nothing is claimed, because a gate failed: {'; '.join(failed)}."]
+    found = counts(finding.verdicts)
+    total = sum(number for status, number in found.items() if status != MISSING_A)
+    lines = summary(finding.verdicts, gpu=finding.gpu)
+    rest = f"{found.get('propagates', 0)} of {total} calls only pass a difference on"
+    structure = found.get(MISSING_A, 0) + found.get(MISSING_B, 0)
+    if structure:
+        rest += f", {count(structure, 'call')} on one side only"
+    if not lines and finding.inherited:
+        return [f"{head}gives the same with A's exact input: it only inherits."]
+    if not lines:
+        return [f"{head}no call differs when it gets A's exact input; {rest}."]
+    if finding.inherited:
+        head = f"{finding.step} (a difference of its own, besides what it inherits): "
+    where = [f"{head}looked at {finding.request['where']}."] if "where" in finding.request else []
+    return [*where, *(f"{head}{line}." for line in lines), f"{head}{rest}."]
+
+
+def show(location: Location, console: Console) -> None:
+    """Print the tree and the sentences."""
+    console.print(tree(location.places, location.differences))
+    console.print()
+    for line in sentences(location):
+        console.print(escape(line), highlight=False, soft_wrap=True)
+
+
+COLUMNS = (
+    "a", "b", "step", "artifacts", "kind", "module", "name", "number", "device", "status", "reason", "n", "n_mismatch",
+    "max_abs", "max_ulp", "trusted",
+)  # fmt: skip
+
+
+def rows(location: Location) -> list[dict[str, Any]]:
+    """One row per call of each replayed step, for `locations.parquet`."""
+    found = []
+    for finding in location.findings:
+        for verdict in finding.verdicts:
+            metrics: Metrics | None = verdict.metrics
+            found.append(
+                {
+                    "a": location.a,
+                    "b": location.b,
+                    "step": finding.step,
+                    "artifacts": ",".join(finding.artifacts),
+                    "kind": verdict.kind,
+                    "module": verdict.module,
+                    "name": verdict.name,
+                    "number": verdict.number,
+                    "device": verdict.device,
+                    "status": verdict.status,
+                    "reason": verdict.reason,
+                    "n": metrics.n if metrics else None,
+                    "n_mismatch": metrics.n_mismatch if metrics else None,
+                    "max_abs": metrics.max_abs if metrics else None,
+                    "max_ulp": metrics.max_ulp if metrics else None,
+                    "trusted": finding.trusted,
+                }
+            )
+    return found

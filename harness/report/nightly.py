@@ -1,0 +1,383 @@
+"""A night's tables against those of the nights before: what is worse than it was, and nothing else, is news.
+
+A sweep finds the same divergences every night; that they are there is no reason to wake anybody. Each step and artifact
+is compared with the most recent night that has it, so that a night in which a version crashed hides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.errors import InfrastructureError, UsageError
+from harness.report.headline import COLUMNS, Headline, headline_cells
+from harness.report.parquet import TABLES_SCHEMA, metadata_of
+from harness.report.words import markdown_table
+from harness.words import count, said
+
+TABLES = ("comparisons", "consecutive", "artifacts")
+LOOK_BACK = 30
+"""How many earlier nights are looked at for a step that the last one lacks."""
+
+RANKS = {
+    "bit_equal": 0,
+    "value_equal": 1,
+    "close": 2,
+    "different": 3,
+    "shape_mismatch": 4,
+    "dtype_mismatch": 4,
+    "missing_a": 5,
+    "missing_b": 5,
+    "unreadable": 5,
+}
+"""Statuses from best to worst."""
+
+Step = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One artifact of one step in one night.
+
+    Attributes:
+        status: as in the table.
+        failing: profiles that it does not pass.
+        noise: it differs no more than a repeat of either cell shows.
+        final: whether it is one of the index's own tensors.
+        n_mismatch: elements that differ, where they could be counted.
+        n: of how many.
+    """
+
+    status: str
+    failing: frozenset[str]
+    noise: bool
+    final: bool
+    n_mismatch: int | None = None
+    n: int | None = None
+
+    def worse_than(self, before: Finding) -> bool:
+        """Whether the status is worse than it was, or a profile fails that passed."""
+        rank, was = (RANKS.get(one.status, max(RANKS.values())) for one in (self, before))
+        return rank > was or not self.failing <= before.failing
+
+
+@dataclass(frozen=True)
+class Night:
+    """The tables of one night.
+
+    Attributes:
+        name: of its folder.
+        group: what it is comparable with; cells of other devices, collections or settings are in other groups.
+        about: what the tables say of themselves.
+        findings: step and artifact to what was found.
+        headline: the headline table.
+        digests: cell key, version and artifact to its digest.
+        keys: version to the key of its cell.
+        unknown: steps and artifacts of which nobody knows whether they differ: a side could not be read or recorded.
+    """
+
+    name: str
+    group: str
+    about: dict[str, str]
+    findings: dict[tuple[Step, str], Finding]
+    headline: tuple[Headline, ...]
+    digests: dict[tuple[str, str, str], str] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
+    unknown: tuple[tuple[Step, str], ...] = ()
+
+    @property
+    def steps(self) -> set[Step]:
+        """Steps that were compared, rather than left out because a cell did not end well."""
+        return {step for step, _artifact in self.findings}
+
+
+@dataclass(frozen=True)
+class New:
+    """A divergence that was not there before.
+
+    Attributes:
+        step: the pair of versions.
+        artifact: its name.
+        now: what was found this night.
+        before: what was found the last time; None where the step had never been compared.
+        since: the night of `before`.
+    """
+
+    step: Step
+    artifact: str
+    now: Finding
+    before: Finding | None
+    since: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a night brought.
+
+    Attributes:
+        night: tonight.
+        new: divergences that were not there before.
+        gone: steps and artifacts that are better than the last time.
+        gaps: headline rows that could not be compared.
+        drifted: version and artifact whose own digest is not that of the last time under the same key.
+        compared_with: the last comparable night; empty on the first.
+        unreadable: earlier nights whose tables are damaged.
+        relocked: versions whose cell is another than the last time, in the same group: its lock or oddities changed.
+    """
+
+    night: Night
+    new: tuple[New, ...]
+    gone: tuple[New, ...]
+    gaps: tuple[Headline, ...]
+    drifted: tuple[tuple[str, str], ...]
+    compared_with: str
+    unreadable: tuple[str, ...] = ()
+    relocked: tuple[str, ...] = ()
+
+
+def night_names(folder: Path) -> list[str]:
+    """Folders with tables, oldest first: names are dates, so they sort by time."""
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: there is no such folder of nights; sweep with --output {folder}/NAME first.")
+    return sorted(
+        path.name for path in folder.iterdir() if all((path / f"{table}.parquet").is_file() for table in TABLES)
+    )
+
+
+def read_night(folder: Path) -> Night:
+    """Read the tables of one night.
+
+    Raises:
+        UsageError: one of them is missing or damaged, or of another schema.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    tables: dict[str, list[dict[str, Any]]] = {}
+    about: dict[str, str] = {}
+    for name in TABLES:
+        path = folder / f"{name}.parquet"
+        try:
+            table = pq.read_table(path)
+            rows: list[dict[str, Any]] = table.to_pylist()
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise UsageError(
+                f"{path}: this table cannot be read ({said(error)}); delete the night's folder."
+            ) from error
+        metadata = metadata_of(table)
+        if metadata.get("harness_schema") != TABLES_SCHEMA:
+            raise UsageError(f"{path}: this is not a table of this harness (schema {TABLES_SCHEMA}).")
+        tables[name], about = rows, metadata
+    try:
+        return Night(
+            folder.name,
+            about.get("group", ""),
+            about,
+            findings_of(tables["comparisons"]),
+            tuple(map(_headline, tables["consecutive"])),
+            {(row["key"], row["version"], row["artifact"]): row["digest"] for row in tables["artifacts"]},
+            {row["version"]: row["key"] for row in tables["artifacts"] if not row["repeat"]},
+            tuple(dict.fromkeys(_place(row) for row in _of_steps(tables["comparisons"]) if _is_unknown(row))),
+        )
+    except (KeyError, TypeError) as error:
+        raise UsageError(f"{folder}: its tables lack a column ({error}); delete the night's folder.") from error
+
+
+def findings_of(rows: Iterable[dict[str, Any]]) -> dict[tuple[Step, str], Finding]:
+    """What is known of each step and artifact, from the rows of `comparisons.parquet`."""
+    found: dict[tuple[Step, str], Finding] = {}
+    for row in _of_steps(rows):
+        if _is_unknown(row):
+            continue
+        place = _place(row)
+        failing = frozenset({str(row["profile"])} if row["profile"] and row["close"] is False else ())
+        if place in found:
+            failing |= found[place].failing
+        found[place] = Finding(
+            str(row["status"]), failing, bool(row["noise"]), bool(row["final"]), row["n_mismatch"], row["n"]
+        )
+    return found
+
+
+def _of_steps(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Rows of tensors: the index's metadata is none, and a repeat is the noise floor and no step."""
+    return (row for row in rows if row["kind"] == "consecutive" and row["artifact"] != "metadata")
+
+
+def _place(row: dict[str, Any]) -> tuple[Step, str]:
+    return (str(row["a"]), str(row["b"])), str(row["artifact"])
+
+
+def _is_unknown(row: dict[str, Any]) -> bool:
+    return row["bit_equal"] is None or row["status"] == "unreadable"
+
+
+def _headline(row: dict[str, Any]) -> Headline:
+    return Headline(
+        a=str(row["a"]),
+        b=str(row["b"]),
+        total=int(row["total"] or 0),
+        shapes=int(row["shapes_match"] or 0),
+        profiles={"default": int(row["default_match"] or 0), "bnb": int(row["bnb_match"] or 0)},
+        bit_equal=int(row["bit_equal"] or 0),
+        noisy=None if row["noisy"] is None else tuple(map(str, row["noisy"])),
+        gap=str(row["gap"] or ""),
+    )
+
+
+def compare_nights(folder: Path, name: str | None = None) -> Report:
+    """Compare a night with those before it.
+
+    Args:
+        folder: holds one folder of tables for each night, whose names sort by time.
+        name: tonight's; the last one when absent.
+
+    Raises:
+        InfrastructureError: tonight has no tables: the sweep came to no result, which is not a good one.
+        UsageError: there is no night at all, or tonight's tables are damaged.
+    """
+    names = night_names(folder)
+    if name is None and not names:
+        raise UsageError(f"{folder}: holds no night's tables; sweep with --output {folder}/NAME first.")
+    tonight = name if name is not None else names[-1]
+    if tonight not in names:
+        raise InfrastructureError(
+            f"{folder / tonight} has no tables: tonight's sweep came to no result; its own log says why."
+        )
+    night = read_night(folder / tonight)
+    earlier: list[Night] = []
+    unreadable = []
+    for other in [known for known in reversed(names) if known < tonight][:LOOK_BACK]:
+        try:
+            one = read_night(folder / other)
+        except UsageError:
+            unreadable.append(other)
+            continue
+        if one.group == night.group:
+            earlier.append(one)
+    return report(night, earlier, tuple(unreadable))
+
+
+def report(night: Night, earlier: Sequence[Night], unreadable: tuple[str, ...] = ()) -> Report:
+    """What is new in `night` against `earlier`, the most recent first."""
+    new, gone = [], []
+    for (step, artifact), now in night.findings.items():
+        if now.noise:
+            continue
+        # A night that does not know of this artifact hides nothing that the ones before it knew.
+        has_it = (one for one in earlier if (step, artifact) in one.findings)
+        last = next(has_it, None) or next((one for one in earlier if step in one.steps), None)
+        before = last.findings.get((step, artifact)) if last else None
+        if before is None:
+            # Never compared: news, unless nothing was ever compared. An artifact that is new in a known step, because
+            # more of the pipeline is captured than before, counts too.
+            if earlier and now.status != "bit_equal":
+                new.append(New(step, artifact, now, None, last.name if last else ""))
+        elif before.noise:
+            continue
+        elif now.worse_than(before):
+            assert last is not None
+            new.append(New(step, artifact, now, before, last.name))
+        elif before.worse_than(now):
+            assert last is not None
+            gone.append(New(step, artifact, now, before, last.name))
+    return Report(
+        night,
+        tuple(new),
+        tuple(gone),
+        tuple(row for row in night.headline if row.gap),
+        _drifted(night, earlier),
+        earlier[0].name if earlier else "",
+        unreadable,
+        _relocked(night, earlier),
+    )
+
+
+def _relocked(night: Night, earlier: Sequence[Night]) -> tuple[str, ...]:
+    """Versions whose cell has another key than in the last night that had it: its lock or an oddity changed."""
+    before = {
+        version: next((one.keys[version] for one in earlier if version in one.keys), "") for version in night.keys
+    }
+    return tuple(version for version, key in night.keys.items() if before[version] not in {"", key})
+
+
+def _drifted(night: Night, earlier: Sequence[Night]) -> tuple[tuple[str, str], ...]:
+    """Artifacts of the same cell, by key, with another digest than the last time: the machine changed, or is noisy."""
+    found = []
+    for place, digest in night.digests.items():
+        before = next((one.digests[place] for one in earlier if place in one.digests), digest)
+        if before != digest:
+            found.append((place[1], place[2]))
+    return tuple(dict.fromkeys(found))
+
+
+# ---- words
+
+
+def sentence(found: Report) -> str:
+    """What a night brought, in one sentence."""
+    steps = {one.step for one in found.new}
+    if found.new:
+        first = ", ".join(f"{a} -> {b}" for a, b in sorted(steps)[:3])
+        more = f" and {len(steps) - 3} more" if len(steps) > 3 else ""
+        return f"{count(len(found.new), 'new divergence')} in {first}{more}, which earlier nights did not have."
+    if not found.compared_with:
+        return "No earlier night to compare with: what diverges tonight is known from now on."
+    return f"Nothing diverges that did not diverge before (last compared with {found.compared_with})."
+
+
+def markdown(found: Report) -> str:
+    """The summary: the sentence, what is new, the headline table, and what else a person should know."""
+    about = found.night.about
+    changed = {one.step for one in found.new}
+    parts = [
+        f"## Night {found.night.name}",
+        sentence(found),
+        "Collection "
+        + "; ".join(
+            f"{name}: {about[name].rpartition(' ')[0] if name != 'device' else about[name]}"
+            for name in ("collection", "checkpoint", "device")
+            if name in about
+        ).removeprefix("collection: "),
+    ]
+    if found.new:
+        rows = [
+            (*one.step, one.artifact, _words(one.before) if one.before else "not compared", _words(one.now), one.since)
+            for one in found.new
+        ]
+        parts += ["### New", markdown_table(("PyTorch A", "PyTorch B", "Artifact", "Before", "Now", "Night"), rows)]
+    headline = [(*headline_cells(row), "NEW" if (row.a, row.b) in changed else "") for row in found.night.headline]
+    parts += ["### All steps", markdown_table((*COLUMNS, ""), headline)]
+    notes = []
+    if found.gaps:
+        notes.append(f"{len(found.gaps)} of {count(len(found.night.headline), 'step')} could not be compared tonight.")
+    if found.night.unknown:
+        places = ", ".join(f"{artifact} ({a} -> {b})" for (a, b), artifact in found.night.unknown[:6])
+        more = " and more" if len(found.night.unknown) > 6 else ""
+        notes.append(f"Not known tonight, because a side could not be read or recorded: {places}{more}.")
+    if found.gone:
+        places = ", ".join(f"{one.artifact} ({one.step[0]} -> {one.step[1]})" for one in found.gone[:6])
+        notes.append(f"Better than before: {places}{' and more' if len(found.gone) > 6 else ''}.")
+    if found.drifted:
+        places = ", ".join(f"{artifact} of {version}" for version, artifact in found.drifted[:6])
+        more = f" and {len(found.drifted) - 6} more" if len(found.drifted) > 6 else ""
+        notes.append(
+            f"The same cell came out with other bits than the last time: {places}{more}. A driver or a machine that "
+            "changed, or noise (`--repeat` measures it)."
+        )
+    if found.relocked:
+        notes.append(
+            f"Other cells than the last time: {', '.join(found.relocked)}, whose lock or oddities changed; what is new "
+            "there may come from a package beside torch (`harness lock --diff`, git log locks)."
+        )
+    if found.unreadable:
+        notes.append(f"Tables that could not be read: {', '.join(found.unreadable)}.")
+    return "\n\n".join([*parts, *notes]) + "\n"
+
+
+def _words(one: Finding) -> str:
+    count = f", {one.n_mismatch:,} of {one.n:,}" if one.n_mismatch and one.n else ""
+    failing = f", fails {' and '.join(sorted(one.failing))}" if one.failing else ""
+    return f"{one.status}{count}{failing}"

@@ -1,0 +1,113 @@
+"""From the store to tables, the headline and one plain sentence: what `consecutive`, `sweep` and `quickstart` share."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from harness.artifacts.ladder import Step, ladder
+from harness.artifacts.names import is_final
+from harness.errors import UsageError
+from harness.inputs.matrix import Matrix, profiles_of
+from harness.report.headline import Headline, Pair, headline, pairs_of
+from harness.report.tables import repeat_pairs, write_tables
+from harness.running.choice import Choice, describe
+from harness.store.cell import Cell
+from harness.store.repeats import noise_floors
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """What a reduction gave.
+
+    Attributes:
+        about: one line that says of what collection, checkpoint and device the table is.
+        pairs: all comparisons.
+        rows: the headline table.
+        repeats: headline rows of A against A.
+        files: tables written.
+        note: one line that says what is stored besides and was not used; empty where there is nothing.
+        across: steps over versions that could not be compared, whose sides differ beyond noise.
+    """
+
+    about: str
+    pairs: list[Pair]
+    rows: list[Headline]
+    repeats: list[Headline]
+    files: list[Path]
+    note: str = ""
+    across: tuple[Step, ...] = ()
+
+    @property
+    def diverged(self) -> bool:
+        """Whether any pair differs beyond what A against A shows, or the two sides of what could not be compared."""
+        beyond = (row.changed and len(row.noisy or ()) < row.total - row.bit_equal for row in self.rows)
+        return bool(self.across) or any(beyond)
+
+
+def reduce_cells(matrix: Matrix, choice: Choice, versions: Sequence[str], output: Path) -> Reduced:
+    """Compare the chosen cells over `versions`, and write the tables below `output`.
+
+    Raises:
+        UsageError: none of the cells is of these versions.
+    """
+    cells = [cell for cell in choice.cells if cell.version in versions]
+    if not cells:
+        raise UsageError(
+            f"No cell of {', '.join(versions)} is stored for {describe(choice.cells)}: `harness plan` shows what is."
+            + (f" {choice.note}" if choice.note else "")
+        )
+    pairs = pairs_of(choice.store, cells, versions, profiles_of(matrix))
+    noise = repeat_pairs(pairs)
+    spec = cells[0].spec
+    collection = spec["collection"]
+    files = write_tables(
+        output,
+        cells,
+        pairs,
+        choice.locks,
+        {
+            "device": spec["device"],
+            "collection": f"{collection['name']} {collection['passages']} {collection['digest']}",
+            "checkpoint": f"{spec['checkpoint']['name']} {spec['checkpoint']['digest']}",
+            "group": cells[0].group,
+        },
+    )
+    rows = [(pair.kind, headline(pair, noise)) for pair in pairs]
+    return Reduced(
+        describe(cells),
+        pairs,
+        [row for kind, row in rows if kind == "consecutive"],
+        [row for kind, row in rows if kind == "repeat"],
+        files,
+        choice.note,
+        _across(cells, versions),
+    )
+
+
+def _across(cells: Sequence[Cell], versions: Sequence[str]) -> tuple[Step, ...]:
+    """Steps from one version with an index to the next such, over others between them, that changed the index.
+
+    By digest: a version that did not end well must not hide that the one after it is not the one before it.
+    """
+    good = {cell.version: cell for cell in cells if cell.outcome == "ok" and not cell.repeat}
+    shown = [version for version in versions if version in good]
+    found = ladder(
+        [(v, {name: one.digest for name, one in good[v].artifacts.items() if is_final(name)}) for v in shown],
+        noise=noise_floors(good, cells),
+    )
+    neighbours = set(itertools.pairwise(versions))
+    steps = (replace(step, changed=found.beyond_noise(step)) for step in found.steps)
+    return tuple(step for step in steps if step.changed and (step.a, step.b) not in neighbours)
+
+
+def results_name(spec: dict[str, Any]) -> str:
+    """Name of the tables' folder: device, collection and number of passages."""
+    from harness.environments.device import Device
+
+    kind = spec["device"].split(" ", 1)[0]
+    collection = "".join(c if c.isalnum() else "-" for c in Path(spec["collection"]["name"]).stem).strip("-")
+    return f"{Device(kind, spec['device']).slug}--{collection}-{spec['collection']['passages']}"

@@ -1,0 +1,64 @@
+"""What `swap` found as a table, as a sentence, and as rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+
+from harness.artifacts.names import is_final
+from harness.explain.swap import Swapped
+
+
+def table(swapped: Swapped) -> Table:
+    """One swapped run as a table."""
+    title = (
+        f"{swapped.job}'s job with {', '.join(swapped.artifacts)} of {swapped.values_of}, against {swapped.reference}"
+    )
+    made = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    for column in ("Artifact", "", "Difference"):
+        made.add_column(column)
+    downstream = set(swapped.downstream)
+    for name in swapped.cell.artifacts:
+        how = swapped.differences.get(name)
+        place = "swapped" if name in swapped.artifacts else "after it" if name in downstream else "before or beside it"
+        made.add_row(name, place, how or "bit for bit equal", style="yellow" if how else "green")
+    return made
+
+
+def sentence(swapped: Swapped) -> str:
+    """What one swapped run says."""
+    what = f"{', '.join(swapped.artifacts)} of {swapped.values_of} in the job of {swapped.job}"
+    if swapped.gate:
+        state = "changes nothing" if not swapped.differences else f"changes {', '.join(swapped.differences)}"
+        return f"Gate: {what} {state}."
+    final = [name for name in swapped.differences if is_final(name)]
+    after = [name for name in swapped.downstream if name in swapped.differences]
+    if not final:
+        return f"With {what}, the whole index is bit for bit that of {swapped.reference}."
+    if not after:
+        return (
+            f"With {what}, everything computed from it is bit for bit that of {swapped.reference}; "
+            f"{', '.join(final)} still differ for another reason."
+        )
+    return f"With {what}, these still differ from {swapped.reference}: {', '.join(after)}."
+
+
+def rows(swapped: Sequence[Swapped]) -> list[dict[str, Any]]:
+    """One row per run and artifact, for `swaps.parquet`."""
+    return [
+        {
+            "job": one.job,
+            "artifacts": ",".join(one.artifacts),
+            "values_of": one.values_of,
+            "reference": one.reference,
+            "artifact": name,
+            "final": is_final(name),
+            "bit_equal": name not in one.differences,
+            "difference": one.differences.get(name),
+            "key": one.cell.key,
+        }
+        for one in swapped
+        for name in one.cell.artifacts
+    ]

@@ -1,0 +1,288 @@
+"""Reduce stored cells to Parquet tables: long form, stable column names, a schema version in each file's metadata.
+
+The reducer reads the store and never runs a job. Everything that is written here follows from cells alone, so the same
+store gives the same tables.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from harness.artifacts.comparison import ArtifactComparison
+from harness.artifacts.names import is_final
+from harness.environments.lockfile import Lock, difference
+from harness.explain.marks import above_noise
+from harness.report.headline import Pair, headline
+from harness.report.parquet import TABLES_SCHEMA
+from harness.store.cell import Cell
+
+
+def repeat_pairs(pairs: Iterable[Pair]) -> dict[str, list[Pair]]:
+    """Key of each cell that was run again to it against its repeats: what A against A shows is noise."""
+    repeats: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        if pair.kind == "repeat" and pair.complete:
+            repeats.setdefault(pair.a.key, []).append(pair)
+    return repeats
+
+
+def is_noise(pair: Pair, one: ArtifactComparison, noise: Mapping[str, Sequence[Pair]]) -> bool | None:
+    """Whether an artifact differs, and no more than a repeat of either cell shows; None where it is unknown.
+
+    A repeat's own pair is what the noise is known from.
+    """
+    repeats = [repeat for side in (pair.a, pair.b) for repeat in noise.get(side.key, ())]
+    rows = [row for repeat in repeats for row in repeat.artifacts if row.name == one.name]
+    above = above_noise(one, rows)
+    return None if above is None else not above and not one.bit_equal
+
+
+# ---- Parquet
+
+
+_BUILT_WITH = {
+    "mkl": r"Math Kernel Library Version (\S+)",
+    "onednn": r"MKL-DNN v(\S+)",
+    "compiler": r"(GCC \S+)",
+    "cpu_capability": r"CPU capability usage: (\S+)",
+}
+
+
+def _built_with(config: str) -> dict[str, str | None]:
+    """What `torch.__config__.show()` says of the libraries inside the wheel, which no package version shows."""
+    found = {name: re.search(pattern, config) for name, pattern in _BUILT_WITH.items()}
+    return {name: match[1] if match else None for name, match in found.items()}
+
+
+def _loaded(libraries: Mapping[str, Any], file: str, name: str) -> str | None:
+    """Version of a CUDA library that a job had loaded; None where it had not.
+
+    That of the package that the file came from, which has more digits, or else what the library says of itself.
+    """
+    return str(libraries.get(f"{file}.package") or "").rpartition(" ")[2] or libraries.get(name)
+
+
+def _json(value: object) -> str | None:
+    """A value as JSON text; nothing where there is none."""
+    return None if value is None else json.dumps(value, sort_keys=True)
+
+
+def cell_rows(cells: Iterable[Cell]) -> Iterable[dict[str, Any]]:
+    """Rows of `cells.parquet`."""
+    for cell in cells:
+        provenance = cell.details.get("provenance", {})
+        peak = cell.details.get("peak_memory", {})
+        gpu = provenance.get("gpu") or {}
+        libraries = provenance.get("cuda_libraries") or {}
+        observed = cell.details.get("observed") or {}
+        yield {
+            "key": cell.key,
+            "group": cell.group,
+            "version": cell.version,
+            "repeat": cell.repeat,
+            "outcome": cell.outcome,
+            "reason": cell.reason,
+            "phase": cell.phase,
+            "device": cell.spec.get("device"),
+            "collection": cell.spec.get("collection", {}).get("name"),
+            "collection_digest": cell.spec.get("collection", {}).get("digest"),
+            "passages": cell.spec.get("collection", {}).get("passages"),
+            "checkpoint": cell.spec.get("checkpoint", {}).get("name"),
+            "checkpoint_digest": cell.spec.get("checkpoint", {}).get("digest"),
+            "lock": cell.spec.get("lock"),
+            "capture": cell.capture,
+            "torch": provenance.get("torch"),
+            "torch_git": provenance.get("torch_git"),
+            "cuda": provenance.get("cuda"),
+            "cudnn": str(provenance["cudnn"]) if provenance.get("cudnn") else None,
+            "cublas": _loaded(libraries, "libcublas", "cublas"),
+            "cuda_runtime": _loaded(libraries, "libcudart", "cuda_runtime"),
+            "autocast": observed.get("autocast_dtype") if observed.get("autocast_enabled") else None,
+            "cpu": (provenance.get("cpu") or {}).get("model_name"),
+            "gpu": gpu.get("name"),
+            "driver": gpu.get("driver"),
+            "attention_class": observed.get("attention_class"),
+            **_built_with(str(provenance.get("torch_config") or "")),
+            "seconds": _json(cell.seconds),
+            "wall_seconds": cell.details.get("wall_seconds"),
+            "peak_host_bytes": peak.get("host_bytes"),
+            "peak_gpu_bytes": peak.get("gpu_reserved_bytes"),
+            "settings": _json(cell.spec.get("settings")),
+            "environment": _json(cell.spec.get("environment")),
+            "switches": _json(provenance.get("switches")),
+            "finished": cell.finished,
+            "sources": _json(cell.details.get("sources")),
+        }
+
+
+def _schema(*columns: tuple[pa.DataType, str]) -> pa.Schema:
+    """A schema from (type, names separated by blanks), in order."""
+    return pa.schema([pa.field(name, kind) for kind, names in columns for name in names.split()])
+
+
+_TEXT, _INT, _FLOAT, _BOOL, _SHAPE = pa.string(), pa.int64(), pa.float64(), pa.bool_(), pa.list_(pa.int64())
+
+CELLS = _schema(
+    (_TEXT, "key group version"),
+    (_INT, "repeat"),
+    (_TEXT, "outcome reason phase device collection collection_digest"),
+    (_INT, "passages"),
+    (_TEXT, "checkpoint checkpoint_digest lock capture torch torch_git cuda cudnn cublas cuda_runtime autocast"),
+    (_TEXT, "cpu gpu driver attention_class mkl onednn compiler cpu_capability seconds"),
+    (_FLOAT, "wall_seconds"),
+    (_INT, "peak_host_bytes peak_gpu_bytes"),
+    (_TEXT, "settings environment switches finished sources"),
+)
+
+ARTIFACTS = _schema(
+    (_TEXT, "key version"), (_INT, "repeat"), (_TEXT, "artifact kind dtype"), (_SHAPE, "shape"), (_TEXT, "digest"),
+    (_BOOL, "stored"),
+)  # fmt: skip
+
+COMPARISONS = _schema(
+    (_TEXT, "kind a b key_a key_b artifact"),
+    (_BOOL, "final"),
+    (_TEXT, "status dtype_a dtype_b"),
+    (_SHAPE, "shape_a shape_b"),
+    (_TEXT, "profile"),
+    (_FLOAT, "atol rtol"),
+    (_BOOL, "close"),
+    (_FLOAT, "min_rtol"),
+    (_BOOL, "bit_equal value_equal noise"),
+    (_INT, "n n_mismatch"),
+    (_FLOAT, "max_abs mean_abs p50_abs p99_abs p999_abs max_rel"),
+    (_INT, "max_ulp"),
+    (_FLOAT, "p99_ulp rel_l2 cosine"),
+    (_TEXT, "details"),
+)
+
+CONSECUTIVE = _schema(
+    (_TEXT, "a b outcome_a outcome_b"),
+    (_INT, "total shapes_match default_match bnb_match bit_equal"),
+    (_BOOL, "changed"),
+    (pa.list_(_TEXT), "noisy"),
+    (_TEXT, "first_changed gap"),
+)
+
+ENV_DELTA = _schema((_TEXT, "a b package version_a version_b"))
+
+
+def _comparison_rows(pairs: Iterable[Pair], noise: Mapping[str, Sequence[Pair]]) -> Iterable[dict[str, Any]]:
+    plain = {field.name for field in COMPARISONS}
+    for pair in pairs:
+        for artifact in pair.artifacts:
+            noisy = is_noise(pair, artifact, noise)
+            facts = artifact.to_json()
+            verdicts = artifact.profiles
+            for profile in verdicts or ("",):
+                verdict = verdicts.get(profile)
+                row = {name: facts.get(name) for name in plain}
+                row |= {
+                    "kind": pair.kind,
+                    "a": pair.a.label,
+                    "b": pair.b.label,
+                    "key_a": pair.a.key,
+                    "key_b": pair.b.key,
+                    "artifact": artifact.name,
+                    "final": is_final(artifact.name),
+                    "profile": profile,
+                    "atol": verdict.atol if verdict else None,
+                    "rtol": verdict.rtol if verdict else None,
+                    "close": verdict.close if verdict else None,
+                    "min_rtol": verdict.min_rtol if verdict else None,
+                    "noise": noisy,
+                    "details": json.dumps({k: v for k, v in facts.items() if k not in plain}, sort_keys=True),
+                }
+                yield row
+
+
+def write_tables(
+    folder: Path,
+    cells: Sequence[Cell],
+    pairs: Sequence[Pair],
+    locks: Mapping[str, Lock],
+    about: Mapping[str, str],
+) -> list[Path]:
+    """Write the tables of one sweep below `folder`, each at once; returns the files.
+
+    Args:
+        folder: made if it does not exist.
+        cells: every cell of the group.
+        pairs: from `pairs_of`.
+        locks: version to its lock, for the package differences.
+        about: written to each file's metadata: device, collection and so on.
+    """
+    noise = repeat_pairs(pairs)
+    consecutive = [pair for pair in pairs if pair.kind == "consecutive"]
+    tables: dict[str, tuple[pa.Schema, Iterable[dict[str, Any]]]] = {
+        "cells": (CELLS, cell_rows(cells)),
+        "artifacts": (
+            ARTIFACTS,
+            (
+                {
+                    "key": cell.key,
+                    "version": cell.version,
+                    "repeat": cell.repeat,
+                    "artifact": name,
+                    "kind": artifact.kind,
+                    "dtype": artifact.dtype,
+                    "shape": list(artifact.shape),
+                    "digest": artifact.digest,
+                    "stored": artifact.stored,
+                }
+                for cell in cells
+                for name, artifact in cell.artifacts.items()
+            ),
+        ),
+        "comparisons": (COMPARISONS, _comparison_rows(pairs, noise)),
+        "consecutive": (CONSECUTIVE, (_consecutive_row(pair, noise) for pair in consecutive)),
+        "env_delta": (
+            ENV_DELTA,
+            (
+                {"a": pair.a.version, "b": pair.b.version, "package": name, "version_a": old, "version_b": new}
+                for pair in consecutive
+                if pair.a.version in locks and pair.b.version in locks
+                for name, (old, new) in difference(locks[pair.a.version], locks[pair.b.version]).items()
+            ),
+        ),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, (schema, rows) in tables.items():
+        metadata = {"harness_schema": TABLES_SCHEMA, "harness_table": name, **about}
+        table = pa.Table.from_pylist(list(rows), schema=schema.with_metadata(metadata))
+        path = folder / f"{name}.parquet"
+        # A name of its own: two sweeps of one collection may end at the same time.
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        pq.write_table(table, temporary, compression="zstd")
+        temporary.replace(path)
+        written.append(path)
+    return written
+
+
+def _consecutive_row(pair: Pair, noise: Mapping[str, Sequence[Pair]]) -> dict[str, Any]:
+    row = headline(pair, noise)
+    found: dict[str, Any] = {
+        "a": row.a, "b": row.b, "outcome_a": pair.a.outcome, "outcome_b": pair.b.outcome, "gap": row.gap,
+    }  # fmt: skip
+    if row.gap:
+        # Nothing was measured, and nothing is not the same as no difference.
+        return found
+    return found | {
+        "total": row.total,
+        "shapes_match": row.shapes,
+        "default_match": row.profiles.get("default"),
+        "bnb_match": row.profiles.get("bnb"),
+        "bit_equal": row.bit_equal,
+        "changed": row.changed,
+        "noisy": None if row.noisy is None else list(row.noisy),
+        "first_changed": pair.first_changed,
+    }

@@ -1,0 +1,446 @@
+"""Which stored cells are meant: those that `harness plan` names for the same options, and no others.
+
+A store keeps the cells of every lock, setting and revision of the job that ever ran. Everything that reads it comes
+here to have them chosen, so that no table mixes them, and none is of a lock that is not there any more without a word.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from harness.artifacts.source import ArtifactSource
+from harness.axis import version_key
+from harness.environments.device import Device, choose_device
+from harness.environments.lockfile import Lock, lock_path, read_lock
+from harness.errors import HarnessError, UsageError, printable
+from harness.home import Home, resolve_home
+from harness.inputs.loaders import load_checkpoint, load_collection
+from harness.inputs.matrix import (
+    EmbeddedCollection,
+    Flavour,
+    HubCollection,
+    IndexJob,
+    LocalCollection,
+    Matrix,
+    ScaledCollection,
+)
+from harness.inputs.matrix_file import find_matrix, load_matrix
+from harness.running.experiment import Experiment, job_of
+from harness.running.probes import JOB as PROBE
+from harness.running.probes import known_probes, probe_spec
+from harness.running.selection import Selection
+from harness.running.specs import index_spec
+from harness.store.cell import Cell
+from harness.store.repeats import repeats_of
+from harness.store.spec import CellSpec, digest_of
+from harness.store.store import Store, tell_apart
+from harness.store.stored import StoredCell
+from harness.words import count
+
+INDEX = "index"
+KEY_LENGTH = 4
+"""Characters of a key that are enough to name a cell, where no other key starts with them."""
+_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Cells that are comparable with each other, at most one for each version, and their repeats.
+
+    Attributes:
+        store: where they are.
+        cells: in the order of the versions, each followed by its repeats; of probes, one for each probe and version.
+        locks: version to its lock; that of a cell is the one that it was made with.
+        note: one line that says what else is stored and was not chosen, and why; empty where there is nothing.
+    """
+
+    store: Store
+    cells: tuple[Cell, ...]
+    locks: Mapping[str, Lock] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def versions(self) -> list[str]:
+        """Versions of the cells, in order of release."""
+        return sorted({cell.version for cell in self.cells}, key=version_key)
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A cell, and how it differs from the one that would be planned in its place with `lock`: field to words."""
+
+    cell: Cell
+    lock: Lock | None
+    differs: Mapping[str, str]
+
+
+class Chooser:
+    """Chooses cells of a store for a selection; reads what it needs once, and runs nothing.
+
+    Args:
+        selection: the user's options; what they do not name is not asked for.
+        group: start of the digest of one set of comparable cells, which stands for all options that it decides.
+
+    Raises:
+        UsageError: there is no `matrix.yaml`, or something that the options name is not there.
+    """
+
+    def __init__(self, selection: Selection, group: str | None = None) -> None:
+        self.selection, self.group = selection, group
+        self.path = (selection.matrix_path or find_matrix()).resolve()
+        self.matrix: Matrix = load_matrix(self.path)
+        self.home: Home = resolve_home(selection.home, self.path)
+        self.store = Store(self.home.store)
+        self.job: IndexJob = job_of(self.matrix, selection)
+
+    @cached_property
+    def cells(self) -> list[Cell]:
+        """All stored cells."""
+        return self.store.cells()
+
+    # ---- what would be planned
+
+    def _lock(self, version: str, flavour: Flavour) -> Lock | None:
+        try:
+            return read_lock(lock_path(self.path.parent / "locks", self.matrix.require(version), flavour))
+        except HarnessError:
+            return None
+
+    def _planned(self, own: CellSpec, lock: Lock) -> CellSpec | None:
+        """The cell that would be planned for a cell's version, collection, checkpoint and device; None: no such job."""
+        device = Device(own.device.split(" ", 1)[0], own.device)
+        if own.job == INDEX:
+            found = index_spec(self.matrix, self.job, own.version, lock, own.collection, own.checkpoint, device)
+        elif own.job == PROBE and own.settings.get("probe") in known_probes():
+            found = probe_spec(
+                self.matrix, self.job, own.version, lock, own.settings["probe"], own.checkpoint, device,
+                own.settings.get("cpu"),
+            )  # fmt: skip
+        else:
+            return None
+        return found.again(own.repeat)
+
+    def judge(self, cell: Cell) -> _Judged:
+        """Compare a cell with the one that would be planned in its place.
+
+        The environments of a GPU host also run on a CPU, so the lock of the other flavour is as good as the device's.
+        """
+        try:
+            own = CellSpec(**cell.spec)
+        except TypeError:
+            return _Judged(cell, None, {"lock": "with a record of another form"})
+        flavours: tuple[Flavour, ...] = ("cpu", "gpu") if own.device.startswith("cpu") else ("gpu", "cpu")
+        locks = [lock for flavour in flavours if (lock := self._lock(cell.version, flavour))]
+        lock = next((lock for lock in locks if lock.digest == own.lock), None)
+        if not locks:
+            return _Judged(cell, None, {"lock": "of no version in matrix.yaml, or of none that is locked"})
+        planned = self._planned(own, lock or locks[0])
+        if planned is None:
+            return _Judged(cell, None, {"job": f"of a job {own.job} that this harness does not have"})
+        return _Judged(cell, lock, dict(_differences(own, planned)))
+
+    # ---- choosing
+
+    def choose(self, job: str = INDEX, *, labels: Sequence[str] = (), probes: Sequence[str] = ()) -> Choice:
+        """The cells that are meant.
+
+        Args:
+            job: `index` or `probe`.
+            labels: cells that are asked for; sets that hold more of them come first.
+            probes: only these, if the job is `probe`.
+
+        Raises:
+            UsageError: there are none, or several sets that cannot be compared with each other and none is named.
+        """
+        found = [
+            self.judge(cell)
+            for cell in self.cells
+            if cell.spec.get("job", INDEX) == job
+            and not cell.spec.get("swap")
+            and (not probes or cell.spec["settings"].get("probe") in probes)
+        ]
+        if not found:
+            what = "probes" if job == PROBE else "cells"
+            raise UsageError(
+                f"The store {self.store.root} holds no {what} yet: run `nox -s {job}-VERSION` or `harness {job} "
+                "VERSION` first."
+            )
+        # A named group decides its own settings, and nothing but the lock, the oddities and the job may have changed.
+        usable = [one for one in found if not (self._decisive(one) if self.group else one.differs)]
+        sets: dict[tuple[str, str], list[_Judged]] = {}
+        for one in usable:
+            assert one.lock is not None
+            sets.setdefault((_set_of(one.cell), one.lock.path.parent.name), []).append(one)
+        chosen = self._only(sets, found, labels)
+        members = [one.cell for one in chosen]
+        assert chosen[0].lock is not None
+        flavour: Flavour = "gpu" if chosen[0].lock.path.parent.name == "gpu" else "cpu"
+        locks = {version: lock for version in self.matrix.versions if (lock := self._lock(version, flavour))}
+        return Choice(self.store, tuple(_with_own_repeats(members)), locks, self._note(chosen, found))
+
+    def _decisive(self, one: _Judged) -> list[str]:
+        odd = {f"environment.{name}" for name in one.cell.spec.get("oddities", {})}
+        return [name for name in one.differs if name in {"lock", "job", "revision", "collection", *odd}]
+
+    def _only(
+        self, sets: dict[tuple[str, str], list[_Judged]], found: Sequence[_Judged], labels: Sequence[str]
+    ) -> list[_Judged]:
+        """The one set that is left when the options, and then the habits of `harness plan`, have had their say."""
+        named = list(self._named())
+        left = {
+            place: members
+            for place, members in sets.items()
+            if place[0].startswith(self.group or "") and all(test(members[0].cell.spec) for test in named)
+        }
+        if not left:
+            raise self._nothing(sets, found)
+        asked = {place: len({one.cell.label for one in members} & {*labels}) for place, members in left.items()}
+        tests: list[Callable[[tuple[str, str]], bool]] = [
+            lambda place: asked[place] == max(asked.values()),
+            lambda place: left[place][0].cell.spec["device"] == self._own_device.identity,
+            lambda place: self._is_default(left[place][0].cell.spec),
+            # The flavour that is made for the device comes first; see `judge`.
+            lambda place: place[1] == ("cpu" if left[place][0].cell.spec["device"].startswith("cpu") else "gpu"),
+        ]
+        for test in tests:
+            if len(left) > 1:
+                left = {place: members for place, members in left.items() if test(place)} or left
+        if len(left) > 1:
+            raise UsageError(
+                f"The store holds {len(left)} sets of cells that cannot be compared with each other. Name one, with "
+                "--collection, --checkpoint, --limit, --device and --threads, or with one of:",
+                _lines(left.values()),
+            )
+        return next(iter(left.values()))
+
+    def _named(self) -> Iterator[Callable[[Mapping[str, Any]], bool]]:
+        """Tests of a cell's specification, one for each option that names something."""
+        asked = self.selection
+        if asked.collection or asked.limit or asked.scale_to:
+            passages = load_collection(
+                self.matrix, self.path.parent, self.home, asked.collection, limit=asked.limit, scale_to=asked.scale_to
+            )
+            yield lambda spec: spec["collection"]["digest"] == passages.digest
+        if asked.checkpoint:
+            files = load_checkpoint(self.matrix, self.path.parent, self.home, asked.checkpoint)
+            yield lambda spec: spec["checkpoint"]["digest"] == files.digest
+        if asked.device != "auto":
+            yield lambda spec: spec["device"].split(" ", 1)[0] == asked.device
+
+    @cached_property
+    def _own_device(self) -> Device:
+        return choose_device("auto")
+
+    def _is_default(self, spec: Mapping[str, Any]) -> bool:
+        """Whether a cell is of the matrix's default collection and checkpoint, as far as is known without a network."""
+        name, wanted = self.matrix.defaults.collection, spec["collection"]
+        known = self.matrix.collections[name]
+        if isinstance(known, LocalCollection):
+            passages = load_collection(self.matrix, self.path.parent, self.home, name)
+            same = passages.digest == wanted["digest"]
+        elif isinstance(known, HubCollection):
+            same = (known.config, known.expected_passages or wanted["passages"]) == (wanted["name"], wanted["passages"])
+        else:
+            assert isinstance(known, (EmbeddedCollection, ScaledCollection))
+            same = known.passages == wanted["passages"] and wanted["name"].startswith(
+                "embedded" if isinstance(known, EmbeddedCollection) else "scaled-from-"
+            )
+        checkpoint = self.matrix.defaults.checkpoint
+        return (same or spec.get("job") == PROBE) and spec["checkpoint"]["name"] == checkpoint
+
+    # ---- words
+
+    def _nothing(self, sets: dict[tuple[str, str], list[_Judged]], found: Sequence[_Judged]) -> UsageError:
+        unused = _unused([one for one in found if one.differs])
+        text = "The store holds no cells that `harness plan` names for these options"
+        if self.group:
+            text = f"--group {self.group!r} names no set of cells in the store that `harness plan` could make"
+        text += f" (it holds {unused})" if unused else ""
+        if sets:
+            return UsageError(f"{text}. It holds these sets:", _lines(sets.values()))
+        # Not of these settings, but of locks that are here: a group's digest names them all the same.
+        others: dict[str, list[_Judged]] = {}
+        for one in found:
+            if not self._decisive(one):
+                others.setdefault(_set_of(one.cell), []).append(one)
+        if others:
+            return UsageError(f"{text}. These can be named:", _lines(others.values()))
+        return UsageError(f"{text}: run `harness index VERSION`, or check out the locks that they were made with.")
+
+    def _note(self, chosen: Sequence[_Judged], found: Sequence[_Judged]) -> str:
+        """What is stored of the same collection, checkpoint and device, and was not chosen."""
+        keys = {one.cell.key for one in chosen}
+        place = _place_of(chosen[0].cell)
+        left = [one for one in found if one.cell.key not in keys and _place_of(one.cell) == place]
+        unused = _unused(left)
+        return printable(f"Not used: {unused}; `harness plan` names other cells.") if unused else ""
+
+
+def _lines(sets: Iterable[Sequence[_Judged]]) -> list[str]:
+    """Sets as short lines to copy; those that read alike have the digests of what they are of, too."""
+    members = [[one.cell for one in judged] for judged in sets]
+    told = [describe(cells) for cells in members]
+    lines = []
+    for cells, words in zip(members, told, strict=True):
+        collection, checkpoint = (cells[0].spec[part]["digest"][:8] for part in ("collection", "checkpoint"))
+        more = f", collection {collection}, checkpoint {checkpoint}" if told.count(words) > 1 else ""
+        lines.append(f"--group {_set_of(cells[0])[:_SHOWN]}   {words}{more}")
+    return lines
+
+
+def _differences(own: CellSpec, planned: CellSpec) -> Iterator[tuple[str, str]]:
+    """Fields of a specification that are not as they would be planned, with words for the user."""
+    if own.lock != planned.lock:
+        yield "lock", "of another lock"
+    if own.revision != planned.revision:
+        yield "revision", "of another revision of the job"
+    if own.collection["digest"] != planned.collection["digest"]:
+        yield "collection", "of another revision of the probe"
+    for part in ("settings", "environment"):
+        mine, theirs = getattr(own, part), getattr(planned, part)
+        for name in sorted({*mine, *theirs}):
+            if mine.get(name) != theirs.get(name):
+                yield f"{part}.{name}", f"with {name} {mine.get(name, 'unset')}"
+
+
+def _unused(left: Iterable[_Judged]) -> str:
+    """Cells by the first thing in which they differ from what would be planned, in words."""
+    by: dict[str, list[Cell]] = {}
+    for one in left:
+        words = next(iter(one.differs.values()), "of another set")
+        by.setdefault(words, []).append(one.cell)
+    return "; ".join(
+        f"{count(len(cells), 'cell')} {words} "
+        f"({', '.join(list(dict.fromkeys(cell.label for cell in cells))[:3])}{', …' if len(cells) > 3 else ''})"
+        for words, cells in by.items()
+    )
+
+
+def _set_of(cell: Cell) -> str:
+    """Digest of what a cell shares with those that it can be compared with; of a probe, with other probes too."""
+    if cell.spec.get("job") != PROBE:
+        return cell.group
+    settings = {name: value for name, value in cell.spec["settings"].items() if name != "probe"}
+    return digest_of([cell.spec["checkpoint"]["digest"], cell.spec["device"], settings])
+
+
+def _place_of(cell: Cell) -> tuple[str, str, str]:
+    collection = cell.spec["collection"]["digest"] if cell.spec.get("job") != PROBE else ""
+    return collection, cell.spec["checkpoint"]["digest"], cell.spec["device"]
+
+
+def _with_own_repeats(cells: Sequence[Cell]) -> Iterator[Cell]:
+    """Cells in the order of their versions, each followed by its repeats."""
+    yield from sorted(cells, key=lambda c: (version_key(c.version), c.spec["settings"].get("probe", ""), c.repeat))
+
+
+def describe(cells: Sequence[Cell]) -> str:
+    """One line that tells a set of comparable cells from another."""
+    spec = cells[0].spec
+    what = f"{spec['collection']['name']} ({count(spec['collection']['passages'], 'passage')}), "
+    threads = spec.get("settings", {}).get("threads")
+    at_once = f"{count(threads, 'thread')}, " if isinstance(threads, int) else ""
+    return printable(
+        f"{'' if spec.get('job') == PROBE else what}{spec['checkpoint']['name']}, {spec['device']}, "
+        f"{at_once}"
+        f"{count(len({cell.version for cell in cells}), 'version')}"
+    )
+
+
+def planned_cells(experiment: Experiment, cells: Sequence[Cell]) -> Choice:
+    """The cells of a plan that has run, with what else is stored of their repeats.
+
+    So that a sweep and `harness consecutive` with the same options give the same tables.
+    """
+    own = {cell.key: cell for cell in cells}
+    stored = experiment.store.cells()
+    for cell in cells:
+        own |= {one.key: one for one in repeats_of(cell, stored)}
+    versions = {cell.version for cell in cells}
+    locks = {version: experiment.lock(version) for version in experiment.matrix.versions if version in versions}
+    return Choice(experiment.store, tuple(_with_own_repeats(list(own.values()))), locks)
+
+
+# ---- items of a command line
+
+
+class Finder:
+    """Stored cells that items of a command line name: a version or a label, or the start of a key.
+
+    Args:
+        chooser: says which cells a version means.
+        items: all that will be asked for, so that versions come from one set of cells.
+    """
+
+    def __init__(self, chooser: Chooser, items: Sequence[str]) -> None:
+        self._chooser, self._items = chooser, items
+
+    @cached_property
+    def choice(self) -> Choice:
+        """The set that versions come from."""
+        return self._chooser.choose(labels=self._items)
+
+    @property
+    def note(self) -> str:
+        """What was not chosen; empty where no item was a version."""
+        return self.choice.note if "choice" in self.__dict__ else ""
+
+    def __call__(self, item: str) -> StoredCell:
+        """The stored cell of an item.
+
+        Raises:
+            UsageError: there is none, more than one, or one that did not end well.
+        """
+        store, cells = self._chooser.store, self._chooser.cells
+        found = [cell for cell in cells if len(item) >= KEY_LENGTH and cell.key.startswith(item)]
+        if not found and self._is_label(item):
+            found = [cell for cell in self.choice.cells if cell.label == item]
+            if not found:
+                raise UsageError(
+                    f"No cell {item} is stored for {describe(self.choice.cells)}: `harness plan` shows what is."
+                    + (f" {self.choice.note}" if self.choice.note else "")
+                )
+        if not found:
+            # Swapped cells and probes: of the locks and settings of today, too.
+            judged = [self._chooser.judge(cell) for cell in cells if cell.label == item]
+            found = [one.cell for one in judged if not one.differs]
+            if judged and not found:
+                raise UsageError(
+                    f"No cell {item} that `harness plan` could make is stored (there is {_unused(judged)}); its key "
+                    f"names it all the same: {', '.join(one.cell.key[:_SHOWN] for one in judged)}."
+                )
+        if not found:
+            raise UsageError(
+                f"{item!r} is neither a ColBERT index directory nor a stored cell: give a directory, a version that "
+                "`harness plan` shows as stored, or the start of a cell's key, four characters or more."
+            )
+        if len(found) > 1:
+            raise UsageError(
+                f"{item!r} names {len(found)} cells; give the start of a key instead:",
+                (f"{cell.key[:_SHOWN]}   {name}" for cell, name in zip(found, tell_apart(found), strict=True)),
+            )
+        if found[0].outcome != "ok":
+            raise UsageError(f"The cell {item} ended as {found[0].outcome} and has no artifacts: {found[0].reason}")
+        return StoredCell(store, found[0])
+
+    def _is_label(self, item: str) -> bool:
+        return item.partition("#")[0] in {
+            cell.version for cell in self._chooser.cells if cell.spec.get("job", INDEX) == INDEX
+        }
+
+    def titled(self, sources: Sequence[ArtifactSource]) -> list[ArtifactSource]:
+        """The same sources, the stored cells with names that tell them apart by what differs between them."""
+        names = iter(tell_apart([source.cell for source in sources if isinstance(source, StoredCell)]))
+        seen: Counter[str] = Counter()
+        found: list[ArtifactSource] = []
+        for one in sources:
+            title = next(names) if isinstance(one, StoredCell) else ""
+            seen[title] += 1
+            # The same cell once more: neither a number nor a repeat of it.
+            again = "" if seen[title] == 1 else " again" if seen[title] == 2 else f" again ({seen[title]})"
+            found.append(replace(one, title=title + again) if isinstance(one, StoredCell) else one)
+        return found

@@ -1,0 +1,175 @@
+"""What a command line asks for: matrix, home, collection, checkpoint, job settings and device, resolved once."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from harness.environments.brought import contradictions, not_brought
+from harness.environments.device import Device, choose_device, missing_code, usable_cores
+from harness.environments.interpreter import Interpreter
+from harness.environments.lockfile import Lock, lock_path, read_lock
+from harness.errors import UsageError
+from harness.home import Home, resolve_home
+from harness.inputs.checkpoint import CheckpointFiles
+from harness.inputs.loaders import load_checkpoint, load_collection
+from harness.inputs.matrix import Flavour, HubCollection, IndexJob, Matrix, ScaledCollection
+from harness.inputs.matrix_file import find_matrix, load_matrix
+from harness.inputs.passages import Passages
+from harness.running.plan import Planned
+from harness.running.selection import Selection
+from harness.running.specs import index_spec
+from harness.store.spec import CellSpec
+from harness.store.store import LEVELS, Store, level
+
+
+def job_of(matrix: Matrix, selection: Selection) -> IndexJob:
+    """The index job of a matrix with what the user asked for instead."""
+    changes: dict[str, Any] = {}
+    if selection.capture:
+        changes["capture"] = selection.capture
+    if selection.threads:
+        changes["threads"] = selection.threads
+    return IndexJob.model_validate(matrix.jobs.index.model_dump() | changes)
+
+
+class Experiment:
+    """A selection with its files found and checked.
+
+    Args:
+        selection: the user's options.
+
+    Raises:
+        UsageError: something that the options name is not there or not right.
+    """
+
+    def __init__(self, selection: Selection) -> None:
+        self.selection = selection
+        self.matrix_path = (selection.matrix_path or find_matrix()).resolve()
+        self.matrix: Matrix = load_matrix(self.matrix_path)
+        self.home: Home = resolve_home(selection.home, self.matrix_path)
+        self.locks = self.matrix_path.parent / "locks"
+        self.store = Store(self.home.store)
+        self.device: Device = (
+            Device(selection.identity.split()[0], selection.identity)
+            if selection.identity
+            else choose_device(selection.device)
+        )
+        self.job: IndexJob = job_of(self.matrix, selection)
+        if not selection.identity and self.device.kind == "cpu" and self.job.threads > usable_cores():
+            raise UsageError(
+                f"jobs.index.threads is {self.job.threads} but this machine has {usable_cores()} usable cores: pass "
+                f"--threads {usable_cores()} (threads decide the order of summation, so they are part of a cell's key)."
+            )
+
+    @cached_property
+    def passages(self) -> Passages:
+        """The collection, loaded."""
+        asked = self.selection
+        return load_collection(
+            self.matrix, self.matrix_path.parent, self.home, asked.collection,
+            limit=asked.limit, scale_to=asked.scale_to,
+        )  # fmt: skip
+
+    @cached_property
+    def checkpoint(self) -> CheckpointFiles:
+        """The checkpoint's files, checked."""
+        return load_checkpoint(self.matrix, self.matrix_path.parent, self.home, self.selection.checkpoint)
+
+    def brought(self, version: str) -> Interpreter | None:
+        """The interpreter of an environment that was brought as files (`--sites`); None without that option.
+
+        Raises:
+            UsageError: there is no such interpreter.
+            BuildFailed: there is no such folder, or what is in it does not match the version's lock.
+        """
+        sites, python = self.selection.sites, self.selection.site_python
+        if sites is None:
+            return None
+        if python is None or not python.exists():
+            raise UsageError(
+                f"--site-python {python}: no such interpreter; --sites needs the Python that was brought along."
+            )
+        site = (sites / version).resolve()
+        if not (site / "torch").is_dir():
+            raise not_brought(f"--sites: {site} holds no torch; bring the environment of {version} or leave it out.")
+        wrong = contradictions(self.lock(version), site)
+        if wrong:
+            raise not_brought(f"--sites: {site} does not match the lock of {version}: {'; '.join(wrong[:3])}.")
+        return Interpreter(python.absolute(), site)
+
+    def unsupported(self, version: str) -> str:
+        """Why a version cannot run on this device, known before its environment is; empty if nothing speaks against."""
+        return missing_code(self.matrix, version, self.device.identity)
+
+    def lock(self, version: str) -> Lock:
+        """The lock of a version's environment on this device, or of the one that was brought."""
+        flavours: list[Flavour] = [self.device.flavour]
+        if self.selection.sites is not None:
+            # A GPU host's environments also run on a CPU (a dry run before the GPU is there), with their own lock.
+            flavours.append("cpu" if flavours[0] == "gpu" else "gpu")
+        locks = [read_lock(lock_path(self.locks, self.matrix.require(version), flavour)) for flavour in flavours]
+        if self.selection.sites is None:
+            return locks[0]
+        return min(locks, key=lambda lock: len(contradictions(lock, self.selection.sites / version)))  # type: ignore[operator]
+
+    def spec(self, version: str, repeat: int = 0) -> CellSpec:
+        """The index cell of a version."""
+        # First, so that a version that does not exist is named before anything is fetched.
+        lock = self.lock(version)
+        checkpoint = self.checkpoint.record()
+        spec = index_spec(self.matrix, self.job, version, lock, self.passages.record(), checkpoint, self.device)
+        return spec.again(repeat)
+
+    def plan(self, versions: list[str], repeats: dict[str, int], *, retry: bool = True) -> list[Planned]:
+        """Cells of `versions`, each with its repeats, and whether each would run.
+
+        Args:
+            versions: in the order in which they run.
+            repeats: version to the number of extra runs (A against A).
+            retry: run cells again that ended badly; `unsupported` is a finding and is never retried.
+        """
+        known: dict[str, bool] = {}
+        for version in versions:
+            # So that a version without a lock is named before anything is fetched.
+            self.lock(version)
+        self.check()
+        return [
+            self._planned(self.spec(version, repeat), known, retry=retry)
+            for version in versions
+            for repeat in range(repeats.get(version, 0) + 1)
+        ]
+
+    def check(self) -> None:
+        """Load the files and refuse a job that is certain to fail.
+
+        Raises:
+            UsageError: something is wrong with them, or with the job that is to run on them.
+        """
+        from harness.inputs.limits import job_runs
+
+        known = self.matrix.collections
+        collection = known.get(self.selection.collection or self.matrix.defaults.collection)
+        if isinstance(collection, ScaledCollection):
+            collection = known.get(collection.base)
+        if not isinstance(collection, HubCollection):
+            # What is wrong with the user's own file is said before a checkpoint is fetched, and the other way round.
+            _ = self.passages
+        job_runs(self.job, self.checkpoint, self.passages)
+
+    def _planned(self, spec: CellSpec, known: dict[str, bool], *, retry: bool) -> Planned:
+        cell = self.store.get(spec.key)
+        if cell is None:
+            return Planned(spec, None, run=True, why="not in the store")
+        if cell.outcome == "ok":
+            if level(cell) < LEVELS.index(self.job.capture):
+                return Planned(
+                    spec, cell, run=True, why=f"stored with capture {cell.capture}, {self.job.capture} wanted"
+                )
+            lost = self.store.missing(cell, known)
+            if lost:
+                return Planned(spec, cell, run=True, why=f"stored, but its tensors are not: {', '.join(lost[:3])}")
+            return Planned(spec, cell, run=False, why="stored")
+        if cell.outcome == "unsupported":
+            return Planned(spec, cell, run=False, why=f"unsupported: {cell.reason}")
+        return Planned(spec, cell, run=retry, why=f"ended as {cell.outcome}: {cell.reason}")

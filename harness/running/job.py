@@ -1,0 +1,247 @@
+"""Running one worker job: its copy of the worker, its variables, its deadlines, and what it left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+from harness.environments.gpus import gpu_turn
+from harness.environments.interpreter import Interpreter
+from harness.environments.supervise import Deadline, Ended, run_folder, supervise
+from harness.home import Home, package_folder
+from harness.store.cell import OUTCOMES
+from harness.store.spec import CellSpec
+
+_LOG_TAIL = 40
+_DRIVER = "libcuda.so*"
+
+
+def worker_copy(home: Home) -> Path:
+    """Return a folder that holds the worker and nothing else of this package.
+
+    The harness itself lives beside NumPy 2 and pandas; its own site folder on a job's path would replace the job's.
+    """
+    source = package_folder()
+    files = [source / "__init__.py", *sorted((source / "worker").rglob("*.py"))]
+    digest = blake3()
+    for path in files:
+        digest.update(path.relative_to(source).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    folder = home.workers / digest.hexdigest(length=8)
+    if folder.is_dir():
+        return folder
+    home.workers.mkdir(parents=True, exist_ok=True)
+    making = Path(tempfile.mkdtemp(prefix=".new-", dir=home.workers))
+    for path in files:
+        target = making / "harness" / path.relative_to(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    try:
+        making.rename(folder)
+    except OSError:
+        # Another process made it first; its content is the same, since the name is the content's digest.
+        shutil.rmtree(making, ignore_errors=True)
+    return folder
+
+
+def job_deadlines(deadline: float, import_deadline: float | None = None) -> list[Deadline]:
+    """Deadlines of a worker's job: for its start and its imports, then for the rest."""
+    first = deadline if import_deadline is None else import_deadline
+    return [Deadline("import", first, ("start", "import")), Deadline("index", deadline)]
+
+
+def worker_environment(
+    spec: CellSpec, interpreter: Interpreter, worker: Path, run: Path, device_kind: str, gpu: str | None = None
+) -> dict[str, str]:
+    """All of a job's environment variables: those of the cell, and those that this run and this machine need.
+
+    Args:
+        spec: gives the variables that are part of the cell's key.
+        interpreter: of the environment under test.
+        worker: from `worker_copy`.
+        run: the run's folder, whose `tmp` is the job's home.
+        device_kind: `cpu` or `cuda`.
+        gpu: what the job gets as CUDA_VISIBLE_DEVICES; that of the harness when absent.
+    """
+    path = [str(worker), *([str(interpreter.site)] if interpreter.site else [])]
+    environment = {
+        **spec.environment,
+        "PATH": os.pathsep.join([str(interpreter.python.parent), "/usr/local/bin", "/usr/bin", "/bin"]),
+        "PYTHONPATH": os.pathsep.join(path),
+        "HOME": str(run / "tmp"),
+        "TMPDIR": str(run / "tmp"),
+        # torch's extension cache is keyed by Python and CUDA, not by torch's version: never share it.
+        "TORCH_EXTENSIONS_DIR": str(run / "tmp" / "torch_extensions"),
+        "MPLCONFIGDIR": str(run / "tmp"),
+    }
+    if device_kind != "cpu":
+        # The order in which nvidia-smi lists GPUs, by which `device.gpus` names the first one.
+        environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+        environment = {**from_outside(), **environment}
+        if gpu is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = gpu
+    return environment
+
+
+def from_outside() -> dict[str, str]:
+    """What a process on a GPU gets of this shell: its choice of GPUs, and where it says that the driver's library is.
+
+    Other folders of LD_LIBRARY_PATH may hold a cuBLAS or a cuDNN, which would be loaded in place of the environment's.
+    """
+    found = {n: os.environ[n] for n in ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES") if n in os.environ}
+    folders = [f for f in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if f and any(Path(f).glob(_DRIVER))]
+    return found | ({"LD_LIBRARY_PATH": os.pathsep.join(folders)} if folders else {})
+
+
+def read(path: Path) -> str:
+    """A small text file without the blanks around it; empty where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def log_tail(path: Path, unwritten: str = "") -> str:
+    """The last lines of a job's log, and of what the disk had no room for, for its record."""
+    text = ""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(0, file.tell() - 65536))
+        text = file.read().decode("utf-8", "replace")
+    return "\n".join((text + unwritten).splitlines()[-_LOG_TAIL:])
+
+
+def read_result(out: Path, ended: Ended) -> tuple[dict[str, Any], str, str]:  # noqa: PLR0911 - one for each ending
+    """The worker's own result, the outcome and a reason: the worker's word counts only when it lived to give it."""
+    phase, code = ended.phase or "start", ended.exit_code
+    if ended.lost:
+        return {}, "lost", f"The job's supervisor was killed in phase {phase}, and the job with it."
+    try:
+        result = json.loads((out / "result.json").read_text(encoding="utf-8"))
+        if not isinstance(result, dict) or result.get("outcome") not in OUTCOMES:
+            raise ValueError("no known outcome")
+    except FileNotFoundError:
+        result = {}
+    except (OSError, ValueError, RecursionError) as error:
+        return {}, "invalid_output", f"result.json of the job cannot be read: {error}."
+    if ended.deadline:
+        return result, "timeout", (
+            f"The job was stopped after {ended.wall_seconds:.0f} s in phase {phase}, at the deadline of "
+            f"{ended.deadline} (deadline_seconds in matrix.yaml)."
+        )  # fmt: skip
+    if ended.from_outside:
+        return result, "lost", f"Somebody or something else stopped the job in phase {phase}, as a scheduler does."
+    if result:
+        return result, str(result["outcome"]), str(result.get("reason", ""))
+    if code < 0:
+        return result, *_killed(-code, phase, ended.oom_kills)
+    if code == 0:
+        return result, "invalid_output", "The job ended with exit status 0 but wrote no result."
+    if phase in {"start", "import"}:
+        return result, "import_failed", f"The job ended with exit status {code} before it could import its packages."
+    return result, "crashed", f"The job ended with exit status {code} in phase {phase}."
+
+
+def _killed(number: int, phase: str, oom_kills: int) -> tuple[str, str]:
+    """Outcome and reason of a job that a signal ended which this harness did not send."""
+    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+    if number in {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}:
+        return "lost", f"Somebody or something else stopped the job by {name} in phase {phase}, as a scheduler does."
+    if number == signal.SIGKILL and oom_kills:
+        return "out_of_memory", f"The kernel killed the job in phase {phase} for want of memory (SIGKILL)."
+    hint = " (a SIGKILL that nobody sent is usually the kernel out of memory)" if number == signal.SIGKILL else ""
+    return "crashed", f"The job was killed by {name} in phase {phase}{hint}."
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """How a job ended.
+
+    Attributes:
+        outcome: one of the store's outcomes.
+        reason: one sentence where it is not `ok`.
+        out: the folder with what the job wrote.
+        result: the worker's own result; empty if it wrote none.
+        log_tail: the end of what it printed.
+    """
+
+    outcome: str
+    reason: str
+    out: Path
+    result: dict[str, Any]
+    log_tail: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether it ended well."""
+        return self.outcome == "ok"
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """What jobs of one experiment have in common.
+
+    Attributes:
+        home: for run folders and the worker.
+        checkpoint: an absolute folder.
+        device_kind: `cpu` or `cuda`.
+        deadline: wall seconds for one job.
+        say: called with a sentence when a job has to wait for its GPU.
+    """
+
+    home: Home
+    checkpoint: Path
+    device_kind: str = "cpu"
+    deadline: float = 3600.0
+    say: Callable[[str], object] = _say
+
+    @contextmanager
+    def scratch(self, name: str) -> Iterator[Path]:
+        """A folder for job results that lasts as long as the `with` block."""
+        with run_folder(self.home, name) as (folder, _held):
+            yield folder
+
+    def run(self, spec: CellSpec, interpreter: Interpreter, job: str, request: dict[str, Any], out: Path) -> JobResult:
+        """Run `job` in one environment.
+
+        Args:
+            spec: gives the environment variables and the settings; its own job is not looked at.
+            interpreter: of the environment.
+            job: a name in `harness.worker.jobs`.
+            request: what the job wants beside device, checkpoint and settings.
+            out: gets the job's files; made if it does not exist.
+        """
+        out.mkdir(parents=True, exist_ok=True)
+        settings = {**spec.settings, **request.get("settings", {})}
+        full = {
+            "schema": 1, "job": job, "key": spec.key, "device": self.device_kind, "checkpoint": str(self.checkpoint),
+            **request, "settings": settings,
+        }  # fmt: skip
+        turn = gpu_turn(self.home, self.device_kind, self.say)
+        with turn as places, run_folder(self.home, f"{spec.version}-{job}") as (run, held):
+            (run / "tmp").mkdir()
+            (run / "cell.json").write_text(json.dumps(full, indent=1))
+            worker = worker_copy(self.home)
+            environment = worker_environment(replace(spec, job=job), interpreter, worker, run, self.device_kind)
+            command = [str(interpreter.python), "-m", "harness.worker", str(run / "cell.json"), str(out)]
+            ended = supervise(
+                command, environment=environment, run=run, deadlines=job_deadlines(self.deadline), phase=out / "phase",
+                hold=[held.fileno(), *places],
+            )  # fmt: skip
+            result, outcome, reason = read_result(out, ended)
+            return JobResult(outcome, reason, out, result, log_tail(run / "log.txt", ended.unwritten))

@@ -1,0 +1,174 @@
+"""Run one cell: start the worker in its environment, watch it, and take what it made into the store."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import harness
+from harness.environments.gpus import gpu_turn
+from harness.environments.interpreter import Interpreter
+from harness.environments.supervise import Control, Ended, run_folder, supervise
+from harness.errors import UnreadableTensor
+from harness.home import Home
+from harness.inputs.checkpoint import CheckpointFiles
+from harness.inputs.passages import Passages, write_jsonl
+from harness.running.causes import classify
+from harness.running.job import job_deadlines, log_tail, read_result, worker_copy, worker_environment
+from harness.running.recover import RECORD, this_process
+from harness.store.cell import Cell
+from harness.store.spec import CellSpec
+from harness.store.store import Store
+
+
+def run_index(
+    home: Home,
+    store: Store,
+    spec: CellSpec,
+    interpreter: Interpreter,
+    passages: Passages,
+    checkpoint: CheckpointFiles,
+    *,
+    device_kind: str,
+    capture: str,
+    deadline: float,
+    import_deadline: float | None = None,
+    swap: dict[str, Path] | None = None,
+    gpu: str | None = None,
+    extra: Callable[[], dict[str, Any]] = dict,
+    on_phase: Callable[[str], None] = lambda _phase: None,
+    control: Control | None = None,
+    hold: Sequence[int] = (),
+) -> Cell:
+    """Run the index job of `spec` and store the cell, however it ends.
+
+    Args:
+        home: for the run's folder and the worker.
+        store: gets the cell.
+        spec: what to run.
+        interpreter: of the environment under test.
+        passages: the collection.
+        checkpoint: an absolute folder.
+        device_kind: `cpu` or `cuda`.
+        capture: `final`, `digests` or `full`.
+        deadline: wall seconds from the end of the imports after which the job is stopped, and ends as `timeout`.
+        import_deadline: the same for its start and its imports; `deadline` when absent.
+        swap: artifact name to the safetensors file that takes its place.
+        gpu: what the job gets as CUDA_VISIBLE_DEVICES, and what the caller has the lock of. When absent, it is that of
+            the harness, and the job waits for its turn there. It is not part of the key.
+        extra: called when the job has ended; what it returns goes into the cell's details.
+        on_phase: called with each phase as it begins, and with a sentence if the job has to wait for its GPU.
+        control: stops the job.
+        hold: descriptors of locks that the job holds to its end, even if this process ends before it.
+
+    Raises:
+        Stopped: `control` said so; nothing is stored.
+        OSError: the interpreter cannot be started, or nothing can be written.
+    """
+    # Whoever names a GPU holds it.
+    turn = gpu_turn(home, device_kind if gpu is None else "", on_phase, control)
+    with turn as places, run_folder(home, f"{spec.version}-{spec.key[:8]}") as (run, held):
+        note = {"spec": spec.to_json(), "store": str(store.root), "capture": capture, "job": "index", **this_process()}
+        (run / RECORD).write_text(json.dumps(note), encoding="utf-8")
+        write_jsonl(passages, run / "passages.jsonl")
+        (run / "tmp").mkdir()
+        out = run / "out"
+        out.mkdir()
+        request = {
+            "schema": 1,
+            "job": spec.job,
+            "key": spec.key,
+            "device": device_kind,
+            "passages": str(run / "passages.jsonl"),
+            "checkpoint": str(checkpoint.path),
+            "settings": spec.settings,
+            "capture": capture,
+            "swap": {name: str(path) for name, path in (swap or {}).items()},
+        }
+        (run / "cell.json").write_text(json.dumps(request, indent=1))
+        worker = worker_copy(home)
+        environment = worker_environment(spec, interpreter, worker, run, device_kind, gpu)
+        command = [str(interpreter.python), "-m", "harness.worker", str(run / "cell.json"), str(out)]
+        ended = supervise(
+            command,
+            environment=environment,
+            run=run,
+            deadlines=job_deadlines(deadline, import_deadline),
+            phase=out / "phase",
+            on_phase=on_phase,
+            control=control,
+            hold=[held.fileno(), *places, *hold],
+        )
+        sources = {"collection": passages.source, "checkpoint": checkpoint.source}
+        known = {**extra(), "sources": sources, "worker": worker.name, "run": run.name}
+        return conclude(store, spec, run, out, capture, device_kind, ended, known)
+
+
+def conclude(
+    store: Store,
+    spec: CellSpec,
+    run: Path,
+    out: Path,
+    capture: str,
+    device_kind: str,
+    ended: Ended,
+    known: dict[str, Any],
+) -> Cell:
+    """Turn what is left of a run into a stored cell."""
+    result, outcome, reason = read_result(out, ended)
+    tail = log_tail(run / "log.txt", ended.unwritten)
+    details = {
+        "exit_code": ended.exit_code,
+        "wall_seconds": ended.wall_seconds,
+        "phase": ended.phase or "start",
+        "harness": harness.__version__,
+        "log_tail": tail,
+        **known,
+        **{k: v for k, v in result.items() if k not in {"schema", "outcome", "reason", "phase", "seconds"}},
+    }
+    with store.writing():
+        artifacts = {}
+        if outcome == "ok":
+            try:
+                artifacts = store.ingest(out / "index", out / "intermediates", capture)
+            except (UnreadableTensor, KeyError) as error:
+                outcome, reason = "invalid_output", f"The job said that it ended well, but {error}."
+        outcome, reason, cause = classify(outcome, reason, tail, run.parent, device_kind, ended)
+        if cause:
+            details["cause"] = cause
+        cell = Cell(
+            key=spec.key,
+            group=spec.group,
+            spec=spec.to_json(),
+            outcome=outcome,
+            reason=reason,
+            phase=str(result.get("phase") or ended.phase or "start"),
+            capture=capture,
+            artifacts=artifacts,
+            seconds=result.get("seconds", {}),
+            details=details,
+        )
+        if not store.accepts(cell):
+            # What the job wrote beside its outcome would make the record one that no reader takes for a cell.
+            cell = replace(
+                cell,
+                outcome="invalid_output",
+                reason="result.json of the job has a value of a wrong kind, or a number out of range, in a field.",
+                phase=ended.phase or "start",
+                artifacts={},
+                seconds={},
+                details={name: value for name, value in details.items() if name not in result},
+            )
+        try:
+            return store.put(cell, log=run / "log.txt", index=out / "index")
+        except OSError as error:
+            if cell.outcome == "ok" or error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+                raise
+            # What a failed job has written is of no use, and may be what fills the disk.
+            shutil.rmtree(out, ignore_errors=True)
+            return store.put(cell, log=run / "log.txt")

@@ -1,0 +1,1 @@
+"""Finished cells on disk: records, repeats, finding the right cell, audit, transfer."""

@@ -1,0 +1,361 @@
+"""Take stock of a store: find what is damaged, missing or left over, and remove what nothing refers to.
+
+Both are safe while sweeps run. Files are listed while no cell is being written (the store's lock is held alone for that
+moment), so a tensor whose record is about to come is never taken for an orphan; bytes are read again without the lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.errors import InfrastructureError, UnreadableTensor
+from harness.files import file_digest
+from harness.flock import Held, hold
+from harness.store.cell import TENSOR, Cell
+from harness.store.store import ATTEMPT, PLACING, Store
+from harness.tensors.safetensors import read_safetensors
+
+DAMAGED, MISSING, ORPHAN, LEFTOVER, FOREIGN = "damaged", "missing", "orphan", "leftover", "foreign"
+_LOCK = ".lock"
+_OBJECT = re.compile(r"objects/([0-9a-f]{2})/([0-9a-f]+)\.safetensors")
+_CELL = re.compile(r"cells/([0-9A-Za-z]+)/(.+)")
+_ATTEMPT = re.compile(rf"(attempts/([0-9A-Za-z]+)/{ATTEMPT.pattern})/(.+)")
+_EMPTY = re.compile(rf"(?:cells|attempts)/[0-9A-Za-z]+|attempts/[0-9A-Za-z]+/{ATTEMPT.pattern}")
+_MAKING = re.compile(r"(?:cells|objects/[0-9a-f]{2})/\.(?:new|old)-[^/]+(?:/.*)?|cells/[0-9A-Za-z]+/cell\.json\.new")
+_EARLY = re.compile(r"log\.txt|index/[^/]+\.json")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as it should be.
+
+    Attributes:
+        kind: `damaged` (it is not what was stored), `missing` (a record names it), `orphan` (no record names it),
+            `leftover` (of a write or a run that was killed) or `foreign` (not the harness's; never removed).
+        path: relative to the home's or the store's folder.
+        text: why, and whom it concerns.
+        cells: keys of cells that cannot be used because of it.
+    """
+
+    kind: str
+    path: str
+    text: str
+    cells: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stock:
+    """What a look at a store found.
+
+    Attributes:
+        cells: whole records.
+        objects: objects that records name and that are whole.
+        size: their bytes.
+        findings: in the order of their paths.
+    """
+
+    cells: int
+    objects: int
+    size: int
+    findings: tuple[Finding, ...]
+
+
+@dataclass
+class _Listing:
+    """The files of a store at one moment, and what its records say of them."""
+
+    sizes: dict[str, int] = field(default_factory=dict)
+    cells: dict[str, Cell] = field(default_factory=dict)
+    files: dict[str, dict[str, str]] = field(default_factory=dict)
+    users: dict[str, list[str]] = field(default_factory=dict)
+    attempts: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Folder of a run that was kept beside its cell to the digests of its files, where its record can be read."""
+
+    def labels(self, keys: Iterable[str]) -> str:
+        """Cells in words."""
+        named = [self.cells[key].label for key in keys]
+        return ", ".join(named[:4]) + (f" and {len(named) - 4} more" if len(named) > 4 else "")
+
+
+def verify(store: Store, *, read: bool = True, say: Callable[[str], None] = lambda _text: None) -> Stock:
+    """Compare every file of a store with the digests that its records keep.
+
+    Args:
+        store: what to look at.
+        read: read every byte again; otherwise only presence and length count.
+        say: called with the name of each object as it is read.
+    """
+    with _alone(store):
+        listing = _list(store)
+    findings = [*_unexpected(listing), *_missing(listing)]
+    objects, size = 0, 0
+    for path, found in sorted(listing.sizes.items()):
+        digest = _digest_of(path)
+        if digest is None or digest not in listing.users:
+            continue
+        say(path)
+        wrong = _wrong_object(store, digest, read=read)
+        users = listing.users[digest]
+        # It may have been removed meanwhile, with all that named it.
+        if wrong and any(store.get(key) for key in users):
+            text = f"{wrong}; needed by {listing.labels(users)}"
+            findings.append(Finding(DAMAGED, path, text, tuple(users)))
+        elif not wrong:
+            objects, size = objects + 1, size + found
+    if read:
+        findings += _wrong_files(store, listing)
+    return Stock(len(listing.cells), objects, size, tuple(sorted(findings, key=lambda f: (f.path, f.kind))))
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What `collect` removed, or would remove.
+
+    Attributes:
+        removed: what, why and how many bytes.
+        kept: what it left, and why.
+        size: bytes in all.
+    """
+
+    removed: tuple[tuple[Finding, int], ...]
+    kept: tuple[Finding, ...]
+    size: int
+
+
+def collect(store: Store, *, damaged: bool = False, dry_run: bool = False) -> Collected:
+    """Remove from a store what no record refers to.
+
+    Args:
+        store: what to tidy.
+        damaged: also remove damaged files, and the cells that need them or that lack something: the next sweep runs
+            them again. Reads every byte.
+        dry_run: only say what would be removed.
+    """
+    broken = [f for f in verify(store).findings if f.kind in {DAMAGED, MISSING}] if damaged else []
+    with _alone(store):
+        listing = _list(store)
+        findings = _unexpected(listing)
+        doomed = {key for finding in broken for key in finding.cells}
+        doomed -= {key for key in doomed if not _still(store, key, broken)}
+        paths: dict[str, Finding] = {f.path: f for f in findings if f.kind in {ORPHAN, LEFTOVER}}
+        paths |= {f.path: f for f in (*findings, *broken) if damaged and f.kind == DAMAGED}
+        for key in sorted(doomed):
+            paths.pop(f"cells/{key}", None)
+            label = listing.cells[key].label if key in listing.cells else key
+            paths[f"cells/{key}"] = Finding(DAMAGED, f"cells/{key}", f"{label} needs what is damaged or missing")
+        removed = []
+        for path, finding in sorted(paths.items()):
+            # What lies in a folder that goes, goes with it.
+            if any(path.startswith(f"{other}/") for other in paths):
+                continue
+            size = sum(n for name, n in listing.sizes.items() if name == path or name.startswith(f"{path}/"))
+            removed.append((finding, size))
+            if not dry_run:
+                _remove(store.root / path)
+        if not dry_run:
+            _remove_empty(store.root / "objects")
+            _remove_empty(store.root / "attempts")
+    gone = {finding.path for finding, _ in removed}
+    kept = tuple(f for f in (*findings, *broken) if f.path not in gone and not _inside(f.path, gone))
+    return Collected(tuple(removed), kept, sum(size for _, size in removed))
+
+
+def counts(findings: Iterable[Finding]) -> str:
+    """How many of each kind, such as `1 damaged, 2 orphan`."""
+    return ", ".join(f"{number} {kind}" for kind, number in sorted(Counter(f.kind for f in findings).items()))
+
+
+@contextlib.contextmanager
+def _alone(store: Store) -> Iterator[None]:
+    held: Held | None = None
+    if store.root.is_dir():
+        try:
+            held = hold(store.lock_path)
+        except PermissionError as error:
+            raise InfrastructureError(f"{store.lock_path} cannot be written ({error.strerror}).") from error
+        except OSError as error:
+            # A store on a read-only disk has no writers.
+            if os.access(store.root, os.W_OK):
+                raise InfrastructureError(f"{store.lock_path} cannot be locked ({error.strerror}).") from error
+    try:
+        yield
+    finally:
+        if held is not None:
+            held.release()
+
+
+def _list(store: Store) -> _Listing:
+    listing = _Listing()
+    for folder, folders, names in os.walk(store.root):
+        here = Path(folder)
+        for name in (*names, *(n for n in folders if (here / n).is_symlink())):
+            path = here / name
+            with contextlib.suppress(FileNotFoundError):
+                listing.sizes[path.relative_to(store.root).as_posix()] = path.lstat().st_size
+        if not folders and not names and here != store.root:
+            listing.sizes[here.relative_to(store.root).as_posix()] = 0
+    for key in store.keys():  # noqa: SIM118 - not a dict
+        cell = store.get(key)
+        if cell is None:
+            continue
+        listing.cells[key] = cell
+        listing.files[key] = store.files(store.cell_folder(key))
+        for artifact in cell.artifacts.values():
+            # Also where the record says that only the digest was kept: another cell's tensor has the same.
+            users = listing.users.setdefault(artifact.digest, [])
+            if key not in users:
+                users.append(key)
+    beside = store.root / "attempts"
+    for key in sorted(path.name for path in beside.iterdir()) if beside.is_dir() else ():
+        for attempt in store.attempt_folders(key):
+            if store.read(attempt, key) is not None:
+                listing.attempts[attempt.relative_to(store.root).as_posix()] = store.files(attempt)
+    return listing
+
+
+def _digest_of(path: str) -> str | None:
+    match = _OBJECT.fullmatch(path)
+    return match[2] if match and match[2].startswith(match[1]) else None
+
+
+def _unexpected(listing: _Listing) -> list[Finding]:
+    """Files that no record accounts for."""
+    found: dict[str, Finding] = {}
+    for path in sorted(listing.sizes):
+        finding = _judge(listing, path)
+        if finding is not None:
+            found.setdefault(finding.path, finding)
+    return list(found.values())
+
+
+def _judge(listing: _Listing, path: str) -> Finding | None:  # noqa: PLR0911 - one for each kind of file
+    if path in {_LOCK, PLACING, "cells", "objects", "attempts"}:
+        return None
+    if _MAKING.fullmatch(path):
+        parts = path.split("/")
+        number = next(i for i, part in enumerate(parts) if part.startswith((".new-", ".old-", "cell.json.new")))
+        return Finding(LEFTOVER, "/".join(parts[: number + 1]), "of a write that was interrupted")
+    digest = _digest_of(path)
+    if digest is not None:
+        return None if digest in listing.users else Finding(ORPHAN, path, "no record names it")
+    if re.fullmatch(r"objects/[0-9a-f]{2}", path):
+        return Finding(LEFTOVER, path, "an empty folder")
+    attempt = _ATTEMPT.fullmatch(path)
+    if attempt is not None:
+        return _judge_attempt(listing, *attempt.groups())
+    match = _CELL.fullmatch(path)
+    if match is None:
+        if _EMPTY.fullmatch(path):
+            return Finding(LEFTOVER, path, "an empty folder")
+        return Finding(FOREIGN, path, "not a file of the harness")
+    key, name = match.groups()
+    if key not in listing.cells:
+        if f"cells/{key}/cell.json" in listing.sizes:
+            return Finding(DAMAGED, f"cells/{key}", "its record cannot be read, or is not what was written")
+        return Finding(LEFTOVER, f"cells/{key}", "a folder without a record")
+    known = listing.files[key]
+    if name in {"cell.json", "index"} or name in known or (not known and _EARLY.fullmatch(name)):
+        return None
+    return Finding(FOREIGN, path, "not a file of the harness")
+
+
+def _judge_attempt(listing: _Listing, folder: str, key: str, name: str) -> Finding | None:
+    if f"cells/{key}/cell.json" not in listing.sizes:
+        return Finding(ORPHAN, f"attempts/{key}", "a run that was kept beside a cell which is not there")
+    if folder not in listing.attempts:
+        return Finding(DAMAGED, folder, "its record cannot be read, or is not what was written")
+    if name in {"cell.json", "index"} or name in listing.attempts[folder]:
+        return None
+    return Finding(FOREIGN, f"{folder}/{name}", "not a file of the harness")
+
+
+def _missing(listing: _Listing) -> list[Finding]:
+    found = []
+    for key, cell in sorted(listing.cells.items()):
+        for name, artifact in cell.artifacts.items():
+            path = f"objects/{artifact.digest[:2]}/{artifact.digest}.safetensors"
+            if artifact.stored and path not in listing.sizes:
+                found.append(Finding(MISSING, path, f"{name} of {cell.label}", (key,)))
+        found += [
+            Finding(MISSING, f"cells/{key}/{name}", f"a file of {cell.label}", (key,))
+            for name in listing.files[key]
+            if f"cells/{key}/{name}" not in listing.sizes
+        ]
+    return found
+
+
+def _wrong_object(store: Store, digest: str, *, read: bool) -> str:
+    """What is wrong with an object, or nothing."""
+    path = store.object_path(digest)
+    try:
+        if not path.is_file() or path.is_symlink():
+            return "it is not a file"
+        tensors = read_safetensors(path)
+    except UnreadableTensor as error:
+        return f"it cannot be read ({error})"
+    except OSError as error:
+        return f"it cannot be read ({error.strerror})"
+    if set(tensors) != {TENSOR}:
+        return "it does not hold one tensor"
+    if read and tensors[TENSOR].digest() != digest:
+        return "its bytes are not those that its digest was taken of"
+    return ""
+
+
+def _wrong_files(store: Store, listing: _Listing) -> list[Finding]:
+    found = [
+        Finding(DAMAGED, folder, f"{name} is not what was stored with it")
+        for folder, files in listing.attempts.items()
+        for name, digest in files.items()
+        if not _is_file(store.root / folder / name, digest) and digest == store.files(store.root / folder).get(name)
+    ]
+    for key, files in listing.files.items():
+        for name, digest in files.items():
+            path = store.cell_folder(key) / name
+            if f"cells/{key}/{name}" not in listing.sizes:
+                continue
+            with contextlib.suppress(OSError):
+                if file_digest(path) != digest and store.files(store.cell_folder(key)).get(name) == digest:
+                    label = listing.cells[key].label
+                    text = f"its bytes are not those that were stored with {label}"
+                    found.append(Finding(DAMAGED, f"cells/{key}/{name}", text, (key,)))
+    return found
+
+
+def _is_file(path: Path, digest: str) -> bool:
+    try:
+        return file_digest(path) == digest
+    except OSError:
+        return False
+
+
+def _still(store: Store, key: str, broken: Iterable[Finding]) -> bool:
+    """Whether a cell still is what it was when it was found to be broken; it may have been run again since."""
+    if store.get(key) is None:
+        return False
+    mine = (finding for finding in broken if key in finding.cells)
+    return any((store.root / finding.path).exists() == (finding.kind == DAMAGED) for finding in mine)
+
+
+def _inside(path: str, folders: Iterable[str]) -> bool:
+    return any(path.startswith(f"{folder}/") for folder in folders)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _remove_empty(folders: Path) -> None:
+    for folder in sorted(folders.iterdir()) if folders.is_dir() else ():
+        with contextlib.suppress(OSError):
+            folder.rmdir()

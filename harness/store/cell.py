@@ -1,0 +1,131 @@
+"""A stored cell and its artifacts, and the seal that shows a changed record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from blake3 import blake3
+
+from harness.artifacts.names import is_artifact, is_captured
+from harness.store.store import LEVELS
+
+SCHEMA = 1
+OUTCOMES = (
+    "ok",
+    "unsupported",
+    "resolve_failed",
+    "install_failed",
+    "import_failed",
+    "out_of_memory",
+    "timeout",
+    "crashed",
+    "lost",
+    "invalid_output",
+)
+TENSOR = "tensor"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What a cell knows of one artifact.
+
+    Attributes:
+        digest: blake3 of dtype, shape and bytes.
+        dtype: torch's name for it, without `torch.`.
+        shape: sizes of the dimensions.
+        kind: `final` (in the index), `intermediate` or `value` (not a tensor in colbert-ai: a count, a list).
+        stored: whether the tensor itself is in the store, or only its digest.
+        nans: how many elements are NaN, which equal nothing, themselves included; None in records that did not count.
+    """
+
+    digest: str
+    dtype: str
+    shape: tuple[int, ...]
+    kind: str
+    stored: bool
+    nans: int | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A finished cell, well or badly.
+
+    Attributes:
+        key: see `cells.CellSpec`; `group` too.
+        spec: the specification, as JSON.
+        outcome: one of `OUTCOMES`.
+        reason: why it is not `ok`; one sentence.
+        phase: the phase in which it ended.
+        capture: `final`, `digests` or `full`.
+        artifacts: by name; empty unless the outcome is `ok`.
+        seconds: wall seconds per phase.
+        details: provenance, peak memory, exit code, the end of the log and what else was observed.
+        finished: UTC time, ISO 8601.
+    """
+
+    key: str
+    group: str
+    spec: dict[str, Any]
+    outcome: str
+    reason: str = ""
+    phase: str = ""
+    capture: str = "final"
+    artifacts: dict[str, Artifact] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+    finished: str = ""
+    schema: int = SCHEMA
+
+    @property
+    def not_captured(self) -> dict[str, str]:
+        """Why artifacts that the job made could not be recorded; its details have the facts (`provenance.cpu`) too."""
+        found: dict[str, str] = self.details.get("not_captured", {})
+        return {name: reason for name, reason in found.items() if is_artifact(name)}
+
+    def unrecorded(self, name: str) -> str:
+        """Why nothing is known of an artifact that the job makes; empty where it is known, or was never made."""
+        if name in self.artifacts:
+            return ""
+        not_kept = self.capture == LEVELS[0] and is_captured(name) and name != "doclens"
+        words = "only the index was kept; index with `--capture digests` or more for this artifact" if not_kept else ""
+        return self.not_captured.get(name, words)
+
+    @property
+    def version(self) -> str:
+        """The PyTorch release."""
+        return str(self.spec["version"])
+
+    @property
+    def repeat(self) -> int:
+        """0, or the number of the repeat."""
+        return int(self.spec["repeat"])
+
+    @property
+    def label(self) -> str:
+        """See `label_of`."""
+        return label_of(self.spec)
+
+
+def label_of(spec: Mapping[str, Any]) -> str:
+    """The version, with what is swapped, the repeat and the probe where there is one, such as `2.5.0#1`.
+
+    Args:
+        spec: a specification as JSON, of which a version and a repeat are enough.
+    """
+    swap = f"+{','.join(sorted(spec['swap']))}" if spec.get("swap") else ""
+    repeat = f"#{spec['repeat']}" if spec.get("repeat") else ""
+    probe = f" {spec.get('settings', {}).get('probe', '')}" if spec.get("job") == "probe" else ""
+    return f"{spec['version']}{swap}{repeat}{probe}"
+
+
+def nans(found: object) -> int | None:
+    """A record's count of NaNs, where it has one."""
+    return found if type(found) is int and found >= 0 else None
+
+
+def seal_of(record: dict[str, Any]) -> str:
+    """Digest of a record without its seal."""
+    return blake3(json.dumps(record, sort_keys=True, separators=(",", ":")).encode()).hexdigest(length=16)

@@ -1,0 +1,123 @@
+"""Whether a cell's record, which may have come from elsewhere, is what its readers take it for.
+
+Names and digests in it become parts of paths and of tables, and other fields are shown or written to Parquet; so a
+record with anything else in them is no cell at all, rather than a surprise later.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+from harness.errors import UnreadableTensor
+from harness.files import too_deep
+from harness.tensors.dtypes import DTYPES
+from harness.tensors.mapped import check_shape
+
+_KEY = re.compile(r"[0-9A-Za-z]{1,64}")
+_PLAIN = re.compile(r"[0-9A-Za-z:.+-]{0,40}")
+_DIGEST = re.compile(r"[0-9a-f]{16,64}")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
+_VERSION = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6}){0,5}")
+_INTEGER_LIMIT = 1 << 53
+
+_TEXT, _OBJECT, _NUMBER = (str,), (dict,), (int, float)
+_TEXT_OR_NONE, _OBJECT_OR_NONE = (str, type(None)), (dict, type(None))
+FIELDS: dict[str, tuple[type, ...]] = {
+    "group": _TEXT, "reason": _TEXT, "phase": _TEXT, "capture": _TEXT, "finished": _TEXT, "outcome": _TEXT,
+    "spec": _OBJECT, "artifacts": _OBJECT, "seconds": _OBJECT, "details": _OBJECT,
+    "spec.job": _TEXT, "spec.version": _TEXT, "spec.repeat": (int,), "spec.device": _TEXT, "spec.lock": _TEXT,
+    "spec.settings": _OBJECT, "spec.environment": _OBJECT, "spec.swap": _OBJECT,
+    "spec.collection": _OBJECT, "spec.collection.name": _TEXT, "spec.collection.digest": _TEXT,
+    "spec.collection.passages": (int,),
+    "spec.checkpoint": _OBJECT, "spec.checkpoint.name": _TEXT, "spec.checkpoint.digest": _TEXT,
+    "seconds.total": _NUMBER,
+    "details.wall_seconds": _NUMBER, "details.cause": _TEXT, "details.log_tail": _TEXT,
+    "details.observed": _OBJECT_OR_NONE, "details.observed.attention_class": _TEXT_OR_NONE,
+    "details.peak_memory": _OBJECT, "details.peak_memory.host_bytes": (int,),
+    "details.peak_memory.gpu_reserved_bytes": (int,),
+    "details.not_captured": _OBJECT, "details.provenance": _OBJECT, "details.provenance.torch": _TEXT_OR_NONE,
+    "details.provenance.torch_git": _TEXT_OR_NONE, "details.provenance.cuda": _TEXT_OR_NONE,
+    "details.provenance.cpu": _OBJECT_OR_NONE, "details.provenance.cpu.model_name": _TEXT_OR_NONE,
+    "details.provenance.gpu": _OBJECT_OR_NONE, "details.provenance.gpu.name": _TEXT_OR_NONE,
+    "details.provenance.gpu.driver": _TEXT_OR_NONE,
+}  # fmt: skip
+"""Field to the types that it may have where it is there; a dot leads into an object."""
+
+REQUIRED = (
+    "spec.version", "spec.repeat", "spec.device", "spec.collection.name", "spec.collection.digest",
+    "spec.collection.passages", "spec.checkpoint.name", "spec.checkpoint.digest",
+)  # fmt: skip
+
+
+def is_record(record: object, key: str, schema: int, outcomes: tuple[str, ...]) -> bool:
+    """Whether `record` is the record of the cell `key`, with every field of a type and form that readers can use."""
+    return (
+        isinstance(record, dict)
+        and not too_deep(record)
+        and record.get("schema") == schema
+        and record.get("key") == key
+        and _KEY.fullmatch(key) is not None
+        and all(_fits(_inner(record, field), kinds) for field, kinds in FIELDS.items())
+        and all(_inner(record, field) is not _ABSENT for field in REQUIRED)
+        and record.get("outcome") in outcomes
+        and _PLAIN.fullmatch(record.get("capture", "")) is not None
+        and _PLAIN.fullmatch(record.get("finished", "")) is not None
+        and (not record.get("group") or _KEY.fullmatch(record["group"]) is not None)
+        and all(isinstance(reason, str) for reason in record.get("details", {}).get("not_captured", {}).values())
+        and _is_spec(record.get("spec", {}))
+        and all(_is_artifact(name, one) for name, one in record.get("artifacts", {}).items())
+    )
+
+
+_ABSENT = object()
+
+
+def _inner(record: dict[str, Any], field: str) -> object:
+    found: object = record
+    for part in field.split("."):
+        if not isinstance(found, dict):
+            return _ABSENT
+        found = found.get(part, _ABSENT)
+    return found
+
+
+def _fits(value: object, kinds: tuple[type, ...]) -> bool:
+    """Whether a value is absent or of one of these types; numbers must be ones that a table can hold."""
+    if value is _ABSENT:
+        return True
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        return False
+    if isinstance(value, int):
+        return abs(value) < _INTEGER_LIMIT
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _is_spec(spec: dict[str, Any]) -> bool:
+    version, repeat = spec.get("version"), spec.get("repeat")
+    return (
+        isinstance(version, str)
+        and _VERSION.fullmatch(version) is not None
+        and isinstance(repeat, int)
+        and repeat >= 0
+        and all(_NAME.fullmatch(name) for name in spec.get("swap", {}))
+    )
+
+
+def _is_artifact(name: str, one: object) -> bool:
+    if not isinstance(one, dict) or not _NAME.fullmatch(name):
+        return False
+    digest, dtype, kind, stored = (one.get(field) for field in ("digest", "dtype", "kind", "stored"))
+    try:
+        check_shape(one.get("shape"), name)
+    except UnreadableTensor:
+        return False
+    return (
+        isinstance(digest, str)
+        and _DIGEST.fullmatch(digest) is not None
+        and isinstance(dtype, str)
+        and dtype in DTYPES
+        and isinstance(kind, str)
+        and isinstance(stored, bool)
+    )

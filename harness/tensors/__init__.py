@@ -1,0 +1,1 @@
+"""Tensors without torch: reading, digesting and measuring them."""

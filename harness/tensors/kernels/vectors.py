@@ -1,0 +1,351 @@
+"""Loops over floats of 16 and 32 bits written as vector code, 64 bytes at a time: no compiler finds them by itself.
+
+Each function here is one loop that `harness.tensors.kernels.blocks` calls on a block that stays in the first-level
+cache. LLVM turns the generic vectors into whatever the processor has; nothing in here names an instruction set. Blocks
+are padded with equal zeros to a multiple of `LANES`.
+"""
+
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
+# Code generators take and return llvmlite's values, which have no types.
+# ruff: noqa: ANN001, ANN002, ANN201, ANN202, ARG001
+
+from __future__ import annotations
+
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+LANES = 32
+"""The most elements per step; blocks are multiples of it, and buffers that are compressed into have as many more."""
+AHEAD = 8192
+"""Elements between what is worked on and what is fetched; processors fetch ahead by themselves, but not far enough."""
+
+_I8, _I16, _I32, _I64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
+_HALF, _F32, _F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
+_INFINITY = {types.uint16: 0x7C00, types.int16: 0x7F80, types.uint32: 0x7F800000}
+_EIGHT = ir.VectorType(_F64, 8)
+_SHIFT = 14  # `Bins.shift`, 46, less the 32 bits that are dropped first
+
+
+def _word(kind):
+    """LLVM's integer for an array's elements, and how many make 64 bytes."""
+    return ir.IntType(kind.dtype.bitwidth), 512 // kind.dtype.bitwidth
+
+
+def _all(kind, lanes, value):
+    """A constant in every lane."""
+    return ir.Constant(ir.VectorType(kind, lanes), [ir.Constant(kind, value)] * lanes)
+
+
+def _spread(builder, value, lanes):
+    """A value in every lane."""
+    one = builder.insert_element(ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined), value, _I32(0))
+    return builder.shuffle_vector(one, one, _all(_I32, lanes, 0))
+
+
+def _pick(builder, low, high, lanes):
+    """Some lanes of two vectors."""
+    return builder.shuffle_vector(low, high, ir.Constant(ir.VectorType(_I32, len(lanes)), list(lanes)))
+
+
+def _call(builder, name, result, *args):
+    """One of LLVM's own functions."""
+    kind = ir.FunctionType(result, [one.type for one in args])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
+
+
+def _data(context, builder, kind, array):
+    """Where an array's elements begin."""
+    return cgutils.create_struct_proxy(kind)(context, builder, array).data
+
+
+def _alignment(kind):
+    """Bytes that an element is aligned to."""
+    return 8 if kind is _F64 else kind.width // 8
+
+
+def _load(builder, pointer, index, kind, lanes):
+    """`lanes` elements; elements are aligned, vectors need not be."""
+    place = builder.bitcast(builder.gep(pointer, [index]), ir.VectorType(kind, lanes).as_pointer())
+    return builder.load(place, align=_alignment(kind))
+
+
+def _store(builder, value, pointer, index):
+    place = builder.bitcast(builder.gep(pointer, [index]), value.type.as_pointer())
+    builder.store(value, place, align=_alignment(value.type.element))
+
+
+def _variable(builder, kind, start=None):
+    """A place for a running value, which LLVM keeps in a register."""
+    place = cgutils.alloca_once(builder, kind)
+    builder.store(ir.Constant(kind, start), place)
+    return place
+
+
+def _count(builder, place, mask):
+    """Add the number of lanes that are set; returns what was there before."""
+    before = builder.load(place)
+    integer = ir.IntType(mask.type.count)
+    bits = _call(builder, f"llvm.ctpop.i{integer.width}", integer, builder.bitcast(mask, integer))
+    builder.store(builder.add(before, builder.zext(bits, _I64)), place)
+    return before
+
+
+def _greatest(builder, place, value):
+    """Keep the greater of what is there and a float; NaN never is."""
+    old = builder.load(place)
+    builder.store(builder.select(builder.fcmp_ordered(">", value, old), value, old), place)
+
+
+def _same(builder, bits, value):
+    """A constant like `bits`."""
+    return _all(bits.type.element, bits.type.count, value)
+
+
+def _name(function, value):
+    """LLVM's name for a function of one kind of vector."""
+    element = value.type.element
+    letter = "i" if isinstance(element, ir.IntType) else "f"
+    width = element.width if letter == "i" else 64 if element is _F64 else 32
+    return f"llvm.{function}.v{value.type.count}{letter}{width}"
+
+
+def _magnitude(builder, bits):
+    return builder.and_(bits, _same(builder, bits, (1 << (bits.type.element.width - 1)) - 1))
+
+
+def _decode(builder, kind, bits):
+    """16 lanes of bits as float32; see `harness.tensors.kernels.intrinsics.load`."""
+    if kind == types.uint32:
+        return builder.bitcast(bits, ir.VectorType(_F32, 16))
+    if kind == types.uint16:
+        return builder.fpext(builder.bitcast(bits, ir.VectorType(_HALF, 16)), ir.VectorType(_F32, 16))
+    wide = builder.shl(builder.zext(bits, ir.VectorType(_I32, 16)), _all(_I32, 16, 16))
+    return builder.bitcast(wide, ir.VectorType(_F32, 16))
+
+
+def _size(builder, value):
+    """Absolute value."""
+    lanes = value.type.count
+    integer, mask = (_I64, (1 << 63) - 1) if value.type.element is _F64 else (_I32, (1 << 31) - 1)
+    bits = builder.bitcast(value, ir.VectorType(integer, lanes))
+    return builder.bitcast(builder.and_(bits, _all(integer, lanes, mask)), value.type)
+
+
+def _ordered(builder, bits):
+    """Integers that sort like the numbers, +0 and -0 alike; the distance of two finite ones fits, unsigned."""
+    size, zero = _magnitude(builder, bits), _same(builder, bits, 0)
+    return builder.select(builder.icmp_signed("<", bits, zero), builder.sub(zero, size), size)
+
+
+def _squeeze(builder, value, mask, pointer, index):
+    """Store the lanes that are set, next to one another; what follows them is overwritten."""
+    none = ir.Constant(value.type, None)
+    packed = _call(builder, _name("experimental.vector.compress", value), value.type, value, mask, none)
+    _store(builder, packed, pointer, index)
+
+
+def _add_product(builder, place, left, right):
+    """A running sum of products, rounded once where the processor can."""
+    product = builder.fmul(left, right, flags=("contract",))
+    builder.store(builder.fadd(builder.load(place), product, flags=("contract",)), place)
+
+
+def _fetch(builder, pointer, index, ahead):
+    """Ask for a cache line that will be needed soon; an address outside the array does no harm."""
+    place = builder.bitcast(builder.gep(pointer, [builder.add(index, _I64(ahead))]), _I8.as_pointer())
+    _call(builder, "llvm.prefetch.p0", ir.VoidType(), place, _I32(0), _I32(2), _I32(1))
+
+
+@intrinsic
+def fetch(_context, a, index):
+    """Ask for the cache line that holds an element, or would hold it were the array longer."""
+
+    def generate(context, builder, _s, args):
+        _fetch(builder, _data(context, builder, a, args[0]), args[1], 0)
+        return context.get_dummy_value()
+
+    return types.void(a, index), generate
+
+
+@intrinsic
+def far(_context, bins, size, limit, found):
+    """Copy those of the first `size` uint32, a multiple of 16, that are at least `limit`, and return how many."""
+
+    def generate(context, builder, _s, args):
+        source, target = _data(context, builder, bins, args[0]), _data(context, builder, found, args[3])
+        from_here = _spread(builder, args[2], 16)
+        copied = _variable(builder, _I64, 0)
+        with cgutils.for_range_slice(builder, _I64(0), args[1], _I64(16), _I64) as (i, _):
+            value = _load(builder, source, i, _I32, 16)
+            mask = builder.icmp_unsigned(">=", value, from_here)
+            _squeeze(builder, value, mask, target, _count(builder, copied, mask))
+        return builder.load(copied)
+
+    return types.int64(bins, size, limit, found), generate
+
+
+@intrinsic
+def survey(_context, a, b, size):
+    """How many of the first `size` pairs differ in their bits, and whether anything in them is not finite.
+
+    Also asks for the elements `AHEAD`, which other loops over the same block then find in the cache.
+    """
+
+    def generate(context, builder, signature, args):
+        left, right = _data(context, builder, a, args[0]), _data(context, builder, b, args[1])
+        word, lanes = _word(a)
+        differ, special = _variable(builder, _I64, 0), _variable(builder, ir.IntType(lanes), 0)
+        limit = _all(word, lanes, _INFINITY[a.dtype])
+        with cgutils.for_range_slice(builder, _I64(0), args[2], _I64(lanes), _I64) as (i, _):
+            _fetch(builder, left, i, AHEAD)
+            _fetch(builder, right, i, AHEAD)
+            p, q = _load(builder, left, i, word, lanes), _load(builder, right, i, word, lanes)
+            _count(builder, differ, builder.icmp_unsigned("!=", p, q))
+            wild = [builder.icmp_unsigned(">=", _magnitude(builder, side), limit) for side in (p, q)]
+            bits = builder.bitcast(builder.or_(*wild), ir.IntType(lanes))
+            builder.store(builder.or_(builder.load(special), bits), special)
+        parts = [builder.load(differ), builder.zext(builder.load(special), _I64)]
+        return context.make_tuple(builder, signature.return_type, parts)
+
+    return types.UniTuple(types.int64, 2)(a, b, size), generate
+
+
+@intrinsic
+def split(_context, a, b, size, left, right, place, sums):
+    """Copy the pairs whose bits differ, and where they are; add the squares of the others to `sums`' first eight.
+
+    Returns how many were copied. `left`, `right` and `place`, 16-bit integers, are longer than `size` by `LANES`.
+    """
+
+    def generate(context, builder, _s, args):
+        pointers = [_data(context, builder, k, v) for k, v in zip(
+            (a, b, left, right, place, sums), (args[0], args[1], *args[3:]), strict=True)]  # fmt: skip
+        copied = _variable(builder, _I64, 0)
+        totals = [_variable(builder, _EIGHT) for _ in range(2)]
+        word, lanes = _word(a)
+        steps = ir.Constant(ir.VectorType(_I16, lanes), list(range(lanes)))
+        with cgutils.for_range_slice(builder, _I64(0), args[2], _I64(lanes), _I64) as (i, _):
+            p, q = _load(builder, pointers[0], i, word, lanes), _load(builder, pointers[1], i, word, lanes)
+            apart = builder.icmp_unsigned("!=", p, q)
+            here = builder.add(_spread(builder, builder.trunc(i, _I16), lanes), steps)
+            index = _count(builder, copied, apart)
+            for value, pointer in zip((p, q, here), pointers[2:5], strict=True):
+                _squeeze(builder, value, apart, pointer, index)
+            same = builder.select(apart, _all(word, lanes, 0), p)
+            for start in range(0, lanes, 16):
+                x = _decode(builder, a.dtype, _pick(builder, same, same, range(start, start + 16)))
+                for k in range(2):
+                    wide = builder.fpext(_pick(builder, x, x, range(8 * k, 8 * k + 8)), _EIGHT)
+                    _add_product(builder, totals[k], wide, wide)
+        total = builder.fadd(builder.load(totals[0]), builder.load(totals[1]))
+        _store(builder, builder.fadd(_load(builder, pointers[5], _I64(0), _F64, 8), total), pointers[5], _I64(0))
+        return builder.load(copied)
+
+    return types.int64(a, b, size, left, right, place, sums), generate
+
+
+@intrinsic
+def dense(_context, a, b, size, lines, tiny, limit, base, bins, tail, sums, counts):
+    """Everything that a block of finite pairs adds to the metrics.
+
+    Args:
+        a: bits of one side, uint16 for float16, int16 for bfloat16, uint32 for float32.
+        b: the reference's.
+        size: how many pairs, a multiple of `LANES`.
+        lines: float32; three slopes, replaced by the greatest |a-b| - slope * |b| that each met, or zero.
+        tiny: float32, added to differences that are not zero, except of float16, so that underflow cannot hide one.
+        limit: of the bits' width, the ULP distance from which distances are copied to `tail`.
+        base: `Bins.base` of `ABS_BINS`.
+        bins: uint16, filled with the histogram bin of each difference.
+        tail: of that width, filled with distances; longer than `size` by `LANES`.
+        sums: float64, eight running sums each of |a-b|, aa, bb, ab, (a-b)(a-b), all added to; then the greatest |a-b|.
+        counts: int64, filled: values that differ, those whose reference is zero, the greatest ULP distance.
+
+    Returns:
+        How many distances were copied.
+    """
+
+    def generate(context, builder, _s, args):
+        left, right = _data(context, builder, a, args[0]), _data(context, builder, b, args[1])
+        word, lanes = _word(a)
+        given = {name: _data(context, builder, kind, value) for name, kind, value in zip(
+            ("lines", "bins", "tail", "sums", "counts"), (lines, bins, tail, sums, counts),
+            (args[3], *args[7:]), strict=True)}  # fmt: skip
+        slopes = [_spread(builder, builder.fneg(builder.load(builder.gep(given["lines"], [_I64(k)]))), 16)
+                  for k in range(3)]  # fmt: skip
+        least = _spread(builder, args[4], 16)
+        from_here = _spread(builder, args[5], lanes)
+        first_bin = _spread(builder, builder.trunc(args[6], _I32), 16)
+        # Two sets of running values for the two halves of a vector, so that one addition need not wait for the last.
+        totals = [[_variable(builder, _EIGHT) for _ in range(6)] for _ in range(2)]
+        worst = [_variable(builder, ir.VectorType(_F32, 16)) for _ in range(3)]
+        farthest = _variable(builder, ir.VectorType(word, lanes))
+        differ, against_zero, copied = (_variable(builder, _I64, 0) for _ in range(3))
+        with cgutils.for_range_slice(builder, _I64(0), args[2], _I64(lanes), _I64) as (i, _):
+            p, q = _load(builder, left, i, word, lanes), _load(builder, right, i, word, lanes)
+            u, v = _ordered(builder, p), _ordered(builder, q)
+            most, few = (_call(builder, _name(f"s{which}", u), u.type, u, v) for which in ("max", "min"))
+            distance = builder.sub(most, few)
+            old = builder.load(farthest)
+            builder.store(_call(builder, _name("umax", old), old.type, old, distance), farthest)
+            apart = builder.icmp_unsigned("!=", distance, _all(word, lanes, 0))
+            _count(builder, differ, apart)
+            _count(builder, against_zero, builder.and_(apart, builder.icmp_unsigned("==", v, _all(word, lanes, 0))))
+            far = builder.icmp_unsigned(">=", distance, from_here)
+            _squeeze(builder, distance, far, given["tail"], _count(builder, copied, far))
+            for start in range(0, lanes, 16):
+                half = range(start, start + 16)
+                x, y = (_decode(builder, a.dtype, _pick(builder, side, side, half)) for side in (p, q))
+                _screen(builder, a.dtype, x, y, slopes, least, worst)
+                place = builder.sub(_differences(builder, x, y, totals), first_bin)
+                place = _call(builder, "llvm.smax.v16i32", place.type, place, _all(_I32, 16, 0))
+                narrow = builder.trunc(place, ir.VectorType(_I16, 16))
+                _store(builder, narrow, given["bins"], builder.add(i, _I64(start)))
+        for k in range(5):
+            total = builder.fadd(builder.load(totals[0][k]), builder.load(totals[1][k]))
+            total = builder.fadd(_load(builder, given["sums"], _I64(8 * k), _F64, 8), total)
+            _store(builder, total, given["sums"], _I64(8 * k))
+        _greatest(builder, totals[0][5], builder.load(totals[1][5]))
+        top = _call(builder, "llvm.vector.reduce.fmax.v8f64", _F64, builder.load(totals[0][5]))
+        builder.store(top, builder.gep(given["sums"], [_I64(40)]))
+        for k in range(3):
+            most = _call(builder, "llvm.vector.reduce.fmax.v16f32", _F32, builder.load(worst[k]))
+            builder.store(most, builder.gep(given["lines"], [_I64(k)]))
+        reached = builder.load(farthest)
+        ulps = _call(builder, _name("vector.reduce.umax", reached), word, reached)
+        found = (builder.load(differ), builder.load(against_zero), builder.zext(ulps, _I64))
+        for k, value in enumerate(found):
+            builder.store(value, builder.gep(given["counts"], [_I64(k)]))
+        return builder.load(copied)
+
+    signature = types.int64(a, b, size, lines, tiny, limit, base, bins, tail, sums, counts)
+    return signature, generate
+
+
+def _screen(builder, kind, x, y, slopes, least, worst):
+    """Raise the greatest |x-y| - slope * |y| of each line, in float32."""
+    difference = _size(builder, builder.fsub(x, y))
+    if kind != types.uint16:
+        smaller = builder.select(builder.fcmp_ordered("<", difference, least), difference, least)
+        difference = builder.fadd(difference, smaller)
+    reference = _size(builder, y)
+    for slope, place in zip(slopes, worst, strict=True):
+        _greatest(builder, place, _call(builder, "llvm.fma.v16f32", x.type, slope, reference, difference))
+
+
+def _differences(builder, x, y, totals):
+    """Add to the sums in float64; returns the exponent and first mantissa bits of 16 differences."""
+    found = []
+    for k, running in enumerate(totals):
+        lanes = range(8 * k, 8 * k + 8)
+        p, q = (builder.fpext(_pick(builder, side, side, lanes), _EIGHT) for side in (x, y))
+        e = _size(builder, builder.fsub(p, q))
+        builder.store(builder.fadd(builder.load(running[0]), e), running[0])
+        for place, pair in zip(running[1:5], ((p, p), (q, q), (p, q), (e, e)), strict=True):
+            _add_product(builder, place, *pair)
+        _greatest(builder, running[5], e)
+        found.append(builder.bitcast(e, ir.VectorType(_I32, 16)))
+    high = _pick(builder, found[0], found[1], range(1, 32, 2))
+    return builder.lshr(high, _all(_I32, 16, _SHIFT))

@@ -1,0 +1,83 @@
+"""Files as memory: mapping them, asking for their pages, and giving the pages back."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import mmap
+from collections.abc import Iterator
+
+import numpy as np
+
+from harness.errors import UnreadableTensor
+from harness.tensors.dtypes import Array, Dtype
+
+_MAX_DIMS = 64  # NumPy 2's limit; torch writes no tensor with more
+HASH_SLICE = 64 * 1024 * 1024
+_MADV_POPULATE_READ = 22  # Linux 5.14; Python has no name for it
+
+
+def take_in(*chunks: Array) -> None:
+    """Read mapped pages at once, which costs less than faulting them one by one."""
+    for chunk in chunks:
+        _advise(chunk, _MADV_POPULATE_READ)
+
+
+def slices(raw: Array) -> Iterator[Array]:
+    """Bytes in stretches that hold whole elements, each given back when it was looked at."""
+    for start in range(0, raw.size, HASH_SLICE):
+        part = raw[start : start + HASH_SLICE]
+        yield part
+        give_back(part)
+
+
+def give_back(*chunks: Array) -> None:
+    """Let the system take back mapped pages that will not be needed again."""
+    for chunk in chunks:
+        _advise(chunk, mmap.MADV_DONTNEED)
+
+
+def _advise(chunk: Array, advice: int) -> None:
+    """Tell the system about a mapped chunk's pages; an array that is no mapping is left alone.
+
+    Taking them in at once costs less than faulting one by one, and fetching ahead works on pages that are there only.
+    Giving them back keeps memory bounded whatever the file's size: only whole pages inside the chunk, which are clean
+    and come back from the file.
+    """
+    owner: object = chunk
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    while isinstance(owner, memoryview):
+        owner = owner.obj
+    if not isinstance(owner, mmap.mmap) or chunk.size == 0:
+        return
+    base = np.frombuffer(owner, np.uint8, 1).ctypes.data
+    first = -(-(chunk.ctypes.data - base) // mmap.PAGESIZE) * mmap.PAGESIZE
+    last = (chunk.ctypes.data - base + chunk.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    # Advice may be refused: by a system that does not know it, or for a file that has shrunk.
+    with contextlib.suppress(OSError):
+        if last > first:
+            owner.madvise(advice, first, last - first)
+
+
+def view_bytes(raw: Array, dtype: Dtype, shape: tuple[int, ...]) -> Array:
+    """See `raw`, uint8 bytes of exactly the right number, as `shape` elements of `dtype`, without a copy."""
+    if math.prod(shape) == 0:
+        return np.empty(shape, dtype.storage)
+    return np.frombuffer(raw, dtype.storage).reshape(shape)
+
+
+def check_shape(values: object, where: str) -> tuple[int, ...]:
+    """Check that `values` is a list or tuple of non-negative integers that NumPy can index.
+
+    Raises:
+        UnreadableTensor: it is not; the sentence starts with `where`.
+    """
+    if not isinstance(values, (list, tuple)) or len(values) > _MAX_DIMS:
+        raise UnreadableTensor(f"{where}: the shape is not a list of at most {_MAX_DIMS} sizes.")
+    if any(type(size) is not int or size < 0 or size >= 2**63 for size in values):
+        raise UnreadableTensor(f"{where}: the shape holds something that is not a size.")
+    # The product over the non-zero sizes, so that a zero cannot hide an absurd size from NumPy.
+    if math.prod(size for size in values if size) >= 2**60:
+        raise UnreadableTensor(f"{where}: the shape has more elements than a machine can address.")
+    return tuple(values)

@@ -1,0 +1,211 @@
+"""Every metric of a pair of tensors in one pass over both, with bounded memory.
+
+The verdicts are those of `torch.allclose` in the tensors' own dtype, B being the reference; everything else is computed
+in float64 over the places where both sides are finite. See docs/comparing.md for what each number means.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from harness.tensors import passes
+from harness.tensors import values as values_module
+from harness.tensors.compiled import COMPILED_FROM, P99, VIEWS, compiled, compiled_available
+from harness.tensors.dtypes import DTYPES, Array
+from harness.tensors.one_byte import NUMPY_CHUNK, measure_bytes
+from harness.tensors.passes import KEPT, ULP_BINS, Bins, Rule, Total, new_total
+from harness.tensors.profiles import BUILTIN, Profile, Verdict
+from harness.tensors.tensor import Tensor
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """One place where the two sides differ."""
+
+    index: tuple[int, ...]
+    a: float | int | complex
+    b: float | int | complex
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Everything known about the values of two tensors of equal shape and dtype.
+
+    Differences, sums and percentiles are over the `n_finite` places where both sides are finite. Percentiles are the
+    nearest rank's histogram bin, at its lower edge: low by less than 1.6 % (0.8 % for ULP).
+    """
+
+    n: int
+    n_mismatch: int  # places where a != b: +0 equals -0, NaN equals nothing
+    bit_equal: bool
+    n_finite: int
+    max_abs: float
+    max_abs_at: Mismatch | None
+    mean_abs: float | None
+    max_rel: float  # infinite where a reference of zero is not met
+    max_rel_at: Mismatch | None  # the greatest finite one
+    n_rel_inf: int
+    p50_abs: float | None
+    p99_abs: float | None
+    p999_abs: float | None
+    max_ulp: int | None
+    max_ulp_at: Mismatch | None
+    p99_ulp: int | None
+    rel_l2: float | None
+    cosine: float | None
+    nan_a: int
+    nan_b: int
+    posinf_a: int
+    posinf_b: int
+    neginf_a: int
+    neginf_b: int
+    specials_apart: int  # places where one side is NaN, +inf or -inf and the other is not the same
+    first: tuple[Mismatch, ...]
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def value_equal(self) -> bool:
+        """Whether a == b everywhere."""
+        return self.n_mismatch == 0
+
+
+def measure(a: Tensor, b: Tensor, profiles: Sequence[Profile] = BUILTIN, *, threads: int | None = None) -> Metrics:
+    """Compare two tensors of equal shape and dtype; B is the reference of every relative number.
+
+    Args:
+        a: one side; mapped tensors are streamed, and their pages given back as they are done with.
+        b: the reference.
+        profiles: tolerances to judge by, any number in the one pass.
+        threads: how many threads a big tensor may take; all cores unless told. The result does not depend on it.
+
+    Raises:
+        ValueError: shapes or dtypes differ, which the caller reports before it asks for values.
+    """
+    if a.shape != b.shape or a.dtype != b.dtype:
+        raise ValueError(f"cannot measure {a.dtype} {a.shape} against {b.dtype} {b.shape}")
+    kind = DTYPES[a.dtype].kind
+    rules = [profile.rule(a.dtype) for profile in profiles] if kind in ("float", "complex") else []
+    if DTYPES[a.dtype].itemsize == 1:
+        total = measure_bytes(a, b, rules, threads)
+    elif a.n >= COMPILED_FROM and kind in ("float", "int") and compiled_available(a.dtype):
+        total = compiled(a, b, rules, threads)
+    else:
+        total = _plain(a, b, rules)
+    return _finish(a, b, total, profiles, rules)
+
+
+def _plain(a: Tensor, b: Tensor, rules: Sequence[Rule]) -> Total:
+    """NumPy, one chunk after the other."""
+    total = new_total(a.dtype)
+    x, y = a.flat, b.flat
+    for start in range(0, a.n, NUMPY_CHUNK):
+        p, q = x[start : start + NUMPY_CHUNK], y[start : start + NUMPY_CHUNK]
+        total.parts.append(passes.array_chunk(p, q, a.dtype, start, rules, total.histogram, total.ulps))
+    return total
+
+
+def _best(candidates: Iterable[tuple[Any, int]]) -> tuple[Any, int]:
+    """The greatest value, and the first place that has it."""
+    best: tuple[Any, int] = (0, -1)
+    for value, place in candidates:
+        if value > best[0]:
+            best = value, place
+    return best
+
+
+def _percentile(histogram: Array, bins: Bins, share: float, top: float) -> float | None:
+    """Nearest-rank percentile: the bin in which the cumulative count first reaches `share` of all."""
+    count = int(histogram.sum())
+    if count == 0:
+        return None
+    rank = max(math.ceil(share * count), 1)
+    return min(bins.edge(int(np.searchsorted(np.cumsum(histogram), rank))), top)
+
+
+def element(tensor: Tensor, place: int) -> float | int | complex:
+    """One element as a Python number."""
+    raw = tensor.flat[place : place + 1]
+    if DTYPES[tensor.dtype].kind in ("int", "bool"):
+        return int(raw[0])
+    number = values_module.decode(raw, tensor.dtype)[0]
+    return complex(number) if DTYPES[tensor.dtype].kind == "complex" else float(number)
+
+
+def _finish(a: Tensor, b: Tensor, total: Total, profiles: Sequence[Profile], rules: Sequence[Rule]) -> Metrics:
+    """Put the chunks together."""
+    parts = total.parts
+
+    def at(place: int) -> Mismatch | None:
+        if place < 0:
+            return None
+        index = tuple(int(axis) for axis in np.unravel_index(place, a.shape)) if a.shape else ()
+        return Mismatch(index, element(a, place), element(b, place))
+
+    def count(name: str) -> int:
+        return sum(getattr(part, name) for part in parts)
+
+    sums = [_sum(part.sums[k] for part in parts) for k in range(5)]
+    finite, special_differ, against_zero = count("finite"), count("special_differ"), count("against_zero")
+    max_abs, abs_place = _best(part.max_abs for part in parts)
+    max_rel, rel_place = _best(part.max_rel for part in parts)
+    max_ulp, ulp_place = _best(part.max_ulp for part in parts)
+    has_ulp = a.dtype in VIEWS
+    mismatches = count("differ") + special_differ
+    verdicts = []
+    for k, profile in enumerate(profiles):
+        if not rules:
+            verdicts.append(Verdict(profile.name, 0.0, 0.0, mismatches == 0))
+            continue
+        atol, rtol = rules[k]
+        needed, place = _best(part.ratios[k] for part in parts)
+        where = at(place)
+        close = not any(part.failed[k] for part in parts) if values_module.judged(a.dtype) else None
+        least = math.inf if special_differ else float(needed)
+        verdicts.append(Verdict(profile.name, atol, rtol, close, least, where.index if where else None))
+    firsts = [place for part in parts for place in part.firsts][:KEPT]
+    special = [sum(part.special[k] for part in parts) for k in range(6)]
+    p99_ulp = _percentile(total.ulps, ULP_BINS, P99, max_ulp) if has_ulp else None
+    return Metrics(
+        n=a.n, n_mismatch=mismatches, bit_equal=not any(part.bits_apart for part in parts), n_finite=finite,
+        max_abs=float(max_abs), max_abs_at=at(abs_place), mean_abs=sums[0] / finite if finite else None,
+        max_rel=math.inf if against_zero else float(max_rel), max_rel_at=at(rel_place), n_rel_inf=against_zero,
+        p50_abs=_percentile(total.histogram, total.bins, 0.5, max_abs),
+        p99_abs=_percentile(total.histogram, total.bins, 0.99, max_abs),
+        p999_abs=_percentile(total.histogram, total.bins, 0.999, max_abs),
+        max_ulp=int(max_ulp) if has_ulp else None, max_ulp_at=at(ulp_place) if has_ulp else None,
+        p99_ulp=None if p99_ulp is None else int(p99_ulp),
+        rel_l2=_rel_l2(sums[4], sums[2]), cosine=_cosine(sums[3], sums[1], sums[2]),
+        nan_a=special[0], nan_b=special[1], posinf_a=special[2], posinf_b=special[3],
+        neginf_a=special[4], neginf_b=special[5], specials_apart=count("special_apart"),
+        first=tuple(found for found in map(at, firsts) if found is not None), verdicts=tuple(verdicts),
+    )  # fmt: skip
+
+
+def _sum(values: Iterable[float]) -> float:
+    """The exact sum, rounded once; infinite or NaN where it, or one of them, is beyond float64."""
+    listed = list(values)
+    try:
+        return math.fsum(listed)
+    except (OverflowError, ValueError):  # where adding them one by one gives infinity, or infinity less infinity
+        return sum(listed)
+
+
+def _rel_l2(difference: float, reference: float) -> float | None:
+    """||a-b|| / ||b||; 0/0 is 0, x/0 is infinite, and None where a square overflows float64."""
+    if difference == 0:
+        return 0.0
+    if not (math.isfinite(difference) and math.isfinite(reference)):
+        return None
+    return math.sqrt(difference) / math.sqrt(reference) if reference else math.inf
+
+
+def _cosine(product: float, left: float, right: float) -> float | None:
+    """a.b / (||a|| ||b||); None where either is zero or a square overflows float64."""
+    if not (left > 0 and right > 0 and all(map(math.isfinite, (product, left, right)))):
+        return None
+    return max(-1.0, min(1.0, product / (math.sqrt(left) * math.sqrt(right))))

@@ -1,0 +1,56 @@
+"""Reads NumPy's `.npy` files as mapped tensors: FastPlaid and PyLate write the tensors of an index so.
+
+Input is untrusted: no object is unpickled, and every size is checked against the file before it is used.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import tokenize
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from harness.errors import UnreadableTensor
+from harness.files import map_file
+from harness.tensors.mapped import check_shape
+from harness.tensors.tensor import Tensor
+
+_HEADER_LIMIT = 10_000  # characters; that of an array without fields has some hundred
+_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+def read_npy(path: Path) -> Tensor:
+    """Map the array of a `.npy` file; one that is stored column by column, or big-endian, is copied.
+
+    Raises:
+        UnreadableTensor: the file is missing, is no such file, is truncated or too long, or holds objects, text or
+            records.
+    """
+    raw = map_file(path)
+    start = io.BytesIO(raw[: _HEADER_LIMIT + 64].tobytes())
+    try:
+        version = np.lib.format.read_magic(start)
+        if version not in _READERS:
+            raise ValueError(f"version {version[0]}.{version[1]} of the format is for records")
+        with warnings.catch_warnings():  # of headers that Python 2 wrote, which are read all the same
+            warnings.simplefilter("ignore")
+            shape, by_column, dtype = _READERS[version](start, max_header_size=_HEADER_LIMIT)
+    except (ValueError, TypeError, SyntaxError, tokenize.TokenError, MemoryError, RecursionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise UnreadableTensor(f"{path} is not a .npy file: {reason}.") from error
+    if dtype.kind not in "biufc":
+        raise UnreadableTensor(f"{path} holds {dtype} where numbers are expected.")
+    shape = check_shape(shape, str(path))
+    data, size = raw[start.tell() :], math.prod(shape) * dtype.itemsize
+    if data.size != size:
+        raise UnreadableTensor(
+            f"{path} is {'truncated' if data.size < size else 'too long'}: it has {data.size} bytes of numbers, "
+            f"and its header counts {size}."
+        )
+    if size == 0:
+        return Tensor.of(np.empty(shape, dtype.newbyteorder("<")))
+    array = np.frombuffer(data, dtype).reshape(shape, order="F" if by_column else "C")
+    return Tensor.of(array.astype(dtype.newbyteorder("<"), copy=False))

@@ -1,0 +1,280 @@
+"""The comparison passes in plain NumPy: for tensors too small to be worth a compiler's start, and for rare dtypes.
+
+`harness.tensors.kernels.blocks` computes the same numbers; a test holds the two against each other and against a slow
+reference.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from harness.tensors.dtypes import DTYPES, Array
+from harness.tensors.values import Float64s, decode, judged
+
+KEPT = 5
+"""How many of the first mismatches are kept."""
+
+
+@dataclass(frozen=True)
+class Bins:
+    """A histogram over exponent and leading mantissa bits of a non-negative float64.
+
+    Bin `k` of `size` begins at the number whose bits are `(k + base) << shift`; bin 0 begins at zero. With `shift` 46 a
+    bin is 1/64 of an octave wide, so a percentile read from it is low by less than 1.6 %; numbers with at most seven
+    significant bits, such as small multiples of a power of two, are exact.
+    """
+
+    shift: int
+    base: int
+    size: int
+
+    def of(self, values: Float64s) -> Array:
+        """The bin of each value."""
+        found: Array = np.maximum((values.view(np.int64) >> self.shift) - self.base, 0)
+        return found
+
+    def edge(self, index: int) -> float:
+        """The smallest number in a bin."""
+        return float(np.array((index + self.base) << self.shift, np.int64).view(np.float64)) if index else 0.0
+
+
+def _octaves(shift: int, low: int, high: int) -> Bins:
+    """Bins for the numbers from 2**low up to below 2**high, and zero."""
+    per_octave = 1 << (52 - shift)
+    base = (1023 + low) * per_octave - 1
+    return Bins(shift, base, (1023 + high) * per_octave - base)
+
+
+# The exponents are those of the smallest and the greatest possible difference of two finite numbers.
+ABS_BINS = {
+    "float16": _octaves(46, -24, 18),
+    "bfloat16": _octaves(46, -133, 130),
+    "float32": _octaves(46, -149, 130),
+    "float64": Bins(46, 0, 2048 << 6),
+    "complex": Bins(46, 0, 2048 << 6),
+    "int": _octaves(46, 0, 65),
+}
+ULP_BINS = _octaves(45, 0, 65)
+"""Exact below 256 ULP, then 1/128 of an octave wide."""
+
+
+@dataclass
+class Partial:
+    """What one chunk contributes; indices are flat and count from the start of the tensor."""
+
+    finite: int = 0
+    differ: int = 0  # finite pairs with different values
+    against_zero: int = 0  # of those, the ones whose reference is zero
+    bits_apart: bool = False
+    special: list[int] = field(default_factory=lambda: [0] * 6)  # NaN a, b; +inf a, b; -inf a, b
+    special_apart: int = 0  # places where the two sides are not the same NaN, +inf, -inf or finite
+    special_differ: int = 0  # pairs that are not both finite and not equal; NaN never is
+    sums: tuple[float, float, float, float, float] = (0.0,) * 5  # |a-b|, aa, bb, ab, (a-b)(a-b)
+    max_abs: tuple[float, int] = (0.0, -1)
+    max_rel: tuple[float, int] = (0.0, -1)  # over references that are not zero
+    max_ulp: tuple[int, int] = (0, -1)
+    ratios: list[tuple[float, int]] = field(default_factory=list)  # per rule, greatest (|a-b| - atol) / |b|
+    failed: list[bool] = field(default_factory=list)  # per rule, whether torch.allclose says no
+    firsts: list[int] = field(default_factory=list)
+
+
+Rule = tuple[float, float]
+"""atol and rtol."""
+
+
+def _rounded(values: Array, dtype: str) -> Array:
+    """Sizes of float32 numbers, rounded to nearest even float16 or bfloat16, as float32; what is not finite stays.
+
+    NumPy's own conversion to float16 raises a processor flag for each subnormal, which costs a hundred times more.
+    """
+    size = np.abs(values)
+    drop = 13 if dtype == "float16" else 16  # bits of float32's mantissa that the format lacks
+    bits = size.view(np.uint32)
+    up = np.uint32((1 << (drop - 1)) - 1) + ((bits >> drop) & np.uint32(1))
+    rounded = ((bits + up) & np.uint32((0xFFFFFFFF << drop) & 0xFFFFFFFF)).view(np.float32)
+    if dtype == "float16":
+        # Below 2**-14 the spacing is 2**-24, that of float32 numbers between 0.5 and 1; from 65520 on it is infinity.
+        rounded = np.where(size < 2.0**-14, (size + np.float32(0.5)) - np.float32(0.5), rounded)
+        rounded = np.where(rounded >= 65536.0, np.float32(np.inf), rounded)
+    return np.where(np.isfinite(size), rounded, size)
+
+
+def in_dtype(atol: float, dtype: str) -> float:
+    """The atol that torch adds: rounded to the dtype first."""
+    if dtype == "float64":
+        return atol
+    with np.errstate(over="ignore"):
+        value = np.array([atol], np.float32)
+    return float(_rounded(value, dtype)[0] if dtype in ("float16", "bfloat16") else value[0])
+
+
+def _modulus(values: Array) -> Array:
+    """Absolute values; of complex numbers by `hypot`, as torch takes them. NumPy's own `abs` is off by a rounding."""
+    result: Array = np.hypot(values.real, values.imag) if values.dtype.kind == "c" else np.abs(values)
+    return result
+
+
+def not_close(a: Array, b: Array, dtype: str, rule: Rule) -> Array:
+    """Where `torch.isclose(a, b, rtol, atol)` is False, computed as torch computes it on the CPU.
+
+    ATen evaluates `a == b or (isfinite(|a-b|) and |a-b| <= atol + |rtol * b|)` operator by operator in the tensors' own
+    dtype (aten/src/ATen/native/TensorCompare.cpp). An operator on a 16-bit float computes in float32 and rounds; the
+    product takes rtol as a float32, while the sum takes atol rounded to 16 bits, which makes 1e-8 a zero in float16
+    (cpu/BinaryOpsKernel.cpp; found by asking torch 2.7.1 and 2.8.0 about all 65,536 values).
+
+    Args:
+        a: elements as in `Tensor.data`, float16, bfloat16, float32, float64, complex64 or complex128.
+        b: the reference.
+        dtype: torch's name.
+        rule: atol and rtol.
+    """
+    atol, rtol = rule
+    with np.errstate(all="ignore"):
+        if dtype in ("float16", "bfloat16"):
+            x, y = (decode(side, dtype).astype(np.float32) for side in (a, b))
+            allowed = _rounded(_rounded(y * np.float32(rtol), dtype) + np.float32(in_dtype(atol, dtype)), dtype)
+            actual = _rounded(x - y, dtype)
+        else:
+            real = np.float32 if dtype in ("float32", "complex64") else np.float64
+            x, y = a, b
+            allowed = _modulus(y * real(rtol)) + real(atol)
+            actual = _modulus(x - y)
+        result: Array = ~((x == y) | (np.isfinite(actual) & (actual <= allowed)))
+    return result
+
+
+def ulp_distance(a: Array, b: Array, dtype: str) -> Array:
+    """How many representable numbers lie between two finite floats, as uint64; +0 and -0 are the same number.
+
+    Maps the bits to integers that sort like the numbers (Bruce Dawson, "Comparing floating point numbers").
+    """
+    width = DTYPES[dtype].itemsize * 8
+    ordered = []
+    for side in (a, b):
+        bits = side.view(f"<i{width // 8}").astype(np.int64)
+        magnitude = bits & np.int64((1 << (width - 1)) - 1)
+        ordered.append(np.where(bits < 0, -magnitude, magnitude))
+    x, y = ordered
+    # The difference of two int64 may need 64 bits, so it is taken as unsigned, the greater minus the smaller.
+    return np.maximum(x, y).view(np.uint64) - np.minimum(x, y).view(np.uint64)
+
+
+def _greatest(values: Float64s, start: int) -> tuple[float, int]:
+    """The greatest value and its first place; nothing above zero gives (0, -1)."""
+    if values.size == 0:
+        return 0.0, -1
+    place = int(np.argmax(values))
+    return (float(values[place]), start + place) if values[place] > 0 else (0.0, -1)
+
+
+def _scatter(values: Float64s, bins: Bins, histogram: Array) -> None:
+    histogram += np.bincount(bins.of(values), minlength=bins.size).astype(np.int64)
+
+
+def array_chunk(
+    a: Array, b: Array, dtype: str, start: int, rules: Sequence[Rule], histogram: Array, ulps: Array
+) -> Partial:
+    """Compare one chunk of any dtype of two bytes and more (float64 work arrays of the chunk's size).
+
+    Args:
+        a: one side's elements, one-dimensional, as in `Tensor.data`.
+        b: the reference's.
+        dtype: torch's name.
+        start: flat index of the chunk's first element.
+        rules: atol and rtol to judge by; empty for integers.
+        histogram: int64 counts over the dtype's `ABS_BINS`, added to.
+        ulps: int64 counts over `ULP_BINS`, added to.
+    """
+    kind = DTYPES[dtype].kind
+    with np.errstate(all="ignore"):
+        x, y = decode(a, dtype), decode(b, dtype)
+        finite = np.isfinite(x) & np.isfinite(y)
+        raw = f"<u{a.itemsize}" if a.itemsize <= 8 else "<u8"
+        result = Partial(finite=int(np.count_nonzero(finite)), bits_apart=bool(np.any(a.view(raw) != b.view(raw))))
+        difference = np.abs(x - y)
+        if dtype in ("int64", "uint64"):
+            difference = np.where(a < b, b - a, a - b).view(np.uint64).astype(np.float64)
+        unequal = (difference != 0) & finite
+        if not finite.all():
+            unequal |= _specials(x, y, finite, result)
+        difference = np.where(finite, difference, 0.0)
+        reference = np.where(finite, np.abs(y), 0.0)
+        result.firsts = [start + int(place) for place in np.flatnonzero(unequal)[:KEPT]]
+        result.differ = int(np.count_nonzero(unequal)) - result.special_differ
+        result.against_zero = int(np.count_nonzero((difference > 0) & (reference == 0)))
+        p, q = x[finite], y[finite]
+        d = difference[finite]
+        result.sums = (
+            float(d.sum()),
+            float((p * p.conj()).real.sum()),
+            float((q * q.conj()).real.sum()),
+            float((p * q.conj()).real.sum()),
+            float((d * d).sum()),
+        )
+        result.max_abs = _greatest(difference, start)
+        relative = np.divide(difference, reference, out=np.zeros_like(difference), where=reference > 0)
+        result.max_rel = _greatest(relative, start)
+        _scatter(d, ABS_BINS.get(dtype, ABS_BINS[kind if kind != "float" else "float64"]), histogram)
+        if dtype in ("float16", "bfloat16", "float32", "float64"):
+            distance = ulp_distance(a, b, dtype)
+            distance[~finite] = 0
+            place = int(np.argmax(distance)) if distance.size else 0
+            if distance.size and distance[place]:
+                result.max_ulp = int(distance[place]), start + place
+            _scatter(distance[finite].astype(np.float64), ULP_BINS, ulps)
+        for rule in rules:
+            excess = difference - rule[0]
+            needed = np.divide(excess, reference, out=np.zeros_like(excess), where=reference > 0)
+            needed[(reference == 0) & (excess > 0)] = math.inf
+            result.ratios.append(_greatest(needed, start))
+            result.failed.append(judged(dtype) and bool(not_close(a, b, dtype, rule).any()))
+    return result
+
+
+def _specials(x: Array, y: Array, finite: Array, result: Partial) -> Array:
+    """Count what is not finite into `result`; return where a pair that is not both finite differs."""
+    classes = []
+    for side, values in enumerate((x, y)):
+        nan = np.isnan(values)
+        up = ~nan & (values == math.inf) if values.dtype.kind != "c" else ~nan & ~np.isfinite(values)
+        down = ~nan & ~up & (values == -math.inf)
+        for slot, mask in ((0, nan), (2, up), (4, down)):
+            result.special[slot + side] = int(np.count_nonzero(mask))
+        classes.append(nan * 1 + up * 2 + down * 3)
+    result.special_apart = int(np.count_nonzero(classes[0] != classes[1]))
+    differ: Array = ~finite & ~(x == y)
+    result.special_differ = int(np.count_nonzero(differ))
+    return differ
+
+
+def pairs(a: Array, b: Array) -> Array:
+    """How often each of the 65,536 pairs occurs in two uint8 arrays, shape (256, 256), int64."""
+    return np.bincount((a.astype(np.uint16) << 8) | b, minlength=65536).astype(np.int64).reshape(256, 256)
+
+
+@dataclass
+class Total:
+    """Chunks' partial results put together in the chunks' order."""
+
+    bins: Bins
+    histogram: Array
+    ulps: Array
+    parts: list[Partial] = field(default_factory=list)
+
+
+def bins_for(dtype: str) -> Bins:
+    """The histogram's bins for the differences of a dtype."""
+    if dtype in ABS_BINS:
+        return ABS_BINS[dtype]
+    kind = DTYPES[dtype].kind
+    return ABS_BINS["int" if kind == "bool" else "float64" if kind == "float" else kind]
+
+
+def new_total(dtype: str) -> Total:
+    """A total of nothing yet."""
+    bins = bins_for(dtype)
+    return Total(bins, np.zeros(bins.size, np.int64), np.zeros(ULP_BINS.size, np.int64))

@@ -1,0 +1,422 @@
+"""Interpreting the pickle of a torch file: plain containers and tensors, and nothing else."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.errors import UnreadableTensor
+from harness.tensors.archive import Archive, Storage
+from harness.tensors.dtypes import DTYPES, Dtype
+from harness.tensors.mapped import check_shape, view_bytes
+from harness.tensors.tensor import Tensor
+
+_COPY_LIMIT = 256 * 1024 * 1024  # bytes, beyond the file's own size, that reordered or expanded tensors may take
+_LONG_LIMIT = 64  # bytes of an integer; torch writes none over 8
+
+_STORAGES = {
+    "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16", "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64", "IntStorage": "int32", "ShortStorage": "int16", "CharStorage": "int8",
+    "ByteStorage": "uint8", "BoolStorage": "bool",
+    "ComplexFloatStorage": "complex64", "ComplexDoubleStorage": "complex128",
+    "UntypedStorage": "uint8",
+}  # fmt: skip
+
+
+# Attributes that torch.Tensor answers for itself: setting one raises, or changes the tensor (`data`, `imag`).
+_OWN_ATTRIBUTES = frozenset((
+    "H", "T", "_backward_hooks", "_base", "_cdata", "_grad", "_grad_fn", "_has_symbolic_sizes_strides",
+    "_post_accumulate_grad_hooks", "_python_dispatch", "_version", "data", "device", "dtype", "grad", "grad_dtype",
+    "grad_fn", "imag", "is_cpu", "is_cuda", "is_ipu", "is_leaf", "is_maia", "is_meta", "is_mkldnn", "is_mps",
+    "is_mtia", "is_nested", "is_ort", "is_quantized", "is_sparse", "is_sparse_csr", "is_vulkan", "is_xla", "is_xpu",
+    "itemsize", "layout", "mH", "mT", "name", "names", "nbytes", "ndim", "output_nr", "real", "requires_grad",
+    "retains_grad", "shape", "volatile",
+))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Name:
+    """A global that the pickle names: a storage class, a dtype, a class of tensors, or a function of the table."""
+
+    kind: str
+    name: str
+
+
+_FUNCTIONS = {
+    ("collections", "OrderedDict"): "OrderedDict",
+    ("torch._utils", "_rebuild_tensor"): "tensor",
+    ("torch._utils", "_rebuild_tensor_v2"): "tensor_v2",
+    ("torch._utils", "_rebuild_tensor_v3"): "tensor_v3",
+    ("torch._utils", "_rebuild_parameter"): "parameter",
+    ("torch._utils", "_rebuild_parameter_with_state"): "parameter_with_state",
+    ("torch._tensor", "_rebuild_from_type_v2"): "from_type",
+    ("torch", "Size"): "size",
+}
+_CLASSES = frozenset((("torch", "Tensor"), ("torch.nn.parameter", "Parameter")))
+
+
+class _Stop(Exception):  # noqa: N818
+    """The STOP opcode was reached."""
+
+
+class Interpreter:
+    """Runs the pickle: a stack, a memo, and the opcodes below."""
+
+    def __init__(self, path: Path, archive: Archive) -> None:
+        self.path = path
+        self.archive = archive
+        self.stack: list[Any] = []
+        self.outside: list[list[Any]] = []  # the stacks below each mark
+        self.memo: dict[int, Any] = {}
+        self.position = 0
+        self.copied = 0
+        self.code = b""
+
+    def run(self, code: bytes) -> object:
+        """Interpret a pickle and return its object."""
+        self.code = code
+        while True:
+            opcode = self._take(1)[0]
+            operation = _OPCODES.get(opcode)
+            if operation is None:
+                raise UnreadableTensor(
+                    f"{self.path} holds more than tensors and plain containers: "
+                    f"pickle opcode 0x{opcode:02x} is refused."
+                )
+            try:
+                operation(self)
+            except _Stop:
+                return self.stack.pop()
+
+    def _take(self, count: int) -> bytes:
+        taken = self.code[self.position : self.position + count]
+        if len(taken) != count:
+            raise UnreadableTensor(f"{self.path} is damaged: its pickle ends too early.")
+        self.position += count
+        return taken
+
+    def _integer(self, count: int, *, signed: bool = False) -> int:
+        return int.from_bytes(self._take(count), "little", signed=signed)
+
+    def _line(self) -> str:
+        end = self.code.find(b"\n", self.position)
+        if end < 0:
+            raise UnreadableTensor(f"{self.path} is damaged: its pickle ends too early.")
+        line = self.code[self.position : end]
+        self.position = end + 1
+        return line.decode("utf-8")
+
+    def _marked(self) -> list[Any]:
+        """Pop everything above the last mark."""
+        items, self.stack = self.stack, self.outside.pop()
+        return items
+
+    def mark(self) -> None:
+        """MARK: nothing reaches below it before it is popped."""
+        self.outside.append(self.stack)
+        self.stack = []
+
+    def frame(self) -> None:
+        """FRAME: how many bytes follow at least."""
+        if self._integer(8) > len(self.code) - self.position:
+            raise UnreadableTensor(f"{self.path} is damaged: its pickle ends too early.")
+
+    def push(self, value: object) -> None:
+        """Put a value on the stack."""
+        self.stack.append(value)
+
+    def long(self, width: int) -> None:
+        """LONG1 and LONG4: a length in `width` bytes, then a signed integer of that many bytes."""
+        count = self._integer(width)
+        if count > _LONG_LIMIT:
+            raise UnreadableTensor(f"{self.path} holds an integer of {count} bytes.")
+        self.push(self._integer(count, signed=True))
+
+    def text(self, width: int) -> None:
+        """A string whose length takes `width` bytes."""
+        self.push(self._take(self._integer(width)).decode("utf-8", "surrogatepass"))
+
+    def octets(self, width: int) -> None:
+        """A bytes object whose length takes `width` bytes."""
+        self.push(self._take(self._integer(width)))
+
+    def double(self) -> None:
+        """BINFLOAT: eight big-endian bytes."""
+        self.push(float(np.frombuffer(self._take(8), ">f8")[0]))
+
+    def find(self, module: str, name: str) -> None:
+        """Look a global up in the tables; refuse any other, and import nothing."""
+        if (module, name) in _FUNCTIONS:
+            self.push(Name("function", _FUNCTIONS[module, name]))
+        elif module in ("torch", "torch.storage", "torch.cuda") and name in _STORAGES:
+            self.push(Name("storage", _STORAGES[name]))
+        elif module == "torch" and name in DTYPES:
+            self.push(Name("dtype", name))
+        elif (module, name) in _CLASSES:
+            self.push(Name("class", name))
+        elif module == "torch" or (module.startswith("torch.") and name.endswith("Storage")):
+            raise UnreadableTensor(
+                f"{self.path} names {module}.{name}, which is no dtype or function of tensors that this harness knows; "
+                "nothing in it was run."
+            )
+        elif module in ("torch._utils", "torch._tensor"):
+            raise UnreadableTensor(
+                f"{self.path} holds a kind of tensor that this harness does not read ({name}): it reads dense ones, "
+                "such as ColBERT writes; nothing in it was run."
+            )
+        else:
+            raise UnreadableTensor(
+                f"{self.path} names {module}.{name}, which is not a tensor; "
+                "nothing in it was run, because loading such a file can execute code."
+            )
+
+    def stack_global(self) -> None:
+        """STACK_GLOBAL: module and name are the top two strings."""
+        name, module = self.stack.pop(), self.stack.pop()
+        if not isinstance(name, str) or not isinstance(module, str):
+            raise TypeError("a global's name is not a string")
+        self.find(module, name)
+
+    def tuple_of(self, count: int) -> None:
+        """TUPLE1 to TUPLE3."""
+        if len(self.stack) < count:
+            raise IndexError("the stack is empty")
+        items = tuple(self.stack[-count:])
+        del self.stack[-count:]
+        self.push(items)
+
+    def append(self, items: list[Any]) -> None:
+        """APPEND and APPENDS."""
+        if type(self.stack[-1]) is not list:
+            raise TypeError("append to something that is not a list")
+        self.stack[-1].extend(items)
+
+    def set_items(self, items: list[Any]) -> None:
+        """SETITEM and SETITEMS; keys are scalars whose hashes nobody can choose, so that hashing is cheap."""
+        if not isinstance(self.stack[-1], dict) or len(items) % 2:
+            raise TypeError("items set on something that is not a dict")
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if not isinstance(key, (str, int, bytes, type(None))) or (isinstance(key, int) and abs(key) >> 60):
+                raise TypeError("a dict key is neither a text nor a number that is its own hash")
+            self.stack[-1][key] = value
+
+    def memoize(self, index: int) -> None:
+        """Remember the top of the stack."""
+        self.memo[index] = self.stack[-1]
+
+    def persistent(self) -> None:
+        """BINPERSID: `("storage", class, key, location, numel)`, torch's reference to a member of the archive."""
+        match self.stack.pop():
+            case ("storage", Name("storage", dtype), str(key), str(), int(numel)) if type(numel) is int:
+                self.push(self.archive.storage(DTYPES[dtype], key, numel))
+            case _:
+                raise UnreadableTensor(f"{self.path} refers to a storage in a way that is not known here.")
+
+    def reduce(self) -> None:
+        """REDUCE: apply a function of the table to a tuple."""
+        arguments, function = self.stack.pop(), self.stack.pop()
+        if not isinstance(function, Name) or function.kind != "function" or not isinstance(arguments, tuple):
+            raise TypeError("a call of something that is not a known function")
+        self.push(self._called(function.name, arguments))
+
+    def _called(self, function: str, arguments: tuple[Any, ...]) -> object:
+        """What a function of the table makes of its arguments; see torch/_utils.py and torch/_tensor.py."""
+        made: object = None
+        match function, arguments:
+            case "OrderedDict", ():
+                made = OrderedDict()
+            case "size", (sizes,):
+                made = check_shape(sizes, str(self.path))
+            case "tensor", (Storage() as storage, offset, size, stride):
+                made = self._tensor(storage, storage.dtype, offset, size, stride)
+            case "tensor_v2", (Storage() as storage, offset, size, stride, grad, hooks, *flags):
+                tensor = self._tensor(storage, storage.dtype, offset, size, stride)
+                made = self._resolved(self._differentiable(tensor, grad, hooks), *flags)
+            case "tensor_v3", (Storage() as storage, offset, size, stride, grad, hooks, Name("dtype", name), *flags):
+                tensor = self._tensor(storage, DTYPES[name], offset, size, stride)
+                made = self._resolved(self._differentiable(tensor, grad, hooks), *flags)
+            case "parameter", (Tensor() as tensor, grad, hooks):
+                made = self._differentiable(tensor, grad, hooks)
+            case "parameter_with_state", (Tensor() as tensor, grad, hooks, state):
+                made = self._with_attributes(self._differentiable(tensor, grad, hooks), state)
+            case "from_type", (Name("function", inner), Name("class"), tuple() as inside, state) if inner != function:
+                made = self._with_attributes(self._called(inner, inside), state)
+        if made is None:
+            raise TypeError(f"{function} called with arguments that torch never writes")
+        return made
+
+    def _differentiable(self, tensor: Tensor, grad: object, hooks: object) -> Tensor:
+        """Whether a tensor takes gradients says nothing about its numbers, but torch refuses some that would."""
+        if not isinstance(grad, bool) or not isinstance(hooks, (dict, type(None))):
+            raise TypeError("requires_grad or the hooks of a tensor are not such")
+        if grad and DTYPES[tensor.dtype].kind not in ("float", "complex"):
+            raise TypeError(f"a tensor of {tensor.dtype} takes no gradients")
+        return tensor
+
+    def _with_attributes(self, tensor: object, state: object) -> Tensor:
+        """Attributes that somebody set on a tensor say nothing about its numbers, unless torch has its own of the name.
+
+        `state` is the object's `__dict__`, or that and its slots; None where there are none.
+        """
+        if not isinstance(tensor, Tensor):
+            raise TypeError("attributes set on something that is not a tensor")
+        parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
+        for part in parts:
+            if not isinstance(part, (dict, type(None))):
+                raise TypeError("the attributes of a tensor are no dict")
+            for name in part or ():
+                if not isinstance(name, str) or name in _OWN_ATTRIBUTES or name.startswith("__"):
+                    raise TypeError(f"{name!r} set on a tensor, which is torch's own")
+        return tensor
+
+    def build(self) -> None:
+        """BUILD: torch writes it for an OrderedDict's `_metadata` only, which says nothing about the numbers."""
+        state = self.stack.pop()
+        if not isinstance(self.stack[-1], OrderedDict) or not isinstance(state, dict):
+            raise TypeError("state set on something that is not an OrderedDict")
+
+    def _tensor(self, storage: Storage, dtype: Dtype, offset: object, size: object, stride: object) -> Tensor:
+        """A view of a storage, as `torch._utils._rebuild_tensor` makes it; elements in C order.
+
+        Contiguous tensors are views of the mapped file; others are copied into order.
+        """
+        shape, steps = check_shape(size, str(self.path)), steps_of(stride)
+        if type(offset) is not int or offset < 0 or steps is None or len(steps) != len(shape):
+            raise UnreadableTensor(f"{self.path} holds a tensor whose strides or offset are impossible.")
+        if self.archive.swapped and storage.dtype.itemsize != dtype.itemsize:
+            raise UnreadableTensor(f"{self.path} holds big-endian {dtype.name}, which torch does not turn round.")
+        n = math.prod(shape)
+        capacity = storage.raw.size // dtype.itemsize
+        last = offset + sum((count - 1) * step for count, step in zip(shape, steps, strict=True)) if n else 0
+        if last >= capacity and n:
+            raise UnreadableTensor(
+                f"{self.path} holds a tensor of shape {list(shape)} that reaches beyond its storage "
+                f"of {capacity} elements."
+            )
+        begin = offset * dtype.itemsize
+        if n == 0:
+            return Tensor(dtype.name, shape, np.empty(shape, dtype.storage))
+        if _contiguous(shape, steps):
+            raw = storage.raw[begin : begin + n * dtype.itemsize]
+            data = view_bytes(raw, dtype, shape)
+        else:
+            self._account(n * dtype.itemsize)
+            flat = np.frombuffer(storage.raw[: capacity * dtype.itemsize], dtype.storage)
+            strides = tuple(step * dtype.itemsize for step in steps)
+            data = np.lib.stride_tricks.as_strided(flat[offset:], shape, strides, writeable=False).copy(order="C")
+        if self.archive.swapped and dtype.itemsize > 1:
+            self._account(n * dtype.itemsize)
+            # Complex numbers are two floats, each in the file's byte order; NumPy's byteswap does just that. complex32
+            # is held as bits, so its halves are swapped by hand.
+            data = data.view("<u2").byteswap().view("<u4") if dtype.name == "complex32" else data.byteswap()
+        return Tensor(dtype.name, shape, data.reshape(shape), storage.check)
+
+    def _resolved(self, tensor: Tensor, flags: object = None) -> Tensor:
+        """Apply what torch puts off: a lazily conjugated or negated tensor is stored as it was, with a flag.
+
+        torch/_utils.py: `_rebuild_tensor_v2` and `_rebuild_tensor_v3` take the flags as `metadata`.
+        """
+        if not flags:
+            return tensor
+        # torch takes a flag that is there for set, whatever its value.
+        if not isinstance(flags, dict) or any(name not in ("conj", "neg") or flags[name] is not True for name in flags):
+            raise TypeError("flags of a tensor that torch never writes")
+        conj, neg = "conj" in flags, "neg" in flags
+        kind = tensor.data.dtype.kind
+        if kind not in ("c", "f") or (conj and kind != "c"):
+            raise UnreadableTensor(
+                f"{self.path} holds a {tensor.dtype} tensor that is flagged as conjugated or negated."
+            )
+        self._account(tensor.nbytes)
+        data = tensor.data
+        data = np.conjugate(data) if conj else data
+        return replace(tensor, data=np.asarray(np.negative(data) if neg else data))
+
+    def _account(self, nbytes: int) -> None:
+        """Count a copy; stride 0, or one storage used many times, must not make a small file fill the memory."""
+        self.copied += nbytes
+        if self.copied > self.archive.raw.size + _COPY_LIMIT:
+            raise UnreadableTensor(
+                f"{self.path} expands to more than {self.copied} bytes, which its size cannot justify."
+            )
+
+
+def steps_of(stride: object) -> tuple[int, ...] | None:
+    """Strides, in elements; None where they are none."""
+    if isinstance(stride, (tuple, list)) and all(type(step) is int and step >= 0 for step in stride):
+        return tuple(stride)
+    return None
+
+
+def _contiguous(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
+    """Whether strides are those of C order; the stride of a dimension of size 1 does not matter."""
+    expected = 1
+    for size, step in zip(reversed(shape), reversed(stride), strict=True):
+        if size != 1 and step != expected:
+            return False
+        expected *= size
+    return True
+
+
+def _pop_two(machine: Interpreter) -> list[Any]:
+    value, key = machine.stack.pop(), machine.stack.pop()
+    return [key, value]
+
+
+def _stop(_: Interpreter) -> None:
+    raise _Stop
+
+
+def void(_: object) -> None:
+    """Drop a value: the opcode table holds expressions."""
+
+
+# Opcode bytes as in CPython's Lib/pickle.py, without those that torch never writes for tensors in plain containers.
+_OPCODES: dict[int, Callable[[Interpreter], None]] = {
+    0x80: lambda m: void(m._take(1)),  # PROTO
+    0x95: lambda m: m.frame(),
+    ord("."): _stop,
+    ord("("): lambda m: m.mark(),
+    ord("N"): lambda m: m.push(None),
+    0x88: lambda m: m.push(True),
+    0x89: lambda m: m.push(False),
+    ord("J"): lambda m: m.push(m._integer(4, signed=True)),
+    ord("K"): lambda m: m.push(m._integer(1)),
+    ord("M"): lambda m: m.push(m._integer(2)),
+    0x8A: lambda m: m.long(1),
+    0x8B: lambda m: m.long(4),
+    ord("G"): lambda m: m.double(),
+    ord("X"): lambda m: m.text(4),
+    0x8C: lambda m: m.text(1),
+    0x8D: lambda m: m.text(8),
+    ord("B"): lambda m: m.octets(4),
+    ord("C"): lambda m: m.octets(1),
+    0x8E: lambda m: m.octets(8),
+    ord("c"): lambda m: m.find(m._line(), m._line()),
+    0x93: lambda m: m.stack_global(),
+    ord(")"): lambda m: m.push(()),
+    ord("t"): lambda m: m.push(tuple(m._marked())),
+    0x85: lambda m: m.tuple_of(1),
+    0x86: lambda m: m.tuple_of(2),
+    0x87: lambda m: m.tuple_of(3),
+    ord("]"): lambda m: m.push([]),
+    ord("a"): lambda m: m.append([m.stack.pop()]),
+    ord("e"): lambda m: m.append(m._marked()),
+    ord("}"): lambda m: m.push({}),
+    ord("s"): lambda m: m.set_items(_pop_two(m)),
+    ord("u"): lambda m: m.set_items(m._marked()),
+    ord("q"): lambda m: m.memoize(m._integer(1)),
+    ord("r"): lambda m: m.memoize(m._integer(4)),
+    0x94: lambda m: m.memoize(len(m.memo)),
+    ord("h"): lambda m: m.push(m.memo[m._integer(1)]),
+    ord("j"): lambda m: m.push(m.memo[m._integer(4)]),
+    ord("Q"): lambda m: m.persistent(),
+    ord("R"): lambda m: m.reduce(),
+    ord("b"): lambda m: m.build(),
+}

@@ -1,0 +1,118 @@
+"""Site folders with packages exchanged: only those packages change, and neither original does."""
+
+from __future__ import annotations
+
+from importlib.util import cache_from_source
+from pathlib import Path
+
+import pytest
+
+from harness.environments.exchange import exchange
+from harness.environments.interpreter import packages_in
+from harness.environments.loader import Missing, owns, provider, unresolved
+from tests.support.sites import package
+
+
+def _site(folder: Path, version: str, *, triton: bool = False) -> Path:
+    package(folder, "torch", version, {"torch/__init__.py": f"torch {version}", f"torch/only_{version}.py": ""})
+    library = {"nvidia/__init__.py": "", "nvidia/cublas/lib/libcublas.so.12": f"cublas {version}"}
+    package(folder, "nvidia-cublas-cu12", version, library)
+    other = {"nvidia/__init__.py": "", "nvidia/cudnn/lib/libcudnn.so.9": f"cudnn {version}"}
+    package(folder, "nvidia-cudnn-cu12", version, other)
+    if triton:
+        package(folder, "triton", version, {"triton/__init__.py": f"triton {version}"})
+    (folder / "torch" / "__pycache__").mkdir()
+    Path(cache_from_source(str(folder / "torch" / "__init__.py"))).write_text(f"compiled {version}")
+    return folder
+
+
+def _content(site: Path) -> dict[str, str]:
+    return {str(path.relative_to(site)): path.read_text() for path in sorted(site.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture
+def sites(tmp_path: Path) -> tuple[Path, Path]:
+    return _site(tmp_path / "a", "1"), _site(tmp_path / "b", "2", triton=True)
+
+
+def test_one_library_is_exchanged_and_nothing_else_and_the_originals_stay(
+    sites: tuple[Path, Path], tmp_path: Path
+) -> None:
+    before = [_content(site) for site in sites]
+    exchange(*sites, ["nvidia_cublas.cu12"], tmp_path / "made")
+    made = _content(tmp_path / "made")
+
+    assert made["nvidia/cublas/lib/libcublas.so.12"] == "cublas 2"
+    assert made["torch/__init__.py"] == "torch 1"
+    assert made["nvidia/cudnn/lib/libcudnn.so.9"] == "cudnn 1"
+    assert packages_in(tmp_path / "made")["nvidia-cublas-cu12"].name == "nvidia_cublas_cu12-2.dist-info"
+    assert [_content(site) for site in sites] == before
+
+
+def test_no_file_of_the_replaced_version_stays_not_even_a_compiled_one(
+    sites: tuple[Path, Path], tmp_path: Path
+) -> None:
+    exchange(*sites, ["torch"], tmp_path / "made")
+    made = _content(tmp_path / "made")
+
+    assert "torch/only_2.py" in made
+    assert "torch/only_1.py" not in made
+    assert [made[name] for name in made if "__pycache__" in name] == ["compiled 2"]
+
+
+def test_a_package_that_only_one_side_has_comes_or_goes(sites: tuple[Path, Path], tmp_path: Path) -> None:
+    a, b = sites
+    exchange(a, b, ["triton"], tmp_path / "with")
+    exchange(b, a, ["triton"], tmp_path / "without")
+
+    assert _content(tmp_path / "with")["triton/__init__.py"] == "triton 2"
+    assert "triton" not in packages_in(tmp_path / "without")
+
+
+def test_a_file_that_two_packages_share_stays_when_one_of_them_goes(sites: tuple[Path, Path], tmp_path: Path) -> None:
+    a, b = sites
+    (b / "nvidia_cublas_cu12-2.dist-info" / "METADATA").unlink()
+    package(b, "nvidia-cublas-cu12", "2", {"nvidia/cublas/lib/libcublas.so.12": "cublas 2"})
+    exchange(a, b, ["nvidia-cublas-cu12"], tmp_path / "made")
+
+    assert "nvidia/__init__.py" in _content(tmp_path / "made")
+
+
+def test_deleting_what_was_made_leaves_the_originals(sites: tuple[Path, Path], tmp_path: Path) -> None:
+    import shutil
+
+    before = [_content(site) for site in sites]
+    exchange(*sites, ["torch", "nvidia-cudnn-cu12"], tmp_path / "made")
+    shutil.rmtree(tmp_path / "made")
+
+    assert [_content(site) for site in sites] == before
+
+
+@pytest.mark.parametrize(
+    ("said", "missing"),
+    [
+        ("ImportError: libcusparseLt.so.0: cannot open shared object file: No such file or directory",
+         Missing(file="libcusparseLt.so.0")),
+        ("ImportError: site/torch/lib/libtorch_cuda.so: undefined symbol: ncclCommWindowRegister",
+         Missing(symbol="ncclCommWindowRegister", asking="libtorch_cuda.so")),
+        ("ImportError: x/torch/lib/libtorch_cpu.so: undefined symbol: cuptiActivity, version libcupti.so.12",
+         Missing("libcupti.so.12", "cuptiActivity", "libtorch_cpu.so")),
+        ("x/libcusparse.so.12: symbol __nvJit_12_4, version libnvJitLink.so.12 not defined in file libnvJitLink.so.12",
+         Missing("libnvJitLink.so.12", "__nvJit_12_4", "libcusparse.so.12")),
+        ("ModuleNotFoundError: No module named 'sympy'", None),
+    ],
+)  # fmt: skip
+def test_the_loader_says_what_is_missing(said: str, missing: Missing | None) -> None:
+    assert unresolved(said) == missing
+
+
+def test_the_package_with_a_missing_library_or_symbol_is_found(sites: tuple[Path, Path]) -> None:
+    (sites[0] / "nvidia/cudnn/lib/libcudnn.so.9").write_bytes(b"\0cudnnCreate\0cudnnCreateTensor\0")
+    packages = ["torch", "nvidia-cublas-cu12", "nvidia-cudnn-cu12", "triton"]
+
+    assert provider(sites[0], packages, Missing(file="libcublas.so.12")) == "nvidia-cublas-cu12"
+    assert provider(sites[0], packages, Missing(symbol="cudnnCreate")) == "nvidia-cudnn-cu12"
+    assert provider(sites[0], packages, Missing(symbol="cudnn")) is None
+    assert provider(sites[0], packages, Missing(file="libnccl.so.2")) is None
+    assert owns(sites[0], "nvidia-cudnn-cu12", "libcudnn.so.9")
+    assert not owns(sites[0], "triton", "libcudnn.so.9")

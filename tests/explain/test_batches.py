@@ -1,0 +1,154 @@
+"""From a row of stored embeddings that differs to the batch that it came from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.environments.interpreter import Interpreter
+from harness.explain.batches import OUTER, embedded_passages, find_batch, first_row, rows_of_spans
+from harness.explain.pair import Pair, Side
+from harness.running.job import JobResult
+from harness.store.cell import Artifact, Cell
+from harness.tensors.dtypes import Array
+from harness.tensors.safetensors import write_safetensors
+from harness.tensors.tensor import Tensor
+
+SIZE = 2
+LENGTHS = np.array([3 + n % 4 for n in range(3 * SIZE * OUTER)], dtype=np.int64)
+SAMPLED = np.array([n for n in range(len(LENGTHS)) if n % 3], dtype=np.int64)
+CUT = 130
+"""Passages in the first chunk."""
+
+
+class _Store:
+    """Artifacts by their digest, which here is their name."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, Array] = {}
+
+    def load(self, artifact: Artifact) -> Tensor:
+        return Tensor.of(self.held[artifact.digest])
+
+    def cell(self, side: str, arrays: dict[str, Array]) -> Cell:
+        self.held |= {f"{side}{name}": array for name, array in arrays.items()}
+        artifacts = {
+            name: Artifact(f"{side}{name}", str(array.dtype), array.shape, "intermediate", True)
+            for name, array in arrays.items()
+        }
+        spec = {"version": "2.7.1", "repeat": 0, "settings": {"index_bsize": SIZE}}
+        return Cell("key", "group", spec, "ok", artifacts=artifacts)
+
+
+class _Bench:
+    """Tokenizes like colbert-ai: sorted by length, cut into batches, with the way back."""
+
+    def __init__(self, spoil: str = "") -> None:
+        self.spoil, self.texts = spoil, list[str]()
+
+    def run(self, _spec: Any, interpreter: Interpreter, job: str, request: dict[str, Any], out: Path) -> JobResult:
+        assert job == "tensorize"
+        self.texts = json.loads(Path(request["texts"]).read_text())
+        numbers = np.array([int(text) for text in self.texts], dtype=np.int64)
+        order = np.argsort(LENGTHS[numbers], kind="stable")
+        if str(interpreter.python) == self.spoil:
+            order = order[::-1].copy()
+        out.mkdir(parents=True)
+        made = {"input_ids": numbers[order][:, None], "attention_mask": LENGTHS[numbers[order]][:, None]}
+        for name, array in {**made, "reverse_indices": np.argsort(order)}.items():
+            write_safetensors(out / f"{name}.safetensors", {"tensor": Tensor.of(array)})
+        return JobResult("ok", "", out, {})
+
+
+def _embeddings(passages: Array) -> Array:
+    """Each row says which passage it is of."""
+    return np.repeat(passages, LENGTHS[passages]).astype(np.float32)[:, None].repeat(2, axis=1)
+
+
+@pytest.fixture
+def make(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Pair, _Bench]]:
+    monkeypatch.setattr(Side, "spec", property(lambda side: side.cell.spec))
+
+    def pair(changed: int, artifact: str, spoil: str = "") -> tuple[Pair, _Bench]:
+        everything = np.arange(len(LENGTHS))
+        arrays = {
+            "doclens": LENGTHS, "sample_pids": SAMPLED[::-1].copy(), "local_sample_embs": _embeddings(SAMPLED),
+            "embs_0": _embeddings(everything[:CUT]), "embs_1": _embeddings(everything[CUT:]),
+        }  # fmt: skip
+        other = dict(arrays)
+        other[artifact] = np.where(arrays[artifact] == changed, -1, arrays[artifact]).astype(np.float32)
+        store, bench = _Store(), _Bench(spoil)
+        sides = [
+            Side(store.cell(name, of), lambda name=name: Interpreter(Path(name)))  # type: ignore[misc]
+            for name, of in (("a", arrays), ("b", other))
+        ]
+        texts = [str(number) for number in everything]
+        return Pair(sides[0], sides[1], frozenset(), 1, store, bench, lambda: texts), bench  # type: ignore[arg-type]
+
+    return pair
+
+
+@pytest.mark.parametrize(
+    ("artifact", "passage"),
+    [("local_sample_embs", 1), ("local_sample_embs", 200), ("local_sample_embs", 299), ("embs_0", 129), ("embs_1", 130),
+     ("embs_1", 299), ("embs_0", 0)],
+)  # fmt: skip
+def test_the_batch_of_the_first_passage_that_differs_is_found(
+    make: Callable[..., tuple[Pair, _Bench]], tmp_path: Path, artifact: str, passage: int
+) -> None:
+    pair, bench = make(passage, artifact)
+
+    batch = find_batch(pair, ["local_sample_embs", "embs_0", "embs_1"], tmp_path / "batch")
+
+    passages, _rows = embedded_passages(pair, artifact)
+    ids = json.loads(json.dumps([int(text) for text in bench.texts]))
+    place = passages.index(passage)
+    outer = passages[place // (SIZE * OUTER) * SIZE * OUTER :][: SIZE * OUTER]
+    stored = pair.store.load(pair.a.cell.artifacts[artifact]).data
+    of_batch = [int(stored[start][0]) for start, _stop in batch.spans]
+    assert batch.artifact == artifact
+    assert ids == outer
+    assert passage in of_batch
+    assert batch.same_in_b
+    assert f"passage {passage}" in batch.said
+    assert rows_of_spans(stored, batch.spans)[:, 0].tolist() == [p for p in of_batch for _ in range(LENGTHS[p])]
+
+
+def test_a_tokenizer_that_makes_other_batches_in_b_is_noticed(
+    make: Callable[..., tuple[Pair, _Bench]], tmp_path: Path
+) -> None:
+    pair, _bench = make(200, "local_sample_embs", "b")
+
+    assert not find_batch(pair, ["local_sample_embs"], tmp_path / "batch").same_in_b
+
+
+def test_lengths_that_do_not_add_up_are_no_guess(make: Callable[..., tuple[Pair, _Bench]]) -> None:
+    pair, _bench = make(1, "local_sample_embs")
+    pair.store.held["asample_pids"] = SAMPLED[:-1]  # type: ignore[attr-defined]
+
+    with pytest.raises(LookupError, match="do not add up"):
+        embedded_passages(pair, "local_sample_embs")
+
+
+def test_nothing_that_differs_is_a_sentence(make: Callable[..., tuple[Pair, _Bench]], tmp_path: Path) -> None:
+    pair, _bench = make(-7, "embs_0")
+
+    with pytest.raises(LookupError, match="no row"):
+        find_batch(pair, ["embs_0", "batches"], tmp_path)
+
+
+def test_a_row_differs_in_bits_and_not_in_value() -> None:
+    x = np.zeros((3, 2), np.float16)
+    y = x.copy()
+    assert first_row(x, y) is None
+
+    y[2, 1] = -0.0
+
+    assert first_row(x, y) == 2
+    assert first_row(x, y[:2]) is None
+    assert first_row(np.full((2, 1), np.nan), np.full((2, 1), np.nan)) is None

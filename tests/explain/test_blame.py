@@ -1,0 +1,334 @@
+"""Blame: grouping, counterfactual locks, delta debugging, and claims in both directions only."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from harness.environments.exchange import counterfactual
+from harness.environments.interpreter import Interpreter
+from harness.environments.lockfile import read_lock
+from harness.explain import laboratory as laboratory_module
+from harness.explain.blame import find
+from harness.explain.laboratory import Laboratory
+from harness.explain.pair import Side
+from harness.explain.units import AS_A, AS_B, NEITHER, UNRESOLVED, Outcome, Unit, narrow, units_of
+from harness.home import Home
+from harness.report import blame_rows
+from tests.support.sites import package
+
+UNITS = tuple(Unit(name, (name,)) for name in ("torch", "cublas", "triton", "sympy"))
+
+
+def _world(guilty: set[str], broken: Sequence[set[str]] = ()) -> Callable[[str, Sequence[Unit]], Outcome]:
+    """A world in which exactly the packages in `guilty`, together, decide the result."""
+
+    def observe(base: str, units: Sequence[Unit]) -> Outcome:
+        names = {unit.name for unit in units}
+        if names in broken:
+            return Outcome(base, tuple(names), UNRESOLVED, "import_failed", "it does not import")
+        taken = guilty & names
+        result = NEITHER if taken and taken != guilty else base if not taken else "B" if base == "A" else "A"
+        return Outcome(base, tuple(names), {"A": AS_A, "B": AS_B}.get(result, NEITHER))
+
+    return observe
+
+
+def test_torch_itself_is_blamed_when_both_directions_show_it() -> None:
+    found = find(UNITS, _world({"torch"}), ("2.7.1", "2.8.0"))
+
+    assert found.guilty == ("torch",)
+    assert "torch itself" in found.sentence
+
+
+def test_a_library_is_blamed_with_its_versions_and_what_torch_alone_does_is_said() -> None:
+    changed = {
+        "torch": ("2.6.0", "2.7.0"),
+        "nvidia-cublas-cu12": ("12.4.5.8", "12.6.4.1"),
+        "nvidia-nccl-cu12": ("1", "2"),
+    }
+    found = find(units_of(changed, apart=True), _world({"nvidia-cublas-cu12"}), ("2.6.0", "2.7.0"))
+
+    assert found.guilty == ("nvidia-cublas-cu12",)
+    assert found.sentence.startswith(
+        "nvidia-cublas-cu12 12.4.5.8 -> 12.6.4.1: exchanging it alone exchanges the result"
+    )
+    assert "torch 2.6.0 -> 2.7.0 alone: exchanging it changes nothing, in either direction" in found.sentence
+    assert {o.base for o in found.tried if o.units == ("torch",)} == {"A", "B"}
+
+
+def test_a_torch_that_does_not_import_alone_is_said_beside_the_guilty_library() -> None:
+    found = find(UNITS, _world({"cublas"}, [{"torch"}]), ("a", "b"))
+
+    assert found.guilty == ("cublas",)
+    assert "torch alone: could not be exchanged (it does not import)" in found.sentence
+
+
+def test_two_packages_that_only_matter_together_are_blamed_together() -> None:
+    found = find(UNITS, _world({"cublas", "sympy"}), ("a", "b"))
+
+    assert set(found.guilty) == {"cublas", "sympy"}
+    assert "together" in found.sentence
+
+
+def test_an_override_that_does_not_import_is_an_outcome_and_nothing_is_claimed() -> None:
+    found = find(UNITS[:1], _world({"torch"}, [{"torch"}]), ("a", "b"))
+
+    assert found.guilty == ()
+    assert "it does not import" in found.sentence
+    assert found.tried[0].outcome == "import_failed"
+
+
+def test_what_could_not_be_separated_is_said_so() -> None:
+    found = find(UNITS[:2], _world({"torch"}, [{"torch"}, {"cublas"}]), ("a", "b"))
+
+    assert set(found.guilty) == {"torch", "cublas"}
+    assert "could not be separated (torch alone: it does not import; cublas alone" in found.sentence
+
+
+def test_what_a_part_does_in_the_direction_in_which_it_imports_is_said() -> None:
+    whole = _world({"torch"})
+
+    def observe(base: str, units: Sequence[Unit]) -> Outcome:
+        if len(units) == 1 and (base == "B" or units[0].name == "torch"):
+            return Outcome(base, (units[0].name,), UNRESOLVED, "import_failed", "it does not import")
+        return whole(base, units)
+
+    found = find(UNITS[:2], observe, ("a", "b"))
+
+    assert set(found.guilty) == {"torch", "cublas"}
+    assert "In a, exchanging cublas alone changes nothing" in found.sentence
+
+
+def test_one_direction_alone_is_not_enough() -> None:
+    def observe(base: str, units: Sequence[Unit]) -> Outcome:
+        return Outcome(base, tuple(u.name for u in units), AS_A)
+
+    assert find(UNITS, observe, ("a", "b")).guilty == ()
+
+
+def test_no_difference_of_packages_blames_none() -> None:
+    assert find((), _world(set()), ("a", "b")).guilty == ()
+
+
+@pytest.mark.parametrize("number", [9, 20, 6])
+def test_narrowing_gives_a_set_of_which_nothing_can_be_left_out(number: int) -> None:
+    many = tuple(Unit(str(n), (str(n),)) for n in range(number))
+    wanted = {"1", "4", str(number - 1)}
+    found = narrow(many, lambda some: wanted <= {unit.name for unit in some})
+
+    assert {unit.name for unit in found} == wanted
+
+
+def test_nvidia_libraries_are_exchanged_together_and_torch_is_tried_first() -> None:
+    found = units_of(["triton", "nvidia-cublas-cu12", "torch", "nvidia-cudnn-cu12"])
+
+    assert [unit.name for unit in found] == ["torch", "NVIDIA libraries", "triton"]
+
+
+def test_on_a_gpu_the_libraries_that_compute_are_units_of_their_own() -> None:
+    names = ["triton", "nvidia-cublas-cu12", "torch", "nvidia-cudnn-cu12", "nvidia-nccl-cu12", "nvidia-nvtx-cu12"]
+    found = units_of(names, apart=True)
+
+    assert [unit.name for unit in found] == [
+        "torch", "nvidia-cublas-cu12", "nvidia-cudnn-cu12", "other NVIDIA libraries", "triton",
+    ]  # fmt: skip
+    assert sorted(name for unit in found for name in unit.packages) == sorted(names)
+
+
+def test_a_counterfactual_lock_takes_versions_and_hashes_from_the_other_side(tmp_path: Path) -> None:
+    base, other = tmp_path / "b.txt", tmp_path / "a.txt"
+    base.write_text(
+        "numpy==1 \\\n    --hash=sha256:n\n    # via torch\ntorch==2 \\\n    --hash=sha256:t2\n"
+        "triton==3 \\\n    --hash=sha256:x\n"
+    )
+    other.write_text("# made by nox\nnumpy==1 \\\n    --hash=sha256:n\ntorch==1 \\\n    --hash=sha256:t1\n")
+
+    text = counterfactual(base, other, ["torch", "triton"])
+
+    assert "torch==1 \\\n    --hash=sha256:t1" in text
+    assert "triton" not in text
+    assert "numpy==1" in text
+
+
+def test_two_that_need_the_same_counterfactual_take_turns_and_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither loses the environment because the other is done with it."""
+    home = Home(tmp_path / "home")
+    for version in ("1", "2"):
+        (tmp_path / f"{version}.txt").write_text(f"torch=={version} \\\n    --hash=sha256:{version}{'0' * 63}\n")
+
+    def build(_home: Home, _matrix: object, path: Path, *_more: object) -> None:
+        (path / "bin").mkdir(parents=True)
+        (path / "bin" / "python").touch()
+
+    monkeypatch.setattr(laboratory_module, "build_environment", build)
+    experiment: Any = SimpleNamespace(
+        home=home, matrix=None, brought=lambda _version: None,
+        lock=lambda version: SimpleNamespace(path=tmp_path / f"{version}.txt"),
+    )  # fmt: skip
+    sides: list[Any] = [SimpleNamespace(cell=SimpleNamespace(version=version)) for version in ("1", "2")]
+    laboratory = Laboratory(experiment, SimpleNamespace(), {}, lambda _text: None)  # type: ignore[arg-type]
+    first_is_in, events = threading.Event(), []
+
+    def second() -> None:
+        first_is_in.wait(10)
+        with laboratory._environment(sides[0], sides[1], ["torch"]) as found:
+            events.append(f"second has it: {found.python.exists()}")
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    with laboratory._environment(sides[0], sides[1], ["torch"]) as interpreter:
+        first_is_in.set()
+        thread.join(0.3)
+        events.append(f"first has it: {interpreter.python.exists()}")
+    thread.join(10)
+
+    assert events == ["first has it: True", "second has it: True"]
+    assert [path.name for path in home.environments.iterdir() if not path.name.endswith(".lock")] == []
+
+
+VERSIONS: dict[str, tuple[str | None, str | None]] = dict.fromkeys(
+    ("torch", "nvidia-nccl-cu12", "nvidia-cusparselt-cu12", "nvidia-cublas-cu12"), ("1", "2")
+)
+
+
+def _brought(folder: Path, version: str, result: str) -> Path:
+    """A site folder as of 2.7.1 and 2.8.0: the older torch loads only beside its own cuSPARSELt, the newer its NCCL."""
+    package(folder, "torch", version, {"torch/lib/libtorch_cuda.so": result})
+    package(folder, "nvidia-nccl-cu12", version, {"nvidia/nccl/lib/libnccl.so.2": f"\0ncclNew{version}\0"})
+    package(folder, "nvidia-cusparselt-cu12", version, {f"lt{version}/libcusparseLt.so.{version}": ""})
+    package(folder, "nvidia-cublas-cu12", version, {"nvidia/cublas/lib/libcublas.so.12": "ncclNew1 ncclNew2"})
+    return folder
+
+
+def _loads(site: Path) -> tuple[str, str, str]:
+    """What the dynamic loader would say, and the result, which only torch decides."""
+    result = (site / "torch/lib/libtorch_cuda.so").read_text()
+    if result == "new" and "ncclNew2\0" not in (site / "nvidia/nccl/lib/libnccl.so.2").read_text():
+        where = f"ImportError: {site}/torch/lib/libtorch_cuda.so"
+        return "import_failed", f"{where}: undefined symbol: ncclNew2", ""
+    if result == "old" and not (site / "lt1/libcusparseLt.so.1").exists():
+        missing = "libcusparseLt.so.1: cannot open shared object file: No such file or directory"
+        return "import_failed", f"ImportError: {missing}", ""
+    return "ok", "", result
+
+
+@pytest.fixture
+def laboratory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Laboratory:
+    """Two brought environments that differ in four packages; jobs only load torch."""
+    sites = {"1": _brought(tmp_path / "1", "1", "old"), "2": _brought(tmp_path / "2", "2", "new")}
+    for version in sites:
+        pins = (f"{name}=={version} \\\n    --hash=sha256:{version}{'0' * 63}\n" for name in VERSIONS)
+        (tmp_path / f"{version}.txt").write_text("".join(pins))
+    experiment: Any = SimpleNamespace(
+        home=Home(tmp_path / "home"), brought=lambda version: Interpreter(Path("python"), sites[version]),
+        lock=lambda version: read_lock(tmp_path / f"{version}.txt"),
+    )  # fmt: skip
+    a, b = (
+        SimpleNamespace(
+            cell=SimpleNamespace(version=version), interpreter=lambda site=site: Interpreter(Path("python"), site)
+        )
+        for version, site in sites.items()
+    )
+
+    def result(_self: Laboratory, _side: Side, interpreter: Interpreter) -> tuple[str, str, str]:
+        assert interpreter.site is not None
+        return _loads(interpreter.site)
+
+    monkeypatch.setattr(Laboratory, "result", result)
+    return Laboratory(experiment, SimpleNamespace(a=a, b=b), {}, lambda _text: None)  # type: ignore[arg-type]
+
+
+def test_a_torch_that_needs_its_own_libraries_to_load_takes_them_along(laboratory: Laboratory) -> None:
+    found = find(units_of(VERSIONS, apart=True), laboratory.observe(("old", "new")), ("1", "2"))
+
+    assert found.guilty == ("torch",)
+    assert found.sentence.startswith(
+        "torch 1 -> 2: exchanging it together with nvidia-cusparselt-cu12 and nvidia-nccl-cu12, without which it does "
+        "not load, exchanges the result, bit for bit, in both directions. nvidia-cublas-cu12 1 -> 2 alone: exchanging "
+        "it changes nothing, in either direction."
+    )
+    assert found.sentence.endswith(
+        "Everything else, but for nvidia-cusparselt-cu12 and nvidia-nccl-cu12: exchanging it changes nothing, in "
+        "either direction."
+    )
+    alone = next(o for o in found.tried if o.base == "B" and o.units == ("torch",))
+    assert alone.along == ("nvidia-cusparselt-cu12",)
+
+
+def test_a_library_without_which_torch_does_not_load_cannot_be_exchanged(laboratory: Laboratory) -> None:
+    needed = Unit("nvidia-cusparselt-cu12", ("nvidia-cusparselt-cu12",))
+    tried = laboratory.observe(("old", "new"))("A", [needed])
+
+    assert tried.result == UNRESOLVED
+    assert "libcusparseLt.so.1: cannot open" in tried.reason
+    assert (tried.along, tried.kept) == ((), ())
+
+
+def test_a_row_says_which_packages_were_exchanged_in_fact(laboratory: Laboratory) -> None:
+    found = find(units_of(VERSIONS, apart=True), laboratory.observe(("old", "new")), ("1", "2"))
+    cell = SimpleNamespace(cell=SimpleNamespace(label="1"))
+    written = blame_rows.rows(found, SimpleNamespace(a=cell, b=cell), VERSIONS)  # type: ignore[arg-type]
+
+    packages = {(row["base"], row["what"]): row["packages"] for row in written}
+    assert packages["B", "torch"] == "torch,nvidia-cusparselt-cu12"
+    assert packages["A", "torch"] == "torch,nvidia-nccl-cu12"
+    assert packages["B", "nvidia-cublas-cu12,other NVIDIA libraries"] == "nvidia-cublas-cu12,nvidia-cusparselt-cu12"
+
+
+def test_what_the_other_unit_left_behind_is_said(laboratory: Laboratory) -> None:
+    """Without the libraries apart, as on a CPU."""
+    found = find(units_of(VERSIONS), laboratory.observe(("old", "new")), ("1", "2"))
+
+    assert (
+        " NVIDIA libraries, but for nvidia-cusparselt-cu12 and nvidia-nccl-cu12, alone: exchanging it changes nothing, "
+        "in either direction." in found.sentence
+    )
+
+
+def _world_in_which_torch_needs(library: str, guilty: str) -> Callable[[str, Sequence[Unit]], Outcome]:
+    """Torch takes `library` along; whoever exchanges `guilty` exchanges the result."""
+
+    def observe(base: str, units: Sequence[Unit]) -> Outcome:
+        names = {unit.name for unit in units}
+        along = {library} - names if "torch" in names else set()
+        # The library can be exchanged without torch only in the newer.
+        kept = {library} & names if "torch" not in names and base == "A" else set()
+        taken = (names | along) - kept
+        if not taken:
+            return Outcome(base, tuple(names), UNRESOLVED, "import_failed", "it does not import")
+        result = (AS_A if base == "B" else AS_B) if guilty in taken else (AS_B if base == "B" else AS_A)
+        return Outcome(base, tuple(names), result, along=tuple(along), kept=tuple(kept))
+
+    return observe
+
+
+def test_a_library_that_torch_takes_along_is_not_cleared_by_torch() -> None:
+    """It alone does it in the newer; in the older it was never exchanged without torch."""
+    found = find(UNITS, _world_in_which_torch_needs("cublas", "cublas"), ("a", "b"))
+
+    assert found.guilty != ("torch",)
+    assert "cublas" in found.sentence
+
+
+def test_what_went_along_and_was_never_exchanged_alone_is_not_cleared() -> None:
+    found = find(UNITS, _world_in_which_torch_needs("cublas", "torch"), ("a", "b"))
+
+    assert set(found.guilty) == {"torch", "cublas"}
+    assert "which of them does it could not be separated" in found.sentence
+    assert "Everything else, but for cublas: exchanging it changes nothing" in found.sentence
+
+
+def test_what_went_along_with_a_bystander_is_named() -> None:
+    world = _world_in_which_torch_needs("sympy", "cublas")
+    found = find(UNITS, world, ("a", "b"))
+
+    assert found.guilty == ("cublas",)
+    assert " torch alone (with sympy, to load): exchanging it changes nothing, in either direction." in found.sentence

@@ -1,0 +1,208 @@
+"""A cell's key changes with everything that may change its result, and with nothing else."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from harness.environments.device import Device
+from harness.environments.lockfile import lock_path, read_lock
+from harness.inputs.matrix import Deadlines, IndexJob, Matrix, Retry
+from harness.inputs.matrix_file import load_matrix, parse_matrix
+from harness.inputs.passages import Passages
+from harness.running.specs import index_spec, job_environment
+from harness.store.spec import CellSpec
+from tests.support.cell_specs import spec
+
+ROOT = Path(__file__).parents[2]
+MATRIX = load_matrix(ROOT / "matrix.yaml")
+CPU = Device("cpu", "cpu GenuineIntel 6/143 avx2")
+GPU = Device("cuda", "cuda NVIDIA H100 80GB HBM3 9.0")
+CHECKPOINT = {"name": "embedded", "digest": "beef", "dim": 96}
+
+CHANGES: dict[str, Any] = {
+    "job": "probe",
+    "version": "2.7.1",
+    "lock": "another",
+    "collection": {"name": "embedded", "digest": "c0ffed", "passages": 10},
+    "checkpoint": {"name": "embedded", "digest": "bead", "dim": 8},
+    "settings": {"nbits": 1, "threads": 2},
+    "device": "cpu AuthenticAMD 25/1 avx2",
+    "environment": {"OMP_NUM_THREADS": "1"},
+    "swap": {"centroids_raw": "d1"},
+    "repeat": 1,
+    "revision": 2,
+    "oddities": {"OMP_NUM_THREADS": None},
+}
+"""`oddities` only explains `environment`, which counts."""
+
+
+def index(job: IndexJob | None = None, version: str = "2.8.0", device: Device = CPU, **changes) -> CellSpec:
+    """The cell that `harness index` would run."""
+    lock = read_lock(lock_path(ROOT / "locks", version, device.flavour))
+    passages = Passages(["0", "1"], ["some text", "other text"], "tiny", {})
+    arguments = {"collection": passages.record(), "checkpoint": CHECKPOINT, **changes}
+    return index_spec(MATRIX, job or MATRIX.jobs.index, version, lock, device=device, **arguments)
+
+
+def test_there_is_a_change_for_every_field():
+    assert set(CHANGES) == {field.name for field in fields(CellSpec)}
+
+
+@pytest.mark.parametrize("name", sorted(set(CHANGES) - {"oddities"}))
+def test_every_field_changes_the_key(name):
+    assert spec(**{name: CHANGES[name]}).key != spec().key
+
+
+def test_no_two_changes_give_the_same_key():
+    keys = {spec(**{name: value}).key for name, value in CHANGES.items()} | {spec().key}
+
+    assert len(keys) == len(CHANGES)
+    assert spec(oddities=CHANGES["oddities"]).key == spec().key
+
+
+def test_equal_specifications_have_equal_keys_whatever_the_order_of_their_settings():
+    turned = spec(settings={"threads": 2, "nbits": 2})
+
+    assert turned.key == spec().key
+    assert len(spec().key) == 32
+    assert int(spec().key, 16) >= 0
+
+
+@pytest.mark.parametrize("name", ["collection", "checkpoint"])
+def test_names_do_not_change_the_key(name):
+    """The same passages under another path are the same passages."""
+    renamed: Any = {**getattr(spec(), name), "name": "/elsewhere/corpus.parquet"}
+
+    assert spec(**{name: renamed}).key == spec().key
+    assert spec(**{name: renamed}).to_json() != spec().to_json()
+
+
+@pytest.mark.parametrize("name", ["version", "lock", "swap", "repeat"])
+def test_what_a_pair_differs_in_does_not_change_the_group(name):
+    assert spec(**{name: CHANGES[name]}).group == spec().group
+
+
+@pytest.mark.parametrize("name", sorted(set(CHANGES) - {"version", "lock", "swap", "repeat"}))
+def test_what_makes_cells_incomparable_changes_the_group(name):
+    assert spec(**{name: CHANGES[name]}).group != spec().group
+
+
+def test_a_repeat_is_the_same_cell_again():
+    assert spec().again(0) == spec()
+    assert spec().again(2) == replace(spec(), repeat=2)
+
+
+@pytest.mark.parametrize(
+    "change", [{"capture": "final"}, {"deadline_seconds": Deadlines(index=60.0)}, {"retry": Retry(tries=1)}]
+)
+def test_what_cannot_change_the_result_is_not_in_the_key(change):
+    assert index(MATRIX.jobs.index.model_copy(update=change)).key == index().key
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"nbits": 4},
+        {"index_bsize": 16},
+        {"doc_maxlen": 200},
+        {"kmeans_niters": 5},
+        {"native_extensions": True},
+        {"threads": 1},
+        {"environment": {"MKL_CBWR": "COMPATIBLE"}},
+    ],
+)
+def test_every_setting_that_can_change_the_result_is_in_the_key(change):
+    assert index(MATRIX.jobs.index.model_copy(update=change)).key != index().key
+
+
+def test_every_setting_of_the_job_is_in_the_key_or_known_not_to_matter():
+    """A new field of `IndexJob` must be put on one side or the other."""
+    counted = {"nbits", "index_bsize", "doc_maxlen", "kmeans_niters", "native_extensions", "threads"}
+
+    assert set(index().settings) == counted | {"dim"}
+    assert set(IndexJob.model_fields) == counted | {"capture", "deadline_seconds", "environment", "retry"}
+
+
+def test_passages_their_order_and_their_ids_are_in_the_key():
+    swapped = Passages(["1", "0"], ["other text", "some text"], "tiny", {})
+    renamed = Passages(["0", "1"], ["some text", "other text"], "renamed", {"path": "x"})
+
+    assert index(collection=swapped.record()).key != index().key
+    assert index(collection=renamed.record()).key == index().key
+    assert index().collection["passages"] == 2
+
+
+def test_the_device_decides_the_environment_s_lock():
+    assert index(device=GPU).lock != index().lock
+    assert index(device=GPU).group != index().group
+
+
+def test_the_environment_fixes_threads_offline_mode_and_hash_seed():
+    environment = job_environment(MATRIX, MATRIX.jobs.index.model_copy(update={"threads": 3}), "2.8.0", CPU)
+
+    assert {environment[f"{name}_NUM_THREADS"] for name in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")} == {"3"}
+    assert environment["HF_HUB_OFFLINE"] == environment["TRANSFORMERS_OFFLINE"] == "1"
+    assert environment["PYTHONHASHSEED"] == "0"
+    assert environment["OMP_DYNAMIC"] == environment["MKL_DYNAMIC"] == "FALSE"
+
+
+def test_a_cpu_job_sees_no_gpu_and_a_gpu_job_is_not_told_which():
+    assert job_environment(MATRIX, MATRIX.jobs.index, "2.8.0", CPU)["CUDA_VISIBLE_DEVICES"] == ""
+    assert "CUDA_VISIBLE_DEVICES" not in job_environment(MATRIX, MATRIX.jobs.index, "2.8.0", GPU)
+
+
+def test_oddities_come_before_the_user_s_own_variables():
+    text = (ROOT / "matrix.yaml").read_text(encoding="utf-8")
+    odd = '\n  - versions: ["2.4.1"]\n    environment: {A: "1", B: "1"}\n    reason: Made up here.\ncollections:\n'
+    matrix: Matrix = parse_matrix(text.replace("\ncollections:\n", odd))
+    job = matrix.jobs.index.model_copy(update={"environment": {"B": "2", "OMP_DYNAMIC": "TRUE"}})
+
+    environment = job_environment(matrix, job, "2.4.1", CPU)
+
+    assert (environment["A"], environment["B"], environment["OMP_DYNAMIC"]) == ("1", "2", "TRUE")
+    assert "A" not in job_environment(matrix, job, "2.5.0", CPU)
+
+
+def test_an_oddity_s_variables_are_in_the_key_and_not_in_the_group():
+    """Otherwise a version with one would drop out of the consecutive pairs."""
+    text = (ROOT / "matrix.yaml").read_text(encoding="utf-8")
+    odd = '\n  - versions: ["2.4.1"]\n    environment: {A: "1", OMP_DYNAMIC: "TRUE"}\n    reason: Made up here.\n'
+    matrix = parse_matrix(text.replace("\ncollections:\n", f"{odd}collections:\n"))
+    passages = Passages(["0"], ["text"], "tiny", {})
+
+    def of(which: Matrix, version: str) -> CellSpec:
+        lock = read_lock(lock_path(ROOT / "locks", version, "cpu"))
+        return index_spec(which, which.jobs.index, version, lock, passages.record(), CHECKPOINT, CPU)
+
+    assert of(matrix, "2.4.1").environment["OMP_DYNAMIC"] == "TRUE"
+    assert of(matrix, "2.4.1").oddities == {"A": None, "OMP_DYNAMIC": "FALSE"}
+    assert of(matrix, "2.4.1").key != of(MATRIX, "2.4.1").key
+    assert {of(matrix, v).group for v in ("2.4.0", "2.4.1", "2.5.0")} == {of(MATRIX, "2.4.1").group}
+    assert of(matrix, "2.5.0").key == of(MATRIX, "2.5.0").key
+
+
+def test_keys_and_groups_are_those_of_the_tables_that_are_kept():
+    """What was measured must not become something else: a stored cell would run again, a table lose its cells."""
+    kept = sorted((ROOT / "results").glob("*/cells.parquet"))
+    rows = [row for path in kept for row in pq.read_table(path).to_pylist()]
+
+    assert rows
+    for row in rows:
+        again = CellSpec(
+            job="index",
+            version=row["version"],
+            lock=row["lock"],
+            collection={"name": "any", "digest": row["collection_digest"], "passages": row["passages"]},
+            checkpoint={"name": "any", "digest": row["checkpoint_digest"], "dim": 1},
+            settings=json.loads(row["settings"]),
+            device=row["device"],
+            environment=json.loads(row["environment"]),
+            repeat=row["repeat"],
+        )
+        assert (again.key, again.group) == (row["key"], row["group"])

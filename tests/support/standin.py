@@ -1,0 +1,62 @@
+"""A whole sweep with a stand-in for the job: the command line, site folders and an interpreter that runs a few lines.
+
+The job makes a small index that depends on its version only, so that tables are the same however they came about.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from tests.checkpoints import write_checkpoint
+from tests.support.fake_worker import fake_interpreter
+from tests.support.small_index import index_arrays, write_index
+
+VERSIONS = ("2.6.0", "2.7.0", "2.7.1", "2.8.0")
+PASSAGES = "".join(
+    f'{{"text": "Passage {n} of a collection that is just large enough to be clustered"}}\n' for n in "12"
+)
+"""A JSON lines file with two passages, which a job is not refused for."""
+_HEAD = """
+version = os.environ["PYTHONPATH"].rsplit("/", 1)[1]
+def index():
+    shutil.copytree(made / version, out / "index")
+def ran(text=""):
+    with open(made / "ran", "a") as file:
+        file.write(f"{cell['key']} {version} {os.getpid()} {text}\\n")
+"""
+WELL = "ran(); phase('import'); time.sleep(SECONDS); phase('encode'); index(); phase('finalize'); result()\n"
+
+
+def make_inputs(folder: Path) -> list[str]:
+    """Options of a small collection and a checkpoint."""
+    (folder / "good.jsonl").write_text(PASSAGES)
+    checkpoint = write_checkpoint(folder / "ck")
+    return ["--collection", str(folder / "good.jsonl"), "--checkpoint", str(checkpoint), "--threads", "1"]
+
+
+def make_sites(folder: Path, body: str = WELL, seconds: float = 0.3) -> list[str]:
+    """Options that name site folders of `VERSIONS` and an interpreter that runs `body` there; `folder` gets `ran`."""
+    fake = fake_interpreter(folder, _HEAD + body.replace("SECONDS", str(seconds)))
+    for number, version in enumerate(VERSIONS):
+        (folder / "sites" / version / "torch").mkdir(parents=True)
+        # The last two versions make the same.
+        arrays = index_arrays()
+        arrays["centroids"] = index_arrays(seed=min(number, 2))["centroids"]
+        write_index(folder / version, arrays)
+    return ["--sites", str(folder / "sites"), "--site-python", str(fake.python)]
+
+
+def ran(folder: Path) -> list[str]:
+    """Versions whose job was started, in order."""
+    path = folder / "ran"
+    return [line.split()[1] for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def harness_program(*patches: str) -> list[str]:
+    """An interpreter's command line that runs `harness` with some lines of Python before it."""
+    return [
+        sys.executable,
+        "-c",
+        "\n".join(["import sys", *patches, "from harness import cli", "cli.main(sys.argv[1:])"]),
+    ]
