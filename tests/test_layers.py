@@ -1,11 +1,13 @@
-"""The layers of docs/design.md: the contracts in `pyproject.toml` see what they forbid, and what no linter sees."""
+"""docs/design.md is true: contracts see what they forbid, no private name is shared, paths and dependencies exist."""
 
 from __future__ import annotations
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "harness"
+DESIGN = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
 PLANTS = {
     "tensors/metrics.py": "from harness.store.cell import Cell",
     "store/store.py": "def planted():\n    from harness.environments import uv",
@@ -94,3 +97,30 @@ def test_no_module_uses_a_private_name_of_another():
 )
 def test_a_private_name_is_seen_however_it_is_reached(text):
     assert len(list(private_names(text))) == 1
+
+
+def test_every_path_that_the_page_names_is_there():
+    tree = DESIGN.split("```")[1]
+    named = {*re.findall(r"`([\w./-]+/[\w.-]*)`", DESIGN), *re.findall(r"[a-z_]+(?:/|\.py)", tree)} - {
+        "harness/",
+        "kernels/",
+        "slurm/",
+    }
+
+    assert len(named) > 40
+    assert not [name for name in named if not (ROOT / name).exists() and not (PACKAGE / name).exists()]
+
+
+def test_every_wing_is_in_the_tree():
+    tree = DESIGN.split("```")[1]
+
+    assert not [path.parent.name for path in PACKAGE.glob("*/__init__.py") if f" {path.parent.name}/" not in tree]
+
+
+def test_the_page_has_a_line_for_each_dependency_and_for_nothing_else():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = [re.match(r"[\w-]+", requirement) for requirement in project["dependencies"]]
+
+    told = re.findall(r"^- `([\w-]+)`: ", DESIGN.partition("## Dependencies")[2], re.MULTILINE)
+
+    assert told == [match.group() for match in needed if match]
