@@ -1,7 +1,7 @@
 """Checkpoints: the ColBERT model a cell encodes with, checked before any environment is built for it.
 
 A checkpoint is a folder as colbert-ai writes it: a transformers model with its tokenizer, a `linear.weight` that
-projects to `dim`, and `artifact.metadata`, colbert-ai's own settings. What colbert-ai would trip over after minutes is
+projects to `dim`, and `artifact.metadata`, colbert-ai's own settings. What colbert-ai would fail on after minutes is
 said here in a sentence at once.
 """
 

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from harness.inputs.passages import Passages
 
 SCALE_SEED = 0
-SUFFIXES = (".parquet", ".tsv", ".jsonl", ".ndjson", ".gz")
 
 
 def load_collection(
@@ -55,6 +54,7 @@ def load_collection(
 def _collection(matrix: Matrix, beside: Path, home: Home, name: str, limit: int | None) -> Passages:
     from harness.inputs import collection as kinds
     from harness.inputs import recipe
+    from harness.inputs.readers import SUFFIXES
 
     known = matrix.collections.get(name)
     if known is None:
