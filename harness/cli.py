@@ -1,6 +1,6 @@
 """The `harness` command: a group whose subcommands are imported only when they are called.
 
-`harness --help` must answer at once, and pandas, pyarrow and pydantic together take longer than that to import; so the
+`harness --help` must answer at once, and pyarrow, pydantic and NumPy together take longer than that to import; so the
 group knows each command's module and one-line help, and imports the module when the command runs.
 """
 

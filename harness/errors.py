@@ -1,7 +1,7 @@
-"""Errors that end in one sentence for the user and an exit code of the contract.
+"""Errors that end in one sentence for the user and an exit code that means what `ExitCode` says.
 
-Every message names the file or the field, what is wrong with it, and the mend. A traceback is for our own mistakes
-only.
+Every message names the file or the field, what is wrong with it, and what to do about it. A traceback is for our own
+mistakes only.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reading JSON that may be anybody's, and writing files that are whole or not there at all."""
+"""Reading JSON that somebody else may have written, and writing files that are whole or not there at all."""
 
 from __future__ import annotations
 

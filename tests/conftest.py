@@ -38,6 +38,10 @@ def torch_interpreter() -> Path:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Order tests by the most costly thing they need; within a kind the order of the files stays."""
     items.sort(key=_cost)
+    for item in items:
+        if item.get_closest_marker("integration"):
+            # Whichever of them comes first builds the environments, whose downloads are several GB.
+            item.add_marker(pytest.mark.timeout(3600))
 
 
 def _cost(item: pytest.Item) -> int:

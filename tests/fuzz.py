@@ -51,8 +51,8 @@ from harness.store.stored import StoredCell
 from harness.tensors.safetensors import read_safetensors, write_safetensors
 from harness.tensors.tensor import Tensor
 from harness.tensors.torchfile import read_pt
-from tests.checkpoints import write_checkpoint
 from tests.support.cell_specs import cell, spec
+from tests.support.checkpoints import write_checkpoint
 from tests.support.pt_files import integer, rebuild, tuple_of, write_archive, write_index, write_pt
 from tests.support.pt_files import text as pickled_text
 

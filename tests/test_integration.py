@@ -37,8 +37,7 @@ from harness.tensors.safetensors import write_safetensors
 from harness.tensors.tensor import Tensor
 from tests.support.real_environments import MATRIX, NEW, OLD, ROOT, harness
 
-# The first test builds both environments, whose downloads may take longer than any test should.
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(3600)]
+pytestmark = pytest.mark.integration
 LIMIT = 200
 SELECTION = ("--collection", "embedded", "--checkpoint", "embedded", "--limit", str(LIMIT), "--device", "cpu")
 

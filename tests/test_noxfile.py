@@ -23,8 +23,8 @@ from harness.cli import COMMANDS
 from harness.environments import uv
 from harness.home import Home
 from harness.inputs.matrix_file import load_matrix
-from tests.environments.test_environments import DECIDES, REACHES
 from tests.support.front_door import Door
+from tests.support.uv_variables import DECIDES, REACHES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

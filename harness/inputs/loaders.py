@@ -22,10 +22,10 @@ from harness.inputs.matrix import (
 if TYPE_CHECKING:
     from harness.home import Home
     from harness.inputs.checkpoint import CheckpointFiles
+    from harness.inputs.embedded_checkpoint import RunUv
     from harness.inputs.passages import Passages
 
 SCALE_SEED = 0
-SUFFIXES = (".parquet", ".tsv", ".jsonl", ".ndjson", ".gz")
 
 
 def load_collection(
@@ -54,6 +54,7 @@ def load_collection(
 def _collection(matrix: Matrix, beside: Path, home: Home, name: str, limit: int | None) -> Passages:
     from harness.inputs import collection as kinds
     from harness.inputs import recipe
+    from harness.inputs.readers import SUFFIXES
 
     known = matrix.collections.get(name)
     if known is None:
@@ -84,8 +85,8 @@ def _collection(matrix: Matrix, beside: Path, home: Home, name: str, limit: int 
     )
 
 
-def load_checkpoint(matrix: Matrix, beside: Path, home: Home, name: str | None) -> CheckpointFiles:
-    """Find and check a checkpoint's files; the arguments are those of `load_collection`.
+def load_checkpoint(matrix: Matrix, beside: Path, home: Home, name: str | None, run_uv: RunUv) -> CheckpointFiles:
+    """Find and check a checkpoint's files; the arguments are those of `load_collection`, and how uv is run.
 
     Raises:
         UsageError: there is no such checkpoint, or it is not one.
@@ -103,7 +104,7 @@ def load_checkpoint(matrix: Matrix, beside: Path, home: Home, name: str | None) 
                 "and not a folder."
             )
         if isinstance(known, EmbeddedCheckpoint):
-            return kinds.load_checkpoint_embedded(home)
+            return kinds.load_checkpoint_embedded(home, run_uv)
         if isinstance(known, LocalCheckpoint):
             return kinds.load_checkpoint_local(beside / known.path)
         assert isinstance(known, HubCheckpoint)

@@ -1,4 +1,4 @@
-"""The experiment as data: a typed model of `matrix.yaml`; each mistake is one sentence with file, line and mend."""
+"""The experiment as data: a typed model of `matrix.yaml`; a mistake is one sentence with file, line and what to do."""
 
 from __future__ import annotations
 

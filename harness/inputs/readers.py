@@ -164,6 +164,8 @@ def _read_jsonl(path: Path, text_column: str, id_column: str | None) -> Iterator
 
 
 _FORMATS = {".parquet": "parquet", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+SUFFIXES = (*_FORMATS, ".gz")
+"""How the name of a collection's file can end."""
 _READERS: dict[str, Reader] = {"parquet": _read_parquet, "tsv": _read_tsv, "jsonl": _read_jsonl}
 
 

@@ -16,6 +16,7 @@ from harness.artifacts.source import ArtifactSource
 from harness.axis import version_key
 from harness.environments.device import Device, choose_device
 from harness.environments.lockfile import Lock, lock_path, read_lock
+from harness.environments.uv import run_uv
 from harness.errors import HarnessError, UsageError, printable
 from harness.home import Home, resolve_home
 from harness.inputs.loaders import load_checkpoint, load_collection
@@ -226,7 +227,7 @@ class Chooser:
             )
             yield lambda spec: spec["collection"]["digest"] == passages.digest
         if asked.checkpoint:
-            files = load_checkpoint(self.matrix, self.path.parent, self.home, asked.checkpoint)
+            files = load_checkpoint(self.matrix, self.path.parent, self.home, asked.checkpoint, run_uv)
             yield lambda spec: spec["checkpoint"]["digest"] == files.digest
         if asked.device != "auto":
             yield lambda spec: spec["device"].split(" ", 1)[0] == asked.device

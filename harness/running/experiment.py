@@ -9,6 +9,7 @@ from harness.environments.brought import contradictions, not_brought
 from harness.environments.device import Device, choose_device, missing_code, usable_cores
 from harness.environments.interpreter import Interpreter
 from harness.environments.lockfile import Lock, lock_path, read_lock
+from harness.environments.uv import run_uv
 from harness.errors import UsageError
 from harness.home import Home, resolve_home
 from harness.inputs.checkpoint import CheckpointFiles
@@ -74,7 +75,7 @@ class Experiment:
     @cached_property
     def checkpoint(self) -> CheckpointFiles:
         """The checkpoint's files, checked."""
-        return load_checkpoint(self.matrix, self.matrix_path.parent, self.home, self.selection.checkpoint)
+        return load_checkpoint(self.matrix, self.matrix_path.parent, self.home, self.selection.checkpoint, run_uv)
 
     def brought(self, version: str) -> Interpreter | None:
         """The interpreter of an environment that was brought as files (`--sites`); None without that option.

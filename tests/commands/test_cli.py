@@ -28,7 +28,7 @@ from harness.environments.device import usable_cores
 from harness.errors import InfrastructureError, UsageError
 from harness.running import sweep
 from harness.store.store import Store
-from tests.checkpoints import checkpoint_bytes, write_checkpoint
+from tests.support.checkpoints import checkpoint_bytes, write_checkpoint
 from tests.support.fake_worker import WELL, fake_interpreter
 from tests.support.programs import FAKE
 from tests.support.standin import PASSAGES

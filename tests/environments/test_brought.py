@@ -23,7 +23,7 @@ from harness.running.experiment import Experiment
 from harness.running.job import worker_copy
 from harness.running.selection import Selection
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(3600)]
+pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[2]
 MATRIX = load_matrix(ROOT / "matrix.yaml")

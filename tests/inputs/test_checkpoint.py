@@ -9,7 +9,7 @@ import pytest
 
 from harness.errors import UsageError
 from harness.inputs.checkpoint import PICKLE, digest_files, load_checkpoint_local, safetensors_header
-from tests.checkpoints import checkpoint_bytes, safetensors, write_checkpoint
+from tests.support.checkpoints import checkpoint_bytes, safetensors, write_checkpoint
 from tests.support.tiny_checkpoints import FAMILIES
 
 

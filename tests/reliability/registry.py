@@ -245,7 +245,7 @@ def _hub(kind: str, words: str) -> Callable[[Bench], str]:
     def run(bench: Bench) -> str:
         from harness.inputs import hub as client
         from harness.inputs.checkpoint import load_checkpoint_hub
-        from tests.checkpoints import checkpoint_bytes
+        from tests.support.checkpoints import checkpoint_bytes
         from tests.support.hub_server import Fault as HubFault
         from tests.support.hub_server import HubServer
 

@@ -13,7 +13,7 @@ from harness.report.gathering import Gathering
 from harness.report.parquet import write_table
 from harness.running.experiment import Experiment
 from harness.running.selection import Selection
-from tests.checkpoints import write_checkpoint
+from tests.support.checkpoints import write_checkpoint
 
 
 @pytest.fixture

@@ -31,8 +31,8 @@ from harness.report.nightly import (
 )
 from harness.running.plan import Planned, run_older
 from harness.store.store import Store
-from tests.checkpoints import write_checkpoint
 from tests.support.cell_specs import cell, spec
+from tests.support.checkpoints import write_checkpoint
 from tests.support.fake_worker import fake_interpreter
 from tests.support.programs import FAKE
 from tests.support.small_index import index_arrays, write_index
@@ -409,7 +409,6 @@ def test_a_damaged_night_is_left_out_and_named_and_tonight_s_is_a_sentence(machi
 
 
 @pytest.mark.integration
-@pytest.mark.timeout(3600)
 def test_the_workflow_s_steps_with_two_real_versions(tmp_path: Path) -> None:
     """Real environments and the real indexer over 30 passages: the second night finds nothing new."""
     base = Path(os.environ.get("HARNESS_HOME") or ROOT / ".harness").resolve()

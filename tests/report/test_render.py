@@ -36,9 +36,9 @@ from harness.report.screen import PLAIN, Screen, cells, table, wrap
 from harness.tensors.metrics import measure
 from harness.tensors.profiles import BUILTIN, Verdict
 from harness.tensors.tensor import Tensor
-from tests.running.test_probes import SMALL, Bench
 from tests.support.cell_specs import cell
 from tests.support.command import run
+from tests.support.probe_bench import SMALL, ProbeBench
 from tests.support.pt_files import pack, write_index, write_pt
 
 WIDTHS = [60, 80, 120, 200]
@@ -69,8 +69,8 @@ def comparison(indexes: tuple[Path, Path]) -> Comparison:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
+def bench(tmp_path: Path) -> ProbeBench:
+    return ProbeBench(tmp_path)
 
 
 def row_of(comparison: Comparison, name: str) -> list[str]:
@@ -202,7 +202,7 @@ def test_the_headlines_side_by_side_fit(tmp_path: Path, capsys: pytest.CaptureFi
     assert narrow.count("2.7.1 -> 2.8.0") > 1
 
 
-def test_the_lines_about_probes_fit(bench: Bench, capsys: pytest.CaptureFixture[str],
+def test_the_lines_about_probes_fit(bench: ProbeBench, capsys: pytest.CaptureFixture[str],
                                     monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     for version in ("2.7.1", "2.8.0"):
         bench.cell(version, [(f"case {k}", "values", SMALL + np.float32(version == "2.8.0")) for k in range(9)])

@@ -10,8 +10,8 @@ import pytest
 from harness.errors import UsageError
 from harness.running.experiment import Experiment
 from harness.running.selection import Selection
-from tests.checkpoints import write_checkpoint
 from tests.support.cell_specs import cell
+from tests.support.checkpoints import write_checkpoint
 
 ROOT = Path(__file__).parents[2]
 COLLECTIONS = """

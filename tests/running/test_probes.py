@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import ast
-import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.artifacts.comparison import STATUSES
-from harness.environments.device import Device
-from harness.environments.lockfile import lock_path, read_lock
 from harness.errors import UsageError
 from harness.explain.probe_rows import Row, by_probe, compare_probes
 from harness.home import Home
@@ -32,27 +29,22 @@ from harness.running.probes import (
     check_probes,
     known_probes,
     probe_digest,
-    probe_spec,
     run_probes,
     sample,
 )
 from harness.running.progress import Board
 from harness.running.selection import Selection
 from harness.store.cell import Cell
-from harness.store.spec import CellSpec
 from harness.store.store import Store
-from harness.tensors.safetensors import write_safetensors
 from harness.tensors.tensor import Tensor
-from tests.checkpoints import write_checkpoint
-from tests.support.cell_specs import MATRIX, planned
+from tests.support.checkpoints import write_checkpoint
 from tests.support.fake_worker import fake_interpreter
+from tests.support.probe_bench import SMALL, ProbeBench
 from tests.support.real_environments import NEW, OLD, environments, harness, home
 
 __all__ = ["environments", "home"]  # fixtures of the integration tests
 ROOT = Path(__file__).parents[2]
-SMALL = np.arange(6, dtype=np.float32).reshape(2, 3)
 LARGE = np.linspace(0, 1, WHOLE_BYTES, dtype=np.float32)
-Case = tuple[str, str, np.ndarray[Any, Any]]
 
 
 # ---- The set
@@ -134,48 +126,8 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
 
 
-class Bench:
-    """A store, and cells as a job would leave them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.store, self.count = folder, Store(folder / "store"), 0
-
-    def spec(self, version: str, probe: str, repeat: int = 0) -> CellSpec:
-        """What `harness plan` would name."""
-        of = planned(version)
-        lock = read_lock(lock_path(ROOT / "locks", version, "cpu"))
-        device = Device("cpu", of.device)
-        made = probe_spec(MATRIX, MATRIX.jobs.index, version, lock, probe, of.checkpoint, device, "cpu")
-        return made.again(repeat)
-
-    def cell(
-        self, version: str, cases: Sequence[Case] = (), probe: str = "sort", *, repeat: int = 0,
-        facts: Sequence[dict[str, Any]] = (), refused: Sequence[dict[str, str]] = (), outcome: str = "ok",
-        reason: str = "",
-    ) -> Cell:  # fmt: skip
-        """Store what a probe left."""
-        self.count += 1
-        folder = self.folder / f"left-{self.count}"
-        folder.mkdir()
-        records = []
-        arrays = [(*case, "result") for case in cases]
-        arrays += [(f["case"], f["fact"], array, "pair") for f in facts for array in f.get("arrays", ())]
-        for number, (case, tensor, array, role) in enumerate(arrays):
-            write_safetensors(folder / f"{number:05}.safetensors", {"tensor": Tensor.of(array)})
-            records.append({"case": case, "tensor": tensor, "file": f"{number:05}.safetensors", "role": role})
-        files = iter(r["file"] for r in records if r["role"] == "pair")
-        done_facts = [
-            {"case": f["case"], "fact": f["fact"], "holds": f["holds"], "note": f.get("note", ""),
-             "pair": [next(files), next(files)] if "arrays" in f else None}
-            for f in facts
-        ]  # fmt: skip
-        done = {"outcome": outcome, "reason": reason, "tensors": records, "facts": done_facts,
-                "refused": list(refused), "seconds": 0.5}  # fmt: skip
-        (folder / "done.json").write_text(json.dumps(done))
-        spec = self.spec(version, probe, repeat)
-        cell = probes.take_result(self.store, spec, folder, JobResult("ok", "", folder, {}))
-        assert self.store.get(spec.key) == cell
-        return cell
+class Bench(ProbeBench):
+    """Probes that are stored, and what is compared of them."""
 
     def rows(self, *versions: str) -> list[Row]:
         """All rows of what is stored."""
@@ -465,7 +417,6 @@ def test_a_repeat_is_a_cell_of_its_own_and_probe_cells_are_no_index_cells(run: C
 
 
 @pytest.mark.integration
-@pytest.mark.timeout(3600)
 def test_two_real_versions_are_probed_and_a_against_a_changes_nothing(home: Home) -> None:
     selection = ("--probe", "sort", "--probe", "half", "--probe", "normalize", "--device", "cpu", "--threads", "1")
     checkpoint = ("--checkpoint", "embedded")
@@ -490,7 +441,6 @@ def test_two_real_versions_are_probed_and_a_against_a_changes_nothing(home: Home
 
 
 @pytest.mark.integration
-@pytest.mark.timeout(3600)
 def test_the_probes_of_a_model_run_on_a_user_s_checkpoint_with_every_variant(home: Home, tmp_path: Path) -> None:
     """A folder as a user has it; its layers and Linears are found, whatever they are."""
     embedded = Experiment(Selection(ROOT / "matrix.yaml", home.root, "embedded", "embedded", 1, "cpu", threads=1))

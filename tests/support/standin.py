@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tests.checkpoints import write_checkpoint
+from tests.support.checkpoints import write_checkpoint
 from tests.support.fake_worker import fake_interpreter
 from tests.support.small_index import index_arrays, write_index
 

@@ -28,14 +28,15 @@ from harness.running.slurm.record import Options, Sweep, root_of, write_record
 from harness.running.slurm.sweeps import new_id, open_sweeps, save_sweep
 from harness.store.cell import Cell
 from harness.store.store import Store
-from tests.checkpoints import write_checkpoint
 from tests.reliability.bench import alive
+from tests.support.checkpoints import write_checkpoint
 from tests.support.fake_worker import fake_interpreter
 from tests.support.slurm_cluster import SlurmCluster, missing, wait_for
 from tests.support.standin import PASSAGES
 
 ROOT = Path(__file__).parents[3]
 ABSENT = missing()
+# Longer than most, because a test may wait several times, each time for as long as PATIENCE.
 pytestmark = [pytest.mark.slurm, pytest.mark.skipif(bool(ABSENT), reason=ABSENT), pytest.mark.timeout(900)]
 
 GPU = "cuda Pretended GPU 9.0"

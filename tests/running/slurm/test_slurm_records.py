@@ -38,8 +38,8 @@ from harness.running.slurm.record import Options, Sweep, read_record, root_of
 from harness.running.slurm.start import attach_sweep
 from harness.running.slurm.submit import resources, wall_minutes
 from harness.running.slurm.sweeps import close_sweep, open_sweeps, save_sweep
-from tests.checkpoints import write_checkpoint
 from tests.support.cell_specs import cell
+from tests.support.checkpoints import write_checkpoint
 from tests.support.standin import PASSAGES
 
 ROOT = Path(__file__).parents[3]
