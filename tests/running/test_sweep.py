@@ -29,7 +29,7 @@ from harness.flock import owner, try_hold
 from harness.home import Home
 from harness.inputs.matrix import Retry
 from harness.running import plan as plan_module
-from harness.running import slots, sweep
+from harness.running import slots, sweep, work
 from harness.running.executor import LocalExecutor
 from harness.running.experiment import Experiment
 from harness.running.job import JobResult, Workbench
@@ -88,7 +88,7 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep, "wait_before", lambda _retry, _tries: 0.05)
+    monkeypatch.setattr(work, "wait_before", lambda _retry, _tries: 0.05)
     return Bench(tmp_path)
 
 
@@ -481,7 +481,7 @@ def test_an_unreachable_package_index_is_tried_again(bench, fake_uv, monkeypatch
         (fake_uv / "fail").unlink()
         return 0.01
 
-    monkeypatch.setattr(sweep, "wait_before", wait)
+    monkeypatch.setattr(work, "wait_before", wait)
     cells = bench.run(built(bench, monkeypatch, SAME + WELL), ["2.8.0"])
 
     assert outcomes(cells) == {"2.8.0": "ok"}
@@ -580,7 +580,7 @@ def test_a_cell_whose_tensors_were_lost_runs_again(bench):
 def test_waits_double_up_to_a_limit_and_are_never_quite_the_same():
     retry = Retry(tries=9, first_wait_seconds=4, longest_wait_seconds=20)
     # The fixture that replaces it is not in use here.
-    waits = [[sweep.wait_before(retry, n) for _ in range(50)] for n in range(1, 6)]
+    waits = [[work.wait_before(retry, n) for _ in range(50)] for n in range(1, 6)]
 
     for found, longest in zip(waits, (4, 8, 16, 20, 20), strict=True):
         assert longest / 2 <= min(found) < max(found) <= longest
@@ -766,10 +766,10 @@ def test_stopping_before_any_cell_has_ended_is_a_sentence(bench, monkeypatch):
     experiment = bench.experiment()
     plan = experiment.plan(["2.8.0"], {})
     board = Board([], Console(file=bench.said))
-    running = sweep._Sweep(experiment, plan, board, [slots.Slot()], evict_after=False)
+    running = work.Work(experiment, plan, board)
     running.control.finishing.set()
 
-    assert running.run() == []
+    assert sweep._Sweep(running, slots.Slots(experiment.home, (), 1, board.note), evict_after=False).run() == []
     assert plan_module.stopped_early(plan, []).startswith("Stopped: 1 of 1 cells did not run")
     assert plan_module.stopped_early(plan, [Cell("", "", {}, "ok")]) == ""
     monkeypatch.setattr(sweep._Sweep, "run", lambda _self: [])
