@@ -48,7 +48,7 @@ from tests.support.slurm_cluster import SlurmCluster, missing  # noqa: E402
 
 ANSWERS = """#!/bin/sh
 case "$0" in
-  */sbatch) n=$(($(cat "$COUNTER" 2>/dev/null || echo 0) + 1)); echo $n > "$COUNTER"; echo "Submitted batch job $n" ;;
+  */sbatch) n=$(($(cat "$COUNTER" 2>/dev/null || echo 0) + 1)); echo $n > "$COUNTER"; echo $n ;;
   */scontrol) echo "MaxArraySize            = 1001" ;;
 esac
 """
