@@ -32,7 +32,7 @@ def command(versions: tuple[str, ...], group: str | None, markdown: bool, output
     from harness.report.console import print_headline
     from harness.report.reduce import reduce_cells
     from harness.running.choice import Chooser
-    from harness.running.selection import Selection
+    from harness.running.experiment import Selection
 
     chooser = Chooser(Selection(**options), group)
     matrix = chooser.matrix

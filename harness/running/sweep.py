@@ -59,7 +59,7 @@ def run_plan(
 
     Args:
         experiment: collection, checkpoint, device and settings.
-        plan: from `Experiment.plan`.
+        plan: from `plan_cells`.
         board: shows progress.
         evict_after: delete each environment as soon as its cells are stored.
         gpus: one cell at a time runs on each; an empty list leaves the choice to CUDA.

@@ -16,8 +16,8 @@ from harness.environments.lockfile import lock_path, read_lock
 from harness.errors import UsageError
 from harness.inputs.collection import load_local
 from harness.running.choice import Choice, Chooser, Finder
+from harness.running.experiment import Selection
 from harness.running.probes import probe_spec
-from harness.running.selection import Selection
 from harness.store.cell import Artifact, Cell
 from harness.store.repeats import noise_floor, repeats_of
 from harness.store.spec import CellSpec

@@ -24,7 +24,7 @@ from harness.home import Home
 from harness.report.parquet import write_table
 from harness.report.probe_text import fact_lines, summaries, version_lines
 from harness.running import probes
-from harness.running.experiment import Experiment
+from harness.running.experiment import Experiment, Selection
 from harness.running.job import JobResult
 from harness.running.probes import (
     SAMPLE_BYTES,
@@ -37,7 +37,6 @@ from harness.running.probes import (
     sample,
 )
 from harness.running.progress import Board
-from harness.running.selection import Selection
 from harness.store.cell import Cell
 from harness.store.spec import CellSpec
 from harness.store.store import Store

@@ -31,10 +31,10 @@ from harness.inputs.matrix import Retry
 from harness.running import plan as plan_module
 from harness.running import slots, sweep, work
 from harness.running.executor import LocalExecutor
-from harness.running.experiment import Experiment
+from harness.running.experiment import Experiment, Selection
 from harness.running.job import JobResult, Workbench
+from harness.running.plan import plan_cells
 from harness.running.progress import Board
-from harness.running.selection import Selection
 from harness.store.audit import verify
 from harness.store.cell import Cell
 from harness.store.store import Store
@@ -74,7 +74,7 @@ class Bench:
     def run(
         self, experiment: Experiment, versions=VERSIONS, repeats=None, executor: LocalExecutor | None = None, **options
     ) -> list[Cell]:
-        plan = experiment.plan(list(versions), repeats or {})
+        plan = plan_cells(experiment, list(versions), repeats or {})
         with Board([], Console(file=self.said, width=200)) as board:
             return (executor or LocalExecutor()).run(experiment, plan, board, **{"evict_after": False, **options})
 
@@ -414,7 +414,7 @@ def test_a_lost_run_does_not_take_the_place_of_one_that_ended_well(bench, monkey
     experiment = bench.experiment(body, identity=GPUS[0].identity)
     (good,) = bench.run(experiment, ["2.8.0"], executor=LocalExecutor(gpus=GPUS[:1]))
     (bench.folder / "made" / "lose").touch()
-    plan = [replace(p, run=True) for p in experiment.plan(["2.8.0"], {})]
+    plan = [replace(p, run=True) for p in plan_cells(experiment, ["2.8.0"], {})]
     with Board([], Console(file=bench.said)) as board:
         (again,) = LocalExecutor(gpus=GPUS[:1]).run(experiment, plan, board, evict_after=False)
 
@@ -423,7 +423,7 @@ def test_a_lost_run_does_not_take_the_place_of_one_that_ended_well(bench, monkey
 
 
 def again(bench: Bench, experiment: Experiment) -> list[Cell]:
-    plan = [replace(p, run=True) for p in experiment.plan(["2.8.0"], {})]
+    plan = [replace(p, run=True) for p in plan_cells(experiment, ["2.8.0"], {})]
     with Board([], Console(file=bench.said, width=400)) as board:
         return LocalExecutor().run(experiment, plan, board, evict_after=False)
 
@@ -553,7 +553,7 @@ def test_a_version_that_cannot_run_on_the_device_gets_no_environment(bench, fake
 
 def test_an_interpreter_that_cannot_be_started_is_the_cell_s_outcome(bench):
     experiment = bench.experiment()
-    plan = experiment.plan(["2.7.1", "2.8.0"], {})
+    plan = plan_cells(experiment, ["2.7.1", "2.8.0"], {})
     python = Path(bench.sites[3])
     python.chmod(0o644)
     with Board([], Console(file=bench.said)) as board:
@@ -569,7 +569,7 @@ def test_a_cell_whose_tensors_were_lost_runs_again(bench):
     bench.store.object_path(lost.digest).unlink()
 
     experiment = bench.experiment()
-    assert [(p.run, "centroids" in p.why) for p in experiment.plan(["2.7.1", "2.8.0"], {})] == [(True, True)] * 2
+    assert [(p.run, "centroids" in p.why) for p in plan_cells(experiment, ["2.7.1", "2.8.0"], {})] == [(True, True)] * 2
 
     again = bench.run(experiment, ["2.7.1", "2.8.0"])
 
@@ -764,7 +764,7 @@ def test_sigterm_gives_the_running_cell_a_while_and_then_ends_it(tmp_path):
 
 def test_stopping_before_any_cell_has_ended_is_a_sentence(bench, monkeypatch):
     experiment = bench.experiment()
-    plan = experiment.plan(["2.8.0"], {})
+    plan = plan_cells(experiment, ["2.8.0"], {})
     board = Board([], Console(file=bench.said))
     running = work.Work(experiment, plan, board)
     running.control.finishing.set()

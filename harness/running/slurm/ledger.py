@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from harness.errors import UsageError
-from harness.running.selection import Selection
+from harness.running.experiment import Selection
 from harness.running.slurm.record import (
     SCHEMA,
     Sweep,

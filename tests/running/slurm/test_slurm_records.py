@@ -15,9 +15,9 @@ from harness.errors import UsageError
 from harness.flock import try_hold
 from harness.home import Home
 from harness.inputs.matrix_file import load_matrix
-from harness.running.experiment import Experiment
+from harness.running.experiment import Experiment, Selection
+from harness.running.plan import plan_cells
 from harness.running.progress import Board
-from harness.running.selection import Selection
 from harness.running.slurm import follower as follower_module
 from harness.running.slurm import node, nodes, record, start, submit
 from harness.running.slurm.ends import verdict
@@ -442,7 +442,7 @@ def test_where_a_user_may_have_few_jobs_they_are_submitted_in_small_arrays(fake,
     versions = experiment.matrix.versions[:7]
     sweep = Sweep("20260101-000000-abcd", "now", selection, versions, {}, Options("gpu"))
     save_sweep(experiment.home, sweep)
-    plan = experiment.plan(versions, {})
+    plan = plan_cells(experiment, versions, {})
     follower = follower_module.Follower(sweep, experiment, plan, quiet(), evict_after=False)
     follower.pending = {planned.spec.key: planned for planned in plan}
 
@@ -463,7 +463,7 @@ def test_a_node_s_run_that_failed_is_told_although_the_cell_of_before_stays(tmp_
     experiment = Experiment(
         Selection(ROOT / "matrix.yaml", tmp_path / "home", "embedded", str(checkpoint), 3, identity=identity, threads=1)
     )
-    (planned,) = experiment.plan(["2.8.0"], {})
+    (planned,) = plan_cells(experiment, ["2.8.0"], {})
     good = experiment.store.put(cell(planned.spec))
     bad = experiment.store.put(replace(good, outcome="crashed", artifacts={}, details={"cause": cause}))
     sweep = replace(sweep, options=Options("gpu", retries=left))
