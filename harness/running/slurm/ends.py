@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from harness.flock import try_hold
@@ -11,6 +11,7 @@ from harness.running.causes import is_infrastructure, tried
 from harness.running.experiment import Experiment
 from harness.running.job import log_tail
 from harness.running.plan import Planned
+from harness.running.progress import Board
 from harness.running.slurm.ledger import End, Ledger, Task, read_run
 from harness.running.slurm.nodes import forget_device
 from harness.running.slurm.queue import (
@@ -67,20 +68,11 @@ class Ends:
         experiment: its store has the cells.
         ledger: has the nodes' words, and gets ours.
         options: how often a job that was lost is submitted again.
-        note: called with a sentence for the user.
-        phase: called with a cell's label and what its job is doing.
+        board: shows progress.
     """
 
-    def __init__(
-        self,
-        experiment: Experiment,
-        ledger: Ledger,
-        options: Options,
-        note: Callable[[str], None],
-        phase: Callable[[str, str], None],
-    ) -> None:
-        self.experiment, self.ledger, self.options = experiment, ledger, options
-        self.note, self.phase = note, phase
+    def __init__(self, experiment: Experiment, ledger: Ledger, options: Options, board: Board) -> None:
+        self.experiment, self.ledger, self.options, self.board = experiment, ledger, options, board
         self._missed: dict[tuple[str, int], float] = {}
 
     def of(self, planned: Planned, task: Task, jobs: Mapping[str, Job] | None) -> End | None:
@@ -111,9 +103,9 @@ class Ends:
     def _waiting(self, planned: Planned, task: Task, name: str, seen: Job) -> End | None:
         label = planned.spec.label
         if seen.state != "PENDING":
-            self.phase(label, read_run(task)[1] or seen.state.lower())
+            self.board.phase(label, read_run(task)[1] or seen.state.lower())
             return None
-        self.phase(label, "queued")
+        self.board.phase(label, "queued")
         if seen.held:
             cancel([name])
             return self.ledger.conclude(task, End("again", reason=f"Job {name} could not be started on its node."))
@@ -159,7 +151,7 @@ class Ends:
             reason = f"{there.outcome}: {there.reason}"
         if left:
             number, of = task.entry.attempt + 1, self.options.retries + 1
-            self.note(f"{planned.spec.label}: {reason} Submitting it again ({number} of {of}).")
+            self.board.note_once(f"{planned.spec.label}: {reason} Submitting it again ({number} of {of}).")
             return None
         if there is not None and fresh and there.details.get("cause") != "lost":
             # What the node could say, such as a disk that was full, is more than that the job was lost.

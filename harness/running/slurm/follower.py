@@ -33,12 +33,11 @@ class Follower:
         self.sweep, self.experiment, self.plan, self.board = sweep, experiment, plan, board
         self.evict_after = evict_after
         self.ledger = Ledger(root_of(experiment.home))
-        self.submitter = Submitter(sweep, experiment, self.ledger, self._note_once)
-        self.ends = Ends(experiment, self.ledger, sweep.options, self._note_once, board.phase)
+        self.submitter = Submitter(sweep, experiment, self.ledger, board)
+        self.ends = Ends(experiment, self.ledger, sweep.options, board)
         self.cells: dict[str, Cell] = {}
         self.pending: dict[str, Planned] = {}
         self._silent_since: float | None = None
-        self._noted: set[str] = set()
 
     def follow(self) -> list[Cell]:
         """Submit what is missing, and wait until all of it has ended."""
@@ -115,18 +114,13 @@ class Follower:
             return jobs
         now = time.monotonic()
         self._silent_since = self._silent_since if self._silent_since is not None else now
-        self._note_once("Slurm's controller does not answer; the jobs may run on, and are looked at again.")
+        self.board.note_once("Slurm's controller does not answer; the jobs may run on, and are looked at again.")
         if now - self._silent_since > PATIENCE_SECONDS:
             raise InfrastructureError(
                 f"Slurm's controller has not answered for {PATIENCE_SECONDS / 60:.0f} minutes: when it does, "
                 f"`harness sweep --attach {self.sweep.id}` goes on."
             )
         return None
-
-    def _note_once(self, text: str) -> None:
-        if text not in self._noted:
-            self._noted.add(text)
-            self.board.note(text)
 
     def _accept(self, planned: Planned, cell: Cell) -> None:
         key = planned.spec.key

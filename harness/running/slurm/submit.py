@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
 
 from harness.flock import hold
 from harness.inputs.matrix import IndexJob
 from harness.running.experiment import Experiment
 from harness.running.plan import Planned
+from harness.running.progress import Board
 from harness.running.slurm.ledger import Entry, Ledger, Task
 from harness.running.slurm.queue import PATIENCE_SECONDS, Refused, largest_array, submit_array
 from harness.running.slurm.record import Options, Sweep
@@ -46,11 +47,11 @@ class Submitter:
         sweep: what the user asked for.
         experiment: the same with its files found.
         ledger: gets what is submitted.
-        note: called with a sentence for the user.
+        board: shows progress.
     """
 
-    def __init__(self, sweep: Sweep, experiment: Experiment, ledger: Ledger, note: Callable[[str], None]) -> None:
-        self.sweep, self.experiment, self.ledger, self.note = sweep, experiment, ledger, note
+    def __init__(self, sweep: Sweep, experiment: Experiment, ledger: Ledger, board: Board) -> None:
+        self.sweep, self.experiment, self.ledger, self.board = sweep, experiment, ledger, board
         # Tasks of other sweeps count if they had not ended when this sweep met them.
         self._adopted: set[tuple[str, int]] = set()
         self._refused_since: float | None = None
@@ -132,7 +133,7 @@ class Submitter:
                 continue
             self.ledger.submitted(array, job)
             self._refused_since = None
-            self.note(f"Submitted {count(len(entries), 'cell')} as job {job}.")
+            self.board.note_once(f"Submitted {count(len(entries), 'cell')} as job {job}.")
             return len(entries)
         return 0
 
@@ -140,7 +141,7 @@ class Submitter:
         now = time.monotonic()
         self._not_before = now + BACKOFF_SECONDS
         self._refused_since = self._refused_since if self._refused_since is not None else now
-        self.note(f"{error} The others are submitted later.")
+        self.board.note_once(f"{error} The others are submitted later.")
         in_queue = any(self.ledger.end(task) is None for task in self.tasks(pending).values())
         if not in_queue and now - self._refused_since > PATIENCE_SECONDS:
             raise error
