@@ -212,7 +212,8 @@ class Bench:
     ) -> subprocess.Popen[str]:
         """Start `harness sweep` in a process of its own."""
         patched = [
-            "from harness.environments import build as environments, supervise, uv; from harness.running import sweep",
+            "from harness.environments import build as environments, supervise, uv",
+            "from harness.running import signals",
             "supervise.GRACE_SECONDS = 0.5",
             *patches,
         ]
