@@ -32,12 +32,12 @@ from rich.console import Console
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+
 from harness.report.reduce import reduce_cells  # noqa: E402
 from harness.running.choice import planned_cells  # noqa: E402
-from harness.running.experiment import Experiment  # noqa: E402
-from harness.running.plan import Planned  # noqa: E402
+from harness.running.experiment import Experiment, Selection  # noqa: E402
+from harness.running.plan import Planned, plan_cells  # noqa: E402
 from harness.running.progress import Board  # noqa: E402
-from harness.running.selection import Selection  # noqa: E402
 from harness.running.slurm.follower import Follower  # noqa: E402
 from harness.running.slurm.record import Options, Sweep  # noqa: E402
 from harness.running.slurm.sweeps import new_id, save_sweep  # noqa: E402
@@ -48,7 +48,7 @@ from tests.support.slurm_cluster import SlurmCluster, missing  # noqa: E402
 
 ANSWERS = """#!/bin/sh
 case "$0" in
-  */sbatch) n=$(($(cat "$COUNTER" 2>/dev/null || echo 0) + 1)); echo $n > "$COUNTER"; echo "Submitted batch job $n" ;;
+  */sbatch) n=$(($(cat "$COUNTER" 2>/dev/null || echo 0) + 1)); echo $n > "$COUNTER"; echo $n ;;
   */scontrol) echo "MaxArraySize            = 1001" ;;
 esac
 """
@@ -167,7 +167,7 @@ def simulate(folder: Path, options: argparse.Namespace) -> None:
         for path, device in itertools.product(paths, devices):
             experiment = Experiment(Selection(path, home, "embedded", "embedded", options.passages, identity=device))
             experiment.passages, experiment.checkpoint = passages, checkpoint
-            plans.append((experiment, experiment.plan(versions, {})))
+            plans.append((experiment, plan_cells(experiment, versions, {})))
 
     seconds = {"planning": timed(plan)}
     cells = sum(len(planned) for _, planned in plans)

@@ -22,6 +22,7 @@ from rich.console import Console
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # for the tests' stand-ins
 
+
 from harness.environments import build as build_module  # noqa: E402
 from harness.environments import gpus, packages  # noqa: E402
 from harness.environments.gpus import Gpu  # noqa: E402
@@ -29,9 +30,9 @@ from harness.environments.lockfile import Lock  # noqa: E402
 from harness.home import Home  # noqa: E402
 from harness.inputs.matrix import Matrix  # noqa: E402
 from harness.running import sweep  # noqa: E402
-from harness.running.experiment import Experiment  # noqa: E402
+from harness.running.experiment import Experiment, Selection  # noqa: E402
+from harness.running.plan import plan_cells  # noqa: E402
 from harness.running.progress import Board  # noqa: E402
-from harness.running.selection import Selection  # noqa: E402
 from tests.support.fake_worker import fake_interpreter  # noqa: E402
 from tests.support.standin import make_inputs  # noqa: E402
 
@@ -71,7 +72,7 @@ def measure(folder: Path, count: int, cells: int, seconds: float, build_seconds:
     experiment = Experiment(selection)
     versions = [v for v in experiment.matrix.versions if not experiment.unsupported(v)][:cells]
     repeats = {versions[-1]: cells - len(versions)} if cells > len(versions) else {}
-    plan = experiment.plan(versions, repeats)
+    plan = plan_cells(experiment, versions, repeats)
     assert len(plan) == cells
     simulated = [Gpu(str(n), f"GPU-{n}", IDENTITY) for n in range(count)]
     started = time.perf_counter()

@@ -34,7 +34,7 @@ def command(a: str, b: str, output: Path | None, **options: Any) -> int:
     from harness.report.blame_rows import rows
     from harness.report.gathering import Gathering
     from harness.running.checks import to_run, two_versions
-    from harness.running.selection import Selection
+    from harness.running.experiment import Selection
 
     experiment = to_run(Selection(**options))
     a, b = two_versions(experiment.matrix, a, b, "blame")

@@ -31,7 +31,7 @@ def sources_of(items: Sequence[str], group: str | None, options: dict[str, Any])
     def find(item: str) -> ArtifactSource:
         if not finders:
             from harness.running.choice import Chooser, Finder
-            from harness.running.selection import Selection
+            from harness.running.experiment import Selection
 
             try:
                 finders.append(Finder(Chooser(Selection(**options), group), items))

@@ -33,7 +33,7 @@ def command(versions: tuple[str, ...], group: str | None, markdown: bool, output
     from harness.report.reduce import reduce_cells
     from harness.running.checks import versions_of
     from harness.running.choice import Chooser
-    from harness.running.selection import Selection
+    from harness.running.experiment import Selection
 
     chooser = Chooser(Selection(**options), group)
     matrix = chooser.matrix

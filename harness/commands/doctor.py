@@ -62,7 +62,7 @@ def command(
     # Without the device that has to be there, there is nothing to run on, which has been said.
     if repeats is not None and not (device == "cuda" and not gpus()):
         from harness.explain.repeatability import PASSAGES, examine_repeats
-        from harness.running.selection import Selection
+        from harness.running.experiment import Selection
 
         chosen = Selection(
             path, home, "embedded", "embedded", PASSAGES, device, sites=sites, site_python=site_python, capture="full"

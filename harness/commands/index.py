@@ -45,15 +45,15 @@ def command(
     from harness.environments.gpus import choose_gpus
     from harness.running.checks import parse_repeats, to_run, versions_of
     from harness.running.executor import LocalExecutor
-    from harness.running.plan import stopped_early
+    from harness.running.experiment import Selection
+    from harness.running.plan import plan_cells, stopped_early
     from harness.running.progress import Board
-    from harness.running.selection import Selection
     from harness.words import count
 
     experiment = to_run(Selection(**options))
     executor = LocalExecutor(tuple(choose_gpus(experiment.device, gpus)), jobs)
     chosen = versions_of(experiment.matrix, versions)
-    plan = experiment.plan(chosen, parse_repeats(experiment.matrix, repeats, chosen))
+    plan = plan_cells(experiment, chosen, parse_repeats(experiment.matrix, repeats, chosen))
     if again:
         plan = [replace(planned, run=True) for planned in plan]
     with Board([planned.spec.label for planned in plan]) as board:

@@ -52,7 +52,7 @@ def command(
     from harness.report.gathering import Gathering
     from harness.report.location_text import rows, show
     from harness.running.checks import to_run, two_versions
-    from harness.running.selection import Selection
+    from harness.running.experiment import Selection
 
     if no_replay and repro is not None:
         raise UsageError("--repro needs the replay that --no-replay leaves out: give one of the two.")

@@ -20,13 +20,13 @@ def command(versions: tuple[str, ...], repeats: tuple[str, ...], as_json: bool, 
     import json
 
     from harness.running.checks import parse_repeats, versions_of
-    from harness.running.experiment import Experiment
-    from harness.running.selection import Selection
+    from harness.running.experiment import Experiment, Selection
+    from harness.running.plan import plan_cells
     from harness.words import count
 
     experiment = Experiment(Selection(**options))
     chosen = versions_of(experiment.matrix, versions)
-    plan = experiment.plan(chosen, parse_repeats(experiment.matrix, repeats, chosen))
+    plan = plan_cells(experiment, chosen, parse_repeats(experiment.matrix, repeats, chosen))
     if as_json:
         cells = [
             {"version": p.spec.version, "repeat": p.spec.repeat, "key": p.spec.key, "run": p.run, "why": p.why}

@@ -26,9 +26,9 @@ def command(matrix_path: Path | None, home: Path | None, limit: int | None) -> i
     from harness.report.reduce import reduce_cells
     from harness.running.checks import to_run
     from harness.running.choice import planned_cells
-    from harness.running.plan import stopped_early
+    from harness.running.experiment import Selection
+    from harness.running.plan import plan_cells, stopped_early
     from harness.running.progress import Board
-    from harness.running.selection import Selection
     from harness.running.sweep import run_plan
 
     path = (matrix_path or find_matrix()).resolve()
@@ -47,7 +47,7 @@ def command(matrix_path: Path | None, home: Path | None, limit: int | None) -> i
         )
     )
     # The first version once more: what a run of the same thing changes by itself is the floor of what is found.
-    plan = experiment.plan(settings.versions, {settings.versions[0]: 1})
+    plan = plan_cells(experiment, settings.versions, {settings.versions[0]: 1})
     click.echo(
         f"Indexing {len(experiment.passages):,} embedded passages with torch {' and '.join(settings.versions)} on the "
         "CPU; the first run downloads several GB.",

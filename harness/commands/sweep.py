@@ -22,7 +22,7 @@ _MOST_HOURS = 1_000_000
 if TYPE_CHECKING:
     from harness.environments.device import Device
     from harness.running.executor import Executor
-    from harness.running.selection import Selection
+    from harness.running.experiment import Selection
     from harness.running.slurm.record import Sweep
 
 
@@ -78,9 +78,9 @@ def command(
     from harness.report.reduce import reduce_cells, results_name
     from harness.running.checks import parse_repeats, to_run, versions_of
     from harness.running.choice import planned_cells
-    from harness.running.plan import stopped_early
+    from harness.running.experiment import Selection
+    from harness.running.plan import plan_cells, stopped_early
     from harness.running.progress import Board
-    from harness.running.selection import Selection
 
     selection, extra_runs = Selection(**options), None
     sweep = None
@@ -95,7 +95,7 @@ def command(
     chosen = versions_of(experiment.matrix, versions)
     if extra_runs is None:
         extra_runs = parse_repeats(experiment.matrix, repeats, chosen)
-    plan = experiment.plan(chosen, extra_runs)
+    plan = plan_cells(experiment, chosen, extra_runs)
     if older_than is not None:
         from harness.running.plan import run_older
 

@@ -10,7 +10,7 @@ from harness.errors import InfrastructureError
 from harness.running.experiment import Experiment
 from harness.running.interpreters import interpreters, workbench
 from harness.running.job import Workbench
-from harness.running.plan import stopped_early
+from harness.running.plan import plan_cells, stopped_early
 from harness.running.progress import Board
 from harness.running.sweep import run_plan
 from harness.store.cell import Cell
@@ -78,7 +78,7 @@ def prepare_pair(experiment: Experiment, a: str, b: str, *, repeats: int = 1) ->
     """
     a, b = experiment.matrix.require(a), experiment.matrix.require(b)
     same = a == b
-    plan = experiment.plan([a] if same else [a, b], {b: repeats, a: max(repeats, 2 if same else 0)})
+    plan = plan_cells(experiment, [a] if same else [a, b], {b: repeats, a: max(repeats, 2 if same else 0)})
     with Board([planned.spec.label for planned in plan]) as board:
         cells = run_plan(experiment, plan, board, evict_after=False)
     early = stopped_early(plan, cells)

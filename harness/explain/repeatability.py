@@ -25,10 +25,9 @@ from harness.explain.pair import Pair, Side
 from harness.explain.replay import Verdict
 from harness.inputs.matrix_file import find_matrix, load_matrix
 from harness.running.checks import to_run
-from harness.running.experiment import Experiment
+from harness.running.experiment import Experiment, Selection
 from harness.running.interpreters import interpreters, workbench
 from harness.running.runner import run_index
-from harness.running.selection import Selection
 from harness.store.cell import Cell
 from harness.store.spec import CellSpec
 from harness.store.store import Store

@@ -21,7 +21,7 @@ from harness.explain.locate import StepFinding
 from harness.explain.pair import Pair, Side
 from harness.explain.replay import Verdict, amount, read_calls, references, tensor
 from harness.explain.trim import Window, cut, trim
-from harness.running.job import from_outside
+from harness.running.job import gpu_variables
 from harness.tensors.tensor import Tensor
 
 DATA_LIMIT = 16 * 1024 * 1024
@@ -251,13 +251,10 @@ _PATIENCE = 600.0
 def run_script(pair: Pair, side: Side, script: Path) -> str:
     """What a script prints in one environment: its lines, joined; or the last line of its error."""
     interpreter = side.interpreter()
-    environment = dict(side.spec.environment)
+    bench = pair.bench
+    environment = side.spec.environment | gpu_variables(bench.device_kind)
     if interpreter.site is not None:
         environment["PYTHONPATH"] = str(interpreter.site)
-    if pair.bench.device_kind != "cpu":
-        environment |= from_outside()
-        environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-    bench = pair.bench
     with gpu_turn(bench.home, bench.device_kind, bench.say) as held:
         done = subprocess.run(
             [str(interpreter.python), str(script.resolve())],

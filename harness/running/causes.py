@@ -1,4 +1,4 @@
-"""Why a job ended badly, and whether the machine or the version is to blame."""
+"""Why a job ended badly, whether the machine or the version is to blame, and what mends it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 from harness.environments.supervise import Ended
 from harness.environments.uv import DISK_SIGNS
-from harness.running.mends import with_mend
 from harness.store.cell import Cell
 
 _LAST_LINES = 5
@@ -26,6 +25,29 @@ _MEMORY_SIGNS = re.compile(
     r"CUBLAS_STATUS_ALLOC_FAILED|^MemoryError",
     re.MULTILINE,
 )
+_TOO_FEW = r"Number of training points \((\d+)\) should be at least as large as number of clusters \((\d+)\)"
+_TOO_LONG = (
+    r"in phase (?:sample|encode): "
+    r"The expanded size of the tensor \((\d+)\) must match the existing size \((\d+)\)"
+)
+MENDS: dict[str, str] = {
+    _TOO_FEW: (
+        r"The passages gave k-means \1 embeddings, fewer than the \2 clusters that colbert-ai asks for: use more "
+        r"passages, or a larger --limit."
+    ),
+    r"quantile\(\) input tensor is too large": (
+        r"torch takes quantiles of at most 16 million values, and colbert-ai asks for those of 5 % of its sample (at "
+        r"most 50,000 embeddings) times dim: use a checkpoint with a smaller dim (at most 328), or fewer passages."
+    ),
+    _TOO_LONG: (
+        r"A passage has \1 tokens and the checkpoint takes \2: set jobs.index.doc_maxlen in matrix.yaml to at most \2."
+    ),
+}
+"""A pattern of what faiss, torch or colbert-ai says, to one sentence with the mend; `\\1` is a group of the pattern.
+
+What is certain to fail is refused before the job (`harness.running.checks`); these depend on how many tokens the
+passages have.
+"""
 
 
 def tried(cell: Cell | None) -> list[dict[str, Any]]:
@@ -68,3 +90,12 @@ def classify(outcome: str, reason: str, tail: str, runs: Path, device_kind: str,
     if outcome in {"crashed", "import_failed"} and _MEMORY_SIGNS.search(f"{reason}\n{last}"):
         return "out_of_memory", f"Memory ran out in phase {ended.phase or 'start'}: {reason}", ""
     return outcome, with_mend(reason, last), ""
+
+
+def with_mend(reason: str, log: str = "") -> str:
+    """A job's reason, followed by the mend of what it or the end of its log says, where one is known."""
+    for pattern, mend in MENDS.items():
+        found = re.search(pattern, reason) or re.search(pattern, log)
+        if found:
+            return f"{reason.rstrip('.')}. {found.expand(mend)}"
+    return reason

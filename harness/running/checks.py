@@ -1,6 +1,6 @@
 """What a command asks for, checked before anything is built, fetched from a node, or run.
 
-A job that is certain to fail is refused here with the mend; of what could not be known before, `harness.running.mends`
+A job that is certain to fail is refused here with the mend; of what could not be known before, `harness.running.causes`
 says the mend afterwards. A command that builds or runs something begins with `to_run`, and reads its versions, pairs
 and repeats with the functions below. A folder that will be written is checked by its option
 (`harness.commands.options`).
@@ -15,8 +15,7 @@ from harness.environments.gpus import jobs_at_a_time
 from harness.errors import UsageError
 from harness.files import writable_folder
 from harness.inputs.matrix import Matrix
-from harness.running.experiment import Experiment
-from harness.running.selection import Selection
+from harness.running.experiment import Experiment, Selection
 
 
 def to_run(selection: Selection) -> Experiment:

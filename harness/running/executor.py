@@ -24,7 +24,7 @@ class Executor(Protocol):
 
         Args:
             experiment: collection, checkpoint, device and settings.
-            plan: from `Experiment.plan`.
+            plan: from `plan_cells`.
             board: shows progress.
             evict_after: delete each environment as soon as its cells are stored.
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-from harness.environments.brought import contradictions, not_brought
+from harness.environments.brought import Brought
 from harness.environments.device import Device, choose_device, missing_code, usable_cores
 from harness.environments.interpreter import Interpreter
 from harness.environments.lockfile import Lock, lock_path, read_lock
@@ -17,11 +19,30 @@ from harness.inputs.loaders import load_checkpoint, load_collection
 from harness.inputs.matrix import Flavour, HubCollection, IndexJob, Matrix, ScaledCollection
 from harness.inputs.matrix_file import find_matrix, load_matrix
 from harness.inputs.passages import Passages
-from harness.running.plan import Planned
-from harness.running.selection import Selection
 from harness.running.specs import index_spec
 from harness.store.spec import CellSpec
-from harness.store.store import LEVELS, Store, level
+from harness.store.store import Store
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Options of `plan`, `index`, `sweep` and `consecutive`, as the user gave them.
+
+    `identity` is that of another machine's device, where the cells will run there: on a cluster, of the nodes.
+    """
+
+    matrix_path: Path | None = None
+    home: Path | None = None
+    collection: str | None = None
+    checkpoint: str | None = None
+    limit: int | None = None
+    device: str = "auto"
+    capture: str | None = None
+    threads: int | None = None
+    sites: Path | None = None
+    site_python: Path | None = None
+    scale_to: int | None = None
+    identity: str | None = None
 
 
 def job_of(matrix: Matrix, selection: Selection) -> IndexJob:
@@ -77,27 +98,19 @@ class Experiment:
         """The checkpoint's files, checked."""
         return load_checkpoint(self.matrix, self.matrix_path.parent, self.home, self.selection.checkpoint, run_uv)
 
+    @property
+    def sites(self) -> Brought | None:
+        """The environments that were brought as files (`--sites`); None without that option."""
+        folder = self.selection.sites
+        return Brought(folder, self.selection.site_python) if folder is not None else None
+
     def brought(self, version: str) -> Interpreter | None:
-        """The interpreter of an environment that was brought as files (`--sites`); None without that option.
+        """The interpreter of an environment that was brought as files; None without `--sites`.
 
         Raises:
-            UsageError: there is no such interpreter.
-            BuildFailed: there is no such folder, or what is in it does not match the version's lock.
+            UsageError, BuildFailed: as `Brought.interpreter`.
         """
-        sites, python = self.selection.sites, self.selection.site_python
-        if sites is None:
-            return None
-        if python is None or not python.exists():
-            raise UsageError(
-                f"--site-python {python}: no such interpreter; --sites needs the Python that was brought along."
-            )
-        site = (sites / version).resolve()
-        if not (site / "torch").is_dir():
-            raise not_brought(f"--sites: {site} holds no torch; bring the environment of {version} or leave it out.")
-        wrong = contradictions(self.lock(version), site)
-        if wrong:
-            raise not_brought(f"--sites: {site} does not match the lock of {version}: {'; '.join(wrong[:3])}.")
-        return Interpreter(python.absolute(), site)
+        return self.sites.interpreter(version, lambda: self.lock(version)) if self.sites else None
 
     def unsupported(self, version: str) -> str:
         """Why a version cannot run on this device, known before its environment is; empty if nothing speaks against."""
@@ -106,13 +119,11 @@ class Experiment:
     def lock(self, version: str) -> Lock:
         """The lock of a version's environment on this device, or of the one that was brought."""
         flavours: list[Flavour] = [self.device.flavour]
-        if self.selection.sites is not None:
+        if self.sites is not None:
             # A GPU host's environments also run on a CPU (a dry run before the GPU is there), with their own lock.
             flavours.append("cpu" if flavours[0] == "gpu" else "gpu")
         locks = [read_lock(lock_path(self.locks, self.matrix.require(version), flavour)) for flavour in flavours]
-        if self.selection.sites is None:
-            return locks[0]
-        return min(locks, key=lambda lock: len(contradictions(lock, self.selection.sites / version)))  # type: ignore[operator]
+        return self.sites.closest(version, locks) if self.sites is not None else locks[0]
 
     def spec(self, version: str, repeat: int = 0) -> CellSpec:
         """The index cell of a version."""
@@ -121,25 +132,6 @@ class Experiment:
         checkpoint = self.checkpoint.record()
         spec = index_spec(self.matrix, self.job, version, lock, self.passages.record(), checkpoint, self.device)
         return spec.again(repeat)
-
-    def plan(self, versions: list[str], repeats: dict[str, int], *, retry: bool = True) -> list[Planned]:
-        """Cells of `versions`, each with its repeats, and whether each would run.
-
-        Args:
-            versions: in the order in which they run.
-            repeats: version to the number of extra runs (A against A).
-            retry: run cells again that ended badly; `unsupported` is a finding and is never retried.
-        """
-        known: dict[str, bool] = {}
-        for version in versions:
-            # So that a version without a lock is named before anything is fetched.
-            self.lock(version)
-        self.check()
-        return [
-            self._planned(self.spec(version, repeat), known, retry=retry)
-            for version in versions
-            for repeat in range(repeats.get(version, 0) + 1)
-        ]
 
     def check(self) -> None:
         """Load the files and refuse a job that is certain to fail.
@@ -157,20 +149,3 @@ class Experiment:
             # What is wrong with the user's own file is said before a checkpoint is fetched, and the other way round.
             _ = self.passages
         job_runs(self.job, self.checkpoint, self.passages)
-
-    def _planned(self, spec: CellSpec, known: dict[str, bool], *, retry: bool) -> Planned:
-        cell = self.store.get(spec.key)
-        if cell is None:
-            return Planned(spec, None, run=True, why="not in the store")
-        if cell.outcome == "ok":
-            if level(cell) < LEVELS.index(self.job.capture):
-                return Planned(
-                    spec, cell, run=True, why=f"stored with capture {cell.capture}, {self.job.capture} wanted"
-                )
-            lost = self.store.missing(cell, known)
-            if lost:
-                return Planned(spec, cell, run=True, why=f"stored, but its tensors are not: {', '.join(lost[:3])}")
-            return Planned(spec, cell, run=False, why="stored")
-        if cell.outcome == "unsupported":
-            return Planned(spec, cell, run=False, why=f"unsupported: {cell.reason}")
-        return Planned(spec, cell, run=retry, why=f"ended as {cell.outcome}: {cell.reason}")

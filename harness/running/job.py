@@ -9,9 +9,9 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from blake3 import blake3
 
 from harness.environments.gpus import gpu_turn
 from harness.environments.interpreter import Interpreter
-from harness.environments.supervise import Deadline, Ended, run_folder, supervise
+from harness.environments.supervise import Control, Deadline, Ended, run_folder, supervise
 from harness.home import Home, package_folder
 from harness.store.cell import OUTCOMES
 from harness.store.spec import CellSpec
@@ -55,10 +55,60 @@ def worker_copy(home: Home) -> Path:
     return folder
 
 
-def job_deadlines(deadline: float, import_deadline: float | None = None) -> list[Deadline]:
-    """Deadlines of a worker's job: for its start and its imports, then for the rest."""
-    first = deadline if import_deadline is None else import_deadline
-    return [Deadline("import", first, ("start", "import")), Deadline("index", deadline)]
+def run_worker(
+    spec: CellSpec,
+    interpreter: Interpreter,
+    request: dict[str, Any],
+    run: Path,
+    out: Path,
+    *,
+    worker: Path,
+    device_kind: str,
+    deadline: float,
+    import_deadline: float | None = None,
+    gpu: str | None = None,
+    on_phase: Callable[[str], None] = lambda _phase: None,
+    control: Control | None = None,
+    hold: Sequence[int] = (),
+) -> Ended:
+    """Run one job of the worker in an environment to its end, and say how it ended.
+
+    Args:
+        spec: gives the key and the environment variables, and the job where `request` names none.
+        interpreter: of the environment under test.
+        request: what the job wants beside these and the device.
+        run: the run's folder; gets the request, the log, and `tmp`, the job's home.
+        out: gets the job's files; made if it does not exist.
+        worker: from `worker_copy`.
+        device_kind: `cpu` or `cuda`.
+        deadline: wall seconds from the end of the imports.
+        import_deadline: the same for the start and the imports; `deadline` when absent.
+        gpu: what the job gets as CUDA_VISIBLE_DEVICES; that of the harness when absent.
+        on_phase: called with each phase as it begins.
+        control: stops the job.
+        hold: descriptors of locks that the job holds to its end, even if this process ends before it.
+
+    Raises:
+        Stopped: `control` said so.
+        OSError: the interpreter cannot be started, or nothing can be written.
+    """
+    (run / "tmp").mkdir()
+    out.mkdir(parents=True, exist_ok=True)
+    request = {"schema": 1, "job": spec.job, "key": spec.key, "device": device_kind, **request}
+    (run / "cell.json").write_text(json.dumps(request, indent=1))
+    return supervise(
+        [str(interpreter.python), "-m", "harness.worker", str(run / "cell.json"), str(out)],
+        environment=worker_environment(spec, interpreter, worker, run, device_kind, gpu),
+        run=run,
+        deadlines=[
+            Deadline("import", deadline if import_deadline is None else import_deadline, ("start", "import")),
+            Deadline("index", deadline),
+        ],
+        phase=out / "phase",
+        on_phase=on_phase,
+        control=control,
+        hold=hold,
+    )
 
 
 def worker_environment(
@@ -85,22 +135,24 @@ def worker_environment(
         "TORCH_EXTENSIONS_DIR": str(run / "tmp" / "torch_extensions"),
         "MPLCONFIGDIR": str(run / "tmp"),
     }
-    if device_kind != "cpu":
-        # The order in which nvidia-smi lists GPUs, by which `device.gpus` names the first one.
-        environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-        environment = {**from_outside(), **environment}
-        if gpu is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = gpu
+    environment = {**gpu_variables(device_kind), **environment}
+    if device_kind != "cpu" and gpu is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = gpu
     return environment
 
 
-def from_outside() -> dict[str, str]:
-    """What a process on a GPU gets of this shell: its choice of GPUs, and where it says that the driver's library is.
+def gpu_variables(device_kind: str) -> dict[str, str]:
+    """What a process on a GPU gets beside its own variables: the order of the GPUs, and two things of this shell.
 
-    Other folders of LD_LIBRARY_PATH may hold a cuBLAS or a cuDNN, which would be loaded in place of the environment's.
+    Those are its choice of GPUs, and where it says that the driver's library is. Other folders of LD_LIBRARY_PATH may
+    hold a cuBLAS or a cuDNN, which would be loaded in place of the environment's. A process on a CPU gets nothing.
     """
+    if device_kind == "cpu":
+        return {}
     found = {n: os.environ[n] for n in ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES") if n in os.environ}
     folders = [f for f in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if f and any(Path(f).glob(_DRIVER))]
+    # The order in which nvidia-smi lists GPUs, by which `device.gpus` names the first one.
+    found["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     return found | ({"LD_LIBRARY_PATH": os.pathsep.join(folders)} if folders else {})
 
 
@@ -226,22 +278,15 @@ class Workbench:
             request: what the job wants beside device, checkpoint and settings.
             out: gets the job's files; made if it does not exist.
         """
-        out.mkdir(parents=True, exist_ok=True)
-        settings = {**spec.settings, **request.get("settings", {})}
-        full = {
-            "schema": 1, "job": job, "key": spec.key, "device": self.device_kind, "checkpoint": str(self.checkpoint),
-            **request, "settings": settings,
+        wanted = {
+            "job": job, "checkpoint": str(self.checkpoint), **request,
+            "settings": {**spec.settings, **request.get("settings", {})},
         }  # fmt: skip
         turn = gpu_turn(self.home, self.device_kind, self.say)
         with turn as places, run_folder(self.home, f"{spec.version}-{job}") as (run, held):
-            (run / "tmp").mkdir()
-            (run / "cell.json").write_text(json.dumps(full, indent=1))
-            worker = worker_copy(self.home)
-            environment = worker_environment(replace(spec, job=job), interpreter, worker, run, self.device_kind)
-            command = [str(interpreter.python), "-m", "harness.worker", str(run / "cell.json"), str(out)]
-            ended = supervise(
-                command, environment=environment, run=run, deadlines=job_deadlines(self.deadline), phase=out / "phase",
-                hold=[held.fileno(), *places],
+            ended = run_worker(
+                spec, interpreter, wanted, run, out, worker=worker_copy(self.home),
+                device_kind=self.device_kind, deadline=self.deadline, hold=[held.fileno(), *places],
             )  # fmt: skip
             result, outcome, reason = read_result(out, ended)
             return JobResult(outcome, reason, out, result, log_tail(run / "log.txt", ended.unwritten))

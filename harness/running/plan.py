@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
+from harness.running.experiment import Experiment
 from harness.store.cell import Cell
 from harness.store.spec import CellSpec
+from harness.store.store import LEVELS, level
 from harness.words import count
 
 
@@ -26,6 +28,45 @@ class Planned:
     stored: Cell | None
     run: bool
     why: str
+
+
+def plan_cells(
+    experiment: Experiment, versions: Sequence[str], repeats: Mapping[str, int], *, retry: bool = True
+) -> list[Planned]:
+    """Cells of `versions`, each with its repeats, and whether each would run.
+
+    Args:
+        experiment: collection, checkpoint, device and settings.
+        versions: in the order in which they run.
+        repeats: version to the number of extra runs (A against A).
+        retry: run cells again that ended badly; `unsupported` is a finding and is never retried.
+    """
+    known: dict[str, bool] = {}
+    for version in versions:
+        # So that a version without a lock is named before anything is fetched.
+        experiment.lock(version)
+    experiment.check()
+    return [
+        _planned(experiment, experiment.spec(version, repeat), known, retry=retry)
+        for version in versions
+        for repeat in range(repeats.get(version, 0) + 1)
+    ]
+
+
+def _planned(experiment: Experiment, spec: CellSpec, known: dict[str, bool], *, retry: bool) -> Planned:
+    cell, wanted = experiment.store.get(spec.key), experiment.job.capture
+    if cell is None:
+        return Planned(spec, None, run=True, why="not in the store")
+    if cell.outcome == "unsupported":
+        return Planned(spec, cell, run=False, why=f"unsupported: {cell.reason}")
+    if cell.outcome != "ok":
+        return Planned(spec, cell, run=retry, why=f"ended as {cell.outcome}: {cell.reason}")
+    if level(cell) < LEVELS.index(wanted):
+        return Planned(spec, cell, run=True, why=f"stored with capture {cell.capture}, {wanted} wanted")
+    lost = experiment.store.missing(cell, known)
+    if lost:
+        return Planned(spec, cell, run=True, why=f"stored, but its tensors are not: {', '.join(lost[:3])}")
+    return Planned(spec, cell, run=False, why="stored")
 
 
 def stopped_early(plan: Sequence[Planned], cells: Sequence[Cell]) -> str:

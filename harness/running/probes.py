@@ -26,7 +26,7 @@ from harness.home import package_folder
 from harness.inputs.matrix import IndexJob, Matrix
 from harness.running.experiment import Experiment
 from harness.running.interpreters import interpreters, workbench
-from harness.running.job import JobResult
+from harness.running.job import JobResult, read
 from harness.running.progress import Board
 from harness.running.specs import job_environment
 from harness.store.cell import Artifact, Cell
@@ -189,7 +189,7 @@ def _run_version(
             for name in waiting:
                 if (out / name / "done.json").exists():
                     made[name] = take_result(experiment.store, pending[name], out / name, result)
-            ended_in = _phase(out).removeprefix(f"{JOB} ")
+            ended_in = read(out / "phase").removeprefix(f"{JOB} ")
             guilty = [ended_in] if ended_in in waiting and ended_in not in made else waiting
             for name in guilty:
                 if name not in made:
@@ -197,13 +197,6 @@ def _run_version(
                     reason = result.reason or "The job ended well but left nothing of this probe."
                     made[name] = experiment.store.put(_cell(pending[name], outcome, reason, _details(result, {})))
     return made
-
-
-def _phase(out: Path) -> str:
-    try:
-        return (out / "phase").read_text(encoding="utf-8").strip()
-    except OSError:
-        return ""
 
 
 def _cell(spec: CellSpec, outcome: str, reason: str, details: dict[str, Any]) -> Cell:

@@ -104,6 +104,12 @@ class Board:
             self.notes.append(text)
             self._line(text)
 
+    def note_once(self, text: str) -> None:
+        """Say something, unless it was said before."""
+        with self._lock:
+            if text not in self.notes:
+                self.note(text)
+
     def phase(self, label: str, phase: str) -> None:
         """Say that a cell entered a phase."""
         with self._lock:

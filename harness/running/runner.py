@@ -13,13 +13,13 @@ from typing import Any
 import harness
 from harness.environments.gpus import gpu_turn
 from harness.environments.interpreter import Interpreter
-from harness.environments.supervise import Control, Ended, run_folder, supervise
+from harness.environments.supervise import Control, Ended, run_folder
 from harness.errors import UnreadableTensor
 from harness.home import Home
 from harness.inputs.checkpoint import CheckpointFiles
 from harness.inputs.passages import Passages, write_jsonl
 from harness.running.causes import classify
-from harness.running.job import job_deadlines, log_tail, read_result, worker_copy, worker_environment
+from harness.running.job import log_tail, read_result, run_worker, worker_copy
 from harness.running.recover import RECORD, this_process
 from harness.store.cell import Cell
 from harness.store.spec import CellSpec
@@ -76,34 +76,19 @@ def run_index(
         note = {"spec": spec.to_json(), "store": str(store.root), "capture": capture, "job": "index", **this_process()}
         (run / RECORD).write_text(json.dumps(note), encoding="utf-8")
         write_jsonl(passages, run / "passages.jsonl")
-        (run / "tmp").mkdir()
-        out = run / "out"
-        out.mkdir()
         request = {
-            "schema": 1,
-            "job": spec.job,
-            "key": spec.key,
-            "device": device_kind,
             "passages": str(run / "passages.jsonl"),
             "checkpoint": str(checkpoint.path),
             "settings": spec.settings,
             "capture": capture,
             "swap": {name: str(path) for name, path in (swap or {}).items()},
         }
-        (run / "cell.json").write_text(json.dumps(request, indent=1))
-        worker = worker_copy(home)
-        environment = worker_environment(spec, interpreter, worker, run, device_kind, gpu)
-        command = [str(interpreter.python), "-m", "harness.worker", str(run / "cell.json"), str(out)]
-        ended = supervise(
-            command,
-            environment=environment,
-            run=run,
-            deadlines=job_deadlines(deadline, import_deadline),
-            phase=out / "phase",
-            on_phase=on_phase,
-            control=control,
+        worker, out = worker_copy(home), run / "out"
+        ended = run_worker(
+            spec, interpreter, request, run, out, worker=worker, device_kind=device_kind, deadline=deadline,
+            import_deadline=import_deadline, gpu=gpu, on_phase=on_phase, control=control,
             hold=[held.fileno(), *places, *hold],
-        )
+        )  # fmt: skip
         sources = {"collection": passages.source, "checkpoint": checkpoint.source}
         known = {**extra(), "sources": sources, "worker": worker.name, "run": run.name}
         return conclude(store, spec, run, out, capture, device_kind, ended, known)

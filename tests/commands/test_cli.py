@@ -26,7 +26,7 @@ from harness.environments import build
 from harness.environments import uv as uv_module
 from harness.environments.device import usable_cores
 from harness.errors import InfrastructureError, UsageError
-from harness.running import sweep
+from harness.running import work
 from harness.store.store import Store
 from tests.support.checkpoints import checkpoint_bytes, write_checkpoint
 from tests.support.fake_worker import WELL, fake_interpreter
@@ -53,7 +53,7 @@ def run(capsys, monkeypatch, tmp_path) -> Callable[..., Done]:
     """Run a command line in this process, with a cold home of its own."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("HARNESS_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(sweep, "wait_before", lambda _retry, _tries: 0.05)
+    monkeypatch.setattr(work, "wait_before", lambda _retry, _tries: 0.05)
     handler = signal.getsignal(signal.SIGTERM)
 
     def command(*arguments: str) -> Done:

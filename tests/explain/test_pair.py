@@ -32,7 +32,7 @@ def prepare(monkeypatch: pytest.MonkeyPatch) -> Prepare:
     """`prepare_pair` over cells that are there already, by version and repeat."""
 
     def run(a: str, b: str, repeats: int, *different: tuple[str, int]) -> Pair:
-        def plan(versions: list[str], wanted: dict[str, int]) -> list[Any]:
+        def plan(_experiment: object, versions: list[str], wanted: dict[str, int]) -> list[Any]:
             runs = [(v, repeat) for v in versions for repeat in range(wanted.get(v, 0) + 1)]
             return [SimpleNamespace(spec=SimpleNamespace(version=v, repeat=repeat, label=v)) for v, repeat in runs]
 
@@ -40,10 +40,11 @@ def prepare(monkeypatch: pytest.MonkeyPatch) -> Prepare:
             named = [(one.spec.version, one.spec.repeat) for one in planned]
             return [_cell(*name, centroids_raw="other" if name in different else "same") for name in named]
 
+        monkeypatch.setattr(pairs, "plan_cells", plan)
         monkeypatch.setattr(pairs, "run_plan", cells)
         monkeypatch.setattr(pairs, "stopped_early", lambda *_: "")
         monkeypatch.setattr(pairs, "workbench", lambda _experiment: None)
-        experiment: Any = SimpleNamespace(matrix=SimpleNamespace(require=str), plan=plan, store=None)
+        experiment: Any = SimpleNamespace(matrix=SimpleNamespace(require=str), store=None)
         return prepare_pair(experiment, a, b, repeats=repeats)
 
     return run

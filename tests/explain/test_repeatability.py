@@ -15,8 +15,7 @@ from harness.explain import repeatability
 from harness.explain.noise import Noise
 from harness.explain.repeatability import Repeats, Subject, cores_check, cpu_kinds, thread_counts
 from harness.explain.replay import UNSTABLE, Verdict, unstable_calls
-from harness.running.experiment import Experiment
-from harness.running.selection import Selection
+from harness.running.experiment import Experiment, Selection
 from harness.store.cell import Artifact, Cell
 from tests.support.planted import FAULTS, SMALL, VARIABLE, VERSION
 

@@ -16,7 +16,7 @@ from harness.inputs.collection import load_embedded
 from harness.inputs.limits import can_be_clustered, chunks_of, job_runs, partitions
 from harness.inputs.matrix import IndexJob
 from harness.inputs.passages import Passages
-from harness.running.mends import MENDS, with_mend
+from harness.running.causes import MENDS, with_mend
 
 
 def checkpoint(dim: int) -> CheckpointFiles:

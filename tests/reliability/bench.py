@@ -22,9 +22,9 @@ from harness.environments import build, supervise, uv
 from harness.report.reduce import reduce_cells
 from harness.running.choice import planned_cells
 from harness.running.executor import LocalExecutor
-from harness.running.experiment import Experiment
+from harness.running.experiment import Experiment, Selection
+from harness.running.plan import plan_cells
 from harness.running.progress import Board
-from harness.running.selection import Selection
 from harness.store.audit import DAMAGED, MISSING, collect, verify
 from harness.store.cell import Cell
 from harness.store.store import Store
@@ -185,7 +185,7 @@ class Bench:
     def sweep(self, versions: tuple[str, ...] = VERSIONS, *, again: bool = False, **changes: Any) -> dict[str, Cell]:
         """Run a sweep in this process, `again` also of what is stored; cells by label."""
         experiment = self.experiment(**changes)
-        plan = [replace(one, run=one.run or again) for one in experiment.plan(list(versions), {})]
+        plan = [replace(one, run=one.run or again) for one in plan_cells(experiment, list(versions), {})]
         with self.patched(), Board([], Console(file=self.said, width=300)) as board:
             cells = LocalExecutor().run(experiment, plan, board, evict_after=False)
         return {cell.label: cell for cell in cells}
@@ -212,7 +212,8 @@ class Bench:
     ) -> subprocess.Popen[str]:
         """Start `harness sweep` in a process of its own."""
         patched = [
-            "from harness.environments import build as environments, supervise, uv; from harness.running import sweep",
+            "from harness.environments import build as environments, supervise, uv",
+            "from harness.running import signals",
             "supervise.GRACE_SECONDS = 0.5",
             *patches,
         ]

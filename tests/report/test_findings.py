@@ -11,8 +11,7 @@ import pytest
 from harness.errors import UsageError
 from harness.report.gathering import Gathering
 from harness.report.parquet import write_table
-from harness.running.experiment import Experiment
-from harness.running.selection import Selection
+from harness.running.experiment import Experiment, Selection
 from tests.support.checkpoints import write_checkpoint
 
 

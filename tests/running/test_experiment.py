@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UsageError
-from harness.running.experiment import Experiment
-from harness.running.selection import Selection
+from harness.running.experiment import Experiment, Selection
+from harness.running.plan import plan_cells
 from tests.support.cell_specs import cell
 from tests.support.checkpoints import write_checkpoint
 
@@ -88,7 +88,7 @@ def test_cells_of_two_versions_are_of_one_group(make):
 
 
 def test_a_plan_lists_versions_and_repeats_in_order(make):
-    planned = make().plan(["2.8.0", "2.7.1"], {"2.7.1": 2})
+    planned = plan_cells(make(), ["2.8.0", "2.7.1"], {"2.7.1": 2})
 
     assert [(p.spec.version, p.spec.repeat, p.run) for p in planned] == [
         ("2.8.0", 0, True),
@@ -112,15 +112,15 @@ def test_a_plan_says_why_a_cell_would_run_or_be_skipped(make, changes, run, why)
     experiment = make()
     stored = experiment.store.put(cell(experiment.spec("2.8.0"), **changes))
 
-    (planned,) = experiment.plan(["2.8.0"], {})
-    (patient,) = experiment.plan(["2.8.0"], {}, retry=False)
+    (planned,) = plan_cells(experiment, ["2.8.0"], {})
+    (patient,) = plan_cells(experiment, ["2.8.0"], {}, retry=False)
 
     assert (planned.run, planned.why, planned.stored) == (run, why, stored)
     assert patient.run == (run and changes.get("outcome") is None)
 
 
 def test_no_retry_leaves_failures_alone_but_runs_what_is_missing(make):
-    (planned,) = make().plan(["2.8.0"], {}, retry=False)
+    (planned,) = plan_cells(make(), ["2.8.0"], {}, retry=False)
 
     assert planned.run
 

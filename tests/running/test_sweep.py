@@ -29,12 +29,12 @@ from harness.flock import owner, try_hold
 from harness.home import Home
 from harness.inputs.matrix import Retry
 from harness.running import plan as plan_module
-from harness.running import slots, sweep
+from harness.running import slots, sweep, work
 from harness.running.executor import LocalExecutor
-from harness.running.experiment import Experiment
+from harness.running.experiment import Experiment, Selection
 from harness.running.job import JobResult, Workbench
+from harness.running.plan import plan_cells
 from harness.running.progress import Board
-from harness.running.selection import Selection
 from harness.store.audit import verify
 from harness.store.cell import Cell
 from harness.store.store import Store
@@ -74,7 +74,7 @@ class Bench:
     def run(
         self, experiment: Experiment, versions=VERSIONS, repeats=None, executor: LocalExecutor | None = None, **options
     ) -> list[Cell]:
-        plan = experiment.plan(list(versions), repeats or {})
+        plan = plan_cells(experiment, list(versions), repeats or {})
         with Board([], Console(file=self.said, width=200)) as board:
             return (executor or LocalExecutor()).run(experiment, plan, board, **{"evict_after": False, **options})
 
@@ -88,7 +88,7 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep, "wait_before", lambda _retry, _tries: 0.05)
+    monkeypatch.setattr(work, "wait_before", lambda _retry, _tries: 0.05)
     return Bench(tmp_path)
 
 
@@ -414,7 +414,7 @@ def test_a_lost_run_does_not_take_the_place_of_one_that_ended_well(bench, monkey
     experiment = bench.experiment(body, identity=GPUS[0].identity)
     (good,) = bench.run(experiment, ["2.8.0"], executor=LocalExecutor(gpus=GPUS[:1]))
     (bench.folder / "made" / "lose").touch()
-    plan = [replace(p, run=True) for p in experiment.plan(["2.8.0"], {})]
+    plan = [replace(p, run=True) for p in plan_cells(experiment, ["2.8.0"], {})]
     with Board([], Console(file=bench.said)) as board:
         (again,) = LocalExecutor(gpus=GPUS[:1]).run(experiment, plan, board, evict_after=False)
 
@@ -423,7 +423,7 @@ def test_a_lost_run_does_not_take_the_place_of_one_that_ended_well(bench, monkey
 
 
 def again(bench: Bench, experiment: Experiment) -> list[Cell]:
-    plan = [replace(p, run=True) for p in experiment.plan(["2.8.0"], {})]
+    plan = [replace(p, run=True) for p in plan_cells(experiment, ["2.8.0"], {})]
     with Board([], Console(file=bench.said, width=400)) as board:
         return LocalExecutor().run(experiment, plan, board, evict_after=False)
 
@@ -481,7 +481,7 @@ def test_an_unreachable_package_index_is_tried_again(bench, fake_uv, monkeypatch
         (fake_uv / "fail").unlink()
         return 0.01
 
-    monkeypatch.setattr(sweep, "wait_before", wait)
+    monkeypatch.setattr(work, "wait_before", wait)
     cells = bench.run(built(bench, monkeypatch, SAME + WELL), ["2.8.0"])
 
     assert outcomes(cells) == {"2.8.0": "ok"}
@@ -553,7 +553,7 @@ def test_a_version_that_cannot_run_on_the_device_gets_no_environment(bench, fake
 
 def test_an_interpreter_that_cannot_be_started_is_the_cell_s_outcome(bench):
     experiment = bench.experiment()
-    plan = experiment.plan(["2.7.1", "2.8.0"], {})
+    plan = plan_cells(experiment, ["2.7.1", "2.8.0"], {})
     python = Path(bench.sites[3])
     python.chmod(0o644)
     with Board([], Console(file=bench.said)) as board:
@@ -569,7 +569,7 @@ def test_a_cell_whose_tensors_were_lost_runs_again(bench):
     bench.store.object_path(lost.digest).unlink()
 
     experiment = bench.experiment()
-    assert [(p.run, "centroids" in p.why) for p in experiment.plan(["2.7.1", "2.8.0"], {})] == [(True, True)] * 2
+    assert [(p.run, "centroids" in p.why) for p in plan_cells(experiment, ["2.7.1", "2.8.0"], {})] == [(True, True)] * 2
 
     again = bench.run(experiment, ["2.7.1", "2.8.0"])
 
@@ -580,7 +580,7 @@ def test_a_cell_whose_tensors_were_lost_runs_again(bench):
 def test_waits_double_up_to_a_limit_and_are_never_quite_the_same():
     retry = Retry(tries=9, first_wait_seconds=4, longest_wait_seconds=20)
     # The fixture that replaces it is not in use here.
-    waits = [[sweep.wait_before(retry, n) for _ in range(50)] for n in range(1, 6)]
+    waits = [[work.wait_before(retry, n) for _ in range(50)] for n in range(1, 6)]
 
     for found, longest in zip(waits, (4, 8, 16, 20, 20), strict=True):
         assert longest / 2 <= min(found) < max(found) <= longest
@@ -751,7 +751,7 @@ def test_ctrl_c_twice_ends_the_running_cell_at_once_and_leaves_the_store_whole(t
 def test_sigterm_gives_the_running_cell_a_while_and_then_ends_it(tmp_path):
     """A scheduler kills half a minute after it asks."""
     line = Line(tmp_path, SLOW, seconds=600)
-    process = line.start(patches=("from harness.running import signals, sweep", "signals._TERM_PATIENCE = 1.0"))
+    process = line.start(patches=("from harness.running import signals", "signals._TERM_PATIENCE = 1.0"))
     line.wait_for("started")
     process.send_signal(signal.SIGTERM)
     code, _, err = line.end(process)
@@ -764,12 +764,12 @@ def test_sigterm_gives_the_running_cell_a_while_and_then_ends_it(tmp_path):
 
 def test_stopping_before_any_cell_has_ended_is_a_sentence(bench, monkeypatch):
     experiment = bench.experiment()
-    plan = experiment.plan(["2.8.0"], {})
+    plan = plan_cells(experiment, ["2.8.0"], {})
     board = Board([], Console(file=bench.said))
-    running = sweep._Sweep(experiment, plan, board, [slots.Slot()], evict_after=False)
+    running = work.Work(experiment, plan, board)
     running.control.finishing.set()
 
-    assert running.run() == []
+    assert sweep._Sweep(running, slots.Slots(experiment.home, (), 1, board.note), evict_after=False).run() == []
     assert plan_module.stopped_early(plan, []).startswith("Stopped: 1 of 1 cell did not run")
     assert plan_module.stopped_early(plan, [Cell("", "", {}, "ok")]) == ""
     monkeypatch.setattr(sweep._Sweep, "run", lambda _self: [])

@@ -35,11 +35,10 @@ from harness.explain.locate import Location, locate
 from harness.explain.noise import place
 from harness.explain.pair import Pair, Side
 from harness.explain.replay import Verdict
-from harness.running.experiment import Experiment
+from harness.running.experiment import Experiment, Selection
 from harness.running.interpreters import workbench
 from harness.running.job import JobResult, Workbench
 from harness.running.runner import run_index
-from harness.running.selection import Selection
 from harness.store.cell import Cell
 from harness.store.repeats import noise_floor
 from harness.store.spec import CellSpec

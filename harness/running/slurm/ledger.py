@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from harness.errors import UsageError
-from harness.running.selection import Selection
+from harness.running.experiment import Selection
 from harness.running.slurm.record import (
     SCHEMA,
     Sweep,
@@ -113,7 +113,7 @@ class Ledger:
             except FileNotFoundError:
                 continue
             if name not in self._arrays and "array.json" in self._present[name]:
-                array = _array(folder / name)
+                array = read_array(folder / name)
                 if array:
                     self._arrays[name] = array
 
@@ -188,7 +188,8 @@ class Ledger:
         return said
 
 
-def _array(folder: Path) -> Array | None:
+def read_array(folder: Path) -> Array | None:
+    """The array of a folder; None if it was dropped."""
     record = read_record(folder / "array.json")
     if not record:
         return None
@@ -200,11 +201,6 @@ def _array(folder: Path) -> Array | None:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{folder}: not an array's record ({error}): delete the folder.") from error
-
-
-def read_array(folder: Path) -> Array | None:
-    """The array of a folder; None if it was dropped."""
-    return _array(folder)
 
 
 def read_end(task: Task) -> End | None:

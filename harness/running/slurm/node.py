@@ -23,6 +23,7 @@ from harness.flock import try_hold
 from harness.inputs.matrix import Retry
 from harness.running.executor import LocalExecutor
 from harness.running.experiment import Experiment
+from harness.running.plan import plan_cells
 from harness.running.progress import Board
 from harness.running.signals import told_to_stop
 from harness.running.slurm.ledger import End, Task, read_array, read_end, write_end, write_run
@@ -98,7 +99,7 @@ def _run(task: Task, host: str, restarts: int) -> End:
         return wrong
     # One try: what the machine spoilt is tried again as another job, perhaps on another node.
     experiment.job = experiment.job.model_copy(update={"retry": Retry(tries=1)})
-    planned = experiment.plan([entry.version], {entry.version: entry.repeat})[-1]
+    planned = plan_cells(experiment, [entry.version], {entry.version: entry.repeat})[-1]
     if planned.spec.key != entry.key:
         what = "the collection, the checkpoint, the lock or matrix.yaml"
         return End("final", "lost", f"On {host} this is another cell than was submitted: {what} changed meanwhile.")

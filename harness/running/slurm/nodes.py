@@ -31,7 +31,7 @@ from harness.running.slurm.queue import (
     submit_array,
 )
 from harness.running.slurm.record import ANSWER, REACH, Options, read_record, root_of, write_record
-from harness.running.slurm.submit import plain_options, resources
+from harness.running.slurm.submit import resources
 
 PROBE_MINUTES = 10
 
@@ -99,12 +99,8 @@ def _probe(home: Home, options: Options, wanted: str, board: Board) -> dict[str,
         held = try_hold(folder / REACH)
         assert held is not None
         command = [sys.executable, "-m", "harness.running.slurm.node", str(folder), "--device", wanted]
-        parameters = {
-            **resources(options, wanted, 1, PROBE_MINUTES),
-            "additional_parameters": {**plain_options(options)},
-        }
         try:
-            job = submit_array(folder, folder.name, command, 1, parameters)
+            job = submit_array(folder, folder.name, command, 1, resources(options, wanted, 1, PROBE_MINUTES))
         except Refused as error:
             hint = "; nodes without a GPU need --device cpu" if wanted == "auto" else ""
             raise UsageError(f"{str(error).rstrip('.')}{hint}.") from error

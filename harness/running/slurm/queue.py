@@ -1,4 +1,4 @@
-"""What the harness asks of Slurm: submit an array through submitit, say where jobs are, cancel.
+"""What the harness asks of Slurm: submit an array, say where jobs are, cancel.
 
 Only the controller is asked (`squeue`), never the accounting database, which small clusters do not have. The controller
 forgets an ended job after some minutes (MinJobAge); `last_words` then reads what slurmstepd wrote into the job's log.
@@ -11,11 +11,9 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from harness.errors import InfrastructureError, UsageError
 
@@ -107,53 +105,52 @@ def check_options(options: Mapping[str, str]) -> None:
             raise UsageError(f"--slurm {name}=…: the harness sets this option of sbatch itself: leave it out.")
 
 
-def submit_array(folder: Path, name: str, command: Sequence[str], count: int, parameters: Mapping[str, Any]) -> str:
+def submit_array(
+    folder: Path, name: str, command: Sequence[str], count: int, options: Mapping[str, str], at_once: int = 1
+) -> str:
     """Submit `count` jobs that run the same command line as one array; returns the array's job id.
 
-    submitit writes the batch file and calls sbatch. Its pickles are left out: a job is a command line and the number
-    of its task, so that a submission is complete the moment sbatch has taken it, whatever happens to this process.
+    A job is a command line and the number of its task, so that a submission is complete the moment sbatch has taken it,
+    whatever happens to this process.
 
     Args:
-        folder: gets the batch file, and `JOB_TASK_0_log.out` for each task; on a shared filesystem.
+        folder: gets the log of each task; on a shared filesystem.
         name: of the jobs; unique, since it finds them again after a crash.
         command: replaces the batch script's shell, so that signals reach it.
         count: number of tasks.
-        parameters: of submitit's `SlurmExecutor`.
+        options: of sbatch beside those that this sets (`check_options`), by name; an empty one has no value.
+        at_once: how many of the tasks may run at a time.
 
     Raises:
         Refused: sbatch said no.
     """
-    import submitit
-    from submitit.core.utils import FailedJobError, FailedSubmissionError
-
-    executor = submitit.SlurmExecutor(folder)
-    executor.update_parameters(
-        # srun would start the job in a step of its own, with one core unless it is told otherwise once more.
-        **{"use_srun": False, "stderr_to_stdout": True, "wckey": None, "job_name": name, **parameters}
-    )
-    executor.parameters["map_count"] = count
-    try:
-        with _outside_of_a_job():
-            return str(executor._submit_command(f"exec {shlex.join(command)}").job_id)
-    except (FailedJobError, FailedSubmissionError) as error:
-        said = " ".join(line.removeprefix("sbatch: ").removeprefix("error: ") for line in str(error).splitlines())
-        raise Refused(f"sbatch refused the jobs: {said}.", temporary=bool(_TEMPORARY.search(said))) from error
-
-
-@contextmanager
-def _outside_of_a_job() -> Iterator[None]:
-    """Hide the variables of a job that this process runs in: sbatch would take them for wishes."""
-    hidden = {
-        name: os.environ.pop(name) for name in list(os.environ) if name.startswith("SLURM_") and name not in _KEPT
+    wanted = {
+        **options,
+        "job-name": name,
+        "array": f"0-{count - 1}%{min(count, at_once)}",
+        "output": str(log_path(folder.absolute(), "%A", "%a")),
+        "open-mode": "append",
     }
-    try:
-        yield
-    finally:
-        os.environ.update(hidden)
+    done = subprocess.run(
+        ["sbatch", "--parsable", *(f"--{name}={value}" if value else f"--{name}" for name, value in wanted.items())],
+        # No srun: it would start the job in a step of its own, with one core unless it is told otherwise once more.
+        input=f"#!/bin/sh\nexec {shlex.join(command)}\n",
+        # Of a job that this process runs in, sbatch would take the variables for wishes.
+        env={n: value for n, value in os.environ.items() if not n.startswith("SLURM_") or n in _KEPT},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    job = re.search(r"^(\d+)(?:;|$)", done.stdout, re.MULTILINE)
+    if done.returncode or job is None:
+        lines = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()
+        said = " ".join(line.removeprefix("sbatch: ").removeprefix("error: ") for line in lines)
+        raise Refused(f"sbatch refused the jobs: {said}.", temporary=bool(_TEMPORARY.search(said)))
+    return job[1]
 
 
-def log_path(folder: Path, job: str, task: int) -> Path:
-    """The log of one task, as submitit names it."""
+def log_path(folder: Path, job: str, task: int | str) -> Path:
+    """The log of one task."""
     return folder / f"{job}_{task}_0_log.out"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.errors import UsageError
 from harness.home import Home
-from harness.running.selection import Selection
+from harness.running.experiment import Selection
 from harness.words import said
 
 ANSWER = "device.json"

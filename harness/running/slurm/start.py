@@ -10,9 +10,8 @@ from pathlib import Path
 from harness.errors import UsageError
 from harness.home import resolve_home
 from harness.inputs.matrix_file import find_matrix, load_matrix
-from harness.running.experiment import Experiment
+from harness.running.experiment import Experiment, Selection
 from harness.running.progress import Board
-from harness.running.selection import Selection
 from harness.running.slurm.nodes import node_device
 from harness.running.slurm.queue import check_options, require_slurm
 from harness.running.slurm.record import Options, Sweep

@@ -15,9 +15,9 @@ from harness.errors import UsageError
 from harness.flock import try_hold
 from harness.home import Home
 from harness.inputs.matrix_file import load_matrix
-from harness.running.experiment import Experiment
+from harness.running.experiment import Experiment, Selection
+from harness.running.plan import plan_cells
 from harness.running.progress import Board
-from harness.running.selection import Selection
 from harness.running.slurm import follower as follower_module
 from harness.running.slurm import node, nodes, record, start, submit
 from harness.running.slurm.ends import verdict
@@ -47,7 +47,7 @@ FAKE = """#!/bin/sh
 name=$(basename "$0")
 echo "$name $*" >> "$FAKE_SLURM/calls"
 env > "$FAKE_SLURM/$name.env"
-[ "$name" = sbatch ] && cat "$1" > "$FAKE_SLURM/batch"
+[ "$name" = sbatch ] && printf '%s\\n' "$@" > "$FAKE_SLURM/asked" && cat > "$FAKE_SLURM/batch"
 cat "$FAKE_SLURM/$name.err" >&2 2>/dev/null
 cat "$FAKE_SLURM/$name.out" 2>/dev/null
 exit $(cat "$FAKE_SLURM/$name.rc" 2>/dev/null || echo 0)
@@ -176,24 +176,23 @@ def test_attaching_takes_the_only_sweep_or_the_one_that_is_named(tmp_path, sweep
 # ---- what is asked
 
 
-def test_one_command_line_is_submitted_as_an_array_and_no_pickle(fake, tmp_path):
-    (fake / "sbatch.out").write_text("Submitted batch job 41\n")
-    folder = tmp_path / "array"
-    folder.mkdir()
-    parameters = {"time": 90, "gres": "gpu:1", "additional_parameters": {"account": "me", "requeue": True}}
+def test_one_command_line_is_submitted_as_an_array(fake, tmp_path):
+    (fake / "sbatch.out").write_text("41\n")
+    options = {"time": "90", "gres": "gpu:1", "comment": "it's mine", "requeue": ""}
 
-    assert submit_array(folder, "harness-x", ["/py thon", "-m", "harness.running.slurm.node"], 3, parameters) == "41"
+    job = submit_array(tmp_path, "harness-x", ["/py thon", "-m", "harness.running.slurm.node"], 3, options, at_once=2)
 
-    batch = (fake / "batch").read_text()
-    assert batch.strip().endswith("exec '/py thon' -m harness.running.slurm.node")
-    assert "srun" not in batch
-    asked = {line.removeprefix("#SBATCH --") for line in batch.splitlines() if line.startswith("#SBATCH")}
-    assert {"array=0-2%3", "job-name=harness-x", "time=90", "gres=gpu:1", "account=me", "requeue"} <= asked
-    assert list(folder.glob("*.pkl")) == []
+    assert job == "41"
+    assert (fake / "batch").read_text().splitlines() == ["#!/bin/sh", "exec '/py thon' -m harness.running.slurm.node"]
+    assert {
+        "--parsable", "--array=0-2%2", "--job-name=harness-x", "--time=90", "--gres=gpu:1", "--comment=it's mine",
+        "--requeue", f"--output={log_path(tmp_path, '%A', '%a')}",
+    } <= set((fake / "asked").read_text().splitlines())  # fmt: skip
+    assert not (fake / "srun.env").exists()
 
 
 def test_a_job_s_own_variables_do_not_decide_about_the_jobs_that_it_submits(fake, tmp_path, monkeypatch):
-    (fake / "sbatch.out").write_text("Submitted batch job 41\n")
+    (fake / "sbatch.out").write_text("41\n")
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "1")
     monkeypatch.setenv("SLURM_CONF", "/etc/other.conf")
 
@@ -234,7 +233,8 @@ def test_an_option_that_the_harness_sets_itself_is_refused(name):
 def test_a_job_asks_for_a_gpu_unless_it_needs_none_or_the_user_says_which():
     assert resources(Options("gpu"), "cuda", 2, 60)["gres"] == "gpu:1"
     assert "gres" not in resources(Options("cpu"), "cpu", 2, 60)
-    assert "gres" not in resources(Options(None, {"gres": "gpu:h100:1"}), "cuda", 2, 60)
+    assert resources(Options(None, {"gres": "gpu:h100:1"}), "cuda", 2, 60)["gres"] == "gpu:h100:1"
+    assert resources(Options(None, {"cpus_per_task": "8"}), "cpu", 2, 60)["cpus-per-task"] == "8"
     assert "gres" not in resources(Options(None, {"gpus-per-node": "1"}), "cuda", 2, 60)
 
 
@@ -424,10 +424,10 @@ def test_a_node_of_another_model_does_not_run_the_cell(tmp_path, monkeypatch):
 
 
 LIMITED = """#!/bin/sh
-n=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\)%.*/\\1/p' "$1")
+n=$(printf '%s\\n' "$@" | sed -n 's/^--array=0-\\([0-9]*\\)%.*/\\1/p')
 echo "$((n + 1))" >> "$FAKE_SLURM/asked"
 [ "$n" -le 1 ] || { echo "sbatch: error: AssocMaxSubmitJobLimit" >&2; exit 1; }
-echo "Submitted batch job $(wc -l < "$FAKE_SLURM/asked")"
+wc -l < "$FAKE_SLURM/asked"
 """
 
 
@@ -442,7 +442,7 @@ def test_where_a_user_may_have_few_jobs_they_are_submitted_in_small_arrays(fake,
     versions = experiment.matrix.versions[:7]
     sweep = Sweep("20260101-000000-abcd", "now", selection, versions, {}, Options("gpu"))
     save_sweep(experiment.home, sweep)
-    plan = experiment.plan(versions, {})
+    plan = plan_cells(experiment, versions, {})
     follower = follower_module.Follower(sweep, experiment, plan, quiet(), evict_after=False)
     follower.pending = {planned.spec.key: planned for planned in plan}
 
@@ -463,14 +463,14 @@ def test_a_node_s_run_that_failed_is_told_although_the_cell_of_before_stays(tmp_
     experiment = Experiment(
         Selection(ROOT / "matrix.yaml", tmp_path / "home", "embedded", str(checkpoint), 3, identity=identity, threads=1)
     )
-    (planned,) = experiment.plan(["2.8.0"], {})
+    (planned,) = plan_cells(experiment, ["2.8.0"], {})
     good = experiment.store.put(cell(planned.spec))
     bad = experiment.store.put(replace(good, outcome="crashed", artifacts={}, details={"cause": cause}))
     sweep = replace(sweep, options=Options("gpu", retries=left))
     entry = Entry(good.key, "2.8.0", 0, 1, good.finished)
     array = Ledger(root_of(experiment.home)).create(sweep, sweep.selection, [entry], 60, 1.0)
     write_end(Task(array, 0), End("stored"))
-    (fake / "sbatch.out").write_text("Submitted batch job 8\n")
+    (fake / "sbatch.out").write_text("8;cluster\n")
 
     follower = follower_module.Follower(
         sweep, experiment, [replace(planned, stored=good, run=True)], quiet(), evict_after=False
