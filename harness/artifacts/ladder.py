@@ -14,8 +14,10 @@ from itertools import combinations, count
 from pathlib import Path, PurePath
 from typing import Any
 
-from harness.artifacts.index_job import VALUES
-from harness.artifacts.names import in_order
+from harness.artifacts.index_job import INDEX
+from harness.artifacts.kind import JobKind
+from harness.artifacts.kinds import kind_of
+from harness.artifacts.metadata import identity
 from harness.artifacts.source import ArtifactSource, metadata_problem
 from harness.errors import ExitCode, UnreadableTensor
 
@@ -51,7 +53,8 @@ class Ladder:
     """Items in order, the classes of equal items per artifact (in order of first appearance), and the steps.
 
     `noise` has the items that were run again, and the tensors that this changed; `incomplete` the items that lack a
-    part of a whole index, and the parts. `VALUES` have classes, but a step does not count them as changed.
+    part of a whole index, and the parts. Values (`JobKind.values`) have classes, but a step does not count them as
+    changed.
     """
 
     items: tuple[str, ...]
@@ -61,11 +64,12 @@ class Ladder:
     unreadable: tuple[str, ...] = ()
     noise: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     incomplete: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    kind: JobKind = INDEX
 
     @property
     def empty(self) -> tuple[str, ...]:
         """Items that have no tensor."""
-        tensors = [groups for name, groups in self.classes.items() if name not in VALUES]
+        tensors = [groups for name, groups in self.classes.items() if name not in self.kind.values]
         holding = {one for groups in tensors for group in groups for one in group}
         return tuple(one for one in self.items if one not in holding)
 
@@ -109,6 +113,7 @@ def ladder(
     unreadable: Sequence[str] = (),
     noise: Mapping[str, tuple[str, ...]] | None = None,
     incomplete: Mapping[str, tuple[str, ...]] | None = None,
+    kind: JobKind = INDEX,
 ) -> Ladder:
     """Put items in classes and list what changed from each to the next.
 
@@ -118,8 +123,9 @@ def ladder(
             so that they are equal to nothing, and count as no change.
         noise: item to the tensors that running it again changed; only items that were run again.
         incomplete: item to what it lacks of a whole index; only items that lack something.
+        kind: of the job that made the items.
     """
-    names = in_order({name for _, digests in items for name in digests})
+    names = kind.in_order({name for _, digests in items for name in digests})
     classes = {}
     changes = []
     for name in names:
@@ -138,12 +144,12 @@ def ladder(
     last: dict[str, str | None] = {}
     for place, (item, digests) in enumerate(items):
         now = {name: digests.get(name) for name in names if _was_read(digests.get(name))}
-        changed = tuple(name for name in now if name not in VALUES and name in last and last[name] != now[name])
+        changed = tuple(name for name in now if name not in kind.values and name in last and last[name] != now[name])
         if place:
             steps.append(Step(items[place - 1][0], item, changed))
         last |= now
     order = tuple(item for item, _ in items)
-    return Ladder(order, classes, tuple(steps), tuple(changes), tuple(unreadable), noise or {}, incomplete or {})
+    return Ladder(order, classes, tuple(steps), tuple(changes), tuple(unreadable), noise or {}, incomplete or {}, kind)
 
 
 @dataclass(frozen=True)
@@ -156,12 +162,12 @@ class Pair:
     changed: tuple[str, ...]
 
 
-def all_pairs(items: Sequence[Item]) -> list[Pair]:
+def all_pairs(items: Sequence[Item], kind: JobKind = INDEX) -> list[Pair]:
     """Every pair of items, by digest alone: 171 for 19 versions."""
     plain = [
-        (item, {name: digest for name, digest in digests.items() if name not in VALUES}) for item, digests in items
+        (item, {name: digest for name, digest in digests.items() if name not in kind.values}) for item, digests in items
     ]
-    order = in_order({name for _, digests in plain for name in digests})
+    order = kind.in_order({name for _, digests in plain for name in digests})
     pairs = []
     for (a, left), (b, right) in combinations(plain, 2):
         changed = tuple(name for name in order if left.get(name) != right.get(name))
@@ -183,7 +189,8 @@ def all_digests(sources: Sequence[ArtifactSource]) -> list[tuple[dict[str, str],
     A damaged file is so unreadable, and no change.
     """
     found = [digests_of(source) for source in sources]
-    for name in in_order({name for digests, _ in found for name in digests if name != "metadata"}):
+    kind = kind_of(next(iter(sources), None))
+    for name in kind.in_order({name for digests, _ in found for name in digests if name != "metadata"}):
         if len({digests[name] for digests, _ in found if name in digests and _was_read(digests[name])}) < 2:
             continue
         for source, (digests, problems) in zip(sources, found, strict=True):
@@ -216,8 +223,6 @@ def digests_of(source: ArtifactSource) -> tuple[dict[str, str], list[str]]:
         digests["metadata"] = f"{own}:metadata"
         problems.append(problem)
     elif metadata:
-        from harness.artifacts.meaning import identity
-
         text = json.dumps(identity(metadata), sort_keys=True, default=str)
         digests["metadata"] = hashlib.sha256(text.encode()).hexdigest()
     return digests, list(dict.fromkeys(problems))  # a file that holds two tensors is told once

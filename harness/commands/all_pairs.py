@@ -22,7 +22,6 @@ def command(as_json: bool, apart: bool, group: str | None, **options: Any) -> in
     1 when any two versions differ beyond what their repeats show.
     """
     from harness.artifacts.ladder import all_pairs, ladder
-    from harness.artifacts.names import in_order, is_final
     from harness.files import dumps
     from harness.report.ladder_text import ladder_text, pairs_text
     from harness.report.screen import Screen
@@ -36,12 +35,18 @@ def command(as_json: bool, apart: bool, group: str | None, **options: Any) -> in
     cells = [cell for cell in choice.cells if cell.outcome == "ok" and not cell.repeat]
     if not cells:
         raise UsageError("None of the stored cells ended well: run `harness index VERSION`.")
+    kind = cells[0].job_kind
     items = [
-        (cell.label, {name: one.digest for name, one in cell.artifacts.items() if is_final(name)}) for cell in cells
+        (cell.label, {name: one.digest for name, one in cell.artifacts.items() if kind.is_final(name)})
+        for cell in cells
     ]
     floors = {cell.label: noise_floor(cell, repeats_of(cell, choice.cells)) for cell in cells}
-    noise = {label: tuple(in_order(filter(is_final, names))) for label, names in floors.items() if names is not None}
-    result, pairs = ladder(items, noise=noise), all_pairs(items)
+    noise = {
+        label: tuple(kind.in_order(filter(kind.is_final, names)))
+        for label, names in floors.items()
+        if names is not None
+    }
+    result, pairs = ladder(items, noise=noise, kind=kind), all_pairs(items, kind)
     if as_json:
         listed = [{"a": one.a, "b": one.b, "shared": one.shared, "changed": list(one.changed)} for one in pairs]
         click.echo(dumps(result.to_json() | {"pairs": listed}))

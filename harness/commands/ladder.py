@@ -29,6 +29,7 @@ def command(items: tuple[str, ...], as_json: bool, apart: bool, group: str | Non
     beyond what repeats of its items show, 1 when one did, 2 when something cannot be read, an item has no tensor, or
     nothing changed in items of which one is not whole.
     """
+    from harness.artifacts.kinds import kind_of
     from harness.artifacts.ladder import all_digests, ladder, names_of
     from harness.artifacts.source import first_missing
     from harness.files import dumps
@@ -46,6 +47,7 @@ def command(items: tuple[str, ...], as_json: bool, apart: bool, group: str | Non
         [problem for _, problems in found for problem in problems],
         noise_of(by_name),
         {name: lacking for name, source in by_name.items() if (lacking := first_missing(source))},
+        kind_of(sources[0]),
     )
     screen = Screen.of()
     click.echo(dumps(result.to_json()) if as_json else ladder_text(result, screen, apart=apart), color=screen.styles)
@@ -57,8 +59,6 @@ def noise_of(sources: Mapping[str, ArtifactSource]) -> dict[str, tuple[str, ...]
     cells = {name: source for name, source in sources.items() if hasattr(source, "cell")}
     if not cells:
         return {}
-    from harness.artifacts.index_job import VALUES
-    from harness.artifacts.names import in_order
     from harness.store.repeats import noise_floor, repeats_of
     from harness.store.stored import StoredCell
 
@@ -67,5 +67,6 @@ def noise_of(sources: Mapping[str, ArtifactSource]) -> dict[str, tuple[str, ...]
         assert isinstance(source, StoredCell)
         floor = noise_floor(source.cell, repeats_of(source.cell, source.store.cells()))
         if floor is not None:
-            found[name] = tuple(in_order(floor - VALUES))
+            kind = source.cell.job_kind
+            found[name] = tuple(kind.in_order(floor - kind.values))
     return found

@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.artifacts.comparison import ArtifactComparison, Comparison, compare_sources
 from harness.artifacts.graph import Place, trace
-from harness.artifacts.names import in_order
+from harness.artifacts.kind import JobKind
 from harness.artifacts.source import ArtifactSource
 from harness.tensors.dtypes import DTYPES
 from harness.tensors.profiles import DEFAULT
@@ -38,7 +38,7 @@ def mark(comparison: Comparison, a: ArtifactSource, b: ArtifactSource) -> Compar
     ]
     # Where rows do not line up, a row that differs starts nothing: it is another token's.
     unplaced = {one.name for one in marked if not one.facts.get("rows_line_up", True)}
-    places = {place.name: place for place in _trace(marked, a, b) if place.name not in unplaced}
+    places = {place.name: place for place in _trace(marked, a, b, comparison.kind) if place.name not in unplaced}
     rows = tuple(dataclasses.replace(one, place=places.get(one.name)) for one in marked)
     notes = (*comparison.notes, *_note(comparison, counts, seen, a, b))
     return dataclasses.replace(comparison, artifacts=rows, notes=notes)
@@ -87,7 +87,9 @@ def _above(one: ArtifactComparison, repeats: Sequence[ArtifactComparison]) -> bo
     return measured and one.metrics.max_abs > NOISE_FACTOR * max((other.max_abs for other in known), default=0.0)
 
 
-def _trace(rows: Sequence[ArtifactComparison], a: ArtifactSource, b: ArtifactSource) -> tuple[Place, ...]:
+def _trace(
+    rows: Sequence[ArtifactComparison], a: ArtifactSource, b: ArtifactSource, kind: JobKind
+) -> tuple[Place, ...]:
     left, right = {}, {}
     for one in rows:
         if one.tensor and one.status != "unreadable":
@@ -98,7 +100,7 @@ def _trace(rows: Sequence[ArtifactComparison], a: ArtifactSource, b: ArtifactSou
     noise = [one.name for one in rows if one.above_noise is False and not one.bit_equal]
     swapped = {name for side in (a, b) if _cell(side) is not None for name in _cell(side).spec.get("swap") or ()}
     unknown = {name for side in (a, b) for name in getattr(side, "not_captured", ())}
-    return trace(left, right, noise=noise, swapped=swapped, unknown=unknown)
+    return trace(left, right, noise=noise, swapped=swapped, unknown=unknown, kind=kind)
 
 
 def _note(
@@ -115,5 +117,5 @@ def _note(
         return (f"{unknown} `harness index {_cell(a).version} --repeat {_cell(a).version}` runs one.",)
     runs = " and ".join(f"{name} was run {count(number, 'more time')}" for name, number in counts.items())
     tensors = [name for name, rows in seen.items() if rows[0].tensor]
-    changed = f"which changed {', '.join(in_order(tensors))}" if tensors else "which changed no tensor"
+    changed = f"which changed {', '.join(comparison.kind.in_order(tensors))}" if tensors else "which changed no tensor"
     return (f"Noise floor: {runs}, {changed}.",)

@@ -65,7 +65,7 @@ def noise_of(pair: Pair, side: Side, again: Sequence[Cell], folder: Path) -> Noi
     other = replace(side, cell=next(cell for cell in again if noise_floor(side.cell, [cell])))
     runs_of_one = replace(pair, a=side, b=other)
     unknown = {*side.cell.not_captured, *other.cell.not_captured}
-    places = trace(side.digests(), other.digests(), unknown=unknown)
+    places = trace(side.digests(), other.digests(), unknown=unknown, kind=side.cell.job_kind)
     sources: dict[str, tuple[Verdict, ...]] = dict.fromkeys(origins(places), ())
     requests = {}
     for step, artifacts in origins(places).items():

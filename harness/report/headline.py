@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.artifacts.comparison import ArtifactComparison, compare_sources
-from harness.artifacts.names import in_order, is_final
 from harness.store.cell import Cell
 from harness.store.repeats import noise_floor, repeats_of
 from harness.store.store import Store
@@ -38,7 +37,7 @@ class Pair:
 
     def final(self) -> list[ArtifactComparison]:
         """Comparisons of the index's own tensors only."""
-        return [artifact for artifact in self.artifacts if is_final(artifact.name)]
+        return [artifact for artifact in self.artifacts if self.a.job_kind.is_final(artifact.name)]
 
     @property
     def first_changed(self) -> str | None:
@@ -87,7 +86,7 @@ def compare_cells(store: Store, a: Cell, b: Cell, kind: str, profiles: Sequence[
         return pair
     found = compare_sources(StoredCell(store, a), StoredCell(store, b), profiles).artifacts
     by_name = {artifact.name: artifact for artifact in found}
-    return Pair(a, b, kind, tuple(by_name[name] for name in in_order(by_name)))
+    return Pair(a, b, kind, tuple(by_name[name] for name in a.job_kind.in_order(by_name)))
 
 
 def pairs_of(store: Store, cells: Sequence[Cell], versions: Sequence[str], profiles: Sequence[Profile]) -> list[Pair]:

@@ -15,7 +15,7 @@ from harness.words import count
 
 def ladder_text(found: Ladder, screen: Screen = PLAIN, *, apart: bool = False) -> str:
     """A ladder: one sentence, what changed at each step, and the classes of equal items per kind of artifact."""
-    kinds = Kinds(found.classes, apart=apart)
+    kinds = Kinds(found.classes, apart=apart, job=found.kind)
     steps = [step for step in found.steps if step.changed]
     if len(found.empty) == len(found.items):
         said = f"None of the {len(found.items)} items holds a tensor."

@@ -16,7 +16,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.artifacts.names import is_final
 from harness.environments.lockfile import Lock, difference
 from harness.report.headline import Pair, headline, noise_in, noise_of
 from harness.report.parquet import TABLES_SCHEMA
@@ -169,7 +168,7 @@ def _comparison_rows(pairs: Iterable[Pair], noise: Mapping[str, frozenset[str]])
                     "key_a": pair.a.key,
                     "key_b": pair.b.key,
                     "artifact": artifact.name,
-                    "final": is_final(artifact.name),
+                    "final": pair.a.job_kind.is_final(artifact.name),
                     "profile": profile,
                     "atol": verdict.atol if verdict else None,
                     "rtol": verdict.rtol if verdict else None,

@@ -9,7 +9,8 @@ from typing import Any
 
 from blake3 import blake3
 
-from harness.artifacts.names import is_artifact
+from harness.artifacts.kind import JobKind
+from harness.artifacts.kinds import kind_named
 
 SCHEMA = 1
 OUTCOMES = (
@@ -79,10 +80,15 @@ class Cell:
     schema: int = SCHEMA
 
     @property
+    def job_kind(self) -> JobKind:
+        """What is declared of the kind of job that made it."""
+        return kind_named(self.spec.get("job"))
+
+    @property
     def not_captured(self) -> dict[str, str]:
         """Why artifacts that the job made could not be recorded; its details have the facts (`provenance.cpu`) too."""
         found: dict[str, str] = self.details.get("not_captured", {})
-        return {name: reason for name, reason in found.items() if is_artifact(name)}
+        return {name: reason for name, reason in found.items() if self.job_kind.role(name)}
 
     @property
     def version(self) -> str:
