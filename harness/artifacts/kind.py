@@ -131,7 +131,7 @@ def chunk_of(name: str, pattern: str) -> str | None:
 
 def all_chunks(pattern: str) -> str:
     """What the chunks of a pattern are called together, such as `codes` for `*.codes`."""
-    return pattern.strip("*._")
+    return pattern.strip("*._-")
 
 
 @dataclass(frozen=True, eq=False)
