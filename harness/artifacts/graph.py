@@ -66,11 +66,12 @@ def trace(
         All artifacts in the order of the pipeline.
     """
     names = kind.in_order({*a, *b}.difference(unknown))
+    present = frozenset(names)
     differing = {name for name in names if a.get(name) != b.get(name)}
     noisy, given = set(noise), set(swapped)
     places = []
     for name in names:
-        inputs = () if name in given else kind.inputs_of(name, names)
+        inputs = () if name in given else kind.inputs_of(name, present)
         changed = tuple(other for other in inputs if other in differing)
         if name in given and name not in differing:
             change = Change.SWAPPED

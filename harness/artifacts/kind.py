@@ -213,7 +213,7 @@ class JobKind:
         An input that was not captured is replaced by its own inputs, so that a cell with final artifacts only still has
         a graph. Chunks are those that are present.
         """
-        present = set(present)
+        present = frozenset(present)  # no copy of one that is frozen already
         found: dict[str, None] = {}
         seen: set[str] = set()
 
@@ -230,7 +230,7 @@ class JobKind:
         visit(name)
         return tuple(self.in_order(found))
 
-    def _expand(self, wanted: str, chunk: str | None, present: set[str]) -> list[str]:
+    def _expand(self, wanted: str, chunk: str | None, present: frozenset[str]) -> list[str]:
         if "*" not in wanted:
             return [wanted]
         if chunk is not None:
