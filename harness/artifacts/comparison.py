@@ -9,17 +9,15 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from harness.artifacts import meaning
 from harness.artifacts.graph import Place
-from harness.artifacts.index_job import VALUES
-from harness.artifacts.meaning import Permutation
-from harness.artifacts.names import in_order, is_final, pattern
-from harness.artifacts.passages import Alignment, align, by_passage
+from harness.artifacts.index_job import INDEX
+from harness.artifacts.kind import JobKind, Meaning
+from harness.artifacts.kinds import kind_of
+from harness.artifacts.metadata import metadata_changes
 from harness.artifacts.source import (
     ArtifactSource,
     Facts,
@@ -30,7 +28,7 @@ from harness.artifacts.source import (
     unrecorded,
 )
 from harness.errors import ExitCode, UnreadableTensor
-from harness.tensors.dtypes import DTYPES, Array
+from harness.tensors.dtypes import DTYPES
 from harness.tensors.metrics import Metrics, measure
 from harness.tensors.profiles import BUILTIN, Profile, Verdict
 from harness.tensors.tensor import Tensor
@@ -189,11 +187,12 @@ class Comparison:
     notes: tuple[str, ...] = ()
     incomplete: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     first: str = ""
+    kind: JobKind = INDEX
 
     @property
     def empty(self) -> tuple[str, ...]:
         """The sides, `a` or `b`, of which no tensor of an index was read."""
-        tensors = [one for one in self.artifacts if one.name not in VALUES]
+        tensors = [one for one in self.artifacts if one.name not in self.kind.values]
         return tuple(side for side in "ab" if all(getattr(one, f"shape_{side}") is None for one in tensors))
 
     def cut_off(self, one: ArtifactComparison) -> bool:
@@ -210,7 +209,7 @@ class Comparison:
     @property
     def final(self) -> tuple[ArtifactComparison, ...]:
         """The index's own tensors, which the summary counts."""
-        return tuple(artifact for artifact in self.artifacts if is_final(artifact.name))
+        return tuple(artifact for artifact in self.artifacts if self.kind.is_final(artifact.name))
 
     @property
     def divergent(self) -> tuple[ArtifactComparison, ...]:
@@ -258,50 +257,19 @@ def compare_sources(
     """
     wanted = chosen or profiles[0].name
     ordered = sorted(profiles, key=lambda profile: profile.name != wanted)
-    sides = _Sides(a, b)
-    rows = [_artifact(sides, name, ordered) for name in in_order({*a.names(), *b.names()})]
+    kind = kind_of(a)
+    meaning = kind.meaning(a, b)
+    rows = [_artifact((a, b), name, ordered, meaning) for name in kind.in_order({*a.names(), *b.names()})]
     metadata = _metadata(a, b)
     if metadata is not None:
         rows.append(metadata)
     incomplete = {side: lacking for side, source in (("a", a), ("b", b)) if (lacking := first_missing(source))}
-    found = Comparison(a.name, b.name, tuple(rows), tuple(p.name for p in profiles), wanted, incomplete=incomplete)
-    first = sides.moved.sentence() if any("passages_n" in one.facts for one in rows) and sides.moved else ""
-    notes = (*([first] if first else []), *_unaligned(rows, a, b), *_lacking(found, a, b), *_notes(a, b))
+    found = Comparison(
+        a.name, b.name, tuple(rows), tuple(p.name for p in profiles), wanted, incomplete=incomplete, kind=kind
+    )
+    first = meaning.first if any("rows_line_up" in one.facts for one in rows) else ""
+    notes = (*([first] if first else []), *_lacking(found, a, b), *meaning.notes([one.facts for one in rows]))
     return dataclasses.replace(found, notes=notes, first=first)
-
-
-class _Sides:
-    """The two sources, and how the rows of one are those of the other: found out when something differs."""
-
-    def __init__(self, a: ArtifactSource, b: ArtifactSource) -> None:
-        self.a, self.b = a, b
-
-    @cached_property
-    def permutation(self) -> Permutation | None:
-        """How B's centroids are A's in another order; None where they are not."""
-        if any("centroids" not in side.names() for side in (self.a, self.b)) or _same_digest(self.a, self.b):
-            return None
-        try:
-            return meaning.find_permutation(self.a.load("centroids"), self.b.load("centroids"))
-        except UnreadableTensor:
-            return None
-
-    @cached_property
-    def moved(self) -> Alignment | None:
-        """How B's passages are A's where rows do not line up; None where they do, or where nobody knows."""
-        found = align(self.a, self.b, self.permutation)
-        return None if found is None or found.whole else found
-
-
-def _unaligned(rows: Sequence[ArtifactComparison], a: ArtifactSource, b: ArtifactSource) -> Iterator[str]:
-    """A sentence where codes are told to have moved, and no document lengths say that rows are the same token's."""
-    without = [letter for letter, side in (("A", a), ("B", b)) if "doclens" not in side.names()]
-    if without and any(one.facts.get("codes_n_moved") for one in rows):
-        who = "neither A nor B has" if len(without) > 1 else f"{without[0]} has no"
-        yield (
-            f"Whether a row is the same token's on both sides is not known, for {who} doclens: moves and margins are "
-            "those of rows, and mean nothing where passages come in another order."
-        )
 
 
 def _lacking(found: Comparison, a: ArtifactSource, b: ArtifactSource) -> Iterator[str]:
@@ -316,42 +284,17 @@ def _lacking(found: Comparison, a: ArtifactSource, b: ArtifactSource) -> Iterato
             yield f"{side.upper()} also holds {listed(unread())}, which nothing here reads or compares."
 
 
-def _notes(a: ArtifactSource, b: ArtifactSource) -> tuple[str, ...]:
-    """Sentences about settings without which the shapes cannot be understood."""
-    notes = []
-    for letter, side in (("A", a), ("B", b)):
-        notes += [f"{letter} {said}" for said in meaning.contradictions(side)]
-    for name, what, tell in (
-        ("nbits", "bits per residual dimension", meaning.nbits_of),
-        ("dim", "embedding dimensions", meaning.dim_of),
-    ):
-        left, right = tell(a), tell(b)
-        if left is not None and right is not None and left != right:
-            notes.append(f"The indexes were made with different {name}: {left} against {right} {what}.")
-    files = [getattr(side, "ivf_file", None) for side in (a, b)]
-    if None not in files and (files[0] == "ivf.pt") != (files[1] == "ivf.pt"):
-        notes.append(
-            f"The ivf of A is from {files[0]}, that of B from {files[1]}: ivf.pt, which colbert-ai wrote "
-            "before 0.2.11, lists embeddings, any other lists passages."
-        )
-    return tuple(notes)
-
-
-def _same_digest(a: ArtifactSource, b: ArtifactSource) -> bool:
-    digest = a.digest("centroids")
-    return digest is not None and digest == b.digest("centroids")
-
-
-def _artifact(sides: _Sides, name: str, profiles: Sequence[Profile]) -> ArtifactComparison:
+def _artifact(
+    sides: tuple[ArtifactSource, ArtifactSource], name: str, profiles: Sequence[Profile], meaning: Meaning
+) -> ArtifactComparison:
     """One row; whatever goes wrong with the files of this artifact stays in it."""
-    a, b = sides.a, sides.b
-    there = [name in side.names() for side in (a, b)]
-    known = [facts_of(side, name) if has else None for side, has in zip((a, b), there, strict=True)]
+    there = [name in side.names() for side in sides]
+    known = [facts_of(side, name) if has else None for side, has in zip(sides, there, strict=True)]
     if known[0] is not None and known[1] is not None and known[0].digest == known[1].digest:
-        return _settled(name, _with_nans(name, (a, b), (known[0], known[1])), profiles)
+        return _settled(name, _with_nans(name, sides, (known[0], known[1])), profiles)
     tensors: list[Tensor | None] = []
     reasons = []
-    for side, source in enumerate((a, b)):
+    for side, source in enumerate(sides):
         # Of an artifact that only one side has, a record says enough.
         asked = all(there) or (there[side] and known[side] is None)
         try:
@@ -369,14 +312,14 @@ def _artifact(sides: _Sides, name: str, profiles: Sequence[Profile]) -> Artifact
         status = "different" if known[0] is not None and known[1] is not None else "unreadable"
         return ArtifactComparison(name, status, **described, reason=" ".join(reasons))
     if left is None or right is None:
-        facts = _passages(sides, name)
-        status, without = ("missing_b", b) if there[0] else ("missing_a", a)
+        facts = meaning.facts(name, left, right)
+        status, without = ("missing_b", sides[1]) if there[0] else ("missing_a", sides[0])
         return ArtifactComparison(name, status, **described, facts=facts, reason=unrecorded(without, name))
-    return _judged(ArtifactComparison(name, "", **described), sides, (left, right), profiles)
+    return _judged(ArtifactComparison(name, "", **described), (left, right), profiles, meaning)
 
 
 def _judged(
-    row: ArtifactComparison, sides: _Sides, pair: tuple[Tensor, Tensor], profiles: Sequence[Profile]
+    row: ArtifactComparison, pair: tuple[Tensor, Tensor], profiles: Sequence[Profile], meaning: Meaning
 ) -> ArtifactComparison:
     """The row of two tensors that are there, completed; only what differs is held against the checksum of its file."""
     left, right = pair
@@ -395,7 +338,7 @@ def _judged(
         if damage:
             return replace(row, status="unreadable", reason=damage)
         try:
-            facts = _facts(sides, row.name, pair)
+            facts = meaning.facts(row.name, left, right)
         except UnreadableTensor as error:
             facts = {"note": str(error)}
     verdicts = {verdict.profile: verdict for verdict in metrics.verdicts} if metrics else {}
@@ -463,76 +406,6 @@ def _settled(name: str, known: Facts, profiles: Sequence[Profile]) -> ArtifactCo
     return ArtifactComparison(*described, metrics, verdicts, settled=True)
 
 
-def _passages(sides: _Sides, name: str) -> dict[str, Any]:
-    """What is known of the passages where an artifact belongs to them and they do not line up; else nothing.
-
-    `rows_line_up` is False: no row of it is said to differ, nor the artifact to be where anything starts.
-    """
-    if not by_passage(name) or sides.moved is None:
-        return {}
-    return {"rows_line_up": False, **sides.moved.facts()}
-
-
-def _facts(sides: _Sides, name: str, pair: tuple[Tensor, Tensor]) -> dict[str, Any]:
-    """What an artifact's numbers mean; see `harness.artifacts.meaning`.
-
-    Of rows that do not line up only what is known of them.
-    """
-    passages = _passages(sides, name)
-    if not passages:
-        return _meaning(sides, name, pair)
-    assert sides.moved is not None
-    left, right = pair
-    kind, chunk = pattern(name)
-    if kind in ("*.codes", "*.residuals") and left.shape == right.shape and left.shape and left.dtype == right.dtype:
-        same = sides.moved.rows(int(chunk or 0), left.shape[0])
-        if (left.data[same] != right.data[same]).any():
-            return {**passages, "rows_line_up": True, **_meaning(sides, name, pair, same)}
-    elif kind == "ivf":
-        files = {getattr(side, "ivf_file", None) for side in (sides.a, sides.b)}
-        if sides.moved.one_to_one and "ivf.pt" not in files:
-            return {**passages, **_meaning(sides, name, pair)}
-        return {**passages, "ivf_note": "the lists are not compared: their entries do not line up"}
-    return passages
-
-
-def _meaning(sides: _Sides, name: str, pair: tuple[Tensor, Tensor], same_token: Array | None = None) -> dict[str, Any]:
-    a, b, permutation = sides.a, sides.b, sides.permutation
-    left, right = pair
-    same_form = left.shape == right.shape and left.dtype == right.dtype
-    facts: dict[str, Any] = {}
-    kind, chunk = pattern(name)
-    if kind == "*.residuals" and same_form and left.dtype == "uint8":
-        nbits = meaning.nbits_of(a)
-        if nbits in (1, 2, 4, 8) and nbits == meaning.nbits_of(b):
-            if same_token is not None:
-                left, right = Tensor.of(left.data[same_token]), Tensor.of(right.data[same_token])
-            facts = meaning.bucket_facts(left, right, nbits)
-    elif kind == "*.codes" and same_form and DTYPES[left.dtype].kind == "int":
-        facts = meaning.code_facts(a, b, int(chunk or 0), pair, permutation, same_token)
-    elif name == "centroids" and permutation is not None and same_form:
-        back = Tensor.of(right.data[_inverse(permutation)], right.dtype)
-        found = measure(left, back, BUILTIN)
-        facts = {
-            "permutation_moved": permutation.moved,
-            "permutation_exact": permutation.exact,
-            "permutation_unmatched": permutation.unmatched,
-            "unpermuted_n_mismatch": found.n_mismatch,
-            "unpermuted_max_abs": found.max_abs,
-            "unpermuted_max_ulp": found.max_ulp,
-        }
-    elif name == "ivf" and all("ivf_lengths" in side.names() for side in (a, b)):
-        lengths = a.load("ivf_lengths"), b.load("ivf_lengths")
-        if all(DTYPES[one.dtype].kind == "int" for one in (*pair, *lengths)):
-            facts = meaning.ivf_facts(pair, lengths, permutation, sides.moved.to_a if sides.moved else None)
-    return facts
-
-
-def _inverse(permutation: Permutation) -> Any:  # noqa: ANN401 - an index array
-    """B's row for each of A's."""
-    return permutation.to_a.argsort()
-
-
 def _metadata(a: ArtifactSource, b: ArtifactSource) -> ArtifactComparison | None:
     """The row of `metadata.json`; None where neither side has one. Never a divergence by itself."""
     problems = [f"{letter}: {problem}" for letter, side in (("A", a), ("B", b)) if (problem := metadata_problem(side))]
@@ -543,7 +416,7 @@ def _metadata(a: ArtifactSource, b: ArtifactSource) -> ArtifactComparison | None
         return None
     if not left or not right:
         return ArtifactComparison("metadata", "missing_b" if left else "missing_a")
-    changes, run_only = meaning.metadata_changes(left, right)
+    changes, run_only = metadata_changes(left, right)
     status = "different" if changes else "value_equal" if run_only else "bit_equal"
     real = {key: list(change) for key, change in changes.items()}
     facts = {"metadata_changes": real, "metadata_run_only": run_only} if real or run_only else {}

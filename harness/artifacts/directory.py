@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.artifacts.index_job import FINAL
-from harness.artifacts.names import in_order, is_captured, is_final
+from harness.artifacts.index_job import INDEX
 from harness.artifacts.source import listed, setting
 from harness.errors import UnreadableTensor, UsageError
 from harness.files import read_json, too_deep
@@ -31,6 +30,9 @@ _PAIRS = (
     ("buckets.pt", ("bucket_cutoffs", "bucket_weights")),
 )
 _SINGLES = ("centroids", "avg_residual")
+_WHOLE = (*_SINGLES, *dict.fromkeys(name for _file, names in reversed(_PAIRS) for name in names))
+"""What an index has beside its chunks."""
+
 _ARRAY = ".npy"  # FastPlaid, and PyLate by it, write one array a file, named as ColBERT names it
 # Files that may hold tensors, and are not read where no artifact is found in them.
 _DATA = frozenset((".pt", ".pth", ".npy", ".npz", ".bin", ".safetensors", ".faiss", ".index", ".h5"))
@@ -51,7 +53,7 @@ def found_file(entries: Iterable[str]) -> dict[str, tuple[str, int | None]]:
         if file.endswith(_ARRAY):
             name = file.removesuffix(_ARRAY)
             # Under its own name where that means what it means in a ColBERT index; else the file's name is its own.
-            known = name in FINAL or _CHUNK.fullmatch(name) or not (is_final(name) or is_captured(name))
+            known = name in _WHOLE or _CHUNK.fullmatch(name) or INDEX.role(name) is None
             files[name if known and name not in files else file] = (file, None)
     return files
 
@@ -61,7 +63,7 @@ def is_index(path: Path) -> bool:
     if not path.is_dir():
         return False
     entries = {entry.name for entry in path.iterdir()}
-    return "metadata.json" in entries or any(map(is_final, found_file(entries)))
+    return "metadata.json" in entries or any(map(INDEX.is_final, found_file(entries)))
 
 
 class IndexDirectory:
@@ -130,7 +132,7 @@ class IndexDirectory:
 
         There are as many chunks as the metadata, or else the plan, counts, and at least as many as have a file.
         """
-        yield from (name for name in FINAL if name not in self._files)
+        yield from (name for name in _WHOLE if name not in self._files)
         if "metadata.json" not in self.entries:
             yield "metadata.json"
         for chunk in range(max(setting(self, "num_chunks") or 0, self._chunks)):
@@ -150,7 +152,8 @@ class IndexDirectory:
 
         The lengths of some chunks are not those of the index: they would seem to differ from a whole index's.
         """
-        return tuple(in_order([*self._files, *(["doclens"] if 0 < len(self._doclens) == self._chunks else [])]))
+        whole = 0 < len(self._doclens) == self._chunks
+        return tuple(INDEX.in_order([*self._files, *(["doclens"] if whole else [])]))
 
     def load(self, name: str) -> Tensor:
         """Map a tensor; see `ArtifactSource.load`."""

@@ -1,4 +1,4 @@
-"""What each artifact of the index job is computed from, and by which step; for a pair, where a difference starts.
+"""Where the difference of a pair starts, by what each artifact is computed from.
 
 The first artifact that differs while everything it was computed from is equal is an origin; whatever differs further on
 is inherited, until it is shown otherwise by a swap.
@@ -10,47 +10,8 @@ import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from harness.artifacts.index_job import RULES
-from harness.artifacts.names import in_order, pattern
-
-
-def step_of(name: str) -> str:
-    """The step that makes an artifact; an artifact that this graph does not know is its own step."""
-    known = RULES.get(pattern(name)[0])
-    return known.step if known else name
-
-
-def inputs_of(name: str, present: Iterable[str]) -> tuple[str, ...]:
-    """The artifacts that `name` is computed from, among those that are present.
-
-    An input that was not captured is replaced by its own inputs, so that a cell with final artifacts only still has a
-    graph. Chunks are those that are present.
-    """
-    present = set(present)
-    found: dict[str, None] = {}
-    seen: set[str] = set()
-
-    def visit(of: str) -> None:
-        generic, chunk = pattern(of)
-        for wanted in RULES[generic].inputs if generic in RULES else ():
-            for name_ in _expand(wanted, chunk, present):
-                if name_ in present:
-                    found[name_] = None
-                elif name_ not in seen:
-                    seen.add(name_)
-                    visit(name_)
-
-    visit(name)
-    return tuple(in_order(found))
-
-
-def _expand(wanted: str, chunk: str | None, present: set[str]) -> list[str]:
-    if "*" not in wanted:
-        return [wanted]
-    if chunk is not None:
-        return [wanted.replace("*", chunk)]
-    numbers = sorted({number for _generic, number in map(pattern, present) if number is not None}, key=int)
-    return [wanted.replace("*", number) for number in numbers]
+from harness.artifacts.index_job import INDEX
+from harness.artifacts.kind import JobKind
 
 
 class Change(enum.Enum):
@@ -89,6 +50,7 @@ def trace(
     noise: Iterable[str] = (),
     swapped: Iterable[str] = (),
     unknown: Iterable[str] = (),
+    kind: JobKind = INDEX,
 ) -> tuple[Place, ...]:
     """Find where the difference of two cells starts.
 
@@ -98,16 +60,18 @@ def trace(
         noise: artifacts that change when A or B is run again.
         swapped: artifacts that were put in their place from outside, so that nothing before them counts.
         unknown: artifacts that one of the cells made and could not record: they are left out, as if neither had them.
+        kind: of the job that made them.
 
     Returns:
         All artifacts in the order of the pipeline.
     """
-    names = in_order({*a, *b}.difference(unknown))
+    names = kind.in_order({*a, *b}.difference(unknown))
+    present = frozenset(names)
     differing = {name for name in names if a.get(name) != b.get(name)}
     noisy, given = set(noise), set(swapped)
     places = []
     for name in names:
-        inputs = () if name in given else inputs_of(name, names)
+        inputs = () if name in given else kind.inputs_of(name, present)
         changed = tuple(other for other in inputs if other in differing)
         if name in given and name not in differing:
             change = Change.SWAPPED
@@ -117,7 +81,8 @@ def trace(
             change = Change.NOISE
         else:
             change = Change.INHERITED if changed else Change.ORIGIN
-        places.append(Place(name, step_of(name), inputs, change, changed))
+        known = kind.known(name)  # what nobody declared is its own step
+        places.append(Place(name, known.step if known else name, inputs, change, changed))
     return tuple(places)
 
 

@@ -1,109 +1,87 @@
-"""The index job as data: its artifacts in order, what each is computed from, what can be swapped or run alone."""
+"""The index job: its artifacts in order, what they are computed from and mean, what can be swapped or run alone."""
 
 from __future__ import annotations
 
-from harness.artifacts.kind import Rule
+from typing import TYPE_CHECKING
 
-FINAL = ("centroids", "avg_residual", "bucket_cutoffs", "bucket_weights", "ivf", "ivf_lengths")
+from harness.artifacts.kind import Batches, Blocks, JobKind, Made, Meaning, Replay
 
-# In the order in which the job makes them; `*` stands for a chunk.
-ORDER = (
-    "sample_pids",
-    "num_passages",
-    "tensorize_output.input_ids",
-    "tensorize_output.attention_mask",
-    "tensorize_output.reverse_indices",
-    "batches",
-    "D",
-    "local_sample_embs",
-    "sample",
-    "sample_heldout",
-    "centroids_raw",
-    "centroids_normalized",
-    "centroids",
-    "bucket_cutoffs",
-    "bucket_weights",
-    "avg_residual",
-    "embs_*",
-    "*.codes",
-    "*.residuals",
-    "doclens",
-    "codes",
-    "values",
-    "ivf_unoptimized",
-    "ivf",
-    "ivf_lengths",
-    "metadata",
-)
+if TYPE_CHECKING:
+    from harness.artifacts.source import ArtifactSource
 
-VALUES = frozenset(("doclens", "metadata", "num_passages", "sample_pids"))
-"""Artifacts that are no tensors in an index: they are shown, but alone they are nothing to compare."""
+_TOKENS = {"input_ids": "tensorize_output.input_ids", "attention_mask": "tensorize_output.attention_mask"}
+_ORDER = "tensorize_output.reverse_indices"
+_BUCKETS = ("centroids_normalized", "sample_heldout")
+_COMPRESSED = ("embs_*", "centroids")
 
-_TOKENS = (
-    "tensorize_output.input_ids",
-    "tensorize_output.attention_mask",
-    "tensorize_output.reverse_indices",
-)
 
-RULES: dict[str, Rule] = {
-    "sample_pids": Rule("sample passages"),
-    "num_passages": Rule("sample passages", ("sample_pids",)),
-    "tensorize_output.input_ids": Rule("tokenize", ("sample_pids",)),
-    "tensorize_output.attention_mask": Rule("tokenize", ("sample_pids",)),
-    "tensorize_output.reverse_indices": Rule("tokenize", ("sample_pids",)),
-    "batches": Rule("encode", _TOKENS[:2]),
-    "D": Rule("flatten", ("batches", "tensorize_output.input_ids", "tensorize_output.reverse_indices")),
-    # D is the first part of it; the other outer batches come from the same step.
-    "local_sample_embs": Rule("encode", ("sample_pids", "D")),
-    "sample": Rule("split sample", ("local_sample_embs",)),
-    "sample_heldout": Rule("split sample", ("local_sample_embs",)),
-    "centroids_raw": Rule("k-means", ("sample",)),
-    "centroids_normalized": Rule("normalize centroids", ("centroids_raw",)),
-    "centroids": Rule("halve centroids", ("centroids_normalized",)),
-    "bucket_cutoffs": Rule("buckets", ("centroids_normalized", "sample_heldout")),
-    "bucket_weights": Rule("buckets", ("centroids_normalized", "sample_heldout")),
-    "avg_residual": Rule("buckets", ("centroids_normalized", "sample_heldout")),
-    # Every passage is tokenized and encoded again for the index, of which only the embeddings and their numbers are
-    # kept: the tokens of the sample's first outer batch stand for theirs.
-    "embs_*": Rule("encode", _TOKENS),
-    "*.codes": Rule("compress", ("embs_*", "centroids")),
-    "*.residuals": Rule("compress", ("embs_*", "*.codes", "centroids", "bucket_cutoffs")),
+def _meaning(a: ArtifactSource, b: ArtifactSource) -> Meaning:
+    # Only a comparison needs it, and the order of artifacts is needed by commands that must start fast.
+    from harness.artifacts.index_meaning import IndexMeaning
+
+    return IndexMeaning(INDEX, a, b)
+
+
+INDEX = JobKind(
+    "index",
+    (
+        Made("sample_pids", "sample passages", role="value"),
+        Made("num_passages", "sample passages", ("sample_pids",), role="value"),
+        *(Made(name, "tokenize", ("sample_pids",)) for name in (*_TOKENS.values(), _ORDER)),
+        Made("batches", "encode", (*_TOKENS.values(),)),
+        Made("D", "flatten", ("batches", _TOKENS["input_ids"], _ORDER), swappable=True),
+        # D is the first part of it; the other outer batches come from the same step.
+        Made("local_sample_embs", "encode", ("sample_pids", "D"), swappable=True),
+        Made("sample", "split sample", ("local_sample_embs",), swappable=True),
+        Made("sample_heldout", "split sample", ("local_sample_embs",), swappable=True),
+        Made("centroids_raw", "k-means", ("sample",), swappable=True),
+        Made("centroids_normalized", "normalize centroids", ("centroids_raw",), swappable=True),
+        Made("centroids", "halve centroids", ("centroids_normalized",), role="final"),
+        *(Made(n, "buckets", _BUCKETS, role="final") for n in ("bucket_cutoffs", "bucket_weights", "avg_residual")),
+        # Every passage is tokenized and encoded again for the index, of which only the embeddings and their numbers are
+        # kept: the tokens of the sample's first outer batch stand for theirs. On a CPU they are rounded when kept.
+        Made("embs_*", "encode", (*_TOKENS.values(), _ORDER), swappable=True, by_passage=True, rounded=True),
+        Made("*.codes", "compress", _COMPRESSED, role="final", by_passage=True),
+        Made("*.residuals", "compress", (*_COMPRESSED, "*.codes", "bucket_cutoffs"), role="final", by_passage=True),
+        Made("doclens", "mask", (*_TOKENS.values(),), role="value", by_passage=True),
+        Made("codes", "gather codes", ("*.codes",), swappable=True, by_passage=True),
+        Made("values", "sort codes", ("codes",), by_passage=True),
+        Made("ivf_unoptimized", "sort codes", ("codes",), swappable=True, by_passage=True),
+        *(
+            Made(name, "optimize ivf", ("ivf_unoptimized", "values", "doclens"), role="final", by_passage=True)
+            for name in ("ivf", "ivf_lengths")
+        ),
+        Made("metadata", "metadata", role="value"),
+    ),
+    _meaning,
     # What FastPlaid adds: all chunks in one file, and the distance beyond which an embedding is far from its centroid.
-    "merged_codes": Rule("merge chunks", ("*.codes",)),
-    "merged_residuals": Rule("merge chunks", ("*.residuals",)),
-    "cluster_threshold": Rule("buckets", ("centroids_normalized", "sample_heldout")),
-    "doclens": Rule("mask", _TOKENS[:2]),
-    "codes": Rule("gather codes", ("*.codes",)),
-    "values": Rule("sort codes", ("codes",)),
-    "ivf_unoptimized": Rule("sort codes", ("codes",)),
-    "ivf": Rule("optimize ivf", ("ivf_unoptimized", "values", "doclens")),
-    "ivf_lengths": Rule("optimize ivf", ("ivf_unoptimized", "values", "doclens")),
-}
-
-STEP_INPUTS: dict[str, dict[str, str]] = {
-    "encode": {"input_ids": "tensorize_output.input_ids", "attention_mask": "tensorize_output.attention_mask"},
-    "halve sample": {"local_sample_embs": "local_sample_embs"},
-    "k-means": {"sample": "sample"},
-    "normalize centroids": {"centroids_raw": "centroids_raw"},
-    "halve centroids": {"centroids_normalized": "centroids_normalized"},
-    "buckets": {"centroids_normalized": "centroids_normalized", "sample_heldout": "sample_heldout"},
-    "compress": {
-        "embs": "embs_*",
-        "centroids": "centroids",
-        "avg_residual": "avg_residual",
-        "bucket_cutoffs": "bucket_cutoffs",
-        "bucket_weights": "bucket_weights",
+    added=(
+        Made("merged_codes", "merge chunks", ("*.codes",), by_passage=True),
+        Made("merged_residuals", "merge chunks", ("*.residuals",), by_passage=True),
+        Made("cluster_threshold", "buckets", _BUCKETS),
+    ),
+    replays={
+        "encode": Replay(
+            _TOKENS,
+            # `CollectionEncoder.encode_passages` tokenizes and sorts 50 batches at once.
+            batches=Batches(
+                "batches", "index_bsize", 50, "doclens", {"local_sample_embs": "sample_pids", "embs_*": None}
+            ),
+        ),
+        # Splitting shuffles with the indexer's own random state; what can be run alone is the rounding before it.
+        "split sample": Replay({"local_sample_embs": "local_sample_embs"}, run_as="halve sample", outputs={}),
+        "k-means": Replay({"sample": "sample"}),
+        "normalize centroids": Replay({"centroids_raw": "centroids_raw"}),
+        "halve centroids": Replay({"centroids_normalized": "centroids_normalized"}),
+        "buckets": Replay({name: name for name in _BUCKETS}),
+        "compress": Replay(
+            {"embs": "embs_*"} | {n: n for n in ("centroids", "avg_residual", "bucket_cutoffs", "bucket_weights")},
+            outputs={"*.codes": "chunk.codes", "*.residuals": "chunk.residuals"},
+            # colbert-ai cuts its rows into blocks, and each block so that scores against all centroids fit in memory.
+            blocks=Blocks("embs", 1 << 18, 1 << 29, "partitions"),
+        ),
+        "sort codes": Replay({"codes": "codes"}),
+        "optimize ivf": Replay({name: name for name in ("ivf_unoptimized", "values", "doclens")}),
     },
-    "sort codes": {"codes": "codes"},
-    "optimize ivf": {"ivf_unoptimized": "ivf_unoptimized", "values": "values", "doclens": "doclens"},
-}
-"""Steps that can be run by themselves: the step's name for an input, and the artifact that it is."""
-
-RUN_AS = {"split sample": "halve sample"}
-"""Splitting shuffles with the indexer's own random state; what can be run by itself is the rounding before it."""
-
-SWAPPABLE = (
-    "D", "local_sample_embs", "sample", "sample_heldout", "centroids_raw", "centroids_normalized", "embs_*", "codes",
-    "ivf_unoptimized",
-)  # fmt: skip
-"""Artifacts whose place in colbert-ai's code can be given another value before it is used."""
+    sizes={"partitions": ("centroids_raw", "ivf_lengths", "centroids")},
+)

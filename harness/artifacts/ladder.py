@@ -14,8 +14,10 @@ from itertools import combinations, count
 from pathlib import Path, PurePath
 from typing import Any
 
-from harness.artifacts.index_job import VALUES
-from harness.artifacts.names import in_order
+from harness.artifacts.index_job import INDEX
+from harness.artifacts.kind import JobKind
+from harness.artifacts.kinds import kind_of
+from harness.artifacts.metadata import identity
 from harness.artifacts.source import ArtifactSource, metadata_problem, unrecorded
 from harness.errors import ExitCode, UnreadableTensor
 
@@ -51,8 +53,8 @@ class Ladder:
     """Items in order, the classes of equal items per artifact (in order of first appearance), and the steps.
 
     `noise` has the items that were run again, and the tensors that this changed; `incomplete` the items that lack a
-    part of a whole index, and the parts; `empty` those of which no tensor was read. `VALUES` have classes, but a step
-    does not list them as changed.
+    part of a whole index, and the parts; `empty` those of which no tensor was read. Values (`JobKind.values`) have
+    classes, but a step does not list them as changed.
     """
 
     items: tuple[str, ...]
@@ -63,12 +65,13 @@ class Ladder:
     noise: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     incomplete: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     empty: tuple[str, ...] = ()
+    kind: JobKind = INDEX
 
     @property
     def values(self) -> tuple[str, ...]:
         """What is no tensor and differs all the same, such as document lengths: a step does not count it."""
-        named = VALUES & self.classes.keys() - {"metadata"}
-        return tuple(in_order(name for name in named if len(self.classes[name]) > 1))
+        named = self.kind.values & self.classes.keys() - {"metadata"}
+        return tuple(self.kind.in_order(name for name in named if len(self.classes[name]) > 1))
 
     @property
     def outcome(self) -> ExitCode:
@@ -112,6 +115,7 @@ def ladder(
     noise: Mapping[str, tuple[str, ...]] | None = None,
     incomplete: Mapping[str, tuple[str, ...]] | None = None,
     unrecorded: Mapping[str, Collection[str]] | None = None,
+    kind: JobKind = INDEX,
 ) -> Ladder:
     """Put items in classes and list what changed from each to the next.
 
@@ -122,9 +126,10 @@ def ladder(
         noise: item to the tensors that running it again changed; only items that were run again.
         incomplete: item to what it lacks of a whole index; only items that lack something.
         unrecorded: item to artifacts that its job made and of which it says nothing, which is no change.
+        kind: of the job that made the items.
     """
     lost = unrecorded or {}
-    names = in_order({name for _, digests in items for name in digests})
+    names = kind.in_order({name for _, digests in items for name in digests})
     classes = {}
     changes = []
     for name in names:
@@ -144,15 +149,19 @@ def ladder(
     for place, (item, digests) in enumerate(items):
         known = [name for name in names if name not in lost.get(item, ())]
         now = {name: digests.get(name) for name in known if _was_read(digests.get(name))}
-        changed = tuple(name for name in now if name not in VALUES and name in last and last[name] != now[name])
+        changed = tuple(name for name in now if name not in kind.values and name in last and last[name] != now[name])
         if place:
             steps.append(Step(items[place - 1][0], item, changed))
         last |= now
     order = tuple(item for item, _ in items)
     empty = tuple(
-        item for item, digests in items if not any(_was_read(digests[name]) for name in digests if name not in VALUES)
+        item
+        for item, digests in items
+        if not any(_was_read(digests[name]) for name in digests if name not in kind.values)
     )
-    return Ladder(order, classes, tuple(steps), tuple(changes), tuple(unreadable), noise or {}, incomplete or {}, empty)
+    return Ladder(
+        order, classes, tuple(steps), tuple(changes), tuple(unreadable), noise or {}, incomplete or {}, empty, kind
+    )
 
 
 @dataclass(frozen=True)
@@ -165,12 +174,12 @@ class Pair:
     changed: tuple[str, ...]
 
 
-def all_pairs(items: Sequence[Item]) -> list[Pair]:
+def all_pairs(items: Sequence[Item], kind: JobKind = INDEX) -> list[Pair]:
     """Every pair of items, by digest alone: 171 for 19 versions."""
     plain = [
-        (item, {name: digest for name, digest in digests.items() if name not in VALUES}) for item, digests in items
+        (item, {name: digest for name, digest in digests.items() if name not in kind.values}) for item, digests in items
     ]
-    order = in_order({name for _, digests in plain for name in digests})
+    order = kind.in_order({name for _, digests in plain for name in digests})
     pairs = []
     for (a, left), (b, right) in combinations(plain, 2):
         changed = tuple(name for name in order if left.get(name) != right.get(name))
@@ -192,7 +201,8 @@ def all_digests(sources: Sequence[ArtifactSource]) -> list[tuple[dict[str, str],
     A damaged file is so unreadable, and no change.
     """
     found = [digests_of(source) for source in sources]
-    for name in in_order({name for digests, _ in found for name in digests if name != "metadata"}):
+    kind = kind_of(next(iter(sources), None))
+    for name in kind.in_order({name for digests, _ in found for name in digests if name != "metadata"}):
         if len({digests[name] for digests, _ in found if name in digests and _was_read(digests[name])}) < 2:
             continue
         for source, (digests, problems) in zip(sources, found, strict=True):
@@ -231,8 +241,6 @@ def digests_of(source: ArtifactSource) -> tuple[dict[str, str], list[str]]:
         digests["metadata"] = f"{own}:metadata"
         problems.append(problem)
     elif metadata:
-        from harness.artifacts.meaning import identity
-
         text = json.dumps(identity(metadata), sort_keys=True, default=str)
         digests["metadata"] = hashlib.sha256(text.encode()).hexdigest()
     return digests, list(dict.fromkeys(problems))  # a file that holds two tensors is told once

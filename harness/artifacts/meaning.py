@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from harness.artifacts.names import pattern
+from harness.artifacts.kind import chunk_of
+from harness.artifacts.permutation import Permutation, numbers_of, unit
 from harness.artifacts.source import ArtifactSource, facts_of, metadata_file, setting
 from harness.errors import UnreadableTensor
 from harness.tensors.compiled import pair_counts
@@ -31,10 +31,6 @@ _ROWS = 8192
 _STRIP = 1 << 20  # codes, and entries of inverted lists, that are looked at at a time
 _PASSAGES = 1 << 40  # more than any index has
 _SAMPLE = 200_000  # moved codes whose margins are computed
-_MATCH_LIMIT = 32_768  # centroids that are matched by nearest neighbour, a quadratic search
-_PROBES = 64  # of which so many are tried first
-_SCORES = 1 << 23  # dot products at a time
-_SIMILAR = 0.99
 
 
 def unpack_table(nbits: int) -> Array:
@@ -73,21 +69,24 @@ def _widths(source: ArtifactSource) -> tuple[int | None, int | None]:
     """Bits per residual dimension: by the number of bucket weights, and by how many bytes a row of residuals has."""
     buckets = math.prod(shape_of(source, "bucket_weights") or (0,))
     by_weights = buckets.bit_length() - 1 if buckets > 1 and buckets.bit_count() == 1 else None
-    centroids, first = shape_of(source, "centroids") or (), next(_chunks(source, "residuals"), "")
+    centroids, first = shape_of(source, "centroids") or (), next(iter(chunks_in(source, "*.residuals").values()), "")
     packed = shape_of(source, first) or ()
     bits, dim = (packed[1] * 8, centroids[1]) if len(packed) == len(centroids) == 2 else (0, 0)
     return by_weights, bits // dim if dim and bits and bits % dim == 0 else None
 
 
-def _chunks(source: ArtifactSource, what: str) -> Iterator[str]:
-    return (name for name in source.names() if pattern(name)[0] == f"*.{what}")
+def chunks_in(source: ArtifactSource, pattern: str) -> dict[int, str]:
+    """The artifacts of a pattern by their chunk, in the order of the source's names."""
+    found = ((chunk_of(name, pattern), name) for name in source.names())
+    return {int(chunk): name for chunk, name in found if chunk is not None}
 
 
 def _told_by_tensors(source: ArtifactSource) -> dict[str, int | None]:
     """Settings that can be read off the tensors; None where these are not there, or not all of them."""
     centroids = shape_of(source, "centroids") or ()
-    rows = [shape_of(source, name) or () for name in _chunks(source, "codes")]
-    last = max((int(pattern(name)[1] or 0) for name in _chunks(source, "codes")), default=-1)
+    codes = chunks_in(source, "*.codes")
+    rows = [shape_of(source, name) or () for name in codes.values()]
+    last = max(codes, default=-1)
     whole = last + 1 == len(rows) and all(len(one) == 1 for one in rows)
     known, counted = centroids if len(centroids) == 2 else (None, None), setting(source, "num_chunks")
     return {
@@ -138,120 +137,6 @@ def bucket_facts(a: Tensor, b: Tensor, nbits: int) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class Permutation:
-    """How B's centroids are A's in another order: row `j` of B is row `to_a[j]` of A.
-
-    `exact` says that every matched row is bit-identical; otherwise the rows are nearest neighbours, one to one.
-    `unmatched` rows of B have no counterpart, and are put in the places that are left.
-    """
-
-    to_a: Array
-    exact: bool
-    unmatched: int = 0
-
-    @property
-    def moved(self) -> int:
-        """How many rows are not where they were."""
-        return int(np.count_nonzero(self.to_a != np.arange(self.to_a.size)))
-
-
-def find_permutation(a: Tensor, b: Tensor) -> Permutation | None:
-    """Match the rows of two centroid tensors of equal shape and dtype; None when they are in the same order.
-
-    Identical rows are matched first; the rest go to their nearest neighbour by cosine, if that is above 0.99 and nobody
-    else's. Where more rows find no counterpart than are found at another place, there is no permutation to speak of.
-    """
-    if len(a.shape) != 2 or a.shape != b.shape or a.dtype != b.dtype or a.n == 0 or DTYPES[a.dtype].kind != "float":
-        return None
-    rows = a.shape[0]
-    width = a.nbytes // rows
-    left, right = (side.flat.view(np.uint8).reshape(rows, width) for side in (a, b))
-    moved = np.flatnonzero((left != right).any(axis=1))
-    if moved.size == 0:
-        return None
-    to_a = np.arange(rows)
-    waiting: dict[bytes, list[int]] = {}
-    for row in moved:
-        waiting.setdefault(left[row].tobytes(), []).append(int(row))
-    rest = []
-    for row in moved:
-        same = waiting.get(right[row].tobytes())
-        if same:
-            to_a[row] = same.pop(0)
-        else:
-            rest.append(int(row))
-    unmatched = 0
-    if rest:
-        to_a[rest] = _nearest(a, b, sorted(row for same in waiting.values() for row in same), rest)
-        unmatched = int(np.count_nonzero(to_a < 0))
-    elsewhere = int(np.count_nonzero((to_a >= 0) & (to_a != np.arange(rows))))
-    if elsewhere <= unmatched:
-        return None
-    return Permutation(_filled(to_a), not rest, unmatched)
-
-
-def _filled(to_a: Array) -> Array:
-    """The order with its gaps, -1, filled by the rows that nobody took, each in its own place where that is free."""
-    free = np.ones(to_a.size, np.bool_)
-    free[to_a[to_a >= 0]] = False
-    filled = np.where((to_a < 0) & free, np.arange(to_a.size), to_a)
-    free[filled[filled >= 0]] = False
-    filled[filled < 0] = np.flatnonzero(free)
-    return filled
-
-
-def _nearest(a: Tensor, b: Tensor, open_a: list[int], rest: list[int]) -> Array:
-    """For each row of B in `rest`, the nearest of A's rows `open_a`; -1 where there is none, or hardly any has one."""
-    if open_a == rest and all(_alike(a, b, rest[start : start + _ROWS]) for start in range(0, len(rest), _ROWS)):
-        return np.array(rest)
-    matched = np.full(len(rest), -1)
-    if len(rest) > _MATCH_LIMIT:
-        return matched
-    # Half the width is twice as fast, and closer than the limit of what is similar is exact.
-    left = _unit(_numbers(a, open_a)).astype(np.float32)
-
-    def similar(rows: list[int]) -> tuple[Array, Array]:
-        scores = _unit(_numbers(b, rows)).astype(np.float32) @ left.T
-        best = scores.argmax(axis=1)
-        return best, scores[np.arange(best.size), best]
-
-    probes = rest[:: -(-len(rest) // _PROBES)]
-    if np.count_nonzero(similar(probes)[1] > _SIMILAR) * 4 < len(probes):
-        return matched
-    step = max(_SCORES // len(rest), 1)
-    found = [similar(rest[start : start + step]) for start in range(0, len(rest), step)]
-    best, score = (np.concatenate(side) for side in zip(*found, strict=True))
-    # Of several that are nearest to one row, the most similar has it: the last that is written.
-    order = np.argsort(score, kind="stable")
-    taken = np.full(len(rest), -1)
-    taken[best[order]] = order
-    winners = taken[taken >= 0]
-    winners = winners[score[winners] > _SIMILAR]
-    matched[winners] = np.array(open_a)[best[winners]]
-    return matched
-
-
-def _numbers(tensor: Tensor, rows: Array | list[int]) -> Array:
-    """Some rows of a tensor as float64; all of them may be too many to hold."""
-    picked = tensor.data[rows]
-    wide: Array = decode(picked.reshape(-1), tensor.dtype).reshape(picked.shape)
-    return wide
-
-
-def _alike(a: Tensor, b: Tensor, rows: list[int]) -> bool:
-    """Whether each of these rows points the same way on both sides."""
-    return bool(((_unit(_numbers(a, rows)) * _unit(_numbers(b, rows))).sum(axis=1) > _SIMILAR).all())
-
-
-def _unit(rows: Array) -> Array:
-    rows = np.nan_to_num(rows, posinf=0.0, neginf=0.0)
-    with np.errstate(over="ignore"):  # a row too long for float64 is like no other
-        norms: Array = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit: Array = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
-    return unit
-
-
 @dataclass
 class Embeddings:
     """The embeddings of one chunk on one side: captured ones, or centroid plus residual, normalised."""
@@ -289,12 +174,12 @@ class Embeddings:
     def rows(self, places: Array) -> Array:
         """Embeddings at these rows, float64, (places, dim)."""
         if self.embs is not None:
-            return _numbers(self.embs, places)
+            return numbers_of(self.embs, places)
         assert self.residuals is not None
         assert self.weights is not None
         assert self.nbits is not None
         buckets = unpack_table(self.nbits)[self.residuals.data[places]].reshape(places.size, -1)
-        return _unit(_numbers(self.centroids, self.codes.flat[places].astype(np.int64)) + self.weights[buckets])
+        return unit(numbers_of(self.centroids, self.codes.flat[places].astype(np.int64)) + self.weights[buckets])
 
     def blur(self, gap: Array) -> Array:
         """How far a score difference may be off because residuals are quantised: two standard deviations.
@@ -388,7 +273,7 @@ def code_facts(
 
 def _margin(side: Embeddings, rows: Array, own: Array, other: Array) -> tuple[Array, Array]:
     with np.errstate(invalid="ignore", over="ignore"):  # centroids that are not finite have no margin, and say so
-        gap = _numbers(side.centroids, own) - _numbers(side.centroids, other)
+        gap = numbers_of(side.centroids, own) - numbers_of(side.centroids, other)
         return (side.rows(rows) * gap).sum(axis=1), NEAR_TIE + side.blur(gap)
 
 
@@ -454,56 +339,3 @@ def _list_keys(ivf: Tensor, begins: Array, sizes: Array, rows: Array, passages: 
     keys.sort()  # quick, because colbert-ai's lists are sorted; NumPy's `unique` would hash, many times slower
     unique: Array = keys[np.concatenate([[True], keys[1:] != keys[:-1]])] if total else keys
     return unique
-
-
-# Settings that say where and when an index was made, not what is in it.
-_RUN_ONLY = frozenset(
-    (
-        "root", "experiment", "name", "index_root", "index_path", "index_name", "avoid_fork_if_possible", "gpus",
-        "total_visible_gpus", "rank", "nranks", "overwrite", "resume", "checkpoint", "collection", "queries", "meta",
-        "triples", "verbose", "amp",
-    )
-)  # fmt: skip
-
-
-_PATH = re.compile(r"~|\.{0,2}/|file:|[A-Za-z]:[\\/]")  # how a path begins, and no model's name on a hub
-
-
-def metadata_changes(a: dict[str, Any], b: dict[str, Any]) -> tuple[dict[str, tuple[object, object]], list[str]]:
-    """Keys of metadata.json whose values differ, with both, None where a side lacks one; and keys that do not count.
-
-    A key is its path through the objects, joined by dots: `config.nbits`.
-    """
-    whole = [{".".join(key): value for key, value in _flatten(side)} for side in (a, b)]
-    real = [identity(side) for side in (a, b)]
-
-    def changed(left: dict[str, object], right: dict[str, object]) -> dict[str, tuple[object, object]]:
-        names = sorted({*left, *right})
-        return {name: (left.get(name), right.get(name)) for name in names if left.get(name) != right.get(name)}
-
-    changes = changed(*real)
-    return changes, [name for name in changed(*whole) if name not in changes]
-
-
-def identity(record: dict[str, Any]) -> dict[str, object]:
-    """What metadata.json says of the index itself: its keys and values without names, paths and dates.
-
-    These do not count at any depth, nor where somebody who wraps colbert-ai repeats them under a key of his own.
-    """
-    flat = list(_flatten(record))
-    told = {value for key, value in flat if not _RUN_ONLY.isdisjoint(key) and isinstance(value, str)}
-    return {
-        ".".join(key): value
-        for key, value in flat
-        if _RUN_ONLY.isdisjoint(key)
-        and not (isinstance(value, str) and (_PATH.match(value) or (key[0] != "config" and value in told)))
-    }
-
-
-def _flatten(node: object, key: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
-    """Every value that holds no others, or nothing, with the keys that lead to it; lists are numbered."""
-    if isinstance(node, (dict, list)) and (node or not key):
-        for name, inner in node.items() if isinstance(node, dict) else enumerate(node):
-            yield from _flatten(inner, (*key, str(name)))
-    else:
-        yield key, node

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from harness.artifacts.meaning import Permutation, within
-from harness.artifacts.names import pattern
+from harness.artifacts.meaning import chunks_in, within
+from harness.artifacts.permutation import Permutation
 from harness.artifacts.source import ArtifactSource
 from harness.errors import UnreadableTensor
 from harness.tensors.dtypes import DTYPES, Array
@@ -23,17 +23,6 @@ from harness.tensors.tensor import Tensor
 from harness.words import count
 
 _BLOCK = 1 << 18  # tokens that are looked at at a time
-_BY_PASSAGE = frozenset(
-    (
-        "embs_*", "*.codes", "*.residuals", "doclens", "codes", "values", "ivf_unoptimized", "ivf", "ivf_lengths",
-        "merged_codes", "merged_residuals",
-    )
-)  # fmt: skip
-
-
-def by_passage(name: str) -> bool:
-    """Whether an artifact's rows, or what is in them, belong to single passages."""
-    return pattern(name)[0] in _BY_PASSAGE
 
 
 @dataclass(frozen=True)
@@ -178,12 +167,10 @@ class _Rows:
     @classmethod
     def of(cls, source: ArtifactSource, permutation: Permutation | None) -> _Rows:
         """Open a side; `UnreadableTensor` where a chunk cannot be read."""
-        codes: dict[int, Tensor] = {}
-        residuals: dict[int, Tensor] = {}
-        for name in source.names():
-            kind, chunk = pattern(name)
-            if chunk is not None and kind in ("*.codes", "*.residuals"):
-                (codes if kind == "*.codes" else residuals)[int(chunk)] = source.load(name)
+        codes, residuals = (
+            {chunk: source.load(name) for chunk, name in chunks_in(source, pattern).items()}
+            for pattern in ("*.codes", "*.residuals")
+        )
         renamed = permutation is not None and all(within(one, permutation.to_a.size) for one in codes.values())
         return cls(codes, residuals, permutation.to_a if permutation is not None and renamed else None)
 

@@ -22,7 +22,6 @@ def command(as_json: bool, apart: bool, group: str | None, **options: Any) -> in
     1 when any two versions differ beyond what their repeats show.
     """
     from harness.artifacts.ladder import all_pairs, ladder
-    from harness.artifacts.names import is_final
     from harness.files import dumps
     from harness.report.ladder_text import ladder_text, pairs_text
     from harness.report.screen import Screen
@@ -40,12 +39,14 @@ def command(as_json: bool, apart: bool, group: str | None, **options: Any) -> in
             f"{who} well in {describe(choice.cells)}, and pairs need two: run `harness index VERSION` with the same "
             "options."
         )
+    kind = cells[0].job_kind
     items = [
-        (cell.label, {name: one.digest for name, one in cell.artifacts.items() if is_final(name)}) for cell in cells
+        (cell.label, {name: one.digest for name, one in cell.artifacts.items() if kind.is_final(name)})
+        for cell in cells
     ]
     floors = noise_floors({cell.label: cell for cell in cells}, choice.cells)
-    noise = {label: tuple(filter(is_final, names)) for label, names in floors.items()}
-    result, pairs = ladder(items, noise=noise), all_pairs(items)
+    noise = {label: tuple(filter(kind.is_final, names)) for label, names in floors.items()}
+    result, pairs = ladder(items, noise=noise, kind=kind), all_pairs(items, kind)
     if as_json:
         listed = [{"a": one.a, "b": one.b, "shared": one.shared, "changed": list(one.changed)} for one in pairs]
         click.echo(dumps(result.to_json() | {"pairs": listed}))

@@ -29,6 +29,7 @@ def command(items: tuple[str, ...], as_json: bool, apart: bool, group: str | Non
     beyond what repeats of its items show, 1 when one did, 2 when something cannot be read, an item has no tensor, or
     nothing changed in items of which one is not whole.
     """
+    from harness.artifacts.kinds import kind_of
     from harness.artifacts.ladder import all_digests, ladder, names_of, unrecorded_of
     from harness.artifacts.source import first_missing
     from harness.files import dumps
@@ -47,6 +48,7 @@ def command(items: tuple[str, ...], as_json: bool, apart: bool, group: str | Non
         noise_of(by_name),
         {name: lacking for name, source in by_name.items() if (lacking := first_missing(source))},
         unrecorded_of(by_name),
+        kind_of(sources[0]),
     )
     screen = Screen.of()
     click.echo(dumps(result.to_json()) if as_json else ladder_text(result, screen, apart=apart), color=screen.styles)
@@ -58,11 +60,12 @@ def noise_of(sources: Mapping[str, ArtifactSource]) -> dict[str, tuple[str, ...]
     held = [source for source in sources.values() if hasattr(source, "cell")]
     if not held:
         return {}  # two directories need nothing of what a store needs, which starts slowly
-    from harness.artifacts.index_job import VALUES
     from harness.store.repeats import noise_floors
     from harness.store.stored import StoredCell
 
     cells = {name: source.cell for name, source in sources.items() if isinstance(source, StoredCell)}
     assert isinstance(held[0], StoredCell)  # and all are of the one store that the command found
     floors = noise_floors(cells, held[0].store.cells())
-    return {name: tuple(one for one in floor if one not in VALUES) for name, floor in floors.items()}
+    return {
+        name: tuple(one for one in floor if one not in cells[name].job_kind.values) for name, floor in floors.items()
+    }

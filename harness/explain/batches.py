@@ -14,17 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from harness.artifacts.names import in_order, pattern
+from harness.artifacts.kind import Batches, Replay
 from harness.errors import InfrastructureError, UnreadableTensor
 from harness.explain.pair import Pair
 from harness.tensors.dtypes import Array
 from harness.tensors.safetensors import read_safetensors
 from harness.tensors.tensor import Tensor
 
-OUTER = 50
-"""Batches in an outer batch: `CollectionEncoder.encode_passages` tokenizes and sorts so many at once."""
-
-TOKENS = ("input_ids", "attention_mask")
+_ORDER = "reverse_indices"
+"""What the tokenizer says beside a step's inputs: where each passage, in the order of the texts, is in the batch."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class Batch:
 
     Attributes:
         artifact: the stored embeddings in which it was found to differ.
-        inputs: `input_ids` and `attention_mask` of its outer batch, sorted, as safetensors files.
+        inputs: the step's inputs for its outer batch, sorted, as safetensors files.
         rows: start and stop of the batch in them.
         spans: start and stop, in the artifact, of each of its passages, in the batch's order.
         same_in_b: whether B's tokenizer, on the same texts, makes the same batch.
@@ -63,7 +61,7 @@ def first_row(x: Array, y: Array) -> int | None:
     return None
 
 
-def embedded_passages(pair: Pair, artifact: str) -> tuple[list[int], Array]:
+def embedded_passages(pair: Pair, batches: Batches, artifact: str) -> tuple[list[int], Array]:
     """The passages whose embeddings an artifact of A holds, by their place in the collection, and rows of each.
 
     Raises:
@@ -71,14 +69,15 @@ def embedded_passages(pair: Pair, artifact: str) -> tuple[list[int], Array]:
     """
     known = pair.a.cell.artifacts
     try:
-        lengths = pair.store.load(known["doclens"]).data
-        if artifact == "local_sample_embs":
-            # colbert-ai goes through the collection in order and takes those that were sampled.
-            chosen = np.sort(pair.store.load(known["sample_pids"]).data)
+        lengths = pair.store.load(known[batches.lengths]).data
+        pattern, chunk = pair.kind.pattern(artifact)
+        listed = batches.rows[pattern]
+        if listed is not None:
+            # The job goes through the collection in order and takes those that were chosen.
+            chosen = np.sort(pair.store.load(known[listed]).data)
         else:
-            chunk = int(pattern(artifact)[1] or 0)
             ends = np.cumsum(lengths)
-            before = sum(known[f"embs_{number}"].shape[0] for number in range(chunk))
+            before = sum(known[pattern.replace("*", str(number))].shape[0] for number in range(int(chunk or 0)))
             first = int(np.searchsorted(ends, before, side="right")) if before else 0
             stop = int(np.searchsorted(ends, before + known[artifact].shape[0], side="left")) + 1
             chosen = np.arange(first, stop)
@@ -90,20 +89,22 @@ def embedded_passages(pair: Pair, artifact: str) -> tuple[list[int], Array]:
     return [int(number) for number in chosen], rows
 
 
-def find_batch(pair: Pair, artifacts: Sequence[str], folder: Path) -> Batch:
+def find_batch(pair: Pair, replay: Replay, artifacts: Sequence[str], folder: Path) -> Batch:
     """Find the first batch whose stored embeddings differ, and make its token ids again, in A and in B.
 
     Args:
         pair: what to explain; its `texts` are the collection.
-        artifacts: those of the step `encode` that differ.
+        replay: of the step that goes through batches.
+        artifacts: those of the step that differ.
         folder: gets the token ids; must last as long as the result is used.
 
     Raises:
         LookupError: nothing was kept from which it could be found; one sentence.
     """
     reasons = []
-    for artifact in in_order(artifacts):
-        if artifact != "local_sample_embs" and pattern(artifact)[0] != "embs_*":
+    assert replay.batches is not None
+    for artifact in pair.kind.in_order(artifacts):
+        if pair.kind.pattern(artifact)[0] not in replay.batches.rows:
             continue
         try:
             x, y = (pair.store.load(side.cell.artifacts[artifact]).data for side in (pair.a, pair.b))
@@ -112,20 +113,21 @@ def find_batch(pair: Pair, artifacts: Sequence[str], folder: Path) -> Batch:
             continue
         row = first_row(x, y)
         if row is not None:
-            return _batch_of_row(pair, artifact, row, folder)
+            return _batch_of_row(pair, (*replay.inputs,), replay.batches, artifact, row, folder)
         reasons.append(f"{artifact} has no row that could be compared.")
     raise LookupError(" ".join(reasons) or "No kept embeddings differ.")
 
 
-def _batch_of_row(pair: Pair, artifact: str, row: int, folder: Path) -> Batch:
+def _batch_of_row(pair: Pair, inputs: Sequence[str], batches: Batches, artifact: str, row: int, folder: Path) -> Batch:
     if pair.texts is None:
         raise LookupError(f"{artifact} differs beyond the first outer batch, and the passages' texts are not here.")
-    passages, rows = embedded_passages(pair, artifact)
+    passages, rows = embedded_passages(pair, batches, artifact)
     ends = np.cumsum(rows)
     place = int(np.searchsorted(ends, row, side="right"))
-    size = int(pair.a.cell.spec["settings"]["index_bsize"])
-    begin = place // (size * OUTER) * size * OUTER
-    members = passages[begin : begin + size * OUTER]
+    size = int(pair.a.cell.spec["settings"][batches.size])
+    outer = size * batches.outer
+    begin = place // outer * outer
+    members = passages[begin : begin + outer]
     texts = pair.texts()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "texts.json").write_text(json.dumps([texts[number] for number in members]), encoding="utf-8")
@@ -135,20 +137,20 @@ def _batch_of_row(pair: Pair, artifact: str, row: int, folder: Path) -> Batch:
         done = pair.bench.run(side.spec, side.interpreter(), "tensorize", request, folder / name)
         if not done.ok:
             raise LookupError(f"The batch could not be tokenized again in {side.cell.label}: {done.reason}")
-        made.append({n: _tensor(folder / name / f"{n}.safetensors") for n in (*TOKENS, "reverse_indices")})
-    back = made[0]["reverse_indices"].data
+        made.append({n: _tensor(folder / name / f"{n}.safetensors") for n in (*inputs, _ORDER)})
+    back = made[0][_ORDER].data
     start = int(back[place - begin]) // size * size
     stop = min(start + size, len(members))
     order = np.argsort(back)[start:stop]
     same = all(
         np.array_equal(x.data[start:stop], y.data[start:stop])
-        for x, y in ((made[0][name], made[1][name]) for name in TOKENS)
-    ) and np.array_equal(order, np.argsort(made[1]["reverse_indices"].data)[start:stop])
+        for x, y in ((made[0][name], made[1][name]) for name in inputs)
+    ) and np.array_equal(order, np.argsort(made[1][_ORDER].data)[start:stop])
     spans = [(int(ends[begin + i] - rows[begin + i]), int(ends[begin + i])) for i in order]
-    width = int(made[0]["input_ids"].data.shape[1])
+    width = int(made[0][inputs[0]].data.shape[1])
     return Batch(
         artifact,
-        {name: str(folder / "a" / f"{name}.safetensors") for name in TOKENS},
+        {name: str(folder / "a" / f"{name}.safetensors") for name in inputs},
         (start, stop),
         tuple(spans),
         same,

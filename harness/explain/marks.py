@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.artifacts.comparison import ArtifactComparison, Comparison, compare_sources
 from harness.artifacts.graph import Place, trace
-from harness.artifacts.names import in_order
+from harness.artifacts.kind import JobKind
 from harness.artifacts.source import ArtifactSource
 from harness.tensors.dtypes import DTYPES
 from harness.tensors.profiles import DEFAULT
@@ -41,7 +41,7 @@ def mark(comparison: Comparison, a: ArtifactSource, b: ArtifactSource) -> Compar
     unplaced = {one.name for one in marked if not one.facts.get("rows_line_up", True)}
     # What was lost with the end of a run is no change, and nothing inherits from it.
     known = [one for one in marked if not comparison.cut_off(one)]
-    places = {place.name: place for place in _trace(known, a, b) if place.name not in unplaced}
+    places = {place.name: place for place in _trace(known, a, b, comparison.kind) if place.name not in unplaced}
     rows = tuple(dataclasses.replace(one, place=places.get(one.name)) for one in marked)
     notes = (*comparison.notes, *_note(comparison, counts, seen, a, b))
     return dataclasses.replace(comparison, artifacts=rows, notes=notes)
@@ -106,7 +106,9 @@ def _changed(one: ArtifactComparison) -> bool:
     return one.tensor and not one.unknown and not one.bit_equal
 
 
-def _trace(rows: Sequence[ArtifactComparison], a: ArtifactSource, b: ArtifactSource) -> tuple[Place, ...]:
+def _trace(
+    rows: Sequence[ArtifactComparison], a: ArtifactSource, b: ArtifactSource, kind: JobKind
+) -> tuple[Place, ...]:
     left, right = {}, {}
     for one in rows:
         if one.tensor and not one.unknown:
@@ -116,7 +118,7 @@ def _trace(rows: Sequence[ArtifactComparison], a: ArtifactSource, b: ArtifactSou
                 right[one.name] = "a" if one.bit_equal else "b"
     noise = [one.name for one in rows if one.above_noise is False and not one.bit_equal]
     swapped = {name for side in (a, b) if _cell(side) is not None for name in _cell(side).spec.get("swap") or ()}
-    return trace(left, right, noise=noise, swapped=swapped)
+    return trace(left, right, noise=noise, swapped=swapped, kind=kind)
 
 
 def _note(
@@ -133,5 +135,5 @@ def _note(
         return (f"{unknown} `harness index {_cell(a).version} --repeat {_cell(a).version}` runs one.",)
     runs = " and ".join(f"{name} was run {count(number, 'more time')}" for name, number in counts.items())
     tensors = [name for name, rows in seen.items() if any(_changed(one) for one in rows)]
-    changed = f"which changed {', '.join(in_order(tensors))}" if tensors else "which changed no tensor"
+    changed = f"which changed {', '.join(comparison.kind.in_order(tensors))}" if tensors else "which changed no tensor"
     return (f"Noise floor: {runs}, {changed}.",)

@@ -64,7 +64,8 @@ def noise_of(pair: Pair, side: Side, again: Sequence[Cell], folder: Path) -> Noi
         return None
     other = replace(side, cell=next(cell for cell in again if noise_floor(side.cell, [cell])))
     runs_of_one = replace(pair, a=side, b=other)
-    places = trace(side.digests(), other.digests(), unknown=unrecorded(side.cell, other.cell))
+    unknown = unrecorded(side.cell, other.cell)
+    places = trace(side.digests(), other.digests(), unknown=unknown, kind=side.cell.job_kind)
     sources: dict[str, tuple[Verdict, ...]] = dict.fromkeys(origins(places), ())
     requests = {}
     for step, artifacts in origins(places).items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from harness.artifacts.kind import JobKind
 from harness.environments.interpreter import Interpreter
 from harness.errors import InfrastructureError
 from harness.running.experiment import Experiment
@@ -66,6 +67,11 @@ class Pair:
     texts: Callable[[], Sequence[str]] | None = None
     again_a: tuple[Cell, ...] = ()
     again_b: tuple[Cell, ...] = ()
+
+    @property
+    def kind(self) -> JobKind:
+        """What is declared of the kind of job that both are of."""
+        return self.a.cell.job_kind
 
 
 def prepare_pair(experiment: Experiment, a: str, b: str, *, repeats: int = 1) -> Pair:

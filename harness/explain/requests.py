@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.artifacts.index_job import RUN_AS, STEP_INPUTS
-from harness.artifacts.names import pattern
+from harness.artifacts.kind import Blocks, Replay
 from harness.errors import UnreadableTensor
 from harness.explain.pair import Pair
 
@@ -31,29 +30,39 @@ def step_request(
     Raises:
         LookupError: the step cannot be run by itself, or an artifact that it needs was not kept; one sentence.
     """
-    a = pair.a
-    run_as = RUN_AS.get(step, step)
-    if run_as not in STEP_INPUTS:
+    replay = pair.kind.replays.get(step)
+    if replay is None:
         raise LookupError(f"The step {step!r} runs no torch operator that could be replayed by itself.")
-    chunk = next((chunk for _generic, chunk in map(pattern, artifacts) if chunk is not None), "0")
-    request: dict[str, Any] = {"step": run_as}
-    for known, size in (("centroids_raw", 0), ("ivf_lengths", 0), ("centroids", 0)):
-        if known in a.cell.artifacts:
-            request["settings"] = {"partitions": a.cell.artifacts[known].shape[size]}
-            break
-    if run_as == "encode":
-        return _encode_request(pair, artifacts, request, folder)
-    request["inputs"] = _inputs(pair, step, {n: g.replace("*", chunk) for n, g in STEP_INPUTS[run_as].items()})
+    patterns = map(pair.kind.pattern, artifacts)
+    chunk = next((chunk for _pattern, chunk in patterns if chunk is not None), "0")
+    request: dict[str, Any] = {"step": replay.run_as or step}
+    sizes = _sizes(pair)
+    if sizes:
+        request["settings"] = sizes
+    if replay.batches is not None:
+        return _batch_request(pair, step, replay, artifacts, request, folder)
+    request["inputs"] = _inputs(pair, step, {n: wanted.replace("*", chunk) for n, wanted in replay.inputs.items()})
     outputs = {name: name for name in artifacts}
-    if run_as == "compress":
-        outputs = {f"{chunk}.{what}": f"chunk.{what}" for what in ("codes", "residuals")}
-        request |= _compress_rows(pair, [*outputs], f"embs_{chunk}", request["settings"]["partitions"])
-    elif run_as == "halve sample":
-        outputs = {}
+    if replay.outputs is not None:
+        outputs = {artifact.replace("*", chunk): output for artifact, output in replay.outputs.items()}
+    if replay.blocks is not None:
+        block = replay.blocks
+        artifact = replay.inputs[block.of].replace("*", chunk)
+        request |= _block_rows(pair, [*outputs], artifact, block, sizes[block.width])
     return request, outputs
 
 
-def _inputs(pair: Pair, step: str, names: dict[str, str]) -> dict[str, str]:
+def _sizes(pair: Pair) -> dict[str, int]:
+    """The numbers that a step must be told, which A's artifacts say."""
+    known, found = pair.a.cell.artifacts, {}
+    for size, artifacts in pair.kind.sizes.items():
+        there = next((name for name in artifacts if name in known), None)
+        if there is not None:
+            found[size] = known[there].shape[0]
+    return found
+
+
+def _inputs(pair: Pair, step: str, names: Mapping[str, str]) -> dict[str, str]:
     """A step's name for an input to the file of the artifact that it is."""
     found = {}
     for name, wanted in names.items():
@@ -64,18 +73,20 @@ def _inputs(pair: Pair, step: str, names: dict[str, str]) -> dict[str, str]:
     return found
 
 
-def _encode_request(
-    pair: Pair, artifacts: Sequence[str], request: dict[str, Any], folder: Path
+def _batch_request(
+    pair: Pair, step: str, replay: Replay, artifacts: Sequence[str], request: dict[str, Any], folder: Path
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """The first batch that differs: of the first outer batch, whose token ids were kept, or of a later one."""
+    """The first batch that differs: of the first outer batch, whose inputs were kept, or of a later one."""
     from harness.explain.batches import find_batch
 
-    first = _first_differing(pair, "batches")
+    batches = replay.batches
+    assert batches is not None
+    first = _first_differing(pair, batches.kept)
     if first is None:
         try:
-            batch = find_batch(pair, artifacts, folder)
+            batch = find_batch(pair, replay, artifacts, folder)
         except LookupError:
-            if "batches" not in pair.a.cell.artifacts:
+            if batches.kept not in pair.a.cell.artifacts:
                 raise
         else:
             more = {
@@ -85,13 +96,13 @@ def _encode_request(
                 "where": batch.said,
                 "gates": {"A and B make the same batch": batch.same_in_b},
             }
-            return {**request, **more}, {batch.artifact: "batches"}
-    request["inputs"] = _inputs(pair, "encode", STEP_INPUTS["encode"])
-    size = int(pair.a.cell.spec["settings"]["index_bsize"])
+            return {**request, **more}, {batch.artifact: batches.kept}
+    request["inputs"] = _inputs(pair, step, replay.inputs)
+    size = int(pair.a.cell.spec["settings"][batches.size])
     start = (first or 0) // size * size
-    total = pair.a.cell.artifacts["tensorize_output.input_ids"].shape[0]
+    total = pair.a.cell.artifacts[next(iter(replay.inputs.values()))].shape[0]
     request["rows"] = {name: [start, min(start + size, total)] for name in request["inputs"]}
-    return request, {"batches": "batches"} if "batches" in pair.a.cell.artifacts else {}
+    return request, {batches.kept: batches.kept} if batches.kept in pair.a.cell.artifacts else {}
 
 
 def _first_differing(pair: Pair, *names: str) -> int | None:
@@ -108,18 +119,14 @@ def _first_differing(pair: Pair, *names: str) -> int | None:
     return min((row for row in found if row is not None), default=None)
 
 
-_COMPRESS_BLOCK, _COMPRESS_ELEMENTS = 1 << 18, 1 << 29
-"""colbert-ai's `compress` cuts its rows into blocks, and each block so that scores against all centroids fit memory."""
-
-
-def _compress_rows(pair: Pair, outputs: list[str], embeddings: str, partitions: int) -> dict[str, Any]:
-    """The rows that colbert-ai scores in one go, around the first that differs: a whole chunk's scores are many GB."""
-    total = pair.a.cell.artifacts[embeddings].shape[0]
+def _block_rows(pair: Pair, outputs: list[str], artifact: str, block: Blocks, width: int) -> dict[str, Any]:
+    """The rows that a step computes at once, around the first that differs."""
+    total = pair.a.cell.artifacts[artifact].shape[0]
     first = _first_differing(pair, *outputs) or 0
-    block = first // _COMPRESS_BLOCK * _COMPRESS_BLOCK
-    at_once = max(1, _COMPRESS_ELEMENTS // partitions)
-    start = block + (first - block) // at_once * at_once
-    stop = min(start + at_once, block + _COMPRESS_BLOCK, total)
+    begin = first // block.rows * block.rows
+    at_once = max(1, block.elements // width)
+    start = begin + (first - begin) // at_once * at_once
+    stop = min(start + at_once, begin + block.rows, total)
     if stop - start == total:
         return {}
-    return {"rows": {"embs": [start, stop]}, "where": f"rows {start:,} to {stop:,} of {embeddings}"}
+    return {"rows": {block.of: [start, stop]}, "where": f"rows {start:,} to {stop:,} of {artifact}"}

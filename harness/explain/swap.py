@@ -10,9 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.artifacts.graph import inputs_of
-from harness.artifacts.index_job import SWAPPABLE
-from harness.artifacts.names import in_order, is_final, pattern
+from harness.artifacts.index_job import INDEX
+from harness.artifacts.kind import JobKind, all_chunks
 from harness.errors import InfrastructureError, UnreadableTensor, UsageError
 from harness.explain.pair import Pair, Side
 from harness.explain.replay import amount
@@ -25,9 +24,6 @@ from harness.store.cell import Cell
 from harness.store.store import Store
 from harness.tensors.metrics import measure
 from harness.words import count
-
-ALL_CHUNKS = "embs"
-"""Stands for `embs_0`, `embs_1` and so on."""
 
 
 @dataclass(frozen=True)
@@ -55,36 +51,44 @@ class Swapped:
     @property
     def downstream(self) -> list[str]:
         """Artifacts that are computed from a swapped one, directly or not."""
-        names = set(self.cell.artifacts)
+        names, kind = set(self.cell.artifacts), self.cell.job_kind
         found: list[str] = []
-        for name in in_order(names):
-            if name not in self.artifacts and any(i in found or i in self.artifacts for i in inputs_of(name, names)):
+        for name in kind.in_order(names):
+            inputs = kind.inputs_of(name, names)
+            if name not in self.artifacts and any(one in found or one in self.artifacts for one in inputs):
                 found.append(name)
         return found
 
     @property
     def resolved(self) -> bool:
         """Whether everything final is bit for bit the reference's."""
-        return not any(is_final(name) for name in self.differences)
+        return not any(map(self.cell.job_kind.is_final, self.differences))
 
 
-def check_names(names: Sequence[str], passages: Callable[[], int]) -> None:
+def _together(kind: JobKind) -> dict[str, str]:
+    """What stands for every chunk of an artifact that can be swapped, such as `embs`, and its pattern."""
+    return {all_chunks(pattern): pattern for pattern in kind.swappable if "*" in pattern}
+
+
+def check_names(names: Sequence[str], passages: Callable[[], int], kind: JobKind = INDEX) -> None:
     """Refuse what no job over so many passages makes, or what cannot be swapped, before anything is indexed.
 
     Args:
         names: of artifacts.
         passages: how many there are; called only where a chunk is named, since it may fetch them.
+        kind: of the job.
 
     Raises:
         UsageError: the sentence lists what can be swapped.
     """
+    together = _together(kind)
     for name in names:
-        if name != ALL_CHUNKS and pattern(name)[0] not in SWAPPABLE:
+        pattern, chunk = kind.pattern(name)
+        if name not in together and pattern not in kind.swappable:
+            whole = "".join(f", and {one} for all chunks" for one in together)
             raise UsageError(
-                f"{name!r} cannot be swapped; these can: {', '.join(SWAPPABLE).replace('_*', '_<chunk>')}, and "
-                f"{ALL_CHUNKS} for all chunks."
+                f"{name!r} cannot be swapped; these can: {', '.join(kind.swappable).replace('*', '<chunk>')}{whole}."
             )
-        chunk = pattern(name)[1]
         if chunk is not None and int(chunk) >= chunks_of(passages()):
             raise UsageError(
                 f"There is no {name!r}: colbert-ai encodes {count(passages(), 'passage')} in "
@@ -93,17 +97,17 @@ def check_names(names: Sequence[str], passages: Callable[[], int]) -> None:
 
 
 def kept(side: Side, names: Sequence[str]) -> tuple[str, ...]:
-    """The artifacts to swap, `embs` standing for every chunk of it.
+    """The artifacts to swap; what stands for every chunk, such as `embs`, is replaced by those that are there.
 
     Raises:
         UsageError: one that the side's job did not make, or whose tensor was not kept.
     """
+    kind = side.cell.job_kind
+    together = _together(kind)
     found: dict[str, None] = {}
     for name in names:
-        several = (
-            [known for known in side.cell.artifacts if pattern(known)[0] == "embs_*"] if name == ALL_CHUNKS else [name]
-        )
-        for known in several:
+        chunks = [known for known in side.cell.artifacts if kind.pattern(known)[0] == together.get(name)]
+        for known in chunks if name in together else [name]:
             if known not in side.cell.artifacts:
                 raise UsageError(f"{side.cell.label} has no artifact {known!r}.")
             if not side.cell.artifacts[known].stored:
@@ -183,7 +187,7 @@ class Swapper:
         )
         if cell.outcome != "ok":
             raise InfrastructureError(f"{a.cell.label} without capture ended as {cell.outcome}: {cell.reason}")
-        final = in_order(name for name in {*a.cell.artifacts, *cell.artifacts} if is_final(name))
+        final = cell.job_kind.in_order(filter(cell.job_kind.is_final, {*a.cell.artifacts, *cell.artifacts}))
         mine = a.digests()
         return [n for n in final if n not in cell.artifacts or cell.artifacts[n].digest != mine.get(n)]
 
@@ -191,7 +195,7 @@ class Swapper:
 def differences(store: Store, cell: Cell, reference: Cell) -> dict[str, str]:
     """Artifact to how it differs from the reference's, in the order of the pipeline."""
     found = {}
-    for name in in_order({*cell.artifacts, *reference.artifacts}):
+    for name in cell.job_kind.in_order({*cell.artifacts, *reference.artifacts}):
         mine, theirs = cell.artifacts.get(name), reference.artifacts.get(name)
         if mine is None or theirs is None:
             found[name] = "on one side only"

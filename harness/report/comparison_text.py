@@ -14,7 +14,7 @@ from typing import Any
 
 from harness.artifacts.comparison import DIVERGENT, STATUSES, ArtifactComparison, Comparison
 from harness.artifacts.graph import Change
-from harness.report.kinds import Kinds, chunks
+from harness.report.kinds import Kinds
 from harness.report.screen import PLAIN, Screen, table, wrap
 from harness.report.words import clean, number, share, value
 from harness.tensors.metrics import Metrics, Mismatch
@@ -64,7 +64,7 @@ _OF_ONE_CHUNK = frozenset(("buckets_mean_step", "codes_margin_p50"))  # no numbe
 
 def kinds_of(comparison: Comparison, *, apart: bool = False) -> Kinds:
     """The kinds of a comparison's artifacts; `apart` tells every chunk by itself."""
-    return Kinds((one.name for one in comparison.artifacts), apart=apart)
+    return Kinds((one.name for one in comparison.artifacts), apart=apart, job=comparison.kind)
 
 
 def groups_of(comparison: Comparison, kinds: Kinds) -> list[Group]:
@@ -241,7 +241,8 @@ def paragraph(group: Group, chosen: str, kinds: Kinds) -> list[str]:
     Counts are sums over the chunks. A greatest difference is that of the chunk that is named.
     """
     name = clean(kinds.label([one.name for one in group]))
-    lines = [f"{name}: {_opening(group[0])}"] if len(group) == 1 else [f"{name}: {_openings(group)}", *_reasons(group)]
+    opening = [_opening(group[0])] if len(group) == 1 else [_openings(group, kinds), *_reasons(group)]
+    lines = [f"{name}: {opening[0]}", *opening[1:]]
     compared = [(one, one.metrics) for one in group if one.metrics is not None and chosen in one.profiles]
     differing = [(one, metrics) for one, metrics in compared if metrics.n_mismatch]
     if differing:
@@ -250,7 +251,7 @@ def paragraph(group: Group, chosen: str, kinds: Kinds) -> list[str]:
         lines.append(f"Mismatched elements: {n_mismatch:,} / {n:,} ({share(n_mismatch, n)}){among}")
         lines += _differences(differing, chosen, named=len(group) > 1)
     lines += _special([metrics for one in group if (metrics := one.metrics)])
-    lines += [*_meanings(group), *_standing(group, kinds)]
+    lines += [*_meanings(group, kinds), *_standing(group, kinds)]
     return [lines[0], *(f"  {line}" for line in lines[1:])]
 
 
@@ -303,7 +304,7 @@ def _relative(at: Mismatch) -> float:
     return abs(at.a - at.b) / abs(at.b)
 
 
-def _openings(group: Group) -> str:
+def _openings(group: Group, kinds: Kinds) -> str:
     """How many chunks of a kind are what, and which."""
     said: dict[str, list[str]] = {}
     for one in sorted(group, key=lambda one: STATUSES.index(one.status)):
@@ -311,7 +312,7 @@ def _openings(group: Group) -> str:
         said.setdefault(_OF_CHUNKS[one.status][1] if judged else "different", []).append(one.name)
     if len(said) == 1:
         return f"all {len(group)} {next(iter(said))}."
-    return "; ".join(f"{len(names)} {what} ({chunks(names)})" for what, names in said.items()) + "."
+    return "; ".join(f"{len(names)} {what} ({kinds.chunks(names)})" for what, names in said.items()) + "."
 
 
 def _reasons(group: Group) -> Iterator[str]:
@@ -323,7 +324,7 @@ def _reasons(group: Group) -> Iterator[str]:
         yield f"And {len(told) - _TOLD} more of these, which --chunks shows one by one."
 
 
-def _meanings(group: Group) -> Iterator[str]:
+def _meanings(group: Group, kinds: Kinds) -> Iterator[str]:
     """What the numbers mean, put together over the chunks of which the same can be said."""
     alike: dict[str, list[ArtifactComparison]] = {}
     added = _SUMMED | _SUMMED_BY_KEY | _GREATEST | _OF_ONE_CHUNK
@@ -333,7 +334,7 @@ def _meanings(group: Group) -> Iterator[str]:
     told = [
         (part, _meaning(replace(part[0], facts=_put_together([one.facts for one in part])))) for part in alike.values()
     ]
-    yield from _by_chunks([(part, lines) for part, lines in told if lines])
+    yield from _by_chunks([(part, lines) for part, lines in told if lines], kinds)
 
 
 def _put_together(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -352,10 +353,10 @@ def _put_together(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _by_chunks(parts: Sequence[tuple[Group, Sequence[str]]]) -> Iterator[str]:
+def _by_chunks(parts: Sequence[tuple[Group, Sequence[str]]], kinds: Kinds) -> Iterator[str]:
     """Lines about parts of a kind, each with its chunks unless there is one part only."""
     for part, lines in parts:
-        of = chunks(one.name for one in part)
+        of = kinds.chunks(one.name for one in part)
         yield from (line if len(parts) == 1 else f"{of[0].upper()}{of[1:]}: {line}" for line in lines)
 
 
@@ -376,7 +377,7 @@ def _standing(group: Group, kinds: Kinds) -> Iterator[str]:
         }
         if change in lines:
             told.append((part, [lines[change]]))
-    yield from _by_chunks(told)
+    yield from _by_chunks(told, kinds)
 
 
 def _opening(one: ArtifactComparison) -> str:  # noqa: PLR0911 - one sentence a status

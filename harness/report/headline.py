@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.artifacts.comparison import ArtifactComparison, compare_sources
-from harness.artifacts.names import in_order, is_final
-from harness.report.tables import is_noise
+from harness.explain.marks import above_noise
 from harness.store.cell import Cell
 from harness.store.repeats import repeats_of
 from harness.store.store import Store
@@ -39,7 +38,7 @@ class Pair:
 
     def final(self) -> list[ArtifactComparison]:
         """Comparisons of the index's own tensors only."""
-        return [artifact for artifact in self.artifacts if is_final(artifact.name)]
+        return [artifact for artifact in self.artifacts if self.a.job_kind.is_final(artifact.name)]
 
     @property
     def first_changed(self) -> str | None:
@@ -88,7 +87,7 @@ def compare_cells(store: Store, a: Cell, b: Cell, kind: str, profiles: Sequence[
         return pair
     found = compare_sources(StoredCell(store, a), StoredCell(store, b), profiles).artifacts
     by_name = {artifact.name: artifact for artifact in found}
-    return Pair(a, b, kind, tuple(by_name[name] for name in in_order(by_name)))
+    return Pair(a, b, kind, tuple(by_name[name] for name in a.job_kind.in_order(by_name)))
 
 
 def pairs_of(store: Store, cells: Sequence[Cell], versions: Sequence[str], profiles: Sequence[Profile]) -> list[Pair]:
@@ -121,6 +120,26 @@ def pairs_of(store: Store, cells: Sequence[Cell], versions: Sequence[str], profi
 
 def _missing(version: str) -> Cell:
     return Cell("", "", {"version": version, "repeat": 0}, "missing", "this version has no cell in the store")
+
+
+def repeat_pairs(pairs: Iterable[Pair]) -> dict[str, list[Pair]]:
+    """Key of each cell that was run again to it against its repeats: what A against A shows is noise."""
+    repeats: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        if pair.kind == "repeat" and pair.complete:
+            repeats.setdefault(pair.a.key, []).append(pair)
+    return repeats
+
+
+def is_noise(pair: Pair, one: ArtifactComparison, noise: Mapping[str, Sequence[Pair]]) -> bool | None:
+    """Whether an artifact differs, and no more than a repeat of either cell shows; None where it is unknown.
+
+    A repeat's own pair is what the noise is known from.
+    """
+    repeats = [repeat for side in (pair.a, pair.b) for repeat in noise.get(side.key, ())]
+    rows = [row for repeat in repeats for row in repeat.artifacts if row.name == one.name]
+    above = above_noise(one, rows)
+    return None if above is None else not above and not one.bit_equal
 
 
 def headline(pair: Pair, noise: Mapping[str, Sequence[Pair]]) -> Headline:

@@ -15,7 +15,7 @@ from harness.words import count
 
 def ladder_text(found: Ladder, screen: Screen = PLAIN, *, apart: bool = False) -> str:
     """A ladder: one sentence, what changed at each step, and the classes of equal items per kind of artifact."""
-    kinds = Kinds(found.classes, apart=apart)
+    kinds = Kinds(found.classes, apart=apart, job=found.kind)
     steps = [step for step in found.steps if step.changed]
     holding = [item for item in found.items if item not in found.empty]
     if not holding:

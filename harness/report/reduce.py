@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.artifacts.ladder import Step, ladder
-from harness.artifacts.names import is_final
 from harness.errors import UsageError
 from harness.inputs.matrix import Matrix, profiles_of
-from harness.report.headline import Headline, Pair, headline, pairs_of
-from harness.report.tables import repeat_pairs, write_tables
+from harness.report.headline import Headline, Pair, headline, pairs_of, repeat_pairs
+from harness.report.tables import write_tables
 from harness.running.choice import Choice, describe
 from harness.store.cell import Cell
 from harness.store.repeats import noise_floors
@@ -96,7 +95,10 @@ def _across(cells: Sequence[Cell], versions: Sequence[str]) -> tuple[Step, ...]:
     good = {cell.version: cell for cell in cells if cell.outcome == "ok" and not cell.repeat}
     shown = [version for version in versions if version in good]
     found = ladder(
-        [(v, {name: one.digest for name, one in good[v].artifacts.items() if is_final(name)}) for v in shown],
+        [
+            (v, {name: one.digest for name, one in good[v].artifacts.items() if good[v].job_kind.is_final(name)})
+            for v in shown
+        ],
         noise=noise_floors(good, cells),
     )
     neighbours = set(itertools.pairwise(versions))

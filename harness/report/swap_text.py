@@ -7,7 +7,6 @@ from typing import Any
 
 from rich.table import Table
 
-from harness.artifacts.names import is_final
 from harness.explain.swap import Swapped
 
 
@@ -33,7 +32,7 @@ def sentence(swapped: Swapped) -> str:
     if swapped.gate:
         state = "changes nothing" if not swapped.differences else f"changes {', '.join(swapped.differences)}"
         return f"Gate: {what} {state}."
-    final = [name for name in swapped.differences if is_final(name)]
+    final = [name for name in swapped.differences if swapped.cell.job_kind.is_final(name)]
     after = [name for name in swapped.downstream if name in swapped.differences]
     if not final:
         return f"With {what}, the whole index is bit for bit that of {swapped.reference}."
@@ -54,7 +53,7 @@ def rows(swapped: Sequence[Swapped]) -> list[dict[str, Any]]:
             "values_of": one.values_of,
             "reference": one.reference,
             "artifact": name,
-            "final": is_final(name),
+            "final": one.cell.job_kind.is_final(name),
             "bit_equal": name not in one.differences,
             "difference": one.differences.get(name),
             "key": one.cell.key,

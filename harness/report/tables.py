@@ -16,34 +16,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.artifacts.comparison import ArtifactComparison
-from harness.artifacts.names import is_final
 from harness.environments.lockfile import Lock, difference
-from harness.explain.marks import above_noise
-from harness.report.headline import Pair, headline
+from harness.report.headline import Pair, headline, is_noise, repeat_pairs
 from harness.report.parquet import TABLES_SCHEMA
 from harness.store.cell import Cell
-
-
-def repeat_pairs(pairs: Iterable[Pair]) -> dict[str, list[Pair]]:
-    """Key of each cell that was run again to it against its repeats: what A against A shows is noise."""
-    repeats: dict[str, list[Pair]] = {}
-    for pair in pairs:
-        if pair.kind == "repeat" and pair.complete:
-            repeats.setdefault(pair.a.key, []).append(pair)
-    return repeats
-
-
-def is_noise(pair: Pair, one: ArtifactComparison, noise: Mapping[str, Sequence[Pair]]) -> bool | None:
-    """Whether an artifact differs, and no more than a repeat of either cell shows; None where it is unknown.
-
-    A repeat's own pair is what the noise is known from.
-    """
-    repeats = [repeat for side in (pair.a, pair.b) for repeat in noise.get(side.key, ())]
-    rows = [row for repeat in repeats for row in repeat.artifacts if row.name == one.name]
-    above = above_noise(one, rows)
-    return None if above is None else not above and not one.bit_equal
-
 
 # ---- Parquet
 
@@ -192,7 +168,7 @@ def _comparison_rows(pairs: Iterable[Pair], noise: Mapping[str, Sequence[Pair]])
                     "key_a": pair.a.key,
                     "key_b": pair.b.key,
                     "artifact": artifact.name,
-                    "final": is_final(artifact.name),
+                    "final": pair.a.job_kind.is_final(artifact.name),
                     "profile": profile,
                     "atol": verdict.atol if verdict else None,
                     "rtol": verdict.rtol if verdict else None,

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from harness.running.experiment import Experiment
-from harness.store.cell import Cell
+from harness.store.cell import LEVELS, Cell
 from harness.store.spec import CellSpec
-from harness.store.store import LEVELS, level
+from harness.store.store import level
 from harness.words import count
 
 

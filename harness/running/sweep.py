@@ -33,8 +33,8 @@ from harness.running.runner import run_index
 from harness.running.signals import Asked, wishes
 from harness.running.slots import Slot, Slots
 from harness.running.work import POLL_SECONDS, Env, Item, Work
-from harness.store.cell import Cell
-from harness.store.store import LEVELS, level, says_less
+from harness.store.cell import LEVELS, Cell
+from harness.store.store import level, says_less
 
 _MEND_FIRST = {
     "offline": "; go online for one run, or bring the environments as files (--sites, docs/gpu-host.md).",

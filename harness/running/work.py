@@ -18,8 +18,8 @@ from harness.running.causes import is_infrastructure
 from harness.running.experiment import Experiment
 from harness.running.plan import Planned
 from harness.running.progress import Board
-from harness.store.cell import Cell
-from harness.store.store import LEVELS, level
+from harness.store.cell import LEVELS, Cell
+from harness.store.store import level
 
 POLL_SECONDS = 0.2
 

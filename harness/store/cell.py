@@ -9,10 +9,12 @@ from typing import Any
 
 from blake3 import blake3
 
-from harness.artifacts.names import is_artifact, is_captured
-from harness.store.store import LEVELS
+from harness.artifacts.kind import JobKind
+from harness.artifacts.kinds import kind_named
 
 SCHEMA = 1
+LEVELS = ("final", "digests", "full")
+"""How much of the inside of a job is kept, from the least to the most; see `Cell.capture`."""
 OUTCOMES = (
     "ok",
     "unsupported",
@@ -80,16 +82,21 @@ class Cell:
     schema: int = SCHEMA
 
     @property
+    def job_kind(self) -> JobKind:
+        """What is declared of the kind of job that made it."""
+        return kind_named(self.spec.get("job"))
+
+    @property
     def not_captured(self) -> dict[str, str]:
         """Why artifacts that the job made could not be recorded; its details have the facts (`provenance.cpu`) too."""
         found: dict[str, str] = self.details.get("not_captured", {})
-        return {name: reason for name, reason in found.items() if is_artifact(name)}
+        return {name: reason for name, reason in found.items() if self.job_kind.role(name)}
 
     def unrecorded(self, name: str) -> str:
         """Why nothing is known of an artifact that the job makes; empty where it is known, or was never made."""
         if name in self.artifacts:
             return ""
-        not_kept = self.capture == LEVELS[0] and is_captured(name) and name != "doclens"
+        not_kept = self.capture == LEVELS[0] and self.job_kind.is_captured(name) and name != "doclens"
         words = "only the index was kept; index with `--capture digests` or more for this artifact" if not_kept else ""
         return self.not_captured.get(name, words)
 

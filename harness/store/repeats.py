@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from harness.artifacts.names import in_order
 from harness.store.cell import Cell
 
 
@@ -47,7 +46,7 @@ def noise_floors(named: Mapping[str, Cell], stored: Sequence[Cell]) -> dict[str,
         stored: among which their repeats are.
     """
     floors = {name: noise_floor(cell, repeats_of(cell, stored)) for name, cell in named.items()}
-    return {name: tuple(in_order(floor)) for name, floor in floors.items() if floor is not None}
+    return {name: tuple(named[name].job_kind.in_order(floor)) for name, floor in floors.items() if floor is not None}
 
 
 def unrecorded(a: Cell, b: Cell) -> frozenset[str]:

@@ -30,17 +30,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from harness.artifacts.directory import index_tensors
-from harness.artifacts.names import in_order, is_final
+from harness.artifacts.index_job import INDEX
+from harness.artifacts.kinds import kind_named
 from harness.errors import UnreadableTensor
 from harness.files import copy, exchange, read_json, sync_file
 from harness.flock import Held, hold
-from harness.store.cell import OUTCOMES, SCHEMA, TENSOR, Artifact, Cell, nans, seal_of
+from harness.store.cell import LEVELS, OUTCOMES, SCHEMA, TENSOR, Artifact, Cell, nans, seal_of
 from harness.store.records import is_record
 from harness.tensors.safetensors import read_safetensors, write_safetensors
 from harness.tensors.tensor import Tensor
 
-LEVELS = ("final", "digests", "full")
-"""How much of the inside of the pipeline a cell keeps, from least to most."""
 ATTEMPTS_KEPT = 5
 """Runs that are kept beside a cell which they do not replace: the newest."""
 ATTEMPT = re.compile(r"[0-9-]{10}T[0-9]{6}-[0-9a-z_]+")
@@ -185,7 +184,8 @@ class Store:
         }
         try:
             # JSON objects are written with sorted keys; artifacts have an order of their own.
-            return Cell(**record, artifacts={name: artifacts[name] for name in in_order(artifacts)})
+            order = kind_named(record["spec"].get("job")).in_order(artifacts)
+            return Cell(**record, artifacts={name: artifacts[name] for name in order})
         except TypeError:
             return None
 
@@ -369,13 +369,12 @@ class Store:
         """
         artifacts: dict[str, Artifact] = {}
         for name, tensor in index_tensors(index):
-            kind = "final" if is_final(name) else "value"
-            artifacts[name] = self.keep_tensor(tensor, kind, stored=True)
+            artifacts[name] = self.keep_tensor(tensor, INDEX.role(name) or "value", stored=True)
         for path in sorted(intermediates.glob("*.safetensors")) if intermediates.is_dir() else ():
             tensor = read_safetensors(path)[TENSOR]
-            kind = "value" if path.stem in {"sample_pids", "num_passages"} else "intermediate"
-            artifacts[path.stem] = self.keep_tensor(tensor, kind, stored=capture == "full", move=path)
-        return {name: artifacts[name] for name in in_order(artifacts)}
+            role = INDEX.role(path.stem) or "intermediate"
+            artifacts[path.stem] = self.keep_tensor(tensor, role, stored=capture == "full", move=path)
+        return {name: artifacts[name] for name in INDEX.in_order(artifacts)}
 
     def keep_tensor(self, tensor: Tensor, kind: str, *, stored: bool, move: Path | None = None) -> Artifact:
         """Take one tensor, or its digest alone, and return what a cell's record says of it; `move` is a file of it."""

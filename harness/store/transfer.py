@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from harness.artifacts.names import is_final
 from harness.errors import UnreadableTensor, UsageError
 from harness.store.cell import Cell
 from harness.store.store import Store, says_less
@@ -35,7 +34,7 @@ def copy_cells(source: Store, target: Store, cells: Iterable[Cell], tensors: str
         wanted = {
             name
             for name, artifact in cell.artifacts.items()
-            if artifact.stored and (tensors == "all" or (tensors == "final" and is_final(name)))
+            if artifact.stored and (tensors == "all" or (tensors == "final" and cell.job_kind.is_final(name)))
         }
         there = target.get(cell.key)
         if says_less(cell, there):

@@ -17,6 +17,7 @@ import pytest
 from harness.artifacts import meaning
 from harness.artifacts.comparison import Comparison, compare_sources
 from harness.artifacts.directory import IndexDirectory
+from harness.artifacts.permutation import find_permutation
 from harness.artifacts.source import Facts
 from harness.errors import UsageError
 from harness.files import dumps
@@ -203,7 +204,7 @@ def test_changed_centroids_are_no_permutation() -> None:
     a = unit(rng, 8, 16).astype(np.float16)
     near = (a + 1e-3 * rng.standard_normal(a.shape)).astype(np.float16)
     for b in (near, unit(rng, 8, 16).astype(np.float16), a.copy()):
-        assert meaning.find_permutation(Tensor.of(a), Tensor.of(b)) is None
+        assert find_permutation(Tensor.of(a), Tensor.of(b)) is None
 
 
 def test_inverted_lists_of_different_length(pair: tuple[Path, Path]) -> None:

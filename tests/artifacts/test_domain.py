@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from harness.artifacts import meaning
-from harness.artifacts.meaning import Permutation, code_facts, find_permutation, ivf_facts
+from harness.artifacts.meaning import code_facts, ivf_facts
+from harness.artifacts.permutation import Permutation, find_permutation
 from harness.tensors.tensor import Tensor
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from harness.artifacts.index_job import INDEX
 from harness.environments.interpreter import Interpreter
-from harness.explain.batches import OUTER, embedded_passages, find_batch, first_row, rows_of_spans
+from harness.explain.batches import embedded_passages, find_batch, first_row, rows_of_spans
 from harness.explain.pair import Pair, Side
 from harness.running.job import JobResult
 from harness.store.cell import Artifact, Cell
@@ -19,7 +20,10 @@ from harness.tensors.dtypes import Array
 from harness.tensors.safetensors import write_safetensors
 from harness.tensors.tensor import Tensor
 
-SIZE = 2
+ENCODE = INDEX.replays["encode"]
+assert ENCODE.batches is not None
+BATCHES = ENCODE.batches
+SIZE, OUTER = 2, BATCHES.outer
 LENGTHS = np.array([3 + n % 4 for n in range(3 * SIZE * OUTER)], dtype=np.int64)
 SAMPLED = np.array([n for n in range(len(LENGTHS)) if n % 3], dtype=np.int64)
 CUT = 130
@@ -103,9 +107,9 @@ def test_the_batch_of_the_first_passage_that_differs_is_found(
 ) -> None:
     pair, bench = make(passage, artifact)
 
-    batch = find_batch(pair, ["local_sample_embs", "embs_0", "embs_1"], tmp_path / "batch")
+    batch = find_batch(pair, ENCODE, ["local_sample_embs", "embs_0", "embs_1"], tmp_path / "batch")
 
-    passages, _rows = embedded_passages(pair, artifact)
+    passages, _rows = embedded_passages(pair, BATCHES, artifact)
     ids = json.loads(json.dumps([int(text) for text in bench.texts]))
     place = passages.index(passage)
     outer = passages[place // (SIZE * OUTER) * SIZE * OUTER :][: SIZE * OUTER]
@@ -124,7 +128,7 @@ def test_a_tokenizer_that_makes_other_batches_in_b_is_noticed(
 ) -> None:
     pair, _bench = make(200, "local_sample_embs", "b")
 
-    assert not find_batch(pair, ["local_sample_embs"], tmp_path / "batch").same_in_b
+    assert not find_batch(pair, ENCODE, ["local_sample_embs"], tmp_path / "batch").same_in_b
 
 
 def test_lengths_that_do_not_add_up_are_no_guess(make: Callable[..., tuple[Pair, _Bench]]) -> None:
@@ -132,14 +136,14 @@ def test_lengths_that_do_not_add_up_are_no_guess(make: Callable[..., tuple[Pair,
     pair.store.held["asample_pids"] = SAMPLED[:-1]  # type: ignore[attr-defined]
 
     with pytest.raises(LookupError, match="do not add up"):
-        embedded_passages(pair, "local_sample_embs")
+        embedded_passages(pair, BATCHES, "local_sample_embs")
 
 
 def test_nothing_that_differs_is_a_sentence(make: Callable[..., tuple[Pair, _Bench]], tmp_path: Path) -> None:
     pair, _bench = make(-7, "embs_0")
 
     with pytest.raises(LookupError, match="no row"):
-        find_batch(pair, ["embs_0", "batches"], tmp_path)
+        find_batch(pair, ENCODE, ["embs_0", "batches"], tmp_path)
 
 
 def test_a_row_differs_in_bits_and_not_in_value() -> None:

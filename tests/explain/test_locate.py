@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from harness.artifacts.graph import Change, inputs_of, origins, trace
+from harness.artifacts.graph import Change, origins, trace
+from harness.artifacts.index_job import INDEX
 from harness.explain.replay import judge, summary
 from harness.report.location_text import tree
 from harness.tensors.safetensors import write_safetensors
@@ -54,12 +55,12 @@ def test_an_artifact_on_one_side_only_differs() -> None:
 
 
 def test_an_input_that_was_not_captured_is_replaced_by_its_own_inputs() -> None:
-    assert inputs_of("centroids_raw", ["D", "centroids_raw"]) == ("D",)
+    assert INDEX.inputs_of("centroids_raw", ["D", "centroids_raw"]) == ("D",)
 
 
 def test_a_chunk_is_computed_from_its_own_chunk_and_the_codes_from_all() -> None:
-    assert inputs_of("1.codes", NAMES) == ("centroids", "embs_1")
-    assert inputs_of("codes", NAMES) == ("0.codes", "1.codes")
+    assert INDEX.inputs_of("1.codes", NAMES) == ("centroids", "embs_1")
+    assert INDEX.inputs_of("codes", NAMES) == ("0.codes", "1.codes")
 
 
 def test_the_tree_marks_origins_in_plain_text_when_not_on_a_terminal() -> None:

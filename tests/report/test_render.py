@@ -29,7 +29,7 @@ from harness.artifacts.ladder import all_pairs, ladder
 from harness.report.comparison_text import kinds_of, paragraph, rows, text
 from harness.report.console import headline_text
 from harness.report.headline import COLUMNS, Headline, Pair
-from harness.report.kinds import Kinds, chunks
+from harness.report.kinds import Kinds
 from harness.report.ladder_text import ladder_text, pairs_text
 from harness.report.reduce import Reduced
 from harness.report.screen import PLAIN, Screen, cells, table, wrap
@@ -371,7 +371,7 @@ def test_names_of_kinds() -> None:
     assert kinds.labels(["embs_0", "embs_1", "codes", "7.codes"]) == ["embs (2 chunks)", "codes", "7.codes"]
     assert kinds.label(["3.codes", "4.codes"], numbered=True) == "codes (chunks 3-4)"
     assert Kinds(["0.codes", "1.codes"], apart=True).labels(["0.codes", "1.codes"]) == ["0.codes", "1.codes"]
-    assert chunks(["10.codes", "2.codes", "3.codes", "4.codes"]) == "chunks 2-4, 10"
+    assert Kinds([]).chunks(["10.codes", "2.codes", "3.codes", "4.codes"]) == "chunks 2-4, 10"
 
 
 # ---- ladders

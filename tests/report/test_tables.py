@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from harness.artifacts.names import in_order
+from harness.artifacts.index_job import INDEX
 from harness.environments.lockfile import lock_path, read_lock
 from harness.inputs.matrix_file import load_matrix
 from harness.report.console import sentences
@@ -313,7 +313,7 @@ def test_the_page_of_artifacts_lists_each_in_order_with_the_dtypes_that_were_mea
     page = documented()
     measured = sorted((ROOT / "results").glob("*/artifacts.parquet"))
 
-    assert list(page) == in_order(page)
+    assert list(page) == INDEX.in_order(page)
     assert len(measured) > 1
     for path in measured:
         on_gpu = path.parent.name.startswith("cuda")

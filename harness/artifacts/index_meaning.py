@@ -1,0 +1,130 @@
+"""What the numbers of two indexes mean, side by side: rows that line up, then what each artifact counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from harness.artifacts import meaning
+from harness.artifacts.kind import JobKind
+from harness.artifacts.passages import Alignment, align
+from harness.artifacts.permutation import Permutation, find_permutation
+from harness.artifacts.source import ArtifactSource
+from harness.errors import UnreadableTensor
+from harness.tensors.dtypes import DTYPES, Array
+from harness.tensors.metrics import measure
+from harness.tensors.profiles import BUILTIN
+from harness.tensors.tensor import Tensor
+
+
+class IndexMeaning:
+    """See `harness.artifacts.kind.Meaning`. How B's rows are A's is found out when something differs."""
+
+    def __init__(self, kind: JobKind, a: ArtifactSource, b: ArtifactSource) -> None:
+        self.kind, self.a, self.b = kind, a, b
+
+    @cached_property
+    def permutation(self) -> Permutation | None:
+        """How B's centroids are A's in another order; None where they are not."""
+        if any("centroids" not in side.names() for side in (self.a, self.b)):
+            return None
+        digest = self.a.digest("centroids")
+        if digest is not None and digest == self.b.digest("centroids"):
+            return None
+        try:
+            return find_permutation(self.a.load("centroids"), self.b.load("centroids"))
+        except UnreadableTensor:
+            return None
+
+    @cached_property
+    def moved(self) -> Alignment | None:
+        """How B's passages are A's where rows do not line up; None where they do, or where nobody knows."""
+        found = align(self.a, self.b, self.permutation)
+        return None if found is None or found.whole else found
+
+    @property
+    def first(self) -> str:
+        """What is known of the passages, where rows do not line up."""
+        return self.moved.sentence() if self.moved else ""
+
+    def notes(self, facts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+        """Rows of which nobody knows whose they are; settings that contradict tensors, or decide their shapes."""
+        without = [letter for letter, side in (("A", self.a), ("B", self.b)) if "doclens" not in side.names()]
+        if without and any(one.get("codes_n_moved") for one in facts):
+            who = "neither A nor B has" if len(without) > 1 else f"{without[0]} has no"
+            yield (
+                f"Whether a row is the same token's on both sides is not known, for {who} doclens: moves and margins "
+                "are those of rows, and mean nothing where passages come in another order."
+            )
+        for letter, side in (("A", self.a), ("B", self.b)):
+            yield from (f"{letter} {said}" for said in meaning.contradictions(side))
+        for name, what, tell in (
+            ("nbits", "bits per residual dimension", meaning.nbits_of),
+            ("dim", "embedding dimensions", meaning.dim_of),
+        ):
+            left, right = tell(self.a), tell(self.b)
+            if left is not None and right is not None and left != right:
+                yield f"The indexes were made with different {name}: {left} against {right} {what}."
+        files = self._ivf_files
+        if None not in files and (files[0] == "ivf.pt") != (files[1] == "ivf.pt"):
+            yield (
+                f"The ivf of A is from {files[0]}, that of B from {files[1]}: ivf.pt, which colbert-ai wrote "
+                "before 0.2.11, lists embeddings, any other lists passages."
+            )
+
+    @property
+    def _ivf_files(self) -> list[str | None]:
+        return [getattr(side, "ivf_file", None) for side in (self.a, self.b)]
+
+    def facts(self, name: str, left: Tensor | None, right: Tensor | None) -> dict[str, Any]:
+        """What an artifact's numbers mean; of rows that do not line up only what is known of them."""
+        known, (pattern, number) = self.kind.known(name), self.kind.pattern(name)
+        chunk = int(number or 0)
+        passages: dict[str, Any] = {}
+        if known is not None and known.by_passage and self.moved is not None:
+            passages = {"rows_line_up": False, **self.moved.facts()}
+        if left is None or right is None:
+            return passages
+        if not passages or self.moved is None:
+            return self._meaning(pattern, chunk, (left, right))
+        if pattern in ("*.codes", "*.residuals") and left.shape == right.shape != () and left.dtype == right.dtype:
+            same = self.moved.rows(chunk, left.shape[0])
+            if (left.data[same] != right.data[same]).any():
+                return passages | {"rows_line_up": True} | self._meaning(pattern, chunk, (left, right), same)
+        elif pattern == "ivf":
+            if self.moved.one_to_one and "ivf.pt" not in self._ivf_files:
+                return passages | self._meaning(pattern, 0, (left, right))
+            return passages | {"ivf_note": "the lists are not compared: their entries do not line up"}
+        return passages
+
+    def _meaning(
+        self, pattern: str, chunk: int, pair: tuple[Tensor, Tensor], same_token: Array | None = None
+    ) -> dict[str, Any]:
+        left, right = pair
+        same_form = left.shape == right.shape and left.dtype == right.dtype
+        if pattern == "*.residuals" and same_form and left.dtype == "uint8":
+            nbits = meaning.nbits_of(self.a)
+            if nbits in (1, 2, 4, 8) and nbits == meaning.nbits_of(self.b):
+                if same_token is not None:
+                    left, right = Tensor.of(left.data[same_token]), Tensor.of(right.data[same_token])
+                return meaning.bucket_facts(left, right, nbits)
+        elif pattern == "*.codes" and same_form and DTYPES[left.dtype].kind == "int":
+            return meaning.code_facts(self.a, self.b, chunk, pair, self.permutation, same_token)
+        elif pattern == "centroids" and self.permutation is not None and same_form:
+            to_b = self.permutation.to_a.argsort()
+            found = measure(left, Tensor.of(right.data[to_b], right.dtype), BUILTIN)
+            return {
+                "permutation_moved": self.permutation.moved,
+                "permutation_exact": self.permutation.exact,
+                "permutation_unmatched": self.permutation.unmatched,
+                "unpermuted_n_mismatch": found.n_mismatch,
+                "unpermuted_max_abs": found.max_abs,
+                "unpermuted_max_ulp": found.max_ulp,
+            }
+        elif pattern == "ivf" and all("ivf_lengths" in side.names() for side in (self.a, self.b)):
+            lengths = self.a.load("ivf_lengths"), self.b.load("ivf_lengths")
+            if all(DTYPES[one.dtype].kind == "int" for one in (*pair, *lengths)):
+                to_a = self.moved.to_a if self.moved else None
+                return meaning.ivf_facts(pair, lengths, self.permutation, to_a)
+        return {}
