@@ -123,7 +123,7 @@ def _batch_of_row(pair: Pair, artifact: str, row: int, folder: Path) -> Batch:
     passages, rows = embedded_passages(pair, artifact)
     ends = np.cumsum(rows)
     place = int(np.searchsorted(ends, row, side="right"))
-    size = int(pair.a.cell.spec["settings"]["index_bsize"])
+    size = int(pair.a.cell.spec.settings["index_bsize"])
     begin = place // (size * OUTER) * size * OUTER
     members = passages[begin : begin + size * OUTER]
     texts = pair.texts()

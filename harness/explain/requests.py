@@ -87,7 +87,7 @@ def _encode_request(
             }
             return {**request, **more}, {batch.artifact: "batches"}
     request["inputs"] = _inputs(pair, "encode", STEP_INPUTS["encode"])
-    size = int(pair.a.cell.spec["settings"]["index_bsize"])
+    size = int(pair.a.cell.spec.settings["index_bsize"])
     start = (first or 0) // size * size
     total = pair.a.cell.artifacts["tensorize_output.input_ids"].shape[0]
     request["rows"] = {name: [start, min(start + size, total)] for name in request["inputs"]}

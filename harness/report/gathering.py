@@ -46,8 +46,8 @@ class Gathering:
         spec = experiment.spec(version)
         self._about = {
             "device": spec.device,
-            "collection": f"{spec.collection['name']} {spec.collection['passages']} {spec.collection['digest']}",
-            "checkpoint": f"{spec.checkpoint['name']} {spec.checkpoint['digest']}",
+            "collection": f"{spec.collection.name} {spec.collection.passages} {spec.collection.digest}",
+            "checkpoint": f"{spec.checkpoint.name} {spec.checkpoint.digest}",
         }
         self._kept()
 

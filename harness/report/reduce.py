@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from harness.inputs.matrix import Matrix, profiles_of
 from harness.report.headline import Headline, Pair, headline, noise_of, pairs_of
 from harness.report.tables import write_tables
 from harness.running.choice import Choice, describe
+from harness.store.spec import CellSpec
 
 
 @dataclass(frozen=True)
@@ -45,16 +45,16 @@ def reduce_cells(matrix: Matrix, choice: Choice, versions: Sequence[str], output
     pairs = pairs_of(choice.store, cells, versions, profiles_of(matrix))
     noise = noise_of(pairs)
     spec = cells[0].spec
-    collection = spec["collection"]
+    collection = spec.collection
     files = write_tables(
         output,
         cells,
         pairs,
         choice.locks,
         {
-            "device": spec["device"],
-            "collection": f"{collection['name']} {collection['passages']} {collection['digest']}",
-            "checkpoint": f"{spec['checkpoint']['name']} {spec['checkpoint']['digest']}",
+            "device": spec.device,
+            "collection": f"{collection.name} {collection.passages} {collection.digest}",
+            "checkpoint": f"{spec.checkpoint.name} {spec.checkpoint.digest}",
             "group": cells[0].group,
         },
     )
@@ -69,10 +69,9 @@ def reduce_cells(matrix: Matrix, choice: Choice, versions: Sequence[str], output
     )
 
 
-def results_name(spec: dict[str, Any]) -> str:
+def results_name(spec: CellSpec) -> str:
     """Name of the tables' folder: device, collection and number of passages."""
     from harness.environments.device import Device
 
-    kind = spec["device"].split(" ", 1)[0]
-    collection = "".join(c if c.isalnum() else "-" for c in Path(spec["collection"]["name"]).stem).strip("-")
-    return f"{Device(kind, spec['device']).slug}--{collection}-{spec['collection']['passages']}"
+    collection = "".join(c if c.isalnum() else "-" for c in Path(spec.collection.name).stem).strip("-")
+    return f"{Device(spec.device_kind, spec.device).slug}--{collection}-{spec.collection.passages}"

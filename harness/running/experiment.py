@@ -19,7 +19,7 @@ from harness.inputs.passages import Passages
 from harness.running.plan import Planned
 from harness.running.selection import Selection
 from harness.running.specs import index_spec
-from harness.store.spec import CellSpec
+from harness.store.spec import CellSpec, Checkpoint, Collection
 from harness.store.store import Store
 
 
@@ -117,9 +117,8 @@ class Experiment:
         """The index cell of a version."""
         # First, so that a version that does not exist is named before anything is fetched.
         lock = self.lock(version)
-        checkpoint = self.checkpoint.record()
-        spec = index_spec(self.matrix, self.job, version, lock, self.passages.record(), checkpoint, self.device)
-        return spec.again(repeat)
+        checkpoint, collection = Checkpoint.of(self.checkpoint.record()), Collection.of(self.passages.record())
+        return index_spec(self.matrix, self.job, version, lock, collection, checkpoint, self.device).again(repeat)
 
     def plan(self, versions: list[str], repeats: dict[str, int], *, retry: bool = True) -> list[Planned]:
         """Cells of `versions`, each with its repeats, and whether each would run.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from blake3 import blake3
 
 from harness.artifacts.names import is_artifact
+from harness.store.spec import CellSpec, as_object
 
 SCHEMA = 1
 OUTCOMES = (
@@ -53,8 +53,8 @@ class Cell:
     """A finished cell, well or badly.
 
     Attributes:
-        key: see `cells.CellSpec`; `group` too.
-        spec: the specification, as JSON.
+        key: see `CellSpec`; `group` too.
+        spec: what decided it.
         outcome: one of `OUTCOMES`.
         reason: why it is not `ok`; one sentence.
         phase: the phase in which it ended.
@@ -67,7 +67,7 @@ class Cell:
 
     key: str
     group: str
-    spec: dict[str, Any]
+    spec: CellSpec
     outcome: str
     reason: str = ""
     phase: str = ""
@@ -78,6 +78,15 @@ class Cell:
     finished: str = ""
     schema: int = SCHEMA
 
+    @classmethod
+    def of(cls, spec: CellSpec, outcome: str, reason: str = "", **more: Any) -> Cell:  # noqa: ANN401 - fields of it
+        """The cell of a specification, and how it ended; `more` are other fields."""
+        return cls(spec.key, spec.group, spec, outcome, reason, **more)
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return asdict(self, dict_factory=as_object)
+
     @property
     def not_captured(self) -> dict[str, str]:
         """Why artifacts that the job made could not be recorded; its details have the facts (`provenance.cpu`) too."""
@@ -87,29 +96,17 @@ class Cell:
     @property
     def version(self) -> str:
         """The PyTorch release."""
-        return str(self.spec["version"])
+        return self.spec.version
 
     @property
     def repeat(self) -> int:
         """0, or the number of the repeat."""
-        return int(self.spec["repeat"])
+        return self.spec.repeat
 
     @property
     def label(self) -> str:
-        """See `label_of`."""
-        return label_of(self.spec)
-
-
-def label_of(spec: Mapping[str, Any]) -> str:
-    """The version, with what is swapped, the repeat and the probe where there is one, such as `2.5.0#1`.
-
-    Args:
-        spec: a specification as JSON, of which a version and a repeat are enough.
-    """
-    swap = f"+{','.join(sorted(spec['swap']))}" if spec.get("swap") else ""
-    repeat = f"#{spec['repeat']}" if spec.get("repeat") else ""
-    probe = f" {spec.get('settings', {}).get('probe', '')}" if spec.get("job") == "probe" else ""
-    return f"{spec['version']}{swap}{repeat}{probe}"
+        """See `CellSpec.label`."""
+        return self.spec.label
 
 
 def nans(found: object) -> int | None:

@@ -25,7 +25,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -36,6 +36,7 @@ from harness.files import copy, exchange, read_json, sync_file
 from harness.flock import Held, hold
 from harness.store.cell import OUTCOMES, SCHEMA, TENSOR, Artifact, Cell, nans, seal_of
 from harness.store.records import is_record
+from harness.store.spec import CellSpec
 from harness.tensors.safetensors import read_safetensors, write_safetensors
 from harness.tensors.tensor import Tensor
 
@@ -60,7 +61,7 @@ def tell_apart(cells: Sequence[Cell]) -> list[str]:
         differing = [f for f in dict.fromkeys(f for one in facts for f in one) if len({o.get(f) for o in facts}) > 1]
         # The digest of a lock says that packages differ; where it is known which, they say it better.
         plain = [field for field in differing if field != "lock"]
-        if any(field in cells[alike[0]].spec.get("settings", {}) for field in plain):
+        if any(field in cells[alike[0]].spec.settings for field in plain):
             # Threads, say, are a setting and five variables.
             plain = [field for field in plain if not field.isupper()]
         whole = plain if len({tuple(one.get(f) for f in plain) for one in facts}) == len(alike) else differing
@@ -81,21 +82,18 @@ _TOLD = 3
 def _facts(cell: Cell) -> Iterator[tuple[str, str]]:
     """What may tell a cell from another of its label: field to its value, both as words."""
     spec = cell.spec
-    for part in ("collection", "checkpoint"):
-        one = spec[part]
-        size = f" of {one['passages']:,} passages" if "passages" in one else ""
-        yield part, f"{one['name']}{size}"
-    for part in ("settings", "environment"):
-        yield from ((str(name), str(value)) for name, value in spec.get(part, {}).items())
-    yield "device", spec["device"]
+    yield "collection", f"{spec.collection.name} of {spec.collection.passages:,} passages"
+    yield "checkpoint", spec.checkpoint.name
+    yield from ((str(name), str(value)) for name, value in {**spec.settings, **spec.environment}.items())
+    yield "device", spec.device
     packages = (cell.details.get("provenance") or {}).get("packages")
     if isinstance(packages, dict):
         yield from ((str(name), str(version)) for name, version in packages.items())
-    yield "lock", str(spec.get("lock", ""))[:8]
-    yield "revision", str(spec.get("revision", ""))
-    for part in ("collection", "checkpoint"):
-        yield f"{part} digest", str(spec[part]["digest"])[:8]
-    yield "swapped", ",".join(f"{name}={digest[:8]}" for name, digest in sorted(spec.get("swap", {}).items()))
+    yield "lock", spec.lock[:8]
+    yield "revision", str(spec.revision)
+    yield "collection digest", spec.collection.digest[:8]
+    yield "checkpoint digest", spec.checkpoint.digest[:8]
+    yield "swapped", ",".join(f"{name}={digest[:8]}" for name, digest in sorted(spec.swap.items()))
 
 
 def level(cell: Cell) -> int:
@@ -185,13 +183,14 @@ class Store:
         }
         try:
             # JSON objects are written with sorted keys; artifacts have an order of their own.
-            return Cell(**record, artifacts={name: artifacts[name] for name in in_order(artifacts)})
+            spec = CellSpec.of(record.pop("spec"))
+            return Cell(**record, spec=spec, artifacts={name: artifacts[name] for name in in_order(artifacts)})
         except TypeError:
             return None
 
     def accepts(self, cell: Cell) -> bool:
         """Whether `get` would take this cell's record for one."""
-        return is_record(json.loads(json.dumps(asdict(cell))), cell.key, SCHEMA, OUTCOMES)
+        return is_record(json.loads(json.dumps(cell.to_json())), cell.key, SCHEMA, OUTCOMES)
 
     def keys(self) -> list[str]:
         """Keys of what may be cells: names of folders."""
@@ -305,7 +304,7 @@ class Store:
             # A link in a folder from elsewhere would bring in whatever it points to.
             whole = {name: path for name, path in files.items() if path.is_file() and not path.is_symlink()}
             digests = {name: copy(path, making / name) for name, path in whole.items()}
-            record = json.loads(json.dumps({**asdict(cell), "files": digests}))
+            record = json.loads(json.dumps({**cell.to_json(), "files": digests}))
             record["seal"] = seal_of(record)
             with (making / "cell.json").open("w", encoding="utf-8") as file:
                 json.dump(record, file, indent=1, sort_keys=True)

@@ -18,6 +18,7 @@ from harness.store.cell import Artifact, Cell
 from harness.tensors.dtypes import Array
 from harness.tensors.safetensors import write_safetensors
 from harness.tensors.tensor import Tensor
+from tests.support.cell_specs import cell, spec
 
 SIZE = 2
 LENGTHS = np.array([3 + n % 4 for n in range(3 * SIZE * OUTER)], dtype=np.int64)
@@ -41,8 +42,7 @@ class _Store:
             name: Artifact(f"{side}{name}", str(array.dtype), array.shape, "intermediate", True)
             for name, array in arrays.items()
         }
-        spec = {"version": "2.7.1", "repeat": 0, "settings": {"index_bsize": SIZE}}
-        return Cell("key", "group", spec, "ok", artifacts=artifacts)
+        return cell(spec("2.7.1", settings={"index_bsize": SIZE}), artifacts=artifacts)
 
 
 class _Bench:
@@ -71,9 +71,7 @@ def _embeddings(passages: Array) -> Array:
 
 
 @pytest.fixture
-def make(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Pair, _Bench]]:
-    monkeypatch.setattr(Side, "spec", property(lambda side: side.cell.spec))
-
+def make() -> Callable[..., tuple[Pair, _Bench]]:
     def pair(changed: int, artifact: str, spoil: str = "") -> tuple[Pair, _Bench]:
         everything = np.arange(len(LENGTHS))
         arrays = {

@@ -105,7 +105,7 @@ def test_a_job_that_ends_well_is_stored_with_its_artifacts(bench):
         "checkpoint": {"kind": "local"},
     }
     assert cell.details["exit_code"] == 0
-    assert cell.spec == spec().to_json()
+    assert cell.spec == spec()
     assert bench.log(cell) == "hello\n"
     assert bench.phases[0] == "import"
     assert (bench.store.cell_folder(cell.key) / "index" / "metadata.json").exists()

@@ -127,6 +127,17 @@ def test_a_record_with_a_wrong_field_is_no_cell(store, change):
     assert store.cells() == []
 
 
+@pytest.mark.parametrize("name", ["job", "lock", "settings", "environment"])
+def test_a_record_without_what_every_specification_has_is_no_cell(store, name):
+    key = store.put(cell()).key
+    path = store.cell_folder(key) / "cell.json"
+    record = json.loads(path.read_text())
+    del record["spec"][name], record["seal"]
+    path.write_text(json.dumps(record))
+
+    assert store.get(key) is None
+
+
 def test_putting_a_cell_again_replaces_it(store):
     store.put(cell(outcome="timeout", artifacts={}))
     again = store.put(cell())
