@@ -24,7 +24,6 @@ OUTCOMES = (
     "lost",
     "invalid_output",
 )
-TENSOR = "tensor"
 
 
 @dataclass(frozen=True)

@@ -29,16 +29,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from harness.artifacts.directory import index_tensors
-from harness.artifacts.names import in_order, is_final
+from harness.artifacts.names import in_order
 from harness.errors import UnreadableTensor
 from harness.files import copy, exchange, read_json, sync_file
 from harness.flock import hold
-from harness.store.cell import OUTCOMES, SCHEMA, TENSOR, Artifact, Cell, nans, seal_of
+from harness.store.cell import OUTCOMES, SCHEMA, Artifact, Cell, nans, seal_of
+from harness.store.objects import Objects
 from harness.store.records import is_record
 from harness.store.spec import CellSpec
-from harness.tensors.safetensors import read_safetensors, write_safetensors
-from harness.tensors.tensor import Tensor
 
 LEVELS = ("final", "digests", "full")
 """How much of the inside of the pipeline a cell keeps, from least to most."""
@@ -109,13 +107,8 @@ def says_less(cell: Cell, there: Cell | None) -> bool:
     return there is not None and there.outcome == "ok" and (cell.outcome != "ok" or level(cell) < level(there))
 
 
-class Store:
-    """Cells and objects below `root`; making one touches nothing on disk."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.verified: set[str] = set()
-        """Digests of tensors whose bytes were compared with them."""
+class Store(Objects):
+    """Cells below `root`, and the objects that they name; making one touches nothing on disk."""
 
     def cell_folder(self, key: str) -> Path:
         """Where a cell is, or would be."""
@@ -130,10 +123,6 @@ class Store:
         folder = self.attempts_folder(key)
         found = (path for path in folder.iterdir() if ATTEMPT.fullmatch(path.name)) if folder.is_dir() else ()
         return sorted(found, key=_written)
-
-    def object_path(self, digest: str) -> Path:
-        """Where a tensor is, or would be."""
-        return self.root / "objects" / digest[:2] / f"{digest}.safetensors"
 
     @property
     def lock_path(self) -> Path:
@@ -205,71 +194,12 @@ class Store:
         found = record.get("files") if isinstance(record, dict) else None
         return {str(name): str(digest) for name, digest in found.items()} if isinstance(found, dict) else {}
 
-    def missing(self, cell: Cell, known: dict[str, bool] | None = None) -> list[str]:
-        """Artifacts of a cell whose tensors should be in the store and are not, or not in full length.
-
-        Args:
-            cell: of this store.
-            known: what was found about digests before, for many cells that share tensors; filled in.
-        """
-        known = {} if known is None else known
-        for artifact in cell.artifacts.values():
-            if artifact.stored and artifact.digest not in known:
-                known[artifact.digest] = self._holds(artifact.digest, artifact.dtype, artifact.shape)
-        return [name for name, artifact in cell.artifacts.items() if artifact.stored and not known[artifact.digest]]
-
-    def _holds(self, digest: str, dtype: str, shape: tuple[int, ...]) -> bool:
-        """Whether an object is there, whole by its length; its bytes are not read."""
-        try:
-            tensor = read_safetensors(self.object_path(digest))[TENSOR]
-        except (UnreadableTensor, OSError, KeyError):
-            return False
-        return (tensor.dtype, tensor.shape) == (dtype, shape)
-
     def cells(self) -> list[Cell]:
         """All cells, by version and repeat."""
         from harness.axis import version_key
 
         found = (self.get(key) for key in self.keys())
         return sorted((cell for cell in found if cell), key=lambda c: (version_key(c.version), c.label, c.key))
-
-    def load(self, artifact: Artifact) -> Tensor:
-        """Map a stored tensor.
-
-        Raises:
-            UnreadableTensor: only the digest was kept, or the file is missing or damaged.
-        """
-        if not artifact.stored:
-            raise UnreadableTensor("only the digest of this artifact was kept; index with `--capture full` to keep it")
-        tensors = read_safetensors(self.object_path(artifact.digest))
-        if TENSOR not in tensors:
-            raise UnreadableTensor(f"{self.object_path(artifact.digest)}: holds no tensor named {TENSOR!r}")
-        return tensors[TENSOR]
-
-    def put_object(self, tensor: Tensor, digest: str, move: Path | None = None) -> None:
-        """Keep a tensor; `move` is a file that already holds it, on the same filesystem, and is renamed into place."""
-        path = self.object_path(digest)
-        if path.exists() and self._holds(digest, tensor.dtype, tensor.shape):
-            return
-        new = not path.parent.exists()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if new:
-            sync_file(path.parent.parent)
-        if move is not None:
-            sync_file(move)
-            move.replace(path)
-            sync_file(path.parent)
-            return
-        handle, name = tempfile.mkstemp(prefix=".new-", dir=path.parent)
-        os.close(handle)
-        try:
-            write_safetensors(name, {TENSOR: tensor})
-            sync_file(Path(name))
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-        sync_file(path.parent)
 
     def put(self, cell: Cell, *, log: Path | None = None, index: Path | None = None) -> Cell:
         """Keep how a run of a cell ended; a cell that ended well is replaced only by one that did and says as much.
@@ -347,34 +277,6 @@ class Store:
         sync_file(folder.parent)
         for old in folder.parent.glob(f".old-{making.name.removeprefix('.new-')}-*"):
             shutil.rmtree(old, ignore_errors=True)
-
-    def ingest(self, index: Path, intermediates: Path, capture: str) -> dict[str, Artifact]:
-        """Take a finished job's artifacts into the store, each digested once.
-
-        Args:
-            index: the ColBERT index folder.
-            intermediates: `NAME.safetensors` files, each with one tensor named `tensor`; moved when kept.
-            capture: `digests` keeps intermediates as digest, dtype and shape only.
-
-        Raises:
-            UnreadableTensor: a file of the job cannot be read; the job's output is invalid then.
-        """
-        artifacts: dict[str, Artifact] = {}
-        for name, tensor in index_tensors(index):
-            kind = "final" if is_final(name) else "value"
-            artifacts[name] = self.keep_tensor(tensor, kind, stored=True)
-        for path in sorted(intermediates.glob("*.safetensors")) if intermediates.is_dir() else ():
-            tensor = read_safetensors(path)[TENSOR]
-            kind = "value" if path.stem in {"sample_pids", "num_passages"} else "intermediate"
-            artifacts[path.stem] = self.keep_tensor(tensor, kind, stored=capture == "full", move=path)
-        return {name: artifacts[name] for name in in_order(artifacts)}
-
-    def keep_tensor(self, tensor: Tensor, kind: str, *, stored: bool, move: Path | None = None) -> Artifact:
-        """Take one tensor, or its digest alone, and return what a cell's record says of it; `move` is a file of it."""
-        digest, nans = tensor.digest_and_nans()
-        if stored:
-            self.put_object(tensor, digest, move)
-        return Artifact(digest, tensor.dtype, tensor.shape, kind, stored, nans)
 
 
 def _written(folder: Path) -> tuple[int, str]:

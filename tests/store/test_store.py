@@ -433,7 +433,7 @@ def test_an_object_that_is_missing_or_damaged_is_unreadable(store, tmp_path):
 
 
 def test_a_failed_write_of_an_object_leaves_nothing(store, monkeypatch):
-    from harness.store import store as module
+    from harness.store import objects as module
 
     monkeypatch.setattr(module, "write_safetensors", lambda *_a: (_ for _ in ()).throw(OSError(28, "No space left")))
     tensor = Tensor.of(np.zeros(3))
