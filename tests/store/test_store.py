@@ -387,6 +387,11 @@ def damage_chunk_gap(index: Path) -> None:
     (index / "0.codes.pt").unlink()
 
 
+def damage_fewer_chunks_than_counted(index: Path) -> None:
+    for path in index.glob("*1.*"):
+        path.unlink()
+
+
 def damage_no_folder(index: Path) -> None:
     shutil.rmtree(index)
 
@@ -403,6 +408,7 @@ def damage_no_folder(index: Path) -> None:
         damage_doclens_text,
         damage_no_chunks,
         damage_chunk_gap,
+        damage_fewer_chunks_than_counted,
         damage_no_folder,
     ],
 )
