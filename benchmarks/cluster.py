@@ -124,8 +124,7 @@ def store_cells(plans: list[tuple[Experiment, list[Planned]]], made: list[dict[s
     """Store what the jobs would have: the same tensors in each sweep, another record for each cell."""
     for experiment, planned in plans:
         for place, item in enumerate(planned):
-            spec = item.spec
-            cell = Cell(spec.key, spec.group, spec.to_json(), "ok", artifacts=made[place], seconds={"total": 45.0})
+            cell = Cell.of(item.spec, "ok", artifacts=made[place], seconds={"total": 45.0})
             experiment.store.put(replace(cell, details={"log_tail": "x" * 2000, "wall_seconds": 45.0}))
 
 

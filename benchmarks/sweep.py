@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 from rich.console import Console
 
@@ -63,7 +64,7 @@ def measure(folder: Path, count: int, cells: int, seconds: float, build_seconds:
     python = fake_interpreter(folder, body).python
     build_module.Environment.python = property(lambda _self: python)  # type: ignore[assignment,method-assign]
     build_module.build_environment = build(build_seconds)
-    gpus.query_driver = lambda *_arguments: []  # no nvidia-smi is asked about simulated GPUs
+    mock.patch.object(gpus, "query_driver", return_value=[]).start()  # no nvidia-smi is asked about simulated GPUs
     inputs = make_inputs(folder)
     selection = Selection(
         matrix_path=ROOT / "matrix.yaml", home=folder / "home", collection=inputs[1], checkpoint=inputs[3],

@@ -90,9 +90,11 @@ def try_hold(path: Path, *, shared: bool = False) -> Held | None:
         os.close(descriptor)
 
 
-def hold(path: Path, *, shared: bool = False, cancelled: Callable[[], bool] = lambda: False) -> Held | None:
-    """Wait for a lock; None when `cancelled` became true first."""
-    return hold_any([path], shared=shared, cancelled=cancelled)
+def hold(path: Path, *, shared: bool = False) -> Held:
+    """Wait for a lock; see `try_hold`."""
+    held = hold_any([path], shared=shared)
+    assert held is not None
+    return held
 
 
 def hold_any(

@@ -124,7 +124,7 @@ def test_artifacts_have_the_dtypes_and_shapes_that_the_pipeline_implies(home, ce
     shape = {name: artifact.shape for name, artifact in cell.artifacts.items()}
     dtype = {name: artifact.dtype for name, artifact in cell.artifacts.items()}
     load = loader(home, cell)
-    nbits, dim, bsize = (cell.spec["settings"][name] for name in ("nbits", "dim", "index_bsize"))
+    nbits, dim, bsize = (cell.spec.settings[name] for name in ("nbits", "dim", "index_bsize"))
     n, k = len(load("0.codes")), shape["centroids"][0]
 
     assert load("doclens").shape == (LIMIT,)
@@ -234,7 +234,7 @@ def test_colbert_ai_s_own_kernels_are_built_if_asked_for_and_give_the_same_index
 
     assert done.returncode == 0, done.stderr
     (native,) = Store(alone.store).cells()
-    assert native.spec["settings"]["native_extensions"]
+    assert native.spec.settings["native_extensions"]
     assert digests(native, FINAL) == digests(cells[NEW], FINAL)
     # Compiling happens while the model is loaded, and takes far longer than loading it.
     assert native.seconds["load"] > 5 * cells[NEW].seconds["load"]
@@ -309,17 +309,17 @@ def test_provenance_says_what_ran_on_what(cells, environments, version):
     assert provenance["cpu"]["model_name"]
     assert provenance["cpu"]["vector_extensions"]
     assert provenance["cpu_capability"]
-    assert provenance["switches"]["num_threads"] == cell.spec["settings"]["threads"]
+    assert provenance["switches"]["num_threads"] == cell.spec.settings["threads"]
     assert {
         "allow_tf32_matmul", "allow_tf32_cudnn", "deterministic_algorithms", "cudnn_deterministic", "cudnn_benchmark",
     } <= set(provenance["switches"])  # fmt: skip
-    assert cell.spec["environment"].items() <= provenance["environment"].items()
+    assert cell.spec.environment.items() <= provenance["environment"].items()
     # A folder of this one run, and no other: torch's own cache of extensions is keyed by Python and CUDA alone.
     folders = {name: Path(provenance["environment"][name]) for name in ("TMPDIR", "HOME", "TORCH_EXTENSIONS_DIR")}
     assert all(cell.details["run"] in folder.parts for folder in folders.values())
-    assert cell.spec["lock"] == environment.lock.digest
-    assert cell.spec["collection"]["digest"]
-    assert cell.spec["checkpoint"]["digest"]
+    assert cell.spec.lock == environment.lock.digest
+    assert cell.spec.collection.digest
+    assert cell.spec.checkpoint.digest
     assert cell.details["sources"]["collection"] == {"kind": "embedded", "rows": LIMIT, "seed": PASSAGES_SEED}
     assert cell.details["sources"]["checkpoint"]["weights"] == "model.safetensors"
     assert set(cell.seconds) >= {"import", "load", "sample", "train", "encode", "finalize", "total"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -222,25 +221,14 @@ def index_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors of a ColBERT index that a job has just written, and its document lengths as int64.
 
     Raises:
-        UnreadableTensor: a file is missing or is not what colbert-ai writes.
+        UnreadableTensor: a tensor is missing or is not what colbert-ai writes.
     """
-    pairs = {"ivf.pid.pt": ("ivf", "ivf_lengths"), "buckets.pt": ("bucket_cutoffs", "bucket_weights")}
-    chunks = sorted(int(name) for path in folder.glob("*.codes.pt") if (name := path.name.split(".")[0]).isdigit())
-    if chunks != list(range(max(1, len(chunks)))):
-        raise UnreadableTensor(f"{folder}: holds the codes of chunks {chunks or 'none'}; they are numbered from 0")
-    names = [f"{chunk}.{what}" for chunk in chunks for what in ("codes", "residuals")]
-    for name in (*names, "centroids", "avg_residual"):
-        tensor = read_pt(folder / f"{name}.pt")
-        if not isinstance(tensor, Tensor):
-            raise UnreadableTensor(f"{folder / name}.pt: does not hold one tensor")
-        yield name, tensor
-    for file, parts in pairs.items():
-        found = read_pt(folder / file)
-        if not (isinstance(found, tuple) and len(found) == 2 and all(isinstance(t, Tensor) for t in found)):
-            raise UnreadableTensor(f"{folder / file}: does not hold a pair of tensors")
-        yield from zip(parts, found, strict=True)
     try:
-        doclens = [n for chunk in chunks for n in json.loads((folder / f"doclens.{chunk}.json").read_text())]
-        yield "doclens", Tensor.of(np.array(doclens, dtype=np.int64))
-    except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise UnreadableTensor(f"{folder}: doclens cannot be read: {error}") from error
+        index = IndexDirectory(folder)
+    except UsageError as error:
+        raise UnreadableTensor(str(error)) from error
+    missing = [name for name in index.missing() if not name.endswith("metadata.json")]
+    if missing or "doclens" not in index.names():
+        raise UnreadableTensor(f"{folder} has no {', '.join(missing) or 'doclens'}")
+    for name in index.names():
+        yield name, index.load(name)

@@ -78,7 +78,5 @@ def command(
         click.echo(line)
     bad = [cell for cell in cells if cell.outcome not in {"ok", "unsupported"}]
     for cell in bad:
-        click.echo(
-            printable(f"{cell.label}: {cell.spec['settings']['probe']}: {cell.outcome}: {cell.reason}"), err=True
-        )
+        click.echo(printable(f"{cell.label}: {cell.spec.probe}: {cell.outcome}: {cell.reason}"), err=True)
     return int(ExitCode.INFRASTRUCTURE if bad else ExitCode.OK)

@@ -100,7 +100,7 @@ def command(
         from harness.running.plan import run_older
 
         plan = run_older(plan, older_than)
-    folder = output or experiment.matrix_path.parent / "results" / results_name(plan[0].spec.to_json())
+    folder = output or experiment.matrix_path.parent / "results" / results_name(plan[0].spec)
     writable_folder(folder, "--output")
     with Board([planned.spec.label for planned in plan]) as board:
         cells = executor.run(experiment, plan, board, evict_after=evict)

@@ -19,7 +19,7 @@ from harness.environments.lockfile import Lock, lock_path, read_lock
 from harness.environments.packages import installed_packages, mismatches
 from harness.environments.supervise import Control, Deadline, Stopped
 from harness.environments.uv import BuildFailed, cache_lock, run_logged, run_uv, uv_command
-from harness.flock import Held, hold, try_hold
+from harness.flock import Held, hold, hold_any, try_hold
 from harness.home import Home
 from harness.inputs.matrix import Flavour, Matrix
 
@@ -135,8 +135,8 @@ def ensure_environment(
 
 def _exclusive(path: Path, control: Control | None = None) -> Held:
     """The lock of whoever builds or deletes an environment."""
-    held = hold(
-        path.parent / f".{path.name}.lock",
+    held = hold_any(
+        [path.parent / f".{path.name}.lock"],
         cancelled=control.stopping.is_set if control else lambda: False,
     )
     if held is None:
@@ -146,9 +146,7 @@ def _exclusive(path: Path, control: Control | None = None) -> Held:
 
 def use_environment(home: Home, version: str, flavour: Flavour, lock: Lock) -> Held:
     """A lock that keeps other sweeps from deleting an environment; take it before `ensure_environment`."""
-    held = hold(_use(environment_path(home, version, flavour, lock)), shared=True)
-    assert held is not None
-    return held
+    return hold(_use(environment_path(home, version, flavour, lock)), shared=True)
 
 
 def _use(path: Path) -> Path:
@@ -182,7 +180,7 @@ def build_environment(
         ],
     }  # fmt: skip
     end = None if deadline is None else time.monotonic() + deadline
-    cache = hold(cache_lock(home), shared=True, cancelled=control.stopping.is_set if control else lambda: False)
+    cache = hold_any([cache_lock(home)], shared=True, cancelled=control.stopping.is_set if control else lambda: False)
     if cache is None:
         raise Stopped
     with cache:

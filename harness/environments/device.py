@@ -15,6 +15,10 @@ from harness.inputs.matrix import Flavour, Matrix
 # Extensions by which oneDNN, MKL, OpenBLAS, FAISS and torch's own kernels choose what to run.
 _DISPATCH = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile")
 
+GPUS = "--query-gpu=index,uuid,name,compute_cap"
+"""What the driver is asked about GPUs; see `query_driver`."""
+_PATIENCE = 30
+
 
 @dataclass(frozen=True)
 class Device:
@@ -61,21 +65,53 @@ def gpus() -> list[str]:
     nvidia-smi lists GPUs by bus, whatever CUDA_VISIBLE_DEVICES says, so that variable is applied here; jobs run with
     CUDA_DEVICE_ORDER=PCI_BUS_ID, so that its numbers mean the same to both.
     """
+    return [identity for _, _, identity in visible(query_driver(GPUS, 4))]
+
+
+def visible(rows: list[list[str]]) -> Iterator[tuple[str, str, str]]:
+    """Index, UUID and identity of the GPUs that CUDA_VISIBLE_DEVICES names; of all where it names a slice of one.
+
+    As in CUDA, the first name of no GPU ends the list.
+
+    Args:
+        rows: what the driver says to `GPUS`.
+    """
+    wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if wanted is not None and "MIG-" not in wanted:
+        rows = list(_named(rows, wanted))
+    for index, uuid, name, capability in rows:
+        yield index, uuid, f"cuda {' '.join(f'{name} {capability}'.split())}"
+
+
+def _named(rows: list[list[str]], wanted: str) -> Iterator[list[str]]:
+    for item in (part.strip() for part in wanted.split(",")):
+        named = [row for row in rows if item == row[0] or (item.startswith("GPU-") and row[1].startswith(item))]
+        if len(named) != 1:
+            return
+        yield named[0]
+
+
+def query_driver(question: str, columns: int) -> list[list[str]]:
+    """What nvidia-smi answers to a `--query-…` option, row by row; empty where it does not answer."""
     try:
-        listed = subprocess.run(
-            ["nvidia-smi", "--query-gpu=index,uuid,name,compute_cap", "--format=csv,noheader"],
+        said = subprocess.run(
+            ["nvidia-smi", question, "--format=csv,noheader,nounits"],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=_PATIENCE,
             check=True,
         ).stdout
     except (OSError, subprocess.SubprocessError):
         return []
-    rows = [[field.strip() for field in line.split(",")] for line in listed.splitlines() if line.count(",") == 3]
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None and "MIG-" not in visible:
-        rows = list(visible_rows(rows, visible))
-    return [f"cuda {' '.join(f'{name} {capability}'.split())}" for _, _, name, capability in rows]
+    # A process's name may hold commas; the columns before and after it do not.
+    rows = []
+    for line in said.splitlines():
+        fields = [field.strip() for field in line.split(",")]
+        if len(fields) > columns == 4 and "compute-apps" in question:
+            fields = [*fields[:2], ",".join(fields[2:-1]), fields[-1]]
+        if len(fields) == columns:
+            rows.append(fields)
+    return rows
 
 
 def capability_of(identity: str) -> tuple[int, int] | None:
@@ -104,15 +140,6 @@ def missing_code(matrix: Matrix, version: str, identity: str) -> str:
                 f"(compute capability {capability[0]}.{capability[1]})."
             )
     return ""
-
-
-def visible_rows(rows: list[list[str]], visible: str) -> Iterator[list[str]]:
-    """Rows (index, UUID, …) that CUDA_VISIBLE_DEVICES names; as in CUDA, the first name of no GPU ends the list."""
-    for item in (part.strip() for part in visible.split(",")):
-        named = [row for row in rows if item == row[0] or (item.startswith("GPU-") and row[1].startswith(item))]
-        if len(named) != 1:
-            return
-        yield named[0]
 
 
 def choose_device(wanted: str) -> Device:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.environments.device import Device, visible_rows
+from harness.environments.device import GPUS, Device, query_driver, visible
 from harness.environments.supervise import Control, Stopped
 from harness.errors import UsageError
 from harness.flock import hold_any, try_hold, whose
@@ -17,7 +16,6 @@ from harness.home import Home
 
 JOBS_VARIABLE = "HARNESS_JOBS"
 MOST_JOBS = 64
-_PATIENCE = 30
 
 
 @dataclass(frozen=True)
@@ -46,11 +44,9 @@ class Process:
 
 def visible_gpus() -> list[Gpu]:
     """The GPUs that a job of this process could see, by bus; empty without a driver and where a MIG slice is named."""
-    rows = query_driver("--query-gpu=index,uuid,name,compute_cap", 4)
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        rows = [] if "MIG-" in visible else list(visible_rows(rows, visible))
-    return [Gpu(index, uuid, f"cuda {' '.join(f'{name} {cap}'.split())}") for index, uuid, name, cap in rows]
+    if "MIG-" in os.environ.get("CUDA_VISIBLE_DEVICES", ""):
+        return []
+    return [Gpu(*one) for one in visible(query_driver(GPUS, 4))]
 
 
 def choose_gpus(device: Device, wanted: str | None) -> list[Gpu]:
@@ -174,26 +170,3 @@ def _parent(pid: int) -> int | None:
             return int(file.read().rpartition(")")[2].split()[1])
     except (OSError, ValueError, IndexError):
         return None
-
-
-def query_driver(question: str, columns: int) -> list[list[str]]:
-    """What nvidia-smi answers to a `--query-…` option, row by row; empty where it does not answer."""
-    try:
-        said = subprocess.run(
-            ["nvidia-smi", question, "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            timeout=_PATIENCE,
-            check=True,
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return []
-    # A process's name may hold commas; the columns before and after it do not.
-    rows = []
-    for line in said.splitlines():
-        fields = [field.strip() for field in line.split(",")]
-        if len(fields) > columns == 4 and "compute-apps" in question:
-            fields = [*fields[:2], ",".join(fields[2:-1]), fields[-1]]
-        if len(fields) == columns:
-            rows.append(fields)
-    return rows

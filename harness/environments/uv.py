@@ -112,9 +112,7 @@ def run_uv(
         subprocess.TimeoutExpired: it took longer.
     """
     command = [*uv_command(), *arguments]
-    cache = hold(cache_lock(home), shared=not alone)
-    assert cache is not None
-    with cache:
+    with hold(cache_lock(home), shared=not alone):
         return subprocess.run(
             command, env=uv_environment(home), cwd=UV_FOLDER, stdin=subprocess.DEVNULL, capture_output=True, text=True,
             check=False, timeout=timeout,

@@ -124,7 +124,7 @@ def _batch_of_row(pair: Pair, inputs: Sequence[str], batches: Batches, artifact:
     passages, rows = embedded_passages(pair, batches, artifact)
     ends = np.cumsum(rows)
     place = int(np.searchsorted(ends, row, side="right"))
-    size = int(pair.a.cell.spec["settings"][batches.size])
+    size = int(pair.a.cell.spec.settings[batches.size])
     outer = size * batches.outer
     begin = place // outer * outer
     members = passages[begin : begin + outer]

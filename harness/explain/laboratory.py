@@ -12,8 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from harness.environments.build import build_environment
 from harness.environments.exchange import counterfactual, exchange
 from harness.environments.interpreter import Interpreter, packages_in, site_of
@@ -24,6 +22,7 @@ from harness.environments.uv import BuildFailed
 from harness.explain.pair import Pair, Side
 from harness.explain.units import AS_A, AS_B, NEITHER, UNRESOLVED, Outcome, Unit
 from harness.files import disk_errors
+from harness.flock import hold
 from harness.running.experiment import Experiment
 from harness.running.job import Workbench
 
@@ -144,11 +143,10 @@ class Laboratory:
         home = self.experiment.home
         base, donor = (self.experiment.lock(s.cell.version) for s in (side, other))
         text = counterfactual(base.path, donor.path, packages)
-        home.environments.mkdir(parents=True, exist_ok=True)
         path = home.environments / f"counterfactual-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
         source = path.with_suffix(".txt")
         label = f"{side.cell.version} with packages of {other.cell.version}"
-        with FileLock(home.environments / f".{path.name}.lock"):
+        with hold(home.environments / f".{path.name}.lock"):
             try:
                 with disk_errors(home):
                     # What a killed process left is not whole.

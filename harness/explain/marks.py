@@ -117,7 +117,7 @@ def _trace(
             if one.status != "missing_b":
                 right[one.name] = "a" if one.bit_equal else "b"
     noise = [one.name for one in rows if one.above_noise is False and not one.bit_equal]
-    swapped = {name for side in (a, b) if _cell(side) is not None for name in _cell(side).spec.get("swap") or ()}
+    swapped = {name for side in (a, b) if _cell(side) is not None for name in _cell(side).spec.swap}
     return trace(left, right, noise=noise, swapped=swapped, kind=kind)
 
 

@@ -35,7 +35,7 @@ class Side:
     @property
     def spec(self) -> CellSpec:
         """The cell's specification."""
-        return CellSpec(**self.cell.spec)
+        return self.cell.spec
 
     def digests(self) -> dict[str, str]:
         """Artifact to digest."""

@@ -133,7 +133,7 @@ def by_probe(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
     """Probe to its cells; of cells that were chosen, one for each probe, version and repeat."""
     found: dict[str, list[Cell]] = {}
     for cell in cells:
-        found.setdefault(cell.spec["settings"]["probe"], []).append(cell)
+        found.setdefault(cell.spec.probe, []).append(cell)
     return dict(sorted(found.items()))
 
 

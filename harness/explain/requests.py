@@ -98,7 +98,7 @@ def _batch_request(
             }
             return {**request, **more}, {batch.artifact: batches.kept}
     request["inputs"] = _inputs(pair, step, replay.inputs)
-    size = int(pair.a.cell.spec["settings"][batches.size])
+    size = int(pair.a.cell.spec.settings[batches.size])
     start = (first or 0) // size * size
     total = pair.a.cell.artifacts[next(iter(replay.inputs.values()))].shape[0]
     request["rows"] = {name: [start, min(start + size, total)] for name in request["inputs"]}

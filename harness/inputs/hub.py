@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from harness.errors import HarnessError, InfrastructureError, UsageError
+from harness.flock import hold
 
 REVISIONS = "hub-revisions.json"
 INSTEAD = (
@@ -191,8 +192,6 @@ def glob_expression(pattern: str) -> re.Pattern[str]:
 
 def _resolve(kind: str, name: str, revision: str | None, cache: Path, endpoint: str | None) -> Repo:
     """The repository at its recorded commit; at first use, ask the Hub and record."""
-    from filelock import FileLock
-
     asked = revision or "main"
     key = f"{kind}s/{name}@{asked}"
     path = cache / REVISIONS
@@ -207,8 +206,7 @@ def _resolve(kind: str, name: str, revision: str | None, cache: Path, endpoint: 
     files = {s.rfilename: _checksum(s) for s in info.siblings or [] if _stays_inside(s.rfilename)}
     repo = Repo(kind, name, info.sha, files)
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(cache / f".{REVISIONS}.lock"):
+        with hold(cache / f".{REVISIONS}.lock"):
             revisions = _read_revisions(path)
             revisions[key] = {"commit": repo.commit, "files": dict(sorted(files.items()))}
             temporary = path.with_name(f".{path.name}.new")

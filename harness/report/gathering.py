@@ -46,17 +46,15 @@ class Gathering:
         spec = experiment.spec(version)
         self._about = {
             "device": spec.device,
-            "collection": f"{spec.collection['name']} {spec.collection['passages']} {spec.collection['digest']}",
-            "checkpoint": f"{spec.checkpoint['name']} {spec.checkpoint['digest']}",
+            "collection": f"{spec.collection.name} {spec.collection.passages} {spec.collection.digest}",
+            "checkpoint": f"{spec.checkpoint.name} {spec.checkpoint.digest}",
         }
         self._kept()
 
     def write(self, rows: Iterable[Mapping[str, Any]]) -> Path:
         """Put rows in place of those of the same pair, or the same swap; returns the file."""
         new = list(rows)
-        held = hold(self._lock)
-        assert held is not None
-        with held:
+        with hold(self._lock):
             answered = {self._question(row) for row in new}
             kept = [row for row in self._kept() if self._question(row) not in answered]
             return write_table(self._folder, self._name, [*kept, *new], **self._about)

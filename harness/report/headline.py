@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from harness.artifacts.comparison import ArtifactComparison, compare_sources
 from harness.explain.marks import above_noise
@@ -106,8 +106,13 @@ def pairs_of(store: Store, cells: Sequence[Cell], versions: Sequence[str], profi
     for cell in cells:
         if not cell.repeat and first.setdefault(cell.version, cell) is not cell:
             raise ValueError(f"{cell.key} and {first[cell.version].key} are both of {cell.version}")
+
+    def missing(version: str) -> Cell:
+        spec = replace(cells[0].spec, version=version, repeat=0)
+        return Cell("", "", spec, "missing", "this version has no cell in the store")
+
     pairs = [
-        compare_cells(store, first.get(a) or _missing(a), first.get(b) or _missing(b), "consecutive", profiles)
+        compare_cells(store, first.get(a) or missing(a), first.get(b) or missing(b), "consecutive", profiles)
         for a, b in itertools.pairwise(versions)
     ]
     pairs += [
@@ -116,10 +121,6 @@ def pairs_of(store: Store, cells: Sequence[Cell], versions: Sequence[str], profi
         for repeat in repeats_of(cell, cells)
     ]
     return pairs
-
-
-def _missing(version: str) -> Cell:
-    return Cell("", "", {"version": version, "repeat": 0}, "missing", "this version has no cell in the store")
 
 
 def repeat_pairs(pairs: Iterable[Pair]) -> dict[str, list[Pair]]:

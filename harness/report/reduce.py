@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from harness.artifacts.ladder import Step, ladder
 from harness.errors import UsageError
@@ -16,6 +15,7 @@ from harness.report.tables import write_tables
 from harness.running.choice import Choice, describe
 from harness.store.cell import Cell
 from harness.store.repeats import noise_floors
+from harness.store.spec import CellSpec
 
 
 @dataclass(frozen=True)
@@ -62,16 +62,16 @@ def reduce_cells(matrix: Matrix, choice: Choice, versions: Sequence[str], output
     pairs = pairs_of(choice.store, cells, versions, profiles_of(matrix))
     noise = repeat_pairs(pairs)
     spec = cells[0].spec
-    collection = spec["collection"]
+    collection = spec.collection
     files = write_tables(
         output,
         cells,
         pairs,
         choice.locks,
         {
-            "device": spec["device"],
-            "collection": f"{collection['name']} {collection['passages']} {collection['digest']}",
-            "checkpoint": f"{spec['checkpoint']['name']} {spec['checkpoint']['digest']}",
+            "device": spec.device,
+            "collection": f"{collection.name} {collection.passages} {collection.digest}",
+            "checkpoint": f"{spec.checkpoint.name} {spec.checkpoint.digest}",
             "group": cells[0].group,
         },
     )
@@ -106,10 +106,9 @@ def _across(cells: Sequence[Cell], versions: Sequence[str]) -> tuple[Step, ...]:
     return tuple(step for step in steps if step.changed and (step.a, step.b) not in neighbours)
 
 
-def results_name(spec: dict[str, Any]) -> str:
+def results_name(spec: CellSpec) -> str:
     """Name of the tables' folder: device, collection and number of passages."""
     from harness.environments.device import Device
 
-    kind = spec["device"].split(" ", 1)[0]
-    collection = "".join(c if c.isalnum() else "-" for c in Path(spec["collection"]["name"]).stem).strip("-")
-    return f"{Device(kind, spec['device']).slug}--{collection}-{spec['collection']['passages']}"
+    collection = "".join(c if c.isalnum() else "-" for c in Path(spec.collection.name).stem).strip("-")
+    return f"{Device(spec.device_kind, spec.device).slug}--{collection}-{spec.collection.passages}"

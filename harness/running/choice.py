@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 from harness.artifacts.source import ArtifactSource
 from harness.axis import version_key
@@ -112,12 +111,12 @@ class Chooser:
 
     def _planned(self, own: CellSpec, lock: Lock) -> CellSpec | None:
         """The cell that would be planned for a cell's version, collection, checkpoint and device; None: no such job."""
-        device = Device(own.device.split(" ", 1)[0], own.device)
+        device = Device(own.device_kind, own.device)
         if own.job == INDEX:
             found = index_spec(self.matrix, self.job, own.version, lock, own.collection, own.checkpoint, device)
-        elif own.job == PROBE and own.settings.get("probe") in known_probes():
+        elif own.job == PROBE and own.probe in known_probes():
             found = probe_spec(
-                self.matrix, self.job, own.version, lock, own.settings["probe"], own.checkpoint, device,
+                self.matrix, self.job, own.version, lock, own.probe, own.checkpoint, device,
                 own.settings.get("cpu"),
             )  # fmt: skip
         else:
@@ -129,11 +128,10 @@ class Chooser:
 
         The environments of a GPU host also run on a CPU, so the lock of the other flavour is as good as the device's.
         """
-        try:
-            own = CellSpec(**cell.spec)
-        except TypeError:
+        own = cell.spec
+        if own.unknown:
             return _Judged(cell, None, {"lock": "with a record of another form"})
-        flavours: tuple[Flavour, ...] = ("cpu", "gpu") if own.device.startswith("cpu") else ("gpu", "cpu")
+        flavours: tuple[Flavour, ...] = ("cpu", "gpu") if own.device_kind == "cpu" else ("gpu", "cpu")
         locks = [lock for flavour in flavours if (lock := self._lock(cell.version, flavour))]
         lock = next((lock for lock in locks if lock.digest == own.lock), None)
         if not locks:
@@ -159,9 +157,7 @@ class Chooser:
         found = [
             self.judge(cell)
             for cell in self.cells
-            if cell.spec.get("job", INDEX) == job
-            and not cell.spec.get("swap")
-            and (not probes or cell.spec["settings"].get("probe") in probes)
+            if cell.spec.job == job and not cell.spec.swap and (not probes or cell.spec.probe in probes)
         ]
         if not found:
             what = "probes" if job == PROBE else "cells"
@@ -183,7 +179,7 @@ class Chooser:
         return Choice(self.store, tuple(_with_own_repeats(members)), locks, self._note(chosen, found))
 
     def _decisive(self, one: _Judged) -> list[str]:
-        odd = {f"environment.{name}" for name in one.cell.spec.get("oddities", {})}
+        odd = {f"environment.{name}" for name in one.cell.spec.oddities}
         return [name for name in one.differs if name in {"lock", "job", "revision", "collection", *odd}]
 
     def _only(
@@ -201,10 +197,10 @@ class Chooser:
         asked = {place: len({one.cell.label for one in members} & {*labels}) for place, members in left.items()}
         tests: list[Callable[[tuple[str, str]], bool]] = [
             lambda place: asked[place] == max(asked.values()),
-            lambda place: left[place][0].cell.spec["device"] == self._own_device.identity,
+            lambda place: left[place][0].cell.spec.device == self._own_device.identity,
             lambda place: self._is_default(left[place][0].cell.spec),
             # The flavour that is made for the device comes first; see `judge`.
-            lambda place: place[1] == ("cpu" if left[place][0].cell.spec["device"].startswith("cpu") else "gpu"),
+            lambda place: place[1] == ("cpu" if left[place][0].cell.spec.device_kind == "cpu" else "gpu"),
         ]
         for test in tests:
             if len(left) > 1:
@@ -217,40 +213,40 @@ class Chooser:
             )
         return next(iter(left.values()))
 
-    def _named(self) -> Iterator[Callable[[Mapping[str, Any]], bool]]:
+    def _named(self) -> Iterator[Callable[[CellSpec], bool]]:
         """Tests of a cell's specification, one for each option that names something."""
         asked = self.selection
         if asked.collection or asked.limit or asked.scale_to:
             passages = load_collection(
                 self.matrix, self.path.parent, self.home, asked.collection, limit=asked.limit, scale_to=asked.scale_to
             )
-            yield lambda spec: spec["collection"]["digest"] == passages.digest
+            yield lambda spec: spec.collection.digest == passages.digest
         if asked.checkpoint:
             files = load_checkpoint(self.matrix, self.path.parent, self.home, asked.checkpoint, run_uv)
-            yield lambda spec: spec["checkpoint"]["digest"] == files.digest
+            yield lambda spec: spec.checkpoint.digest == files.digest
         if asked.device != "auto":
-            yield lambda spec: spec["device"].split(" ", 1)[0] == asked.device
+            yield lambda spec: spec.device_kind == asked.device
 
     @cached_property
     def _own_device(self) -> Device:
         return choose_device("auto")
 
-    def _is_default(self, spec: Mapping[str, Any]) -> bool:
+    def _is_default(self, spec: CellSpec) -> bool:
         """Whether a cell is of the matrix's default collection and checkpoint, as far as is known without a network."""
-        name, wanted = self.matrix.defaults.collection, spec["collection"]
+        name, wanted = self.matrix.defaults.collection, spec.collection
         known = self.matrix.collections[name]
         if isinstance(known, LocalCollection):
             passages = load_collection(self.matrix, self.path.parent, self.home, name)
-            same = passages.digest == wanted["digest"]
+            same = passages.digest == wanted.digest
         elif isinstance(known, HubCollection):
-            same = (known.config, known.expected_passages or wanted["passages"]) == (wanted["name"], wanted["passages"])
+            same = (known.config, known.expected_passages or wanted.passages) == (wanted.name, wanted.passages)
         else:
             assert isinstance(known, (EmbeddedCollection, ScaledCollection))
-            same = known.passages == wanted["passages"] and wanted["name"].startswith(
+            same = known.passages == wanted.passages and wanted.name.startswith(
                 "embedded" if isinstance(known, EmbeddedCollection) else "scaled-from-"
             )
         checkpoint = self.matrix.defaults.checkpoint
-        return (same or spec.get("job") == PROBE) and spec["checkpoint"]["name"] == checkpoint
+        return (same or spec.job == PROBE) and spec.checkpoint.name == checkpoint
 
     # ---- words
 
@@ -286,8 +282,9 @@ def _lines(sets: Iterable[Sequence[_Judged]]) -> list[str]:
     told = [describe(cells) for cells in members]
     lines = []
     for cells, words in zip(members, told, strict=True):
-        collection, checkpoint = (cells[0].spec[part]["digest"][:8] for part in ("collection", "checkpoint"))
-        more = f", collection {collection}, checkpoint {checkpoint}" if told.count(words) > 1 else ""
+        spec = cells[0].spec
+        digests = f", collection {spec.collection.digest[:8]}, checkpoint {spec.checkpoint.digest[:8]}"
+        more = digests if told.count(words) > 1 else ""
         lines.append(f"--group {_set_of(cells[0])[:_SHOWN]}   {words}{more}")
     return lines
 
@@ -298,7 +295,7 @@ def _differences(own: CellSpec, planned: CellSpec) -> Iterator[tuple[str, str]]:
         yield "lock", "of another lock"
     if own.revision != planned.revision:
         yield "revision", "of another revision of the job"
-    if own.collection["digest"] != planned.collection["digest"]:
+    if own.collection.digest != planned.collection.digest:
         yield "collection", "of another revision of the probe"
     for part in ("settings", "environment"):
         mine, theirs = getattr(own, part), getattr(planned, part)
@@ -322,30 +319,30 @@ def _unused(left: Iterable[_Judged]) -> str:
 
 def _set_of(cell: Cell) -> str:
     """Digest of what a cell shares with those that it can be compared with; of a probe, with other probes too."""
-    if cell.spec.get("job") != PROBE:
+    if cell.spec.job != PROBE:
         return cell.group
-    settings = {name: value for name, value in cell.spec["settings"].items() if name != "probe"}
-    return digest_of([cell.spec["checkpoint"]["digest"], cell.spec["device"], settings])
+    settings = {name: value for name, value in cell.spec.settings.items() if name != "probe"}
+    return digest_of([cell.spec.checkpoint.digest, cell.spec.device, settings])
 
 
 def _place_of(cell: Cell) -> tuple[str, str, str]:
-    collection = cell.spec["collection"]["digest"] if cell.spec.get("job") != PROBE else ""
-    return collection, cell.spec["checkpoint"]["digest"], cell.spec["device"]
+    collection = cell.spec.collection.digest if cell.spec.job != PROBE else ""
+    return collection, cell.spec.checkpoint.digest, cell.spec.device
 
 
 def _with_own_repeats(cells: Sequence[Cell]) -> Iterator[Cell]:
     """Cells in the order of their versions, each followed by its repeats."""
-    yield from sorted(cells, key=lambda c: (version_key(c.version), c.spec["settings"].get("probe", ""), c.repeat))
+    yield from sorted(cells, key=lambda c: (version_key(c.version), c.spec.probe, c.repeat))
 
 
 def describe(cells: Sequence[Cell]) -> str:
     """One line that tells a set of comparable cells from another."""
     spec = cells[0].spec
-    what = f"{spec['collection']['name']} ({count(spec['collection']['passages'], 'passage')}), "
-    threads = spec.get("settings", {}).get("threads")
+    what = f"{spec.collection.name} ({count(spec.collection.passages, 'passage')}), "
+    threads = spec.settings.get("threads")
     at_once = f"{count(threads, 'thread')}, " if isinstance(threads, int) else ""
     return printable(
-        f"{'' if spec.get('job') == PROBE else what}{spec['checkpoint']['name']}, {spec['device']}, "
+        f"{'' if spec.job == PROBE else what}{spec.checkpoint.name}, {spec.device}, "
         f"{at_once}"
         f"{count(len({cell.version for cell in cells}), 'version')}"
     )
@@ -428,9 +425,7 @@ class Finder:
         return StoredCell(store, found[0])
 
     def _is_label(self, item: str) -> bool:
-        return item.partition("#")[0] in {
-            cell.version for cell in self._chooser.cells if cell.spec.get("job", INDEX) == INDEX
-        }
+        return item.partition("#")[0] in {cell.version for cell in self._chooser.cells if cell.spec.job == INDEX}
 
     def titled(self, sources: Sequence[ArtifactSource]) -> list[ArtifactSource]:
         """The same sources, the stored cells with names that tell them apart by what differs between them."""

@@ -20,7 +20,7 @@ from harness.inputs.matrix import Flavour, HubCollection, IndexJob, Matrix, Scal
 from harness.inputs.matrix_file import find_matrix, load_matrix
 from harness.inputs.passages import Passages
 from harness.running.specs import index_spec
-from harness.store.spec import CellSpec
+from harness.store.spec import CellSpec, Checkpoint, Collection
 from harness.store.store import Store
 
 
@@ -129,9 +129,8 @@ class Experiment:
         """The index cell of a version."""
         # First, so that a version that does not exist is named before anything is fetched.
         lock = self.lock(version)
-        checkpoint = self.checkpoint.record()
-        spec = index_spec(self.matrix, self.job, version, lock, self.passages.record(), checkpoint, self.device)
-        return spec.again(repeat)
+        checkpoint, collection = Checkpoint.of(self.checkpoint.record()), Collection.of(self.passages.record())
+        return index_spec(self.matrix, self.job, version, lock, collection, checkpoint, self.device).again(repeat)
 
     def check(self) -> None:
         """Load the files and refuse a job that is certain to fail.

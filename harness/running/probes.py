@@ -30,7 +30,7 @@ from harness.running.job import JobResult, read
 from harness.running.progress import Board
 from harness.running.specs import job_environment
 from harness.store.cell import Artifact, Cell
-from harness.store.spec import CellSpec
+from harness.store.spec import CellSpec, Checkpoint, Collection
 from harness.store.store import Store
 from harness.tensors.safetensors import read_safetensors
 from harness.tensors.tensor import Tensor
@@ -86,7 +86,7 @@ def probe_spec(
     version: str,
     lock: Lock,
     name: str,
-    checkpoint: dict[str, Any],
+    checkpoint: Checkpoint,
     device: Device,
     cpu: str | None = None,
 ) -> CellSpec:
@@ -98,7 +98,7 @@ def probe_spec(
         version: PyTorch release.
         lock: of its environment.
         name: of the probe.
-        checkpoint: name, digest and dim.
+        checkpoint: the model of the job.
         device: where it runs.
         cpu: identity of the processor, if it is not this machine's.
     """
@@ -106,13 +106,13 @@ def probe_spec(
         job=JOB,
         version=version,
         lock=lock.digest,
-        collection={"name": f"probe {name}", "digest": probe_digest(name), "passages": 0},
+        collection=Collection(f"probe {name}", probe_digest(name), 0),
         checkpoint=checkpoint,
         # Most probes run on the CPU too when the job has a GPU, so the processor decides bits even then.
         settings={
             "probe": name,
             "threads": job.threads,
-            "dim": checkpoint["dim"],
+            "dim": checkpoint.dim,
             "cpu": cpu_device().identity if cpu is None else cpu,
         },
         device=device.identity,
@@ -162,7 +162,7 @@ def run_probes(
 
 def _spec(experiment: Experiment, version: str, name: str) -> CellSpec:
     """The cell of one probe in an experiment's version."""
-    lock, checkpoint = experiment.lock(version), experiment.checkpoint.record()
+    lock, checkpoint = experiment.lock(version), Checkpoint.of(experiment.checkpoint.record())
     return probe_spec(experiment.matrix, experiment.job, version, lock, name, checkpoint, experiment.device)
 
 
@@ -200,7 +200,7 @@ def _run_version(
 
 
 def _cell(spec: CellSpec, outcome: str, reason: str, details: dict[str, Any]) -> Cell:
-    return Cell(spec.key, spec.group, spec.to_json(), outcome, reason, capture="full", details=details)
+    return Cell.of(spec, outcome, reason, capture="full", details=details)
 
 
 def _details(result: JobResult, done: dict[str, Any]) -> dict[str, Any]:

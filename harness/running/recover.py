@@ -69,7 +69,7 @@ def _abandoned(run: Path) -> Held | None:
 def _lost_cell(store: Store, run: Path) -> Cell | None:
     try:
         note = json.loads((run / RECORD).read_text(encoding="utf-8"))
-        spec = CellSpec(**note["spec"])
+        spec = CellSpec.of(note["spec"])
         if note["store"] != str(store.root):
             return None
         there = store.latest(spec.key)
@@ -82,9 +82,9 @@ def _lost_cell(store: Store, run: Path) -> Cell | None:
             "was ended with it."
         )
         details = {"cause": "lost", "run": run.name, "log_tail": log_tail(run / "log.txt"), "tried": tried(there)}
-        cell = Cell(spec.key, spec.group, spec.to_json(), "lost", reason, phase, str(note["capture"]), details=details)
+        cell = Cell.of(spec, "lost", reason, phase=phase, capture=str(note["capture"]), details=details)
         return store.put(cell, log=run / "log.txt")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

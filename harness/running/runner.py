@@ -126,12 +126,10 @@ def conclude(
         outcome, reason, cause = classify(outcome, reason, tail, run.parent, device_kind, ended)
         if cause:
             details["cause"] = cause
-        cell = Cell(
-            key=spec.key,
-            group=spec.group,
-            spec=spec.to_json(),
-            outcome=outcome,
-            reason=reason,
+        cell = Cell.of(
+            spec,
+            outcome,
+            reason,
             phase=str(result.get("phase") or ended.phase or "start"),
             capture=capture,
             artifacts=artifacts,

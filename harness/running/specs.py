@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from harness.environments.device import Device
 from harness.environments.lockfile import Lock
 from harness.inputs.matrix import IndexJob, Matrix
-from harness.store.spec import CellSpec
+from harness.store.spec import CellSpec, Checkpoint, Collection
 
 FIXED_ENVIRONMENT = {
     "LANG": "C.UTF-8",
@@ -50,8 +48,8 @@ def index_spec(
     job: IndexJob,
     version: str,
     lock: Lock,
-    collection: dict[str, Any],
-    checkpoint: dict[str, Any],
+    collection: Collection,
+    checkpoint: Checkpoint,
     device: Device,
 ) -> CellSpec:
     """The cell of one version's index job; the arguments are those of `CellSpec`."""
@@ -66,7 +64,7 @@ def index_spec(
         lock=lock.digest,
         collection=collection,
         checkpoint=checkpoint,
-        settings={**settings, "dim": checkpoint["dim"]},
+        settings={**settings, "dim": checkpoint.dim},
         device=device.identity,
         environment=environment,
         oddities={name: plain.get(name) for name, value in environment.items() if plain.get(name) != value},

@@ -294,13 +294,10 @@ class _Cells:
 
 
 def _not_built(experiment: Experiment, planned: Planned, error: BuildFailed, tries: int = 1) -> Cell:
-    spec = planned.spec
-    cell = Cell(
-        key=spec.key,
-        group=spec.group,
-        spec=spec.to_json(),
-        outcome=error.outcome,
-        reason=str(error),
+    cell = Cell.of(
+        planned.spec,
+        error.outcome,
+        str(error),
         phase="install",
         capture=experiment.job.capture,
         details={"cause": error.cause, "tries": tries, "log_tail": "\n".join(error.log.splitlines()[-40:])},

@@ -18,7 +18,8 @@ from pathlib import Path
 from harness.errors import InfrastructureError, UnreadableTensor
 from harness.files import file_digest
 from harness.flock import Held, hold
-from harness.store.cell import TENSOR, Cell
+from harness.store.cell import Cell
+from harness.store.objects import TENSOR
 from harness.store.store import ATTEMPT, PLACING, Store
 from harness.tensors.safetensors import read_safetensors
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from blake3 import blake3
 
 from harness.artifacts.kind import JobKind
 from harness.artifacts.kinds import kind_named
+from harness.store.spec import CellSpec, as_object
 
 SCHEMA = 1
 LEVELS = ("final", "digests", "full")
@@ -27,7 +27,6 @@ OUTCOMES = (
     "lost",
     "invalid_output",
 )
-TENSOR = "tensor"
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,8 @@ class Cell:
     """A finished cell, well or badly.
 
     Attributes:
-        key: see `cells.CellSpec`; `group` too.
-        spec: the specification, as JSON.
+        key: see `CellSpec`; `group` too.
+        spec: what decided it.
         outcome: one of `OUTCOMES`.
         reason: why it is not `ok`; one sentence.
         phase: the phase in which it ended.
@@ -70,7 +69,7 @@ class Cell:
 
     key: str
     group: str
-    spec: dict[str, Any]
+    spec: CellSpec
     outcome: str
     reason: str = ""
     phase: str = ""
@@ -81,10 +80,19 @@ class Cell:
     finished: str = ""
     schema: int = SCHEMA
 
+    @classmethod
+    def of(cls, spec: CellSpec, outcome: str, reason: str = "", **more: Any) -> Cell:  # noqa: ANN401 - fields of it
+        """The cell of a specification, and how it ended; `more` are other fields."""
+        return cls(spec.key, spec.group, spec, outcome, reason, **more)
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return asdict(self, dict_factory=as_object)
+
     @property
     def job_kind(self) -> JobKind:
         """What is declared of the kind of job that made it."""
-        return kind_named(self.spec.get("job"))
+        return kind_named(self.spec.job)
 
     @property
     def not_captured(self) -> dict[str, str]:
@@ -103,29 +111,17 @@ class Cell:
     @property
     def version(self) -> str:
         """The PyTorch release."""
-        return str(self.spec["version"])
+        return self.spec.version
 
     @property
     def repeat(self) -> int:
         """0, or the number of the repeat."""
-        return int(self.spec["repeat"])
+        return self.spec.repeat
 
     @property
     def label(self) -> str:
-        """See `label_of`."""
-        return label_of(self.spec)
-
-
-def label_of(spec: Mapping[str, Any]) -> str:
-    """The version, with what is swapped, the repeat and the probe where there is one, such as `2.5.0#1`.
-
-    Args:
-        spec: a specification as JSON, of which a version and a repeat are enough.
-    """
-    swap = f"+{','.join(sorted(spec['swap']))}" if spec.get("swap") else ""
-    repeat = f"#{spec['repeat']}" if spec.get("repeat") else ""
-    probe = f" {spec.get('settings', {}).get('probe', '')}" if spec.get("job") == "probe" else ""
-    return f"{spec['version']}{swap}{repeat}{probe}"
+        """See `CellSpec.label`."""
+        return self.spec.label
 
 
 def nans(found: object) -> int | None:

@@ -28,10 +28,12 @@ FIELDS: dict[str, tuple[type, ...]] = {
     "group": _TEXT, "reason": _TEXT, "phase": _TEXT, "capture": _TEXT, "finished": _TEXT, "outcome": _TEXT,
     "spec": _OBJECT, "artifacts": _OBJECT, "seconds": _OBJECT, "details": _OBJECT,
     "spec.job": _TEXT, "spec.version": _TEXT, "spec.repeat": (int,), "spec.device": _TEXT, "spec.lock": _TEXT,
-    "spec.settings": _OBJECT, "spec.environment": _OBJECT, "spec.swap": _OBJECT,
+    "spec.settings": _OBJECT, "spec.environment": _OBJECT, "spec.swap": _OBJECT, "spec.oddities": _OBJECT,
+    "spec.revision": (int,),
     "spec.collection": _OBJECT, "spec.collection.name": _TEXT, "spec.collection.digest": _TEXT,
     "spec.collection.passages": (int,),
     "spec.checkpoint": _OBJECT, "spec.checkpoint.name": _TEXT, "spec.checkpoint.digest": _TEXT,
+    "spec.checkpoint.dim": (int,),
     "seconds.total": _NUMBER,
     "details.wall_seconds": _NUMBER, "details.cause": _TEXT, "details.log_tail": _TEXT,
     "details.observed": _OBJECT_OR_NONE, "details.observed.attention_class": _TEXT_OR_NONE,
@@ -46,8 +48,9 @@ FIELDS: dict[str, tuple[type, ...]] = {
 """Field to the types that it may have where it is there; a dot leads into an object."""
 
 REQUIRED = (
-    "spec.version", "spec.repeat", "spec.device", "spec.collection.name", "spec.collection.digest",
-    "spec.collection.passages", "spec.checkpoint.name", "spec.checkpoint.digest",
+    "spec.job", "spec.version", "spec.repeat", "spec.lock", "spec.device", "spec.settings", "spec.environment",
+    "spec.collection.name", "spec.collection.digest", "spec.collection.passages",
+    "spec.checkpoint.name", "spec.checkpoint.digest", "spec.checkpoint.dim",
 )  # fmt: skip
 
 

@@ -13,8 +13,8 @@ from harness.store.cell import Cell
 
 def repeats_of(cell: Cell, cells: Iterable[Cell]) -> list[Cell]:
     """Those of `cells` that are other runs of exactly this one, however they ended."""
-    own = {**cell.spec, "repeat": 0}
-    return [one for one in cells if one.key != cell.key and {**one.spec, "repeat": 0} == own]
+    own = cell.spec.again(0)
+    return [one for one in cells if one.key != cell.key and one.spec.again(0) == own]
 
 
 def noise_floor(cell: Cell, repeats: Iterable[Cell]) -> frozenset[str] | None:

@@ -3,27 +3,72 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Self
 
 from blake3 import blake3
-
-from harness.store.cell import label_of
 
 JOB_REVISION = 1
 """Part of every key: raised when the worker changes in a way that can change what a job makes."""
 
 
 @dataclass(frozen=True)
-class CellSpec:
+class _Record:
+    """A JSON object with fields of its own, and those that a newer harness may have written beside them."""
+
+    unknown: dict[str, Any] = field(default_factory=dict, kw_only=True)
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Self:
+        """Read a JSON object that was looked at before (`harness.store.records`).
+
+        Raises:
+            TypeError: a field without a default is missing.
+        """
+        names = {one.name for one in fields(cls)} - {"unknown"}
+        known = {name: value for name, value in record.items() if name in names}
+        return cls(**known, unknown={name: value for name, value in record.items() if name not in names})
+
+    def to_json(self) -> dict[str, Any]:
+        """As the JSON object that it was read from."""
+        return asdict(self, dict_factory=as_object)
+
+
+def as_object(fields_of_one: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """The `dict_factory` of `asdict` for whatever holds a record: unknown fields stand where they stood."""
+    found = dict(fields_of_one)
+    return {**found.pop("unknown", {}), **found}
+
+
+@dataclass(frozen=True)
+class Collection(_Record):
+    """The passages of a cell: what they are called, their digest and how many they are."""
+
+    name: str
+    digest: str
+    passages: int
+
+
+@dataclass(frozen=True)
+class Checkpoint(_Record):
+    """The checkpoint of a cell: what it is called, its digest and the size of its embeddings."""
+
+    name: str
+    digest: str
+    dim: int
+
+
+@dataclass(frozen=True)
+class CellSpec(_Record):
     """Everything that may decide what a job makes. Two cells with equal specifications have equal keys.
 
     Attributes:
-        job: `index`.
+        job: `index` or `probe`.
         version: PyTorch release.
         lock: digest of the environment's lock.
-        collection: name, digest and number of passages.
-        checkpoint: name, digest and dim.
+        collection: what is indexed; of a probe, what it computes.
+        checkpoint: the model.
         settings: the job's settings without those that cannot change the result (capture level, deadline).
         device: the device's identity.
         environment: variables that the job's process is started with, apart from paths of one run.
@@ -31,13 +76,14 @@ class CellSpec:
         repeat: 0 for the cell, 1, 2, … for its repeats (A against A).
         oddities: variables in `environment` that only this version has, because of an oddity in the matrix, with what
             they are without it (None: absent). Counted in the key through `environment`, and not in the group.
+        unknown: fields of a newer harness, which count, too.
     """
 
     job: str
     version: str
     lock: str
-    collection: dict[str, Any]
-    checkpoint: dict[str, Any]
+    collection: Collection
+    checkpoint: Checkpoint
     settings: dict[str, Any]
     device: str
     environment: dict[str, str]
@@ -46,9 +92,11 @@ class CellSpec:
     revision: int = JOB_REVISION
     oddities: dict[str, str | None] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
-        """As a JSON object."""
-        return asdict(self)
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Self:
+        """Read a specification; see `_Record.of`."""
+        parts = {"collection": Collection.of(record["collection"]), "checkpoint": Checkpoint.of(record["checkpoint"])}
+        return super().of({**record, **parts})
 
     @property
     def key(self) -> str:
@@ -67,13 +115,26 @@ class CellSpec:
 
     @property
     def label(self) -> str:
-        """What boards and lists call the cell; see `label_of`."""
-        return label_of(self.to_json())
+        """The version, with what is swapped, the repeat and the probe where there is one, such as `2.5.0#1`."""
+        swap = f"+{','.join(sorted(self.swap))}" if self.swap else ""
+        repeat = f"#{self.repeat}" if self.repeat else ""
+        probe = f" {self.probe}" if self.job == "probe" else ""
+        return f"{self.version}{swap}{repeat}{probe}"
+
+    @property
+    def probe(self) -> str:
+        """The name of the probe; empty for any other job."""
+        return str(self.settings.get("probe", ""))
+
+    @property
+    def device_kind(self) -> str:
+        """`cpu` or `cuda`."""
+        return self.device.split(" ", 1)[0]
 
     def _counted(self) -> dict[str, Any]:
         counted = self.to_json()
-        counted["collection"] = self.collection["digest"]
-        counted["checkpoint"] = self.checkpoint["digest"]
+        counted["collection"] = self.collection.digest
+        counted["checkpoint"] = self.checkpoint.digest
         del counted["oddities"]
         return counted
 

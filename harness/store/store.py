@@ -25,20 +25,18 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from harness.artifacts.directory import index_tensors
-from harness.artifacts.index_job import INDEX
 from harness.artifacts.kinds import kind_named
 from harness.errors import UnreadableTensor
 from harness.files import copy, exchange, read_json, sync_file
-from harness.flock import Held, hold
-from harness.store.cell import LEVELS, OUTCOMES, SCHEMA, TENSOR, Artifact, Cell, nans, seal_of
+from harness.flock import hold
+from harness.store.cell import LEVELS, OUTCOMES, SCHEMA, Artifact, Cell, nans, seal_of
+from harness.store.objects import Objects
 from harness.store.records import is_record
-from harness.tensors.safetensors import read_safetensors, write_safetensors
-from harness.tensors.tensor import Tensor
+from harness.store.spec import CellSpec
 
 ATTEMPTS_KEPT = 5
 """Runs that are kept beside a cell which they do not replace: the newest."""
@@ -59,7 +57,7 @@ def tell_apart(cells: Sequence[Cell]) -> list[str]:
         differing = [f for f in dict.fromkeys(f for one in facts for f in one) if len({o.get(f) for o in facts}) > 1]
         # The digest of a lock says that packages differ; where it is known which, they say it better.
         plain = [field for field in differing if field != "lock"]
-        if any(field in cells[alike[0]].spec.get("settings", {}) for field in plain):
+        if any(field in cells[alike[0]].spec.settings for field in plain):
             # Threads, say, are a setting and five variables.
             plain = [field for field in plain if not field.isupper()]
         whole = plain if len({tuple(one.get(f) for f in plain) for one in facts}) == len(alike) else differing
@@ -80,21 +78,18 @@ _TOLD = 3
 def _facts(cell: Cell) -> Iterator[tuple[str, str]]:
     """What may tell a cell from another of its label: field to its value, both as words."""
     spec = cell.spec
-    for part in ("collection", "checkpoint"):
-        one = spec[part]
-        size = f" of {one['passages']:,} passages" if "passages" in one else ""
-        yield part, f"{one['name']}{size}"
-    for part in ("settings", "environment"):
-        yield from ((str(name), str(value)) for name, value in spec.get(part, {}).items())
-    yield "device", spec["device"]
+    yield "collection", f"{spec.collection.name} of {spec.collection.passages:,} passages"
+    yield "checkpoint", spec.checkpoint.name
+    yield from ((str(name), str(value)) for name, value in {**spec.settings, **spec.environment}.items())
+    yield "device", spec.device
     packages = (cell.details.get("provenance") or {}).get("packages")
     if isinstance(packages, dict):
         yield from ((str(name), str(version)) for name, version in packages.items())
-    yield "lock", str(spec.get("lock", ""))[:8]
-    yield "revision", str(spec.get("revision", ""))
-    for part in ("collection", "checkpoint"):
-        yield f"{part} digest", str(spec[part]["digest"])[:8]
-    yield "swapped", ",".join(f"{name}={digest[:8]}" for name, digest in sorted(spec.get("swap", {}).items()))
+    yield "lock", spec.lock[:8]
+    yield "revision", str(spec.revision)
+    yield "collection digest", spec.collection.digest[:8]
+    yield "checkpoint digest", spec.checkpoint.digest[:8]
+    yield "swapped", ",".join(f"{name}={digest[:8]}" for name, digest in sorted(spec.swap.items()))
 
 
 def level(cell: Cell) -> int:
@@ -110,13 +105,8 @@ def says_less(cell: Cell, there: Cell | None) -> bool:
     return there is not None and there.outcome == "ok" and (cell.outcome != "ok" or level(cell) < level(there))
 
 
-class Store:
-    """Cells and objects below `root`; making one touches nothing on disk."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.verified: set[str] = set()
-        """Digests of tensors whose bytes were compared with them."""
+class Store(Objects):
+    """Cells below `root`, and the objects that they name; making one touches nothing on disk."""
 
     def cell_folder(self, key: str) -> Path:
         """Where a cell is, or would be."""
@@ -132,10 +122,6 @@ class Store:
         found = (path for path in folder.iterdir() if ATTEMPT.fullmatch(path.name)) if folder.is_dir() else ()
         return sorted(found, key=_written)
 
-    def object_path(self, digest: str) -> Path:
-        """Where a tensor is, or would be."""
-        return self.root / "objects" / digest[:2] / f"{digest}.safetensors"
-
     @property
     def lock_path(self) -> Path:
         """Shared by those who write objects that no record names yet."""
@@ -144,9 +130,7 @@ class Store:
     @contextmanager
     def writing(self) -> Iterator[None]:
         """While objects and the record that names them are written: nobody takes the objects for orphans meanwhile."""
-        held = hold(self.lock_path, shared=True)
-        assert held is not None
-        with held:
+        with hold(self.lock_path, shared=True):
             yield
 
     def get(self, key: str) -> Cell | None:
@@ -184,14 +168,15 @@ class Store:
         }
         try:
             # JSON objects are written with sorted keys; artifacts have an order of their own.
-            order = kind_named(record["spec"].get("job")).in_order(artifacts)
-            return Cell(**record, artifacts={name: artifacts[name] for name in order})
+            spec = CellSpec.of(record.pop("spec"))
+            order = kind_named(spec.job).in_order(artifacts)
+            return Cell(**record, spec=spec, artifacts={name: artifacts[name] for name in order})
         except TypeError:
             return None
 
     def accepts(self, cell: Cell) -> bool:
         """Whether `get` would take this cell's record for one."""
-        return is_record(json.loads(json.dumps(asdict(cell))), cell.key, SCHEMA, OUTCOMES)
+        return is_record(json.loads(json.dumps(cell.to_json())), cell.key, SCHEMA, OUTCOMES)
 
     def keys(self) -> list[str]:
         """Keys of what may be cells: names of folders."""
@@ -208,71 +193,12 @@ class Store:
         found = record.get("files") if isinstance(record, dict) else None
         return {str(name): str(digest) for name, digest in found.items()} if isinstance(found, dict) else {}
 
-    def missing(self, cell: Cell, known: dict[str, bool] | None = None) -> list[str]:
-        """Artifacts of a cell whose tensors should be in the store and are not, or not in full length.
-
-        Args:
-            cell: of this store.
-            known: what was found about digests before, for many cells that share tensors; filled in.
-        """
-        known = {} if known is None else known
-        for artifact in cell.artifacts.values():
-            if artifact.stored and artifact.digest not in known:
-                known[artifact.digest] = self._holds(artifact.digest, artifact.dtype, artifact.shape)
-        return [name for name, artifact in cell.artifacts.items() if artifact.stored and not known[artifact.digest]]
-
-    def _holds(self, digest: str, dtype: str, shape: tuple[int, ...]) -> bool:
-        """Whether an object is there, whole by its length; its bytes are not read."""
-        try:
-            tensor = read_safetensors(self.object_path(digest))[TENSOR]
-        except (UnreadableTensor, OSError, KeyError):
-            return False
-        return (tensor.dtype, tensor.shape) == (dtype, shape)
-
     def cells(self) -> list[Cell]:
         """All cells, by version and repeat."""
         from harness.axis import version_key
 
         found = (self.get(key) for key in self.keys())
         return sorted((cell for cell in found if cell), key=lambda c: (version_key(c.version), c.label, c.key))
-
-    def load(self, artifact: Artifact) -> Tensor:
-        """Map a stored tensor.
-
-        Raises:
-            UnreadableTensor: only the digest was kept, or the file is missing or damaged.
-        """
-        if not artifact.stored:
-            raise UnreadableTensor("only the digest of this artifact was kept; index with `--capture full` to keep it")
-        tensors = read_safetensors(self.object_path(artifact.digest))
-        if TENSOR not in tensors:
-            raise UnreadableTensor(f"{self.object_path(artifact.digest)}: holds no tensor named {TENSOR!r}")
-        return tensors[TENSOR]
-
-    def put_object(self, tensor: Tensor, digest: str, move: Path | None = None) -> None:
-        """Keep a tensor; `move` is a file that already holds it, on the same filesystem, and is renamed into place."""
-        path = self.object_path(digest)
-        if path.exists() and self._holds(digest, tensor.dtype, tensor.shape):
-            return
-        new = not path.parent.exists()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if new:
-            sync_file(path.parent.parent)
-        if move is not None:
-            sync_file(move)
-            move.replace(path)
-            sync_file(path.parent)
-            return
-        handle, name = tempfile.mkstemp(prefix=".new-", dir=path.parent)
-        os.close(handle)
-        try:
-            write_safetensors(name, {TENSOR: tensor})
-            sync_file(Path(name))
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-        sync_file(path.parent)
 
     def put(self, cell: Cell, *, log: Path | None = None, index: Path | None = None) -> Cell:
         """Keep how a run of a cell ended; a cell that ended well is replaced only by one that did and says as much.
@@ -305,7 +231,7 @@ class Store:
             # A link in a folder from elsewhere would bring in whatever it points to.
             whole = {name: path for name, path in files.items() if path.is_file() and not path.is_symlink()}
             digests = {name: copy(path, making / name) for name, path in whole.items()}
-            record = json.loads(json.dumps({**asdict(cell), "files": digests}))
+            record = json.loads(json.dumps({**cell.to_json(), "files": digests}))
             record["seal"] = seal_of(record)
             with (making / "cell.json").open("w", encoding="utf-8") as file:
                 json.dump(record, file, indent=1, sort_keys=True)
@@ -314,18 +240,13 @@ class Store:
             sync_file(making / "index")
             sync_file(making)
             # Two writers of one cell: what is there must not change between the look and the placing.
-            with self._placing():
+            with hold(self.root / PLACING):
                 if says_less(cell, self.get(cell.key)):
                     self._place_beside(making, cell)
                 else:
                     self._place(making, self.cell_folder(cell.key))
         finally:
             shutil.rmtree(making, ignore_errors=True)
-
-    def _placing(self) -> Held:
-        held = hold(self.root / PLACING)
-        assert held is not None
-        return held
 
     def _place_beside(self, making: Path, cell: Cell) -> None:
         """Put a new folder beside those of earlier attempts, of which the oldest goes."""
@@ -355,33 +276,6 @@ class Store:
         sync_file(folder.parent)
         for old in folder.parent.glob(f".old-{making.name.removeprefix('.new-')}-*"):
             shutil.rmtree(old, ignore_errors=True)
-
-    def ingest(self, index: Path, intermediates: Path, capture: str) -> dict[str, Artifact]:
-        """Take a finished job's artifacts into the store, each digested once.
-
-        Args:
-            index: the ColBERT index folder.
-            intermediates: `NAME.safetensors` files, each with one tensor named `tensor`; moved when kept.
-            capture: `digests` keeps intermediates as digest, dtype and shape only.
-
-        Raises:
-            UnreadableTensor: a file of the job cannot be read; the job's output is invalid then.
-        """
-        artifacts: dict[str, Artifact] = {}
-        for name, tensor in index_tensors(index):
-            artifacts[name] = self.keep_tensor(tensor, INDEX.role(name) or "value", stored=True)
-        for path in sorted(intermediates.glob("*.safetensors")) if intermediates.is_dir() else ():
-            tensor = read_safetensors(path)[TENSOR]
-            role = INDEX.role(path.stem) or "intermediate"
-            artifacts[path.stem] = self.keep_tensor(tensor, role, stored=capture == "full", move=path)
-        return {name: artifacts[name] for name in INDEX.in_order(artifacts)}
-
-    def keep_tensor(self, tensor: Tensor, kind: str, *, stored: bool, move: Path | None = None) -> Artifact:
-        """Take one tensor, or its digest alone, and return what a cell's record says of it; `move` is a file of it."""
-        digest, nans = tensor.digest_and_nans()
-        if stored:
-            self.put_object(tensor, digest, move)
-        return Artifact(digest, tensor.dtype, tensor.shape, kind, stored, nans)
 
 
 def _written(folder: Path) -> tuple[int, str]:

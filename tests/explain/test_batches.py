@@ -19,6 +19,7 @@ from harness.store.cell import Artifact, Cell
 from harness.tensors.dtypes import Array
 from harness.tensors.safetensors import write_safetensors
 from harness.tensors.tensor import Tensor
+from tests.support.cell_specs import cell, spec
 
 ENCODE = INDEX.replays["encode"]
 assert ENCODE.batches is not None
@@ -45,8 +46,7 @@ class _Store:
             name: Artifact(f"{side}{name}", str(array.dtype), array.shape, "intermediate", True)
             for name, array in arrays.items()
         }
-        spec = {"version": "2.7.1", "repeat": 0, "settings": {"index_bsize": SIZE}}
-        return Cell("key", "group", spec, "ok", artifacts=artifacts)
+        return cell(spec("2.7.1", settings={"index_bsize": SIZE}), artifacts=artifacts)
 
 
 class _Bench:
@@ -75,9 +75,7 @@ def _embeddings(passages: Array) -> Array:
 
 
 @pytest.fixture
-def make(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Pair, _Bench]]:
-    monkeypatch.setattr(Side, "spec", property(lambda side: side.cell.spec))
-
+def make() -> Callable[..., tuple[Pair, _Bench]]:
     def pair(changed: int, artifact: str, spoil: str = "") -> tuple[Pair, _Bench]:
         everything = np.arange(len(LENGTHS))
         arrays = {

@@ -17,6 +17,7 @@ from harness.explain.pair import Pair, Side, prepare_pair
 from harness.explain.replay import UNSTABLE, Verdict
 from harness.report.location_text import sentences
 from harness.store.cell import Artifact, Cell
+from tests.support.cell_specs import cell, spec
 
 Prepare = Callable[..., Pair]
 
@@ -24,7 +25,7 @@ Prepare = Callable[..., Pair]
 def _cell(version: str, repeat: int = 0, **digests: str) -> Cell:
     named = {"sample_pids": "same", "centroids_raw": "same"} | digests
     artifacts = {name: Artifact(digest, "float32", (1,), "intermediate", True) for name, digest in named.items()}
-    return Cell("key", "group", {"version": version, "repeat": repeat}, "ok", artifacts=artifacts)
+    return cell(spec(version, repeat=repeat), artifacts=artifacts)
 
 
 @pytest.fixture

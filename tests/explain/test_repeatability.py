@@ -17,6 +17,7 @@ from harness.explain.repeatability import Repeats, Subject, cores_check, cpu_kin
 from harness.explain.replay import UNSTABLE, Verdict, unstable_calls
 from harness.running.experiment import Experiment, Selection
 from harness.store.cell import Artifact, Cell
+from tests.support.cell_specs import cell, spec
 from tests.support.planted import FAULTS, SMALL, VARIABLE, VERSION
 
 NAMES = ("sample_pids", "batches", "D", "centroids_raw")
@@ -24,7 +25,7 @@ NAMES = ("sample_pids", "batches", "D", "centroids_raw")
 
 def _cell(**digests: str) -> Cell:
     artifacts = {name: Artifact(digests.get(name, "same"), "float32", (1,), "intermediate", True) for name in NAMES}
-    return Cell("key", "group", {"version": "2.7.1", "repeat": 0}, "ok", artifacts=artifacts)
+    return cell(spec("2.7.1"), artifacts=artifacts)
 
 
 def _check(*all_counts: Repeats, of: int = 0) -> Any:

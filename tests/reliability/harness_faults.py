@@ -74,7 +74,7 @@ def store_cell(bench: Bench, store: Store, of: CellSpec) -> None:
     index = bench.folder / "index"
     with store.writing():
         artifacts = store.ingest(index, bench.folder / "none", "full")
-        store.put(Cell(of.key, of.group, of.to_json(), "ok", capture="full", artifacts=artifacts), index=index)
+        store.put(Cell.of(of, "ok", capture="full", artifacts=artifacts), index=index)
 
 
 def forked(work: Callable[[], None]) -> int:

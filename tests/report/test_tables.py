@@ -153,7 +153,7 @@ def test_a_repeat_counts_for_its_own_cell_alone(sweep):
         other = spec("2.7.1", repeat=repeat, lock="another")
         artifacts = sweep.store.ingest(write_index(sweep.root / f"other-{repeat}", arrays), sweep.root / "none", "full")
         sweep.store.put(cell(other, artifacts=artifacts))
-    own = [one for one in sweep.store.cells() if one.spec["lock"] != "another" or one.repeat]
+    own = [one for one in sweep.store.cells() if one.spec.lock != "another" or one.repeat]
 
     reduced = reduce_cells(MATRIX, Choice(sweep.store, tuple(own), LOCKS), ["2.7.1", "2.8.0"], sweep.output)
 

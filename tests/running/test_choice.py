@@ -19,7 +19,7 @@ from harness.running.choice import Choice, Finder
 from harness.running.probes import probe_spec
 from harness.store.cell import Artifact
 from harness.store.repeats import noise_floor, repeats_of
-from harness.store.spec import CellSpec
+from harness.store.spec import CellSpec, Collection
 from harness.store.store import tell_apart
 from tests.support.cell_specs import MATRIX, cell, planned, spec
 from tests.support.command import run
@@ -221,6 +221,16 @@ def test_cells_of_another_revision_of_the_job_are_of_another_experiment(place: P
         place.choose(old.group)
 
 
+def test_a_cell_of_a_newer_harness_is_not_taken_for_a_planned_one(place: Place) -> None:
+    place.put(replace(planned("2.8.0"), unknown={"shards": 2}))
+    mine = place.put(planned("2.8.0"))
+
+    choice = place.choose()
+
+    assert keys(choice) == [("2.8.0", 0, mine.key)]
+    assert "1 cell a record of another form (2.8.0)" in choice.note
+
+
 def test_without_options_the_only_set_is_meant_and_of_several_the_default_of_the_matrix(place: Place) -> None:
     config, size = "ConditionalQA-corpus", 69199
     default = {"name": config, "digest": "d00d", "passages": size}
@@ -307,7 +317,7 @@ def test_probes_of_other_code_or_another_lock_are_left_out(place: Place) -> None
         made = probe_spec(MATRIX, MATRIX.jobs.index, version, lock, "sort", planned().checkpoint, CPU, "cpu x")
         return replace(made, **changes)
 
-    old = of("2.8.0", collection={"name": "probe sort", "digest": "old code", "passages": 0})
+    old = of("2.8.0", collection=Collection("probe sort", "old code", 0))
     place.put(old)
     mine = place.put(of("2.8.0"))
     chooser = place.chooser()
@@ -366,7 +376,7 @@ def test_cells_of_one_label_are_told_apart_by_what_differs_between_them(
 
     first, second = json.loads(out)["items"]
     assert code == 1
-    assert (first, second) == (f"2.8.0 (lock {old.spec['lock'][:8]})", f"2.8.0 (lock {new.spec['lock'][:8]})")
+    assert (first, second) == (f"2.8.0 (lock {old.spec.lock[:8]})", f"2.8.0 (lock {new.spec.lock[:8]})")
 
 
 @pytest.mark.parametrize(

@@ -421,8 +421,8 @@ def test_two_real_versions_are_probed_and_a_against_a_changes_nothing(home: Home
     checkpoint = ("--checkpoint", "embedded")
     done = harness(home, "probe", OLD, NEW, "--repeat", NEW, *selection, *checkpoint)
     assert done.returncode == 0, done.stderr
-    stored = {(cell.version, cell.repeat, cell.spec["settings"]["probe"]): cell for cell in Store(home.store).cells()
-              if cell.spec["job"] == "probe"}  # fmt: skip
+    stored = {(cell.version, cell.repeat, cell.spec.probe): cell for cell in Store(home.store).cells()
+              if cell.spec.job == "probe"}  # fmt: skip
     again = harness(home, "probe", OLD, NEW, "--repeat", NEW, *selection, *checkpoint)
     compared = harness(home, "probes", *selection, "--output", str(home.root / "tables"))
     rows = pq.read_table(home.root / "tables" / "probes.parquet").to_pylist()
@@ -449,7 +449,7 @@ def test_the_probes_of_a_model_run_on_a_user_s_checkpoint_with_every_variant(hom
     chosen = [part for name in names for part in ("--probe", name)]
     done = harness(home, "probe", NEW, *chosen, "--device", "cpu", "--threads", "1", "--checkpoint", str(mine))
     assert done.returncode == 0, done.stderr
-    cells = {cell.spec["settings"]["probe"]: cell for cell in Store(home.store).cells() if cell.spec["job"] == "probe"}
+    cells = {cell.spec.probe: cell for cell in Store(home.store).cells() if cell.spec.job == "probe"}
     cases = {name: {one["case"] for one in cells[name].details["tensors"]} for name in names}
     layers = {one["tensor"] for one in cells["layers"].details["tensors"]}
     facts = [(fact["fact"], fact["case"]) for fact in cells["precision"].details["facts"]]
@@ -458,7 +458,7 @@ def test_the_probes_of_a_model_run_on_a_user_s_checkpoint_with_every_variant(hom
         one["artifact"] for one in cells["batch_invariance"].details["tensors"] if one["tensor"] == "invariant"
     ]
 
-    assert all(cells[name].spec["checkpoint"]["name"].endswith("mine") for name in names)
+    assert all(cells[name].spec.checkpoint.name.endswith("mine") for name in names)
     assert {"bert.embeddings", "bert.encoder.layer.0", "bert", "linear", "embeddings"} <= layers
     assert any(case.startswith("float32 Linear") for case in cases["gemm"])
     assert cases["precision"] == {f"{kind} batch {n:02}" for kind in ("full", "mixed") for n in range(1, 34)}

@@ -105,7 +105,7 @@ def test_a_job_that_ends_well_is_stored_with_its_artifacts(bench):
         "checkpoint": {"kind": "local"},
     }
     assert cell.details["exit_code"] == 0
-    assert cell.spec == spec().to_json()
+    assert cell.spec == spec()
     assert bench.log(cell) == "hello\n"
     assert bench.phases[0] == "import"
     assert (bench.store.cell_folder(cell.key) / "index" / "metadata.json").exists()
@@ -171,7 +171,7 @@ ENDINGS = {
         "index(); (out / 'index' / 'ivf.pid.pt').unlink(); result()",
         "invalid_output",
         "finalize",
-        r"said that it ended well, but .*ivf\.pid\.pt",
+        r"said that it ended well, but .* has no ivf",
     ),
     "truncated tensor": (
         "index(); (out / 'index' / 'centroids.pt').write_bytes(b'PK'); result()",

@@ -39,6 +39,7 @@ from harness.store.audit import verify
 from harness.store.cell import Cell
 from harness.store.store import Store
 from tests.reliability.bench import alive
+from tests.support.cell_specs import cell
 from tests.support.programs import FAKE
 from tests.support.standin import VERSIONS, WELL, harness_program, make_inputs, make_sites, ran
 
@@ -680,7 +681,7 @@ def test_a_cell_that_another_sweep_runs_is_waited_for_and_then_taken(bench):
     first = bench.store.get(experiment.spec("2.7.1").key)
     assert first is not None
     spec = experiment.spec("2.8.0")
-    theirs = bench.store.put(replace(first, key=spec.key, spec=spec.to_json(), capture="full"))
+    theirs = bench.store.put(replace(first, key=spec.key, spec=spec, capture="full"))
     held.release()
     waiting.join(300)
 
@@ -771,7 +772,7 @@ def test_stopping_before_any_cell_has_ended_is_a_sentence(bench, monkeypatch):
 
     assert sweep._Sweep(running, slots.Slots(experiment.home, (), 1, board.note), evict_after=False).run() == []
     assert plan_module.stopped_early(plan, []).startswith("Stopped: 1 of 1 cell did not run")
-    assert plan_module.stopped_early(plan, [Cell("", "", {}, "ok")]) == ""
+    assert plan_module.stopped_early(plan, [cell()]) == ""
     monkeypatch.setattr(sweep._Sweep, "run", lambda _self: [])
     with pytest.raises(InfrastructureError, match="before any cell had ended"):
         sweep.run_plan(experiment, plan, board, evict_after=False)

@@ -16,14 +16,16 @@ from harness.inputs.matrix import Deadlines, IndexJob, Matrix, Retry
 from harness.inputs.matrix_file import load_matrix, parse_matrix
 from harness.inputs.passages import Passages
 from harness.running.specs import index_spec, job_environment
-from harness.store.spec import CellSpec
-from tests.support.cell_specs import spec
+from harness.store.repeats import repeats_of
+from harness.store.spec import CellSpec, Checkpoint, Collection
+from harness.store.store import Store
+from tests.support.cell_specs import cell, spec
 
 ROOT = Path(__file__).parents[2]
 MATRIX = load_matrix(ROOT / "matrix.yaml")
 CPU = Device("cpu", "cpu GenuineIntel 6/143 avx2")
 GPU = Device("cuda", "cuda NVIDIA H100 80GB HBM3 9.0")
-CHECKPOINT = {"name": "embedded", "digest": "beef", "dim": 96}
+CHECKPOINT = Checkpoint("embedded", "beef", 96)
 
 CHANGES: dict[str, Any] = {
     "job": "probe",
@@ -46,12 +48,13 @@ def index(job: IndexJob | None = None, version: str = "2.8.0", device: Device = 
     """The cell that `harness index` would run."""
     lock = read_lock(lock_path(ROOT / "locks", version, device.flavour))
     passages = Passages(["0", "1"], ["some text", "other text"], "tiny", {})
-    arguments = {"collection": passages.record(), "checkpoint": CHECKPOINT, **changes}
+    collection = Collection.of(changes.pop("collection", passages.record()))
+    arguments = {"collection": collection, "checkpoint": CHECKPOINT, **changes}
     return index_spec(MATRIX, job or MATRIX.jobs.index, version, lock, device=device, **arguments)
 
 
 def test_there_is_a_change_for_every_field():
-    assert set(CHANGES) == {field.name for field in fields(CellSpec)}
+    assert set(CHANGES) == {field.name for field in fields(CellSpec)} - {"unknown"}
 
 
 @pytest.mark.parametrize("name", sorted(set(CHANGES) - {"oddities"}))
@@ -74,10 +77,23 @@ def test_equal_specifications_have_equal_keys_whatever_the_order_of_their_settin
     assert int(spec().key, 16) >= 0
 
 
+def test_fields_of_a_newer_harness_count_and_are_kept(tmp_path):
+    """Otherwise two cells that differ in one would be runs of the same thing, and a copy would lose it."""
+    record = spec().to_json() | {"shards": 2, "unknown": {"version": "2.7.1"}}
+    record["collection"]["language"] = "en"
+    newer = CellSpec.of(record)
+    stored = Store(tmp_path).put(cell(newer))
+
+    assert newer.to_json() == record
+    assert newer.key != spec().key
+    assert Store(tmp_path).get(newer.key) == stored
+    assert repeats_of(stored, [cell(spec(repeat=1)), cell(newer.again(1))]) == [cell(newer.again(1))]
+
+
 @pytest.mark.parametrize("name", ["collection", "checkpoint"])
 def test_names_do_not_change_the_key(name):
     """The same passages under another path are the same passages."""
-    renamed: Any = {**getattr(spec(), name), "name": "/elsewhere/corpus.parquet"}
+    renamed: Any = {**spec().to_json()[name], "name": "/elsewhere/corpus.parquet"}
 
     assert spec(**{name: renamed}).key == spec().key
     assert spec(**{name: renamed}).to_json() != spec().to_json()
@@ -135,7 +151,7 @@ def test_passages_their_order_and_their_ids_are_in_the_key():
 
     assert index(collection=swapped.record()).key != index().key
     assert index(collection=renamed.record()).key == index().key
-    assert index().collection["passages"] == 2
+    assert index().collection.passages == 2
 
 
 def test_the_device_decides_the_environment_s_lock():
@@ -178,7 +194,7 @@ def test_an_oddity_s_variables_are_in_the_key_and_not_in_the_group():
 
     def of(which: Matrix, version: str) -> CellSpec:
         lock = read_lock(lock_path(ROOT / "locks", version, "cpu"))
-        return index_spec(which, which.jobs.index, version, lock, passages.record(), CHECKPOINT, CPU)
+        return index_spec(which, which.jobs.index, version, lock, Collection.of(passages.record()), CHECKPOINT, CPU)
 
     assert of(matrix, "2.4.1").environment["OMP_DYNAMIC"] == "TRUE"
     assert of(matrix, "2.4.1").oddities == {"A": None, "OMP_DYNAMIC": "FALSE"}
@@ -198,8 +214,8 @@ def test_keys_and_groups_are_those_of_the_tables_that_are_kept():
             job="index",
             version=row["version"],
             lock=row["lock"],
-            collection={"name": "any", "digest": row["collection_digest"], "passages": row["passages"]},
-            checkpoint={"name": "any", "digest": row["checkpoint_digest"], "dim": 1},
+            collection=Collection("any", row["collection_digest"], row["passages"]),
+            checkpoint=Checkpoint("any", row["checkpoint_digest"], 1),
             settings=json.loads(row["settings"]),
             device=row["device"],
             environment=json.loads(row["environment"]),

@@ -127,6 +127,17 @@ def test_a_record_with_a_wrong_field_is_no_cell(store, change):
     assert store.cells() == []
 
 
+@pytest.mark.parametrize("name", ["job", "lock", "settings", "environment"])
+def test_a_record_without_what_every_specification_has_is_no_cell(store, name):
+    key = store.put(cell()).key
+    path = store.cell_folder(key) / "cell.json"
+    record = json.loads(path.read_text())
+    del record["spec"][name], record["seal"]
+    path.write_text(json.dumps(record))
+
+    assert store.get(key) is None
+
+
 def test_putting_a_cell_again_replaces_it(store):
     store.put(cell(outcome="timeout", artifacts={}))
     again = store.put(cell())
@@ -376,6 +387,11 @@ def damage_chunk_gap(index: Path) -> None:
     (index / "0.codes.pt").unlink()
 
 
+def damage_fewer_chunks_than_counted(index: Path) -> None:
+    for path in index.glob("*1.*"):
+        path.unlink()
+
+
 def damage_no_folder(index: Path) -> None:
     shutil.rmtree(index)
 
@@ -392,6 +408,7 @@ def damage_no_folder(index: Path) -> None:
         damage_doclens_text,
         damage_no_chunks,
         damage_chunk_gap,
+        damage_fewer_chunks_than_counted,
         damage_no_folder,
     ],
 )
@@ -422,7 +439,7 @@ def test_an_object_that_is_missing_or_damaged_is_unreadable(store, tmp_path):
 
 
 def test_a_failed_write_of_an_object_leaves_nothing(store, monkeypatch):
-    from harness.store import store as module
+    from harness.store import objects as module
 
     monkeypatch.setattr(module, "write_safetensors", lambda *_a: (_ for _ in ()).throw(OSError(28, "No space left")))
     tensor = Tensor.of(np.zeros(3))

@@ -24,7 +24,7 @@ def a_cell(store: Store, key: str = "k" * 32) -> Cell:
         kind = "final" if name == "centroids" else "intermediate"
         artifacts[name] = store.keep_tensor(tensor, kind, stored=True)
     return store.put(
-        Cell(key=key, group="g" * 32, spec=spec("2.5.0").to_json(), outcome="ok", capture="full", artifacts=artifacts)
+        Cell(key=key, group="g" * 32, spec=spec("2.5.0"), outcome="ok", capture="full", artifacts=artifacts)
     )
 
 

@@ -10,7 +10,7 @@ from harness.environments.lockfile import lock_path, read_lock
 from harness.inputs.matrix_file import load_matrix
 from harness.running.specs import index_spec
 from harness.store.cell import Artifact, Cell
-from harness.store.spec import CellSpec
+from harness.store.spec import CellSpec, Checkpoint, Collection
 
 ROOT = Path(__file__).parents[2]
 MATRIX = load_matrix(ROOT / "matrix.yaml")
@@ -28,7 +28,7 @@ def spec(version: str = "2.8.0", **changes: Any) -> CellSpec:
         "device": "cpu GenuineIntel 6/143 avx2",
         "environment": {"OMP_NUM_THREADS": "2"},
     }
-    return CellSpec(**{**fields, **changes})
+    return CellSpec.of({**fields, **changes})
 
 
 def planned(version: str = "2.8.0", repeat: int = 0, device: str = "cpu Vendor 1/2 avx2", **changes: Any) -> CellSpec:
@@ -41,6 +41,7 @@ def planned(version: str = "2.8.0", repeat: int = 0, device: str = "cpu Vendor 1
         "checkpoint": {"name": "embedded", "digest": "beef", "dim": 8},
         **changes,
     }
+    fields |= {"collection": Collection.of(fields["collection"]), "checkpoint": Checkpoint.of(fields["checkpoint"])}
     return index_spec(MATRIX, version=version, device=where, **fields).again(repeat)
 
 
@@ -50,7 +51,7 @@ def cell(of: CellSpec | None = None, **changes: Any) -> Cell:
     fields: dict[str, Any] = {
         "key": of.key,
         "group": of.group,
-        "spec": of.to_json(),
+        "spec": of,
         "outcome": "ok",
         "artifacts": {"centroids": Artifact("d1" * 32, "float16", (4, 8), "final", stored=False)},
         "seconds": {"total": 1.5},

@@ -293,7 +293,7 @@ def _laboratory(planter: Planter, case: Case) -> Iterator[None]:
             with_b = interpreter.python == planter.pythons[OTHER]
             faulty = with_b if case.comes_with_package else side.cell.version == OTHER
             spec = replace(side.spec, environment={**side.spec.environment, VARIABLE: case.fault if faulty else ""})
-            cell = replace(side.cell, spec=spec.to_json())
+            cell = replace(side.cell, spec=spec)
             return super().result(
                 Side(cell, side.interpreter), Interpreter(interpreter.python, FAULTS if faulty else None)
             )

@@ -168,14 +168,6 @@ class Ends:
         details: dict[str, Any] = {"slurm": about, "log_tail": log_tail(log), "tried": tried(planned.stored)}
         if outcome == "lost":
             details["cause"] = "lost"
-        cell = Cell(
-            key=spec.key,
-            group=spec.group,
-            spec=spec.to_json(),
-            outcome=outcome,
-            reason=reason,
-            phase=phase or "queue",
-            capture=self.experiment.job.capture,
-            details=details,
-        )
+        capture = self.experiment.job.capture
+        cell = Cell.of(spec, outcome, reason, phase=phase or "queue", capture=capture, details=details)
         return self.experiment.store.put(cell, log=log)

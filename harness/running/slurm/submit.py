@@ -78,9 +78,7 @@ class Submitter:
         """
         if not due or time.monotonic() < self._not_before:
             return
-        held = hold(self.ledger.root / "lock")
-        assert held is not None
-        with held:
+        with hold(self.ledger.root / "lock"):
             self.ledger.refresh()
             running = {t.entry.key: t for t in self.ledger.tasks() if self.ledger.end(t) is None}
             missing: dict[int, list[Entry]] = {}

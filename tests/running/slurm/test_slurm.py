@@ -172,7 +172,7 @@ def test_a_sweep_runs_each_missing_cell_as_a_job_with_one_gpu_and_reduces(bench)
 
     cells = bench.cells()
     assert {label: cell.outcome for label, cell in cells.items()} == {"2.7.1": "ok", "2.8.0": "ok", "2.8.0#1": "ok"}
-    assert {cell.spec["device"] for cell in cells.values()} == {GPU}
+    assert {cell.spec.device for cell in cells.values()} == {GPU}
     assert bench.ran() == Counter(cell.key for cell in cells.values())
     given = {line.split(" ", 1)[1] for line in (bench.made / "ran").read_text().splitlines()}
     assert given <= {"0", "1", "2", "3"}

@@ -1,0 +1,117 @@
+"""One copy of each tensor, by its digest, whatever cell it came from; what a cell's record says of it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from harness.artifacts.directory import index_tensors
+from harness.artifacts.index_job import INDEX
+from harness.errors import UnreadableTensor
+from harness.files import sync_file
+from harness.store.cell import Artifact, Cell
+from harness.tensors.safetensors import read_safetensors, write_safetensors
+from harness.tensors.tensor import Tensor
+
+TENSOR = "tensor"
+"""The name of the tensor in an object's file."""
+
+
+class Objects:
+    """Tensors below `root`; making one touches nothing on disk."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.verified: set[str] = set()
+        """Digests of tensors whose bytes were compared with them."""
+
+    def object_path(self, digest: str) -> Path:
+        """Where a tensor is, or would be."""
+        return self.root / "objects" / digest[:2] / f"{digest}.safetensors"
+
+    def load(self, artifact: Artifact) -> Tensor:
+        """Map a stored tensor.
+
+        Raises:
+            UnreadableTensor: only the digest was kept, or the file is missing or damaged.
+        """
+        if not artifact.stored:
+            raise UnreadableTensor("only the digest of this artifact was kept; index with `--capture full` to keep it")
+        tensors = read_safetensors(self.object_path(artifact.digest))
+        if TENSOR not in tensors:
+            raise UnreadableTensor(f"{self.object_path(artifact.digest)}: holds no tensor named {TENSOR!r}")
+        return tensors[TENSOR]
+
+    def put_object(self, tensor: Tensor, digest: str, move: Path | None = None) -> None:
+        """Keep a tensor; `move` is a file that already holds it, on the same filesystem, and is renamed into place."""
+        path = self.object_path(digest)
+        if path.exists() and self._holds(digest, tensor.dtype, tensor.shape):
+            return
+        new = not path.parent.exists()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if new:
+            sync_file(path.parent.parent)
+        if move is not None:
+            sync_file(move)
+            move.replace(path)
+            sync_file(path.parent)
+            return
+        handle, name = tempfile.mkstemp(prefix=".new-", dir=path.parent)
+        os.close(handle)
+        try:
+            write_safetensors(name, {TENSOR: tensor})
+            sync_file(Path(name))
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        sync_file(path.parent)
+
+    def missing(self, cell: Cell, known: dict[str, bool] | None = None) -> list[str]:
+        """Artifacts of a cell whose tensors should be in the store and are not, or not in full length.
+
+        Args:
+            cell: of this store.
+            known: what was found about digests before, for many cells that share tensors; filled in.
+        """
+        known = {} if known is None else known
+        for artifact in cell.artifacts.values():
+            if artifact.stored and artifact.digest not in known:
+                known[artifact.digest] = self._holds(artifact.digest, artifact.dtype, artifact.shape)
+        return [name for name, artifact in cell.artifacts.items() if artifact.stored and not known[artifact.digest]]
+
+    def _holds(self, digest: str, dtype: str, shape: tuple[int, ...]) -> bool:
+        """Whether an object is there, whole by its length; its bytes are not read."""
+        try:
+            tensor = read_safetensors(self.object_path(digest))[TENSOR]
+        except (UnreadableTensor, OSError, KeyError):
+            return False
+        return (tensor.dtype, tensor.shape) == (dtype, shape)
+
+    def ingest(self, index: Path, intermediates: Path, capture: str) -> dict[str, Artifact]:
+        """Take a finished job's artifacts into the store, each digested once.
+
+        Args:
+            index: the ColBERT index folder.
+            intermediates: `NAME.safetensors` files, each with one tensor named `tensor`; moved when kept.
+            capture: `digests` keeps intermediates as digest, dtype and shape only.
+
+        Raises:
+            UnreadableTensor: a file of the job cannot be read; the job's output is invalid then.
+        """
+        artifacts: dict[str, Artifact] = {}
+        for name, tensor in index_tensors(index):
+            artifacts[name] = self.keep_tensor(tensor, INDEX.role(name) or "value", stored=True)
+        for path in sorted(intermediates.glob("*.safetensors")) if intermediates.is_dir() else ():
+            tensor = read_safetensors(path)[TENSOR]
+            role = INDEX.role(path.stem) or "intermediate"
+            artifacts[path.stem] = self.keep_tensor(tensor, role, stored=capture == "full", move=path)
+        return {name: artifacts[name] for name in INDEX.in_order(artifacts)}
+
+    def keep_tensor(self, tensor: Tensor, kind: str, *, stored: bool, move: Path | None = None) -> Artifact:
+        """Take one tensor, or its digest alone, and return what a cell's record says of it; `move` is a file of it."""
+        digest, nans = tensor.digest_and_nans()
+        if stored:
+            self.put_object(tensor, digest, move)
+        return Artifact(digest, tensor.dtype, tensor.shape, kind, stored, nans)
