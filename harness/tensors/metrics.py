@@ -23,7 +23,10 @@ from harness.tensors.tensor import Tensor
 
 @dataclass(frozen=True)
 class Mismatch:
-    """One place where the two sides differ."""
+    """One place at which something was found, such as a difference, and what each side holds there.
+
+    `index` is along the tensor's axes, () for a scalar. `a` and `b` are exact: no dtype holds more than these types.
+    """
 
     index: tuple[int, ...]
     a: float | int | complex

@@ -1,7 +1,7 @@
 """How kernels are compiled and kept, and what the processor must be able to do for them."""
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, name-defined"
-# Kernels take plain arrays and fill others: numba compiles no dataclasses.
+# Kernels take arrays, records and named tuples, which only numba gives types.
 
 from __future__ import annotations
 
