@@ -14,9 +14,9 @@ from harness.artifacts.kind import chunk_of
 from harness.artifacts.permutation import Permutation, numbers_of, unit
 from harness.artifacts.source import ArtifactSource, facts_of, metadata_file, setting
 from harness.errors import UnreadableTensor
-from harness.tensors.compiled import pair_counts
 from harness.tensors.dtypes import DTYPES, Array
 from harness.tensors.mapped import give_back
+from harness.tensors.one_byte import pair_counts
 from harness.tensors.tensor import Tensor
 from harness.tensors.values import decode
 

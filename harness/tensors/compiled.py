@@ -3,48 +3,29 @@
 from __future__ import annotations
 
 import math
-import os
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 
 import numpy as np
 
-from harness.tensors import passes
+from harness.tensors.chunks import How, each_chunk
 from harness.tensors.dtypes import DTYPES, Array
-from harness.tensors.mapped import give_back, take_in
-from harness.tensors.passes import KEPT, ULP_BINS, Partial, Rule, Total, bins_for, new_total
+from harness.tensors.passes import P99, ULP_BINS, Partial, Rule, Total, bins_for, in_dtype, new_total
 from harness.tensors.tensor import Tensor
 
-COMPILED_FROM = 8_000_000
-"""Elements from which the compiled kernels are used: importing numba costs as much as comparing these in NumPy."""
-
-_CHUNK = 1 << 22  # elements a thread takes at a time; fixed, so that sums do not depend on the number of threads
-P99 = 0.99
 _FAR = np.iinfo(np.int64).max
-VIEWS = {"float16": "<u2", "bfloat16": "<i2", "float32": "<u4", "float64": "<u8"}  # the kernels tell formats by these
+_VIEWS = {"float16": "<u2", "bfloat16": "<i2", "float32": "<u4", "float64": "<u8"}  # the kernels tell formats by these
 
 
-def compiled_available(dtype: str) -> bool:
-    """Whether the kernels work here for a dtype; without them the same numbers come from NumPy, slower."""
+def usable(dtype: str, n: int, how: How) -> bool:
+    """Whether the kernels are worth it and work here; without them the same numbers come from NumPy, slower."""
+    if n < how.compiled_from:
+        return False
     try:
         from harness.tensors.kernels import compiler
     except ImportError:  # pragma: no cover - numba is a dependency; this is for platforms without a wheel
         return False
-    return dtype != "float16" or compiler.CONVERTS_HALF
-
-
-def _chunks(n: int, task: Callable[[int], None], threads: int | None) -> None:
-    """Run `task(start)` for each chunk; the first exception ends it."""
-    starts = range(0, n, _CHUNK)
-    count = min(threads or len(os.sched_getaffinity(0)), len(starts))
-    if count <= 1:
-        for start in starts:
-            task(start)
-        return
-    with ThreadPoolExecutor(count) as pool:
-        for _ in pool.map(task, starts):
-            pass
+    return dtype != "float16" or (compiler.CONVERTS_HALF if how.converts_half is None else how.converts_half)
 
 
 # Significant bits (two fewer where the test itself is computed in that width), smallest subnormal, and a bound below
@@ -55,89 +36,88 @@ _ROUNDING = {
     "float32": (22, 2.0**-149, 2.0**126),
     "float64": (51, 2.0**-1074, 2.0**1022),
 }
+# Added to differences by a screen. Of floats, the smallest normal number: a subnormal one would make the processor take
+# its slow path for every equal pair. As float64, 64-bit integers may be equal that are not: every block must pass.
+_LIFT = {
+    "bfloat16": 2.0**-126,
+    "float32": 2.0**-126,
+    "float64": 2.0**-1022,
+    "int64": 2.0**64,
+    "uint64": 2.0**64,
+}
 
 
-class _Sink:
-    """One thread's work arrays and histograms for the compiled kernels.
-
-    `f` holds the sums |a-b|, aa, bb, ab, (a-b)(a-b), then max abs, max rel, and per rule the greatest needed rtol; `at`
-    the places of max abs, max rel, max ULP, and per rule; `n` counts finite pairs, differing ones, those against zero,
-    whether bits differ, the six special counts, places that are special apart, and special mismatches.
-    """
+class _Thread:
+    """One thread's records, work arrays and histograms for a kernel."""
 
     def __init__(self, dtype: str, rules: Sequence[Rule]) -> None:
-        from harness.tensors.kernels import compiler, narrow
+        from harness.tensors.kernels import compiler, exact, narrow, records, wide
 
-        self.dtype = dtype
-        self.float = DTYPES[dtype].kind == "float"
-        wide = dtype == "float64"
-        real = np.float64 if wide else np.float32
-        self.bins = bins_for(dtype)
+        self.is_float = DTYPES[dtype].kind == "float"
+        self.is_wide = dtype == "float64"
+        is_narrow = self.is_float and not self.is_wide
+        self.kernel = narrow.vector_chunk if is_narrow else wide.float_chunk if self.is_wide else exact.int_chunk
+        real = np.float32 if is_narrow else np.float64
+        self.rules = np.zeros(len(rules), records.rule_type(real))
+        if rules:
+            self.rules["atol"] = [atol for atol, _ in rules]
+            self.rules["torch_atol"] = [in_dtype(atol, dtype) for atol, _ in rules]
+            self.rules["torch_rtol"] = rtols = np.array([rtol for _, rtol in rules])
+            # Rounding to p bits changes a number by at most 2**-p of itself, or half the smallest subnormal: tolerances
+            # this much tighter, met in float64, are met in the dtype's own arithmetic, unless a difference overflows.
+            bits, smallest, _ = _ROUNDING[dtype]
+            self.rules["easy_rtol"] = rtols * (1 - 2.0 ** (2 - bits))
+            self.rules["easy_atol"] = self.rules["torch_atol"].astype(float) * (1 - 2.0 ** (2 - bits)) - 2 * smallest
+        self.terms = np.zeros(1, records.term_type(np.uint16 if dtype in ("float16", "bfloat16") else np.uint32))
+        bins = bins_for(dtype)
+        self.terms["shift"], self.terms["base"] = bins.shift, bins.base
+        self.terms["ulp_shift"], self.terms["ulp_base"] = ULP_BINS.shift, ULP_BINS.base
+        if self.is_float:
+            self.terms["calm"] = _ROUNDING[dtype][2]
+        block = compiler.BLOCK
+        screen = np.zeros(1, records.screen_type(real))
+        screen["lift"] = _LIFT.get(dtype, 0.0)
+        self.found = np.zeros(1, records.FOUND)
+        self.nothing = self.found.copy()
+        for name in ("max_abs_at", "max_rel_at", "max_ulp_at"):
+            self.nothing[name] = -1
+        self.nothing["firsts"] = _FAR
         # Four interleaved tables; 32 bits suffice for one chunk, and are half the cache.
-        self.h = np.zeros((4, self.bins.size), np.uint32)
-        self.g = np.zeros((4, ULP_BINS.size), np.uint32)
-        self.x, self.y = np.empty(compiler.BLOCK, real), np.empty(compiler.BLOCK, real)
-        self.u = np.zeros(1, np.uint64 if dtype in ("float32", "float64") else np.uint32)
-        self.work = narrow.work_arrays(VIEWS[dtype], self.u.dtype) if self.float and not wide else ()
-        self.limit = np.zeros(1, np.uint32 if dtype == "float32" else np.uint16)
-        self.wide_atols = np.array([atol for atol, _ in rules], np.float64)
-        self.atols = np.array([passes.in_dtype(atol, dtype) for atol, _ in rules], real)
-        self.rtols = np.array([rtol for _, rtol in rules], np.float64).astype(real)
-        # Rounding to p bits changes a number by at most 2**-p of itself, or half the smallest subnormal: tolerances
-        # this much tighter, met in float64, are met in the dtype's own arithmetic, unless a difference overflows.
-        bits, smallest, self.calm = _ROUNDING[dtype] if self.float else (0, 0.0, 0.0)
-        self.easy_rtols = np.array([rtol for _, rtol in rules]) * (1 - 2.0 ** (2 - bits))
-        self.easy_atols = self.atols.astype(np.float64) * (1 - 2.0 ** (2 - bits)) - 2 * smallest
-        self.easy_rtols, self.easy_atols = self.easy_rtols.astype(real), self.easy_atols.astype(real)
-        # The smallest normal number: a subnormal one would make the processor take its slow path for every equal pair.
-        self.tiny = 0.0 if dtype == "float16" else 2.0**-1022 if wide else 2.0**-126
-        # Stays set from chunk to chunk: a verdict that is already no need not be sought again.
-        self.failed = np.zeros(len(rules), np.bool_)
-        self.histogram = np.zeros(self.bins.size, np.int64)
-
-    def run(self, a: Array, b: Array, start: int, distances: _Distances) -> Partial:
-        """Compare one chunk, and add its ULP distances to `distances`."""
-        from harness.tensors.kernels import exact, narrow
-        from harness.tensors.kernels import wide as wide_module
-
-        rules = self.wide_atols.size
-        f = np.zeros(7 + rules)
-        at = np.full(3 + rules, -1, np.int64)
-        n = np.zeros(12, np.int64)
-        top = np.zeros(1, np.uint64)
-        firsts = np.full(KEPT, _FAR, np.int64)
-        if self.float and self.dtype != "float64":
-            view = VIEWS[self.dtype]
-            self.limit[0] = min(distances.limit, (1 << 8 * self.limit.itemsize) - 1)
-            narrow.vector_chunk(
-                a.view(view), b.view(view), self.x, self.y, self.u, self.rtols, self.atols, self.wide_atols,
-                self.easy_rtols, self.easy_atols, self.calm, np.float32(self.tiny),
-                self.failed, self.h, self.bins.base, self.g, ULP_BINS.shift, ULP_BINS.base, self.limit,
-                f, at, n, top, firsts, self.work,
-            )  # fmt: skip
-            distances.add(_drain(self.g))
-        elif self.float:
-            view = VIEWS[self.dtype]
-            wide_module.float_chunk(
-                a.view(view), b.view(view), self.x, self.y, self.u, self.rtols, self.atols, self.wide_atols,
-                self.easy_rtols, self.easy_atols, self.calm, self.tiny,
-                self.failed, self.h, self.bins.shift, self.bins.base, self.g, ULP_BINS.shift, ULP_BINS.base,
-                np.uint32(ULP_BINS.of(np.array([float(distances.limit)]))[0]), f, at, n, top, firsts,
-            )  # fmt: skip
-            distances.add(_drain(self.g))
-        else:
-            exact.int_chunk(a, b, self.wide_atols, self.h, self.bins.shift, self.bins.base, f, at, n, firsts)
-        self.histogram += _drain(self.h)
-        return Partial(
-            finite=int(n[0]), differ=int(n[1]), against_zero=int(n[2]), bits_apart=bool(n[3]),
-            special=[int(count) for count in n[4:10]], special_apart=int(n[10]), special_differ=int(n[11]),
-            sums=(float(f[0]), float(f[1]), float(f[2]), float(f[3]), float(f[4])),
-            max_abs=(float(f[5]), start + int(at[0])), max_rel=(float(f[6]), start + int(at[1])),
-            max_ulp=(int(top[0]), start + int(at[2])),
-            ratios=[(float(f[7 + k]), start + int(at[3 + k])) for k in range(rules)],
-            failed=[bool(flag) for flag in self.failed],
-            firsts=[start + int(place) for place in firsts if place != _FAR],
+        self.abs_table = np.zeros((4, bins.size), np.uint32)
+        self.ulp_table = np.zeros((4, ULP_BINS.size), np.uint32)
+        self.state = records.State(
+            records.Block(np.empty(block, real), np.empty(block, real), np.empty(block), screen[0]), self.rules,
+            self.terms[0], self.found[0], self.abs_table, self.ulp_table,
+            narrow.buffers(_VIEWS[dtype]) if is_narrow else (),
         )  # fmt: skip
+        self.histogram = np.zeros(bins.size, np.int64)
+
+    def look(self, a: Array, b: Array, start: int, distances: _Distances) -> Partial:
+        """Compare one chunk, and add its ULP distances to `distances`."""
+        self.found[:] = self.nothing
+        self.rules["needed"], self.rules["needed_at"] = 0.0, -1
+        if self.is_wide:
+            self.terms["limit"] = ULP_BINS.of(np.array([float(distances.limit)]))[0]
+        else:
+            self.terms["limit"] = min(distances.limit, np.iinfo(self.terms["limit"].dtype).max)
+        self.kernel(a, b, self.state)
+        if self.is_float:
+            distances.add(_drain(self.ulp_table))
+        self.histogram += _drain(self.abs_table)
+
+        found = dict(zip(self.found.dtype.names or (), self.found[0].item(), strict=True))
+        return Partial(
+            **{name: found[name] for name in ("finite", "differ", "against_zero", "special_apart", "special_differ")},
+            bits_apart=bool(found["bits_apart"]),
+            special=[found[name] for name in ("nan_a", "nan_b", "up_a", "up_b", "down_a", "down_b")],
+            sums=tuple(found[name] for name in ("sum_abs", "sum_aa", "sum_bb", "sum_ab", "sum_dd")),
+            max_abs=(found["max_abs"], start + found["max_abs_at"]),
+            max_rel=(found["max_rel"], start + found["max_rel_at"]),
+            max_ulp=(found["max_ulp"], start + found["max_ulp_at"]),
+            ratios=[(needed, start + place) for needed, place in self.rules[["needed", "needed_at"]].tolist()],
+            failed=self.rules["failed"].tolist(),
+            firsts=[start + int(place) for place in found["firsts"] if place != _FAR],
+        )
 
 
 class _Distances:
@@ -173,55 +153,34 @@ def _drain(tables: Array) -> Array:
     return counts
 
 
-def compiled(a: Tensor, b: Tensor, rules: Sequence[Rule], threads: int | None) -> Total:
-    """The compiled kernels, chunks spread over threads (they release the interpreter's lock)."""
+def run(a: Tensor, b: Tensor, rules: Sequence[Rule], how: How) -> Total:
+    """Compare floats and integers of two bytes and more, in threads: the kernels let go of Python's lock."""
     total = new_total(a.dtype)
-    x, y = a.flat, b.flat
     distances = _Distances(a.n)
     local = threading.local()
-    sinks: list[_Sink] = []
-    parts: dict[int, Partial] = {}
+    hired: list[_Thread] = []
+    view = _VIEWS.get(a.dtype, DTYPES[a.dtype].storage)
 
-    def task(start: int) -> None:
-        if not hasattr(local, "sink"):
-            local.sink = _Sink(a.dtype, rules)
-            sinks.append(local.sink)
-        p, q = x[start : start + _CHUNK], y[start : start + _CHUNK]
-        take_in(p, q)
+    def look(p: Array, q: Array, start: int) -> Partial:
+        if not hasattr(local, "thread"):
+            local.thread = _Thread(a.dtype, rules)
+            hired.append(local.thread)
         # A file's tensor may begin at an odd address; the kernels are compiled for aligned arrays only.
-        parts[start] = local.sink.run(
-            np.require(p, requirements="A"), np.require(q, requirements="A"), start, distances
-        )
-        give_back(p, q)
+        p, q = (np.require(side, requirements="A").view(view) for side in (p, q))
+        found: Partial = local.thread.look(p, q, start, distances)
+        return found
 
-    _chunks(a.n, task, threads)
-    total.parts = [parts[start] for start in sorted(parts)]
-    for sink in sinks:
-        total.histogram += sink.histogram
+    total.parts = list(each_chunk(a.flat, b.flat, how.chunk, look, how.threads))
+    for thread in hired:
+        total.histogram += thread.histogram
     total.ulps = distances.histogram
     return total
 
 
-def pair_counts(a: Tensor, b: Tensor, threads: int | None = None) -> Array:
-    """How often each pair of bytes occurs in two tensors of a one-byte dtype, shape (256, 256), int64."""
-    x, y = a.flat.view(np.uint8), b.flat.view(np.uint8)
-    counts = np.zeros((256, 256), np.int64)
-    lock = threading.Lock()
-    compiled = a.n >= COMPILED_FROM and compiled_available(a.dtype)
+def pairs(a: Array, b: Array) -> Array:
+    """As `passes.pairs`: how often each of the 65,536 pairs occurs in two uint8 arrays, shape (256, 256), int64."""
+    from harness.tensors.kernels import exact
 
-    def task(start: int) -> None:
-        p, q = x[start : start + _CHUNK], y[start : start + _CHUNK]
-        if compiled:
-            from harness.tensors.kernels import exact
-
-            table = np.zeros((4, 65536), np.uint32)
-            exact.pair_chunk(p, q, table)
-            found = table.sum(axis=0, dtype=np.int64).reshape(256, 256)
-        else:
-            found = passes.pairs(p, q)
-        with lock:
-            np.add(counts, found, out=counts)
-        give_back(p, q)
-
-    _chunks(a.n, task, threads)
-    return counts
+    table = np.zeros((4, 1 << 16), np.uint32)
+    exact.pair_chunk(a, b, table)
+    return _drain(table).reshape(256, 256)

@@ -23,10 +23,10 @@ def take_in(*chunks: Array) -> None:
         _advise(chunk, _MADV_POPULATE_READ)
 
 
-def slices(raw: Array) -> Iterator[Array]:
-    """Bytes in stretches that hold whole elements, each given back when it was looked at."""
-    for start in range(0, raw.size, HASH_SLICE):
-        part = raw[start : start + HASH_SLICE]
+def slices(raw: Array, size: int = HASH_SLICE) -> Iterator[Array]:
+    """Bytes in stretches of `size`, which must hold whole elements, each given back when it was looked at."""
+    for start in range(0, raw.size, size):
+        part = raw[start : start + size]
         yield part
         give_back(part)
 

@@ -7,25 +7,26 @@ in float64 over the places where both sides are finite. See docs/comparing.md fo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from harness.tensors import passes
-from harness.tensors import values as values_module
-from harness.tensors.compiled import COMPILED_FROM, P99, VIEWS, compiled, compiled_available
+from harness.tensors import compiled, one_byte, passes, values
+from harness.tensors.chunks import USUAL, How
 from harness.tensors.dtypes import DTYPES, Array
-from harness.tensors.one_byte import NUMPY_CHUNK, measure_bytes
-from harness.tensors.passes import KEPT, ULP_BINS, Bins, Rule, Total, new_total
+from harness.tensors.passes import HAS_ULP, KEPT, P99, ULP_BINS, Bins, Rule, Total
 from harness.tensors.profiles import BUILTIN, Profile, Verdict
 from harness.tensors.tensor import Tensor
 
 
 @dataclass(frozen=True)
 class Mismatch:
-    """One place where the two sides differ."""
+    """One place at which something was found, such as a difference, and what each side holds there.
+
+    `index` is along the tensor's axes, () for a scalar. `a` and `b` are exact: no dtype holds more than these types.
+    """
 
     index: tuple[int, ...]
     a: float | int | complex
@@ -74,39 +75,30 @@ class Metrics:
         return self.n_mismatch == 0
 
 
-def measure(a: Tensor, b: Tensor, profiles: Sequence[Profile] = BUILTIN, *, threads: int | None = None) -> Metrics:
+def engine(dtype: str, n: int, how: How) -> Callable[[Tensor, Tensor, Sequence[Rule], How], Total]:
+    """What goes through a pair of tensors of `n` elements: `run` of one of three modules."""
+    if DTYPES[dtype].itemsize == 1:
+        return one_byte.run
+    return compiled.run if DTYPES[dtype].kind in ("float", "int") and compiled.usable(dtype, n, how) else passes.run
+
+
+def measure(a: Tensor, b: Tensor, profiles: Sequence[Profile] = BUILTIN, how: How = USUAL) -> Metrics:
     """Compare two tensors of equal shape and dtype; B is the reference of every relative number.
 
     Args:
         a: one side; mapped tensors are streamed, and their pages given back as they are done with.
         b: the reference.
         profiles: tolerances to judge by, any number in the one pass.
-        threads: how many threads a big tensor may take; all cores unless told. The result does not depend on it.
+        how: threads, sizes of chunks, and what computes; the result does not depend on it.
 
     Raises:
         ValueError: shapes or dtypes differ, which the caller reports before it asks for values.
     """
     if a.shape != b.shape or a.dtype != b.dtype:
         raise ValueError(f"cannot measure {a.dtype} {a.shape} against {b.dtype} {b.shape}")
-    kind = DTYPES[a.dtype].kind
-    rules = [profile.rule(a.dtype) for profile in profiles] if kind in ("float", "complex") else []
-    if DTYPES[a.dtype].itemsize == 1:
-        total = measure_bytes(a, b, rules, threads)
-    elif a.n >= COMPILED_FROM and kind in ("float", "int") and compiled_available(a.dtype):
-        total = compiled(a, b, rules, threads)
-    else:
-        total = _plain(a, b, rules)
-    return _finish(a, b, total, profiles, rules)
-
-
-def _plain(a: Tensor, b: Tensor, rules: Sequence[Rule]) -> Total:
-    """NumPy, one chunk after the other."""
-    total = new_total(a.dtype)
-    x, y = a.flat, b.flat
-    for start in range(0, a.n, NUMPY_CHUNK):
-        p, q = x[start : start + NUMPY_CHUNK], y[start : start + NUMPY_CHUNK]
-        total.parts.append(passes.array_chunk(p, q, a.dtype, start, rules, total.histogram, total.ulps))
-    return total
+    judged = DTYPES[a.dtype].kind in ("float", "complex")
+    rules = [profile.rule(a.dtype) for profile in profiles] if judged else []
+    return _finish(a, b, engine(a.dtype, a.n, how)(a, b, rules, how), profiles, rules)
 
 
 def _best(candidates: Iterable[tuple[Any, int]]) -> tuple[Any, int]:
@@ -132,7 +124,7 @@ def element(tensor: Tensor, place: int) -> float | int | complex:
     raw = tensor.flat[place : place + 1]
     if DTYPES[tensor.dtype].kind in ("int", "bool"):
         return int(raw[0])
-    number = values_module.decode(raw, tensor.dtype)[0]
+    number = values.decode(raw, tensor.dtype)[0]
     return complex(number) if DTYPES[tensor.dtype].kind == "complex" else float(number)
 
 
@@ -154,7 +146,7 @@ def _finish(a: Tensor, b: Tensor, total: Total, profiles: Sequence[Profile], rul
     max_abs, abs_place = _best(part.max_abs for part in parts)
     max_rel, rel_place = _best(part.max_rel for part in parts)
     max_ulp, ulp_place = _best(part.max_ulp for part in parts)
-    has_ulp = a.dtype in VIEWS
+    has_ulp = a.dtype in HAS_ULP
     mismatches = count("differ") + special_differ
     verdicts = []
     for k, profile in enumerate(profiles):
@@ -164,7 +156,7 @@ def _finish(a: Tensor, b: Tensor, total: Total, profiles: Sequence[Profile], rul
         atol, rtol = rules[k]
         needed, place = _best(part.ratios[k] for part in parts)
         where = at(place)
-        close = not any(part.failed[k] for part in parts) if values_module.judged(a.dtype) else None
+        close = not any(part.failed[k] for part in parts) if values.judged(a.dtype) else None
         least = math.inf if special_differ else float(needed)
         verdicts.append(Verdict(profile.name, atol, rtol, close, least, where.index if where else None))
     firsts = [place for part in parts for place in part.firsts][:KEPT]
@@ -186,9 +178,9 @@ def _finish(a: Tensor, b: Tensor, total: Total, profiles: Sequence[Profile], rul
     )  # fmt: skip
 
 
-def _sum(values: Iterable[float]) -> float:
+def _sum(parts: Iterable[float]) -> float:
     """The exact sum, rounded once; infinite or NaN where it, or one of them, is beyond float64."""
-    listed = list(values)
+    listed = list(parts)
     try:
         return math.fsum(listed)
     except (OverflowError, ValueError):  # where adding them one by one gives infinity, or infinity less infinity

@@ -7,21 +7,29 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from harness.tensors import compiled, passes
 from harness.tensors import values as values_module
-from harness.tensors.compiled import pair_counts
+from harness.tensors.chunks import USUAL, How, each_chunk
 from harness.tensors.dtypes import Array
-from harness.tensors.mapped import give_back
 from harness.tensors.passes import KEPT, Partial, Rule, Total, new_total
 from harness.tensors.tensor import Tensor
 
-NUMPY_CHUNK = 1 << 15  # bigger work arrays would be fresh pages each time, which cost more than the arithmetic
+
+def pair_counts(a: Tensor, b: Tensor, how: How = USUAL) -> Array:
+    """How often each pair of bytes occurs in two tensors of a one-byte dtype, shape (256, 256), int64."""
+    x, y = a.flat.view(np.uint8), b.flat.view(np.uint8)
+    pairs = compiled.pairs if compiled.usable(a.dtype, a.n, how) else passes.pairs
+    counts = np.zeros((256, 256), np.int64)
+    for found in each_chunk(x, y, how.chunk, lambda p, q, _: pairs(p, q), how.threads):
+        counts += found
+    return counts
 
 
-def measure_bytes(a: Tensor, b: Tensor, rules: Sequence[Rule], threads: int | None) -> Total:
-    """One-byte dtypes: count the 65,536 pairs, and compute every metric from the counts."""
+def run(a: Tensor, b: Tensor, rules: Sequence[Rule], how: How) -> Total:
+    """Count the 65,536 pairs, and compute every metric from the counts."""
     total = new_total(a.dtype)
     x, y = a.flat.view(np.uint8), b.flat.view(np.uint8)
-    counts = pair_counts(a, b, threads)
+    counts = pair_counts(a, b, how)
     # Each distinct pair is an element of a small problem, weighted by its count.
     left, right = (side.astype(np.uint8) for side in np.nonzero(counts))
     weights = counts[left, right]
@@ -47,11 +55,22 @@ def measure_bytes(a: Tensor, b: Tensor, rules: Sequence[Rule], threads: int | No
     part.sums = (float(d @ w), float((p * p) @ w), float((q * q) @ w), float((p * q) @ w), float((d * d) @ w))
     np.add.at(total.histogram, total.bins.of(d), w)
 
+    def find(left: Array, right: Array, count: int) -> list[int]:
+        """Flat indices of the first `count` places that hold one of these pairs of bytes."""
+        wanted = np.zeros(65536, np.bool_)
+        wanted[(left.astype(np.uint16) << 8) | right] = True
+        found: list[int] = []
+        for hits in each_chunk(x, y, how.numpy_chunk, lambda p, q, start: start + _hits(wanted, p, q)):
+            found += [int(hit) for hit in hits[: count - len(found)]]
+            if len(found) >= count:
+                break
+        return found
+
     def place(scores: Array) -> tuple[float, int]:
         best = float(scores.max()) if scores.size else 0.0
         if best <= 0:
             return 0.0, -1
-        return best, _find(x, y, left[scores == best], right[scores == best], 1)[0]
+        return best, find(left[scores == best], right[scores == best], 1)[0]
 
     part.max_abs = place(difference)
     relative = np.divide(difference, reference, out=np.zeros_like(difference), where=reference > 0)
@@ -61,7 +80,7 @@ def measure_bytes(a: Tensor, b: Tensor, rules: Sequence[Rule], threads: int | No
         needed[(reference == 0) & (difference > atol)] = math.inf
         part.ratios.append(place(needed))
     if unequal.any():
-        part.firsts = _find(x, y, left[unequal], right[unequal], KEPT)
+        part.firsts = find(left[unequal], right[unequal], KEPT)
     total.parts.append(part)
     return total
 
@@ -71,16 +90,6 @@ def _classes(which: str, u: Array, v: Array) -> Iterable[Array]:
         yield np.isnan(side) if which == "nan" else side == (math.inf if which == "up" else -math.inf)
 
 
-def _find(x: Array, y: Array, left: Array, right: Array, count: int) -> list[int]:
-    """Flat indices of the first `count` places that hold one of these pairs of bytes."""
-    wanted = np.zeros(65536, np.bool_)
-    wanted[(left.astype(np.uint16) << 8) | right] = True
-    found: list[int] = []
-    for start in range(0, x.size, NUMPY_CHUNK):
-        p, q = x[start : start + NUMPY_CHUNK], y[start : start + NUMPY_CHUNK]
-        hits = np.flatnonzero(wanted[(p.astype(np.uint16) << 8) | q])
-        found += [start + int(hit) for hit in hits[: count - len(found)]]
-        give_back(p, q)
-        if len(found) >= count:
-            break
-    return found
+def _hits(wanted: Array, p: Array, q: Array) -> Array:
+    """Where a pair of bytes is one of those that are wanted."""
+    return np.flatnonzero(wanted[(p.astype(np.uint16) << 8) | q])

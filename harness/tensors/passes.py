@@ -12,11 +12,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from harness.tensors.chunks import How, each_chunk
 from harness.tensors.dtypes import DTYPES, Array
+from harness.tensors.tensor import Tensor
 from harness.tensors.values import Float64s, decode, judged
 
 KEPT = 5
 """How many of the first mismatches are kept."""
+P99 = 0.99
+"""The greatest share that a percentile of ULP distances is asked for; the kernels count no more than it needs."""
+HAS_ULP = ("float16", "bfloat16", "float32", "float64")
+"""Dtypes whose distances are counted in units in the last place."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +79,37 @@ class Partial:
     special: list[int] = field(default_factory=lambda: [0] * 6)  # NaN a, b; +inf a, b; -inf a, b
     special_apart: int = 0  # places where the two sides are not the same NaN, +inf, -inf or finite
     special_differ: int = 0  # pairs that are not both finite and not equal; NaN never is
-    sums: tuple[float, float, float, float, float] = (0.0,) * 5  # |a-b|, aa, bb, ab, (a-b)(a-b)
+    sums: tuple[float, ...] = (0.0,) * 5  # |a-b|, aa, bb, ab, (a-b)(a-b)
     max_abs: tuple[float, int] = (0.0, -1)
     max_rel: tuple[float, int] = (0.0, -1)  # over references that are not zero
     max_ulp: tuple[int, int] = (0, -1)
     ratios: list[tuple[float, int]] = field(default_factory=list)  # per rule, greatest (|a-b| - atol) / |b|
     failed: list[bool] = field(default_factory=list)  # per rule, whether torch.allclose says no
     firsts: list[int] = field(default_factory=list)
+
+
+@dataclass
+class Total:
+    """Chunks' partial results put together in the chunks' order."""
+
+    bins: Bins
+    histogram: Array
+    ulps: Array
+    parts: list[Partial] = field(default_factory=list)
+
+
+def bins_for(dtype: str) -> Bins:
+    """The histogram's bins for the differences of a dtype."""
+    if dtype in ABS_BINS:
+        return ABS_BINS[dtype]
+    kind = DTYPES[dtype].kind
+    return ABS_BINS["int" if kind == "bool" else "float64" if kind == "float" else kind]
+
+
+def new_total(dtype: str) -> Total:
+    """A total of nothing yet."""
+    bins = bins_for(dtype)
+    return Total(bins, np.zeros(bins.size, np.int64), np.zeros(ULP_BINS.size, np.int64))
 
 
 Rule = tuple[float, float]
@@ -175,10 +205,19 @@ def _scatter(values: Float64s, bins: Bins, histogram: Array) -> None:
     histogram += np.bincount(bins.of(values), minlength=bins.size).astype(np.int64)
 
 
-def array_chunk(
-    a: Array, b: Array, dtype: str, start: int, rules: Sequence[Rule], histogram: Array, ulps: Array
-) -> Partial:
-    """Compare one chunk of any dtype of two bytes and more (float64 work arrays of the chunk's size).
+def run(a: Tensor, b: Tensor, rules: Sequence[Rule], how: How) -> Total:
+    """Compare tensors of any dtype of two bytes and more, one chunk after the other."""
+    total = new_total(a.dtype)
+
+    def look(p: Array, q: Array, start: int) -> Partial:
+        return _chunk(p, q, a.dtype, start, rules, total)
+
+    total.parts = list(each_chunk(a.flat, b.flat, how.numpy_chunk, look))
+    return total
+
+
+def _chunk(a: Array, b: Array, dtype: str, start: int, rules: Sequence[Rule], total: Total) -> Partial:
+    """Compare one chunk (float64 work arrays of its size), and add to the total's histograms.
 
     Args:
         a: one side's elements, one-dimensional, as in `Tensor.data`.
@@ -186,10 +225,8 @@ def array_chunk(
         dtype: torch's name.
         start: flat index of the chunk's first element.
         rules: atol and rtol to judge by; empty for integers.
-        histogram: int64 counts over the dtype's `ABS_BINS`, added to.
-        ulps: int64 counts over `ULP_BINS`, added to.
+        total: whose `histogram` and `ulps` are added to.
     """
-    kind = DTYPES[dtype].kind
     with np.errstate(all="ignore"):
         x, y = decode(a, dtype), decode(b, dtype)
         finite = np.isfinite(x) & np.isfinite(y)
@@ -218,14 +255,14 @@ def array_chunk(
         result.max_abs = _greatest(difference, start)
         relative = np.divide(difference, reference, out=np.zeros_like(difference), where=reference > 0)
         result.max_rel = _greatest(relative, start)
-        _scatter(d, ABS_BINS.get(dtype, ABS_BINS[kind if kind != "float" else "float64"]), histogram)
-        if dtype in ("float16", "bfloat16", "float32", "float64"):
+        _scatter(d, total.bins, total.histogram)
+        if dtype in HAS_ULP:
             distance = ulp_distance(a, b, dtype)
             distance[~finite] = 0
             place = int(np.argmax(distance)) if distance.size else 0
             if distance.size and distance[place]:
                 result.max_ulp = int(distance[place]), start + place
-            _scatter(distance[finite].astype(np.float64), ULP_BINS, ulps)
+            _scatter(distance[finite].astype(np.float64), ULP_BINS, total.ulps)
         for rule in rules:
             excess = difference - rule[0]
             needed = np.divide(excess, reference, out=np.zeros_like(excess), where=reference > 0)
@@ -254,27 +291,3 @@ def _specials(x: Array, y: Array, finite: Array, result: Partial) -> Array:
 def pairs(a: Array, b: Array) -> Array:
     """How often each of the 65,536 pairs occurs in two uint8 arrays, shape (256, 256), int64."""
     return np.bincount((a.astype(np.uint16) << 8) | b, minlength=65536).astype(np.int64).reshape(256, 256)
-
-
-@dataclass
-class Total:
-    """Chunks' partial results put together in the chunks' order."""
-
-    bins: Bins
-    histogram: Array
-    ulps: Array
-    parts: list[Partial] = field(default_factory=list)
-
-
-def bins_for(dtype: str) -> Bins:
-    """The histogram's bins for the differences of a dtype."""
-    if dtype in ABS_BINS:
-        return ABS_BINS[dtype]
-    kind = DTYPES[dtype].kind
-    return ABS_BINS["int" if kind == "bool" else "float64" if kind == "float" else kind]
-
-
-def new_total(dtype: str) -> Total:
-    """A total of nothing yet."""
-    bins = bins_for(dtype)
-    return Total(bins, np.zeros(bins.size, np.int64), np.zeros(ULP_BINS.size, np.int64))

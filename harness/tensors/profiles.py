@@ -42,11 +42,12 @@ BUILTIN = (DEFAULT, BNB)
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one profile says about a pair.
+    """What one profile says about all values of two tensors: whether they are close, and by how much they are or not.
 
-    `close` is `torch.allclose`'s answer; None where torch raises (float8). `min_rtol` is the smallest rtol with which
-    |a-b| <= atol + rtol*|b| holds everywhere at this atol, in exact arithmetic on float64; infinite where no rtol would
-    do; None for integers. `min_rtol_index` is the place that needs it.
+    `profile` is its name; `atol` and `rtol` are its tolerance for their dtype, zero for integers, which are equal or
+    not. `close` is `torch.allclose`'s answer; None where torch raises (float8). `min_rtol` is the smallest rtol with
+    which |a-b| <= atol + rtol*|b| holds everywhere at this atol, in exact arithmetic on float64; infinite where no rtol
+    would do; None for integers. `min_rtol_index` is the place that needs it.
     """
 
     profile: str

@@ -15,7 +15,7 @@ import numpy as np
 
 from harness.errors import UnreadableTensor
 from harness.tensors.dtypes import BY_NUMPY, DTYPES, Array
-from harness.tensors.mapped import slices
+from harness.tensors.mapped import HASH_SLICE, slices
 
 if sys.byteorder != "little":  # pragma: no cover - no such host has a torch wheel
     raise ImportError("harness.tensors.tensor maps little-endian files and works on little-endian hosts only")
@@ -91,22 +91,25 @@ class Tensor:
         """
         return self._read_through(lambda _: None)
 
-    def digest_and_nans(self) -> tuple[str, int]:
-        """The digest, and how many elements are NaN, from one reading: bit-equal NaNs are not close in torch."""
+    def digest_and_nans(self, size: int = HASH_SLICE) -> tuple[str, int]:
+        """The digest, and how many elements are NaN, from one reading: bit-equal NaNs are not close in torch.
+
+        `size` is how many bytes are read at a time; they must hold whole elements.
+        """
         from harness.tensors.values import count_nan
 
         found: list[int] = []
-        digest = self._read_through(lambda raw: found.append(count_nan(raw, self.dtype)))
+        digest = self._read_through(lambda raw: found.append(count_nan(raw, self.dtype)), size)
         return digest, sum(found)
 
-    def _read_through(self, look: Callable[[Array], None]) -> str:
+    def _read_through(self, look: Callable[[Array], None], size: int = HASH_SLICE) -> str:
         """Hash the tensor, and show each slice's bytes, which hold whole elements, to `look`."""
         from blake3 import blake3
 
-        shape = ",".join(str(size) for size in self.shape)
+        shape = ",".join(map(str, self.shape))
         hasher = blake3(f"harness.tensor.v1\0{self.dtype}\0{shape}\0".encode(), max_threads=blake3.AUTO)
         raw = self.flat.view(np.uint8)
-        for part in slices(raw):
+        for part in slices(raw, size):
             hasher.update(part.data)
             look(part)
         return hasher.hexdigest()

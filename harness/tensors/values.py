@@ -28,11 +28,11 @@ def decode(values: Array, dtype: str) -> Array:
         return values.astype(np.complex128 if DTYPES[dtype].kind == "complex" else np.float64)
 
 
-_NAN_SLICE = 1 << 20  # bytes; work arrays of this size stay in a cache
+def count_nan(raw: Array, dtype: str, size: int = 1 << 20) -> int:
+    """How many elements in these bytes, which hold whole ones, are NaN; a complex one is if either part is.
 
-
-def count_nan(raw: Array, dtype: str) -> int:
-    """How many elements in these bytes, which hold whole ones, are NaN; a complex one is if either part is."""
+    `size` is how many bytes are looked at at once; work arrays of this one stay in a cache.
+    """
     kind = DTYPES[dtype]
     if kind.kind not in ("float", "complex"):
         return 0
@@ -41,8 +41,8 @@ def count_nan(raw: Array, dtype: str) -> int:
     half = {"float16": 0x7C00, "bfloat16": 0x7F80, "complex32": 0x7C00}.get(dtype)
     parts = 2 if kind.kind == "complex" else 1
     total = 0
-    for start in range(0, raw.size, _NAN_SLICE):
-        part = raw[start : start + _NAN_SLICE]
+    for start in range(0, raw.size, size):
+        part = raw[start : start + size]
         if half is not None:
             nan = (part.view("<u2") & np.uint16(0x7FFF)) > half
         else:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,14 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import UsageError
-from harness.tensors import compiled, metrics, one_byte
+from harness.tensors import compiled, passes
+from harness.tensors.chunks import How
 from harness.tensors.dtypes import DTYPES, Array
-from harness.tensors.metrics import Metrics, measure
+from harness.tensors.metrics import Metrics, engine, measure
 from harness.tensors.passes import ABS_BINS, ULP_BINS, not_close, ulp_distance
 from harness.tensors.profiles import BNB, BUILTIN, DEFAULT, Profile
 from harness.tensors.tensor import Tensor
-from harness.tensors.values import byte_values, decode
+from harness.tensors.values import byte_values, count_nan, decode
 from tests.support.torch_oracle import TorchOracle
 
 BUSY = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -36,12 +39,14 @@ def oracle(torch_interpreter: Path) -> Iterator[TorchOracle]:
     process.close()
 
 
-@pytest.fixture(params=["numpy", "compiled"])
-def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+COMPILED, NUMPY = How(compiled_from=0), How(compiled_from=1 << 60)
+
+
+@pytest.fixture(params=[COMPILED, NUMPY], ids=["compiled", "numpy"])
+def how(request: pytest.FixtureRequest) -> How:
     """Both implementations, on tensors of any size."""
-    monkeypatch.setattr(metrics, "COMPILED_FROM", 0 if request.param == "compiled" else 1 << 60)
-    monkeypatch.setattr(compiled, "COMPILED_FROM", 0 if request.param == "compiled" else 1 << 60)
-    return str(request.param)
+    found: How = request.param
+    return found
 
 
 def bits_tensor(bits: list[int], dtype: str, shape: tuple[int, ...] | None = None) -> Tensor:
@@ -93,13 +98,13 @@ EXTRA = [(0.0, 0.0), (0.0, 2.0**-10), (6e-8, 0.0), (1e-3, 1e-2), (0.5, 0.0), (1e
 
 @settings(max_examples=600, deadline=None, suppress_health_check=BUSY)
 @given(pair=pairs(FLOATS + INTS))
-def test_verdicts_are_torchs(engine: str, oracle: TorchOracle, pair: tuple[Tensor, Tensor]) -> None:
+def test_verdicts_are_torchs(how: How, oracle: TorchOracle, pair: tuple[Tensor, Tensor]) -> None:
     """Every verdict equals `torch.allclose`'s, over dtypes, NaN, infinities, signed zeros and subnormals."""
     a, b = pair
     profiles = [*BUILTIN, *(Profile(f"p{k}", rule) for k, rule in enumerate(EXTRA))]
     expected = oracle.allclose(a, b, [profile.rule(a.dtype) for profile in profiles])
 
-    assert expected == [verdict.close for verdict in measure(a, b, profiles).verdicts]
+    assert expected == [verdict.close for verdict in measure(a, b, profiles, how=how).verdicts]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -214,9 +219,9 @@ def check(found: Metrics, a: Tensor, b: Tensor) -> None:
 @settings(max_examples=400, deadline=None, suppress_health_check=BUSY)
 @given(pair=pairs(("float16", "bfloat16", "float32", *INTS)))
 @example(pair=(bits_tensor([0, 0x8000], "float16"), bits_tensor([0x8000, 1], "float16")))
-def test_metrics_equal_the_slow_reference(engine: str, pair: tuple[Tensor, Tensor]) -> None:
+def test_metrics_equal_the_slow_reference(how: How, pair: tuple[Tensor, Tensor]) -> None:
     """One pass gives what an element-by-element float64 computation gives."""
-    check(measure(*pair), *pair)
+    check(measure(*pair, how=how), *pair)
 
 
 def typical(dtype: str, n: int, share: float, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -245,25 +250,21 @@ def _wrap(bits: Array, dtype: str) -> Tensor:
 
 @pytest.mark.parametrize("share", [0.0, 0.02, 1.0])
 @pytest.mark.parametrize("dtype", [*FLOATS, *INTS])
-def test_blocks_and_chunks_add_up(engine: str, dtype: str, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_and_chunks_add_up(how: How, dtype: str, share: float) -> None:
     """Tensors of several blocks and chunks, with special values scattered in, agree with the slow reference."""
-    monkeypatch.setattr(compiled, "_CHUNK", 4096)
-    monkeypatch.setattr(metrics, "NUMPY_CHUNK", 1000)
-    monkeypatch.setattr(one_byte, "NUMPY_CHUNK", 1000)
     a, b = typical(dtype, 9001, share)
     if dtype in FLOATS and share:
         bits = b.data.view(_UINT[DTYPES[dtype].itemsize]).copy()
         bits[[17, 4099, 8999]] = [interesting(dtype)[k] for k in (-2, -1, 11)]
         bits[5000] = interesting(dtype)[12]
         b = Tensor.of(bits.view(DTYPES[dtype].storage), dtype)
-    check(measure(a, b), a, b)
+    check(measure(a, b, how=replace(how, chunk=4096, numpy_chunk=1000)), a, b)
 
 
 @pytest.mark.parametrize("order", ["rising", "falling", "mixed"])
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_percentiles_do_not_depend_on_what_is_skipped(dtype: str, order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_percentiles_do_not_depend_on_what_is_skipped(dtype: str, order: str) -> None:
     """Distances too small to be the 99th percentile are not counted one by one, and the percentile stays exact."""
-    monkeypatch.setattr(compiled, "_CHUNK", 1024)
     rng = np.random.default_rng(3)
     n = 40_000
     steps = np.sort((2.0 ** rng.uniform(0, 7, n)).astype(np.int64))
@@ -271,80 +272,71 @@ def test_percentiles_do_not_depend_on_what_is_skipped(dtype: str, order: str, mo
     kind = _UINT[DTYPES[dtype].itemsize]
     bits = np.full(n, interesting(dtype)[6], kind)
     a, b = _wrap(bits, dtype), _wrap(bits + steps.astype(kind), dtype)
-    monkeypatch.setattr(metrics, "COMPILED_FROM", 0)
-    monkeypatch.setattr(compiled, "COMPILED_FROM", 0)
-    found = measure(a, b)
+    found = measure(a, b, how=replace(COMPILED, chunk=1024))
 
     assert int(np.sort(steps)[math.ceil(0.99 * n) - 1]) == found.p99_ulp
     check(found, a, b)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "int32", "uint8"])
-def test_threads_do_not_change_a_number(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_do_not_change_a_number(dtype: str) -> None:
     """The result is the same, to the last bit, whatever the number of threads."""
-    monkeypatch.setattr(metrics, "COMPILED_FROM", 0)
-    monkeypatch.setattr(compiled, "COMPILED_FROM", 0)
-    monkeypatch.setattr(compiled, "_CHUNK", 4096)
     a, b = typical(dtype, 60_000, 0.5)
-    expected = dataclasses.asdict(measure(a, b, threads=1))
+    expected, *others = (measure(a, b, how=replace(COMPILED, chunk=4096, threads=k)) for k in (1, 2, 3, 8))
 
-    assert all(dataclasses.asdict(measure(a, b, threads=k)) == expected for k in (2, 3, 8))
+    assert [expected] * 3 == others
 
 
-def test_old_processors_take_numpy_for_half(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_processors_take_numpy_for_half() -> None:
     """Where the processor cannot convert float16, compiled code would end the process, so none is used."""
-    from harness.tensors.kernels import compiler
+    old = replace(COMPILED, converts_half=False)
 
-    monkeypatch.setattr(metrics, "COMPILED_FROM", 0)
-    monkeypatch.setattr(compiled, "COMPILED_FROM", 0)
-    monkeypatch.setattr(compiler, "CONVERTS_HALF", False)
-    monkeypatch.setattr(metrics, "compiled", lambda *_: pytest.fail("compiled code was called"))
-
-    assert measure(*typical("float16", 100, 0.5)).n == 100
-    with pytest.raises(pytest.fail.Exception):
-        measure(*typical("float32", 100, 0.5))
+    assert [passes.run, compiled.run] == [engine(dtype, 100, old) for dtype in ("float16", "float32")]
+    assert measure(*typical("float16", 100, 0.5), how=old).n == 100
 
 
-def test_the_reference_is_b(engine: str) -> None:
+def test_the_reference_is_b(how: How) -> None:
     """`isclose` is asymmetric: the tolerance grows with |b|, not with |a|."""
     profile = [Profile("p", (0.0, 0.1))]
     small, big = Tensor.of(np.array([1.0], np.float32)), Tensor.of(np.array([1.105], np.float32))
 
-    assert measure(small, big, profile).verdicts[0].close
-    assert not measure(big, small, profile).verdicts[0].close
-    assert measure(big, small).max_rel == pytest.approx(0.105, rel=1e-6)
+    assert measure(small, big, profile, how=how).verdicts[0].close
+    assert not measure(big, small, profile, how=how).verdicts[0].close
+    assert measure(big, small, how=how).max_rel == pytest.approx(0.105, rel=1e-6)
 
 
-def test_unsigned_subtraction_does_not_wrap(engine: str) -> None:
+def test_unsigned_subtraction_does_not_wrap(how: How) -> None:
     """0 against 1 in uint8 differs by 1, not by 255."""
-    found = measure(Tensor.of(np.array([0, 5], np.uint8)), Tensor.of(np.array([1, 5], np.uint8)))
+    found = measure(Tensor.of(np.array([0, 5], np.uint8)), Tensor.of(np.array([1, 5], np.uint8)), how=how)
 
     assert (1.0, 1, 0.5) == (found.max_abs, found.n_mismatch, found.mean_abs)
 
 
-def test_int64_extremes_do_not_overflow(engine: str) -> None:
+def test_int64_extremes_do_not_overflow(how: How) -> None:
     """The greatest int64 distance needs 64 bits and is reported as such."""
     a, b = (Tensor.of(np.array([value], np.int64)) for value in (-(2**63), 2**63 - 1))
 
-    assert measure(a, b).max_abs == 2.0**64
+    assert measure(a, b, how=how).max_abs == 2.0**64
     big = 2**60
-    assert measure(Tensor.of(np.array([big], np.int64)), Tensor.of(np.array([big + 1], np.int64))).max_abs == 1.0
+    assert (
+        measure(Tensor.of(np.array([big], np.int64)), Tensor.of(np.array([big + 1], np.int64)), how=how).max_abs == 1.0
+    )
 
 
-def test_signed_zeros_are_equal_values_of_different_bits(engine: str) -> None:
+def test_signed_zeros_are_equal_values_of_different_bits(how: How) -> None:
     """+0.0 equals -0.0, and the two are not bit-equal."""
-    found = measure(Tensor.of(np.array([0.0], np.float16)), Tensor.of(np.array([-0.0], np.float16)))
+    found = measure(Tensor.of(np.array([0.0], np.float16)), Tensor.of(np.array([-0.0], np.float16)), how=how)
 
     assert found.value_equal
     assert not found.bit_equal
     assert found.max_ulp == 0
 
 
-def test_nan_equals_nothing_and_hides_nothing(engine: str) -> None:
+def test_nan_equals_nothing_and_hides_nothing(how: How) -> None:
     """A NaN beside a 5 against a 9 is counted, and the 4 between them is still reported."""
     a = Tensor.of(np.array([np.nan, 5.0, np.nan, np.inf, 1.0], np.float32))
     b = Tensor.of(np.array([np.nan, 9.0, 1.0, np.inf, -np.inf], np.float32))
-    found = measure(a, b)
+    found = measure(a, b, how=how)
 
     assert (4, 4.0, False) == (found.n_mismatch, found.max_abs, found.value_equal)
     assert (2, 1, 1, 1, 0, 1) == (
@@ -355,32 +347,33 @@ def test_nan_equals_nothing_and_hides_nothing(engine: str) -> None:
     assert [math.inf, math.inf] == [verdict.min_rtol for verdict in found.verdicts]
 
 
-def test_bit_equal_nan_is_not_value_equal(engine: str) -> None:
+def test_bit_equal_nan_is_not_value_equal(how: How) -> None:
     """The same NaN on both sides has the same bits, and `torch.allclose` still says no."""
     a = Tensor.of(np.array([np.nan, 1.0], np.float16))
-    found = measure(a, a)
+    found = measure(a, a, how=how)
 
     assert found.bit_equal
     assert not found.value_equal
     assert [verdict.close for verdict in found.verdicts] == [False, False]
 
 
-def test_float16_difference_that_overflows(engine: str) -> None:
+def test_float16_difference_that_overflows(how: How) -> None:
     """65504 against -65504: torch's difference is inf, so never close; ours is exact in float64."""
     found = measure(
         Tensor.of(np.array([65504], np.float16)),
         Tensor.of(np.array([-65504], np.float16)),
         [Profile("wide", (1e9, 1e9))],
+        how=how,
     )
 
     assert found.max_abs == 131008.0
     assert not found.verdicts[0].close
 
 
-def test_zero_references(engine: str) -> None:
+def test_zero_references(how: How) -> None:
     """0/0 is a relative error of 0; x/0 is infinite and counted, and does not hide the greatest finite one."""
     a, b = Tensor.of(np.array([0.0, 1.0, 3.0], np.float32)), Tensor.of(np.array([0.0, 0.0, 2.0], np.float32))
-    found = measure(a, b)
+    found = measure(a, b, how=how)
 
     assert (math.inf, 1) == (found.max_rel, found.n_rel_inf)
     assert found.max_rel_at is not None
@@ -388,34 +381,36 @@ def test_zero_references(engine: str) -> None:
     assert found.verdicts[0].min_rtol == math.inf
 
 
-def test_default_on_float16_is_nearly_equality(engine: str) -> None:
+def test_default_on_float16_is_nearly_equality(how: How) -> None:
     """One unit in the last place of a float16 fails `default` and passes `bnb`."""
     a = Tensor.of(np.array([1.0, 0.125], np.float16))
     b = Tensor.of(np.nextafter(a.data, np.float16(2)))
-    found = measure(a, b)
+    found = measure(a, b, how=how)
 
     assert [False, True] == [verdict.close for verdict in found.verdicts]
     assert found.max_ulp == 1
 
 
-def test_min_rtol_is_the_least_that_passes(engine: str) -> None:
+def test_min_rtol_is_the_least_that_passes(how: How) -> None:
     """Slightly more than `min_rtol` passes at the same atol, slightly less does not."""
     a, b = typical("float32", 5000, 0.5)
-    least = measure(a, b, [DEFAULT]).verdicts[0].min_rtol
+    least = measure(a, b, [DEFAULT], how=how).verdicts[0].min_rtol
     assert least is not None
-    close = [measure(a, b, [Profile("p", (1e-8, least * factor))]).verdicts[0].close for factor in (1.001, 0.999)]
+    close = [
+        measure(a, b, [Profile("p", (1e-8, least * factor))], how=how).verdicts[0].close for factor in (1.001, 0.999)
+    ]
 
     assert [True, False] == close
 
 
-def test_empty_and_scalar_tensors(engine: str) -> None:
+def test_empty_and_scalar_tensors(how: How) -> None:
     """No elements are equal to no elements; a scalar's index is empty."""
     empty = Tensor.of(np.empty((0, 4), np.float16))
-    found = measure(empty, empty)
+    found = measure(empty, empty, how=how)
     assert (0, True, True, True) == (found.n, found.bit_equal, found.value_equal, found.verdicts[0].close)
     assert found.p50_abs is None
 
-    scalar = measure(Tensor.of(np.array(1.0, np.float32)), Tensor.of(np.array(2.0, np.float32)))
+    scalar = measure(Tensor.of(np.array(1.0, np.float32)), Tensor.of(np.array(2.0, np.float32)), how=how)
     assert scalar.max_abs_at is not None
     assert ((), 1.0, 2.0) == (scalar.max_abs_at.index, scalar.max_abs_at.a, scalar.max_abs_at.b)
 
@@ -423,10 +418,10 @@ def test_empty_and_scalar_tensors(engine: str) -> None:
 @pytest.mark.parametrize(
     "dtype", ["float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu"]
 )
-def test_float8_has_metrics_and_no_verdict(engine: str, dtype: str) -> None:
+def test_float8_has_metrics_and_no_verdict(how: How, dtype: str) -> None:
     """torch.allclose raises for float8, so there is no verdict; the numbers are there."""
     a, b = (Tensor.of(np.arange(256, dtype=np.uint8) ^ flip, dtype) for flip in (np.uint8(0), np.uint8(1)))
-    found = measure(a, b)
+    found = measure(a, b, how=how)
 
     assert [None, None] == [verdict.close for verdict in found.verdicts]
     assert found.nan_a == int(np.isnan(byte_values(dtype)).sum())
@@ -434,10 +429,8 @@ def test_float8_has_metrics_and_no_verdict(engine: str, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", sorted(DTYPES))
-def test_nans_are_counted_with_the_digest(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nans_are_counted_with_the_digest(dtype: str) -> None:
     """One reading gives the digest that is taken alone, and how many elements are NaN, in slices of any size."""
-    monkeypatch.setattr("harness.tensors.mapped.HASH_SLICE", 64)
-    monkeypatch.setattr("harness.tensors.values._NAN_SLICE", 32)
     raw = np.random.default_rng(1).integers(0, 256, 16 * 50).astype(np.uint8)
     raw[16:32] = 0xFF  # every float format calls this NaN, or its greatest number
     if dtype == "bool":
@@ -449,17 +442,20 @@ def test_nans_are_counted_with_the_digest(dtype: str, monkeypatch: pytest.Monkey
     else:
         expected = int(np.isnan(decode(one.flat, dtype) if DTYPES[dtype].kind in ("float", "complex") else 0).sum())
 
-    assert (one.digest(), expected) == one.digest_and_nans()
+    assert (one.digest(), expected) == one.digest_and_nans(64)
+    assert expected == count_nan(one.flat.view(np.uint8), dtype, 32)
 
 
-def test_complex_verdicts(engine: str, oracle: TorchOracle) -> None:
+def test_complex_verdicts(how: How, oracle: TorchOracle) -> None:
     """Complex tensors are judged like torch does, by the modulus."""
     rng = np.random.default_rng(0)
     a = (rng.standard_normal(8) + 1j * rng.standard_normal(8)).astype(np.complex64)
     for scale in (0.0, 1e-7, 1e-4, np.nan):
         left, right = Tensor.of(a), Tensor.of((a * (1 + scale)).astype(np.complex64))
         rules = [profile.rule("complex64") for profile in BUILTIN]
-        assert oracle.allclose(left, right, rules) == [verdict.close for verdict in measure(left, right).verdicts]
+        assert oracle.allclose(left, right, rules) == [
+            verdict.close for verdict in measure(left, right, how=how).verdicts
+        ]
 
 
 def test_complex_numbers_at_their_threshold(oracle: TorchOracle) -> None:
@@ -481,28 +477,26 @@ def test_complex_numbers_at_their_threshold(oracle: TorchOracle) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])
-def test_sums_beyond_float64(engine: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sums_beyond_float64(how: How, dtype: str) -> None:
     """Numbers whose squares, or whose sum, no float64 can hold: what has no value is said to have none."""
-    monkeypatch.setattr(compiled, "_CHUNK", 1024)
-    monkeypatch.setattr(metrics, "NUMPY_CHUNK", 1000)
-    monkeypatch.setattr(one_byte, "NUMPY_CHUNK", 1000)
+    how = replace(how, chunk=1024, numpy_chunk=1000)
     signs = np.repeat([1.0, -1.0], 2500)  # one chunk's sum of a times b is +inf, another's -inf
-    found = measure(Tensor.of(np.full(5000, 1e200).astype(dtype)), Tensor.of((1e200 * signs).astype(dtype)))
+    found = measure(Tensor.of(np.full(5000, 1e200).astype(dtype)), Tensor.of((1e200 * signs).astype(dtype)), how=how)
     assert (2e200, None, None) == (found.max_abs, found.rel_l2, found.cosine)
     assert found.mean_abs == pytest.approx(1e200)
 
-    found = measure(Tensor.of(np.full(5000, 1e305).astype(dtype)), Tensor.of(np.zeros(5000, dtype)))
+    found = measure(Tensor.of(np.full(5000, 1e305).astype(dtype)), Tensor.of(np.zeros(5000, dtype)), how=how)
     assert (1e305, math.inf, 5000) == (found.max_abs, found.mean_abs, found.n_rel_inf)
 
 
-def test_unaligned_tensors(engine: str) -> None:
+def test_unaligned_tensors(how: How) -> None:
     """A tensor that begins at an odd byte of its file is compared like any other."""
     raw = np.zeros(2 * 3000 + 1, np.uint8)
     a = Tensor("float16", (3000,), np.frombuffer(raw.data, "<f2", 3000, 1))
     b = Tensor.of(np.ones(3000, np.float16))
 
-    assert measure(a, b).max_abs == 1.0
-    assert measure(b, a).n_rel_inf == 3000
+    assert measure(a, b, how=how).max_abs == 1.0
+    assert measure(b, a, how=how).n_rel_inf == 3000
 
 
 @pytest.mark.parametrize("rule", [(-1e-8, 0.0), (math.nan, 0.0), (0.0, math.inf)])
@@ -520,7 +514,7 @@ def test_profiles_of_the_design() -> None:
 
 @pytest.mark.parametrize("seed", [*range(12), 93])
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_compiled_equals_numpy_on_any_bits(dtype: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_equals_numpy_on_any_bits(dtype: str, seed: int) -> None:
     """Both implementations agree on random bits of every kind, in blocks that differ here, there or all over."""
     rng = np.random.default_rng(seed)
     kind = _UINT[DTYPES[dtype].itemsize]
@@ -538,14 +532,29 @@ def test_compiled_equals_numpy_on_any_bits(dtype: str, seed: int, monkeypatch: p
         right[rng.random(n) < 0.01] = interesting(dtype)[int(rng.integers(0, 26))]
     a, b = _wrap(left, dtype), _wrap(right, dtype)
     profiles = [*BUILTIN, *(Profile(f"p{k}", rule) for k, rule in enumerate(EXTRA[: seed % 5]))]
-    monkeypatch.setattr(compiled, "_CHUNK", 2048)
-    found = []
-    for least in (0, 1 << 60):
-        monkeypatch.setattr(metrics, "COMPILED_FROM", least)
-        monkeypatch.setattr(compiled, "COMPILED_FROM", least)
-        found.append(dataclasses.asdict(measure(a, b, profiles)))
+    found = [dataclasses.asdict(measure(a, b, profiles, replace(how, chunk=2048))) for how in (COMPILED, NUMPY)]
     for name in ("mean_abs", "rel_l2", "cosine"):
         one, other = (result.pop(name) for result in found)
         assert one == (None if other is None else pytest.approx(other, rel=1e-12, abs=1e-13)), name
 
     assert repr(found[0]) == repr(found[1])
+
+
+def test_compiled_code_is_kept_by_what_is_in_the_sources(tmp_path: Path) -> None:
+    """An edit in any file beside a kernel's gives another folder, and the folders of other sources are not piled up."""
+    from harness.tensors.kernels.compiler import cache_folder
+
+    sources, base = tmp_path / "kernels", tmp_path / "cache"
+    sources.mkdir()
+    (sources / "kernel.py").write_text("from helper import f")
+    helper = sources / "helper.py"
+    folders = []
+    for k in range(8):
+        helper.write_text(f"# {k}")
+        os.utime(helper, (1, 1))
+        folders.append(cache_folder(base, sources))
+
+    assert len(set(folders)) == 8
+    assert folders[-1] == cache_folder(base, sources)
+    assert folders[-1] in base.iterdir()
+    assert len(list(base.iterdir())) < 6

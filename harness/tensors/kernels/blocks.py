@@ -1,7 +1,7 @@
 """What is done to one block of two tensors, by every kernel."""
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, name-defined"
-# Kernels take plain arrays and fill others: numba compiles no dataclasses.
+# Kernels take arrays, records and named tuples, which only numba gives types.
 # ruff: noqa: ANN001, ANN201, ANN202
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def _ratio(d, y, best, atol, infinite, m):
 
 
 @bare
-def any_not_close(a, b, rtol, atol):
+def _any_not_close(a, b, rtol, atol):
     """Whether any pair is not close."""
     count = np.int32(0)
     for i in range(a.size):
@@ -149,9 +149,9 @@ def any_not_close(a, b, rtol, atol):
 
 
 @njit(nogil=True, cache=CACHE)
-def ulp_block(a, b, zero, bins, shift, base, m):
-    """Fill the histogram bins of the distances; return the greatest distance. `zero` carries their type."""
-    top = zero[0]
+def ulp_block(a, b, bins, shift, base, m):
+    """Fill the histogram bins of the distances of float64; return the greatest distance."""
+    top = np.uint64(0)
     for i in range(m):
         distance = ulps(a[i], b[i])
         bins[i] = ulp_bin(distance, shift, base)
@@ -194,11 +194,10 @@ def _scatter_sparse(bins, h, m):
 
 
 @bare
-def compact(a, b, x, y, place, counts, failed, firsts, offset):
+def compact(a, b, x, y, place, offset, rules, found):
     """Copy the pairs in which both are finite, and count the others; returns how many were copied.
 
-    `counts` gets NaN of a and b, +inf of a and b, -inf of a and b, places where the two are not special alike, and
-    mismatches. A pair that is not finite is close only when it is the same infinity, whatever the tolerance.
+    A pair that is not finite is close only when it is the same infinity, whatever the tolerance.
     """
     m = 0
     for i in range(a.size):
@@ -210,20 +209,20 @@ def compact(a, b, x, y, place, counts, failed, firsts, offset):
             continue
         p = np.float64(load(a[i]))
         q = np.float64(load(b[i]))
-        counts[0] += p != p  # noqa: PLR0124 - the test for NaN
-        counts[1] += q != q  # noqa: PLR0124
-        counts[2] += p == np.inf
-        counts[3] += q == np.inf
-        counts[4] += p == -np.inf
-        counts[5] += q == -np.inf
+        found.nan_a += p != p  # noqa: PLR0124 - the test for NaN
+        found.nan_b += q != q  # noqa: PLR0124
+        found.up_a += p == np.inf
+        found.up_b += q == np.inf
+        found.down_a += p == -np.inf
+        found.down_b += q == -np.inf
         if p == q:
             continue
         both_nan = p != p and q != q  # noqa: PLR0124
-        counts[6] += not both_nan
-        counts[7] += 1
-        for k in range(failed.size):
-            failed[k] = True
-        note(firsts, offset + i)
+        found.special_apart += not both_nan
+        found.special_differ += 1
+        for k in range(rules.size):
+            rules[k].failed = True
+        note(found.firsts, offset + i)
     return m
 
 
@@ -249,22 +248,28 @@ def where_ulp(a, b, wanted):
 
 
 @bare
-def _screen(x, y, c, m):
+def position(places, i):
+    """Where in the chunk a block's pair is."""
+    return places.start + (places.index[i] if places.kept else i)
+
+
+@bare
+def _screen(block, m):
     """Whether (|a-b| - atol) / |b| may exceed any of three ratios: in the numbers' own width, and never a wrong no.
 
-    `c` holds ratio, ratio, atol, ratio, atol, and what to add to a difference so that subnormals' roundings cannot hide
-    it; the caller has made ratios and atols a little smaller than they are, more than float32 rounds.
+    The caller has made ratios and atols a little smaller than they are, more than float32 rounds.
     """
+    x, y, screen = block.x, block.y, block.screen
     count = np.int32(0)
     for i in range(m):
-        d = distance(x[i], y[i]) + c[5]
-        one = either(above(c[0], y[i], d), above(c[1], y[i], d - c[2]))
-        count = plus(count, either(one, above(c[3], y[i], d - c[4])))
+        d = distance(x[i], y[i]) + screen.lift
+        one = either(above(screen.relative, y[i], d), above(screen.slope_1, y[i], d - screen.atol_1))
+        count = plus(count, either(one, above(screen.slope_2, y[i], d - screen.atol_2)))
     return count
 
 
 @bare
-def any_above(x, y, rtol, atol, m):
+def _any_above(x, y, rtol, atol, m):
     """Whether any |a-b| exceeds atol + rtol * |b|, in the numbers' own width."""
     count = np.int32(0)
     for i in range(m):
@@ -273,51 +278,82 @@ def any_above(x, y, rtol, atol, m):
 
 
 @bare
-def ratios(x, y, d, c, place, compacted, offset, atols, f, at, m):
+def _screened(rules, k):
+    """A rule's ratio and atol for the screen; one that is not there lets everything pass."""
+    if k < rules.size:
+        return screen_slope(rules[k].needed), rules[k].atol * (1 - 2.0**-20)
+    return np.inf, 0.0
+
+
+@bare
+def ratios(block, places, rules, found, m):
     """Raise the greatest relative difference and the rtol that each rule needs, where this block has greater ones."""
-    for first in range(0, max(atols.size, 1), 2):
-        c[0] = screen_slope(f[6]) if first == 0 else np.inf
-        for k in range(2):
-            known = first + k < atols.size
-            c[1 + 2 * k] = screen_slope(f[7 + first + k]) if known else np.inf
-            c[2 + 2 * k] = atols[first + k] * (1 - 2.0**-20) if known else 0.0
-        if not _screen(x, y, c, m):
+    y, d, screen = block.y, block.d, block.screen
+    for first in range(0, max(rules.size, 1), 2):
+        screen.relative = screen_slope(found.max_rel) if first == 0 else np.inf
+        screen.slope_1, screen.atol_1 = _screened(rules, first)
+        screen.slope_2, screen.atol_2 = _screened(rules, first + 1)
+        if not _screen(block, m):
             continue
-        if first == 0 and _any_beyond(d, y, f[6], 0.0, m):
-            f[6], i = _ratio(d, y, f[6], 0.0, False, m)
+        if first == 0 and _any_beyond(d, y, found.max_rel, 0.0, m):
+            found.max_rel, i = _ratio(d, y, found.max_rel, 0.0, False, m)
             if i >= 0:
-                at[1] = offset + (place[i] if compacted else i)
-        for k in range(first, min(first + 2, atols.size)):
-            if f[7 + k] < np.inf and _any_beyond(d, y, f[7 + k], atols[k], m):
-                f[7 + k], i = _ratio(d, y, f[7 + k], atols[k], True, m)
+                found.max_rel_at = position(places, i)
+        for k in range(first, min(first + 2, rules.size)):
+            rule = rules[k]
+            if rule.needed < np.inf and _any_beyond(d, y, rule.needed, rule.atol, m):
+                rule.needed, i = _ratio(d, y, rule.needed, rule.atol, True, m)
                 if i >= 0:
-                    at[3 + k] = offset + (place[i] if compacted else i)
+                    rule.needed_at = position(places, i)
+
+
+@bare
+def judge(a, b, block, rules, terms, found, m):
+    """Mark the rules that a pair of this block does not meet, as torch computes it."""
+    for k in range(rules.size):
+        rule = rules[k]
+        if rule.failed:
+            continue
+        # A cheaper test first, strict enough to imply torch's whatever it rounds; blocks of close tensors pass.
+        easy = found.max_abs < terms.calm and not _any_above(block.x, block.y, rule.easy_rtol, rule.easy_atol, m)
+        if not easy and _any_not_close(a[:m], b[:m], rule.torch_rtol, rule.torch_atol):
+            rule.failed = True
+
+
+@bare
+def add_squares(found, square):
+    """Add the squares of numbers that are the same on both sides."""
+    found.sum_aa += square
+    found.sum_bb += square
+    found.sum_ab += square
 
 
 @njit(nogil=True, cache=CACHE)
-def common(x, y, d, c, place, compacted, offset, bins, h, atols, f, at, n, firsts, m):
+def common(block, places, bins, table, rules, found, m):
     """The metrics that floats and integers share, for one block of finite pairs; returns how many differ."""
-    top, differ, against_zero = _counts(d, y, m)
-    n[1] += differ
-    n[2] += against_zero
+    d = block.d
+    top, differ, against_zero = _counts(d, block.y, m)
+    found.differ += differ
+    found.against_zero += against_zero
     if differ == 0:
-        h[0, 0] += m
+        table[0, 0] += m
         return differ
-    if top > bits(f[5]):
+    if top > bits(found.max_abs):
         i = 0
         while bits(d[i]) != top:
             i += 1
-        f[5] = d[i]
-        at[0] = offset + (place[i] if compacted else i)
-    ratios(x, y, d, c, place, compacted, offset, atols, f, at, m)
+        found.max_abs = d[i]
+        found.max_abs_at = position(places, i)
+    ratios(block, places, rules, found, m)
     if differ * 8 < m:
-        _scatter_sparse(bins, h, m)
+        _scatter_sparse(bins, table, m)
     else:
-        scatter(bins, h, m)
-    if firsts[firsts.size - 1] > offset:
+        scatter(bins, table, m)
+    firsts = found.firsts
+    if firsts[firsts.size - 1] > places.start:
         for i in range(m):
             if d[i] != 0.0:
-                index = offset + (place[i] if compacted else i)
+                index = position(places, i)
                 if index > firsts[firsts.size - 1]:
                     break
                 note(firsts, index)

@@ -1,19 +1,57 @@
 """How kernels are compiled and kept, and what the processor must be able to do for them."""
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, name-defined"
-# Kernels take plain arrays and fill others: numba compiles no dataclasses.
+# Kernels take arrays, records and named tuples, which only numba gives types.
 
 from __future__ import annotations
 
+import hashlib
+import os
 import platform
+import shutil
+from pathlib import Path
 
 from llvmlite import binding  # type: ignore[import-untyped]
 from numba import config, njit
 
-from harness.tensors.kernels import FOLDER
+_OTHERS = 3  # folders of other sources that are left: two checkouts used in turn must not compile each time
 
-if not config.CACHE_DIR and FOLDER is not None:  # numba was imported by somebody else before this module
-    config.CACHE_DIR = str(FOLDER)
+
+def cache_folder(base: Path, sources: Path) -> Path:
+    """The folder below `base` for what is compiled from these sources; a new one puts an end to the oldest others.
+
+    numba looks at the date of the file that a kernel is written in, and not at those that the file imports; so the
+    folder is named after what is in all of them.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(sources.glob("*.py")):
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode() + path.read_bytes())
+    folder = base / digest.hexdigest()[:16]
+    if not folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        others = [(other.stat().st_mtime, other) for other in base.iterdir() if other.is_dir() and other != folder]
+        for _, other in sorted(others, reverse=True)[_OTHERS:]:
+            shutil.rmtree(other, ignore_errors=True)
+    os.utime(folder)  # used last
+    return folder
+
+
+def _own_folder() -> Path | None:
+    """Where compiled code is kept: the user's own cache folder, never a shared one, because loading it runs it."""
+    try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = cache_folder(base / "colbert-torch-harness" / "numba", Path(__file__).parent)
+    except (OSError, RuntimeError):  # RuntimeError: no home folder
+        return None
+    return folder if os.access(folder, os.W_OK | os.X_OK) else None
+
+
+if not config.CACHE_DIR and (_folder := _own_folder()) is not None:
+    # Both: numba reads the variable again when the environment has changed.
+    os.environ["NUMBA_CACHE_DIR"] = config.CACHE_DIR = str(_folder)
 CACHE = bool(config.CACHE_DIR)
 
 CONVERTS_HALF = platform.machine() not in ("x86_64", "AMD64") or bool(binding.get_host_cpu_features().get("f16c"))

@@ -1,7 +1,7 @@
 """Kernels for integers, and for pairs of bytes."""
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, name-defined"
-# Kernels take plain arrays and fill others: numba compiles no dataclasses.
+# Kernels take arrays, records and named tuples, which only numba gives types.
 # ruff: noqa: ANN001, ANN201, ANN202
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from harness.tensors.kernels.blocks import ahead, common, gaps, squares, sums
+from harness.tensors.kernels.blocks import add_squares, ahead, common, gaps, squares, sums
 from harness.tensors.kernels.compiler import BLOCK, CACHE
 from harness.tensors.kernels.intrinsics import bits_apart, either
+from harness.tensors.kernels.records import Places
 from harness.tensors.kernels.vectors import AHEAD, fetch
 
 
@@ -30,12 +31,10 @@ def _convert(a, x):
 
 
 @njit(nogil=True, cache=CACHE)
-def int_chunk(a, b, atols, h, shift, base, f, at, n, firsts):
-    """One chunk of integers of 16 to 64 bits, the same outputs as `float_chunk`'s."""
-    x = np.empty(BLOCK)
-    y = np.empty(BLOCK)
-    d = np.empty(BLOCK)
-    c = np.zeros(6)
+def int_chunk(a, b, state):
+    """One chunk of integers of 16 to 64 bits."""
+    block, terms, found = state.block, state.terms, state.found
+    x, y, d = block.x, block.y, block.d
     bins = np.empty(BLOCK, np.uint32)
     place = np.empty(1, np.int64)
     for start in range(0, a.size, BLOCK):
@@ -43,28 +42,23 @@ def int_chunk(a, b, atols, h, shift, base, f, at, n, firsts):
         q = b[start : start + BLOCK]
         m = p.size
         ahead(a, b, start, m)
-        n[0] += m
+        found.finite += m
         _convert(p, x)
         if _same(p, q):
-            square = squares(x, m)
-            f[1] += square
-            f[2] += square
-            f[3] += square
-            h[0, 0] += m
+            add_squares(found, squares(x, m))
+            state.abs_table[0, 0] += m
             continue
-        n[3] = 1
+        found.bits_apart = 1
         _convert(q, y)
-        total, aa, bb, ab, dd = sums(x, y, d, bins, shift, base, m)
+        total, aa, bb, ab, dd = sums(x, y, d, bins, terms.shift, terms.base, m)
         if a.itemsize == 8:
-            total, dd = gaps(p, q, d, bins, shift, base, m)
-            # The numbers as float64 may be equal where the integers are not: let every block pass the screen.
-            c[5] = 2.0**64
-        f[0] += total
-        f[1] += aa
-        f[2] += bb
-        f[3] += ab
-        f[4] += dd
-        common(x, y, d, c, place, False, start, bins, h, atols, f, at, n, firsts, m)
+            total, dd = gaps(p, q, d, bins, terms.shift, terms.base, m)
+        found.sum_abs += total
+        found.sum_aa += aa
+        found.sum_bb += bb
+        found.sum_ab += ab
+        found.sum_dd += dd
+        common(block, Places(place, False, start), bins, state.abs_table, state.rules, found, m)
 
 
 @njit(nogil=True, cache=CACHE)

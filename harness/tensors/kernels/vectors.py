@@ -20,11 +20,19 @@ LANES = 32
 """The most elements per step; blocks are multiples of it, and buffers that are compressed into have as many more."""
 AHEAD = 8192
 """Elements between what is worked on and what is fetched; processors fetch ahead by themselves, but not far enough."""
+EIGHT = 8
+"""Lanes of a running sum in float64."""
+ABS, AA, BB, AB, DD, GREATEST = range(0, 6 * EIGHT, EIGHT)
+"""Where `dense`'s `sums` has the running sums of |a-b|, aa, bb, ab and (a-b)(a-b), and the greatest |a-b|."""
+DIFFER, AGAINST_ZERO, FARTHEST = range(3)
+"""Where `dense`'s `counts` has values that differ, those whose reference is zero, and the greatest ULP distance."""
+RELATIVE, FIRST_RULE, LINES = 0, 1, 3
+"""Where `dense`'s `lines` has the relative difference's and the rules', and how many there are."""
 
 _I8, _I16, _I32, _I64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _HALF, _F32, _F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
 _INFINITY = {types.uint16: 0x7C00, types.int16: 0x7F80, types.uint32: 0x7F800000}
-_EIGHT = ir.VectorType(_F64, 8)
+_EIGHT = ir.VectorType(_F64, EIGHT)
 _SHIFT = 14  # `Bins.shift`, 46, less the 32 bits that are dropped first
 
 
@@ -254,14 +262,14 @@ def dense(_context, a, b, size, lines, tiny, limit, base, bins, tail, sums, coun
         a: bits of one side, uint16 for float16, int16 for bfloat16, uint32 for float32.
         b: the reference's.
         size: how many pairs, a multiple of `LANES`.
-        lines: float32; three slopes, replaced by the greatest |a-b| - slope * |b| that each met, or zero.
+        lines: float32; `LINES` slopes, replaced by the greatest |a-b| - slope * |b| that each met, or zero.
         tiny: float32, added to differences that are not zero, except of float16, so that underflow cannot hide one.
         limit: of the bits' width, the ULP distance from which distances are copied to `tail`.
         base: `Bins.base` of `ABS_BINS`.
         bins: uint16, filled with the histogram bin of each difference.
         tail: of that width, filled with distances; longer than `size` by `LANES`.
-        sums: float64, eight running sums each of |a-b|, aa, bb, ab, (a-b)(a-b), all added to; then the greatest |a-b|.
-        counts: int64, filled: values that differ, those whose reference is zero, the greatest ULP distance.
+        sums: float64, from `ABS`, `AA`, `BB`, `AB` and `DD` on eight running sums each, added to; `GREATEST` is filled.
+        counts: int64, filled at `DIFFER`, `AGAINST_ZERO` and `FARTHEST`.
 
     Returns:
         How many distances were copied.
@@ -274,13 +282,13 @@ def dense(_context, a, b, size, lines, tiny, limit, base, bins, tail, sums, coun
             ("lines", "bins", "tail", "sums", "counts"), (lines, bins, tail, sums, counts),
             (args[3], *args[7:]), strict=True)}  # fmt: skip
         slopes = [_spread(builder, builder.fneg(builder.load(builder.gep(given["lines"], [_I64(k)]))), 16)
-                  for k in range(3)]  # fmt: skip
+                  for k in range(LINES)]  # fmt: skip
         least = _spread(builder, args[4], 16)
         from_here = _spread(builder, args[5], lanes)
         first_bin = _spread(builder, builder.trunc(args[6], _I32), 16)
         # Two sets of running values for the two halves of a vector, so that one addition need not wait for the last.
         totals = [[_variable(builder, _EIGHT) for _ in range(6)] for _ in range(2)]
-        worst = [_variable(builder, ir.VectorType(_F32, 16)) for _ in range(3)]
+        worst = [_variable(builder, ir.VectorType(_F32, 16)) for _ in range(LINES)]
         farthest = _variable(builder, ir.VectorType(word, lanes))
         differ, against_zero, copied = (_variable(builder, _I64, 0) for _ in range(3))
         with cgutils.for_range_slice(builder, _I64(0), args[2], _I64(lanes), _I64) as (i, _):
@@ -303,21 +311,23 @@ def dense(_context, a, b, size, lines, tiny, limit, base, bins, tail, sums, coun
                 place = _call(builder, "llvm.smax.v16i32", place.type, place, _all(_I32, 16, 0))
                 narrow = builder.trunc(place, ir.VectorType(_I16, 16))
                 _store(builder, narrow, given["bins"], builder.add(i, _I64(start)))
-        for k in range(5):
+        for k, place in enumerate((ABS, AA, BB, AB, DD)):
             total = builder.fadd(builder.load(totals[0][k]), builder.load(totals[1][k]))
-            total = builder.fadd(_load(builder, given["sums"], _I64(8 * k), _F64, 8), total)
-            _store(builder, total, given["sums"], _I64(8 * k))
+            total = builder.fadd(_load(builder, given["sums"], _I64(place), _F64, EIGHT), total)
+            _store(builder, total, given["sums"], _I64(place))
         _greatest(builder, totals[0][5], builder.load(totals[1][5]))
         top = _call(builder, "llvm.vector.reduce.fmax.v8f64", _F64, builder.load(totals[0][5]))
-        builder.store(top, builder.gep(given["sums"], [_I64(40)]))
-        for k in range(3):
+        builder.store(top, builder.gep(given["sums"], [_I64(GREATEST)]))
+        for k in range(LINES):
             most = _call(builder, "llvm.vector.reduce.fmax.v16f32", _F32, builder.load(worst[k]))
             builder.store(most, builder.gep(given["lines"], [_I64(k)]))
         reached = builder.load(farthest)
         ulps = _call(builder, _name("vector.reduce.umax", reached), word, reached)
-        found = (builder.load(differ), builder.load(against_zero), builder.zext(ulps, _I64))
-        for k, value in enumerate(found):
-            builder.store(value, builder.gep(given["counts"], [_I64(k)]))
+        for place, value in (
+            (DIFFER, builder.load(differ)), (AGAINST_ZERO, builder.load(against_zero)),
+            (FARTHEST, builder.zext(ulps, _I64)),
+        ):  # fmt: skip
+            builder.store(value, builder.gep(given["counts"], [_I64(place)]))
         return builder.load(copied)
 
     signature = types.int64(a, b, size, lines, tiny, limit, base, bins, tail, sums, counts)
