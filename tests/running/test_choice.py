@@ -228,7 +228,7 @@ def test_a_cell_of_a_newer_harness_is_not_taken_for_a_planned_one(place: Place) 
     choice = place.choose()
 
     assert keys(choice) == [("2.8.0", 0, mine.key)]
-    assert "1 cell a record of another form (2.8.0)" in choice.note
+    assert "1 cell with a record of another form (2.8.0)" in choice.note
 
 
 def test_without_options_the_only_set_is_meant_and_of_several_the_default_of_the_matrix(place: Place) -> None:
