@@ -110,12 +110,6 @@ def show(location: Location, console: Console) -> None:
         console.print(escape(line), highlight=False, soft_wrap=True)
 
 
-COLUMNS = (
-    "a", "b", "step", "artifacts", "kind", "module", "name", "number", "device", "status", "reason", "n", "n_mismatch",
-    "max_abs", "max_ulp", "trusted",
-)  # fmt: skip
-
-
 def rows(location: Location) -> list[dict[str, Any]]:
     """One row per call of each replayed step, for `locations.parquet`."""
     found = []

@@ -13,9 +13,8 @@ from typing import Any
 
 from harness.errors import InfrastructureError, UsageError
 from harness.report.headline import COLUMNS, Headline, headline_cells
-from harness.report.parquet import TABLES_SCHEMA, metadata_of
+from harness.report.parquet import read_table
 from harness.report.words import markdown_table
-from harness.words import said
 
 TABLES = ("comparisons", "consecutive", "artifacts")
 LOOK_BACK = 30
@@ -150,24 +149,10 @@ def read_night(folder: Path) -> Night:
     Raises:
         UsageError: one of them is missing or damaged, or of another schema.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     tables: dict[str, list[dict[str, Any]]] = {}
     about: dict[str, str] = {}
     for name in TABLES:
-        path = folder / f"{name}.parquet"
-        try:
-            table = pq.read_table(path)
-            rows: list[dict[str, Any]] = table.to_pylist()
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise UsageError(
-                f"{path}: this table cannot be read ({said(error)}); delete the night's folder."
-            ) from error
-        metadata = metadata_of(table)
-        if metadata.get("harness_schema") != TABLES_SCHEMA:
-            raise UsageError(f"{path}: this is not a table of this harness (schema {TABLES_SCHEMA}).")
-        tables[name], about = rows, metadata
+        tables[name], about = read_table(folder / f"{name}.parquet", "delete the night's folder")
     try:
         return Night(
             folder.name,
