@@ -19,7 +19,7 @@ from harness.artifacts.names import pattern
 from harness.errors import UnreadableTensor
 from harness.explain.noise import Noise, noise_of
 from harness.explain.pair import Pair, Side
-from harness.explain.replay import ORIGIN, UNSTABLE, Runs, Verdict, amount, judge, run_steps
+from harness.explain.replay import ORIGIN, UNSTABLE, CallVerdict, Runs, amount, judge, run_steps
 from harness.explain.requests import step_request
 from harness.store.store import Store
 from harness.tensors.dtypes import Array
@@ -47,14 +47,14 @@ class StepFinding:
     artifacts: tuple[str, ...]
     outcome: str
     reason: str = ""
-    verdicts: tuple[Verdict, ...] = ()
+    verdicts: tuple[CallVerdict, ...] = ()
     inherited: bool = False
     gates: dict[str, bool] = field(default_factory=dict)
     request: dict[str, Any] = field(default_factory=dict)
     gpu: bool = False
 
     @property
-    def origins(self) -> list[Verdict]:
+    def origins(self) -> list[CallVerdict]:
         """The calls that differ with A's exact input and hold no such call inside."""
         return [verdict for verdict in self.verdicts if verdict.status == ORIGIN]
 
@@ -89,7 +89,7 @@ class Location:
     not_captured: tuple[str, ...] = ()
 
     @property
-    def origins(self) -> list[tuple[str, Verdict]]:
+    def origins(self) -> list[tuple[str, CallVerdict]]:
         """Step and call of everything that differs with A's exact input, where every gate held."""
         return [(finding.step, verdict) for finding in self.findings if finding.trusted for verdict in finding.origins]
 

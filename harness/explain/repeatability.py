@@ -22,7 +22,7 @@ from harness.errors import InfrastructureError
 from harness.explain.locate import locate
 from harness.explain.noise import Noise, noise_of, place
 from harness.explain.pair import Pair, Side
-from harness.explain.replay import Verdict
+from harness.explain.replay import CallVerdict
 from harness.inputs.matrix_file import find_matrix, load_matrix
 from harness.running.checks import to_run
 from harness.running.experiment import Experiment
@@ -195,7 +195,7 @@ def _threads_check(subject: Subject, store: Store, a: Repeats, b: Repeats, folde
     differing = [p.name for p in found.places if p.change in {Change.ORIGIN, Change.INHERITED}]
     if not differing:
         return Check("threads", "warning", f"{counts}: nothing differs but what changes from run to run anyway.")
-    calls: dict[str, list[Verdict]] = {step: [] for step in origins(found.places)}
+    calls: dict[str, list[CallVerdict]] = {step: [] for step in origins(found.places)}
     for step, verdict in found.origins:
         calls.setdefault(step, []).append(verdict)
     starts = "; ".join(place(step, verdicts) for step, verdicts in calls.items())

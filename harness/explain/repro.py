@@ -19,7 +19,7 @@ import numpy as np
 from harness.environments.gpus import gpu_turn
 from harness.explain.locate import StepFinding
 from harness.explain.pair import Pair, Side
-from harness.explain.replay import Verdict, amount, read_calls, references, tensor
+from harness.explain.replay import CallVerdict, amount, read_calls, references, tensor
 from harness.explain.trim import Window, cut, trim
 from harness.running.job import from_outside
 from harness.tensors.tensor import Tensor
@@ -111,9 +111,9 @@ def write_repros(pair: Pair, finding: StepFinding, recorded: Path, in_b: Path, f
     return lines
 
 
-def _smallest(verdicts: Iterable[Verdict], calls: list[dict[str, Any]]) -> list[Verdict]:
+def _smallest(verdicts: Iterable[CallVerdict], calls: list[dict[str, Any]]) -> list[CallVerdict]:
     """For each operator or function, the call with the fewest input elements."""
-    chosen: dict[str, Verdict] = {}
+    chosen: dict[str, CallVerdict] = {}
     for verdict in verdicts:
         if verdict.kind not in {"operator", "function"} or _opaque(calls[verdict.index]):
             continue
@@ -123,7 +123,7 @@ def _smallest(verdicts: Iterable[Verdict], calls: list[dict[str, Any]]) -> list[
     return list(chosen.values())
 
 
-def _elements(verdict: Verdict) -> int:
+def _elements(verdict: CallVerdict) -> int:
     return sum(int(np.prod(shape)) for shape in verdict.shapes)
 
 
@@ -134,7 +134,7 @@ def _opaque(call: dict[str, Any]) -> bool:
 def _write(
     pair: Pair,
     finding: StepFinding,
-    verdict: Verdict,
+    verdict: CallVerdict,
     calls: list[dict[str, Any]],
     results: list[dict[str, Any]],
     folders: tuple[Path, Path],

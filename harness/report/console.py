@@ -7,7 +7,7 @@ from rich.console import Console
 
 from harness.artifacts.comparison import ArtifactComparison
 from harness.errors import printable
-from harness.report.headline import COLUMNS, Headline, Pair, headline_cells
+from harness.report.headline import COLUMNS, ComparedCells, Headline, headline_cells
 from harness.report.reduce import Reduced
 from harness.report.screen import PLAIN, Screen, table, wrap
 from harness.report.words import markdown_table
@@ -79,7 +79,7 @@ def sentences(reduced: Reduced) -> list[str]:
     return lines
 
 
-def _changed(row: Headline, pair: Pair) -> str:
+def _changed(row: Headline, pair: ComparedCells) -> str:
     final = [artifact for artifact in pair.final() if not artifact.bit_equal]
     names = [artifact.name for artifact in final]
     start = (

@@ -14,9 +14,12 @@ from harness.store.store import Store
 from harness.store.stored import StoredCell
 from harness.tensors.profiles import Profile
 
+VersionPair = tuple[str, str]
+"""The older version, and the newer."""
+
 
 @dataclass(frozen=True)
-class Pair:
+class ComparedCells:
     """Two cells and what their comparison found.
 
     Attributes:
@@ -80,17 +83,19 @@ class Headline:
         return not self.gap and self.bit_equal < self.total
 
 
-def compare_cells(store: Store, a: Cell, b: Cell, kind: str, profiles: Sequence[Profile]) -> Pair:
+def compare_cells(store: Store, a: Cell, b: Cell, kind: str, profiles: Sequence[Profile]) -> ComparedCells:
     """Compare two cells of a store; a pair with a cell that did not end well has no artifacts."""
-    pair = Pair(a, b, kind)
+    pair = ComparedCells(a, b, kind)
     if not pair.complete:
         return pair
     found = compare_sources(StoredCell(store, a), StoredCell(store, b), profiles).artifacts
     by_name = {artifact.name: artifact for artifact in found}
-    return Pair(a, b, kind, tuple(by_name[name] for name in in_order(by_name)))
+    return ComparedCells(a, b, kind, tuple(by_name[name] for name in in_order(by_name)))
 
 
-def pairs_of(store: Store, cells: Sequence[Cell], versions: Sequence[str], profiles: Sequence[Profile]) -> list[Pair]:
+def pairs_of(
+    store: Store, cells: Sequence[Cell], versions: Sequence[str], profiles: Sequence[Profile]
+) -> list[ComparedCells]:
     """Compare consecutive versions, and each repeat with its first run.
 
     Args:
@@ -122,7 +127,7 @@ def _missing(version: str) -> Cell:
     return Cell("", "", {"version": version, "repeat": 0}, "missing", "this version has no cell in the store")
 
 
-def noise_of(pairs: Iterable[Pair]) -> dict[str, frozenset[str]]:
+def noise_of(pairs: Iterable[ComparedCells]) -> dict[str, frozenset[str]]:
     """Key of each cell that was run again to the artifacts that this changed: what A against A shows is noise."""
     repeats: dict[str, tuple[Cell, list[Cell]]] = {}
     for pair in pairs:
@@ -132,14 +137,14 @@ def noise_of(pairs: Iterable[Pair]) -> dict[str, frozenset[str]]:
     return {key: floor for key, floor in floors.items() if floor is not None}
 
 
-def noise_in(pair: Pair, noise: Mapping[str, frozenset[str]]) -> frozenset[str] | None:
+def noise_in(pair: ComparedCells, noise: Mapping[str, frozenset[str]]) -> frozenset[str] | None:
     """Artifacts that a repeat of either cell changes; None where neither was run again."""
     known = [noise[side.key] for side in (pair.a, pair.b) if side.key in noise]
     # A repeat's own pair is what the noise is known from.
     return frozenset().union(*known) if known else None
 
 
-def headline(pair: Pair, noise: Mapping[str, frozenset[str]]) -> Headline:
+def headline(pair: ComparedCells, noise: Mapping[str, frozenset[str]]) -> Headline:
     """The headline row of a pair."""
     if not pair.complete:
         gaps = [f"{c.label}: {c.outcome}" for c in (pair.a, pair.b) if c.outcome != "ok"]

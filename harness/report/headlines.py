@@ -11,6 +11,7 @@ from typing import Any
 from harness.artifacts.ladder import unique_names
 from harness.axis import version_key
 from harness.errors import UsageError
+from harness.report.headline import VersionPair
 from harness.report.parquet import read_table
 from harness.words import count, said
 
@@ -18,8 +19,6 @@ TABLE = "consecutive.parquet"
 STEP = ("a", "b")
 _SHOWN = 12
 COUNTS = ("total", "shapes_match", "default_match", "bnb_match")
-
-VersionPair = tuple[str, str]
 
 
 @dataclass(frozen=True)

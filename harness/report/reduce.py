@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.inputs.matrix import Matrix, profiles_of
-from harness.report.headline import Headline, Pair, headline, noise_of, pairs_of
+from harness.report.headline import ComparedCells, Headline, headline, noise_of, pairs_of
 from harness.report.tables import write_tables
 from harness.running.choice import Choice, describe
 
@@ -27,7 +27,7 @@ class Reduced:
     """
 
     about: str
-    pairs: list[Pair]
+    pairs: list[ComparedCells]
     rows: list[Headline]
     repeats: list[Headline]
     files: list[Path]

@@ -15,7 +15,7 @@ from typing import Any
 from harness.artifacts.names import is_final
 from harness.environments.lockfile import Lock, difference
 from harness.report.columns import TABLES
-from harness.report.headline import Pair, headline, noise_in, noise_of
+from harness.report.headline import ComparedCells, headline, noise_in, noise_of
 from harness.report.parquet import write_table
 from harness.store.cell import Cell
 
@@ -94,7 +94,7 @@ def cell_rows(cells: Iterable[Cell]) -> Iterable[dict[str, Any]]:
         }
 
 
-def _comparison_rows(pairs: Iterable[Pair], noise: Mapping[str, frozenset[str]]) -> Iterable[dict[str, Any]]:
+def _comparison_rows(pairs: Iterable[ComparedCells], noise: Mapping[str, frozenset[str]]) -> Iterable[dict[str, Any]]:
     plain = TABLES["comparisons"].columns
     for pair in pairs:
         noisy = noise_in(pair, noise)
@@ -124,7 +124,7 @@ def _comparison_rows(pairs: Iterable[Pair], noise: Mapping[str, frozenset[str]])
 def write_tables(
     folder: Path,
     cells: Sequence[Cell],
-    pairs: Sequence[Pair],
+    pairs: Sequence[ComparedCells],
     locks: Mapping[str, Lock],
     about: Mapping[str, str],
 ) -> list[Path]:
@@ -168,7 +168,7 @@ def write_tables(
     return [write_table(folder, name, rows, **about) for name, rows in tables.items()]
 
 
-def _consecutive_row(pair: Pair, noise: Mapping[str, frozenset[str]]) -> dict[str, Any]:
+def _consecutive_row(pair: ComparedCells, noise: Mapping[str, frozenset[str]]) -> dict[str, Any]:
     row = headline(pair, noise)
     found: dict[str, Any] = {
         "a": row.a, "b": row.b, "outcome_a": pair.a.outcome, "outcome_b": pair.b.outcome, "gap": row.gap,

@@ -34,7 +34,7 @@ from harness.explain.laboratory import Laboratory
 from harness.explain.locate import Location, locate
 from harness.explain.noise import place
 from harness.explain.pair import Pair, Side
-from harness.explain.replay import Verdict
+from harness.explain.replay import CallVerdict
 from harness.running.experiment import Experiment
 from harness.running.interpreters import workbench
 from harness.running.job import JobResult, Workbench
@@ -308,7 +308,7 @@ def said(found: Location) -> str:
     noise = "; ".join(f"noise from {place(step, calls)}" for n in found.noise for step, calls in n.sources.items())
     if not found.diverged:
         return noise or "nothing"
-    calls: dict[str, list[Verdict]] = {step: [] for step in origins(found.places)}
+    calls: dict[str, list[CallVerdict]] = {step: [] for step in origins(found.places)}
     for step, verdict in found.origins:
         calls.setdefault(step, []).append(verdict)
     return "; ".join([place(step, verdicts) for step, verdicts in calls.items()] + ([noise] if noise else []))
