@@ -33,9 +33,9 @@ from harness.report.comparison_text import text
 from harness.report.console import headline_text
 from harness.report.headline import COLUMNS, ComparedCells, Headline, headline_cells
 from harness.report.ladder_text import ladder_text
+from harness.report.readable import markdown_table
 from harness.report.reduce import Reduced
 from harness.report.screen import Screen
-from harness.report.words import markdown_table
 from harness.running.progress import Board, Row, render
 from harness.store.store import Store
 from harness.store.transfer import copy_cells

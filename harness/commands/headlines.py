@@ -20,8 +20,8 @@ def command(tables: tuple[Path, ...], markdown: bool) -> int:
     it in another.
     """
     from harness.report.headlines import disagreements, read_headlines, side_by_side
+    from harness.report.readable import markdown_table
     from harness.report.screen import Screen, table, wrap
-    from harness.report.words import markdown_table
 
     read = [read_headlines(path) for path in tables]
     titles, joined = side_by_side(read)

@@ -8,9 +8,9 @@ from rich.console import Console
 from harness.artifacts.comparison import ArtifactComparison
 from harness.errors import printable
 from harness.report.headline import COLUMNS, ComparedCells, Headline, headline_cells
+from harness.report.readable import markdown_table
 from harness.report.reduce import Reduced
 from harness.report.screen import PLAIN, Screen, table, wrap
-from harness.report.words import markdown_table
 
 _LESSER = [COLUMNS.index(name) for name in ("All shapes match", "bnb", "Bit-equal")]
 """Columns that a narrow screen does without."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.report.headline import COLUMNS, headline_cells
 from harness.report.nightly import NightRow, Report
-from harness.report.words import markdown_table
+from harness.report.readable import markdown_table
 from harness.words import count
 
 
