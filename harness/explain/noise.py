@@ -30,15 +30,8 @@ class Noise:
     artifacts: tuple[str, ...]
     sources: dict[str, tuple[CallVerdict, ...]]
 
-    @property
-    def sentence(self) -> str:
-        """In plain words."""
-        starts = "; ".join(place(step, verdicts) for step, verdicts in self.sources.items())
-        names = ", ".join(self.artifacts)
-        return f"{self.label} is not repeatable: {names} change when it is run again, first in {starts}."
 
-
-def place(step: str, verdicts: Sequence[CallVerdict]) -> str:
+def noisy_calls(step: str, verdicts: Sequence[CallVerdict]) -> str:
     """A step, and the calls in it."""
     names = list(dict.fromkeys(f"{v.kind} {v.name}" for v in verdicts))
     more = [f"{len(names) - _SHOWN} more"] if len(names) > _SHOWN else []

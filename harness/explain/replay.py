@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -223,42 +223,6 @@ def _measure(a: object, b: object, folder_a: Path, folder_b: Path) -> Metrics | 
 def tensor(folder: Path, reference: dict[str, Any]) -> Tensor:
     """A recorded tensor."""
     return read_safetensors(folder / "tensors" / f"{reference['tensor']}.safetensors")["tensor"]
-
-
-def summary(verdicts: Iterable[CallVerdict], *, gpu: bool = False) -> list[str]:
-    """One line for each function of origin: how many of its calls, where first, by how much.
-
-    Args:
-        verdicts: of the calls of one step.
-        gpu: whether the job had a GPU; then a call that ran on the CPU all the same is said to.
-    """
-    verdicts = list(verdicts)
-    total = Counter((v.kind, v.name) for v in verdicts if v.index >= 0)
-    grouped: dict[tuple[str, str], list[CallVerdict]] = {}
-    for verdict in verdicts:
-        if verdict.status == ORIGIN:
-            grouped.setdefault((verdict.kind, verdict.name), []).append(verdict)
-    lines = []
-    for (kind, name), found in grouped.items():
-        first = found[0]
-        what = first.where if kind in {"module", "step"} else name
-        if gpu and first.device == "cpu":
-            what += " on the CPU"
-        of = (
-            ""
-            if kind in {"module", "step"}
-            else f", {len(found)} of {total[kind, name]} calls, first in " + (first.module or "the step itself")
-        )
-        lines.append(f"{kind} {what.removeprefix(kind + ' ')}{of}{amount(first.metrics)}")
-    return lines
-
-
-def amount(metrics: Metrics | None) -> str:
-    """`: n of m elements, at most x (k ULP)`; empty where nothing could be measured."""
-    if metrics is None:
-        return ""
-    ulp = f" ({metrics.max_ulp} ULP)" if metrics.max_ulp is not None else ""
-    return f": {metrics.n_mismatch:,} of {metrics.n:,} elements, at most {metrics.max_abs:.3g}{ulp}"
 
 
 def counts(verdicts: Sequence[CallVerdict]) -> dict[str, int]:

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from harness.environments.gpus import gpu_turn
+from harness.explain.difference import amount
 from harness.explain.locate import StepFinding
 from harness.explain.pair import Pair, Side
-from harness.explain.replay import CallVerdict, amount, read_calls, references, tensor
+from harness.explain.replay import CallVerdict, read_calls, references, tensor
 from harness.explain.trim import Window, cut, trim
 from harness.running.job import from_outside
 from harness.tensors.tensor import Tensor
@@ -164,7 +165,7 @@ def _write(
             title=f"torch {a} and {b} give different results for {verdict.name} on the same input.",
             found=f"Found in colbert-ai's indexer: {place}"
             + (f", from {parent}" if parent else "")
-            + f"{amount(verdict.metrics)}.",
+            + (f": {amount(verdict.metrics)}." if verdict.metrics else "."),
             cut=trimmed.said,
             name=script.stem,
             threads=pair.a.spec.settings.get("threads", 1),

@@ -5,12 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from harness.explain.difference import amount
 from harness.explain.probe_rows import ProbeRow
-from harness.explain.replay import amount
 from harness.store.cell import Cell
-
-# ---- Saying it
-
 
 _NUMBER = re.compile(r"\.\d+(?=\.|$)")
 
@@ -73,7 +70,7 @@ def _changes(changed: list[ProbeRow], total: int) -> str:
     if worst.metrics is None or worst.metrics.bit_equal:
         how = f": {worst.status.replace('_', ' ')}{f' ({worst.note})' if worst.note else ''}"
     else:
-        how = amount(worst.metrics) + (" of a sample" if worst.measured == "sample" else "")
+        how = f": {amount(worst.metrics)}" + (" of a sample" if worst.measured == "sample" else "")
     first = f"first {changed[0].case}, {changed[0].tensor}"
     greatest = "" if worst is changed[0] else f"; greatest {worst.case}, {worst.tensor}"
     return f"{len(changed)} of {total} tensors differ, {first}{greatest}{how}"
