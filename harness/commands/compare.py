@@ -3,77 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from harness.commands.options import chunks_option, group_option, selection_options
-from harness.errors import UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from harness.artifacts.source import ArtifactSource
-    from harness.running.choice import Finder
-    from harness.tensors.profiles import Profile
-
-
-def sources_of(items: Sequence[str], group: str | None, options: dict[str, Any]) -> list[ArtifactSource]:
-    """What items of a command line name: index directories, or stored cells; says which cells were not chosen.
-
-    The store is looked for only when an item is no directory: pydantic and YAML take as long to import as comparing.
-    """
-    from harness.store.resolve import resolve
-
-    finders: list[Finder] = []
-
-    def find(item: str) -> ArtifactSource:
-        if not finders:
-            from harness.running.choice import Chooser, Finder
-            from harness.running.experiment import Selection
-
-            try:
-                finders.append(Finder(Chooser(Selection(**options), group), items))
-            except UsageError as error:
-                raise UsageError(
-                    f"There is no directory {item}, and no store to find a cell of that name in. {error}"
-                ) from error
-        return finders[0](item)
-
-    found = [resolve(item, find) for item in items]
-    for finder in finders:
-        found = finder.titled(found)
-        if finder.note:
-            click.echo(finder.note, err=True)
-    return found
-
-
-def profiles_for(matrix_path: Path | None, names: tuple[str, ...]) -> list[Profile]:
-    """The built-in profiles, and those of matrix.yaml where one is named that is not built in, or a matrix is given.
-
-    Raises:
-        UsageError: a profile that exists nowhere.
-    """
-    from harness.tensors.profiles import BUILTIN, Profile
-
-    profiles = {profile.name: profile for profile in BUILTIN}
-    if matrix_path is not None or any(name not in profiles for name in names):
-        from harness.inputs.matrix_file import find_matrix, load_matrix
-
-        try:
-            path = matrix_path or find_matrix()
-        except UsageError:
-            path = None
-        for name, rules in (load_matrix(path).tolerances if path else {}).items():
-            others = {dtype: (rule.atol, rule.rtol) for dtype, rule in rules.items() if dtype != "other"}
-            profiles[name] = Profile(name, (rules["other"].atol, rules["other"].rtol), others)
-    for name in names:
-        if name not in profiles:
-            raise UsageError(
-                f"There is no profile {name!r}: use one of {', '.join(profiles)}, or add it to matrix.yaml."
-            )
-    return list(profiles.values())
 
 
 @click.command(name="compare")
@@ -96,11 +30,15 @@ def command(a: str, b: str, profile: str, as_json: bool, apart: bool, group: str
     from harness.artifacts.ladder import names_of
     from harness.explain.marks import mark
     from harness.files import dumps
+    from harness.inputs.tolerances import profiles_for
     from harness.report.comparison_text import text
     from harness.report.screen import Screen
+    from harness.running.named import named_sources
 
     profiles = profiles_for(options["matrix_path"], (profile,))
-    left, right = sources_of((a, b), group, options)
+    (left, right), note = named_sources((a, b), group, options)
+    if note:
+        click.echo(note, err=True)
     comparison = mark(compare_sources(left, right, profiles, chosen=profile), left, right)
     a, b = names_of((left, right))
     comparison = dataclasses.replace(comparison, a=a, b=b)

@@ -20,13 +20,12 @@ def command(tables: tuple[Path, ...], markdown: bool) -> int:
     it in another.
     """
     from harness.report.headlines import disagreements, read_headlines, side_by_side
+    from harness.report.readable import markdown_table
     from harness.report.screen import Screen, table, wrap
-    from harness.report.words import markdown_table
 
     read = [read_headlines(path) for path in tables]
-    joined = side_by_side(read)
-    columns = ["step", *map(str, joined.columns)]
-    rows = [[f"{a} -> {b}", *map(str, words)] for (a, b), words in zip(joined.index, joined.to_numpy(), strict=True)]
+    titles, joined = side_by_side(read)
+    columns, rows = ["step", *titles], [[f"{a} -> {b}", *words] for (a, b), words in joined.items()]
     screen = Screen.of()
     if markdown:
         lines = [markdown_table(columns, rows)]
@@ -34,7 +33,7 @@ def command(tables: tuple[Path, ...], markdown: bool) -> int:
         shown = [[printable(cell) for cell in row] for row in (columns, *rows)]
         lines = table(shown[0], shown[1:], screen)
     found = list(disagreements(read))
-    about = [f"{title}: {one.about}" for title, one in zip(columns[1:], read, strict=True)]
+    about = [f"{title}: {one.about}" for title, one in zip(titles, read, strict=True)]
     lines.append("")
     for line in [*about, *(found or ["No step is beyond default in one table and within it in another."])]:
         lines += wrap(printable(line), None if markdown else screen.width)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.commands.compare import sources_of
 from harness.commands.options import chunks_option, group_option, selection_options
 from harness.errors import UsageError
 
@@ -35,10 +34,13 @@ def command(items: tuple[str, ...], as_json: bool, apart: bool, group: str | Non
     from harness.files import dumps
     from harness.report.ladder_text import ladder_text
     from harness.report.screen import Screen
+    from harness.running.named import named_sources
 
     if len(items) < 2:
         raise UsageError("A ladder needs at least two items: give index directories or stored versions, in order.")
-    sources = sources_of(items, group, options)
+    sources, note = named_sources(items, group, options)
+    if note:
+        click.echo(note, err=True)
     found = all_digests(sources)
     names = names_of(sources)
     by_name = dict(zip(names, sources, strict=True))

@@ -25,7 +25,8 @@ def command(folder: Path, name: str | None, summary: Path | None) -> int:
     that did not diverge before, or diverges more; 0 when everything is as it was; 3 when tonight has no tables.
     """
     from harness.errors import HarnessError
-    from harness.report.nightly import compare_nights, markdown
+    from harness.report.nightly import compare_nights
+    from harness.report.nightly_text import markdown
 
     try:
         found = compare_nights(folder, name)

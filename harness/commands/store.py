@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +11,6 @@ from harness.commands.options import Writable, home_option, matrix_option
 from harness.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from harness.store.cell import Cell
     from harness.store.store import Store
 
 
@@ -40,48 +37,10 @@ def list_cells(matrix_path: Path | None, home: Path | None) -> None:
 
     A tensor that several cells have is stored once, and counts once in the size of a group and of the store.
     """
-    for line in _listing(_store(matrix_path, home)):
+    from harness.report.store_text import listing
+
+    for line in listing(_store(matrix_path, home)):
         click.echo(line)
-
-
-def _listing(store: Store) -> Iterator[str]:
-    from harness.errors import printable
-    from harness.running.choice import describe
-    from harness.words import count, size
-
-    groups: dict[str, list[tuple[Cell, dict[str, int]]]] = {}
-    for cell in store.cells():
-        groups.setdefault(cell.group, []).append((cell, _sizes(store, cell)))
-    if not groups:
-        yield f"{store.root} holds no cells: run `harness index VERSION` first."
-        return
-    label = max(10, *(len(printable(cell.label)) for cells in groups.values() for cell, _ in cells))
-    yield f"  {'key':12}  {'label':{label}}  {'outcome':14}  {'capture':7}  {'size':>11}  finished"
-    everything: dict[str, int] = {}
-    for group, cells in groups.items():
-        whole = {digest: number for _, sizes in cells for digest, number in sizes.items()}
-        everything |= whole
-        about = describe([cell for cell, _ in cells])
-        yield f"{group[:12]}  {about}: {count(len(cells), 'cell')}, {size(sum(whole.values()))}"
-        for cell, sizes in cells:
-            yield (
-                f"  {cell.key[:12]}  {printable(cell.label):{label}}  {cell.outcome:14}  {cell.capture:7}  "
-                f"{size(sum(sizes.values())):>11}  {cell.finished}"
-            )
-    number = sum(map(len, groups.values()))
-    yield (
-        f"{store.root}: {count(number, 'cell')} in {count(len(groups), 'group')}, "
-        f"{count(len(everything), 'tensor')}, {size(sum(everything.values()))}."
-    )
-
-
-def _sizes(store: Store, cell: Cell) -> dict[str, int]:
-    """Digest to the bytes of its file, for each tensor of a cell that is in the store."""
-    found = {}
-    for artifact in cell.artifacts.values():
-        with contextlib.suppress(OSError):
-            found[artifact.digest] = store.object_path(artifact.digest).stat().st_size
-    return found
 
 
 @command.command(name="verify")

@@ -16,14 +16,14 @@ import numpy as np
 
 from harness.artifacts.graph import Change, Place, origins, trace
 from harness.errors import UnreadableTensor
+from harness.explain.difference import Difference, difference
 from harness.explain.noise import Noise, noise_of
 from harness.explain.pair import Pair, Side
-from harness.explain.replay import ORIGIN, UNSTABLE, Runs, Verdict, amount, judge, run_steps
+from harness.explain.replay import ORIGIN, UNSTABLE, CallVerdict, Runs, judge, run_steps
 from harness.explain.requests import step_request
 from harness.store.repeats import unrecorded
 from harness.store.store import Store
 from harness.tensors.dtypes import Array
-from harness.tensors.metrics import measure
 from harness.tensors.safetensors import read_safetensors
 
 
@@ -47,14 +47,14 @@ class StepFinding:
     artifacts: tuple[str, ...]
     outcome: str
     reason: str = ""
-    verdicts: tuple[Verdict, ...] = ()
+    verdicts: tuple[CallVerdict, ...] = ()
     inherited: bool = False
     gates: dict[str, bool] = field(default_factory=dict)
     request: dict[str, Any] = field(default_factory=dict)
     gpu: bool = False
 
     @property
-    def origins(self) -> list[Verdict]:
+    def origins(self) -> list[CallVerdict]:
         """The calls that differ with A's exact input and hold no such call inside."""
         return [verdict for verdict in self.verdicts if verdict.status == ORIGIN]
 
@@ -73,23 +73,23 @@ class Location:
         b: label of B.
         repeats: how often A was run again for the noise floor.
         places: every artifact.
-        differences: artifact to its difference, where both sides are kept and can be compared.
+        differences: of every artifact that differs.
         findings: one per step of origin.
         noise: of each side that is not repeatable, where that comes from.
-        not_captured: a sentence for each artifact that a side could not record, and that is left out of `places`.
+        not_captured: label of the side, artifact and reason, for each that could not be recorded; not in `places`.
     """
 
     a: str
     b: str
     repeats: int
     places: tuple[Place, ...]
-    differences: dict[str, str]
+    differences: dict[str, Difference]
     findings: tuple[StepFinding, ...] = ()
     noise: tuple[Noise, ...] = ()
-    not_captured: tuple[str, ...] = ()
+    not_captured: tuple[tuple[str, str, str], ...] = ()
 
     @property
-    def origins(self) -> list[tuple[str, Verdict]]:
+    def origins(self) -> list[tuple[str, CallVerdict]]:
         """Step and call of everything that differs with A's exact input, where every gate held."""
         return [(finding.step, verdict) for finding in self.findings if finding.trusted for verdict in finding.origins]
 
@@ -105,26 +105,11 @@ def look(pair: Pair) -> Location:
     unknown = unrecorded(pair.a.cell, pair.b.cell)
     places = trace(pair.a.digests(), pair.b.digests(), noise=pair.noise, unknown=unknown, kind=pair.kind)
     differences = {
-        place.name: _difference(pair, place.name)
+        place.name: difference(pair.store, *(side.cell.artifacts.get(place.name) for side in (pair.a, pair.b)))
         for place in places
         if place.change not in {Change.EQUAL, Change.SWAPPED}
     }
-    said = tuple(f"{label} has no {name}, which could not be recorded: {why}" for label, name, why in lost)
-    return Location(pair.a.cell.label, pair.b.cell.label, pair.repeats, places, differences, not_captured=said)
-
-
-def _difference(pair: Pair, name: str) -> str:
-    a, b = pair.a.cell.artifacts.get(name), pair.b.cell.artifacts.get(name)
-    if a is None or b is None:
-        return f"only in {'B' if a is None else 'A'}"
-    if a.shape != b.shape:
-        return f"shape {list(a.shape)} against {list(b.shape)}"
-    if a.dtype != b.dtype:
-        return f"{a.dtype} against {b.dtype}"
-    try:
-        return amount(measure(pair.store.load(a), pair.store.load(b))).removeprefix(": ")
-    except UnreadableTensor:
-        return "differs; only digests were kept"
+    return Location(pair.a.cell.label, pair.b.cell.label, pair.repeats, places, differences, not_captured=tuple(lost))
 
 
 def locate(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.artifacts.graph import origins, trace
 from harness.explain.pair import Pair, Side
-from harness.explain.replay import Verdict, run_steps, unstable_calls
+from harness.explain.replay import CallVerdict, run_steps, unstable_calls
 from harness.store.cell import Cell
 from harness.store.repeats import noise_floor, unrecorded
 
@@ -28,17 +28,10 @@ class Noise:
 
     label: str
     artifacts: tuple[str, ...]
-    sources: dict[str, tuple[Verdict, ...]]
-
-    @property
-    def sentence(self) -> str:
-        """In plain words."""
-        starts = "; ".join(place(step, verdicts) for step, verdicts in self.sources.items())
-        names = ", ".join(self.artifacts)
-        return f"{self.label} is not repeatable: {names} change when it is run again, first in {starts}."
+    sources: dict[str, tuple[CallVerdict, ...]]
 
 
-def place(step: str, verdicts: Sequence[Verdict]) -> str:
+def noisy_calls(step: str, verdicts: Sequence[CallVerdict]) -> str:
     """A step, and the calls in it."""
     names = list(dict.fromkeys(f"{v.kind} {v.name}" for v in verdicts))
     more = [f"{len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
@@ -66,7 +59,7 @@ def noise_of(pair: Pair, side: Side, again: Sequence[Cell], folder: Path) -> Noi
     runs_of_one = replace(pair, a=side, b=other)
     unknown = unrecorded(side.cell, other.cell)
     places = trace(side.digests(), other.digests(), unknown=unknown, kind=side.cell.job_kind)
-    sources: dict[str, tuple[Verdict, ...]] = dict.fromkeys(origins(places), ())
+    sources: dict[str, tuple[CallVerdict, ...]] = dict.fromkeys(origins(places), ())
     requests = {}
     for step, artifacts in origins(places).items():
         try:

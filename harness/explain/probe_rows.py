@@ -72,7 +72,7 @@ class ProbeCell:
 
 
 @dataclass(frozen=True)
-class Row:
+class ProbeRow:
     """One row of `probes.parquet`: a tensor in two versions, or a fact of one (`a` and `b` are the same then).
 
     Attributes:
@@ -139,7 +139,7 @@ def by_probe(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
 
 def compare_probes(
     store: Store, cells: Mapping[str, list[Cell]], versions: Sequence[str], profiles: Sequence[Profile] = BUILTIN
-) -> list[Row]:
+) -> list[ProbeRow]:
     """Facts of each version, then every consecutive pair of `versions`, probe by probe.
 
     Args:
@@ -148,7 +148,7 @@ def compare_probes(
         versions: in order; one without a cell gives rows of what is missing.
         profiles: `default` and `bnb` fill the columns of that name.
     """
-    rows: list[Row] = []
+    rows: list[ProbeRow] = []
     for probe, members in cells.items():
         first = {cell.version: cell for cell in members if not cell.repeat}
         noise = {version: _noise(store, cell, members) for version, cell in first.items()}
@@ -174,17 +174,17 @@ def _noise(store: Store, cell: Cell, members: Iterable[Cell]) -> frozenset[str] 
     )
 
 
-def _facts(store: Store, probe: str, cell: Cell, profiles: Sequence[Profile]) -> Iterator[Row]:
+def _facts(store: Store, probe: str, cell: Cell, profiles: Sequence[Profile]) -> Iterator[ProbeRow]:
     base: dict[str, Any] = {"probe": probe, "a": cell.version, "b": cell.version, "key_a": cell.key, "key_b": cell.key}
     if cell.outcome != "ok":
-        yield Row(**base, case="", tensor="", status="unreadable", fact="ran", holds=False,
-                  note=f"{cell.outcome}: {cell.reason}")  # fmt: skip
+        yield ProbeRow(**base, case="", tensor="", status="unreadable", fact="ran", holds=False,
+                       note=f"{cell.outcome}: {cell.reason}")  # fmt: skip
         return
     for refused in cell.details.get("refused", ()):
-        yield Row(**base, case=refused["case"], tensor="", status="unreadable", fact="ran", holds=False,
-                  note=refused["reason"])  # fmt: skip
+        yield ProbeRow(**base, case=refused["case"], tensor="", status="unreadable", fact="ran", holds=False,
+                       note=refused["reason"])  # fmt: skip
     for fact in cell.details.get("facts", ()):
-        row = Row(
+        row = ProbeRow(
             **base, case=fact["case"], tensor=fact["fact"], status="bit_equal", bit_equal=True, fact=fact["fact"],
             holds=fact["holds"], note=fact["note"],
         )  # fmt: skip
@@ -195,7 +195,7 @@ def _facts(store: Store, probe: str, cell: Cell, profiles: Sequence[Profile]) ->
         yield row
 
 
-def _measured_fact(row: Row, store: Store, cell: Cell, pair: list[str], profiles: Sequence[Profile]) -> Row:
+def _measured_fact(row: ProbeRow, store: Store, cell: Cell, pair: list[str], profiles: Sequence[Profile]) -> ProbeRow:
     artifacts = [cell.artifacts[name] for name in pair]
     row = replace(row, dtype=artifacts[0].dtype, shape=_shape(artifacts[0].shape), digest_a=artifacts[0].digest,
                   digest_b=artifacts[1].digest)  # fmt: skip
@@ -210,7 +210,7 @@ def _measured_fact(row: Row, store: Store, cell: Cell, pair: list[str], profiles
     return _with_metrics(row, metrics, "sample" if sampled else "whole")
 
 
-def _with_metrics(row: Row, metrics: Metrics, measured: str) -> Row:
+def _with_metrics(row: ProbeRow, metrics: Metrics, measured: str) -> ProbeRow:
     verdicts = {verdict.profile: verdict.close for verdict in metrics.verdicts}
     return replace(
         row, measured=measured, n=metrics.n, n_mismatch=metrics.n_mismatch, max_abs=metrics.max_abs,
@@ -225,7 +225,7 @@ def _shape(shape: Sequence[int] | None) -> str | None:
 def _pair(
     store: Store, probe: str, versions: tuple[str, str], pair: tuple[Cell | None, Cell | None],
     noise: frozenset[str] | None, profiles: Sequence[Profile],
-) -> Iterator[Row]:  # fmt: skip
+) -> Iterator[ProbeRow]:  # fmt: skip
     a, b = pair
     base: dict[str, Any] = {
         "probe": probe, "a": versions[0], "b": versions[1], "key_a": a.key if a else "", "key_b": b.key if b else "",
@@ -239,7 +239,7 @@ def _pair(
         ]
         # Neither side has anything that could differ when both ended badly: it is a gap, and not a change.
         status = "unreadable" if all(lost) else "missing_a" if lost[0] else "missing_b"
-        yield Row(**base, case="", tensor="", status=status, note="; ".join(notes))
+        yield ProbeRow(**base, case="", tensor="", status=status, note="; ".join(notes))
         return
     assert a is not None
     assert b is not None
@@ -257,11 +257,11 @@ def _pair(
         )
 
 
-def _row(found: ArtifactComparison, sampled: ArtifactComparison | None, base: dict[str, Any]) -> Row:
+def _row(found: ArtifactComparison, sampled: ArtifactComparison | None, base: dict[str, Any]) -> ProbeRow:
     dtypes = list(dict.fromkeys(filter(None, (found.dtype_a, found.dtype_b))))
     shapes = list(dict.fromkeys(filter(None, (_shape(found.shape_a), _shape(found.shape_b)))))
-    row = Row(**base, status=found.status, dtype=" against ".join(dtypes), shape=" against ".join(shapes),
-              bit_equal=None if found.status == "unreadable" else found.bit_equal)  # fmt: skip
+    row = ProbeRow(**base, status=found.status, dtype=" against ".join(dtypes), shape=" against ".join(shapes),
+                   bit_equal=None if found.status == "unreadable" else found.bit_equal)  # fmt: skip
     if found.metrics is not None:
         return _with_metrics(row, found.metrics, "whole")
     if found.status != "different":

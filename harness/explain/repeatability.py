@@ -20,9 +20,9 @@ from harness.environments.doctor import Check
 from harness.environments.interpreter import Interpreter
 from harness.errors import InfrastructureError
 from harness.explain.locate import locate
-from harness.explain.noise import Noise, noise_of, place
+from harness.explain.noise import Noise, noise_of, noisy_calls
 from harness.explain.pair import Pair, Side
-from harness.explain.replay import Verdict
+from harness.explain.replay import CallVerdict
 from harness.inputs.matrix_file import find_matrix, load_matrix
 from harness.running.checks import to_run
 from harness.running.experiment import Experiment, Selection
@@ -167,7 +167,7 @@ def repeats_check(one: Repeats, all_counts: Sequence[Repeats]) -> Check:
     runs = f"{len(one.cells)} runs with {_threads(one.threads)}"
     if one.noise is None:
         return Check("repeats", "ok", f"{runs}: all {len(one.cells[0].artifacts)} artifacts are bit for bit equal.")
-    starts = "; ".join(place(step, verdicts) for step, verdicts in one.noise.sources.items())
+    starts = "; ".join(noisy_calls(step, verdicts) for step, verdicts in one.noise.sources.items())
     steady = [other.threads for other in all_counts if not other.changing]
     why = (
         f"With {' and '.join(map(_threads, steady))} nothing changes, so what changes it is the work of several threads"
@@ -194,10 +194,10 @@ def _threads_check(subject: Subject, store: Store, a: Repeats, b: Repeats, folde
     differing = [p.name for p in found.places if p.change in {Change.ORIGIN, Change.INHERITED}]
     if not differing:
         return Check("threads", "warning", f"{counts}: nothing differs but what changes from run to run anyway.")
-    calls: dict[str, list[Verdict]] = {step: [] for step in origins(found.places)}
+    calls: dict[str, list[CallVerdict]] = {step: [] for step in origins(found.places)}
     for step, verdict in found.origins:
         calls.setdefault(step, []).append(verdict)
-    starts = "; ".join(place(step, verdicts) for step, verdicts in calls.items())
+    starts = "; ".join(noisy_calls(step, verdicts) for step, verdicts in calls.items())
     return Check(
         "threads", "warning",
         f"{counts}: {len(differing)} of {len(found.places)} artifacts depend on the number of threads, first in "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ MISSING_B = "missing_b"
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CallVerdict:
     """What one call of the recorded step showed.
 
     Attributes:
@@ -144,7 +144,7 @@ def _digests(call: dict[str, Any]) -> list[str]:
     return [reference["tensor"] for reference in references(call["result"])]
 
 
-def judge(recording: Path, replayed: Path, repeated: Path) -> list[Verdict]:
+def judge(recording: Path, replayed: Path, repeated: Path) -> list[CallVerdict]:
     """Judge every call of a recording.
 
     Args:
@@ -182,16 +182,16 @@ def judge(recording: Path, replayed: Path, repeated: Path) -> list[Verdict]:
         shapes = tuple(tuple(r["shape"]) for r in inputs)
         device = ",".join(sorted({r["device"] for r in inputs + references(call["result"])}))
         verdicts.append(
-            Verdict(
+            CallVerdict(
                 call["kind"], call["module"], call["name"], call["number"], status, found.get("reason", ""), index,
                 metrics, shapes, device,
             )
         )  # fmt: skip
-    verdicts += [Verdict(*identity, status=MISSING_A) for identity in free if identity not in known]
+    verdicts += [CallVerdict(*identity, status=MISSING_A) for identity in free if identity not in known]
     return verdicts
 
 
-def unstable_calls(recording: Path, *repeated: Path) -> list[Verdict]:
+def unstable_calls(recording: Path, *repeated: Path) -> list[CallVerdict]:
     """The innermost calls whose output changes although they get the same input in the same environment.
 
     Args:
@@ -202,7 +202,7 @@ def unstable_calls(recording: Path, *repeated: Path) -> list[Verdict]:
     replays = [json.loads((folder / "replay.json").read_text(encoding="utf-8")) for folder in repeated]
     differs = [any(replay[index]["status"] == "different" for replay in replays) for index in range(len(calls))]
     return [
-        Verdict(call["kind"], call["module"], call["name"], call["number"], UNSTABLE, index=index)
+        CallVerdict(call["kind"], call["module"], call["name"], call["number"], UNSTABLE, index=index)
         for index, call in enumerate(calls)
         if differs[index] and not any(differs[index + 1 : index + 1 + call["inner"]])
     ]
@@ -225,42 +225,6 @@ def tensor(folder: Path, reference: dict[str, Any]) -> Tensor:
     return read_safetensors(folder / "tensors" / f"{reference['tensor']}.safetensors")["tensor"]
 
 
-def summary(verdicts: Iterable[Verdict], *, gpu: bool = False) -> list[str]:
-    """One line for each function of origin: how many of its calls, where first, by how much.
-
-    Args:
-        verdicts: of the calls of one step.
-        gpu: whether the job had a GPU; then a call that ran on the CPU all the same is said to.
-    """
-    verdicts = list(verdicts)
-    total = Counter((v.kind, v.name) for v in verdicts if v.index >= 0)
-    grouped: dict[tuple[str, str], list[Verdict]] = {}
-    for verdict in verdicts:
-        if verdict.status == ORIGIN:
-            grouped.setdefault((verdict.kind, verdict.name), []).append(verdict)
-    lines = []
-    for (kind, name), found in grouped.items():
-        first = found[0]
-        what = first.where if kind in {"module", "step"} else name
-        if gpu and first.device == "cpu":
-            what += " on the CPU"
-        of = (
-            ""
-            if kind in {"module", "step"}
-            else f", {len(found)} of {total[kind, name]} calls, first in " + (first.module or "the step itself")
-        )
-        lines.append(f"{kind} {what.removeprefix(kind + ' ')}{of}{amount(first.metrics)}")
-    return lines
-
-
-def amount(metrics: Metrics | None) -> str:
-    """`: n of m elements, at most x (k ULP)`; empty where nothing could be measured."""
-    if metrics is None:
-        return ""
-    ulp = f" ({metrics.max_ulp} ULP)" if metrics.max_ulp is not None else ""
-    return f": {metrics.n_mismatch:,} of {metrics.n:,} elements, at most {metrics.max_abs:.3g}{ulp}"
-
-
-def counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
+def counts(verdicts: Sequence[CallVerdict]) -> dict[str, int]:
     """Status to number of calls."""
     return dict(Counter(verdict.status for verdict in verdicts))

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from harness.environments.gpus import gpu_turn
+from harness.explain.difference import amount
 from harness.explain.locate import StepFinding
 from harness.explain.pair import Pair, Side
-from harness.explain.replay import Verdict, amount, read_calls, references, tensor
+from harness.explain.replay import CallVerdict, read_calls, references, tensor
 from harness.explain.trim import Window, cut, trim
 from harness.running.job import gpu_variables
 from harness.tensors.tensor import Tensor
@@ -111,9 +112,9 @@ def write_repros(pair: Pair, finding: StepFinding, recorded: Path, in_b: Path, f
     return lines
 
 
-def _smallest(verdicts: Iterable[Verdict], calls: list[dict[str, Any]]) -> list[Verdict]:
+def _smallest(verdicts: Iterable[CallVerdict], calls: list[dict[str, Any]]) -> list[CallVerdict]:
     """For each operator or function, the call with the fewest input elements."""
-    chosen: dict[str, Verdict] = {}
+    chosen: dict[str, CallVerdict] = {}
     for verdict in verdicts:
         if verdict.kind not in {"operator", "function"} or _opaque(calls[verdict.index]):
             continue
@@ -123,7 +124,7 @@ def _smallest(verdicts: Iterable[Verdict], calls: list[dict[str, Any]]) -> list[
     return list(chosen.values())
 
 
-def _elements(verdict: Verdict) -> int:
+def _elements(verdict: CallVerdict) -> int:
     return sum(int(np.prod(shape)) for shape in verdict.shapes)
 
 
@@ -134,7 +135,7 @@ def _opaque(call: dict[str, Any]) -> bool:
 def _write(
     pair: Pair,
     finding: StepFinding,
-    verdict: Verdict,
+    verdict: CallVerdict,
     calls: list[dict[str, Any]],
     results: list[dict[str, Any]],
     folders: tuple[Path, Path],
@@ -164,7 +165,7 @@ def _write(
             title=f"torch {a} and {b} give different results for {verdict.name} on the same input.",
             found=f"Found in colbert-ai's indexer: {place}"
             + (f", from {parent}" if parent else "")
-            + f"{amount(verdict.metrics)}.",
+            + (f": {amount(verdict.metrics)}." if verdict.metrics else "."),
             cut=trimmed.said,
             name=script.stem,
             threads=pair.a.spec.settings.get("threads", 1),

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from harness.artifacts.index_job import INDEX
 from harness.artifacts.kind import JobKind, all_chunks
-from harness.errors import InfrastructureError, UnreadableTensor, UsageError
+from harness.errors import InfrastructureError, UsageError
+from harness.explain.difference import Difference, difference
 from harness.explain.pair import Pair, Side
-from harness.explain.replay import amount
 from harness.inputs.checkpoint import CheckpointFiles
 from harness.inputs.limits import chunks_of
 from harness.inputs.passages import Passages
@@ -22,7 +22,6 @@ from harness.running.progress import Board
 from harness.running.runner import run_index
 from harness.store.cell import Cell
 from harness.store.store import Store
-from harness.tensors.metrics import measure
 from harness.words import count
 
 
@@ -45,7 +44,7 @@ class Swapped:
     reference: str
     artifacts: tuple[str, ...]
     cell: Cell
-    differences: dict[str, str]
+    differences: dict[str, Difference]
     gate: bool = False
 
     @property
@@ -192,18 +191,11 @@ class Swapper:
         return [n for n in final if n not in cell.artifacts or cell.artifacts[n].digest != mine.get(n)]
 
 
-def differences(store: Store, cell: Cell, reference: Cell) -> dict[str, str]:
+def differences(store: Store, cell: Cell, reference: Cell) -> dict[str, Difference]:
     """Artifact to how it differs from the reference's, in the order of the pipeline."""
     found = {}
     for name in cell.job_kind.in_order({*cell.artifacts, *reference.artifacts}):
         mine, theirs = cell.artifacts.get(name), reference.artifacts.get(name)
-        if mine is None or theirs is None:
-            found[name] = "on one side only"
-        elif mine.digest != theirs.digest:
-            found[name] = "differs in shape" if mine.shape != theirs.shape else "differs"
-            if (mine.dtype, mine.shape) == (theirs.dtype, theirs.shape):
-                try:
-                    found[name] = amount(measure(store.load(theirs), store.load(mine))).removeprefix(": ")
-                except UnreadableTensor:
-                    continue
+        if mine is None or theirs is None or mine.digest != theirs.digest:
+            found[name] = difference(store, theirs, mine)
     return found

@@ -15,8 +15,8 @@ from typing import Any
 from harness.artifacts.comparison import DIVERGENT, STATUSES, ArtifactComparison, Comparison
 from harness.artifacts.graph import Change
 from harness.report.kinds import Kinds
+from harness.report.readable import clean, number, share, value
 from harness.report.screen import PLAIN, Screen, table, wrap
-from harness.report.words import clean, number, share, value
 from harness.tensors.metrics import Metrics, Mismatch
 from harness.tensors.profiles import Verdict
 from harness.words import count

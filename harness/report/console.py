@@ -7,10 +7,10 @@ from rich.console import Console
 
 from harness.artifacts.comparison import ArtifactComparison
 from harness.errors import printable
-from harness.report.headline import COLUMNS, Headline, Pair, headline_cells
+from harness.report.headline import COLUMNS, ComparedCells, Headline, headline_cells
+from harness.report.readable import markdown_table
 from harness.report.reduce import Reduced
 from harness.report.screen import PLAIN, Screen, table, wrap
-from harness.report.words import markdown_table
 from harness.words import count
 
 _LESSER = [COLUMNS.index(name) for name in ("All shapes match", "bnb", "Bit-equal")]
@@ -89,7 +89,7 @@ def sentences(reduced: Reduced) -> list[str]:
     return lines
 
 
-def _changed(row: Headline, pair: Pair) -> str:
+def _changed(row: Headline, pair: ComparedCells) -> str:
     final = [artifact for artifact in pair.final() if not artifact.bit_equal]
     names = [artifact.name for artifact in final]
     noise = ", none of them more than a repeat does" if set(names) <= set(row.noisy or ()) else ""

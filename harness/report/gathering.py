@@ -6,13 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from harness.errors import UsageError
 from harness.flock import hold
-from harness.report.parquet import FINDINGS_SCHEMA, metadata_of, write_table
-from harness.words import said
+from harness.report.parquet import read_table, write_table
 
 if TYPE_CHECKING:
     from harness.running.experiment import Experiment
@@ -68,21 +64,11 @@ class Gathering:
             return []
         if not path.is_file():
             raise UsageError(f"{path} is not a file, so no table can be written there; choose another --output.")
-        try:
-            table = pq.read_table(path)
-        except (OSError, pa.ArrowException) as error:
-            raise UsageError(
-                f"{path} cannot be read as a table ({said(error)}); delete it or choose another --output."
-            ) from error
-        metadata = metadata_of(table)
+        rows, about = read_table(path, "delete it or choose another --output")
         for key, value in self._about.items():
             # Tables that were written before they carried this are taken as they are.
-            if metadata.get(key, value) != value:
+            if about.get(key, value) != value:
                 raise UsageError(
-                    f"{path} holds the findings of another {key} ({metadata[key]}, not {value}); "
-                    "choose another --output."
+                    f"{path} holds the findings of another {key} ({about[key]}, not {value}); choose another --output."
                 )
-        if metadata.get("harness_schema", FINDINGS_SCHEMA) != FINDINGS_SCHEMA:
-            raise UsageError(f"{path} was written by another version of harness; delete it or choose another --output.")
-        rows: list[dict[str, Any]] = table.to_pylist()
         return rows

@@ -14,9 +14,12 @@ from harness.store.store import Store
 from harness.store.stored import StoredCell
 from harness.tensors.profiles import Profile
 
+VersionPair = tuple[str, str]
+"""The older version, and the newer."""
+
 
 @dataclass(frozen=True)
-class Pair:
+class ComparedCells:
     """Two cells and what their comparison found.
 
     Attributes:
@@ -80,17 +83,19 @@ class Headline:
         return not self.gap and self.bit_equal < self.total
 
 
-def compare_cells(store: Store, a: Cell, b: Cell, kind: str, profiles: Sequence[Profile]) -> Pair:
+def compare_cells(store: Store, a: Cell, b: Cell, kind: str, profiles: Sequence[Profile]) -> ComparedCells:
     """Compare two cells of a store; a pair with a cell that did not end well has no artifacts."""
-    pair = Pair(a, b, kind)
+    pair = ComparedCells(a, b, kind)
     if not pair.complete:
         return pair
     found = compare_sources(StoredCell(store, a), StoredCell(store, b), profiles).artifacts
     by_name = {artifact.name: artifact for artifact in found}
-    return Pair(a, b, kind, tuple(by_name[name] for name in a.job_kind.in_order(by_name)))
+    return ComparedCells(a, b, kind, tuple(by_name[name] for name in a.job_kind.in_order(by_name)))
 
 
-def pairs_of(store: Store, cells: Sequence[Cell], versions: Sequence[str], profiles: Sequence[Profile]) -> list[Pair]:
+def pairs_of(
+    store: Store, cells: Sequence[Cell], versions: Sequence[str], profiles: Sequence[Profile]
+) -> list[ComparedCells]:
     """Compare consecutive versions, and each repeat with its first run.
 
     Args:
@@ -123,16 +128,16 @@ def pairs_of(store: Store, cells: Sequence[Cell], versions: Sequence[str], profi
     return pairs
 
 
-def repeat_pairs(pairs: Iterable[Pair]) -> dict[str, list[Pair]]:
+def repeat_pairs(pairs: Iterable[ComparedCells]) -> dict[str, list[ComparedCells]]:
     """Key of each cell that was run again to it against its repeats: what A against A shows is noise."""
-    repeats: dict[str, list[Pair]] = {}
+    repeats: dict[str, list[ComparedCells]] = {}
     for pair in pairs:
         if pair.kind == "repeat" and pair.complete:
             repeats.setdefault(pair.a.key, []).append(pair)
     return repeats
 
 
-def is_noise(pair: Pair, one: ArtifactComparison, noise: Mapping[str, Sequence[Pair]]) -> bool | None:
+def is_noise(pair: ComparedCells, one: ArtifactComparison, noise: Mapping[str, Sequence[ComparedCells]]) -> bool | None:
     """Whether an artifact differs, and no more than a repeat of either cell shows; None where it is unknown.
 
     A repeat's own pair is what the noise is known from.
@@ -143,7 +148,7 @@ def is_noise(pair: Pair, one: ArtifactComparison, noise: Mapping[str, Sequence[P
     return None if above is None else not above and not one.bit_equal
 
 
-def headline(pair: Pair, noise: Mapping[str, Sequence[Pair]]) -> Headline:
+def headline(pair: ComparedCells, noise: Mapping[str, Sequence[ComparedCells]]) -> Headline:
     """The headline row of a pair."""
     if not pair.complete:
         gaps = [f"{c.label}: {c.outcome}" for c in (pair.a, pair.b) if c.outcome != "ok"]

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import csv
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from harness.artifacts.ladder import unique_names
 from harness.axis import version_key
 from harness.errors import UsageError
-from harness.report.parquet import TABLES_SCHEMA, metadata_of
+from harness.report.headline import VersionPair
+from harness.report.parquet import read_table
 from harness.words import count, said
 
 TABLE = "consecutive.parquet"
-STEP = ["a", "b"]
+STEP = ("a", "b")
 _SHOWN = 12
-COUNTS = ["total", "shapes_match", "default_match", "bnb_match"]
+COUNTS = ("total", "shapes_match", "default_match", "bnb_match")
 
 
 @dataclass(frozen=True)
@@ -30,14 +28,14 @@ class Headlines:
     Attributes:
         title: what its column is called: the collection and its size, or the file's name.
         about: what was measured, or the comment lines of a file.
-        frame: one row per step, indexed by `a` and `b`: `total` (tensors compared), `shapes_match`, `default_match`,
-            `bnb_match` and `bit_equal` (how many of them; `bit_equal` is missing in a published table), all nullable
-            integers, and `gap` (text: why there is nothing to compare).
+        rows: by `a` and `b`: `total` (tensors compared), `shapes_match`, `default_match`, `bnb_match` and `bit_equal`
+            (how many of them; `bit_equal` is None in a published table), and `gap` (why there is nothing to compare;
+            the counts may be None then).
     """
 
     title: str
     about: str
-    frame: pd.DataFrame
+    rows: Mapping[VersionPair, Mapping[str, Any]]
 
 
 def read_headlines(path: Path) -> Headlines:
@@ -59,20 +57,13 @@ def _folder(folder: Path) -> Headlines:
     path = folder / TABLE
     if not path.exists():
         raise UsageError(_without_table(folder))
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise UsageError(
-            f"{path} cannot be read ({said(error)}); name a folder that a sweep wrote its tables to."
-        ) from error
-    about = metadata_of(table)
-    if about.get("harness_schema") != TABLES_SCHEMA:
-        raise UsageError(f"{path} is not a table of this harness (schema {TABLES_SCHEMA}); write the tables anew.")
+    rows, about = read_table(path, "name a folder that a sweep wrote its tables to")
     name, passages = [*about.get("collection", "").split(" "), "", ""][:2]
     title = f"{name} ({count(int(passages), 'passage')})" if passages.isdecimal() else folder.name
     checkpoint, digest = [*about.get("checkpoint", "").split(" "), "", ""][:2]
-    frame = _checked(table.to_pandas(), path, [*COUNTS, "bit_equal", "gap"])
-    return Headlines(title, f"{about.get('device', 'unknown device')}, checkpoint {checkpoint} ({digest[:8]})", frame)
+    columns = (*COUNTS, "bit_equal", "gap")
+    found = _checked(rows, path, rows[0] if rows else (*STEP, *columns), columns)
+    return Headlines(title, f"{about.get('device', 'unknown device')}, checkpoint {checkpoint} ({digest[:8]})", found)
 
 
 def _without_table(folder: Path) -> str:
@@ -87,54 +78,74 @@ def _without_table(folder: Path) -> str:
 
 def _csv(path: Path) -> Headlines:
     try:
-        text = path.read_text(encoding="utf-8")
-        frame = pd.read_csv(path, comment="#", dtype={"a": str, "b": str})
-    except (OSError, ValueError) as error:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        reader = csv.DictReader(filter(str.strip, (line.partition("#")[0] for line in lines)), strict=True)
+        rows = list(reader)
+    except (OSError, ValueError, csv.Error) as error:
         raise UsageError(f"{path} cannot be read ({said(error)}); mend it.") from error
-    notes = [line.lstrip("# ") for line in text.splitlines() if line.startswith("#")]
-    return Headlines(path.stem, " ".join(notes), _checked(frame, path, COUNTS))
+    if reader.fieldnames is None:
+        raise UsageError(f"{path} cannot be read (it has no line of column names); mend it.")
+    notes = [line.lstrip("# ") for line in lines if line.startswith("#")]
+    return Headlines(path.stem, " ".join(notes), _checked(rows, path, reader.fieldnames, COUNTS))
 
 
-def _checked(frame: pd.DataFrame, path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    missing = [column for column in [*STEP, *columns] if column not in frame.columns]
+def _checked(
+    rows: Iterable[Mapping[str, Any]], path: Path, there: Collection[str], columns: Sequence[str]
+) -> dict[VersionPair, dict[str, Any]]:
+    """Rows by their step, where all `columns` are `there`."""
+    missing = [column for column in (*STEP, *columns) if column not in there]
     if missing:
-        raise UsageError(f"{path} has no column `{missing[0]}`; a headline table has {', '.join([*STEP, *columns])}.")
-    for column in ("bit_equal", "gap"):
-        if column not in frame.columns:
-            frame[column] = None
-    try:
-        for column in [*COUNTS, "bit_equal"]:
-            frame[column] = frame[column].astype("Int64")
-        for version in {*frame["a"], *frame["b"]}:
-            version_key(version)
-    except (TypeError, ValueError, AttributeError) as error:
-        raise UsageError(f"{path} holds something that is neither a version nor a count ({error}).") from error
-    # A row that lacks a count was not measured, whether or not it says why.
-    lacking = frame[COUNTS].isna().any(axis="columns") & (frame["gap"].fillna("") == "")
-    frame["gap"] = frame["gap"].astype(object).mask(lacking, "not measured")
-    twice = frame[frame.duplicated(STEP)]
-    if len(twice):
-        raise UsageError(f"{path} has two rows for {twice.iloc[0]['a']} -> {twice.iloc[0]['b']}; delete one.")
-    return frame.set_index(STEP)[[*COUNTS, "bit_equal", "gap"]]
+        raise UsageError(f"{path} has no column `{missing[0]}`; a headline table has {', '.join((*STEP, *columns))}.")
+    found: dict[VersionPair, dict[str, Any]] = {}
+    for row in rows:
+        step, gap = (row["a"], row["b"]), row.get("gap") or ""
+        try:
+            for version in step:
+                version_key(version)
+            counts = {column: _count(row[column]) for column in COUNTS}
+            # A row that lacks a count was not measured, whether or not it says why.
+            gap = gap or ("not measured" if None in counts.values() else "")
+            counts["bit_equal"] = _count(row.get("bit_equal"))
+        except (TypeError, ValueError, AttributeError) as error:
+            raise UsageError(f"{path} holds something that is neither a version nor a count ({error}).") from error
+        if step in found:
+            raise UsageError(f"{path} has two rows for {step[0]} -> {step[1]}; delete one.")
+        found[step] = {**counts, "gap": gap}
+    return found
 
 
-def side_by_side(tables: Sequence[Headlines]) -> pd.DataFrame:
-    """One row per step of any table, in the order of the versions, and one column of words per table."""
+def _count(value: object) -> int | None:
+    """A number of tensors; None where there is none.
+
+    Raises:
+        ValueError: it is no such number.
+    """
+    if value in (None, ""):
+        return None
+    text = str(value).strip()
+    if not text.isdecimal():
+        raise ValueError(f"{text!r}")
+    return int(text)
+
+
+def side_by_side(tables: Sequence[Headlines]) -> tuple[list[str], dict[VersionPair, list[str]]]:
+    """The tables' titles, and words of each table for each step of any, in the order of the versions."""
     titles = unique_names([table.title for table in tables])
-    columns = {
-        title: table.frame.apply(_words, axis="columns")
-        for title, table in zip(titles, tables, strict=True)
-        if len(table.frame)
+    steps = sorted({step for table in tables for step in table.rows}, key=_order)
+    return titles, {
+        step: [_words(table.rows[step]) if step in table.rows else "-" for table in tables] for step in steps
     }
-    joined = pd.DataFrame(columns).reindex(columns=titles).fillna("-")
-    return joined.sort_index(key=lambda level: level.map(version_key))
 
 
-def _words(row: pd.Series[Any]) -> str:
+def _order(step: VersionPair) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return version_key(step[0]), version_key(step[1])
+
+
+def _words(row: Mapping[str, Any]) -> str:
     if row["gap"]:
         return str(row["gap"])
     total = row["total"]
-    if pd.notna(row["bit_equal"]) and row["bit_equal"] == total:
+    if row["bit_equal"] == total:
         return f"bit-equal ({total}/{total})"
     counts = (("shapes", row["shapes_match"]), ("default", row["default_match"]), ("bnb", row["bnb_match"]))
     if all(count == total for _, count in counts):
@@ -145,12 +156,13 @@ def _words(row: pd.Series[Any]) -> str:
 def disagreements(tables: Sequence[Headlines]) -> Iterator[str]:
     """A sentence for each step that is beyond the default profile in one table and within it in another."""
     titles = unique_names([table.title for table in tables])
-    verdicts: dict[tuple[str, str], dict[bool, list[str]]] = {}
+    verdicts: dict[VersionPair, dict[bool, list[str]]] = {}
     for title, table in zip(titles, tables, strict=True):
-        measured = table.frame[table.frame["gap"].fillna("") == ""]
-        for step, beyond in zip(measured.index, measured["default_match"] < measured["total"], strict=True):
-            verdicts.setdefault(step, {True: [], False: []})[bool(beyond)].append(title)
-    for a, b in sorted(verdicts, key=lambda step: tuple(map(version_key, step))):
+        for step, row in table.rows.items():
+            if not row["gap"]:
+                beyond = row["default_match"] < row["total"]
+                verdicts.setdefault(step, {True: [], False: []})[beyond].append(title)
+    for a, b in sorted(verdicts, key=_order):
         fails, passes = verdicts[a, b][True], verdicts[a, b][False]
         if fails and passes:
             yield f"{a} -> {b} is beyond default in {' and '.join(fails)}, and within it in {' and '.join(passes)}."

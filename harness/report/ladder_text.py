@@ -8,8 +8,8 @@ from harness.artifacts.ladder import Ladder, Pair, Step
 from harness.artifacts.source import listed
 from harness.report.comparison_text import LISTED, told_in_short
 from harness.report.kinds import Kinds
+from harness.report.readable import clean
 from harness.report.screen import PLAIN, Screen, table
-from harness.report.words import clean
 from harness.words import count
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -11,12 +12,12 @@ from rich.text import Text
 from rich.tree import Tree
 
 from harness.artifacts.graph import Change, Place, main_input, origins
+from harness.explain.difference import Difference, amount
 from harness.explain.locate import Location, StepFinding
-from harness.explain.replay import MISSING_A, MISSING_B, counts, summary
+from harness.explain.noise import Noise, noisy_calls
+from harness.explain.replay import MISSING_A, MISSING_B, ORIGIN, CallVerdict, counts
 from harness.tensors.metrics import Metrics
 from harness.words import count
-
-# ---- words --------------------------------------------------------------------------------------------------------
 
 _MARK = {
     Change.EQUAL: ("=", "green"),
@@ -27,7 +28,7 @@ _MARK = {
 }
 
 
-def tree(places: Sequence[Place], differences: dict[str, str]) -> Tree:
+def tree(places: Sequence[Place], differences: Mapping[str, Difference]) -> Tree:
     """The pipeline as a tree: each artifact below the input that its difference would come from."""
     inside = {place.name for place in places}
     root = Tree("collection, checkpoint, settings")
@@ -36,12 +37,24 @@ def tree(places: Sequence[Place], differences: dict[str, str]) -> Tree:
         parent = main_input(place, inside)
         word, style = _MARK[place.change]
         line = Text.assemble((f"{place.name} ", ""), (word, style))
-        if place.change is not Change.EQUAL and differences.get(place.name):
-            line.append(f"  {differences[place.name]}", "dim")
+        if place.name in differences:
+            line.append(f"  {how(differences[place.name])}", "dim")
         if place.change is Change.ORIGIN:
             line.append(f"  (step: {place.step})", "bold")
         nodes[place.name] = nodes.get(parent, root).add(line)
     return root
+
+
+def how(found: Difference) -> str:
+    """How an artifact differs, in words."""
+    a, b = found.a, found.b
+    if a is None or b is None:
+        return f"only in {'B' if a is None else 'A'}"
+    if a.shape != b.shape:
+        return f"shape {list(a.shape)} against {list(b.shape)}"
+    if a.dtype != b.dtype:
+        return f"{a.dtype} against {b.dtype}"
+    return amount(found.metrics) if found.metrics else "differs; only digests were kept"
 
 
 def sentences(location: Location) -> list[str]:
@@ -67,13 +80,22 @@ def sentences(location: Location) -> list[str]:
             f"{location.a} -> {location.b}: the difference starts in {starts or 'nothing but noise'}; "
             f"{count(inherited, 'more artifact')} inherit{'s' if inherited == 1 else ''} it ({floor})."
         )
-    lines += location.not_captured
+    lines += [
+        f"{label} has no {name}, which could not be recorded: {why}" for label, name, why in location.not_captured
+    ]
     if noisy:
         lines.append(f"Noise, of which nothing follows: {', '.join(noisy)}.")
-    lines += [noise.sentence for noise in location.noise]
+    lines += map(noise_sentence, location.noise)
     for finding in location.findings:
         lines += _finding(finding)
     return lines
+
+
+def noise_sentence(noise: Noise) -> str:
+    """What changes when a cell is run again, and where that starts."""
+    starts = "; ".join(noisy_calls(step, verdicts) for step, verdicts in noise.sources.items())
+    names = ", ".join(noise.artifacts)
+    return f"{noise.label} is not repeatable: {names} change when it is run again, first in {starts}."
 
 
 def _finding(finding: StepFinding) -> list[str]:
@@ -102,18 +124,41 @@ def _finding(finding: StepFinding) -> list[str]:
     return [*where, *(f"{head}{line}." for line in lines), f"{head}{rest}."]
 
 
+def summary(verdicts: Iterable[CallVerdict], *, gpu: bool = False) -> list[str]:
+    """One line for each function of origin: how many of its calls, where first, by how much.
+
+    Args:
+        verdicts: of the calls of one step.
+        gpu: whether the job had a GPU; then a call that ran on the CPU all the same is said to.
+    """
+    verdicts = list(verdicts)
+    total = Counter((v.kind, v.name) for v in verdicts if v.index >= 0)
+    grouped: dict[tuple[str, str], list[CallVerdict]] = {}
+    for verdict in verdicts:
+        if verdict.status == ORIGIN:
+            grouped.setdefault((verdict.kind, verdict.name), []).append(verdict)
+    lines = []
+    for (kind, name), found in grouped.items():
+        first = found[0]
+        what = first.where if kind in {"module", "step"} else name
+        if gpu and first.device == "cpu":
+            what += " on the CPU"
+        of = (
+            ""
+            if kind in {"module", "step"}
+            else f", {len(found)} of {total[kind, name]} calls, first in " + (first.module or "the step itself")
+        )
+        much = f": {amount(first.metrics)}" if first.metrics else ""
+        lines.append(f"{kind} {what.removeprefix(kind + ' ')}{of}{much}")
+    return lines
+
+
 def show(location: Location, console: Console) -> None:
     """Print the tree and the sentences."""
     console.print(tree(location.places, location.differences))
     console.print()
     for line in sentences(location):
         console.print(escape(line), highlight=False, soft_wrap=True)
-
-
-COLUMNS = (
-    "a", "b", "step", "artifacts", "kind", "module", "name", "number", "device", "status", "reason", "n", "n_mismatch",
-    "max_abs", "max_ulp", "trusted",
-)  # fmt: skip
 
 
 def rows(location: Location) -> list[dict[str, Any]]:

@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import InfrastructureError, UsageError
-from harness.report.headline import COLUMNS, Headline, headline_cells
-from harness.report.parquet import TABLES_SCHEMA, metadata_of
-from harness.report.words import markdown_table
-from harness.words import count, said
+from harness.report.headline import Headline, VersionPair
+from harness.report.parquet import read_table
 
 TABLES = ("comparisons", "consecutive", "artifacts")
 LOOK_BACK = 30
@@ -34,11 +32,9 @@ RANKS = {
 }
 """Statuses from best to worst."""
 
-Step = tuple[str, str]
-
 
 @dataclass(frozen=True)
-class Finding:
+class NightRow:
     """One artifact of one step in one night.
 
     Attributes:
@@ -57,7 +53,7 @@ class Finding:
     n_mismatch: int | None = None
     n: int | None = None
 
-    def worse_than(self, before: Finding) -> bool:
+    def worse_than(self, before: NightRow) -> bool:
         """Whether the status is worse than it was, or a profile fails that passed."""
         rank, was = (RANKS.get(one.status, max(RANKS.values())) for one in (self, before))
         return rank > was or not self.failing <= before.failing
@@ -81,20 +77,20 @@ class Night:
     name: str
     group: str
     about: dict[str, str]
-    findings: dict[tuple[Step, str], Finding]
+    findings: dict[tuple[VersionPair, str], NightRow]
     headline: tuple[Headline, ...]
     digests: dict[tuple[str, str, str], str] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
-    unknown: tuple[tuple[Step, str], ...] = ()
+    unknown: tuple[tuple[VersionPair, str], ...] = ()
 
     @property
-    def steps(self) -> set[Step]:
+    def steps(self) -> set[VersionPair]:
         """Steps that were compared, rather than left out because a cell did not end well."""
         return {step for step, _artifact in self.findings}
 
 
 @dataclass(frozen=True)
-class New:
+class NightChange:
     """A divergence that was not there before.
 
     Attributes:
@@ -105,10 +101,10 @@ class New:
         since: the night of `before`.
     """
 
-    step: Step
+    step: VersionPair
     artifact: str
-    now: Finding
-    before: Finding | None
+    now: NightRow
+    before: NightRow | None
     since: str = ""
 
 
@@ -128,8 +124,8 @@ class Report:
     """
 
     night: Night
-    new: tuple[New, ...]
-    gone: tuple[New, ...]
+    new: tuple[NightChange, ...]
+    gone: tuple[NightChange, ...]
     gaps: tuple[Headline, ...]
     drifted: tuple[tuple[str, str], ...]
     compared_with: str
@@ -152,24 +148,10 @@ def read_night(folder: Path) -> Night:
     Raises:
         UsageError: one of them is missing or damaged, or of another schema.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     tables: dict[str, list[dict[str, Any]]] = {}
     about: dict[str, str] = {}
     for name in TABLES:
-        path = folder / f"{name}.parquet"
-        try:
-            table = pq.read_table(path)
-            rows: list[dict[str, Any]] = table.to_pylist()
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise UsageError(
-                f"{path}: this table cannot be read ({said(error)}); delete the night's folder."
-            ) from error
-        metadata = metadata_of(table)
-        if metadata.get("harness_schema") != TABLES_SCHEMA:
-            raise UsageError(f"{path}: this is not a table of this harness (schema {TABLES_SCHEMA}).")
-        tables[name], about = rows, metadata
+        tables[name], about = read_table(folder / f"{name}.parquet", "delete the night's folder")
     try:
         return Night(
             folder.name,
@@ -185,9 +167,9 @@ def read_night(folder: Path) -> Night:
         raise UsageError(f"{folder}: its tables lack a column ({error}); delete the night's folder.") from error
 
 
-def findings_of(rows: Iterable[dict[str, Any]]) -> dict[tuple[Step, str], Finding]:
+def findings_of(rows: Iterable[dict[str, Any]]) -> dict[tuple[VersionPair, str], NightRow]:
     """What is known of each step and artifact, from the rows of `comparisons.parquet`."""
-    found: dict[tuple[Step, str], Finding] = {}
+    found: dict[tuple[VersionPair, str], NightRow] = {}
     for row in _of_steps(rows):
         if _is_unknown(row):
             continue
@@ -195,7 +177,7 @@ def findings_of(rows: Iterable[dict[str, Any]]) -> dict[tuple[Step, str], Findin
         failing = frozenset({str(row["profile"])} if row["profile"] and row["close"] is False else ())
         if place in found:
             failing |= found[place].failing
-        found[place] = Finding(
+        found[place] = NightRow(
             str(row["status"]), failing, bool(row["noise"]), bool(row["final"]), row["n_mismatch"], row["n"]
         )
     return found
@@ -206,7 +188,7 @@ def _of_steps(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     return (row for row in rows if row["kind"] == "consecutive" and row["artifact"] != "metadata")
 
 
-def _place(row: dict[str, Any]) -> tuple[Step, str]:
+def _place(row: dict[str, Any]) -> tuple[VersionPair, str]:
     return (str(row["a"]), str(row["b"])), str(row["artifact"])
 
 
@@ -274,15 +256,15 @@ def report(night: Night, earlier: Sequence[Night], unreadable: tuple[str, ...] =
             # Never compared: news, unless nothing was ever compared. An artifact that is new in a known step, because
             # more of the pipeline is captured than before, counts too.
             if earlier and now.status != "bit_equal":
-                new.append(New(step, artifact, now, None, last.name if last else ""))
+                new.append(NightChange(step, artifact, now, None, last.name if last else ""))
         elif before.noise:
             continue
         elif now.worse_than(before):
             assert last is not None
-            new.append(New(step, artifact, now, before, last.name))
+            new.append(NightChange(step, artifact, now, before, last.name))
         elif before.worse_than(now):
             assert last is not None
-            gone.append(New(step, artifact, now, before, last.name))
+            gone.append(NightChange(step, artifact, now, before, last.name))
     return Report(
         night,
         tuple(new),
@@ -311,73 +293,3 @@ def _drifted(night: Night, earlier: Sequence[Night]) -> tuple[tuple[str, str], .
         if before != digest:
             found.append((place[1], place[2]))
     return tuple(dict.fromkeys(found))
-
-
-# ---- words
-
-
-def sentence(found: Report) -> str:
-    """What a night brought, in one sentence."""
-    steps = {one.step for one in found.new}
-    if found.new:
-        first = ", ".join(f"{a} -> {b}" for a, b in sorted(steps)[:3])
-        more = f" and {len(steps) - 3} more" if len(steps) > 3 else ""
-        return f"{count(len(found.new), 'new divergence')} in {first}{more}, which earlier nights did not have."
-    if not found.compared_with:
-        return "No earlier night to compare with: what diverges tonight is known from now on."
-    return f"Nothing diverges that did not diverge before (last compared with {found.compared_with})."
-
-
-def markdown(found: Report) -> str:
-    """The summary: the sentence, what is new, the headline table, and what else a person should know."""
-    about = found.night.about
-    changed = {one.step for one in found.new}
-    parts = [
-        f"## Night {found.night.name}",
-        sentence(found),
-        "Collection "
-        + "; ".join(
-            f"{name}: {about[name].rpartition(' ')[0] if name != 'device' else about[name]}"
-            for name in ("collection", "checkpoint", "device")
-            if name in about
-        ).removeprefix("collection: "),
-    ]
-    if found.new:
-        rows = [
-            (*one.step, one.artifact, _words(one.before) if one.before else "not compared", _words(one.now), one.since)
-            for one in found.new
-        ]
-        parts += ["### New", markdown_table(("PyTorch A", "PyTorch B", "Artifact", "Before", "Now", "Night"), rows)]
-    headline = [(*headline_cells(row), "NEW" if (row.a, row.b) in changed else "") for row in found.night.headline]
-    parts += ["### All steps", markdown_table((*COLUMNS, ""), headline)]
-    notes = []
-    if found.gaps:
-        notes.append(f"{len(found.gaps)} of {count(len(found.night.headline), 'step')} could not be compared tonight.")
-    if found.night.unknown:
-        places = ", ".join(f"{artifact} ({a} -> {b})" for (a, b), artifact in found.night.unknown[:6])
-        more = " and more" if len(found.night.unknown) > 6 else ""
-        notes.append(f"Not known tonight, because a side could not be read or recorded: {places}{more}.")
-    if found.gone:
-        places = ", ".join(f"{one.artifact} ({one.step[0]} -> {one.step[1]})" for one in found.gone[:6])
-        notes.append(f"Better than before: {places}{' and more' if len(found.gone) > 6 else ''}.")
-    if found.drifted:
-        places = ", ".join(f"{artifact} of {version}" for version, artifact in found.drifted[:6])
-        more = f" and {len(found.drifted) - 6} more" if len(found.drifted) > 6 else ""
-        notes.append(
-            f"The same cell came out with other bits than the last time: {places}{more}. A driver or a machine that "
-            "changed, or noise (`--repeat` measures it)."
-        )
-    if found.relocked:
-        notes.append(
-            f"Other cells than the last time: {', '.join(found.relocked)}, whose lock or oddities changed; what is new "
-            "there may come from a package beside torch (`harness lock --diff`, git log locks)."
-        )
-    if found.unreadable:
-        notes.append(f"Tables that could not be read: {', '.join(found.unreadable)}.")
-    return "\n\n".join([*parts, *notes]) + "\n"
-
-
-def _words(one: Finding) -> str:
-    count = f", {one.n_mismatch:,} of {one.n:,}" if one.n_mismatch and one.n else ""
-    failing = f", fails {' and '.join(sorted(one.failing))}" if one.failing else ""
-    return f"{one.status}{count}{failing}"

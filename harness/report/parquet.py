@@ -1,7 +1,8 @@
-"""Parquet tables: their schemas' numbers, their metadata, and how one is written."""
+"""Parquet tables as they are written and read: columns from `columns`, and in the file's metadata what it is of."""
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,51 +10,22 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-TABLES_SCHEMA = "1"
+from harness.errors import UsageError
+from harness.report.columns import TABLES
+from harness.words import said
 
+SCHEMA = "1"
+"""Of all tables; another number where a column changes its name or its meaning."""
 
-def metadata_of(table: pa.Table) -> dict[str, str]:
-    """What the file of a table says that it is of: device, collection, schema version and so on."""
-    return {
-        key.decode("utf-8", "replace"): value.decode("utf-8", "replace")
-        for key, value in (table.schema.metadata or {}).items()
-        if not key.startswith(b"ARROW")
-    }
-
-
-FINDINGS_SCHEMA = "1"
-
-
-def _schema(**columns: str) -> pa.Schema:
-    kinds: dict[str, pa.DataType] = {"text": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
-    return pa.schema([(name, kinds[kind]) for name, kind in columns.items()])
-
-
-SCHEMAS: dict[str, pa.Schema] = {
-    # One row per call of each step that was replayed.
-    "locations": _schema(
-        a="text", b="text", step="text", artifacts="text", kind="text", module="text", name="text", number="int",
-        device="text", status="text", reason="text", n="int", n_mismatch="int", max_abs="float", max_ulp="int",
-        trusted="bool",
-    ),
-    # One row per swapped run and artifact.
-    "swaps": _schema(
-        job="text", artifacts="text", values_of="text", reference="text", artifact="text", final="bool",
-        bit_equal="bool", difference="text", key="text",
-    ),
-    # One row per pair of versions, case and tensor, and one per fact of a version, whose `a` and `b` are the same.
-    "probes": _schema(
-        probe="text", case="text", tensor="text", a="text", b="text", key_a="text", key_b="text", status="text",
-        dtype="text", shape="text", measured="text", n="int", n_mismatch="int", max_abs="float", max_ulp="int",
-        bit_equal="bool", default="bool", bnb="bool", noise="bool", fact="text", holds="bool", note="text",
-        digest_a="text", digest_b="text",
-    ),
-    # One row per counterfactual environment.
-    "blame": _schema(
-        a="text", b="text", base="text", packages="text", versions="text", what="text", result="text", outcome="text",
-        reason="text", digest="text", verdict="text",
-    ),
+_TYPES: dict[str, pa.DataType] = {
+    "text": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(), "ints": pa.list_(pa.int64()),
+    "texts": pa.list_(pa.string()),
 }  # fmt: skip
+
+
+def schema_of(name: str) -> pa.Schema:
+    """The Arrow schema of a table in `TABLES`."""
+    return pa.schema([(column, _TYPES[kind]) for column, (kind, _) in TABLES[name].columns.items()])
 
 
 def write_table(folder: Path, name: str, rows: Iterable[Mapping[str, Any]], **about: str) -> Path:
@@ -61,15 +33,37 @@ def write_table(folder: Path, name: str, rows: Iterable[Mapping[str, Any]], **ab
 
     Args:
         folder: made if it does not exist.
-        name: a name in `SCHEMAS`.
+        name: a name in `TABLES`.
         rows: column to value; a column that a row lacks is null.
-        about: goes to the file's metadata.
+        about: goes to the file's metadata: device, collection and so on.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    metadata = {"harness_schema": FINDINGS_SCHEMA, "harness_table": name, **about}
-    table = pa.Table.from_pylist(list(rows), schema=SCHEMAS[name].with_metadata(metadata))
+    metadata = {"harness_schema": SCHEMA, "harness_table": name, **about}
+    table = pa.Table.from_pylist(list(rows), schema=schema_of(name).with_metadata(metadata))
     path = folder / f"{name}.parquet"
-    temporary = path.with_suffix(".parquet.new")
+    # A name of its own: two commands may write to one folder at the same time.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     pq.write_table(table, temporary, compression="zstd")
     temporary.replace(path)
     return path
+
+
+def read_table(path: Path, mend: str) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """The rows of a table, and what its file says that it is of: device, collection, schema and so on.
+
+    Raises:
+        UsageError: it cannot be read or is of another schema; the sentence ends with `mend`, what to do about it.
+    """
+    try:
+        table = pq.read_table(path)
+        rows: list[dict[str, Any]] = table.to_pylist()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read as a table ({said(error)}); {mend}.") from error
+    about = {
+        key.decode("utf-8", "replace"): value.decode("utf-8", "replace")
+        for key, value in (table.schema.metadata or {}).items()
+        if not key.startswith(b"ARROW")
+    }
+    if about.get("harness_schema") != SCHEMA:
+        raise UsageError(f"{path} is not a table of this harness (schema {SCHEMA}); {mend}.")
+    return rows, about

@@ -5,17 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from harness.explain.probe_rows import Row
-from harness.explain.replay import amount
+from harness.explain.difference import amount
+from harness.explain.probe_rows import ProbeRow
 from harness.store.cell import Cell
-
-# ---- Saying it
-
 
 _NUMBER = re.compile(r"\.\d+(?=\.|$)")
 
 
-def summaries(rows: Sequence[Row]) -> list[str]:
+def summaries(rows: Sequence[ProbeRow]) -> list[str]:
     """One short line for each probe that changed between two versions, and one for those that are equal."""
     lines = []
     for a, b in dict.fromkeys((row.a, row.b) for row in rows if row.fact is None):
@@ -40,7 +37,7 @@ def summaries(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def _noise_floor(rows: Iterable[Row]) -> list[str]:
+def _noise_floor(rows: Iterable[ProbeRow]) -> list[str]:
     """How many tensors a repeat changes, where there is one; where there is none, that a change may be noise."""
     compared = [row for row in rows if row.tensor]
     known = [row for row in compared if row.noise is not None]
@@ -50,7 +47,7 @@ def _noise_floor(rows: Iterable[Row]) -> list[str]:
     return ["not known, because neither version was repeated (--repeat VERSION)"] if changed else []
 
 
-def _turned(rows: Iterable[Row], probe: str, a: str, b: str) -> list[str]:
+def _turned(rows: Iterable[ProbeRow], probe: str, a: str, b: str) -> list[str]:
     """Facts that hold in one of two versions only, or fail in other places."""
     notes: dict[str, dict[tuple[str, str], str]] = {a: {}, b: {}}
     for row in rows:
@@ -65,7 +62,7 @@ def _turned(rows: Iterable[Row], probe: str, a: str, b: str) -> list[str]:
     return [f"{what}: {_place(list(cases), '')}" for what, cases in turned.items()]
 
 
-def _changes(changed: list[Row], total: int) -> str:
+def _changes(changed: list[ProbeRow], total: int) -> str:
     if not changed[0].tensor:
         return changed[0].note
     # By the difference itself: across zero the number of floats between two tiny numbers is enormous.
@@ -73,13 +70,13 @@ def _changes(changed: list[Row], total: int) -> str:
     if worst.metrics is None or worst.metrics.bit_equal:
         how = f": {worst.status.replace('_', ' ')}{f' ({worst.note})' if worst.note else ''}"
     else:
-        how = amount(worst.metrics) + (" of a sample" if worst.measured == "sample" else "")
+        how = f": {amount(worst.metrics)}" + (" of a sample" if worst.measured == "sample" else "")
     first = f"first {changed[0].case}, {changed[0].tensor}"
     greatest = "" if worst is changed[0] else f"; greatest {worst.case}, {worst.tensor}"
     return f"{len(changed)} of {total} tensors differ, {first}{greatest}{how}"
 
 
-def _removed(rows: list[Row]) -> list[str]:
+def _removed(rows: list[ProbeRow]) -> list[str]:
     """What the probe `identity` shows: without which Linears a precision's difference is gone."""
     notes = []
     for baseline in (row for row in rows if row.case.endswith(" without nothing") and row.changed):
@@ -106,12 +103,12 @@ def version_lines(cells: Iterable[Cell]) -> list[str]:
     return lines
 
 
-def fact_lines(rows: Iterable[Row]) -> list[str]:
+def fact_lines(rows: Iterable[ProbeRow]) -> list[str]:
     """One short line for each probe and fact that does not hold everywhere, for all versions of which it says the same.
 
     Layers of which the same is said are one place, their numbers a star.
     """
-    groups: dict[tuple[str, str, str], list[Row]] = {}
+    groups: dict[tuple[str, str, str], list[ProbeRow]] = {}
     for row in rows:
         if row.fact is not None:
             groups.setdefault((row.probe, row.fact, row.a), []).append(row)

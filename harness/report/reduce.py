@@ -10,7 +10,7 @@ from pathlib import Path
 from harness.artifacts.ladder import Step, ladder
 from harness.errors import UsageError
 from harness.inputs.matrix import Matrix, profiles_of
-from harness.report.headline import Headline, Pair, headline, pairs_of, repeat_pairs
+from harness.report.headline import ComparedCells, Headline, headline, pairs_of, repeat_pairs
 from harness.report.tables import write_tables
 from harness.running.choice import Choice, describe
 from harness.store.cell import Cell
@@ -33,7 +33,7 @@ class Reduced:
     """
 
     about: str
-    pairs: list[Pair]
+    pairs: list[ComparedCells]
     rows: list[Headline]
     repeats: list[Headline]
     files: list[Path]

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+from harness.explain.difference import Difference, amount
 from harness.explain.swap import Swapped
 
 
@@ -20,10 +21,21 @@ def table(swapped: Swapped) -> Table:
         made.add_column(column)
     downstream = set(swapped.downstream)
     for name in swapped.cell.artifacts:
-        how = swapped.differences.get(name)
+        differs = swapped.differences.get(name)
         place = "swapped" if name in swapped.artifacts else "after it" if name in downstream else "before or beside it"
-        made.add_row(name, place, how or "bit for bit equal", style="yellow" if how else "green")
+        made.add_row(
+            name, place, how(differs) if differs else "bit for bit equal", style="yellow" if differs else "green"
+        )
     return made
+
+
+def how(found: Difference) -> str:
+    """How an artifact differs from the reference's, in words."""
+    if found.a is None or found.b is None:
+        return "on one side only"
+    if found.metrics is not None:
+        return amount(found.metrics)
+    return "differs in shape" if found.a.shape != found.b.shape else "differs"
 
 
 def sentence(swapped: Swapped) -> str:
@@ -55,7 +67,7 @@ def rows(swapped: Sequence[Swapped]) -> list[dict[str, Any]]:
             "artifact": name,
             "final": one.cell.job_kind.is_final(name),
             "bit_equal": name not in one.differences,
-            "difference": one.differences.get(name),
+            "difference": how(one.differences[name]) if name in one.differences else None,
             "key": one.cell.key,
         }
         for one in swapped

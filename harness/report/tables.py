@@ -8,21 +8,15 @@ from __future__ import annotations
 
 import json
 import re
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from harness.environments.lockfile import Lock, difference
-from harness.report.headline import Pair, headline, is_noise, repeat_pairs
-from harness.report.parquet import TABLES_SCHEMA
+from harness.report.columns import TABLES
+from harness.report.headline import ComparedCells, headline, is_noise, repeat_pairs
+from harness.report.parquet import write_table
 from harness.store.cell import Cell
-
-# ---- Parquet
-
 
 _BUILT_WITH = {
     "mkl": r"Math Kernel Library Version (\S+)",
@@ -99,60 +93,10 @@ def cell_rows(cells: Iterable[Cell]) -> Iterable[dict[str, Any]]:
         }
 
 
-def _schema(*columns: tuple[pa.DataType, str]) -> pa.Schema:
-    """A schema from (type, names separated by blanks), in order."""
-    return pa.schema([pa.field(name, kind) for kind, names in columns for name in names.split()])
-
-
-_TEXT, _INT, _FLOAT, _BOOL, _SHAPE = pa.string(), pa.int64(), pa.float64(), pa.bool_(), pa.list_(pa.int64())
-
-CELLS = _schema(
-    (_TEXT, "key group version"),
-    (_INT, "repeat"),
-    (_TEXT, "outcome reason phase device collection collection_digest"),
-    (_INT, "passages"),
-    (_TEXT, "checkpoint checkpoint_digest lock capture torch torch_git cuda cudnn cublas cuda_runtime autocast"),
-    (_TEXT, "cpu gpu driver attention_class mkl onednn compiler cpu_capability seconds"),
-    (_FLOAT, "wall_seconds"),
-    (_INT, "peak_host_bytes peak_gpu_bytes"),
-    (_TEXT, "settings environment switches finished sources"),
-)
-
-ARTIFACTS = _schema(
-    (_TEXT, "key version"), (_INT, "repeat"), (_TEXT, "artifact kind dtype"), (_SHAPE, "shape"), (_TEXT, "digest"),
-    (_BOOL, "stored"),
-)  # fmt: skip
-
-COMPARISONS = _schema(
-    (_TEXT, "kind a b key_a key_b artifact"),
-    (_BOOL, "final"),
-    (_TEXT, "status dtype_a dtype_b"),
-    (_SHAPE, "shape_a shape_b"),
-    (_TEXT, "profile"),
-    (_FLOAT, "atol rtol"),
-    (_BOOL, "close"),
-    (_FLOAT, "min_rtol"),
-    (_BOOL, "bit_equal value_equal noise"),
-    (_INT, "n n_mismatch"),
-    (_FLOAT, "max_abs mean_abs p50_abs p99_abs p999_abs max_rel"),
-    (_INT, "max_ulp"),
-    (_FLOAT, "p99_ulp rel_l2 cosine"),
-    (_TEXT, "details"),
-)
-
-CONSECUTIVE = _schema(
-    (_TEXT, "a b outcome_a outcome_b"),
-    (_INT, "total shapes_match default_match bnb_match bit_equal"),
-    (_BOOL, "changed"),
-    (pa.list_(_TEXT), "noisy"),
-    (_TEXT, "first_changed gap"),
-)
-
-ENV_DELTA = _schema((_TEXT, "a b package version_a version_b"))
-
-
-def _comparison_rows(pairs: Iterable[Pair], noise: Mapping[str, Sequence[Pair]]) -> Iterable[dict[str, Any]]:
-    plain = {field.name for field in COMPARISONS}
+def _comparison_rows(
+    pairs: Iterable[ComparedCells], noise: Mapping[str, Sequence[ComparedCells]]
+) -> Iterable[dict[str, Any]]:
+    plain = TABLES["comparisons"].columns
     for pair in pairs:
         for artifact in pair.artifacts:
             noisy = is_noise(pair, artifact, noise)
@@ -160,8 +104,7 @@ def _comparison_rows(pairs: Iterable[Pair], noise: Mapping[str, Sequence[Pair]])
             verdicts = artifact.profiles
             for profile in verdicts or ("",):
                 verdict = verdicts.get(profile)
-                row = {name: facts.get(name) for name in plain}
-                row |= {
+                yield {name: facts.get(name) for name in plain} | {
                     "kind": pair.kind,
                     "a": pair.a.label,
                     "b": pair.b.label,
@@ -177,13 +120,12 @@ def _comparison_rows(pairs: Iterable[Pair], noise: Mapping[str, Sequence[Pair]])
                     "noise": noisy,
                     "details": json.dumps({k: v for k, v in facts.items() if k not in plain}, sort_keys=True),
                 }
-                yield row
 
 
 def write_tables(
     folder: Path,
     cells: Sequence[Cell],
-    pairs: Sequence[Pair],
+    pairs: Sequence[ComparedCells],
     locks: Mapping[str, Lock],
     about: Mapping[str, str],
 ) -> list[Path]:
@@ -198,53 +140,36 @@ def write_tables(
     """
     noise = repeat_pairs(pairs)
     consecutive = [pair for pair in pairs if pair.kind == "consecutive"]
-    tables: dict[str, tuple[pa.Schema, Iterable[dict[str, Any]]]] = {
-        "cells": (CELLS, cell_rows(cells)),
+    tables: dict[str, Iterable[Mapping[str, Any]]] = {
+        "cells": cell_rows(cells),
         "artifacts": (
-            ARTIFACTS,
-            (
-                {
-                    "key": cell.key,
-                    "version": cell.version,
-                    "repeat": cell.repeat,
-                    "artifact": name,
-                    "kind": artifact.kind,
-                    "dtype": artifact.dtype,
-                    "shape": list(artifact.shape),
-                    "digest": artifact.digest,
-                    "stored": artifact.stored,
-                }
-                for cell in cells
-                for name, artifact in cell.artifacts.items()
-            ),
+            {
+                "key": cell.key,
+                "version": cell.version,
+                "repeat": cell.repeat,
+                "artifact": name,
+                "kind": artifact.kind,
+                "dtype": artifact.dtype,
+                "shape": list(artifact.shape),
+                "digest": artifact.digest,
+                "stored": artifact.stored,
+            }
+            for cell in cells
+            for name, artifact in cell.artifacts.items()
         ),
-        "comparisons": (COMPARISONS, _comparison_rows(pairs, noise)),
-        "consecutive": (CONSECUTIVE, (_consecutive_row(pair, noise) for pair in consecutive)),
+        "comparisons": _comparison_rows(pairs, noise),
+        "consecutive": (_consecutive_row(pair, noise) for pair in consecutive),
         "env_delta": (
-            ENV_DELTA,
-            (
-                {"a": pair.a.version, "b": pair.b.version, "package": name, "version_a": old, "version_b": new}
-                for pair in consecutive
-                if pair.a.version in locks and pair.b.version in locks
-                for name, (old, new) in difference(locks[pair.a.version], locks[pair.b.version]).items()
-            ),
+            {"a": pair.a.version, "b": pair.b.version, "package": name, "version_a": old, "version_b": new}
+            for pair in consecutive
+            if pair.a.version in locks and pair.b.version in locks
+            for name, (old, new) in difference(locks[pair.a.version], locks[pair.b.version]).items()
         ),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name, (schema, rows) in tables.items():
-        metadata = {"harness_schema": TABLES_SCHEMA, "harness_table": name, **about}
-        table = pa.Table.from_pylist(list(rows), schema=schema.with_metadata(metadata))
-        path = folder / f"{name}.parquet"
-        # A name of its own: two sweeps of one collection may end at the same time.
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        pq.write_table(table, temporary, compression="zstd")
-        temporary.replace(path)
-        written.append(path)
-    return written
+    return [write_table(folder, name, rows, **about) for name, rows in tables.items()]
 
 
-def _consecutive_row(pair: Pair, noise: Mapping[str, Sequence[Pair]]) -> dict[str, Any]:
+def _consecutive_row(pair: ComparedCells, noise: Mapping[str, Sequence[ComparedCells]]) -> dict[str, Any]:
     row = headline(pair, noise)
     found: dict[str, Any] = {
         "a": row.a, "b": row.b, "outcome_a": pair.a.outcome, "outcome_b": pair.b.outcome, "gap": row.gap,

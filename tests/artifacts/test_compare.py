@@ -22,7 +22,7 @@ from harness.artifacts.source import Facts
 from harness.errors import UsageError
 from harness.files import dumps
 from harness.report.comparison_text import text
-from harness.report.words import share, value
+from harness.report.readable import share, value
 from harness.tensors.dtypes import DTYPES
 from harness.tensors.profiles import BUILTIN, Profile
 from harness.tensors.tensor import Tensor

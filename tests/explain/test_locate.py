@@ -13,8 +13,8 @@ from rich.console import Console
 
 from harness.artifacts.graph import Change, origins, trace
 from harness.artifacts.index_job import INDEX
-from harness.explain.replay import judge, summary
-from harness.report.location_text import tree
+from harness.explain.replay import judge
+from harness.report.location_text import summary, tree
 from harness.tensors.safetensors import write_safetensors
 from harness.tensors.tensor import Tensor
 

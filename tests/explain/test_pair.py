@@ -14,8 +14,8 @@ from harness.explain import pair as pairs
 from harness.explain.locate import Location
 from harness.explain.noise import Noise, noise_of
 from harness.explain.pair import Pair, Side, prepare_pair
-from harness.explain.replay import UNSTABLE, Verdict
-from harness.report.location_text import sentences
+from harness.explain.replay import UNSTABLE, CallVerdict
+from harness.report.location_text import noise_sentence, sentences
 from harness.store.cell import Artifact, Cell
 from tests.support.cell_specs import cell, spec
 
@@ -92,11 +92,11 @@ def test_noise_of_a_step_that_cannot_be_run_by_itself_is_named_without_a_call(tm
 
     assert noise is not None
     assert noise.sources == {"sample passages": ()}
-    assert noise.sentence.endswith("sample_pids change when it is run again, first in sample passages.")
+    assert noise_sentence(noise).endswith("sample_pids change when it is run again, first in sample passages.")
 
 
 def test_locate_says_where_noise_comes_from() -> None:
-    noise = Noise("2.8.0", ("batches",), {"encode": (Verdict("operator", "m", "aten.mm", 0, UNSTABLE),)})
+    noise = Noise("2.8.0", ("batches",), {"encode": (CallVerdict("operator", "m", "aten.mm", 0, UNSTABLE),)})
     said = sentences(Location("2.7.1", "2.8.0", 1, (), {}, (), (noise,)))
 
     assert "each was run 1 more time" in said[0]

@@ -14,7 +14,7 @@ from harness.environments.interpreter import Interpreter
 from harness.explain import repeatability
 from harness.explain.noise import Noise
 from harness.explain.repeatability import Repeats, Subject, cores_check, cpu_kinds, thread_counts
-from harness.explain.replay import UNSTABLE, Verdict, unstable_calls
+from harness.explain.replay import UNSTABLE, CallVerdict, unstable_calls
 from harness.running.experiment import Experiment, Selection
 from harness.store.cell import Artifact, Cell
 from tests.support.cell_specs import cell, spec
@@ -33,7 +33,7 @@ def _check(*all_counts: Repeats, of: int = 0) -> Any:
 
 
 CLEAN = Repeats(1, (_cell(), _cell()))
-SOURCE = Verdict("operator", "m", "aten.mm", 0, UNSTABLE)
+SOURCE = CallVerdict("operator", "m", "aten.mm", 0, UNSTABLE)
 CHANGES = Repeats(2, (_cell(), _cell(batches="x", D="y")), Noise("2.7.1", ("batches", "D"), {"encode": (SOURCE,)}))
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from harness.environments.interpreter import Interpreter
 from harness.errors import UsageError
+from harness.explain.difference import Difference
 from harness.explain.pair import Side
 from harness.explain.swap import Swapped, check_names, kept
 from harness.report.swap_text import sentence
@@ -57,20 +58,22 @@ def test_what_some_job_makes_can_be_named_without_a_cell() -> None:
     check_names(["embs", "embs_0", "embs_1", "sample"], lambda: 25_001)
 
 
-def _swapped(differences: dict[str, str], **more: Any) -> Swapped:
+def _swapped(*differing: str, **more: Any) -> Swapped:
     cell = _cell(sample=True, centroids_raw=True, centroids_normalized=True, centroids=True, D=True)
-    return Swapped("2.8.0", "2.7.1", "2.7.1", ("centroids_raw",), cell, differences, **more)
+    return Swapped(
+        "2.8.0", "2.7.1", "2.7.1", ("centroids_raw",), cell, dict.fromkeys(differing, Difference(None, None)), **more
+    )
 
 
 def test_only_what_is_computed_from_the_swapped_artifact_counts_as_after_it() -> None:
-    assert _swapped({}).downstream == ["centroids_normalized", "centroids"]
+    assert _swapped().downstream == ["centroids_normalized", "centroids"]
 
 
 def test_a_difference_before_the_swap_does_not_make_it_fail() -> None:
-    one = _swapped({"D": "1 of 1 elements"})
+    one = _swapped("D")
 
     assert "bit for bit that of 2.7.1" in sentence(one)
 
 
 def test_a_gate_that_changes_something_says_what() -> None:
-    assert sentence(_swapped({"centroids": "x"}, gate=True)).endswith("changes centroids.")
+    assert sentence(_swapped("centroids", gate=True)).endswith("changes centroids.")

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from harness.artifacts.comparison import compare_sources
-from harness.commands.compare import profiles_for
 from harness.environments.build import environment_path
 from harness.errors import HarnessError, UnreadableTensor
+from harness.inputs.tolerances import profiles_for
 from harness.store.audit import collect, verify
 from harness.store.store import Store
 from harness.store.stored import StoredCell

@@ -12,7 +12,7 @@ import pytest
 
 from harness.errors import UsageError
 from harness.report.headlines import disagreements, read_headlines, side_by_side
-from harness.report.parquet import TABLES_SCHEMA
+from harness.report.parquet import SCHEMA
 from tests.support.command import run
 
 ARTICLE = Path(__file__).parents[2] / "docs" / "article.csv"
@@ -22,7 +22,7 @@ HEAD = "a,b,total,shapes_match,default_match,bnb_match\n"
 def folder(path: Path, *rows: Mapping[str, object], collection: str = "good 3000 0123", **about: str) -> Path:
     """A folder of tables with these rows of the headline table."""
     whole = {"total": 12, "shapes_match": 12, "default_match": 12, "bnb_match": 12, "bit_equal": 12, "gap": ""}
-    metadata = {"harness_schema": TABLES_SCHEMA, "collection": collection, "device": "cpu", "checkpoint": "ck 4567"}
+    metadata = {"harness_schema": SCHEMA, "collection": collection, "device": "cpu", "checkpoint": "ck 4567"}
     table = pa.Table.from_pylist([{**whole, **row} for row in rows])
     path.mkdir()
     pq.write_table(table.replace_schema_metadata({**metadata, **about}), path / "consecutive.parquet")
@@ -30,7 +30,8 @@ def folder(path: Path, *rows: Mapping[str, object], collection: str = "good 3000
 
 
 def words(*paths: Path) -> dict[Any, Any]:
-    return side_by_side([read_headlines(path) for path in paths]).to_dict()
+    titles, rows = side_by_side([read_headlines(path) for path in paths])
+    return {title: {step: said[number] for step, said in rows.items()} for number, title in enumerate(titles)}
 
 
 def test_steps_of_all_tables_are_shown_in_the_order_of_their_versions(tmp_path):
@@ -162,5 +163,6 @@ def test_a_row_without_a_count_was_not_measured_and_agrees_with_everything(tmp_p
     (tmp_path / "all.csv").write_text(head + "2.7.1,2.8.0,12,12,11,12\n2.7.0,2.7.1,12,12,12,12\n")
     tables = [read_headlines(tmp_path / name) for name in ("some.csv", "all.csv")]
 
-    assert set(side_by_side(tables)["some"]) == {"not measured"}
+    titles, rows = side_by_side(tables)
+    assert {words[titles.index("some")] for words in rows.values()} == {"not measured"}
     assert list(disagreements(tables)) == []

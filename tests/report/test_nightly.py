@@ -18,17 +18,8 @@ import yaml
 
 from harness.errors import InfrastructureError, UsageError
 from harness.report.headline import Headline
-from harness.report.nightly import (
-    RANKS,
-    Finding,
-    Night,
-    compare_nights,
-    findings_of,
-    markdown,
-    night_names,
-    report,
-    sentence,
-)
+from harness.report.nightly import RANKS, Night, NightRow, compare_nights, findings_of, night_names, report
+from harness.report.nightly_text import markdown, sentence
 from harness.running.plan import Planned, run_older
 from harness.store.store import Store
 from tests.support.cell_specs import cell, spec
@@ -43,18 +34,18 @@ WORKFLOW = ROOT / ".github" / "workflows" / "nightly.yml"
 STEP = ("2.7.1", "2.8.0")
 
 
-def night(name: str, group: str = "g", digests: dict[str, str] | None = None, **findings: str | Finding) -> Night:
+def night(name: str, group: str = "g", digests: dict[str, str] | None = None, **findings: str | NightRow) -> Night:
     """A night of one step; each finding is a status or the whole of it."""
     found = {
-        (STEP, artifact): one if isinstance(one, Finding) else Finding(one, frozenset(), noise=False, final=True)
+        (STEP, artifact): one if isinstance(one, NightRow) else NightRow(one, frozenset(), noise=False, final=True)
         for artifact, one in findings.items()
     }
     headline = Headline(*STEP, total=len(found), gap="" if found else "2.8.0: crashed")
     return Night(name, group, {}, found, (headline,), {("k", "2.8.0", a): d for a, d in (digests or {}).items()})
 
 
-def failing(status: str, *profiles: str, noise: bool = False) -> Finding:
-    return Finding(status, frozenset(profiles), noise, final=True)
+def failing(status: str, *profiles: str, noise: bool = False) -> NightRow:
+    return NightRow(status, frozenset(profiles), noise, final=True)
 
 
 def new(tonight: Night, *earlier: Night) -> list[str]:

@@ -28,7 +28,7 @@ from harness.artifacts.graph import Change, Place
 from harness.artifacts.ladder import all_pairs, ladder
 from harness.report.comparison_text import kinds_of, paragraph, rows, text
 from harness.report.console import headline_text
-from harness.report.headline import COLUMNS, Headline, Pair
+from harness.report.headline import COLUMNS, ComparedCells, Headline
 from harness.report.kinds import Kinds
 from harness.report.ladder_text import ladder_text, pairs_text
 from harness.report.reduce import Reduced
@@ -175,7 +175,10 @@ def test_columns_that_do_not_fit_follow_with_the_first_beside_them() -> None:
 def test_the_headline_table_fits(width: int) -> None:
     gap = "2.8.0: out_of_memory (the GPU has 4 GiB and the job asked for 12 GiB more than was free)"
     lines = [Headline("1.13.1", "2.8.0", 12, 11, {"default": 0, "bnb": 2}, 0), Headline("2.7.1", "2.8.0", gap=gap)]
-    pairs = [Pair(cell(), cell(), "consecutive"), Pair(cell(), cell(outcome="crashed", artifacts={}), "consecutive")]
+    pairs = [
+        ComparedCells(cell(), cell(), "consecutive"),
+        ComparedCells(cell(), cell(outcome="crashed", artifacts={}), "consecutive"),
+    ]
     shown = headline_text(Reduced("about " * 30, pairs, lines, [], []), Screen(width))
 
     assert too_long(shown, width) == []

@@ -18,9 +18,9 @@ from harness.environments.lockfile import lock_path, read_lock
 from harness.inputs.matrix_file import load_matrix
 from harness.report.console import sentences
 from harness.report.headline import COLUMNS, headline_cells
+from harness.report.readable import markdown_table
 from harness.report.reduce import Reduced, reduce_cells
 from harness.report.tables import cell_rows
-from harness.report.words import markdown_table
 from harness.running.choice import Choice
 from harness.store.store import Store
 from tests.support.cell_specs import cell, spec

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from harness.artifacts.comparison import STATUSES
 from harness.errors import UsageError
-from harness.explain.probe_rows import Row, by_probe, compare_probes
+from harness.explain.probe_rows import ProbeRow, by_probe, compare_probes
 from harness.home import Home
 from harness.report.parquet import write_table
 from harness.report.probe_text import fact_lines, summaries, version_lines
@@ -128,11 +128,11 @@ def bench(tmp_path: Path) -> Bench:
 class Bench(ProbeBench):
     """Probes that are stored, and what is compared of them."""
 
-    def rows(self, *versions: str) -> list[Row]:
+    def rows(self, *versions: str) -> list[ProbeRow]:
         """All rows of what is stored."""
         return compare_probes(self.store, by_probe(self.store.cells()), versions or ("2.7.1", "2.8.0"))
 
-    def pairs(self, *versions: str) -> list[Row]:
+    def pairs(self, *versions: str) -> list[ProbeRow]:
         """Rows of pairs."""
         return [row for row in self.rows(*versions) if row.fact is None]
 
@@ -304,7 +304,7 @@ def test_the_table_has_the_columns_of_the_contract(bench: Bench) -> None:
     assert set(table.column_names) >= {"probe", "case", "tensor", "a", "b", "key_a", "key_b", "status", "dtype", "n",
                                        "n_mismatch", "max_abs", "max_ulp", "bit_equal", "default", "bnb"}  # fmt: skip
     assert table.schema.metadata[b"harness_schema"]
-    assert set(table.column_names) == set(Row("", "", "", "", "", "", "", "").to_row())
+    assert set(table.column_names) == set(ProbeRow("", "", "", "", "", "", "", "").to_row())
     assert table.column("n_mismatch").to_pylist() == [1]
 
 

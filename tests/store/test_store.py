@@ -510,3 +510,16 @@ def test_the_list_has_a_header_and_counts_shared_tensors_once(store, tmp_path, c
     listed = {line.split()[1]: " ".join(line.split()[4:6]) for line in lines[2:5]}
     assert listed == {"2.7.1": size(first), "2.8.0": size(first + second), "2.8.0+sample": size(first)}
     assert lines[-1] == f"{store.root}: 3 cells in 1 group, 2 tensors, {size(first + second)}."
+
+
+def test_the_list_tells_cells_of_one_label_apart(store, tmp_path, capsys):
+    """Two runs of one version with other locks are in one group; what differs stands at the end of each line."""
+    for lock in ("aa11" * 16, "bb22" * 16):
+        store.put(cell(spec("2.7.1", lock=lock)))
+    store.put(cell(spec("2.8.0")))
+
+    code, out, _ = run(capsys, "store", "list", "--home", tmp_path, "--matrix", ROOT / "matrix.yaml")
+
+    ends = sorted(line.split("+00:00")[-1] for line in out.splitlines()[2:5])
+    assert code == 0
+    assert ends == ["", " (lock aa11aa11)", " (lock bb22bb22)"]

@@ -32,9 +32,9 @@ from harness.errors import InfrastructureError
 from harness.explain.blame import blame
 from harness.explain.laboratory import Laboratory
 from harness.explain.locate import Location, locate
-from harness.explain.noise import place
+from harness.explain.noise import noisy_calls
 from harness.explain.pair import Pair, Side
-from harness.explain.replay import Verdict
+from harness.explain.replay import CallVerdict
 from harness.running.experiment import Experiment, Selection
 from harness.running.interpreters import workbench
 from harness.running.job import JobResult, Workbench
@@ -304,13 +304,15 @@ def _laboratory(planter: Planter, case: Case) -> Iterator[None]:
 
 def said(found: Location) -> str:
     """The steps of origin, and the calls that differ with A's exact input; or B's noise and where it comes from."""
-    noise = "; ".join(f"noise from {place(step, calls)}" for n in found.noise for step, calls in n.sources.items())
+    noise = "; ".join(
+        f"noise from {noisy_calls(step, calls)}" for n in found.noise for step, calls in n.sources.items()
+    )
     if not found.diverged:
         return noise or "nothing"
-    calls: dict[str, list[Verdict]] = {step: [] for step in origins(found.places)}
+    calls: dict[str, list[CallVerdict]] = {step: [] for step in origins(found.places)}
     for step, verdict in found.origins:
         calls.setdefault(step, []).append(verdict)
-    return "; ".join([place(step, verdicts) for step, verdicts in calls.items()] + ([noise] if noise else []))
+    return "; ".join([noisy_calls(step, verdicts) for step, verdicts in calls.items()] + ([noise] if noise else []))
 
 
 def right(case: Case, found: Location) -> bool:

@@ -1,0 +1,46 @@
+"""What the items of a command line name: index directories or stored cells."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import UsageError
+from harness.store.resolve import resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from harness.artifacts.source import ArtifactSource
+    from harness.running.choice import Finder
+
+
+def named_sources(items: Sequence[str], group: str | None, options: dict[str, Any]) -> tuple[list[ArtifactSource], str]:
+    """A source for each item, and a line that says which cells were not chosen; empty where there are none.
+
+    The store is looked for only when an item is no directory: pydantic and YAML take as long to import as comparing.
+
+    Args:
+        items: of the command line.
+        group: start of the digest of one of several sets of stored cells.
+        options: of a `Selection`.
+
+    Raises:
+        UsageError: an item names nothing, or more than one thing.
+    """
+    finders: list[Finder] = []
+
+    def find(item: str) -> ArtifactSource:
+        if not finders:
+            from harness.running.choice import Chooser, Finder
+            from harness.running.experiment import Selection
+
+            try:
+                finders.append(Finder(Chooser(Selection(**options), group), items))
+            except UsageError as error:
+                raise UsageError(
+                    f"There is no directory {item}, and no store to find a cell of that name in. {error}"
+                ) from error
+        return finders[0](item)
+
+    found = [resolve(item, find) for item in items]
+    return (finders[0].titled(found), finders[0].note) if finders else (found, "")
