@@ -1,4 +1,4 @@
-"""Words for numbers, the same wherever something is counted."""
+"""Words for numbers, and the order of versions: the same wherever something is counted or sorted."""
 
 from __future__ import annotations
 
@@ -27,3 +27,8 @@ def said(error: BaseException) -> str:
     """Why something failed, for a sentence: without the number of an errno, the path again, and further lines."""
     words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return (words.strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def version_key(version: str) -> tuple[int, ...]:
+    """Sort key of a release number: `2.10.0` comes after `2.9.1`."""
+    return tuple(int(part) for part in version.split("."))

@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
-from harness.axis import version_key
 from harness.errors import UsageError
 from harness.tensors.profiles import Profile
+from harness.words import version_key
 
 Flavour = Literal["cpu", "gpu"]
 _VERSION = re.compile(r"\d+\.\d+\.\d+")

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.artifacts.ladder import unique_names
-from harness.axis import version_key
 from harness.errors import UsageError
 from harness.report.headline import VersionPair
 from harness.report.parquet import read_table
-from harness.words import count, said
+from harness.words import count, said, version_key
 
 TABLE = "consecutive.parquet"
 STEP = ("a", "b")

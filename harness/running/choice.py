@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from harness.artifacts.source import ArtifactSource
-from harness.axis import version_key
 from harness.environments.device import Device, choose_device
 from harness.environments.lockfile import Lock, lock_path, read_lock
 from harness.environments.uv import run_uv
@@ -38,7 +37,7 @@ from harness.store.repeats import repeats_of
 from harness.store.spec import CellSpec, digest_of
 from harness.store.store import Store, tell_apart
 from harness.store.stored import StoredCell
-from harness.words import count
+from harness.words import count, version_key
 
 INDEX = "index"
 KEY_LENGTH = 4

@@ -195,7 +195,7 @@ class Store(Objects):
 
     def cells(self) -> list[Cell]:
         """All cells, by version and repeat."""
-        from harness.axis import version_key
+        from harness.words import version_key
 
         found = (self.get(key) for key in self.keys())
         return sorted((cell for cell in found if cell), key=lambda c: (version_key(c.version), c.label, c.key))

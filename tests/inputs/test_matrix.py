@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.axis import version_key
 from harness.commands.schema import schema_text
 from harness.errors import UsageError
 from harness.inputs.matrix_file import find_matrix, load_matrix, parse_matrix
+from harness.words import version_key
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "matrix.yaml").read_text(encoding="utf-8")
