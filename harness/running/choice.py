@@ -350,12 +350,11 @@ def describe(cells: Sequence[Cell]) -> str:
 def planned_cells(experiment: Experiment, cells: Sequence[Cell]) -> Choice:
     """The cells of a plan that has run, with what else is stored of their repeats.
 
-    So that a sweep and `harness consecutive` with the same options give the same tables.
+    So that a sweep and `harness consecutive` with the same options give the same tables. Where a run ended badly and the
+    stored cell stayed, the run is what the sweep is about.
     """
-    own = {cell.key: cell for cell in cells}
     stored = experiment.store.cells()
-    for cell in cells:
-        own |= {one.key: one for one in repeats_of(cell, stored)}
+    own = {one.key: one for cell in cells for one in repeats_of(cell, stored)} | {cell.key: cell for cell in cells}
     versions = {cell.version for cell in cells}
     locks = {version: experiment.lock(version) for version in experiment.matrix.versions if version in versions}
     return Choice(experiment.store, tuple(_with_own_repeats(list(own.values()))), locks)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from harness.environments.device import Device
 from harness.environments.lockfile import lock_path, read_lock
 from harness.errors import UsageError
 from harness.inputs.collection import load_local
-from harness.running.choice import Choice, Finder
+from harness.running.choice import Choice, Finder, planned_cells
 from harness.running.probes import probe_spec
 from harness.store.cell import Artifact
 from harness.store.repeats import noise_floor, repeats_of
@@ -270,6 +271,17 @@ def test_repeats_follow_their_own_cell(place: Place) -> None:
         ("2.7.1", 0), ("2.7.1", 1), ("2.8.0", 0), ("2.8.0", 1)
     ]  # fmt: skip
     assert repeats_of(made[0], made) == [made[3]]
+
+
+def test_a_run_that_failed_is_what_its_sweep_is_about_though_the_good_cell_stays(place: Place) -> None:
+    good, again = place.put(planned("2.8.0")), place.put(planned("2.8.0", 1))
+    failed = replace(good, outcome="crashed", reason="It broke.", artifacts={})
+    experiment: Any = SimpleNamespace(store=place.store, matrix=MATRIX, lock=lambda _version: None)
+
+    choice = planned_cells(experiment, [failed, again])
+
+    assert [(one.label, one.outcome) for one in choice.cells] == [("2.8.0", "crashed"), ("2.8.0#1", "ok")]
+    assert [one.outcome for one in planned_cells(experiment, [good]).cells] == ["ok", "ok"]
 
 
 def test_a_version_that_left_the_matrix_is_not_compared(place: Place) -> None:
