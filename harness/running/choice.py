@@ -350,8 +350,8 @@ def describe(cells: Sequence[Cell]) -> str:
 def planned_cells(experiment: Experiment, cells: Sequence[Cell]) -> Choice:
     """The cells of a plan that has run, with what else is stored of their repeats.
 
-    So that a sweep and `harness consecutive` with the same options give the same tables. Where a run ended badly and the
-    stored cell stayed, the run is what the sweep is about.
+    So that a sweep and `harness consecutive` with the same options give the same tables. Where a run ended badly and
+    the stored cell stayed, the run is what the sweep is about.
     """
     stored = experiment.store.cells()
     own = {one.key: one for cell in cells for one in repeats_of(cell, stored)} | {cell.key: cell for cell in cells}
