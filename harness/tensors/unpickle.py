@@ -65,6 +65,80 @@ class _Stop(Exception):  # noqa: N818
     """The STOP opcode was reached."""
 
 
+class Rebuilder:
+    """Makes tensors of a file's storages, and counts what it copies."""
+
+    def __init__(self, path: Path, archive: Archive) -> None:
+        self.path = path
+        self.archive = archive
+        self.copied = 0
+
+    def tensor(self, storage: Storage, dtype: Dtype, offset: object, size: object, stride: object) -> Tensor:
+        """A view of a storage, as `torch._utils._rebuild_tensor` makes it; elements in C order.
+
+        Contiguous tensors are views of the mapped file; others are copied into order.
+        """
+        shape, steps = check_shape(size, str(self.path)), steps_of(stride)
+        if type(offset) is not int or offset < 0 or steps is None or len(steps) != len(shape):
+            raise UnreadableTensor(f"{self.path} holds a tensor whose strides or offset are impossible.")
+        if self.archive.swapped and storage.dtype.itemsize != dtype.itemsize:
+            raise UnreadableTensor(f"{self.path} holds big-endian {dtype.name}, which torch does not turn round.")
+        n = math.prod(shape)
+        capacity = storage.raw.size // dtype.itemsize
+        last = offset + sum((count - 1) * step for count, step in zip(shape, steps, strict=True)) if n else 0
+        if last >= capacity and n:
+            raise UnreadableTensor(
+                f"{self.path} holds a tensor of shape {list(shape)} that reaches beyond its storage "
+                f"of {capacity} elements."
+            )
+        begin = offset * dtype.itemsize
+        if n == 0:
+            return Tensor(dtype.name, shape, np.empty(shape, dtype.storage))
+        if _contiguous(shape, steps):
+            raw = storage.raw[begin : begin + n * dtype.itemsize]
+            data = view_bytes(raw, dtype, shape)
+        else:
+            self._account(n * dtype.itemsize)
+            flat = np.frombuffer(storage.raw[: capacity * dtype.itemsize], dtype.storage)
+            strides = tuple(step * dtype.itemsize for step in steps)
+            data = np.lib.stride_tricks.as_strided(flat[offset:], shape, strides, writeable=False).copy(order="C")
+        if self.archive.swapped and dtype.itemsize > 1:
+            self._account(n * dtype.itemsize)
+            # Complex numbers are two floats, each in the file's byte order; NumPy's byteswap does just that. complex32
+            # is held as bits, so its halves are swapped by hand.
+            data = data.view("<u2").byteswap().view("<u4") if dtype.name == "complex32" else data.byteswap()
+        return Tensor(dtype.name, shape, data.reshape(shape), storage.check)
+
+    def resolved(self, tensor: Tensor, flags: object = None) -> Tensor:
+        """Apply what torch puts off: a lazily conjugated or negated tensor is stored as it was, with a flag.
+
+        torch/_utils.py: `_rebuild_tensor_v2` and `_rebuild_tensor_v3` take the flags as `metadata`.
+        """
+        if not flags:
+            return tensor
+        # torch takes a flag that is there for set, whatever its value.
+        if not isinstance(flags, dict) or any(name not in ("conj", "neg") or flags[name] is not True for name in flags):
+            raise TypeError("flags of a tensor that torch never writes")
+        conj, neg = "conj" in flags, "neg" in flags
+        kind = tensor.data.dtype.kind
+        if kind not in ("c", "f") or (conj and kind != "c"):
+            raise UnreadableTensor(
+                f"{self.path} holds a {tensor.dtype} tensor that is flagged as conjugated or negated."
+            )
+        self._account(tensor.nbytes)
+        data = tensor.data
+        data = np.conjugate(data) if conj else data
+        return replace(tensor, data=np.asarray(np.negative(data) if neg else data))
+
+    def _account(self, nbytes: int) -> None:
+        """Count a copy; stride 0, or one storage used many times, must not make a small file fill the memory."""
+        self.copied += nbytes
+        if self.copied > self.archive.raw.size + _COPY_LIMIT:
+            raise UnreadableTensor(
+                f"{self.path} expands to more than {self.copied} bytes, which its size cannot justify."
+            )
+
+
 class Interpreter:
     """Runs the pickle: a stack, a memo, and the opcodes below."""
 
@@ -75,7 +149,7 @@ class Interpreter:
         self.outside: list[list[Any]] = []  # the stacks below each mark
         self.memo: dict[int, Any] = {}
         self.position = 0
-        self.copied = 0
+        self.rebuild = Rebuilder(path, archive)
         self.code = b""
 
     def run(self, code: bytes) -> object:
@@ -234,46 +308,22 @@ class Interpreter:
             case "size", (sizes,):
                 made = check_shape(sizes, str(self.path))
             case "tensor", (Storage() as storage, offset, size, stride):
-                made = self._tensor(storage, storage.dtype, offset, size, stride)
+                made = self.rebuild.tensor(storage, storage.dtype, offset, size, stride)
             case "tensor_v2", (Storage() as storage, offset, size, stride, grad, hooks, *flags):
-                tensor = self._tensor(storage, storage.dtype, offset, size, stride)
-                made = self._resolved(self._differentiable(tensor, grad, hooks), *flags)
+                tensor = self.rebuild.tensor(storage, storage.dtype, offset, size, stride)
+                made = self.rebuild.resolved(_differentiable(tensor, grad, hooks), *flags)
             case "tensor_v3", (Storage() as storage, offset, size, stride, grad, hooks, Name("dtype", name), *flags):
-                tensor = self._tensor(storage, DTYPES[name], offset, size, stride)
-                made = self._resolved(self._differentiable(tensor, grad, hooks), *flags)
+                tensor = self.rebuild.tensor(storage, DTYPES[name], offset, size, stride)
+                made = self.rebuild.resolved(_differentiable(tensor, grad, hooks), *flags)
             case "parameter", (Tensor() as tensor, grad, hooks):
-                made = self._differentiable(tensor, grad, hooks)
+                made = _differentiable(tensor, grad, hooks)
             case "parameter_with_state", (Tensor() as tensor, grad, hooks, state):
-                made = self._with_attributes(self._differentiable(tensor, grad, hooks), state)
+                made = _with_attributes(_differentiable(tensor, grad, hooks), state)
             case "from_type", (Name("function", inner), Name("class"), tuple() as inside, state) if inner != function:
-                made = self._with_attributes(self._called(inner, inside), state)
+                made = _with_attributes(self._called(inner, inside), state)
         if made is None:
             raise TypeError(f"{function} called with arguments that torch never writes")
         return made
-
-    def _differentiable(self, tensor: Tensor, grad: object, hooks: object) -> Tensor:
-        """Whether a tensor takes gradients says nothing about its numbers, but torch refuses some that would."""
-        if not isinstance(grad, bool) or not isinstance(hooks, (dict, type(None))):
-            raise TypeError("requires_grad or the hooks of a tensor are not such")
-        if grad and DTYPES[tensor.dtype].kind not in ("float", "complex"):
-            raise TypeError(f"a tensor of {tensor.dtype} takes no gradients")
-        return tensor
-
-    def _with_attributes(self, tensor: object, state: object) -> Tensor:
-        """Attributes that somebody set on a tensor say nothing about its numbers, unless torch has its own of the name.
-
-        `state` is the object's `__dict__`, or that and its slots; None where there are none.
-        """
-        if not isinstance(tensor, Tensor):
-            raise TypeError("attributes set on something that is not a tensor")
-        parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
-        for part in parts:
-            if not isinstance(part, (dict, type(None))):
-                raise TypeError("the attributes of a tensor are no dict")
-            for name in part or ():
-                if not isinstance(name, str) or name in _OWN_ATTRIBUTES or name.startswith("__"):
-                    raise TypeError(f"{name!r} set on a tensor, which is torch's own")
-        return tensor
 
     def build(self) -> None:
         """BUILD: torch writes it for an OrderedDict's `_metadata` only, which says nothing about the numbers."""
@@ -281,70 +331,31 @@ class Interpreter:
         if not isinstance(self.stack[-1], OrderedDict) or not isinstance(state, dict):
             raise TypeError("state set on something that is not an OrderedDict")
 
-    def _tensor(self, storage: Storage, dtype: Dtype, offset: object, size: object, stride: object) -> Tensor:
-        """A view of a storage, as `torch._utils._rebuild_tensor` makes it; elements in C order.
 
-        Contiguous tensors are views of the mapped file; others are copied into order.
-        """
-        shape, steps = check_shape(size, str(self.path)), steps_of(stride)
-        if type(offset) is not int or offset < 0 or steps is None or len(steps) != len(shape):
-            raise UnreadableTensor(f"{self.path} holds a tensor whose strides or offset are impossible.")
-        if self.archive.swapped and storage.dtype.itemsize != dtype.itemsize:
-            raise UnreadableTensor(f"{self.path} holds big-endian {dtype.name}, which torch does not turn round.")
-        n = math.prod(shape)
-        capacity = storage.raw.size // dtype.itemsize
-        last = offset + sum((count - 1) * step for count, step in zip(shape, steps, strict=True)) if n else 0
-        if last >= capacity and n:
-            raise UnreadableTensor(
-                f"{self.path} holds a tensor of shape {list(shape)} that reaches beyond its storage "
-                f"of {capacity} elements."
-            )
-        begin = offset * dtype.itemsize
-        if n == 0:
-            return Tensor(dtype.name, shape, np.empty(shape, dtype.storage))
-        if _contiguous(shape, steps):
-            raw = storage.raw[begin : begin + n * dtype.itemsize]
-            data = view_bytes(raw, dtype, shape)
-        else:
-            self._account(n * dtype.itemsize)
-            flat = np.frombuffer(storage.raw[: capacity * dtype.itemsize], dtype.storage)
-            strides = tuple(step * dtype.itemsize for step in steps)
-            data = np.lib.stride_tricks.as_strided(flat[offset:], shape, strides, writeable=False).copy(order="C")
-        if self.archive.swapped and dtype.itemsize > 1:
-            self._account(n * dtype.itemsize)
-            # Complex numbers are two floats, each in the file's byte order; NumPy's byteswap does just that. complex32
-            # is held as bits, so its halves are swapped by hand.
-            data = data.view("<u2").byteswap().view("<u4") if dtype.name == "complex32" else data.byteswap()
-        return Tensor(dtype.name, shape, data.reshape(shape), storage.check)
+def _differentiable(tensor: Tensor, grad: object, hooks: object) -> Tensor:
+    """Whether a tensor takes gradients says nothing about its numbers, but torch refuses some that would."""
+    if not isinstance(grad, bool) or not isinstance(hooks, (dict, type(None))):
+        raise TypeError("requires_grad or the hooks of a tensor are not such")
+    if grad and DTYPES[tensor.dtype].kind not in ("float", "complex"):
+        raise TypeError(f"a tensor of {tensor.dtype} takes no gradients")
+    return tensor
 
-    def _resolved(self, tensor: Tensor, flags: object = None) -> Tensor:
-        """Apply what torch puts off: a lazily conjugated or negated tensor is stored as it was, with a flag.
 
-        torch/_utils.py: `_rebuild_tensor_v2` and `_rebuild_tensor_v3` take the flags as `metadata`.
-        """
-        if not flags:
-            return tensor
-        # torch takes a flag that is there for set, whatever its value.
-        if not isinstance(flags, dict) or any(name not in ("conj", "neg") or flags[name] is not True for name in flags):
-            raise TypeError("flags of a tensor that torch never writes")
-        conj, neg = "conj" in flags, "neg" in flags
-        kind = tensor.data.dtype.kind
-        if kind not in ("c", "f") or (conj and kind != "c"):
-            raise UnreadableTensor(
-                f"{self.path} holds a {tensor.dtype} tensor that is flagged as conjugated or negated."
-            )
-        self._account(tensor.nbytes)
-        data = tensor.data
-        data = np.conjugate(data) if conj else data
-        return replace(tensor, data=np.asarray(np.negative(data) if neg else data))
+def _with_attributes(tensor: object, state: object) -> Tensor:
+    """Attributes that somebody set on a tensor say nothing about its numbers, unless torch has its own of the name.
 
-    def _account(self, nbytes: int) -> None:
-        """Count a copy; stride 0, or one storage used many times, must not make a small file fill the memory."""
-        self.copied += nbytes
-        if self.copied > self.archive.raw.size + _COPY_LIMIT:
-            raise UnreadableTensor(
-                f"{self.path} expands to more than {self.copied} bytes, which its size cannot justify."
-            )
+    `state` is the object's `__dict__`, or that and its slots; None where there are none.
+    """
+    if not isinstance(tensor, Tensor):
+        raise TypeError("attributes set on something that is not a tensor")
+    parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
+    for part in parts:
+        if not isinstance(part, (dict, type(None))):
+            raise TypeError("the attributes of a tensor are no dict")
+        for name in part or ():
+            if not isinstance(name, str) or name in _OWN_ATTRIBUTES or name.startswith("__"):
+                raise TypeError(f"{name!r} set on a tensor, which is torch's own")
+    return tensor
 
 
 def steps_of(stride: object) -> tuple[int, ...] | None:
