@@ -27,7 +27,7 @@ def command(versions: tuple[str, ...], group: str | None, markdown: bool, output
 
     Reads the store only and never runs a job. It takes the cells that `harness plan` names for the same options; where
     these name no collection, checkpoint or device, the only set that is stored, or the one that `plan` would mean.
-    Exit code 1 when a pair differs beyond the noise floor.
+    Exit code 1 when a pair differs beyond the noise floor, 2 when no two versions could be compared.
     """
     from harness.report.console import print_headline
     from harness.report.reduce import reduce_cells
@@ -49,4 +49,6 @@ def command(versions: tuple[str, ...], group: str | None, markdown: bool, output
     reduced = reduce_cells(matrix, choice, listed, folder)
     print_headline(reduced, markdown=markdown)
     click.echo(f"Tables: {folder}")
-    return int(ExitCode.DIVERGENCE if reduced.diverged else ExitCode.OK)
+    if reduced.diverged:
+        return int(ExitCode.DIVERGENCE)
+    return int(ExitCode.OK if reduced.compared else ExitCode.USAGE)

@@ -41,6 +41,11 @@ class Reduced:
     across: tuple[Step, ...] = ()
 
     @property
+    def compared(self) -> bool:
+        """Whether any step was compared at all."""
+        return any(not row.gap for row in self.rows)
+
+    @property
     def diverged(self) -> bool:
         """Whether any pair differs beyond what A against A shows, or the two sides of what could not be compared."""
         beyond = (row.changed and len(row.noisy or ()) < row.total - row.bit_equal for row in self.rows)

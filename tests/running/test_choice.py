@@ -121,7 +121,7 @@ def test_consecutive_of_versions_without_a_cell_says_so(place: Place, capsys: py
     assert (code, out) == (2, "")
     assert "No cell of 2.0.0, 2.1.0 is stored for embedded (10 passages)" in err
     code, out, _err = run(capsys, "consecutive", "2.8.0", "2.8.0", *place.options)
-    assert code == 0
+    assert code == 2
     assert "There is one version, and no step to compare." in out
     code, out, err = run(capsys, "all-pairs", *place.options)
     assert (code, out) == (2, "")
@@ -282,6 +282,16 @@ def test_a_run_that_failed_is_what_its_sweep_is_about_though_the_good_cell_stays
 
     assert [(one.label, one.outcome) for one in choice.cells] == [("2.8.0", "crashed"), ("2.8.0#1", "ok")]
     assert [one.outcome for one in planned_cells(experiment, [good]).cells] == ["ok", "ok"]
+
+
+def test_a_table_in_which_nothing_was_compared_is_no_good_end(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    place.put(planned("2.7.1"))
+    output = ("--output", place.root / "tables")
+    assert run(capsys, "consecutive", *place.options, *output)[0] == 2
+
+    place.put(planned("2.8.0"), outcome="crashed")
+    code, out, _err = run(capsys, "consecutive", *place.options, *output)
+    assert (code, "1 of 1 step could not be compared" in out) == (2, True)
 
 
 def test_a_version_that_left_the_matrix_is_not_compared(place: Place) -> None:
