@@ -7,9 +7,7 @@ import json
 import math
 import mmap
 import os
-import shutil
 import stat
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -110,6 +108,8 @@ def exchange(one: Path, other: Path) -> bool:
 
 def copy(source: Path, target: Path) -> str:
     """Copy a file to the disk itself, and return the digest of the copy."""
+    import shutil
+
     shutil.copyfile(source, target)
     sync_file(target)
     return file_digest(target)
@@ -188,6 +188,8 @@ def writable_folder(folder: Path, option: str) -> Path:
     Raises:
         UsageError: it cannot; the sentence names the option.
     """
+    import tempfile
+
     there = folder.absolute()
     while not there.exists() and there != there.parent:
         there = there.parent

@@ -6,6 +6,7 @@ What asks a real torch comes last, when the integration tests have built one.
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,10 @@ settings.load_profile("tests")
 # What decides elsewhere about colours and widths of what is printed; the tests print to nobody's terminal.
 for name in ("FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "LINES"):
     os.environ.pop(name, None)
+
+# A background job of a shell that has no job control ignores Ctrl-C, and all that it starts would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _LATER = ("slow", "slurm", "integration")
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path, PurePath
 from typing import Any, Protocol
 
 from harness.tensors.tensor import Tensor
@@ -99,3 +101,40 @@ def setting(source: ArtifactSource, name: str) -> int | None:
         if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < _SETTING_LIMIT:
             return int(value)
     return None
+
+
+def names_of(sources: Sequence[ArtifactSource]) -> list[str]:
+    """What tables call several sources; see `unique_names`."""
+    return unique_names([one.name for one in sources], [getattr(one, "path", None) for one in sources])
+
+
+def unique_names(names: Sequence[str], paths: Sequence[str | PurePath | None] | None = None) -> list[str]:
+    """Names that tell items apart: of an item with a path the shortest end of it that does, as the path was given.
+
+    Args:
+        names: what each item is called where it has no path.
+        paths: of the items that have one. Links are not followed, for the user typed their names.
+
+    An item that no end tells apart, such as a path that was given twice, gets a number: `index`, `index#2`.
+    """
+    given = paths if paths is not None else [None] * len(names)
+    parts = [(name,) if path is None else _parts(path) for name, path in zip(names, given, strict=True)]
+    depths = [1] * len(parts)
+    while True:
+        ends = ["/".join(one[-depth:]) for one, depth in zip(parts, depths, strict=True)]
+        shared = Counter(end for end, _ in set(zip(ends, parts, strict=True)))  # a path given twice is one
+        longer = [min(d + (shared[end] > 1), len(one)) for end, d, one in zip(ends, depths, parts, strict=True)]
+        if longer == depths:
+            break
+        depths = longer
+    unique: dict[str, None] = {}
+    for name in ends:
+        free = (one for one in (name, *(f"{name}#{k}" for k in range(2, len(names) + 1))) if one not in unique)
+        unique[next(free)] = None
+    return list(unique)
+
+
+def _parts(path: str | PurePath) -> tuple[str, ...]:
+    """A path's components as given; where its end is no name (`.`, `..`), those of the folder that it means."""
+    pure = PurePath(path) if PurePath(path).name not in ("", "..") else Path(path).resolve()
+    return ("", *pure.parts[1:]) if pure.name and pure.is_absolute() else pure.parts

@@ -27,7 +27,7 @@ def command(a: str, b: str, profile: str, as_json: bool, apart: bool, group: str
     is not whole.
     """
     from harness.artifacts.comparison import compare_sources
-    from harness.artifacts.ladder import names_of
+    from harness.artifacts.source import names_of
     from harness.explain.marks import mark
     from harness.files import dumps
     from harness.inputs.tolerances import profiles_for

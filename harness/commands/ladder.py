@@ -29,8 +29,8 @@ def command(items: tuple[str, ...], as_json: bool, apart: bool, group: str | Non
     nothing changed in items of which one is not whole.
     """
     from harness.artifacts.kinds import kind_of
-    from harness.artifacts.ladder import all_digests, ladder, names_of, unrecorded_of
-    from harness.artifacts.source import first_missing
+    from harness.artifacts.ladder import all_digests, ladder, unrecorded_of
+    from harness.artifacts.source import first_missing, names_of
     from harness.files import dumps
     from harness.report.ladder_text import ladder_text
     from harness.report.screen import Screen

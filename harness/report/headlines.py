@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.artifacts.ladder import unique_names
+from harness.artifacts.source import unique_names
 from harness.errors import UsageError
 from harness.report.headline import VersionPair
 from harness.report.parquet import read_table

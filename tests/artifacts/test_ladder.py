@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.artifacts.ladder import Change, all_pairs, ladder, unique_names
+from harness.artifacts.ladder import Change, all_pairs, ladder
+from harness.artifacts.source import unique_names
 from harness.errors import ExitCode
 from harness.report.ladder_text import ladder_text, pairs_text
 from tests.support.command import run

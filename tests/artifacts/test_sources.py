@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from harness.artifacts.directory import IndexDirectory
-from harness.artifacts.ladder import unique_names
+from harness.artifacts.source import unique_names
 from tests.support.command import run
 from tests.support.pt_files import write_index, write_pt
 
