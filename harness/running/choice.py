@@ -75,6 +75,11 @@ class _Judged:
     lock: Lock | None
     differs: Mapping[str, str]
 
+    @property
+    def decisive(self) -> bool:
+        """Whether it differs in more than the settings that a named group decides itself."""
+        return any(name.partition(".")[0] not in ("settings", "environment") for name in self.differs)
+
 
 class Chooser:
     """Chooses cells of a store for a selection; reads what it needs once, and runs nothing.
@@ -165,7 +170,7 @@ class Chooser:
                 "VERSION` first."
             )
         # A named group decides its own settings, and nothing but the lock, the oddities and the job may have changed.
-        usable = [one for one in found if not (self._decisive(one) if self.group else one.differs)]
+        usable = [one for one in found if not (one.decisive if self.group else one.differs)]
         sets: dict[tuple[str, str], list[_Judged]] = {}
         for one in usable:
             assert one.lock is not None
@@ -176,10 +181,6 @@ class Chooser:
         flavour: Flavour = "gpu" if chosen[0].lock.path.parent.name == "gpu" else "cpu"
         locks = {version: lock for version in self.matrix.versions if (lock := self._lock(version, flavour))}
         return Choice(self.store, tuple(_with_own_repeats(members)), locks, self._note(chosen, found))
-
-    def _decisive(self, one: _Judged) -> list[str]:
-        odd = {f"environment.{name}" for name in one.cell.spec.oddities}
-        return [name for name in one.differs if name in {"lock", "job", "revision", "collection", *odd}]
 
     def _only(
         self, sets: dict[tuple[str, str], list[_Judged]], found: Sequence[_Judged], labels: Sequence[str]
@@ -260,7 +261,7 @@ class Chooser:
         # Not of these settings, but of locks that are here: a group's digest names them all the same.
         others: dict[str, list[_Judged]] = {}
         for one in found:
-            if not self._decisive(one):
+            if not one.decisive:
                 others.setdefault(_set_of(one.cell), []).append(one)
         if others:
             return UsageError(f"{text}. These can be named:", _lines(others.values()))
@@ -300,7 +301,8 @@ def _differences(own: CellSpec, planned: CellSpec) -> Iterator[tuple[str, str]]:
         mine, theirs = getattr(own, part), getattr(planned, part)
         for name in sorted({*mine, *theirs}):
             if mine.get(name) != theirs.get(name):
-                yield f"{part}.{name}", f"with {name} {mine.get(name, 'unset')}"
+                odd = part == "environment" and name in {*own.oddities, *planned.oddities}
+                yield f"{'oddity' if odd else part}.{name}", f"with {name} {mine.get(name, 'unset')}"
 
 
 def _unused(left: Iterable[_Judged]) -> str:

@@ -213,6 +213,18 @@ def test_cells_of_other_settings_are_not_taken_for_the_planned_ones(
     assert keys(place.choose(other.group[:8])) == [("2.8.0", 0, other.key)]
 
 
+def test_a_cell_from_before_an_oddity_is_another_one_also_in_a_group_that_is_named(place: Place) -> None:
+    before = place.put(planned("2.8.0"))
+    text = (place.root / "matrix.yaml").read_text(encoding="utf-8")
+    odd = '\n  - versions: ["2.8.0"]\n    environment: {MINE: "1"}\n    reason: Made up here.\n'
+    (place.root / "matrix.yaml").write_text(text.replace("\ncollections:\n", f"{odd}collections:\n"), encoding="utf-8")
+    of = planned("2.8.0")
+    now = place.put(replace(of, environment={**of.environment, "MINE": "1"}, oddities={"MINE": None}))
+
+    assert before.group == now.group
+    assert keys(place.choose()) == keys(place.choose(now.group)) == [("2.8.0", 0, now.key)]
+
+
 def test_cells_of_another_revision_of_the_job_are_of_another_experiment(place: Place) -> None:
     old = place.put(replace(planned("2.8.0"), revision=0))
     with pytest.raises(UsageError, match="1 cell of another revision of the job") as caught:
