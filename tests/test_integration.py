@@ -34,7 +34,9 @@ from harness.store.cell import Cell
 from harness.store.store import Store
 from harness.tensors.safetensors import write_safetensors
 from harness.tensors.tensor import Tensor
-from tests.support.real_environments import MATRIX, NEW, OLD, ROOT, harness
+from tests.support.real_environments import MATRIX, NEW, OLD, ROOT, environments, harness, home
+
+__all__ = ["environments", "home"]  # fixtures
 
 pytestmark = pytest.mark.integration
 LIMIT = 200
