@@ -72,7 +72,7 @@ class Bed:
 
     def make_checkpoints(self, *families: str) -> None:
         """Write tiny checkpoints."""
-        self.python_of(str(ROOT / "tests" / "tiny_checkpoints.py"), str(self.checkpoints), *families)
+        self.python_of(str(ROOT / "tests" / "support" / "tiny_checkpoints.py"), str(self.checkpoints), *families)
 
     def python_of(self, *arguments: str) -> None:
         """Run the environment's interpreter; the fixture's path finds this repository's tests, not its harness."""
