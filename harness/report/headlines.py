@@ -30,11 +30,13 @@ class Headlines:
         rows: by `a` and `b`: `total` (tensors compared), `shapes_match`, `default_match`, `bnb_match` and `bit_equal`
             (how many of them; `bit_equal` is None in a published table), and `gap` (why there is nothing to compare;
             the counts may be None then).
+        path: what was read, as it was named.
     """
 
     title: str
     about: str
     rows: Mapping[VersionPair, Mapping[str, Any]]
+    path: Path
 
 
 def read_headlines(path: Path) -> Headlines:
@@ -62,7 +64,8 @@ def _folder(folder: Path) -> Headlines:
     checkpoint, digest = [*about.get("checkpoint", "").split(" "), "", ""][:2]
     columns = (*COUNTS, "bit_equal", "gap")
     found = _checked(rows, path, rows[0] if rows else (*STEP, *columns), columns)
-    return Headlines(title, f"{about.get('device', 'unknown device')}, checkpoint {checkpoint} ({digest[:8]})", found)
+    told = f"{about.get('device', 'unknown device')}, checkpoint {checkpoint} ({digest[:8]})"
+    return Headlines(title, told, found, folder)
 
 
 def _without_table(folder: Path) -> str:
@@ -85,7 +88,7 @@ def _csv(path: Path) -> Headlines:
     if reader.fieldnames is None:
         raise UsageError(f"{path} cannot be read (it has no line of column names); mend it.")
     notes = [line.lstrip("# ") for line in lines if line.startswith("#")]
-    return Headlines(path.stem, " ".join(notes), _checked(rows, path, reader.fieldnames, COUNTS))
+    return Headlines(path.stem, " ".join(notes), _checked(rows, path, reader.fieldnames, COUNTS), path)
 
 
 def _checked(
@@ -127,9 +130,16 @@ def _count(value: object) -> int | None:
     return int(text)
 
 
+def titles_of(tables: Sequence[Headlines]) -> list[str]:
+    """The tables' titles; those that are alike, such as one collection on two devices, with where each was read."""
+    titles = [table.title for table in tables]
+    ends = unique_names(titles, [table.path for table in tables])
+    return [f"{one} in {end}" if titles.count(one) > 1 else one for one, end in zip(titles, ends, strict=True)]
+
+
 def side_by_side(tables: Sequence[Headlines]) -> tuple[list[str], dict[VersionPair, list[str]]]:
     """The tables' titles, and words of each table for each step of any, in the order of the versions."""
-    titles = unique_names([table.title for table in tables])
+    titles = titles_of(tables)
     steps = sorted({step for table in tables for step in table.rows}, key=_order)
     return titles, {
         step: [_words(table.rows[step]) if step in table.rows else "-" for table in tables] for step in steps
@@ -154,7 +164,7 @@ def _words(row: Mapping[str, Any]) -> str:
 
 def disagreements(tables: Sequence[Headlines]) -> Iterator[str]:
     """A sentence for each step that is beyond the default profile in one table and within it in another."""
-    titles = unique_names([table.title for table in tables])
+    titles = titles_of(tables)
     verdicts: dict[VersionPair, dict[bool, list[str]]] = {}
     for title, table in zip(titles, tables, strict=True):
         for step, row in table.rows.items():

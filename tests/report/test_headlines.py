@@ -166,3 +166,10 @@ def test_a_row_without_a_count_was_not_measured_and_agrees_with_everything(tmp_p
     titles, rows = side_by_side(tables)
     assert {words[titles.index("some")] for words in rows.values()} == {"not measured"}
     assert list(disagreements(tables)) == []
+
+
+def test_tables_of_one_collection_are_told_apart_by_where_they_are(tmp_path):
+    """One size on two devices: neither the same title twice nor a number that says nothing."""
+    tables = [folder(tmp_path / name, {"a": "2.4.1", "b": "2.5.0"}, device=name) for name in ("cpu-one", "cuda-two")]
+
+    assert list(words(*tables)) == ["good (3,000 passages) in cpu-one", "good (3,000 passages) in cuda-two"]
