@@ -47,9 +47,9 @@ REACHES_AN_INDEX = (
 def versions() -> list[str]:
     """The versions in `matrix.yaml`, as far as it can be read; what else is wrong with it, `harness` says."""
     try:
-        return [
-            str(version) for version in yaml.safe_load((ROOT / "matrix.yaml").read_text(encoding="utf-8"))["versions"]
-        ]
+        listed = yaml.safe_load((ROOT / "matrix.yaml").read_text(encoding="utf-8"))["versions"]
+        # One that is not from the package index says from which it is.
+        return [str(one["version"] if isinstance(one, dict) else one) for one in listed]
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
@@ -187,7 +187,7 @@ def lock(session: nox.Session) -> None:
                 "--no-emit-index-url", "--no-emit-find-links", "--custom-compile-command", "nox -s lock", *upgrade,
                 external=True, env=uv_environment(), include_outer_env=False,
             )  # fmt: skip
-        harness(session, "lock", *(arg for arg in session.posargs if re.fullmatch(r"[\d.]+", arg)))
+        harness(session, "lock", *(arg for arg in session.posargs if re.match(r"\d", arg)))
         with (Path(folder) / "matrix.schema.json").open("w", encoding="utf-8") as schema:
             harness(session, "schema", stdout=schema)
         for made, place in (("reducer.txt", "locks"), ("dev.txt", "locks"), ("matrix.schema.json", "docs")):

@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from packaging.version import Version
+
+VERSION_SUFFIX = (
+    r"((a|b|rc)[0-9]{1,8})?(\.post[0-9]{1,8})?(\.dev[0-9]{1,10})?(\+[0-9a-z]{1,20}(\.[0-9a-z]{1,20}){0,3})?"
+)
+"""What may follow the numbers of a version as PEP 440 writes it, such as `.dev20251120+cpu`."""
+
 
 def count(number: int, noun: str) -> str:
     """A number with its noun: `1 version`, `2,048 versions`.
@@ -29,6 +39,12 @@ def said(error: BaseException) -> str:
     return (words.strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
-def version_key(version: str) -> tuple[int, ...]:
-    """Sort key of a release number: `2.10.0` comes after `2.9.1`."""
-    return tuple(int(part) for part in version.split("."))
+def version_key(version: str) -> Version:
+    """Sort key of a version (PEP 440): `2.10.0` comes after `2.9.1` and after `2.10.0.dev20251120+cpu`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    from packaging.version import Version  # here, as `harness --help` sorts nothing
+
+    return Version(version)

@@ -18,7 +18,7 @@ from pathlib import Path
 from harness.environments.lockfile import Lock, lock_path, read_lock
 from harness.environments.packages import installed_packages, mismatches
 from harness.environments.supervise import Control, Deadline, Stopped
-from harness.environments.uv import BuildFailed, cache_lock, run_logged, run_uv, uv_command
+from harness.environments.uv import BuildFailed, cache_lock, index_arguments, run_logged, run_uv, uv_command
 from harness.flock import Held, hold, hold_any, try_hold
 from harness.home import Home
 from harness.inputs.matrix import Flavour, Matrix
@@ -173,9 +173,10 @@ def build_environment(
     """Make a virtualenv and install a lock's packages; `keep` are locks that uv holds on if this process is killed."""
     uv = uv_command()
     commands = {
-        "a virtualenv": [*uv, "venv", "--quiet", "--python", matrix.python, "--no-project", str(path)],
+        "a virtualenv": [*uv, "venv", "--quiet", "--python", lock.python or matrix.python, "--no-project", str(path)],
         "the locked packages": [
             *uv, "pip", "install", "--python", str(path / "bin" / "python"), "--no-deps", "--require-hashes",
+            *index_arguments({name: matrix.index_url(name) for name in lock.indexes}),
             "--requirements", str(lock.path),
         ],
     }  # fmt: skip

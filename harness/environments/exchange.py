@@ -11,6 +11,7 @@ from importlib.util import cache_from_source
 from pathlib import Path
 
 from harness.environments.interpreter import files_of, packages_in
+from harness.environments.lockfile import head, head_of
 from harness.environments.packages import normal_name
 
 
@@ -76,7 +77,8 @@ def counterfactual(base: Path, other: Path, packages: Iterable[str]) -> str:
     mine, theirs, wanted = _blocks(base), _blocks(other), set(packages)
     merged = {name: block for name, block in mine.items() if name not in wanted}
     merged |= {name: theirs[name] for name in wanted if name in theirs}
-    return "".join(merged[name] for name in sorted(merged))
+    (python, own), (_other, more) = (head_of(path.read_text(encoding="utf-8")) for path in (base, other))
+    return head(python, dict.fromkeys((*own, *more))) + "".join(merged[name] for name in sorted(merged))
 
 
 def _blocks(path: Path) -> dict[str, str]:

@@ -8,7 +8,9 @@ another), so the shared part is resolved without torch and constrains every vers
 from __future__ import annotations
 
 import functools
+import itertools
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from harness.inputs.matrix import Flavour, Matrix
 FLAVOURS: tuple[Flavour, ...] = ("cpu", "gpu")
 _PIN = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>[A-Za-z0-9.!+_-]+) ?\\?$")
 _HASH = re.compile(r"^\s+--hash=sha256:[0-9a-f]{64}(?: \\)?$")
+_HEAD = re.compile(r"^# (?P<field>python|indexes): (?P<value>\S+)$")
 _VIA = re.compile(r"^\s+#\s+(?:via\s+)?(?P<parent>[A-Za-z0-9._-]+)\s*$")
 
 
@@ -31,13 +34,18 @@ class Lock:
         path: the file.
         packages: name to version.
         parents: name to what requires it, as the resolver noted it: packages, `matrix.yaml`, `shared.txt`.
-        digest: blake3 of the pins and hashes, without comments, so that a new note does not rebuild an environment.
+        digest: blake3 of the pins and hashes, without comments, so that a new note does not rebuild an environment;
+            and of `python`.
+        python: what it was resolved for, where that is not the matrix's.
+        indexes: names of the indexes that have what uv's own does not.
     """
 
     path: Path
     packages: dict[str, str]
     parents: dict[str, frozenset[str]]
     digest: str
+    python: str | None = None
+    indexes: tuple[str, ...] = ()
 
     def torch_closure(self) -> frozenset[str]:
         """`torch` and everything that torch, directly or not, requires, whoever else requires it too."""
@@ -72,9 +80,22 @@ def read_lock(path: Path) -> Lock:
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not a lock (it is not UTF-8 text): run `nox -s lock`.") from error
     try:
-        return Lock(path, *parse(text))
+        return Lock(path, *parse(text), *head_of(text))
     except ValueError as error:
         raise UsageError(f"{path}{error}: run `nox -s lock`.") from error
+
+
+def head(python: str | None, indexes: Iterable[str]) -> str:
+    """The lines with which a lock begins where it is not for the matrix's Python, or not from uv's own index alone."""
+    fields = {"python": python or "", "indexes": ",".join(indexes)}
+    return "".join(f"# {name}: {value}\n" for name, value in fields.items() if value)
+
+
+def head_of(text: str) -> tuple[str | None, tuple[str, ...]]:
+    """Python and indexes of a lock's first lines; see `head`."""
+    found = itertools.takewhile(bool, map(_HEAD.match, text.splitlines()))
+    fields = {line["field"]: line["value"] for line in found if line}
+    return fields.get("python"), tuple(name for name in fields.get("indexes", "").split(",") if name)
 
 
 # By content: thousands of cells share the same few dozen locks, and a file that changed is another text.
@@ -106,7 +127,9 @@ def parse(text: str) -> tuple[dict[str, str], dict[str, frozenset[str]], str]:
     if not packages or unhashed:
         what = f"{min(unhashed)} has no hash" if unhashed else "it pins nothing"
         raise ValueError(f": not a lock ({what})")
-    digest = blake3("\n".join(content).encode()).hexdigest()
+    python, _indexes = head_of(text)
+    # The same pins in another Python are another environment.
+    digest = blake3("\n".join([*([python] if python else []), *content]).encode()).hexdigest()
     return packages, {name: frozenset(who) for name, who in parents.items()}, digest
 
 

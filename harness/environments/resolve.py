@@ -5,25 +5,55 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 
-from harness.environments.lockfile import FLAVOURS, lock_path, parse, shared_path
+from harness.environments.lockfile import FLAVOURS, head, lock_path, parse, shared_path
+from harness.environments.package_index import uploaded
+from harness.environments.uv import index_arguments, index_failed, no_solution
 from harness.errors import InfrastructureError
-from harness.inputs.matrix import Flavour, Matrix
+from harness.inputs.matrix import Build, Flavour, Matrix
 
 _HEADER = "nox -s lock"
 
+_OWN = ("nvidia-", "cuda-", "triton")
+"""How the names of CUDA's libraries and of Triton begin, which belong to torch whoever else requires them."""
+
 Uv = Callable[..., "subprocess.CompletedProcess[str]"]
 """Runs uv with some arguments."""
+Uploaded = Callable[[str, str, str | None], datetime | None]
+"""When a release of a project was uploaded to the index of that URL; None where the index does not say."""
+
+
+class CannotBeLocked(InfrastructureError):  # noqa: N818 - what became of a version rather than an error of the harness
+    """No packages fit together; it is the version's doing, and not that of the machine or of the index."""
 
 
 def write_locks(
-    matrix: Matrix, locks: Path, versions: list[str], uv: Uv, flavours: tuple[Flavour, ...] = FLAVOURS
+    matrix: Matrix,
+    locks: Path,
+    versions: list[str],
+    uv: Uv,
+    flavours: tuple[Flavour, ...] = FLAVOURS,
+    uploaded: Uploaded = uploaded,
 ) -> list[Path]:
-    """Resolve the shared part of each flavour and the lock of each version; returns the files written.
+    """Resolve and write locks, all of them or none; see `resolve_locks`. Returns the files written."""
+    made = resolve_locks(matrix, locks, versions, uv, flavours, uploaded)
+    replace_all(made)
+    return list(made)
 
-    All of them or none: when one cannot be resolved, the locks stay as they were.
+
+def resolve_locks(
+    matrix: Matrix,
+    locks: Path,
+    versions: list[str],
+    uv: Uv,
+    flavours: tuple[Flavour, ...] = FLAVOURS,
+    uploaded: Uploaded = uploaded,
+) -> dict[Path, str]:
+    """Resolve the shared part of each flavour and the lock of each version, and of each other build of it.
 
     Args:
         matrix: says what is locked.
@@ -31,35 +61,66 @@ def write_locks(
         versions: of torch.
         uv: the resolver.
         flavours: of environments.
+        uploaded: says when a release of a project was uploaded.
+
+    Returns:
+        The text of each file; nothing is written.
 
     Raises:
-        InfrastructureError: the resolver failed; its own words are in the sentence.
+        CannotBeLocked: no packages fit together.
+        InfrastructureError: the package index or the resolver failed; its own words are in the sentence.
     """
     made: dict[Path, str] = {}
-    undated: dict[str, list[str]] = {}
+    dates: dict[_Target, dict[str, str]] = {}
+    newest = matrix.exclude_newer.isoformat()
     for flavour in flavours:
         shared = [*matrix.requirements.shared, *matrix.requirements.flavours.get(flavour, [])]
         path = shared_path(locks, flavour)
-        text = _compile(matrix, shared, path.name, None, [], uv, hashes=False)
+        text = _compile(matrix, _Target(matrix.python), shared, path.name, uv, hashes=False, newest=newest)
         # A CUDA library in the shared part (faiss' GPU build needs cuBLAS) belongs to torch, which pins its own.
-        constraints = [line for line in text.splitlines() if not line.startswith("nvidia-")]
+        constraints = [line for line in text.splitlines() if not line.startswith(_OWN)]
         made[path] = "\n".join(constraints) + "\n"
-        for version in versions:
-            path = lock_path(locks, version, flavour)
-            requirements = matrix.requirements_of(version, flavour)
-            if version not in undated:
-                undated[version] = _pinned_by_torch(matrix, version, uv)
+        for version, build in _environments(matrix, versions, flavour):
+            torch, index = (build.version, build.index) if build else (version, matrix.index_of(version))
+            path = lock_path(locks, torch, flavour)
+            target = _Target(matrix.python_of(version, flavour), torch, index)
+            if target not in dates:
+                dates[target] = _own_date(matrix, target, uv, uploaded)
             replaced = {old.partition("==")[0] for o in matrix.oddities_of(version, flavour) for old in o.replace}
-            overrides = [pin for oddity in matrix.oddities_of(version, flavour) for pin in oddity.override]
-            made[path] = _compile(
-                matrix, requirements, path.name, _without(constraints, replaced), overrides, uv, hashes=True,
-                undated=undated[version],
+            text = _compile(
+                matrix, target, matrix.requirements_of(version, flavour, build), path.name, uv, hashes=True,
+                constraints=_without(constraints, replaced), newest=newest, dates=dates[target],
+                overrides=[pin for oddity in matrix.oddities_of(version, flavour) for pin in oddity.override],
             )  # fmt: skip
-    _replace_all(made)
-    return list(made)
+            found = parse(text)[0]["torch"]
+            if found != torch:
+                # A version without a local label stands for one with any.
+                raise CannotBeLocked(
+                    f"Locking {path.name} failed: for torch {torch} uv takes {found}; name that version."
+                )
+            other = target.python if target.python != matrix.python else None
+            made[path] = head(other, [index] if index else []) + text
+    return made
 
 
-def _replace_all(texts: Mapping[Path, str]) -> None:
+@dataclass(frozen=True)
+class _Target:
+    """What a lock is resolved for: a Python, and a torch from an index (None: uv's own)."""
+
+    python: str
+    torch: str = ""
+    index: str | None = None
+
+
+def _environments(matrix: Matrix, versions: Sequence[str], flavour: Flavour) -> Iterator[tuple[str, Build | None]]:
+    """Versions, each followed by its other builds of this flavour."""
+    for version in versions:
+        yield version, None
+        for build in matrix.builds_of(version) if flavour == "gpu" else ():
+            yield version, build
+
+
+def replace_all(texts: Mapping[Path, str]) -> None:
     """Write files beside their places first, so that a full disk leaves the old ones."""
     beside = {path: path.with_name(f".{path.name}.new") for path in texts}
     try:
@@ -73,17 +134,22 @@ def _replace_all(texts: Mapping[Path, str]) -> None:
             new.unlink(missing_ok=True)
 
 
-def _pinned_by_torch(matrix: Matrix, version: str, uv: Uv) -> list[str]:
-    """A torch release and the packages that it requires in exactly one version: CUDA's libraries and Triton.
+def _own_date(matrix: Matrix, target: _Target, uv: Uv, uploaded: Uploaded) -> dict[str, str]:
+    """Package to its date, for uv: torch and its own libraries where the release is newer than `exclude_newer`.
 
-    A release that is newer than `exclude_newer` brings them along. What they are follows from the release alone, so
-    they need no date; what torch requires loosely (sympy, networkx) keeps it, and is the same for every version.
+    It is the day after the release's upload: nothing that came later enters the lock, even where torch leaves a version
+    open (cuBLAS from 2.12, nvJitLink from 2.13). What torch requires beside CUDA's libraries and Triton (sympy,
+    networkx) keeps the matrix's date, and so is the same for every version.
     """
-    text = _compile(matrix, [f"torch=={version}"], f"torch {version}", None, [], uv, hashes=True, dated=False)
-    _packages, parents, _digest = parse(text)
-    # Where torch is not the one that requires it, as with nvJitLink up to torch 2.4, the version is anyone's choice.
-    exact = [name for name, who in parents.items() if "torch" in who and name.startswith(("nvidia-", "triton"))]
-    return ["torch", *exact]
+    url = matrix.indexes[target.index] if target.index else None
+    at = uploaded("torch", target.torch, url)
+    if at is not None and at <= matrix.exclude_newer:
+        return {}
+    date = None if at is None else (at + timedelta(days=1)).replace(microsecond=0).isoformat()
+    wanted = [f"torch=={target.torch}"]
+    text = _compile(matrix, target, wanted, f"torch {target.torch}", uv, hashes=True, newest=date)
+    names = [name for name in parse(text)[0] if name == "torch" or name.startswith(_OWN)]
+    return dict.fromkeys(names, date or "false")
 
 
 def _without(constraints: Sequence[str], names: set[str]) -> str:
@@ -92,15 +158,16 @@ def _without(constraints: Sequence[str], names: set[str]) -> str:
 
 def _compile(
     matrix: Matrix,
+    target: _Target,
     requirements: list[str],
     name: str,
-    constraints: str | None,
-    overrides: list[str],
     uv: Uv,
     *,
     hashes: bool,
-    dated: bool = True,
-    undated: Sequence[str] = (),
+    newest: str | None,
+    constraints: str | None = None,
+    overrides: Sequence[str] = (),
+    dates: Mapping[str, str] | None = None,
 ) -> str:
     """Resolve requirements; the text of a lock, whose name is for the sentence of a failure."""
     with tempfile.TemporaryDirectory() as folder:
@@ -110,17 +177,18 @@ def _compile(
         made = Path(folder) / "lock.txt"
         command = [
             "pip", "compile", str(source), "--output-file", str(made), "--quiet",
-            "--python-version", matrix.python, "--python-platform", matrix.platform,
+            "--python-version", target.python, "--python-platform", matrix.platform,
             "--custom-compile-command", _HEADER,
             # Their defaults, which a configuration file of the user might change.
             "--resolution", "highest", "--prerelease", "if-necessary-or-explicit",
             "--no-emit-index-url", "--no-emit-find-links", "--only-binary", ":all:", "--no-binary", "colbert-ai",
             "--no-binary", "lit",
         ]  # fmt: skip
-        if dated:
-            command += ["--exclude-newer", matrix.exclude_newer.isoformat()]
-        for package in undated:
-            command += ["--exclude-newer-package", f"{package}=false"]
+        command += index_arguments({target.index: matrix.indexes[target.index]} if target.index else {})
+        if newest:
+            command += ["--exclude-newer", newest]
+        for package, date in (dates or {}).items():
+            command += ["--exclude-newer-package", f"{package}={date}"]
         if hashes:
             command.append("--generate-hashes")
         else:
@@ -135,10 +203,9 @@ def _compile(
             command += ["--override", str(path)]
         done = uv(*command)
         if done.returncode:
-            raise InfrastructureError(
-                f"Locking {name} failed: `uv pip compile` said: "
-                f"{' '.join((done.stderr.strip() or done.stdout).split())[-1500:]}"
-            )
+            said = done.stderr.strip() or done.stdout
+            kind = CannotBeLocked if no_solution(said) and not index_failed(said) else InfrastructureError
+            raise kind(f"Locking {name} failed: `uv pip compile` said: {' '.join(said.split())[-1500:]}")
         text = made.read_text()
         # Notes name the temporary input file; say what it is instead.
         text = re.sub(r"-r \S*requirements\.in", "matrix.yaml", text)

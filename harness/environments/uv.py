@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.environments.supervise import Control, Deadline, supervise
@@ -162,8 +162,28 @@ def run_logged(
         last, cause = f"the package index answers, but not as it should ({last})", "registry_error"
     elif "Hash mismatch" in log:
         last = f"a downloaded file does not have the hash that the lock names ({last})"
-    outcome = "resolve_failed" if "No solution found" in log or "was not found in the" in log else "install_failed"
+    outcome = "resolve_failed" if no_solution(log) else "install_failed"
     raise BuildFailed(f"{version}: installing {what} failed: {last}.{hint}", outcome, log, cause)
+
+
+def no_solution(said: str) -> bool:
+    """Whether uv says that no packages fit together."""
+    return "No solution found" in said or "was not found in the" in said
+
+
+def index_failed(said: str) -> bool:
+    """Whether uv says that it could not get what it asked a package index for."""
+    return bool(_OFFLINE_SIGNS.search(said) or _REGISTRY_SIGNS.search(said))
+
+
+def index_arguments(indexes: Mapping[str, str]) -> list[str]:
+    """Arguments of uv for indexes beside its own, by name and URL.
+
+    A package is taken from whichever of them has the wanted version: such an index often has some versions of packages
+    of which the locks pin others. That is safe where files are told by their hashes, as in every lock.
+    """
+    named = [word for name, url in indexes.items() for word in ("--index", f"{name}={url}")]
+    return [*named, "--index-strategy", "unsafe-best-match"] if named else []
 
 
 def uv_words(said: str) -> tuple[str, str]:

@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import fnmatch
 import re
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from harness.errors import UsageError
 from harness.tensors.profiles import Profile
-from harness.words import version_key
+from harness.words import VERSION_SUFFIX, version_key
 
 Flavour = Literal["cpu", "gpu"]
-_VERSION = re.compile(r"\d+\.\d+\.\d+")
+_VERSION = re.compile(r"\d+\.\d+\.\d+" + VERSION_SUFFIX)
+_INDEX = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_PYTHON = re.compile(r"3\.\d{1,2}")
 _PINNED = re.compile(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!+_-]+")
 
 
@@ -25,7 +39,7 @@ def _whole(pattern: re.Pattern[str]) -> str:
 
 def _is_version(value: str) -> str:
     if not _VERSION.fullmatch(value):
-        raise ValueError(f"{value!r} is not a PyTorch release such as 2.5.0")
+        raise ValueError(f"{value!r} is not a PyTorch release such as 2.5.0, or a build such as 2.5.0.dev20240801+cpu")
     return value
 
 
@@ -38,10 +52,31 @@ def _is_pinned(value: str) -> str:
 # The patterns in the JSON schema are for editors; the sentences come from the validators.
 Version = Annotated[str, AfterValidator(_is_version), WithJsonSchema({"type": "string", "pattern": _whole(_VERSION)})]
 Pinned = Annotated[str, AfterValidator(_is_pinned), WithJsonSchema({"type": "string", "pattern": _whole(_PINNED)})]
+Architecture = Annotated[str, Field(pattern=r"^sm_\d{2,3}$")]
+IndexName = Annotated[str, Field(pattern=_whole(_INDEX))]
+IndexUrl = Annotated[str, Field(pattern=r"^https?://[^/\s]+\S*$")]
+Python = Annotated[str, Field(pattern=_whole(_PYTHON))]
 
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Listed(_Model):
+    """A version, and where it comes from; in the file, the version alone where that is the package index."""
+
+    version: Version
+    index: IndexName | None = Field(default=None, description="A name in `indexes`.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _alone(cls, value: object) -> object:
+        return value if isinstance(value, dict | Listed) else {"version": value}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Both forms."""
+        return {"anyOf": [{"type": "string", "pattern": _whole(_VERSION)}, handler(schema)]}
 
 
 class Requirements(_Model):
@@ -54,22 +89,37 @@ class Requirements(_Model):
     )
 
 
+class Build(_Model):
+    """Another build of a version, for GPUs that the version's own wheel holds no code for."""
+
+    index: IndexName = Field(description="A name in `indexes`.")
+    version: Version = Field(description="With its local label, such as 2.0.1+cu118.")
+    architectures: list[Architecture] = Field(min_length=1, description="GPU architectures that it holds code for.")
+
+
 class Oddity(_Model):
     """Something that is special about some versions."""
 
-    versions: list[Version] = Field(min_length=1)
+    versions: list[Version] = []
+    since: Version | None = Field(default=None, description="Instead of `versions`: this one and all that come after.")
     flavour: Flavour | None = Field(default=None, description="Only for this flavour; for both when absent.")
     replace: dict[Pinned, Pinned] = Field(default={}, description="Requirements to replace.")
     override: list[Pinned] = Field(
         default=[], description="Pins that win over what other packages ask for (uv's --override)."
     )
     environment: dict[str, str] = Field(default={}, description="Environment variables of the job.")
-    architectures: list[Annotated[str, Field(pattern=r"^sm_\d{2,3}$")]] = Field(
+    python: Python | None = Field(default=None, description="The Python of these versions, where it is another.")
+    build: Build | None = None
+    architectures: list[Architecture] = Field(
         default=[],
         description="GPU architectures that the wheel holds code for, where it lacks one in use. A job asks the wheel "
         "itself; this lets `harness doctor` say so before anything is installed.",
     )
     reason: str = Field(min_length=10, description="Why; shown to the user.")
+
+    def applies_to(self, version: str) -> bool:
+        """Whether it is about a version."""
+        return version in self.versions or (self.since is not None and version_key(self.since) <= version_key(version))
 
 
 class HubCollection(_Model):
@@ -206,10 +256,11 @@ class Matrix(_Model):
     """All of `matrix.yaml`."""
 
     format: Literal[1] = Field(alias="schema")
-    python: str
+    python: Python
     platform: str
     exclude_newer: datetime
-    versions: list[Version] = Field(min_length=1)
+    indexes: dict[IndexName, IndexUrl] = Field(default={}, description="Package indexes beside uv's own: name to URL.")
+    listed: list[Listed] = Field(min_length=1, alias="versions")
     requirements: Requirements
     oddities: list[Oddity] = []
     collections: dict[str, Collection]
@@ -219,9 +270,15 @@ class Matrix(_Model):
     quickstart: Quickstart
     defaults: Defaults
 
-    @field_validator("versions")
+    @property
+    def versions(self) -> list[str]:
+        """In order of release."""
+        return [one.version for one in self.listed]
+
+    @field_validator("listed")
     @classmethod
-    def _ordered(cls, versions: list[str]) -> list[str]:
+    def _ordered(cls, listed: list[Listed]) -> list[Listed]:
+        versions = [one.version for one in listed]
         for number, version in enumerate(versions):
             if version in versions[:number]:
                 raise Located(f"versions.{number}", f"{version} is listed twice: remove one")
@@ -229,7 +286,7 @@ class Matrix(_Model):
                 raise Located(
                     f"versions.{number}", f"{version} comes after {versions[number - 1]}: list them in order of release"
                 )
-        return versions
+        return listed
 
     @field_validator("tolerances")
     @classmethod
@@ -275,8 +332,32 @@ class Matrix(_Model):
                 raise Located(
                     f"collections.{name}.base", "is itself a scaled collection: name what that one is made from"
                 )
+        self._check_indexes()
         self._check_requirements()
         return self
+
+    def _check_indexes(self) -> None:
+        """Every index that is named is there, and another build is a build of its version."""
+        named = [(f"versions.{number}", one.index) for number, one in enumerate(self.listed) if one.index]
+        for number, oddity in enumerate(self.oddities):
+            where = f"oddities.{number}"
+            if bool(oddity.versions) == (oddity.since is not None):
+                raise Located(where, "give it `versions` or `since`, and one of them only")
+            if oddity.build is None:
+                continue
+            named.append((f"{where}.build.index", oddity.build.index))
+            if oddity.flavour != "gpu":
+                raise Located(f"{where}.build", "another build is for GPUs: add `flavour: gpu` to the oddity")
+            if oddity.versions != [version_key(oddity.build.version).public] or "+" not in oddity.build.version:
+                raise Located(
+                    f"{where}.build.version",
+                    f"{oddity.build.version} is no other build of {', '.join(oddity.versions) or oddity.since}: give "
+                    "the oddity the one version that it is a build of, such as 2.0.1 for 2.0.1+cu118",
+                )
+        for where, name in named:
+            if name not in self.indexes:
+                known = f"have {', '.join(self.indexes)}" if self.indexes else "there is none"
+                raise Located(where, f"no index is called {name!r} ({known}): add `{name}: URL` under `indexes`")
 
     def _check_requirements(self) -> None:
         shared = self.requirements.shared
@@ -309,21 +390,52 @@ class Matrix(_Model):
         """
         if version not in self.versions:
             raise UsageError(
-                f"{version!r} is not a version in matrix.yaml: choose from {', '.join(self.versions)}, or add a line "
-                "under `versions` and run `nox -s lock`."
+                f"{version!r} is not a version in matrix.yaml: choose from {', '.join(self.versions)}, or add it "
+                "with `harness versions --add`."
             )
         return version
 
-    def requirements_of(self, version: str, flavour: Flavour) -> list[str]:
-        """Pinned requirements of one environment, torch included, oddities applied."""
+    def requirements_of(self, version: str, flavour: Flavour, build: Build | None = None) -> list[str]:
+        """Pinned requirements of one environment, torch (or another build of it) included, oddities applied."""
         names = [*self.requirements.shared, *self.requirements.flavours.get(flavour, [])]
         for oddity in self.oddities_of(version, flavour):
             names = [oddity.replace.get(name, name) for name in names]
-        return [*names, f"torch=={version}"]
+        return [*names, f"torch=={build.version if build else version}"]
 
     def oddities_of(self, version: str, flavour: Flavour) -> list[Oddity]:
         """Oddities that apply to one environment."""
-        return [o for o in self.oddities if version in o.versions and o.flavour in {None, flavour}]
+        return [o for o in self.oddities if o.applies_to(version) and o.flavour in {None, flavour}]
+
+    def python_of(self, version: str, flavour: Flavour) -> str:
+        """The Python of one environment."""
+        own = [oddity.python for oddity in self.oddities_of(version, flavour) if oddity.python]
+        return own[-1] if own else self.python
+
+    def index_of(self, version: str) -> str | None:
+        """The name of the index that has a version; None for uv's own."""
+        return next((one.index for one in self.listed if one.version == version), None)
+
+    def index_url(self, name: str) -> str:
+        """The URL of an index that a lock names.
+
+        Raises:
+            UsageError: the matrix does not have it.
+        """
+        if name not in self.indexes:
+            raise UsageError(
+                f"matrix.yaml has no index {name!r}, which a lock names: add `{name}: URL` under `indexes`."
+            )
+        return self.indexes[name]
+
+    def builds_of(self, version: str) -> list[Build]:
+        """Other builds of a version, for GPUs that its own wheel holds no code for."""
+        return [oddity.build for oddity in self.oddities_of(version, "gpu") if oddity.build]
+
+    def with_versions(self, listed: Iterable[Listed], indexes: Mapping[str, str]) -> Matrix:
+        """A matrix that has other versions, too, and the indexes that they come from; what it has stays as it is."""
+        known = {one.version: one for one in (*listed, *self.listed)}
+        ordered = sorted(known.values(), key=lambda one: version_key(one.version))
+        return self.model_copy(update={"listed": ordered, "indexes": {**indexes, **self.indexes}})
 
     def may_differ(self, package: str) -> bool:
         """Say whether a package is on the declared allow-list."""

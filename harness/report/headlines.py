@@ -6,13 +6,16 @@ import csv
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.artifacts.source import unique_names
 from harness.errors import UsageError
 from harness.report.headline import VersionPair
 from harness.report.parquet import read_table
 from harness.words import count, said, version_key
+
+if TYPE_CHECKING:
+    from packaging.version import Version
 
 TABLE = "consecutive.parquet"
 STEP = ("a", "b")
@@ -146,8 +149,8 @@ def side_by_side(tables: Sequence[Headlines]) -> tuple[list[str], dict[VersionPa
     }
 
 
-def _order(step: VersionPair) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    return version_key(step[0]), version_key(step[1])
+def _order(step: VersionPair) -> list[Version]:
+    return [version_key(version) for version in step]
 
 
 def _words(row: Mapping[str, Any]) -> str:

@@ -14,12 +14,13 @@ from harness.errors import UnreadableTensor
 from harness.files import too_deep
 from harness.tensors.dtypes import DTYPES
 from harness.tensors.mapped import check_shape
+from harness.words import VERSION_SUFFIX
 
 _KEY = re.compile(r"[0-9A-Za-z]{1,64}")
 _PLAIN = re.compile(r"[0-9A-Za-z:.+-]{0,40}")
 _DIGEST = re.compile(r"[0-9a-f]{16,64}")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
-_VERSION = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6}){0,5}")
+_VERSION = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6}){0,5}" + VERSION_SUFFIX)
 _INTEGER_LIMIT = 1 << 53
 
 _TEXT, _OBJECT, _NUMBER = (str,), (dict,), (int, float)

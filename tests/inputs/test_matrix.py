@@ -69,7 +69,7 @@ MISTAKES = {
     "duplicate version": ('- "2.5.1"', '- "2.5.0" #', '"2.5.0" #', "2.5.0 is listed twice: remove one"),
     "version out of order": ('- "2.5.1"', '- "2.4.2" #', '"2.4.2"', "2.4.2 comes after 2.5.0: list them in order"),
     "version without quotes": ('- "2.5.1"', "- 2.5 #", "- 2.5 #", "2.5 is not text: put it in quotes"),
-    "not a release": ('- "2.5.1"', '- "2.5.1rc1"', "rc1", "'2.5.1rc1' is not a PyTorch release such as 2.5.0"),
+    "not a release": ('- "2.5.1"', '- "2.5.1-rc1"', "rc1", "'2.5.1-rc1' is not a PyTorch release such as 2.5.0"),
     "unknown version of an oddity": ('["1.13.1", "2.0.0"', '["1.13.0", "2.0.0"', '"1.13.0"', "1.13.0 is not in `vers"),
     "duplicate version of an oddity": ('["1.13.1", "2.0.0"', '["2.0.1", "2.0.0"', '["2.0.1"', "2.0.1 is listed twice"),
     "unknown quickstart version": ('["2.7.1", "2.8.0"]', '["2.7.1", "2.9.0"]', '"2.9.0"', "2.9.0 is not in `versions`"),
