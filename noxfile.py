@@ -161,6 +161,18 @@ def blame(session: nox.Session) -> None:
     harness(session, "blame", *session.posargs, well=FOUND_OR_NOT)
 
 
+@reducer("versions")
+def versions_session(session: nox.Session) -> None:
+    """List what the package index has and matrix.yaml has not; with --add after --, add the new releases and lock."""
+    harness(session, "versions", *session.posargs)
+
+
+@reducer("bisect")
+def bisect(session: nox.Session) -> None:
+    """Find the two builds between which the index changed: nox -s bisect -- 2.15.0 2.16.0 --index nightly."""
+    harness(session, "bisect", *session.posargs, well=FOUND_OR_NOT)
+
+
 @reducer("nightly")
 def nightly(session: nox.Session) -> None:
     """Compare a night's tables with those of the nights before; options of `harness nightly` after --."""

@@ -37,6 +37,11 @@ class Home:
         return self.root / "cache" / "data"
 
     @property
+    def build_locks(self) -> Path:
+        """Locks of builds that are not in the matrix, which `harness bisect` makes."""
+        return self.root / "build-locks"
+
+    @property
     def store(self) -> Path:
         """Finished cells and their artifacts."""
         return self.root / "store"

@@ -58,6 +58,11 @@ home_option = click.option(
 group_option = click.option(
     "--group", help="Start of the digest of one set of comparable cells, where the store holds several."
 )
+index_option = click.option(
+    "--index",
+    metavar="NAME[=URL]",
+    help="A package index by its name in matrix.yaml, or with its URL (default: uv's own).",
+)
 chunks_option = click.option(
     "--chunks", "apart", is_flag=True, help="Show each chunk by itself, not all chunks of a kind in one row."
 )

@@ -37,8 +37,13 @@ def _whole(pattern: re.Pattern[str]) -> str:
     return f"^{pattern.pattern}$"
 
 
+def is_version(value: str) -> bool:
+    """Whether a matrix can hold a version of this form."""
+    return _VERSION.fullmatch(value) is not None
+
+
 def _is_version(value: str) -> str:
-    if not _VERSION.fullmatch(value):
+    if not is_version(value):
         raise ValueError(f"{value!r} is not a PyTorch release such as 2.5.0, or a build such as 2.5.0.dev20240801+cpu")
     return value
 

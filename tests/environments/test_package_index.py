@@ -31,12 +31,7 @@ def index():
 @pytest.fixture
 def world(tmp_path, index, monkeypatch):
     """A small matrix whose packages are on an index that uv takes for its own."""
-    monkeypatch.setenv("UV_DEFAULT_INDEX", index.url)
-    for name in ("UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS"):
-        monkeypatch.delenv(name, raising=False)
-    # Nobody waits for a Python of another version to be downloaded: resolving for one needs none.
-    monkeypatch.setenv("UV_PYTHON_DOWNLOADS", "never")
-    return SmallWorld(tmp_path / "world", index)
+    return SmallWorld(tmp_path / "world", index).in_use(monkeypatch)
 
 
 @pytest.mark.parametrize("form", ["json", "html"])

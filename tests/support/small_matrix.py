@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
+import os
+import sys
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
+
+import pytest
 
 from tests.support.package_index import PackageIndex
 from tests.support.small_index import index_arrays, write_index
@@ -86,6 +90,16 @@ class SmallWorld:
         # A newer one that the matrix's date keeps out.
         index.add("sympy", "1.0")
         index.add("sympy", "2.0", uploaded="2025-06-01T00:00:00Z")
+
+    def in_use(self, monkeypatch: pytest.MonkeyPatch) -> SmallWorld:
+        """Have uv take the index for its own, and this Python, which it need not look for."""
+        monkeypatch.setenv("UV_DEFAULT_INDEX", self.index.url)
+        for name in ("UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("PATH", f"{Path(sys.base_prefix) / 'bin'}{os.pathsep}{os.environ['PATH']}")
+        # Nobody waits for a Python of another version to be downloaded: resolving for one needs none.
+        monkeypatch.setenv("UV_PYTHON_DOWNLOADS", "never")
+        return self
 
     @property
     def options(self) -> list[str]:
