@@ -51,12 +51,12 @@ class _Thread:
     """One thread's records, work arrays and histograms for a kernel."""
 
     def __init__(self, dtype: str, rules: Sequence[Rule]) -> None:
-        from harness.tensors.kernels import compiler, exact, narrow, records, wide
+        from harness.tensors.kernels import compiler, narrow, plain, records
 
         self.is_float = DTYPES[dtype].kind == "float"
         self.is_wide = dtype == "float64"
         is_narrow = self.is_float and not self.is_wide
-        self.kernel = narrow.vector_chunk if is_narrow else wide.float_chunk if self.is_wide else exact.int_chunk
+        self.kernel = narrow.vector_chunk if is_narrow else plain.float_chunk if self.is_wide else plain.int_chunk
         real = np.float32 if is_narrow else np.float64
         self.rules = np.zeros(len(rules), records.rule_type(real))
         if rules:
@@ -179,8 +179,8 @@ def run(a: Tensor, b: Tensor, rules: Sequence[Rule], how: How) -> Total:
 
 def pairs(a: Array, b: Array) -> Array:
     """As `passes.pairs`: how often each of the 65,536 pairs occurs in two uint8 arrays, shape (256, 256), int64."""
-    from harness.tensors.kernels import exact
+    from harness.tensors.kernels import plain
 
     table = np.zeros((4, 1 << 16), np.uint32)
-    exact.pair_chunk(a, b, table)
+    plain.pair_chunk(a, b, table)
     return _drain(table).reshape(256, 256)
