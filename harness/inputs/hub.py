@@ -87,8 +87,7 @@ def model_files(
     repo = _resolve("model", name, revision, cache, endpoint)
     names = wanted(sorted(repo.files))
     if not names:
-        msg = f"{name}: the model repository holds no checkpoint at revision {repo.commit}; check its name."
-        raise UsageError(msg)
+        raise UsageError(f"{name}: the model repository holds no checkpoint at revision {repo.commit}; check its name.")
     paths = [_fetch(repo, file, cache, endpoint) for file in names]
     return ModelFiles(paths[0].parent, repo.commit)
 
@@ -112,18 +111,18 @@ def dataset_files(
     """
     repo = _resolve("dataset", name, revision, cache, endpoint)
     if "README.md" not in repo.files:
-        msg = f"{name}: the dataset repository has no README.md, whose configs name the files; use --collection FILE."
-        raise UsageError(msg)
+        raise UsageError(
+            f"{name}: the dataset repository has no README.md, whose configs name the files; use --collection FILE."
+        )
     card = _fetch(repo, "README.md", cache, endpoint).read_text(encoding="utf-8")
     patterns = split_patterns(card, name, config, split)
     files = [file for pattern in patterns for file in sorted(repo.files) if glob_expression(pattern).fullmatch(file)]
     files = list(dict.fromkeys(files))
     if not files:
         listed = ", ".join(patterns)
-        msg = (
+        raise UsageError(
             f"{name}: no file matches {listed}, which its README.md names for {config}, {split}; try another revision."
         )
-        raise UsageError(msg)
     return DatasetFiles(tuple(_fetch(repo, file, cache, endpoint) for file in files), repo.commit)
 
 
@@ -139,8 +138,9 @@ def split_patterns(card: str, name: str, config: str, split: str) -> list[str]:
     try:
         front = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0].strip() else None
     except (yaml.YAMLError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
-        msg = f"{name}: the YAML of its README.md cannot be read, so its splits are unknown; use --collection FILE."
-        raise UsageError(msg) from error
+        raise UsageError(
+            f"{name}: the YAML of its README.md cannot be read, so its splits are unknown; use --collection FILE."
+        ) from error
     configs = front.get("configs") if isinstance(front, dict) else None
     entries = configs if isinstance(configs, list) else []
     known = {
@@ -150,13 +150,11 @@ def split_patterns(card: str, name: str, config: str, split: str) -> list[str]:
     }
     if config not in known:
         have = f"it has {', '.join(sorted(known))}" if known else "its README.md defines none"
-        msg = f"{name}: the dataset has no config {config}; {have}."
-        raise UsageError(msg)
+        raise UsageError(f"{name}: the dataset has no config {config}; {have}.")
     splits = dict(_splits(known[config].get("data_files")))
     if split not in splits:
         have = f"it has {', '.join(sorted(splits))}" if splits else "its README.md names no files for it"
-        msg = f"{name}: the config {config} has no split {split}; {have}."
-        raise UsageError(msg)
+        raise UsageError(f"{name}: the config {config} has no split {split}; {have}.")
     return splits[split]
 
 
@@ -201,8 +199,9 @@ def _resolve(kind: str, name: str, revision: str | None, cache: Path, endpoint: 
     what = f"the {kind} repository {name} (revision {asked})"
     info = _retry(what, lambda: _repo_info(kind, name, revision, endpoint))
     if not isinstance(info.sha, str) or not _COMMIT.fullmatch(info.sha):
-        msg = f"The Hub does not say at which commit {what} is, so it cannot be pinned; check the endpoint."
-        raise InfrastructureError(msg)
+        raise InfrastructureError(
+            f"The Hub does not say at which commit {what} is, so it cannot be pinned; check the endpoint."
+        )
     files = {s.rfilename: _checksum(s) for s in info.siblings or [] if _stays_inside(s.rfilename)}
     repo = Repo(kind, name, info.sha, files)
     try:
@@ -213,8 +212,9 @@ def _resolve(kind: str, name: str, revision: str | None, cache: Path, endpoint: 
             temporary.write_text(json.dumps(revisions, indent=1, sort_keys=True) + "\n", encoding="utf-8")
             temporary.replace(path)
     except OSError as error:
-        msg = f"{path}: the revision of {name} cannot be recorded: {error.strerror or error}; free some space."
-        raise InfrastructureError(msg) from error
+        raise InfrastructureError(
+            f"{path}: the revision of {name} cannot be recorded: {error.strerror or error}; free some space."
+        ) from error
     return repo
 
 
@@ -233,8 +233,9 @@ def _read_revisions(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
-        msg = f"{path}: the record of Hub revisions cannot be read; delete the file to pin the revisions anew."
-        raise UsageError(msg) from error
+        raise UsageError(
+            f"{path}: the record of Hub revisions cannot be read; delete the file to pin the revisions anew."
+        ) from error
     return dict(revisions)
 
 
@@ -243,8 +244,7 @@ def _repo_info(kind: str, name: str, revision: str | None, endpoint: str | None)
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     if constants.HF_HUB_OFFLINE:
-        msg = "HF_HUB_OFFLINE is set"
-        raise OfflineModeIsEnabled(msg)
+        raise OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
     return HfApi(endpoint=endpoint).repo_info(
         name, repo_type=kind, revision=revision, timeout=TIMEOUT_S, files_metadata=True
     )
@@ -284,8 +284,9 @@ def _fetch(repo: Repo, file: str, cache: Path, endpoint: str | None) -> Path:
     path = _retry(f"{file} of {repo.name}", download)
     if not _is_sound(path, repo.files[file]):
         _delete(path)
-        msg = f"{file} of {repo.name} arrived with a wrong checksum and was deleted; try again, or another network."
-        raise InfrastructureError(msg)
+        raise InfrastructureError(
+            f"{file} of {repo.name} arrived with a wrong checksum and was deleted; try again, or another network."
+        )
     return path.absolute()
 
 
@@ -321,15 +322,13 @@ def _retry(what: str, request: Callable[[], T]) -> T:
         try:
             return request()
         except HFValidationError as error:
-            msg = f"Cannot fetch {what}: {_first_line(error)}"
-            raise UsageError(msg) from error
+            raise UsageError(f"Cannot fetch {what}: {_first_line(error)}") from error
         except network_errors as error:
             final = _explain(what, error, last=attempt == ATTEMPTS - 1)
             if final is not None:
                 raise final from error
         time.sleep(BACKOFF_S * 2**attempt)
-    msg = "the last attempt either returns or raises"
-    raise AssertionError(msg)
+    raise AssertionError("the last attempt either returns or raises")
 
 
 def _explain(what: str, error: BaseException, *, last: bool) -> HarnessError | None:

@@ -109,8 +109,7 @@ def embedded_passages(n: int = 1000, seed: int = PASSAGES_SEED) -> list[str]:
         UsageError: If `n` is not a positive number.
     """
     if n < 1:
-        msg = f"The embedded collection cannot have {n} passages; ask for 1 or more."
-        raise UsageError(msg)
+        raise UsageError(f"The embedded collection cannot have {n} passages; ask for 1 or more.")
     draws = Draws(seed)
     seen: dict[str, None] = {}
     while len(seen) < n:
@@ -140,8 +139,9 @@ def scale_up(passages: Passages, n: int, seed: int) -> Passages:
     """
     real = len(passages)
     if n < real:
-        msg = f"{passages.name} has {count(real, 'passage')}, more than the {n:,} to scale it up to; use --limit."
-        raise UsageError(msg)
+        raise UsageError(
+            f"{passages.name} has {count(real, 'passage')}, more than the {n:,} to scale it up to; use --limit."
+        )
     draws = Draws(seed)
     words = [text.split() for text in passages.texts]
     seen = {*passages.texts, ""}
@@ -157,8 +157,9 @@ def scale_up(passages: Passages, n: int, seed: int) -> Passages:
         text = _splice(words, order[turn], draws, seen) if any(words) else None
         if text is None:
             limit = len(texts)
-            msg = f"{passages.name} has too few different words for {n:,} distinct passages; ask for at most {limit:,}."
-            raise UsageError(msg)
+            raise UsageError(
+                f"{passages.name} has too few different words for {n:,} distinct passages; ask for at most {limit:,}."
+            )
         seen.add(text)
         texts.append(text)
         new_id = f"scaled-{seed}-{made}"
