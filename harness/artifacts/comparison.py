@@ -30,7 +30,7 @@ from harness.artifacts.source import (
 from harness.errors import ExitCode, UnreadableTensor
 from harness.tensors.dtypes import DTYPES
 from harness.tensors.metrics import Metrics, measure
-from harness.tensors.profiles import BUILTIN, Profile, Verdict
+from harness.tensors.profiles import BUILTIN, Profile, ProfileVerdict
 from harness.tensors.tensor import Tensor
 from harness.tensors.values import count_nan, judged
 
@@ -67,7 +67,7 @@ class ArtifactComparison:
     shape_a: tuple[int, ...] | None = None
     shape_b: tuple[int, ...] | None = None
     metrics: Metrics | None = None
-    profiles: Mapping[str, Verdict] = field(default_factory=dict)
+    profiles: Mapping[str, ProfileVerdict] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""
     settled: bool = False
@@ -385,7 +385,7 @@ def _settled(name: str, known: Facts, profiles: Sequence[Profile]) -> ArtifactCo
     floating = _may_hold_nan(known.dtype)
     described = name, "bit_equal", known.dtype, known.dtype, known.shape, known.shape
     if floating and known.nans is None:
-        unknown = {one.name: Verdict(one.name, *one.rule(known.dtype), None) for one in profiles}
+        unknown = {one.name: ProfileVerdict(one.name, *one.rule(known.dtype), None) for one in profiles}
         reason = "the same, bit for bit; whether it holds NaN, which equals nothing, is not known: it was not kept."
         return ArtifactComparison(*described, profiles=unknown, reason=reason, settled=True)
     nans = known.nans or 0
@@ -394,7 +394,7 @@ def _settled(name: str, known: Facts, profiles: Sequence[Profile]) -> ArtifactCo
         atol, rtol = profile.rule(known.dtype) if floating else (0.0, 0.0)
         least = (math.inf if nans else 0.0) if floating else None
         close = not nans if judged(known.dtype) else None
-        verdicts[profile.name] = Verdict(profile.name, atol, rtol, close, least)
+        verdicts[profile.name] = ProfileVerdict(profile.name, atol, rtol, close, least)
     n = math.prod(known.shape)
     metrics = Metrics(
         n=n, n_mismatch=nans, bit_equal=True, n_finite=n - nans, max_abs=0.0, max_abs_at=None, mean_abs=0.0,

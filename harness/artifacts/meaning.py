@@ -218,12 +218,16 @@ def code_facts(
     pair: tuple[Tensor, Tensor],
     permutation: Permutation | None,
     same_token: Array | None = None,
+    *,
+    strip: int = _STRIP,
+    sample: int = _SAMPLE,
 ) -> dict[str, Any]:
     """Tell codes that moved in a near-tie from codes that really moved, after undoing a permutation of the centroids.
 
     The margin of a moved code is the greater of two differences: on side A the score of A's choice minus that of B's
     choice, and on side B the other way round, each with that side's own centroids and embeddings. Rows that are not
-    `same_token` are left out: what stands there on the two sides is not the same.
+    `same_token` are left out: what stands there on the two sides is not the same. `strip` codes are looked at at a
+    time, and the margins of the first `sample` that moved are computed.
     """
     left, right = (side.flat for side in pair)
     to_a = permutation.to_a if permutation is not None and within(pair[1], permutation.to_a.size) else None
@@ -233,11 +237,11 @@ def code_facts(
         return codes.astype(np.int64) if to_a is None else to_a[codes.astype(np.int64)]
 
     count, kept = 0, [np.empty(0, np.int64)]
-    for start in range(0, left.size, _STRIP):
-        p, q = left[start : start + _STRIP], right[start : start + _STRIP]
+    for start in range(0, left.size, strip):
+        p, q = left[start : start + strip], right[start : start + strip]
         apart = p.astype(np.int64) != in_a(q)
-        places = np.flatnonzero(apart if same_token is None else apart & same_token[start : start + _STRIP])
-        kept.append(start + places[: max(_SAMPLE - count, 0)])
+        places = np.flatnonzero(apart if same_token is None else apart & same_token[start : start + strip])
+        kept.append(start + places[: max(sample - count, 0)])
         count += places.size
         give_back(p, q)
     facts: dict[str, Any] = {} if to_a is None else {"codes_n_mismatch_unpermuted": count}
@@ -282,6 +286,8 @@ def ivf_facts(
     lengths: tuple[Tensor, Tensor],
     permutation: Permutation | None,
     passages: Array | None = None,
+    *,
+    strip: int = _STRIP,
 ) -> dict[str, Any]:
     """Compare inverted lists per centroid as sets, whatever the lengths; zeros after the last list are padding.
 
@@ -290,6 +296,7 @@ def ivf_facts(
         lengths: `ivf_lengths` of A and B, one entry a centroid.
         permutation: B's centroids in A's order.
         passages: A's number of each of B's passages, where they are not the same.
+        strip: entries that are looked at at a time.
     """
     facts: dict[str, Any] = {}
     sizes = [length.flat.astype(np.int64) for length in lengths]
@@ -308,8 +315,8 @@ def ivf_facts(
         rows_b = np.argsort(permutation.to_a)
     begins = [np.cumsum(size) - size for size in sizes]
     changed = only_a = only_b = 0
-    # As many lists at a time as hold `_STRIP` entries; one by one where a list has more.
-    steps = np.cumsum(sizes[0] + sizes[1][rows_b]) // _STRIP
+    # As many lists at a time as hold `strip` entries; one by one where a list has more.
+    steps = np.cumsum(sizes[0] + sizes[1][rows_b]) // strip
     edges = [0, *(np.flatnonzero(np.diff(steps)) + 1).tolist(), count]
     for start, stop in pairwise(edges):
         left = _list_keys(pair[0], begins[0], sizes[0], np.arange(start, stop))

@@ -17,7 +17,7 @@ from harness.tensors import compiled, one_byte, passes, values
 from harness.tensors.chunks import USUAL, How
 from harness.tensors.dtypes import DTYPES, Array
 from harness.tensors.passes import HAS_ULP, KEPT, P99, ULP_BINS, Bins, Rule, Total
-from harness.tensors.profiles import BUILTIN, Profile, Verdict
+from harness.tensors.profiles import BUILTIN, Profile, ProfileVerdict
 from harness.tensors.tensor import Tensor
 
 
@@ -67,7 +67,7 @@ class Metrics:
     neginf_b: int
     specials_apart: int  # places where one side is NaN, +inf or -inf and the other is not the same
     first: tuple[Mismatch, ...]
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[ProfileVerdict, ...]
 
     @property
     def value_equal(self) -> bool:
@@ -151,14 +151,14 @@ def _finish(a: Tensor, b: Tensor, total: Total, profiles: Sequence[Profile], rul
     verdicts = []
     for k, profile in enumerate(profiles):
         if not rules:
-            verdicts.append(Verdict(profile.name, 0.0, 0.0, mismatches == 0))
+            verdicts.append(ProfileVerdict(profile.name, 0.0, 0.0, mismatches == 0))
             continue
         atol, rtol = rules[k]
         needed, place = _best(part.ratios[k] for part in parts)
         where = at(place)
         close = not any(part.failed[k] for part in parts) if values.judged(a.dtype) else None
         least = math.inf if special_differ else float(needed)
-        verdicts.append(Verdict(profile.name, atol, rtol, close, least, where.index if where else None))
+        verdicts.append(ProfileVerdict(profile.name, atol, rtol, close, least, where.index if where else None))
     firsts = [place for part in parts for place in part.firsts][:KEPT]
     special = [sum(part.special[k] for part in parts) for k in range(6)]
     p99_ulp = _percentile(total.ulps, ULP_BINS, P99, max_ulp) if has_ulp else None
