@@ -105,8 +105,8 @@ def load_checkpoint_hub(
     """
     from harness.inputs import hub
 
-    files = hub.model_files(repo, _wanted, revision=revision, cache=cache, endpoint=endpoint)
-    return _load(files.folder, repo, {"kind": "hub", "repo": repo, "revision": files.revision})
+    folder, commit = hub.model_files(repo, _wanted, revision=revision, cache=cache, endpoint=endpoint)
+    return _load(folder, repo, {"kind": "hub", "repo": repo, "revision": commit})
 
 
 def _wanted(names: list[str]) -> list[str]:

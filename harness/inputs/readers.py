@@ -12,12 +12,10 @@ from typing import Any, TypeAlias
 
 from harness.errors import UsageError
 from harness.inputs.passages import Row
+from harness.words import said
 
 Reader: TypeAlias = Callable[[Path, str, str | None], Iterator[Row]]
 """Given a file, its text column and its id column, the rows."""
-
-
-# --- Parquet --------------------------------------------------------------------------------------------------------
 
 
 def _open_parquet(path: Path) -> Any:  # noqa: ANN401 - pyarrow is not typed here
@@ -32,8 +30,9 @@ def _open_parquet(path: Path) -> Any:  # noqa: ANN401 - pyarrow is not typed her
 
 
 def _bad_parquet(path: Path, error: Exception) -> UsageError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-    return UsageError(f"{path}: this is not a readable Parquet file, or it is cut short ({reason}); write it again.")
+    return UsageError(
+        f"{path}: this is not a readable Parquet file, or it is cut short ({said(error)}); write it again."
+    )
 
 
 def _read_parquet(path: Path, text_column: str, id_column: str | None) -> Iterator[Row]:
@@ -80,9 +79,6 @@ def _check_columns(what: str, present: list[str], text_column: str, id_column: s
     raise UsageError(f"{what}: the collection has no column {id_column} for ids; it has {', '.join(present)}.")
 
 
-# --- TSV and JSONL --------------------------------------------------------------------------------------------------
-
-
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Line numbers from 1 and lines without their ends (LF or CR LF, nothing else); empty lines are skipped."""
     opener: Any = gzip.open if path.suffix.lower() == ".gz" else open
@@ -100,9 +96,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             f"{path}: the gzip stream is damaged or cut short after line {number}; compress the file again."
         ) from error
     except OSError as error:
-        raise UsageError(
-            f"{path}: the collection cannot be read: {error.strerror or error}; check its permissions."
-        ) from error
+        raise UsageError(f"{path}: the collection cannot be read: {said(error)}; check its permissions.") from error
 
 
 def _read_tsv(path: Path, text_column: str, id_column: str | None) -> Iterator[Row]:

@@ -9,8 +9,6 @@ from harness.inputs.passages import Passages
 from harness.inputs.topics import ITEMS, MONTHS, PERIODS, PLACES, SENTENCES, TOPICS, Topic
 from harness.words import count
 
-# --- Passages -------------------------------------------------------------------------------------------------------
-
 PASSAGES_SEED = 20250801
 """Seed of the embedded collection; another seed is another collection with the same look."""
 
@@ -116,9 +114,6 @@ def embedded_passages(n: int = 1000, seed: int = PASSAGES_SEED) -> list[str]:
         # A list item can come up twice; a repeated passage would make k-means and the ivf look better than they are.
         seen.setdefault(_passage(draws))
     return list(seen)
-
-
-# --- Larger collections, and the way to the worker ------------------------------------------------------------------
 
 
 def scale_up(passages: Passages, n: int, seed: int) -> Passages:
