@@ -7,7 +7,6 @@ group knows each command's module and one-line help, and imports the module when
 from __future__ import annotations
 
 import contextlib
-import errno
 import importlib
 import io
 import os
@@ -20,7 +19,7 @@ from typing import NoReturn
 import click
 
 from harness import __version__
-from harness.errors import ExitCode, HarnessError, UsageError
+from harness.errors import FULL_DISK, ExitCode, HarnessError, UsageError, causes
 
 COMMANDS = {
     "quickstart": "Compare two PyTorch versions on this machine's CPU, end to end.",
@@ -173,12 +172,8 @@ def _no_empty_words(words: list[str]) -> None:
             )
 
 
-def _is_full_disk(error: BaseException | None) -> bool:
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+def _is_full_disk(error: BaseException) -> bool:
+    return any(isinstance(one, OSError) and one.errno in FULL_DISK for one in causes(error))
 
 
 def _mistake() -> NoReturn:

@@ -120,13 +120,11 @@ def owner(path: Path) -> dict[str, Any]:
 
 def whose(path: Path) -> str:
     """The holder of a lock in words, such as `process 123 on node7`."""
-    found = owner(path)
-    for _ in range(10):
-        if found:
+    for _ in range(11):
+        if found := owner(path):
             break
         # It was taken a moment ago, and its holder has yet to sign it.
         time.sleep(_POLL_SECONDS / 5)
-        found = owner(path)
     return f"process {found.get('pid', '?')} on {found.get('host', '?')}"
 
 

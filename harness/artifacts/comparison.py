@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,11 +29,10 @@ from harness.artifacts.source import (
     unrecorded,
 )
 from harness.errors import ExitCode, UnreadableTensor
-from harness.tensors.dtypes import DTYPES
+from harness.tensors.dtypes import DTYPES, count_nan, judged
 from harness.tensors.metrics import Metrics, measure
 from harness.tensors.profiles import BUILTIN, Profile, ProfileVerdict
 from harness.tensors.tensor import Tensor
-from harness.tensors.values import count_nan, judged
 
 STATUSES = (
     "bit_equal",
@@ -269,7 +269,7 @@ def compare_sources(
     )
     first = meaning.first if any("rows_line_up" in one.facts for one in rows) else ""
     notes = (*([first] if first else []), *_lacking(found, a, b), *meaning.notes([one.facts for one in rows]))
-    return dataclasses.replace(found, notes=notes, first=first)
+    return replace(found, notes=notes, first=first)
 
 
 def _lacking(found: Comparison, a: ArtifactSource, b: ArtifactSource) -> Iterator[str]:
@@ -365,15 +365,13 @@ def _with_nans(name: str, sources: Sequence[ArtifactSource], known: Sequence[Fac
     fact = known[0]
     if nans is None and _may_hold_nan(fact.dtype):
         for source in sources:
-            try:
+            with suppress(UnreadableTensor):
                 if fact.digest not in _counted:
                     tensor = source.load(name)
                     _counted[fact.digest] = count_nan(tensor.flat.view(np.uint8), tensor.dtype)
                 nans = _counted[fact.digest]
                 break
-            except UnreadableTensor:
-                continue
-    return dataclasses.replace(fact, nans=nans)
+    return replace(fact, nans=nans)
 
 
 def _may_hold_nan(dtype: str) -> bool:

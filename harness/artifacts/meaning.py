@@ -14,11 +14,10 @@ from harness.artifacts.kind import chunk_of
 from harness.artifacts.permutation import Permutation, numbers_of, unit
 from harness.artifacts.source import ArtifactSource, facts_of, metadata_file, setting
 from harness.errors import UnreadableTensor
-from harness.tensors.dtypes import DTYPES, Array
+from harness.tensors.dtypes import DTYPES, Array, decode
 from harness.tensors.mapped import give_back
 from harness.tensors.one_byte import pair_counts
 from harness.tensors.tensor import Tensor
-from harness.tensors.values import decode
 
 NEAR_TIE = 2.0**-10
 """A code moved in a near-tie when the two centroids' scores differ by no more than this: one float16 step at 1.0.
@@ -144,9 +143,7 @@ class Embeddings:
     centroids: Tensor  # (centroids, dim)
     codes: Tensor
     embs: Tensor | None
-    residuals: Tensor | None
-    weights: Array | None
-    nbits: int | None
+    packed: tuple[Tensor, Array, int] | None  # where there are no captured ones: residuals, bucket weights, nbits
 
     @classmethod
     def of(cls, source: ArtifactSource, chunk: int, codes: Tensor) -> Embeddings | None:  # noqa: PLR0911
@@ -160,14 +157,14 @@ class Embeddings:
                 return None
             embs = _try_load(source, f"embs_{chunk}")
             if embs is not None and embs.shape == (codes.n, dim):
-                return cls(centroids, codes, embs, None, None, None)
+                return cls(centroids, codes, embs, None)
             residuals, weights = source.load(f"{chunk}.residuals"), source.load("bucket_weights")
             nbits = nbits_of(source)
             if nbits not in (1, 2, 4, 8) or residuals.shape != (codes.n, dim * nbits // 8):
                 return None
             if residuals.dtype != "uint8" or weights.shape != (2**nbits,):
                 return None
-            return cls(centroids, codes, None, residuals, decode(weights.flat, weights.dtype), nbits)
+            return cls(centroids, codes, None, (residuals, decode(weights.flat, weights.dtype), nbits))
         except UnreadableTensor:
             return None
 
@@ -175,11 +172,10 @@ class Embeddings:
         """Embeddings at these rows, float64, (places, dim)."""
         if self.embs is not None:
             return numbers_of(self.embs, places)
-        assert self.residuals is not None
-        assert self.weights is not None
-        assert self.nbits is not None
-        buckets = unpack_table(self.nbits)[self.residuals.data[places]].reshape(places.size, -1)
-        return unit(numbers_of(self.centroids, self.codes.flat[places].astype(np.int64)) + self.weights[buckets])
+        assert self.packed is not None
+        residuals, weights, nbits = self.packed
+        buckets = unpack_table(nbits)[residuals.data[places]].reshape(places.size, -1)
+        return unit(numbers_of(self.centroids, self.codes.flat[places].astype(np.int64)) + weights[buckets])
 
     def blur(self, gap: Array) -> Array:
         """How far a score difference may be off because residuals are quantised: two standard deviations.
@@ -187,9 +183,9 @@ class Embeddings:
         A bucket is about as wide as the distance of its weight to the next; a uniform error in it has a deviation of
         width / sqrt(12) per dimension, which the two centroids' difference `gap` (rows, dim) projects onto the scores.
         """
-        if self.weights is None or self.weights.size < 2:
+        if self.packed is None:
             return np.zeros(gap.shape[0])
-        width = float(np.diff(np.sort(self.weights)).mean())
+        width = float(np.diff(np.sort(self.packed[1])).mean())
         blurred: Array = 2 * width / math.sqrt(12) * np.linalg.norm(gap, axis=1)
         return blurred
 

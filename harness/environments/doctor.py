@@ -18,7 +18,7 @@ from harness.home import Home
 from harness.inputs.matrix import Matrix
 from harness.words import count, said
 
-ProfileVerdict = Literal["ok", "warning", "problem"]
+Verdict = Literal["ok", "warning", "problem"]
 
 GIB = 2**30
 ENVIRONMENT_GIB = 7
@@ -30,7 +30,7 @@ class Check:
     """One line of the doctor's report."""
 
     name: str
-    verdict: ProfileVerdict
+    verdict: Verdict
     detail: str
 
 
@@ -161,7 +161,7 @@ def _compiler(matrix: Matrix) -> Check:
     if not matrix.jobs.index.native_extensions:
         return Check("compiler", "ok", "none is needed: native_extensions is off.")
     found = [name for name in ("c++", "nvcc") if shutil.which(name)]
-    verdict: ProfileVerdict = "ok" if "c++" in found else "problem"
+    verdict: Verdict = "ok" if "c++" in found else "problem"
     return Check("compiler", verdict, f"native_extensions is on; found {', '.join(found) or 'no compiler'}.")
 
 

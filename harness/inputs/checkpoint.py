@@ -93,15 +93,8 @@ def load_checkpoint_hub(
     Where a repository has its weights both as safetensors and as a pickle, only the safetensors file is fetched. Where
     it has only the pickle, that is fetched; transformers loads it with `weights_only`, so it cannot run code.
 
-    Args:
-        repo: `owner/name`.
-        revision: Branch, tag or commit; by default the one pinned in the cache, or else `main`, which is pinned now.
-        cache: The harness's folder for downloads.
-        endpoint: Another Hub.
-
-    Raises:
-        UsageError: If the Hub has no such checkpoint, or there is no network and the cache is cold.
-        InfrastructureError: If the Hub does not answer properly, or a checksum is wrong.
+    The arguments and errors are those of `hub.dataset_files`; without a revision it is the one pinned in the cache, or
+    else `main`, which is pinned now.
     """
     from harness.inputs import hub
 

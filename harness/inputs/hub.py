@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from harness.errors import HarnessError, InfrastructureError, UsageError
+from harness.errors import FULL_DISK, HarnessError, InfrastructureError, UsageError, causes
 from harness.flock import hold
 from harness.words import said
 
@@ -270,10 +270,8 @@ def _is_sound(path: Path, checksum: str) -> bool:
     with path.open("rb") as file:
         if algorithm == "sha256":
             return hashlib.file_digest(file, "sha256").hexdigest() == expected
-        digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-        while block := file.read(1 << 20):
-            digest.update(block)
-        return digest.hexdigest() == expected
+        content = file.read()  # a small file, or it were in LFS
+        return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest() == expected
 
 
 def _delete(path: Path) -> None:
@@ -308,7 +306,7 @@ def _explain(what: str, error: BaseException, *, last: bool) -> HarnessError | N
 
     from huggingface_hub import errors
 
-    chain = list(_causes(error))
+    chain = list(causes(error))
     status = next((e.response.status_code for e in chain if isinstance(e, errors.HfHubHTTPError)), None)
     if any(isinstance(e, errors.OfflineModeIsEnabled) for e in chain):
         return UsageError(
@@ -326,7 +324,7 @@ def _explain(what: str, error: BaseException, *, last: bool) -> HarnessError | N
     ):
         if any(isinstance(e, kind) for e in chain):
             return UsageError(f"Cannot fetch {what}: {reason}.")
-    full = next((e for e in chain if getattr(e, "errno", None) in {errno.ENOSPC, errno.EDQUOT, errno.EACCES}), None)
+    full = next((e for e in chain if getattr(e, "errno", None) in {*FULL_DISK, errno.EACCES}), None)
     if full is not None:
         return InfrastructureError(f"Cannot store {what}: {full}; free some space or choose another cache folder.")
     if not last:
@@ -341,12 +339,3 @@ def _explain(what: str, error: BaseException, *, last: bool) -> HarnessError | N
     return InfrastructureError(
         f"Cannot fetch {what}: {reason}, {ATTEMPTS} times in a row; try again later, or {INSTEAD}."
     )
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and those behind it."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__

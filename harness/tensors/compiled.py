@@ -8,9 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from harness.tensors.chunks import How, each_chunk
 from harness.tensors.dtypes import DTYPES, Array
-from harness.tensors.passes import P99, ULP_BINS, Partial, Rule, Total, bins_for, in_dtype, new_total
+from harness.tensors.passes import P99, ULP_BINS, How, Partial, Rule, Total, bins_for, each_chunk, in_dtype, new_total
 from harness.tensors.tensor import Tensor
 
 _FAR = np.iinfo(np.int64).max
@@ -21,10 +20,8 @@ def usable(dtype: str, n: int, how: How) -> bool:
     """Whether the kernels are worth it and work here; without them the same numbers come from NumPy, slower."""
     if n < how.compiled_from:
         return False
-    try:
-        from harness.tensors.kernels import compiler
-    except ImportError:  # pragma: no cover - numba is a dependency; this is for platforms without a wheel
-        return False
+    from harness.tensors.kernels import compiler
+
     return dtype != "float16" or (compiler.CONVERTS_HALF if how.converts_half is None else how.converts_half)
 
 
@@ -124,9 +121,7 @@ class _Distances:
     """The ULP histogram of all threads, and the distance below which counting has become pointless.
 
     Only the 99th percentile is wanted, which among n elements is the `needed`-th greatest at most. As soon as as many
-    have been seen at or above some distance, it cannot lie below that distance, and what does is counted as zero. After
-    a tenth of a tensor whose parts are alike, nine tenths of the rest are. The result is the same as with every one
-    counted.
+    have been seen at or above some distance, it cannot lie below that distance, and what does may count as zero.
     """
 
     def __init__(self, n: int) -> None:

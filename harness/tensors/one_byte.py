@@ -7,11 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from harness.tensors import compiled, passes
-from harness.tensors.chunks import USUAL, How, each_chunk
-from harness.tensors.dtypes import Array
-from harness.tensors.passes import KEPT, Rule, Total, new_total, reduced
+from harness.tensors.dtypes import Array, byte_values, judged
+from harness.tensors.passes import KEPT, USUAL, How, Rule, Total, each_chunk, new_total, reduced
 from harness.tensors.tensor import Tensor
-from harness.tensors.values import byte_values, judged
 
 
 def pair_counts(a: Tensor, b: Tensor, how: How = USUAL) -> Array:

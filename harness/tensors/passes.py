@@ -7,15 +7,18 @@ reference.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
-from harness.tensors.chunks import How, each_chunk
-from harness.tensors.dtypes import DTYPES, Array
+from harness.tensors.dtypes import DTYPES, Array, Float64s, decode, judged
+from harness.tensors.mapped import give_back, take_in
 from harness.tensors.tensor import Tensor
-from harness.tensors.values import Float64s, decode, judged
+
+Found = TypeVar("Found")
 
 KEPT = 5
 """How many of the first mismatches are kept."""
@@ -23,6 +26,52 @@ P99 = 0.99
 """The greatest share that a percentile of ULP distances is asked for; the kernels count no more than it needs."""
 HAS_ULP = ("float16", "bfloat16", "float32", "float64")
 """Dtypes whose distances are counted in units in the last place."""
+
+
+@dataclass(frozen=True)
+class How:
+    """How a pair of tensors is gone through: what a result says does not depend on it.
+
+    `threads` is how many a big tensor may take, all cores unless told; no number changes with it. Compiled kernels are
+    used from `compiled_from` elements on: importing numba costs as much as comparing these in NumPy. A thread takes
+    `chunk` elements at a time, and plain NumPy `numpy_chunk`: bigger work arrays would be fresh pages each time, which
+    cost more than the arithmetic. `converts_half` is whether the processor converts float16; it is asked unless told.
+    """
+
+    threads: int | None = None
+    compiled_from: int = 8_000_000
+    chunk: int = 1 << 22
+    numpy_chunk: int = 1 << 15
+    converts_half: bool | None = None
+
+
+USUAL = How()
+
+
+def each_chunk(
+    x: Array, y: Array, size: int, look: Callable[[Array, Array, int], Found], threads: int | None = 1
+) -> Iterator[Found]:
+    """What `look(p, q, start)` returns of each chunk of two flat arrays, in the chunks' order.
+
+    Mapped pages are taken in before and given back after. The first exception ends it.
+    """
+
+    def one(start: int) -> Found:
+        p, q = x[start : start + size], y[start : start + size]
+        take_in(p, q)
+        found = look(p, q, start)
+        give_back(p, q)
+        return found
+
+    starts = range(0, x.size, size)
+    count = min(threads or len(os.sched_getaffinity(0)), len(starts))
+    if count <= 1:
+        yield from map(one, starts)
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(count) as pool:
+        yield from pool.map(one, starts)
 
 
 @dataclass(frozen=True)
