@@ -119,16 +119,8 @@ class ArtifactComparison:
         Each of `profiles`, else each that was judged, has its verdict: False where shapes, dtypes or presence differ,
         None where nothing could be read or the artifact is no tensor.
         """
-        found: dict[str, Any] = {
-            "name": self.name,
-            "status": self.status,
-            "dtype_a": self.dtype_a,
-            "dtype_b": self.dtype_b,
-            "shape_a": None if self.shape_a is None else list(self.shape_a),
-            "shape_b": None if self.shape_b is None else list(self.shape_b),
-            "bit_equal": None if self.unknown else self.bit_equal,
-            "value_equal": self._value_equal(),
-        }
+        found = _fields(self, "name", "status", "dtype_a", "dtype_b", "shape_a", "shape_b")
+        found |= {"bit_equal": None if self.unknown else self.bit_equal, "value_equal": self._value_equal()}
         found |= {name: self.close(name) if self.tensor else None for name in profiles or self.profiles}
         found["above_noise"] = self.above_noise
         found["change"] = self.place.change.value if self.place else None
@@ -148,13 +140,7 @@ class ArtifactComparison:
         chosen = next(iter(self.profiles.values()), None)
         found["min_rtol"] = chosen.min_rtol if chosen else None
         found["profiles"] = {
-            name: {
-                "close": verdict.close,
-                "atol": verdict.atol,
-                "rtol": verdict.rtol,
-                "min_rtol": verdict.min_rtol,
-                "min_rtol_index": None if verdict.min_rtol_index is None else list(verdict.min_rtol_index),
-            }
+            name: _fields(verdict, "close", "atol", "rtol", "min_rtol", "min_rtol_index")
             for name, verdict in self.profiles.items()
         }
         if self.settled:
@@ -165,6 +151,12 @@ class ArtifactComparison:
 
 
 _NOT_FLAT = frozenset(("bit_equal", "max_abs_at", "max_rel_at", "max_ulp_at", "first", "verdicts"))
+
+
+def _fields(record: object, *names: str) -> dict[str, Any]:
+    """Some of a record's fields as JSON has them."""
+    values = {name: getattr(record, name) for name in names}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def _number(value: complex) -> float | int | str:
