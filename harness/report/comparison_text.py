@@ -18,7 +18,7 @@ from harness.report.kinds import Kinds
 from harness.report.readable import clean, number, share, value
 from harness.report.screen import PLAIN, Screen, table, wrap
 from harness.tensors.metrics import Metrics, Mismatch
-from harness.tensors.profiles import Verdict
+from harness.tensors.profiles import ProfileVerdict
 from harness.words import count
 
 Group = Sequence[ArtifactComparison]
@@ -409,13 +409,13 @@ def _at(at: Mismatch, dtype: str | None) -> str:
     return f" at {_place(at, dtype)}" if at.index else f" (A {value(at.a, dtype)}, B {value(at.b, dtype)})"
 
 
-def _allowed(verdict: Verdict, at: Mismatch) -> str:
+def _allowed(verdict: ProfileVerdict, at: Mismatch) -> str:
     if verdict.min_rtol is None:
         return " (integers must be equal)"
     return f", {number(verdict.atol + verdict.rtol * abs(at.b))} allowed there by {verdict.profile!r}"
 
 
-def _needed(verdict: Verdict) -> str:
+def _needed(verdict: ProfileVerdict) -> str:
     assert verdict.min_rtol is not None
     if math.isinf(verdict.min_rtol):
         return f"No rtol would pass at the atol of {verdict.profile!r} ({number(verdict.atol)})."
