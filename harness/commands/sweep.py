@@ -138,7 +138,7 @@ def _executor(sweep: Sweep | None, device: Device, gpus: str | None, jobs: int) 
         from harness.running.executor import LocalExecutor
 
         return LocalExecutor(tuple(choose_gpus(device, gpus)), jobs)
-    from harness.running.slurm.executor import SlurmExecutor
+    from harness.running.slurm.follower import SlurmExecutor
 
     return SlurmExecutor(sweep)
 
@@ -158,7 +158,7 @@ def _cluster_sweep(
     from harness.running.checks import parse_repeats, versions_of
     from harness.running.progress import Board
     from harness.running.slurm.record import Options
-    from harness.running.slurm.start import attach_sweep, start_sweep
+    from harness.running.slurm.sweeps import attach_sweep, start_sweep
 
     if cluster["attach"] is not None:
         if versions or repeats:

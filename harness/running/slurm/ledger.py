@@ -8,22 +8,27 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic import with_config
 
 from harness.errors import UsageError
 from harness.running.experiment import Selection
 from harness.running.slurm.record import (
+    ONLY_KNOWN,
     SCHEMA,
     Sweep,
+    from_record,
     put_record,
     read_record,
-    selection_from_json,
-    selection_to_json,
+    to_record,
     write_record,
 )
+from harness.words import said
 
 
+@with_config(ONLY_KNOWN)
 @dataclass(frozen=True)
 class Entry:
     """One cell of an array.
@@ -43,6 +48,7 @@ class Entry:
     replaces: str = ""
 
 
+@with_config(ONLY_KNOWN)
 @dataclass(frozen=True)
 class Array:
     """Cells that were submitted together; the number of a task is its place in `entries`."""
@@ -131,16 +137,9 @@ class Ledger:
         """Note that an array is about to be submitted."""
         name = f"harness-{secrets.token_hex(4)}"
         folder = self.root / "arrays" / name
-        record = {
-            "sweep": sweep.id,
-            "selection": selection_to_json(selection),
-            "entries": [asdict(entry) for entry in entries],
-            "minutes": minutes,
-            "created": now,
-        }
-        folder.mkdir(parents=True)
-        write_record(folder / "array.json", record)
         array = Array(name, folder, sweep.id, selection, tuple(entries), minutes, now)
+        folder.mkdir(parents=True)
+        write_record(folder / "array.json", {k: v for k, v in to_record(array).items() if k not in {"name", "folder"}})
         self._arrays[name] = array
         self._present[name] = {"array.json"}
         return array
@@ -194,13 +193,9 @@ def read_array(folder: Path) -> Array | None:
     if not record:
         return None
     try:
-        selection = selection_from_json(record["selection"])
-        entries = tuple(Entry(**entry) for entry in record["entries"])
-        return Array(
-            folder.name, folder, record["sweep"], selection, entries, int(record["minutes"]), float(record["created"])
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{folder}: not an array's record ({error}): delete the folder.") from error
+        return from_record(Array, {"name": folder.name, "folder": folder, **record})
+    except ValueError as error:
+        raise UsageError(f"{folder}: not an array's record ({said(error)}): delete the folder.") from error
 
 
 def read_end(task: Task) -> End | None:
@@ -217,7 +212,7 @@ def write_end(task: Task, end: End) -> End:
     path = task.array.folder / f"{task.number}.end"
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        put_record(beside, asdict(end))
+        put_record(beside, to_record(end))
         # A hard link fails where the name is there already, also over NFS.
         os.link(beside, path)
     except FileExistsError:

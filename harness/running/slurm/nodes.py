@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
-import secrets
-import shutil
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +34,35 @@ from harness.running.slurm.submit import resources
 PROBE_MINUTES = 10
 
 
-# ---- what the nodes are
+def ask(home: Home, options: Options, wanted: str, board: Board) -> dict[str, Any]:
+    """What a node answers that these options name; see `harness.running.slurm.node`."""
+    root = root_of(home) / "probes"
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="harness-probe-", dir=root, ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        held = try_hold(folder / REACH)
+        assert held is not None
+        command = [sys.executable, "-m", "harness.running.slurm.node", str(folder), "--device", wanted]
+        try:
+            job = submit_array(folder, folder.name, command, 1, resources(options, wanted, 1, PROBE_MINUTES))
+        except Refused as error:
+            hint = "; nodes without a GPU need --device cpu" if wanted == "auto" else ""
+            raise UsageError(f"{str(error).rstrip('.')}{hint}.") from error
+        board.note(f"Asking a node what it is (job {job}).")
+        try:
+            with held:
+                return _wait_for_answer(folder, job, board)
+        finally:
+            cancel([job])
 
 
-def node_device(home: Home, options: Options, wanted: str, board: Board) -> str:
+def node_device(
+    home: Home,
+    options: Options,
+    wanted: str,
+    board: Board,
+    ask: Callable[[Home, Options, str, Board], dict[str, Any]] = ask,
+) -> str:
     """The device's identity on the nodes that these options name, by a short job that looks; remembered in the home.
 
     The same job sees whether this machine's file locks hold on the node too, without which two nodes would build one
@@ -54,7 +77,7 @@ def node_device(home: Home, options: Options, wanted: str, board: Board) -> str:
     remembered = read_record(known).get(name)
     if remembered:
         return str(remembered)
-    answer = _probe(home, options, wanted, board)
+    answer = ask(home, options, wanted, board)
     where = answer["host"]
     if "error" in answer:
         raise UsageError(f"On {where}: {answer['error']}")
@@ -82,34 +105,6 @@ def forget_device(home: Home, options: Options) -> None:
         record.pop(device_key(options, wanted), None)
     if record:
         write_record(known, record)
-
-
-@contextmanager
-def _probe_folder(home: Home) -> Iterator[Path]:
-    folder = root_of(home) / "probes" / f"harness-probe-{secrets.token_hex(4)}"
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _probe(home: Home, options: Options, wanted: str, board: Board) -> dict[str, Any]:
-    with _probe_folder(home) as folder:
-        held = try_hold(folder / REACH)
-        assert held is not None
-        command = [sys.executable, "-m", "harness.running.slurm.node", str(folder), "--device", wanted]
-        try:
-            job = submit_array(folder, folder.name, command, 1, resources(options, wanted, 1, PROBE_MINUTES))
-        except Refused as error:
-            hint = "; nodes without a GPU need --device cpu" if wanted == "auto" else ""
-            raise UsageError(f"{str(error).rstrip('.')}{hint}.") from error
-        board.note(f"Asking a node what it is (job {job}).")
-        try:
-            with held:
-                return _wait_for_answer(folder, job, board)
-        finally:
-            cancel([job])
 
 
 def _wait_for_answer(folder: Path, job: str, board: Board) -> dict[str, Any]:

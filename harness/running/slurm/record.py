@@ -5,22 +5,29 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, with_config
 
 from harness.errors import UsageError
 from harness.home import Home
 from harness.running.experiment import Selection
 from harness.words import said
 
+_Record = TypeVar("_Record")
+
 ANSWER = "device.json"
 REACH = "reach.lock"
 """Held by whoever asks what a node is, to see whether locks reach from one machine to another."""
 
 SCHEMA = 1
+ONLY_KNOWN = ConfigDict(extra="forbid")
+"""Of what is kept as a record: a field of another release would be lost without a word."""
 
 
+@with_config(ONLY_KNOWN)
 @dataclass(frozen=True)
 class Options:
     """How jobs are submitted.
@@ -38,6 +45,7 @@ class Options:
     at_once: int = 256
 
 
+@with_config(ONLY_KNOWN)
 @dataclass(frozen=True)
 class Sweep:
     """What a user asked for.
@@ -99,13 +107,16 @@ def read_record(path: Path) -> dict[str, Any]:
     return found
 
 
-def selection_to_json(selection: Selection) -> dict[str, Any]:
-    """A selection as a JSON object."""
-    return {name: str(v) if isinstance(v, Path) else v for name, v in asdict(selection).items()}
+def to_record(value: object) -> dict[str, Any]:
+    """A dataclass as a JSON object."""
+    found: dict[str, Any] = TypeAdapter(type(value)).dump_python(value, mode="json")
+    return found
 
 
-def selection_from_json(value: dict[str, Any]) -> Selection:
-    """The selection of `selection_to_json`."""
-    paths = {f.name for f in fields(Selection) if "Path" in str(f.type)}
-    values: dict[str, Any] = {k: Path(v) if k in paths and v is not None else v for k, v in value.items()}
-    return Selection(**values)
+def from_record(kind: type[_Record], record: dict[str, Any]) -> _Record:
+    """The dataclass of `to_record`.
+
+    Raises:
+        ValueError: a field is missing, unknown or of another type.
+    """
+    return TypeAdapter(kind).validate_python({name: value for name, value in record.items() if name != "schema"})
