@@ -178,7 +178,7 @@ def simulate(folder: Path, options: argparse.Namespace) -> None:
 
         def submit() -> None:
             for experiment, planned in plans:
-                sweep = Sweep(f"20260101-000000-{secrets.token_hex(2)}", "", experiment.selection, versions, {}, Options("gpu", {}))
+                sweep = Sweep(secrets.token_hex(8), "", experiment.selection, versions, {}, Options("gpu", {}))
                 save_sweep(experiment.home, sweep)
                 follower = Follower(sweep, experiment, planned, quiet, evict_after=False)
                 follower.pending = {p.spec.key: p for p in planned}

@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))  # for the tests' stand-ins
 
 
 from harness.environments import build as build_module  # noqa: E402
-from harness.environments import gpus, packages  # noqa: E402
+from harness.environments import gpus, interpreter  # noqa: E402
 from harness.environments.gpus import Gpu  # noqa: E402
 from harness.environments.lockfile import Lock  # noqa: E402
 from harness.home import Home  # noqa: E402
@@ -53,7 +53,7 @@ def build(seconds: float) -> Callable[..., dict[str, str]]:
             metadata.mkdir(parents=True)
             (metadata / "METADATA").write_text(f"Name: {name}\nVersion: {version}\n\n")
         time.sleep(seconds)
-        return packages.installed_packages(path)
+        return interpreter.installed_packages(path)
 
     return install
 

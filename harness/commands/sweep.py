@@ -21,9 +21,9 @@ _MOST_HOURS = 1_000_000
 
 if TYPE_CHECKING:
     from harness.environments.device import Device
-    from harness.running.executor import Executor
     from harness.running.experiment import Selection
     from harness.running.slurm.record import Sweep
+    from harness.running.sweep import Executor
 
 
 def _hours(_context: click.Context, _option: click.Parameter, value: float | None) -> float | None:
@@ -135,7 +135,7 @@ def _executor(sweep: Sweep | None, device: Device, gpus: str | None, jobs: int) 
     """Where the cells run. What only a cluster needs is imported only for one."""
     if sweep is None:
         from harness.environments.gpus import choose_gpus
-        from harness.running.executor import LocalExecutor
+        from harness.running.sweep import LocalExecutor
 
         return LocalExecutor(tuple(choose_gpus(device, gpus)), jobs)
     from harness.running.slurm.follower import SlurmExecutor

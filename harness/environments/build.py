@@ -15,11 +15,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.environments.interpreter import installed_packages, mismatches
 from harness.environments.lockfile import Lock, lock_path, read_lock
-from harness.environments.packages import installed_packages, mismatches
-from harness.environments.supervise import Control, Deadline, Stopped
+from harness.environments.supervise import Control, Deadline, wait_for
 from harness.environments.uv import BuildFailed, cache_lock, run_logged, run_uv, uv_command
-from harness.flock import Held, hold, hold_any, try_hold
+from harness.flock import Held, hold, try_hold
 from harness.home import Home
 from harness.inputs.matrix import Flavour, Matrix
 
@@ -112,7 +112,7 @@ def ensure_environment(
     lock = read_lock(lock_path(locks, version, flavour))
     path = environment_path(home, version, flavour, lock)
     home.environments.mkdir(parents=True, exist_ok=True)
-    with _exclusive(path, control) as held:
+    with wait_for([_building(path)], control) as held:
         existing = complete_environment(path, version, flavour, lock)
         if existing:
             return existing
@@ -133,15 +133,9 @@ def ensure_environment(
     return Environment(version, flavour, path, lock, found, seconds)
 
 
-def _exclusive(path: Path, control: Control | None = None) -> Held:
+def _building(path: Path) -> Path:
     """The lock of whoever builds or deletes an environment."""
-    held = hold_any(
-        [path.parent / f".{path.name}.lock"],
-        cancelled=control.stopping.is_set if control else lambda: False,
-    )
-    if held is None:
-        raise Stopped
-    return held
+    return path.parent / f".{path.name}.lock"
 
 
 def use_environment(home: Home, version: str, flavour: Flavour, lock: Lock) -> Held:
@@ -180,10 +174,7 @@ def build_environment(
         ],
     }  # fmt: skip
     end = None if deadline is None else time.monotonic() + deadline
-    cache = hold_any([cache_lock(home)], shared=True, cancelled=control.stopping.is_set if control else lambda: False)
-    if cache is None:
-        raise Stopped
-    with cache:
+    with wait_for([cache_lock(home)], control, shared=True) as cache:
         for what, command in commands.items():
             left = [] if end is None else [Deadline("install", max(0.0, end - time.monotonic()))]
             run_logged(command, home, version, what, left, control, [cache.fileno(), *keep])
@@ -218,7 +209,7 @@ def evict(home: Home, environment: Environment, keep: list[Lock]) -> int | None:
     used = try_hold(_use(environment.path))
     if used is None:
         return None
-    with used, _exclusive(environment.path):
+    with used, hold(_building(environment.path)):
         _delete(environment.path)
     kept = {(name, version) for lock in keep for name, version in lock.packages.items()}
     gone = [name for name, version in environment.lock.packages.items() if (name, version) not in kept]

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.environments.device import GPUS, Device, query_driver, visible
-from harness.environments.supervise import Control, Stopped
+from harness.environments.supervise import Control, wait_for
 from harness.errors import UsageError
-from harness.flock import hold_any, try_hold, whose
+from harness.flock import try_hold, whose
 from harness.home import Home
 
 JOBS_VARIABLE = "HARNESS_JOBS"
@@ -125,20 +125,18 @@ def gpu_turn(
     held = next(filter(None, map(try_hold, places)), None)
     if held is None:
         say(f"GPU {there[0].index} is in use by another command ({whose(places[0])}); waiting for it")
-        held = hold_any(places, cancelled=control.stopping.is_set if control is not None else lambda: False)
-    if held is None:
-        raise Stopped
+        held = wait_for(places, control)
     with held:
         yield [held.fileno()]
 
 
 def processes_on(gpu: Gpu) -> list[Process]:
     """Processes that compute on a GPU; empty where nvidia-smi does not say."""
-    found = []
-    for uuid, pid, name, memory in query_driver("--query-compute-apps=gpu_uuid,pid,process_name,used_memory", 4):
-        if uuid == gpu.uuid and pid.isdigit():
-            found.append(Process(int(pid), name, int(memory) if memory.isdigit() else None))
-    return found
+    return [
+        Process(int(pid), name, int(memory) if memory.isdigit() else None)
+        for uuid, pid, name, memory in query_driver("--query-compute-apps=gpu_uuid,pid,process_name,used_memory", 4)
+        if uuid == gpu.uuid and pid.isdigit()
+    ]
 
 
 def foreign(found: Iterable[Process], *, alone: bool) -> list[Process]:
@@ -149,24 +147,15 @@ def foreign(found: Iterable[Process], *, alone: bool) -> list[Process]:
         alone: whether no job of this harness runs on the GPU; then a process of another PID namespace, whose parents
             cannot be seen, is known to be foreign too.
     """
-    return [process for process in found if not _ours(process.pid) and (alone or _parent(process.pid) is not None)]
+    seen = [(process, _lineage(process.pid)) for process in found]
+    return [process for process, line in seen if (alone if line is None else os.getpid() not in line)]
 
 
-def _ours(pid: int) -> bool:
-    """Whether a process descends from this one."""
-    seen: int | None = pid
-    for _ in range(64):
-        if seen is None or seen <= 1:
-            return False
-        if seen == os.getpid():
-            return True
-        seen = _parent(seen)
-    return False
+def _lineage(pid: int) -> set[int] | None:
+    """A process and those that it descends from; None where they cannot be seen."""
+    import psutil
 
-
-def _parent(pid: int) -> int | None:
     try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:  # noqa: PTH123
-            return int(file.read().rpartition(")")[2].split()[1])
-    except (OSError, ValueError, IndexError):
+        return {pid, *(one.pid for one in psutil.Process(pid).parents())}
+    except psutil.Error:
         return None

@@ -269,7 +269,7 @@ class _Watch:
             "phase": _read(self.request["phase"]),
             "wall_seconds": round(time.monotonic() - self.started, 3),
             "deadline": overdue,
-            "why": why,
+            "from_outside": why == "stopped",
             "oom_kills": _oom_kills() - kills,
             "unwritten": self.log.unwritten.decode("utf-8", "replace"),
         }

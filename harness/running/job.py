@@ -156,14 +156,6 @@ def gpu_variables(device_kind: str) -> dict[str, str]:
     return found | ({"LD_LIBRARY_PATH": os.pathsep.join(folders)} if folders else {})
 
 
-def read(path: Path) -> str:
-    """A small text file without the blanks around it; empty where it cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""
-
-
 def log_tail(path: Path, unwritten: str = "") -> str:
     """The last lines of a job's log, and of what the disk had no room for, for its record."""
     text = ""

@@ -13,17 +13,17 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from harness.environments.gpus import Gpu
+from harness.environments.gpus import Gpu, choose_gpus
 from harness.environments.supervise import Stopped
 from harness.environments.uv import BuildFailed
 from harness.errors import InfrastructureError, UsageError
 from harness.files import disk_errors
 from harness.flock import Held, try_hold, whose
-from harness.running.builders import Builders
 from harness.running.causes import is_infrastructure, tried
 from harness.running.experiment import Experiment
 from harness.running.plan import Planned
@@ -32,7 +32,7 @@ from harness.running.recover import recover
 from harness.running.runner import run_index
 from harness.running.signals import Asked, wishes
 from harness.running.slots import Slot, Slots
-from harness.running.work import POLL_SECONDS, Env, Item, Work
+from harness.running.work import POLL_SECONDS, Builders, Env, Item, Work
 from harness.store.cell import LEVELS, Cell
 from harness.store.store import level, says_less
 
@@ -41,6 +41,27 @@ _MEND_FIRST = {
     "disk_full": ".",
 }
 """Causes of a failure that the user can mend, and that every cell shares; with the mend, where the reason has none."""
+
+
+class Executor(Protocol):
+    """Runs a plan; the store is where its cells end, whoever ran them."""
+
+    def run(self, experiment: Experiment, plan: list[Planned], board: Board, *, evict_after: bool) -> list[Cell]:
+        """Run the cells that a plan says, and return those of the whole plan in its order.
+
+        A cell that is not among them did not run, because the user stopped the sweep; whatever else happened to a
+        cell is its outcome.
+
+        Args:
+            experiment: collection, checkpoint, device and settings.
+            plan: from `plan_cells`.
+            board: shows progress.
+            evict_after: delete each environment as soon as its cells are stored.
+
+        Raises:
+            HarnessError: not one cell could start, or nothing can be stored; the sentence says what to mend.
+        """
+        ...
 
 
 def run_plan(
@@ -78,6 +99,24 @@ def run_plan(
     if cells and all(cell.details.get("cause") in _MEND_FIRST for cell in cells):
         raise UsageError(cells[0].reason.rstrip(".") + _MEND_FIRST[cells[0].details["cause"]])
     return cells
+
+
+@dataclass(frozen=True)
+class LocalExecutor:
+    """Runs cells on this machine.
+
+    Attributes:
+        gpus: one cell at a time runs on each; all visible GPUs of the device's model when None.
+        jobs: how many cells run at a time on each of them, or on the CPU.
+    """
+
+    gpus: tuple[Gpu, ...] | None = None
+    jobs: int = 1
+
+    def run(self, experiment: Experiment, plan: list[Planned], board: Board, *, evict_after: bool) -> list[Cell]:
+        """See `Executor.run`."""
+        gpus = choose_gpus(experiment.device, None) if self.gpus is None else self.gpus
+        return run_plan(experiment, plan, board, evict_after=evict_after, gpus=gpus, jobs=self.jobs)
 
 
 class _Sweep:

@@ -30,11 +30,11 @@ from harness.home import Home
 from harness.inputs.matrix import Retry
 from harness.running import plan as plan_module
 from harness.running import slots, sweep, work
-from harness.running.executor import LocalExecutor
 from harness.running.experiment import Experiment, Selection
 from harness.running.job import JobResult, Workbench
 from harness.running.plan import plan_cells
 from harness.running.progress import Board
+from harness.running.sweep import LocalExecutor
 from harness.store.audit import verify
 from harness.store.cell import Cell
 from harness.store.store import Store
@@ -286,26 +286,25 @@ TWO_GPUS = "0, GPU-0, Pretended, 9.0\n1, GPU-1, Pretended, 9.0\n2, GPU-2, Other,
 
 
 def test_a_foreign_process_on_the_gpu_is_recorded_and_said(bench, monkeypatch, tmp_path):
-    stranger = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    # Its parent ends at once, so that it does not descend from this process.
+    started = subprocess.run(["sh", "-c", "sleep 600 >/dev/null 2>&1 & echo $!"], capture_output=True, check=True)
+    stranger = int(started.stdout)
     script = (
         'case "$1" in *compute-apps*) [ -e ' + str(tmp_path / "made" / "ran") + " ] && "
-        f"echo 'GPU-0, {stranger.pid}, /usr/bin/train, with comma, 512' && echo 'GPU-1, 1, other, 5';; "
+        f"echo 'GPU-0, {stranger}, /usr/bin/train, with comma, 512' && echo 'GPU-1, 1, other, 5';; "
         f"*) printf '{TWO_GPUS.encode('unicode_escape').decode()}';; esac\n"
     )
     smi(tmp_path / "bin", script, monkeypatch)
-    # A process of ours would descend from this one.
-    monkeypatch.setattr(gpus, "_ours", lambda pid: pid != stranger.pid)
     try:
         cells = bench.run(bench.experiment(identity=GPUS[0].identity), ["2.8.0"], executor=LocalExecutor(gpus=GPUS[:1]))
     finally:
-        stranger.kill()
-        stranger.wait()
+        os.kill(stranger, signal.SIGKILL)
 
     assert cells[0].outcome == "ok"
     assert cells[0].details["foreign_processes"] == [
-        {"pid": stranger.pid, "name": "/usr/bin/train,with comma", "mebibytes": 512}
+        {"pid": stranger, "name": "/usr/bin/train,with comma", "mebibytes": 512}
     ]
-    assert f"warning: GPU 0 was shared with /usr/bin/train,with comma (process {stranger.pid})" in bench.said.getvalue()
+    assert f"warning: GPU 0 was shared with /usr/bin/train,with comma (process {stranger})" in bench.said.getvalue()
 
 
 def test_a_process_of_ours_is_not_foreign():

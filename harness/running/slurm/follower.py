@@ -146,7 +146,7 @@ class Follower:
 
 
 class SlurmExecutor:
-    """Runs a plan on a cluster; see `executor.Executor`.
+    """Runs a plan on a cluster; see `sweep.Executor`.
 
     Args:
         sweep: what the user asked for; its record is in the home.

@@ -21,13 +21,13 @@ from harness.environments.device import Device, choose_device, usable_cores
 from harness.errors import HarnessError
 from harness.flock import try_hold
 from harness.inputs.matrix import Retry
-from harness.running.executor import LocalExecutor
 from harness.running.experiment import Experiment
 from harness.running.plan import plan_cells
 from harness.running.progress import Board
 from harness.running.signals import told_to_stop
 from harness.running.slurm.ledger import End, Task, read_array, read_end, write_end, write_run
 from harness.running.slurm.record import ANSWER, REACH, write_record
+from harness.running.sweep import LocalExecutor
 
 MAX_RESTARTS = 5
 """How often Slurm may put a job back into the queue by itself, after which the cell is given up."""
