@@ -41,7 +41,7 @@ from harness.running.plan import Planned, plan_cells  # noqa: E402
 from harness.running.progress import Board  # noqa: E402
 from harness.running.slurm.follower import Follower  # noqa: E402
 from harness.running.slurm.record import Options, Sweep  # noqa: E402
-from harness.running.slurm.sweeps import save_sweep  # noqa: E402
+from harness.running.slurm.start import save_sweep  # noqa: E402
 from harness.store.cell import Artifact, Cell  # noqa: E402
 from harness.store.store import Store  # noqa: E402
 from harness.tensors.tensor import Tensor  # noqa: E402

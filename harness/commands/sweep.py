@@ -111,7 +111,7 @@ def command(
     print_headline(reduced, markdown=markdown)
     click.echo(f"Tables: {folder}")
     if sweep is not None:
-        from harness.running.slurm.sweeps import close_sweep
+        from harness.running.slurm.start import close_sweep
 
         close_sweep(experiment.home, sweep)
     if early:
@@ -158,7 +158,7 @@ def _cluster_sweep(
     from harness.running.checks import parse_repeats, versions_of
     from harness.running.progress import Board
     from harness.running.slurm.record import Options
-    from harness.running.slurm.sweeps import attach_sweep, start_sweep
+    from harness.running.slurm.start import attach_sweep, start_sweep
 
     if cluster["attach"] is not None:
         if versions or repeats:

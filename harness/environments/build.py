@@ -8,7 +8,6 @@ install and held alone by whoever deletes from uv's cache.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from harness.environments.interpreter import installed_packages, mismatches
 from harness.environments.lockfile import Lock, lock_path, read_lock
 from harness.environments.supervise import Control, Deadline, wait_for
 from harness.environments.uv import BuildFailed, cache_lock, run_logged, run_uv, uv_command
+from harness.files import write_json
 from harness.flock import Held, hold, try_hold
 from harness.home import Home
 from harness.inputs.matrix import Flavour, Matrix
@@ -190,10 +190,7 @@ def build_environment(
 def mark_complete(path: Path, lock: Lock) -> None:
     """Write the mark that makes an environment count as complete, once everything in it is on the disk."""
     temporary = path / f"{_SENTINEL}.tmp"
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump({"lock": lock.digest, "lock_file": lock.path.name}, file)
-        file.flush()
-        os.fsync(file.fileno())
+    write_json(temporary, {"lock": lock.digest, "lock_file": lock.path.name})
     temporary.replace(path / _SENTINEL)
 
 

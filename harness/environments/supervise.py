@@ -158,7 +158,7 @@ def supervise(
         "log": str(run / "log.txt"),
         "log_limits": LOG_LIMITS,
         "heartbeat": str(run / "heartbeat"),
-        "phase": str(phase) if phase else None,
+        "phase": str(phase or ""),
         "deadlines": [[d.name, ["", *d.phases], d.seconds] for d in deadlines],
         "grace": GRACE_SECONDS,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from harness.environments.build import ensure_environment
 from harness.environments.interpreter import Interpreter
@@ -14,25 +15,16 @@ from harness.running.job import Workbench
 def interpreters(experiment: Experiment, note: Callable[[str], None]) -> Callable[[str], Callable[[], Interpreter]]:
     """Version to a function that returns its interpreter, building the environment if it is needed."""
 
-    def of(version: str) -> Callable[[], Interpreter]:
-        def interpreter() -> Interpreter:
-            brought = experiment.brought(version)
-            if brought is not None:
-                return brought
-            with disk_errors(experiment.home):
-                environment = ensure_environment(
-                    experiment.home,
-                    experiment.matrix,
-                    experiment.locks,
-                    version,
-                    experiment.device.flavour,
-                    report=note,
-                )
-            return Interpreter(environment.python)
+    def interpreter(version: str) -> Interpreter:
+        if brought := experiment.brought(version):
+            return brought
+        home, flavour = experiment.home, experiment.device.flavour
+        with disk_errors(home):
+            return Interpreter(
+                ensure_environment(home, experiment.matrix, experiment.locks, version, flavour, report=note).python
+            )
 
-        return interpreter
-
-    return of
+    return lambda version: partial(interpreter, version)
 
 
 def workbench(experiment: Experiment) -> Workbench:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from harness.errors import InfrastructureError, UnreadableTensor
 from harness.files import file_digest
-from harness.flock import Held, hold
+from harness.flock import hold
 from harness.store.cell import Cell
 from harness.store.objects import TENSOR
 from harness.store.store import ATTEMPT, PLACING, Store
@@ -173,21 +173,17 @@ def counts(findings: Iterable[Finding]) -> str:
 
 @contextlib.contextmanager
 def _alone(store: Store) -> Iterator[None]:
-    held: Held | None = None
-    if store.root.is_dir():
+    with contextlib.ExitStack() as held:
         try:
-            held = hold(store.lock_path)
+            if store.root.is_dir():
+                held.enter_context(hold(store.lock_path))
         except PermissionError as error:
             raise InfrastructureError(f"{store.lock_path} cannot be written ({error.strerror}).") from error
         except OSError as error:
             # A store on a read-only disk has no writers.
             if os.access(store.root, os.W_OK):
                 raise InfrastructureError(f"{store.lock_path} cannot be locked ({error.strerror}).") from error
-    try:
         yield
-    finally:
-        if held is not None:
-            held.release()
 
 
 def _list(store: Store) -> _Listing:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import re
 import secrets
 import shutil
@@ -31,7 +30,7 @@ from pathlib import Path
 
 from harness.artifacts.kinds import kind_named
 from harness.errors import UnreadableTensor
-from harness.files import copy, exchange, read_json, sync_file
+from harness.files import copy, exchange, read_json, sync_file, write_json
 from harness.flock import hold
 from harness.store.cell import LEVELS, OUTCOMES, SCHEMA, Artifact, Cell, nans, seal_of
 from harness.store.objects import Objects
@@ -233,10 +232,7 @@ class Store(Objects):
             digests = {name: copy(path, making / name) for name, path in whole.items()}
             record = json.loads(json.dumps({**cell.to_json(), "files": digests}))
             record["seal"] = seal_of(record)
-            with (making / "cell.json").open("w", encoding="utf-8") as file:
-                json.dump(record, file, indent=1, sort_keys=True)
-                file.flush()
-                os.fsync(file.fileno())
+            write_json(making / "cell.json", record, indent=1)
             sync_file(making / "index")
             sync_file(making)
             # Two writers of one cell: what is there must not change between the look and the placing.

@@ -29,7 +29,7 @@ from harness.flock import owner, try_hold
 from harness.home import Home
 from harness.inputs.matrix import Retry
 from harness.running import plan as plan_module
-from harness.running import slots, sweep, work
+from harness.running import sweep, work
 from harness.running.experiment import Experiment, Selection
 from harness.running.job import JobResult, Workbench
 from harness.running.plan import plan_cells
@@ -769,7 +769,7 @@ def test_stopping_before_any_cell_has_ended_is_a_sentence(bench, monkeypatch):
     running = work.Work(experiment, plan, board)
     running.control.finishing.set()
 
-    assert sweep._Sweep(running, slots.Slots(experiment.home, (), 1, board.note), evict_after=False).run() == []
+    assert sweep._Sweep(running, sweep.Slots(experiment.home, (), 1, board.note), evict_after=False).run() == []
     assert plan_module.stopped_early(plan, []).startswith("Stopped: 1 of 1 cell did not run")
     assert plan_module.stopped_early(plan, [cell()]) == ""
     monkeypatch.setattr(sweep._Sweep, "run", lambda _self: [])

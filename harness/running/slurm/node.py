@@ -25,8 +25,17 @@ from harness.running.experiment import Experiment
 from harness.running.plan import plan_cells
 from harness.running.progress import Board
 from harness.running.signals import told_to_stop
-from harness.running.slurm.ledger import End, Task, read_array, read_end, write_end, write_run
-from harness.running.slurm.record import ANSWER, REACH, write_record
+from harness.running.slurm.record import (
+    ANSWER,
+    REACH,
+    End,
+    Task,
+    read_array,
+    read_end,
+    write_end,
+    write_record,
+    write_run,
+)
 from harness.running.sweep import LocalExecutor
 
 MAX_RESTARTS = 5

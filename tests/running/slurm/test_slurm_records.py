@@ -21,8 +21,7 @@ from harness.running.plan import plan_cells
 from harness.running.progress import Board
 from harness.running.slurm import follower as follower_module
 from harness.running.slurm import node, nodes, record, submit
-from harness.running.slurm.ends import verdict
-from harness.running.slurm.ledger import End, Entry, Ledger, Task, read_end, read_run, write_end, write_run
+from harness.running.slurm.follower import verdict
 from harness.running.slurm.queue import (
     GONE,
     Job,
@@ -35,9 +34,22 @@ from harness.running.slurm.queue import (
     states,
     submit_array,
 )
-from harness.running.slurm.record import Options, Sweep, read_record, root_of
+from harness.running.slurm.record import (
+    End,
+    Entry,
+    Ledger,
+    Options,
+    Sweep,
+    Task,
+    read_end,
+    read_record,
+    read_run,
+    root_of,
+    write_end,
+    write_run,
+)
+from harness.running.slurm.start import absolute_paths, attach_sweep, close_sweep, open_sweeps, save_sweep
 from harness.running.slurm.submit import resources, wall_minutes
-from harness.running.slurm.sweeps import absolute_paths, attach_sweep, close_sweep, open_sweeps, save_sweep
 from tests.support.cell_specs import cell
 from tests.support.checkpoints import write_checkpoint
 from tests.support.standin import PASSAGES

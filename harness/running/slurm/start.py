@@ -23,10 +23,18 @@ from harness.home import Home, resolve_home
 from harness.inputs.matrix_file import find_matrix, load_matrix
 from harness.running.experiment import Experiment, Selection
 from harness.running.progress import Board
-from harness.running.slurm.ledger import Ledger
 from harness.running.slurm.nodes import node_device
 from harness.running.slurm.queue import check_options, require_slurm
-from harness.running.slurm.record import Options, Sweep, from_record, read_record, root_of, to_record, write_record
+from harness.running.slurm.record import (
+    Ledger,
+    Options,
+    Sweep,
+    from_record,
+    read_record,
+    root_of,
+    to_record,
+    write_record,
+)
 from harness.words import count, said
 
 
