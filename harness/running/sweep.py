@@ -8,18 +8,19 @@ environments and cells: a cell that another one runs is left to it, and taken fr
 from __future__ import annotations
 
 import errno
+import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from harness.environments.gpus import Gpu, choose_gpus, foreign, gpu_lock, processes_on, visible_gpus
-from harness.environments.supervise import Stopped
+from harness.environments.supervise import Control, Stopped
 from harness.environments.uv import BuildFailed
 from harness.errors import InfrastructureError, UsageError
 from harness.files import disk_errors
@@ -31,12 +32,13 @@ from harness.running.plan import Planned
 from harness.running.progress import Board
 from harness.running.recover import recover
 from harness.running.runner import run_index
-from harness.running.signals import Asked, wishes
 from harness.running.work import POLL_SECONDS, Builders, Env, Item, Work
 from harness.store.cell import LEVELS, Cell
 from harness.store.store import level, says_less
 
 _GPU_STRIKES = 2
+_TERM_PATIENCE = 10.0
+"""Seconds that a running job has after SIGTERM: a scheduler kills 30 s after it, and stopping a job may take 10."""
 _MEND_FIRST = {
     "offline": "; go online for one run, or bring the environments as files (--sites, docs/gpu-host.md).",
     "disk_full": ".",
@@ -200,6 +202,48 @@ class Slots:
             slot.strikes = _GPU_STRIKES
         self._note(f"GPU {slot.gpu.index} is given up; the other GPUs go on")
         return True
+
+
+@dataclass
+class Asked:
+    """What signals asked for.
+
+    Attributes:
+        times: how many came.
+        until: monotonic time at which everything is to have ended.
+    """
+
+    times: int = 0
+    until: float = float("inf")
+
+    @property
+    def over(self) -> bool:
+        """Whether running cells are to be ended now."""
+        return time.monotonic() >= self.until
+
+
+@contextmanager
+def wishes(control: Control) -> Iterator[Asked]:
+    """Take Ctrl-C and SIGTERM as wishes while the `with` block lasts; in the main thread only."""
+    asked = Asked()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def handler(number: int, _frame: object) -> None:
+        asked.times += 1
+        control.finishing.set()
+        if asked.times > 1:
+            asked.until = 0.0
+        elif number == signal.SIGTERM:
+            asked.until = time.monotonic() + _TERM_PATIENCE
+
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 class _Sweep:

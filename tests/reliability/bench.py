@@ -213,7 +213,7 @@ class Bench:
         """Start `harness sweep` in a process of its own."""
         patched = [
             "from harness.environments import build as environments, supervise, uv",
-            "from harness.running import signals",
+            "from harness.running import sweep",
             "supervise.GRACE_SECONDS = 0.5",
             *patches,
         ]

@@ -33,7 +33,7 @@ from harness.running.slurm.queue import (
     log_path,
     states,
 )
-from harness.running.slurm.record import End, Ledger, Options, Sweep, Task, read_run, root_of
+from harness.running.slurm.record import End, Ledger, Sweep, Task, read_run, root_of
 from harness.running.slurm.start import close_sweep, sweep_path
 from harness.running.slurm.submit import Submitter
 from harness.store.cell import Cell
@@ -69,118 +69,6 @@ def verdict(name: str, seen: Job, minutes: int, run: tuple[str, str]) -> End:
     return End("again", reason=how.get(seen.state, f"Job {name} ended as {seen.state}{where}{when}."))
 
 
-class Ends:
-    """Says how the tasks of a sweep ended, and as which cells.
-
-    Args:
-        experiment: its store has the cells.
-        ledger: has the nodes' words, and gets ours.
-        options: how often a job that was lost is submitted again.
-        board: shows progress.
-    """
-
-    def __init__(self, experiment: Experiment, ledger: Ledger, options: Options, board: Board) -> None:
-        self.experiment, self.ledger, self.options, self.board = experiment, ledger, options, board
-        self._missed: dict[tuple[str, int], float] = {}
-
-    def of(self, planned: Planned, task: Task, jobs: Mapping[str, Job] | None) -> End | None:
-        """How a task ended; None while it has not, or while nobody can say."""
-        end = self.ledger.end(task)
-        if end is not None:
-            return end
-        job = self.ledger.job(task.array)
-        if job is None:
-            self._find_again(task)
-            return None
-        if jobs is None:
-            return None
-        name, place = f"{job}_{task.number}", (task.array.name, task.number)
-        seen = jobs.get(name, Job(GONE))
-        if seen.state not in ENDED and seen.state != GONE:
-            self._missed.pop(place, None)
-            return self._waiting(planned, task, name, seen)
-        log = log_path(task.array.folder, job, task.number)
-        if seen.state in _UNSAID:
-            words = last_words(log)
-            if words.state != GONE:
-                seen = words
-            elif time.monotonic() - self._missed.setdefault(place, time.monotonic()) < SETTLE_SECONDS:
-                return None
-        return self.ledger.conclude(task, verdict(name, seen, task.array.minutes, read_run(task)))
-
-    def _waiting(self, planned: Planned, task: Task, name: str, seen: Job) -> End | None:
-        label = planned.spec.label
-        if seen.state != "PENDING":
-            self.board.phase(label, read_run(task)[1] or seen.state.lower())
-            return None
-        self.board.phase(label, "queued")
-        if seen.held:
-            cancel([name])
-            return self.ledger.conclude(task, End("again", reason=f"Job {name} could not be started on its node."))
-        if seen.reason in HOPELESS:
-            cancel([name])
-            reason = f"Job {name} would have waited for ever ({seen.reason}): change the partition or --slurm options."
-            return self.ledger.conclude(task, End("final", "lost", reason))
-        return None
-
-    def _find_again(self, task: Task) -> None:
-        """Find the job id of an array whose submitter died before it could note it."""
-        held = try_hold(self.ledger.root / "lock")
-        if held is None:
-            # Somebody is submitting; the next look tells.
-            return
-        with held:
-            array = task.array
-            job = self.ledger.traces(array) or find(array.name)
-            if job:
-                self.ledger.submitted(array, job)
-            elif job is not None and time.time() - array.created > 5:
-                # sbatch was never called, or its jobs were never taken. Should one start all the same, it sees that its
-                # array is gone, and ends.
-                self.ledger.drop(array)
-
-    def cell(self, planned: Planned, task: Task, end: End) -> Cell | None:
-        """The cell as which a task ended; None if the cell has to be submitted again."""
-        store, key = self.experiment.store, planned.spec.key
-        # Where the node's run did not replace the cell, its word is beside it.
-        there = store.latest(key) if end.state == "stored" else store.get(key)
-        fresh = there is not None and there != planned.stored
-        left = task.entry.attempt <= self.options.retries
-        if end.cause == "device":
-            forget_device(self.experiment.home, self.options)
-        if there is not None and there.outcome == "ok" and (fresh or end.state == "stored"):
-            return there
-        if end.state == "final":
-            return self._keep(planned, task, end.outcome, end.reason)
-        reason = end.reason or "Its cell is not in the store."
-        if end.state == "stored" and there is not None:
-            if not (left and is_infrastructure(there)):
-                return there
-            reason = f"{there.outcome}: {there.reason}"
-        if left:
-            number, of = task.entry.attempt + 1, self.options.retries + 1
-            self.board.note_once(f"{planned.spec.label}: {reason} Submitting it again ({number} of {of}).")
-            return None
-        if there is not None and fresh and there.details.get("cause") != "lost":
-            # What the node could say, such as a disk that was full, is more than that the job was lost.
-            return there
-        times = f" It was submitted {task.entry.attempt} times." if task.entry.attempt > 1 else ""
-        return self._keep(planned, task, "lost", f"{reason}{times}")
-
-    def _keep(self, planned: Planned, task: Task, outcome: str, reason: str) -> Cell:
-        """Store a cell of which no job could say how it ended."""
-        spec, job = planned.spec, self.ledger.job(task.array) or ""
-        host, phase = read_run(task)
-        log = log_path(task.array.folder, job, task.number)
-        about = {"job": f"{job}_{task.number}", "node": host, "attempt": task.entry.attempt}
-        details: dict[str, Any] = {"slurm": about, "log_tail": log_tail(log), "tried": tried(planned.stored)}
-        if outcome == "lost":
-            details["cause"] = "lost"
-        capture = self.experiment.job.capture
-        cell = Cell.of(spec, outcome, reason, phase=phase or "queue", capture=capture, details=details)
-        return self.experiment.store.put(cell, log=log)
-
-
 class Follower:
     """Takes one sweep to its end: submits what is missing, looks at the queue, takes in what nodes left."""
 
@@ -191,10 +79,10 @@ class Follower:
         self.evict_after = evict_after
         self.ledger = Ledger(root_of(experiment.home))
         self.submitter = Submitter(sweep, experiment, self.ledger, board)
-        self.ends = Ends(experiment, self.ledger, sweep.options, board)
         self.cells: dict[str, Cell] = {}
         self.pending: dict[str, Planned] = {}
         self._silent_since: float | None = None
+        self._missed: dict[tuple[str, int], float] = {}
 
     def follow(self) -> list[Cell]:
         """Submit what is missing, and wait until all of it has ended."""
@@ -252,10 +140,10 @@ class Follower:
                 else:
                     due.append((planned, 1))
                 continue
-            end = self.ends.of(planned, task, jobs)
+            end = self._end_of(planned, task, jobs)
             if end is None:
                 continue
-            cell = self.ends.cell(planned, task, end)
+            cell = self._cell_of(planned, task, end)
             if cell is not None:
                 self._accept(planned, cell)
             else:
@@ -278,6 +166,103 @@ class Follower:
                 f"`harness sweep --attach {self.sweep.id}` goes on."
             )
         return None
+
+    def _end_of(self, planned: Planned, task: Task, jobs: Mapping[str, Job] | None) -> End | None:
+        """How a task ended; None while it has not, or while nobody can say."""
+        end = self.ledger.end(task)
+        if end is not None:
+            return end
+        job = self.ledger.job(task.array)
+        if job is None:
+            self._find_again(task)
+            return None
+        if jobs is None:
+            return None
+        name, place = f"{job}_{task.number}", (task.array.name, task.number)
+        seen = jobs.get(name, Job(GONE))
+        if seen.state not in ENDED and seen.state != GONE:
+            self._missed.pop(place, None)
+            return self._waiting(planned, task, name, seen)
+        log = log_path(task.array.folder, job, task.number)
+        if seen.state in _UNSAID:
+            words = last_words(log)
+            if words.state != GONE:
+                seen = words
+            elif time.monotonic() - self._missed.setdefault(place, time.monotonic()) < SETTLE_SECONDS:
+                return None
+        return self.ledger.conclude(task, verdict(name, seen, task.array.minutes, read_run(task)))
+
+    def _waiting(self, planned: Planned, task: Task, name: str, seen: Job) -> End | None:
+        label = planned.spec.label
+        if seen.state != "PENDING":
+            self.board.phase(label, read_run(task)[1] or seen.state.lower())
+            return None
+        self.board.phase(label, "queued")
+        if seen.held:
+            cancel([name])
+            return self.ledger.conclude(task, End("again", reason=f"Job {name} could not be started on its node."))
+        if seen.reason in HOPELESS:
+            cancel([name])
+            reason = f"Job {name} would have waited for ever ({seen.reason}): change the partition or --slurm options."
+            return self.ledger.conclude(task, End("final", "lost", reason))
+        return None
+
+    def _find_again(self, task: Task) -> None:
+        """Find the job id of an array whose submitter died before it could note it."""
+        held = try_hold(self.ledger.root / "lock")
+        if held is None:
+            # Somebody is submitting; the next look tells.
+            return
+        with held:
+            array = task.array
+            job = self.ledger.traces(array) or find(array.name)
+            if job:
+                self.ledger.submitted(array, job)
+            elif job is not None and time.time() - array.created > 5:
+                # sbatch was never called, or its jobs were never taken. Should one start all the same, it sees that its
+                # array is gone, and ends.
+                self.ledger.drop(array)
+
+    def _cell_of(self, planned: Planned, task: Task, end: End) -> Cell | None:
+        """The cell as which a task ended; None if the cell has to be submitted again."""
+        store, key = self.experiment.store, planned.spec.key
+        # Where the node's run did not replace the cell, its word is beside it.
+        there = store.latest(key) if end.state == "stored" else store.get(key)
+        fresh = there is not None and there != planned.stored
+        left = task.entry.attempt <= self.sweep.options.retries
+        if end.cause == "device":
+            forget_device(self.experiment.home, self.sweep.options)
+        if there is not None and there.outcome == "ok" and (fresh or end.state == "stored"):
+            return there
+        if end.state == "final":
+            return self._keep(planned, task, end.outcome, end.reason)
+        reason = end.reason or "Its cell is not in the store."
+        if end.state == "stored" and there is not None:
+            if not (left and is_infrastructure(there)):
+                return there
+            reason = f"{there.outcome}: {there.reason}"
+        if left:
+            number, of = task.entry.attempt + 1, self.sweep.options.retries + 1
+            self.board.note_once(f"{planned.spec.label}: {reason} Submitting it again ({number} of {of}).")
+            return None
+        if there is not None and fresh and there.details.get("cause") != "lost":
+            # What the node could say, such as a disk that was full, is more than that the job was lost.
+            return there
+        times = f" It was submitted {task.entry.attempt} times." if task.entry.attempt > 1 else ""
+        return self._keep(planned, task, "lost", f"{reason}{times}")
+
+    def _keep(self, planned: Planned, task: Task, outcome: str, reason: str) -> Cell:
+        """Store a cell of which no job could say how it ended."""
+        spec, job = planned.spec, self.ledger.job(task.array) or ""
+        host, phase = read_run(task)
+        log = log_path(task.array.folder, job, task.number)
+        about = {"job": f"{job}_{task.number}", "node": host, "attempt": task.entry.attempt}
+        details: dict[str, Any] = {"slurm": about, "log_tail": log_tail(log), "tried": tried(planned.stored)}
+        if outcome == "lost":
+            details["cause"] = "lost"
+        capture = self.experiment.job.capture
+        cell = Cell.of(spec, outcome, reason, phase=phase or "queue", capture=capture, details=details)
+        return self.experiment.store.put(cell, log=log)
 
     def _accept(self, planned: Planned, cell: Cell) -> None:
         key = planned.spec.key
