@@ -25,8 +25,8 @@ sys.path.insert(0, str(ROOT))  # for the tests' stand-ins
 
 
 from harness.environments import build as build_module  # noqa: E402
-from harness.environments import gpus, interpreter  # noqa: E402
-from harness.environments.gpus import Gpu  # noqa: E402
+from harness.environments import device, interpreter  # noqa: E402
+from harness.environments.device import Gpu  # noqa: E402
 from harness.environments.lockfile import Lock  # noqa: E402
 from harness.home import Home  # noqa: E402
 from harness.inputs.matrix import Matrix  # noqa: E402
@@ -64,7 +64,7 @@ def measure(folder: Path, count: int, cells: int, seconds: float, build_seconds:
     python = fake_interpreter(folder, body).python
     build_module.Environment.python = property(lambda _self: python)  # type: ignore[assignment,method-assign]
     build_module.build_environment = build(build_seconds)
-    mock.patch.object(gpus, "query_driver", return_value=[]).start()  # no nvidia-smi is asked about simulated GPUs
+    mock.patch.object(device, "query_driver", return_value=[]).start()  # no nvidia-smi is asked about simulated GPUs
     inputs = make_inputs(folder)
     selection = Selection(
         matrix_path=ROOT / "matrix.yaml", home=folder / "home", collection=inputs[1], checkpoint=inputs[3],

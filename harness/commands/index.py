@@ -42,7 +42,7 @@ def command(
     """
     from dataclasses import replace
 
-    from harness.environments.gpus import choose_gpus
+    from harness.environments.device import choose_gpus
     from harness.running.checks import parse_repeats, to_run, versions_of
     from harness.running.experiment import Selection
     from harness.running.plan import plan_cells, stopped_early

@@ -134,7 +134,7 @@ def _fits(on_cluster: bool, gpus: str | None, cluster: dict[str, Any]) -> None:
 def _executor(sweep: Sweep | None, device: Device, gpus: str | None, jobs: int) -> Executor:
     """Where the cells run. What only a cluster needs is imported only for one."""
     if sweep is None:
-        from harness.environments.gpus import choose_gpus
+        from harness.environments.device import choose_gpus
         from harness.running.sweep import LocalExecutor
 
         return LocalExecutor(tuple(choose_gpus(device, gpus)), jobs)

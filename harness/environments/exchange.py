@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.util import cache_from_source
 from pathlib import Path
 
-from harness.environments.interpreter import files_of, normal_name, packages_in
+from harness.environments.interpreter import files_below, files_of, normal_name, packages_in
 
 
 def exchange(base: Path, other: Path, packages: Iterable[str], target: Path) -> None:
@@ -32,15 +32,11 @@ def exchange(base: Path, other: Path, packages: Iterable[str], target: Path) -> 
     # Some files belong to several packages (`nvidia/__init__.py`): they go only if none of them stays.
     kept = {path for name, metadata in mine.items() if name not in wanted for path in files_of(base, metadata)}
     gone = {path for name in wanted & mine.keys() for path in files_of(base, mine[name])} - kept
-    for folder, folders, files in os.walk(base):
-        # Compiled files go with their source: one that stays behind would be taken for another version's whose source
-        # has the same time and size.
-        folders[:] = [name for name in folders if name != "__pycache__"]
-        here = Path(folder).relative_to(base)
-        links = [name for name in folders if (Path(folder) / name).is_symlink()]
-        for name in [*files, *links]:
-            if here / name not in gone:
-                _link_with_compiled(base, target, here / name)
+    # Compiled files go with their source: one that stays behind would be taken for another version's whose source has
+    # the same time and size.
+    for path in files_below(base):
+        if path not in gone:
+            _link_with_compiled(base, target, path)
     for name in sorted(wanted & theirs.keys()):
         for path in files_of(other, theirs[name]):
             if path not in kept:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +84,15 @@ def contradictions(lock: Lock, site: Path) -> list[str]:
     Packages that an index job never loads may have been left behind to save bytes; another version may not be there.
     """
     return [text for text in mismatches(lock, site_packages(site)) if " is missing " not in text]
+
+
+def files_below(folder: Path, skip: Iterable[str] = ()) -> Iterator[Path]:
+    """Files and links in a folder, relative to it, in order; not those in `__pycache__` or folders named in `skip`."""
+    left_out = {"__pycache__", *skip}
+    for here, folders, files in os.walk(folder):
+        folders[:] = sorted(one for one in folders if one not in left_out)
+        links = [one for one in folders if Path(here, one).is_symlink()]
+        yield from (Path(here, one).relative_to(folder) for one in sorted([*files, *links]))
 
 
 def packages_in(site: Path) -> dict[str, Path]:

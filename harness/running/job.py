@@ -17,7 +17,7 @@ from typing import Any
 
 from blake3 import blake3
 
-from harness.environments.gpus import gpu_turn
+from harness.environments.device import gpu_turn
 from harness.environments.interpreter import Interpreter
 from harness.environments.supervise import Control, Deadline, Ended, run_folder, supervise
 from harness.home import Home, package_folder

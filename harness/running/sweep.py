@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness.environments.gpus import Gpu, choose_gpus, foreign, gpu_lock, processes_on, visible_gpus
+from harness.environments.device import Gpu, choose_gpus, foreign, gpu_lock, processes_on, visible_gpus
 from harness.environments.supervise import Control, Stopped
 from harness.environments.uv import BuildFailed
 from harness.errors import InfrastructureError, UsageError
