@@ -26,8 +26,7 @@ from harness.errors import UnreadableTensor, UsageError
 from harness.home import package_folder
 from harness.inputs.matrix import IndexJob, Matrix
 from harness.running.experiment import Experiment
-from harness.running.interpreters import interpreters, workbench
-from harness.running.job import JobResult
+from harness.running.job import JobResult, interpreters, workbench
 from harness.running.progress import Board
 from harness.running.specs import job_environment
 from harness.store.cell import Artifact, Cell

@@ -19,7 +19,6 @@ from harness.running.experiment import Experiment
 from harness.running.job import log_tail
 from harness.running.plan import Planned
 from harness.running.progress import Board
-from harness.running.slurm.nodes import forget_device
 from harness.running.slurm.queue import (
     ENDED,
     GONE,
@@ -34,7 +33,7 @@ from harness.running.slurm.queue import (
     states,
 )
 from harness.running.slurm.record import End, Ledger, Sweep, Task, read_run, root_of
-from harness.running.slurm.start import close_sweep, sweep_path
+from harness.running.slurm.start import close_sweep, forget_device, sweep_path
 from harness.running.slurm.submit import Submitter
 from harness.store.cell import Cell
 from harness.words import count

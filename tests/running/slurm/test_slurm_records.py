@@ -20,7 +20,7 @@ from harness.running.experiment import Experiment, Selection
 from harness.running.plan import plan_cells
 from harness.running.progress import Board
 from harness.running.slurm import follower as follower_module
-from harness.running.slurm import node, nodes, record, submit
+from harness.running.slurm import node, record, start, submit
 from harness.running.slurm.follower import verdict
 from harness.running.slurm.queue import (
     GONE,
@@ -393,7 +393,7 @@ def test_a_node_says_whether_it_sees_the_lock_of_the_asker(tmp_path):
 )
 def test_nodes_on_which_a_sweep_would_go_wrong_are_refused(tmp_path, answer, part):
     with pytest.raises(UsageError, match=part):
-        nodes.node_device(Home(tmp_path), Options("gpu"), "auto", quiet(), lambda *_: {"host": "node1", **answer})
+        start.node_device(Home(tmp_path), Options("gpu"), "auto", quiet(), lambda *_: {"host": "node1", **answer})
     assert not (root_of(Home(tmp_path)) / "devices.json").exists()
 
 
@@ -406,13 +406,13 @@ def test_what_a_node_is_is_asked_once_until_it_turns_out_to_be_wrong(tmp_path):
 
     root_of(home).mkdir()
     for partition in ("a", "b", "a", "b"):
-        assert nodes.node_device(home, Options(partition), "auto", quiet(), ask) == f"cuda {partition} 9.0"
+        assert start.node_device(home, Options(partition), "auto", quiet(), ask) == f"cuda {partition} 9.0"
     assert asked == ["a", "b"]
 
-    nodes.forget_device(home, Options("a"))
+    start.forget_device(home, Options("a"))
 
     for partition in ("a", "b"):
-        nodes.node_device(home, Options(partition), "auto", quiet(), ask)
+        start.node_device(home, Options(partition), "auto", quiet(), ask)
     assert asked == ["a", "b", "a"]
 
 
