@@ -78,7 +78,7 @@ def measure(folder: Path, count: int, cells: int, seconds: float, build_seconds:
     simulated = [Gpu(str(n), f"GPU-{n}", IDENTITY) for n in range(count)]
     started = time.perf_counter()
     with Board([], Console(file=io.StringIO())) as board:
-        done = sweep.run_plan(experiment, plan, board, evict_after=False, gpus=simulated)
+        done = sweep.LocalExecutor(simulated).run(experiment, plan, board, evict_after=False)
     spent = time.perf_counter() - started
     assert [cell.outcome for cell in done] == ["ok"] * cells
     assert {cell.details["gpu"]["index"] for cell in done} == {gpu.index for gpu in simulated}

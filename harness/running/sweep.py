@@ -67,59 +67,44 @@ class Executor(Protocol):
         ...
 
 
-def run_plan(
-    experiment: Experiment,
-    plan: list[Planned],
-    board: Board,
-    *,
-    evict_after: bool,
-    gpus: Sequence[Gpu] = (),
-    jobs: int = 1,
-) -> list[Cell]:
-    """Run what a plan says; return the cells of the whole plan in its order, those that were stored before included.
-
-    The first Ctrl-C lets the running cells end and starts nothing more; cells that did not run are not returned. The
-    second ends them at once. SIGTERM is like the first, but the running cells have ten seconds.
-
-    Args:
-        experiment: collection, checkpoint, device and settings.
-        plan: from `plan_cells`.
-        board: shows progress.
-        evict_after: delete each environment as soon as its cells are stored.
-        gpus: one cell at a time runs on each; an empty list leaves the choice to CUDA.
-        jobs: how many cells run at a time on each GPU, or on the CPU.
-
-    Raises:
-        UsageError: not one cell could start, because there is no network and the cache is cold, or the disk is full.
-            The outcomes are stored all the same.
-        InfrastructureError: no cell ended before the user stopped the sweep, or every GPU was lost.
-        KeyboardInterrupt: the user wants everything ended at once.
-    """
-    slots = Slots(experiment.home, gpus, jobs, board.note)
-    cells = _Sweep(Work(experiment, plan, board), slots, evict_after=evict_after).run()
-    if plan and not cells:
-        raise InfrastructureError("Stopped before any cell had ended; the same command goes on.")
-    if cells and all(cell.details.get("cause") in _MEND_FIRST for cell in cells):
-        raise UsageError(cells[0].reason.rstrip(".") + _MEND_FIRST[cells[0].details["cause"]])
-    return cells
-
-
 @dataclass(frozen=True)
 class LocalExecutor:
     """Runs cells on this machine.
 
+    The first Ctrl-C lets the running cells end and starts nothing more; cells that did not run are not returned. The
+    second ends them at once. SIGTERM is like the first, but the running cells have ten seconds.
+
     Attributes:
-        gpus: one cell at a time runs on each; all visible GPUs of the device's model when None.
+        gpus: one cell at a time runs on each; all visible GPUs of the device's model when None. An empty list leaves
+            the choice to CUDA.
         jobs: how many cells run at a time on each of them, or on the CPU.
     """
 
-    gpus: tuple[Gpu, ...] | None = None
+    gpus: Sequence[Gpu] | None = None
     jobs: int = 1
 
     def run(self, experiment: Experiment, plan: list[Planned], board: Board, *, evict_after: bool) -> list[Cell]:
-        """See `Executor.run`."""
+        """See `Executor.run`.
+
+        Raises:
+            UsageError: not one cell could start, because there is no network and the cache is cold, or the disk is
+                full. The outcomes are stored all the same.
+            InfrastructureError: no cell ended before the user stopped the sweep, or every GPU was lost.
+            KeyboardInterrupt: the user wants everything ended at once.
+        """
         gpus = choose_gpus(experiment.device, None) if self.gpus is None else self.gpus
-        return run_plan(experiment, plan, board, evict_after=evict_after, gpus=gpus, jobs=self.jobs)
+        slots = Slots(experiment.home, gpus, self.jobs, board.note)
+        cells = _Sweep(Work(experiment, plan, board), slots, evict_after=evict_after).run()
+        if plan and not cells:
+            raise InfrastructureError("Stopped before any cell had ended; the same command goes on.")
+        if cells and all(cell.details.get("cause") in _MEND_FIRST for cell in cells):
+            raise UsageError(cells[0].reason.rstrip(".") + _MEND_FIRST[cells[0].details["cause"]])
+        return cells
+
+
+def run_plan(experiment: Experiment, plan: list[Planned], board: Board, *, evict_after: bool) -> list[Cell]:
+    """Run a plan's cells one after the other, where CUDA chooses; see `LocalExecutor.run`."""
+    return LocalExecutor(()).run(experiment, plan, board, evict_after=evict_after)
 
 
 @dataclass
