@@ -7,9 +7,10 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -109,9 +110,13 @@ def read_record(path: Path) -> dict[str, Any]:
     return found
 
 
+# Made once for each: making one takes longer than using it often.
+_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
+
+
 def to_record(value: object) -> dict[str, Any]:
     """A dataclass as a JSON object."""
-    found: dict[str, Any] = TypeAdapter(type(value)).dump_python(value, mode="json")
+    found: dict[str, Any] = _adapter(type(value)).dump_python(value, mode="json")
     return found
 
 
@@ -121,7 +126,9 @@ def from_record(kind: type[_Record], record: dict[str, Any]) -> _Record:
     Raises:
         ValueError: a field is missing, unknown or of another type.
     """
-    return TypeAdapter(kind).validate_python({name: value for name, value in record.items() if name != "schema"})
+    plain = {name: value for name, value in record.items() if name != "schema"}
+    found: _Record = _adapter(kind).validate_python(plain)
+    return found
 
 
 # ---- arrays and their tasks
