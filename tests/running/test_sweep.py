@@ -750,7 +750,7 @@ def test_ctrl_c_twice_ends_the_running_cell_at_once_and_leaves_the_store_whole(t
 def test_sigterm_gives_the_running_cell_a_while_and_then_ends_it(tmp_path):
     """A scheduler kills half a minute after it asks."""
     line = Line(tmp_path, SLOW, seconds=600)
-    process = line.start(patches=("sweep._TERM_PATIENCE = 1.0",))
+    process = line.start(patches=("from harness.running import sweep", "sweep._TERM_PATIENCE = 1.0"))
     line.wait_for("started")
     process.send_signal(signal.SIGTERM)
     code, _, err = line.end(process)
