@@ -126,6 +126,14 @@ def sync_file(path: Path) -> None:
         os.close(handle)
 
 
+def write_json(path: Path, value: object, *, indent: int | None = None) -> None:
+    """Write a JSON file, so that it is on disk afterwards; keys are sorted where it is indented, for people."""
+    with path.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=indent, sort_keys=indent is not None)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 _INFINITY = f"infinity {os.urandom(16).hex()}"  # stands for an infinite number until the text is made; in no file
 
 

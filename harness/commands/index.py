@@ -42,12 +42,12 @@ def command(
     """
     from dataclasses import replace
 
-    from harness.environments.gpus import choose_gpus
+    from harness.environments.device import choose_gpus
     from harness.running.checks import parse_repeats, to_run, versions_of
-    from harness.running.executor import LocalExecutor
     from harness.running.experiment import Selection
     from harness.running.plan import plan_cells, stopped_early
     from harness.running.progress import Board
+    from harness.running.sweep import LocalExecutor
     from harness.words import count
 
     experiment = to_run(Selection(**options))

@@ -21,9 +21,9 @@ _MOST_HOURS = 1_000_000
 
 if TYPE_CHECKING:
     from harness.environments.device import Device
-    from harness.running.executor import Executor
     from harness.running.experiment import Selection
     from harness.running.slurm.record import Sweep
+    from harness.running.sweep import Executor
 
 
 def _hours(_context: click.Context, _option: click.Parameter, value: float | None) -> float | None:
@@ -111,7 +111,7 @@ def command(
     print_headline(reduced, markdown=markdown)
     click.echo(f"Tables: {folder}")
     if sweep is not None:
-        from harness.running.slurm.sweeps import close_sweep
+        from harness.running.slurm.start import close_sweep
 
         close_sweep(experiment.home, sweep)
     if early:
@@ -134,11 +134,11 @@ def _fits(on_cluster: bool, gpus: str | None, cluster: dict[str, Any]) -> None:
 def _executor(sweep: Sweep | None, device: Device, gpus: str | None, jobs: int) -> Executor:
     """Where the cells run. What only a cluster needs is imported only for one."""
     if sweep is None:
-        from harness.environments.gpus import choose_gpus
-        from harness.running.executor import LocalExecutor
+        from harness.environments.device import choose_gpus
+        from harness.running.sweep import LocalExecutor
 
         return LocalExecutor(tuple(choose_gpus(device, gpus)), jobs)
-    from harness.running.slurm.executor import SlurmExecutor
+    from harness.running.slurm.follower import SlurmExecutor
 
     return SlurmExecutor(sweep)
 

@@ -63,13 +63,9 @@ def _platform() -> Check:
         return Check(
             "platform", "problem", f"The locks are for Linux on x86-64; this is {platform.system()} on {machine}."
         )
-    old = libc == "glibc" and tuple(int(n) for n in version.split(".")[:2]) < (2, 28)
-    if libc != "glibc" or old:
-        return Check(
-            "platform",
-            "problem",
-            f"torch 2.6 and later need glibc 2.28; this machine has {libc or 'no glibc'} {version}.",
-        )
+    if libc != "glibc" or tuple(int(n) for n in version.split(".")[:2]) < (2, 28):
+        needed = f"torch 2.6 and later need glibc 2.28; this machine has {libc or 'no glibc'} {version}."
+        return Check("platform", "problem", needed)
     return Check("platform", "ok", f"Linux, x86-64, glibc {version}.")
 
 

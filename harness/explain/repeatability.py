@@ -26,7 +26,7 @@ from harness.explain.replay import CallVerdict
 from harness.inputs.matrix_file import find_matrix, load_matrix
 from harness.running.checks import to_run
 from harness.running.experiment import Experiment, Selection
-from harness.running.interpreters import interpreters, workbench
+from harness.running.job import interpreters, workbench
 from harness.running.runner import run_index
 from harness.store.cell import Cell
 from harness.store.spec import CellSpec

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.environments.gpus import gpu_turn
+from harness.environments.device import gpu_turn
 from harness.explain.difference import amount
 from harness.explain.locate import StepFinding
 from harness.explain.pair import Pair, Side
