@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from harness.commands.options import Writable, selection_options, sites_options
+from harness.commands.options import gathering_option, selection_options, sites_options
 from harness.errors import ExitCode, printable
 
 
@@ -16,11 +16,7 @@ from harness.errors import ExitCode, printable
 @click.argument("b")
 @selection_options
 @sites_options
-@click.option(
-    "--output",
-    type=Writable(),
-    help="Write to blame.parquet here, beside the rows of other pairs.",
-)
+@gathering_option("blame")
 def command(a: str, b: str, output: Path | None, **options: Any) -> int:
     """Say which package changed the index between versions A and B, by exchanging packages in both directions.
 
@@ -32,7 +28,7 @@ def command(a: str, b: str, output: Path | None, **options: Any) -> int:
     from harness.explain.locate import look
     from harness.explain.pair import prepare_pair
     from harness.report.blame_rows import rows
-    from harness.report.gathering import Gathering
+    from harness.report.parquet import Gathering
     from harness.running.checks import to_run, two_versions
     from harness.running.experiment import Selection
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.commands.options import chunks_option, group_option, selection_options
+from harness.commands.options import chunks_option, group_option, json_option, selection_options
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command(name="ladder")
 @click.argument("items", nargs=-1, required=True)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+@json_option
 @chunks_option
 @selection_options
 @group_option
