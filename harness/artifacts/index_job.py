@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from harness.artifacts.kind import Batches, Blocks, JobKind, Made, Meaning, Replay
@@ -84,4 +86,11 @@ INDEX = JobKind(
         "optimize ivf": Replay({name: name for name in ("ivf_unoptimized", "values", "doclens")}),
     },
     sizes={"partitions": ("centroids_raw", "ivf_lengths", "centroids")},
+    united={
+        **dict.fromkeys(("buckets_n", "buckets_n_mismatch", "codes_n_mismatch_unpermuted"), operator.add),
+        **dict.fromkeys(("codes_n_moved", "codes_judged", "codes_near_ties", "codes_real_moves"), operator.add),
+        "buckets_steps": lambda one, other: dict(Counter(one) + Counter(other)),
+        **dict.fromkeys(("buckets_max_step", "codes_margin_max"), max),
+        **dict.fromkeys(("buckets_mean_step", "codes_margin_p50")),
+    },
 )

@@ -145,6 +145,8 @@ class JobKind:
         added: artifacts that it does not make, and that other programs add to the same kind of result.
         replays: the steps that can be run by themselves.
         sizes: numbers that such a step must be told: the length of the first of these artifacts that is there.
+        united: facts that differ from chunk to chunk, each with how those of two chunks become that of both; None where
+            no fact of both follows. A fact that is not here is only told together of chunks that have the same.
     """
 
     name: str
@@ -153,6 +155,7 @@ class JobKind:
     added: tuple[Made, ...] = ()
     replays: Mapping[str, Replay] = field(default_factory=dict)
     sizes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    united: Mapping[str, Callable[[Any, Any], Any] | None] = field(default_factory=dict)
 
     @cached_property
     def _places(self) -> dict[str, tuple[int, Made]]:

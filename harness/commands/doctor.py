@@ -59,7 +59,9 @@ def command(
     _print(checks)
     # Without the device that has to be there, there is nothing to run on, which has been said.
     if repeats is not None and not (device == "cuda" and not gpus()):
+        from harness.environments.doctor import cores_check
         from harness.explain.repeatability import PASSAGES, examine_repeats
+        from harness.report.repeatability_text import repeatability_checks
         from harness.running.experiment import Selection
 
         chosen = Selection(
@@ -73,7 +75,8 @@ def command(
             site_python=site_python,
             capture="full",
         )
-        more = examine_repeats(chosen, version, repeats, report=lambda text: click.echo(text, err=True))
+        found = examine_repeats(chosen, version, repeats, report=lambda text: click.echo(text, err=True))
+        more = [cores_check(), *repeatability_checks(found)]
         _print(more)
         checks += more
     return int(ExitCode.INFRASTRUCTURE if any(check.verdict == "problem" for check in checks) else ExitCode.OK)
