@@ -26,9 +26,10 @@ from harness.artifacts.comparison import STATUSES, ArtifactComparison, Compariso
 from harness.artifacts.directory import IndexDirectory
 from harness.artifacts.graph import Change, Place
 from harness.artifacts.ladder import all_pairs, ladder
+from harness.explain.compared import ComparedCells
 from harness.report.comparison_text import kinds_of, paragraph, rows, text
 from harness.report.console import headline_text
-from harness.report.headline import COLUMNS, ComparedCells, Headline
+from harness.report.headline import COLUMNS, Headline
 from harness.report.kinds import Kinds
 from harness.report.ladder_text import ladder_text, pairs_text
 from harness.report.reduce import Reduced
@@ -179,13 +180,13 @@ def test_the_headline_table_fits(width: int) -> None:
         ComparedCells(cell(), cell(), "consecutive"),
         ComparedCells(cell(), cell(outcome="crashed", artifacts={}), "consecutive"),
     ]
-    shown = headline_text(Reduced("about " * 30, pairs, lines, [], []), Screen(width))
+    shown = headline_text(Reduced("about " * 30, pairs, lines, []), Screen(width))
 
     assert too_long(shown, width) == []
     assert ("Left out" in shown) == (width < 120)
     assert not Counter(gap.split()) - Counter(shown.split())
     assert "False (0/12)" in shown
-    wide = headline_text(Reduced("about", pairs, lines, [], []), PLAIN)
+    wide = headline_text(Reduced("about", pairs, lines, []), PLAIN)
     assert all(title in wide for title in COLUMNS)
     assert gap in wide
 

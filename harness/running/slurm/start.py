@@ -18,7 +18,7 @@ import secrets
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +28,7 @@ from harness.errors import InfrastructureError, UsageError
 from harness.flock import try_hold
 from harness.home import Home, resolve_home
 from harness.inputs.matrix_file import find_matrix, load_matrix
+from harness.running.checks import parse_repeats, versions_of
 from harness.running.experiment import Experiment, Selection
 from harness.running.job import log_tail
 from harness.running.progress import Board
@@ -61,6 +62,41 @@ from harness.running.slurm.submit import resources
 from harness.words import count, said
 
 PROBE_MINUTES = 10
+
+
+def asked_sweep(
+    selection: Selection,
+    versions: Sequence[str],
+    repeats: Sequence[str],
+    *,
+    attach: str | None,
+    partition: str | None,
+    extra: Sequence[str],
+    retries: int,
+    at_once: int,
+    evict: bool,
+    output: Path | None,
+) -> Sweep:
+    """The sweep that `attach` names, or a new one of what the other options say, as the command line has them.
+
+    Raises:
+        HarnessError: they contradict each other, or something is missing, here or on the nodes.
+    """
+    if attach is not None:
+        if versions or repeats:
+            raise UsageError("--attach goes on with what the sweep was started with: give no versions and no repeats.")
+        return attach_sweep(selection, attach)
+    named = {}
+    for option in extra:
+        name, is_there, value = option.partition("=")
+        if not (name and is_there):
+            raise UsageError(f"--slurm {option!r}: write NAME=VALUE, such as account=me.")
+        named[name] = value
+    matrix = load_matrix(selection.matrix_path)
+    chosen = versions_of(matrix, versions)
+    runs, how = parse_repeats(matrix, repeats, chosen), Options(partition, named, retries, at_once)
+    with Board([]) as board:
+        return start_sweep(selection, chosen, runs, how, board, evict=evict, output=output)
 
 
 def start_sweep(
