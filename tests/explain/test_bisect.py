@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -29,7 +30,7 @@ def test_the_answer_is_that_of_looking_at_every_build_and_takes_a_logarithm(numb
 
     def look(place: int) -> bool:
         seen.append(place)
-        return place >= change
+        return bool(place >= change)
 
     assert search(number, look) == (change - 1, change)
     assert len(seen) == len(set(seen)) <= math.ceil(math.log2(number))
@@ -184,7 +185,7 @@ def nightlies(index: PackageIndex, world: SmallWorld, changes_at: int, *, crash=
         )  # fmt: skip
 
 
-def bisect(capsys, tmp_path, world: SmallWorld, *arguments: str) -> tuple[int, dict, str]:
+def bisect(capsys, tmp_path, world: SmallWorld, *arguments: str) -> tuple[int, Any, str]:
     inputs = make_inputs(tmp_path)
     code, out, err = run(capsys, "bisect", *arguments, *inputs, "--device", "cpu", *world.options, "--json")
     return code, json.loads(out) if out else {}, err
