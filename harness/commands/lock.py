@@ -28,7 +28,7 @@ def command(
     """
     from functools import partial
 
-    from harness.environments.lockfile import difference, lock_path, read_lock, undeclared
+    from harness.environments.lockfile import difference, lock_of, undeclared
     from harness.environments.resolve import write_locks
     from harness.environments.uv import run_uv
     from harness.inputs.matrix_file import load_matrix
@@ -36,7 +36,7 @@ def command(
     matrix = load_matrix(matrix_path)
     locks = matrix_path.parent / "locks"
     if diff:
-        a, b = (read_lock(lock_path(locks, matrix.require(version), flavour)) for version in diff)
+        a, b = (lock_of(matrix, locks, version, flavour) for version in diff)
         forbidden = undeclared(matrix, a, b)
         for name, (old, new) in difference(a, b).items():
             note = "  (not required by torch, not on the allow-list)" if name in forbidden else ""

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.environments.interpreter import installed_packages, mismatches
-from harness.environments.lockfile import Lock, lock_path, read_lock
+from harness.environments.lockfile import Lock, lock_of, lock_path, read_lock
 from harness.environments.supervise import Control, Deadline, wait_for
 from harness.environments.uv import BuildFailed, cache_lock, index_arguments, run_logged, run_uv, uv_command
 from harness.files import write_json
 from harness.flock import Held, hold, try_hold
 from harness.home import Home
-from harness.inputs.matrix import Flavour, Matrix
+from harness.inputs.matrix import Build, Flavour, Matrix
 
 _SENTINEL = "harness-complete.json"
 
@@ -85,6 +85,7 @@ def ensure_environment(
     locks: Path,
     version: str,
     flavour: Flavour,
+    build: Build | None = None,
     *,
     report: Callable[[str], None] = lambda _text: None,
     deadline: float | None = None,
@@ -100,16 +101,17 @@ def ensure_environment(
         locks: folder of the locks.
         version: of torch.
         flavour: `cpu` or `gpu`.
+        build: of the version, for a GPU that its own wheel has no code for.
         report: says what is under way.
         deadline: wall seconds for building it; none when absent.
         control: stops the building.
 
     Raises:
         BuildFailed: uv could not build it; `outcome` and `log` say more.
-        UsageError: there is no lock for the version.
+        UsageError: there is no lock for the version, or it is for another Python.
         Stopped: `control` said so.
     """
-    lock = read_lock(lock_path(locks, version, flavour))
+    lock = lock_of(matrix, locks, version, flavour, build)
     path = environment_path(home, version, flavour, lock)
     home.environments.mkdir(parents=True, exist_ok=True)
     with wait_for([_building(path)], control) as held:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from harness.environments.supervise import Control, wait_for
 from harness.errors import UsageError
 from harness.flock import try_hold, whose
 from harness.home import Home
-from harness.inputs.matrix import Flavour, Matrix
+from harness.inputs.matrix import Build, Flavour, Matrix
 
 # Extensions by which oneDNN, MKL, OpenBLAS, FAISS and torch's own kernels choose what to run.
 _DISPATCH = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile")
@@ -158,19 +158,34 @@ def missing_code(matrix: Matrix, version: str, identity: str) -> str:
 
     The job would find the same out from the wheel itself (`harness.worker.index.runs_on`), once it is installed.
     """
+    reason = _without_code(matrix, version, identity)
+    return "" if reason and build_for(matrix, version, identity) else reason
+
+
+def build_for(matrix: Matrix, version: str, identity: str) -> Build | None:
+    """Another build of a version, that has code for a GPU that the version's own wheel has none for; else None."""
+    if not _without_code(matrix, version, identity):
+        return None
+    return next((one for one in matrix.builds_of(version) if _runs(one.architectures, identity)), None)
+
+
+def _without_code(matrix: Matrix, version: str, identity: str) -> str:
     capability = capability_of(identity)
-    if capability is None:
-        return ""
-    for oddity in matrix.oddities_of(version, "gpu"):
-        names = oddity.architectures
-        numbers = [int(name.removeprefix("sm_")) for name in names]
-        if names and not any(n // 10 == capability[0] and n % 10 <= capability[1] for n in numbers):
+    for oddity in matrix.oddities_of(version, "gpu") if capability else ():
+        if oddity.architectures and not _runs(oddity.architectures, identity):
             name = identity.removeprefix("cuda ").rsplit(" ", 1)[0]
             return (
-                f"The wheel of torch {version} holds code for {', '.join(names)}, none of which runs on {name} "
-                f"(compute capability {capability[0]}.{capability[1]})."
+                f"The wheel of torch {version} holds code for {', '.join(oddity.architectures)}, none of which runs on "
+                f"{name} (compute capability {'.'.join(map(str, capability or ()))})."
             )
     return ""
+
+
+def _runs(architectures: Sequence[str], identity: str) -> bool:
+    """Whether code for one of some architectures runs on a GPU: one of its major version, and no newer."""
+    major, minor = capability_of(identity) or (0, 0)
+    numbers = [int(name.removeprefix("sm_")) for name in architectures]
+    return any(number // 10 == major and number % 10 <= minor for number in numbers)
 
 
 def choose_device(wanted: str) -> Device:

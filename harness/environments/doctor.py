@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import platform
 import re
 import shutil
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from harness.environments.device import cpu_device, gpus, missing_code, usable_cores
-from harness.environments.lockfile import lock_path, read_lock
+from harness.environments.lockfile import FLAVOURS, lock_of, lock_path
 from harness.errors import HarnessError, InfrastructureError
 from harness.files import writable_folder
 from harness.home import Home
@@ -35,11 +36,22 @@ class Check:
     detail: str
 
 
-def _python(matrix: Matrix, home: Home) -> Check:
+def _pythons(matrix: Matrix, home: Home) -> Iterator[Check]:
+    """One check for each Python of the matrix, the one of most versions first."""
+    others: dict[str, list[str]] = {}
+    for version in matrix.versions:
+        for python in {matrix.python_of(version, flavour) for flavour in FLAVOURS} - {matrix.python}:
+            others.setdefault(python, []).append(version)
+    yield _python(matrix.python, "all wheels of the matrix need", home)
+    for python, versions in others.items():
+        yield _python(python, f"{', '.join(versions)} need{'s' if len(versions) == 1 else ''}", home)
+
+
+def _python(python: str, who: str, home: Home) -> Check:
     from harness.environments.uv import run_uv, uv_words
 
     try:
-        done = run_uv(home, "python", "find", "--no-project", matrix.python, timeout=60)
+        done = run_uv(home, "python", "find", "--no-project", python, timeout=60)
     except InfrastructureError as error:
         return Check("uv", "warning", str(error))
     except subprocess.SubprocessError as error:
@@ -49,12 +61,9 @@ def _python(matrix: Matrix, home: Home) -> Check:
     if done.returncode:
         cause, hint = uv_words(done.stderr)
         if "No interpreter found" not in cause:
-            return Check("uv", "problem", f"uv cannot look for Python {matrix.python}: {cause}.{hint}")
-        missing = (
-            f"uv finds no Python {matrix.python}, which all wheels of the matrix need: install it ({cause}).{hint}"
-        )
-        return Check("python", "problem", missing)
-    return Check("python", "ok", f"Python {matrix.python} is there for the environments.")
+            return Check("uv", "problem", f"uv cannot look for Python {python}: {cause}.{hint}")
+        return Check("python", "problem", f"uv finds no Python {python}, which {who}: install it ({cause}).{hint}")
+    return Check("python", "ok", f"Python {python} is there for the environments.")
 
 
 def _platform() -> Check:
@@ -142,13 +151,19 @@ def unsupported(matrix: Matrix, identity: str) -> dict[str, list[str]]:
 
 
 def _locks(matrix: Matrix, locks: Path) -> Check:
-    missing = []
-    for version in matrix.versions:
-        for flavour in ("cpu", "gpu"):
+    missing, problems = [], []
+    for version, flavour in itertools.product(matrix.versions, FLAVOURS):
+        for build in (None, *(matrix.builds_of(version) if flavour == "gpu" else ())):
+            name = f"{build.version if build else version} ({flavour})"
+            if not lock_path(locks, build.version if build else version, flavour).exists():
+                missing.append(name)
+                continue
             try:
-                read_lock(lock_path(locks, version, flavour))
-            except HarnessError:
-                missing.append(f"{version} ({flavour})")
+                lock_of(matrix, locks, version, flavour, build)
+            except HarnessError as error:
+                problems.append(str(error))
+    if problems:
+        return Check("locks", "problem", problems[0])
     if missing:
         return Check("locks", "problem", f"no lock for {', '.join(missing)}: run `nox -s lock`.")
     return Check("locks", "ok", f"there is one for each of {count(len(matrix.versions), 'version')}, for CPU and GPU.")
@@ -166,7 +181,7 @@ def examine(matrix: Matrix, home: Home, locks: Path, device: str = "auto") -> li
     """Run all checks; without a GPU, `device` `cuda` is a problem, and `auto` is a machine that indexes on its CPU."""
     return [
         _platform(),
-        _python(matrix, home),
+        *_pythons(matrix, home),
         _locks(matrix, locks),
         _disk(home),
         _memory(),

@@ -17,7 +17,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from harness.errors import UsageError
-from harness.inputs.matrix import Flavour, Matrix
+from harness.inputs.matrix import Build, Flavour, Matrix
 
 FLAVOURS: tuple[Flavour, ...] = ("cpu", "gpu")
 _PIN = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>[A-Za-z0-9.!+_-]+) ?\\?$")
@@ -65,6 +65,22 @@ def lock_path(locks: Path, version: str, flavour: Flavour) -> Path:
 def shared_path(locks: Path, flavour: Flavour) -> Path:
     """Where the constraints of one flavour are."""
     return locks / flavour / "shared.txt"
+
+
+def lock_of(matrix: Matrix, locks: Path, version: str, flavour: Flavour, build: Build | None = None) -> Lock:
+    """The lock of a version of the matrix, or of another build of it.
+
+    Raises:
+        UsageError: the matrix has no such version, there is no lock, or it was made for another Python.
+    """
+    found = read_lock(lock_path(locks, build.version if build else matrix.require(version), flavour))
+    made, wanted = found.python or matrix.python, matrix.python_of(version, flavour)
+    if made != wanted:
+        raise UsageError(
+            f"{found.path} is for Python {made}, and matrix.yaml has {wanted} for {version}: run `nox -s lock -- "
+            f"{version}`."
+        )
+    return found
 
 
 def read_lock(path: Path) -> Lock:

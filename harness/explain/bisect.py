@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from harness.artifacts.comparison import ArtifactComparison, compare_sources
-from harness.environments.lockfile import lock_path, read_lock
+from harness.environments.lockfile import lock_path
 from harness.environments.resolve import CannotBeLocked, write_locks
 from harness.environments.uv import run_uv
 from harness.errors import InfrastructureError, UsageError
@@ -125,11 +125,10 @@ def with_builds(experiment: Experiment, builds: Sequence[Listed]) -> Experiment:
     decides = own.model_dump(mode="json", include={"python", "platform", "exclude_newer", "requirements", "oddities"})
     found = copy.copy(experiment)
     found.matrix, found.locks = matrix, experiment.home.build_locks / digest_of([decides, dict(own.indexes)])[:12]
-    flavour = experiment.device.flavour
     for one in builds:
         if one.version in own.versions:
-            source, target = (lock_path(locks, one.version, flavour) for locks in (experiment.locks, found.locks))
-            read_lock(source)
+            source = experiment.lock(one.version).path
+            target = found.locks / source.parent.name / source.name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
     return found

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from harness.artifacts.source import ArtifactSource
-from harness.environments.device import Device, choose_device
-from harness.environments.lockfile import Lock, lock_path, read_lock
+from harness.environments.device import Device, build_for, choose_device
+from harness.environments.lockfile import Lock, lock_of
 from harness.environments.uv import run_uv
 from harness.errors import HarnessError, UsageError, printable
 from harness.home import Home, resolve_home
@@ -107,9 +107,10 @@ class Chooser:
 
     # ---- what would be planned
 
-    def _lock(self, version: str, flavour: Flavour) -> Lock | None:
+    def _lock(self, version: str, flavour: Flavour, device: str) -> Lock | None:
         try:
-            return read_lock(lock_path(self.path.parent / "locks", self.matrix.require(version), flavour))
+            build = build_for(self.matrix, version, device) if flavour == "gpu" else None
+            return lock_of(self.matrix, self.path.parent / "locks", version, flavour, build)
         except HarnessError:
             return None
 
@@ -136,7 +137,7 @@ class Chooser:
         if own.unknown:
             return _Judged(cell, None, {"lock": "with a record of another form"})
         flavours: tuple[Flavour, ...] = ("cpu", "gpu") if own.device_kind == "cpu" else ("gpu", "cpu")
-        locks = [lock for flavour in flavours if (lock := self._lock(cell.version, flavour))]
+        locks = [lock for flavour in flavours if (lock := self._lock(cell.version, flavour, own.device))]
         lock = next((lock for lock in locks if lock.digest == own.lock), None)
         if not locks:
             return _Judged(cell, None, {"lock": "of no version in matrix.yaml, or of none that is locked"})
@@ -179,7 +180,8 @@ class Chooser:
         members = [one.cell for one in chosen]
         assert chosen[0].lock is not None
         flavour: Flavour = "gpu" if chosen[0].lock.path.parent.name == "gpu" else "cpu"
-        locks = {version: lock for version in self.matrix.versions if (lock := self._lock(version, flavour))}
+        device = members[0].spec.device
+        locks = {version: lock for version in self.matrix.versions if (lock := self._lock(version, flavour, device))}
         return Choice(self.store, tuple(_with_own_repeats(members)), locks, self._note(chosen, found))
 
     def _only(

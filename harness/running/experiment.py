@@ -7,15 +7,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from harness.environments.device import Device, choose_device, missing_code, usable_cores
+from harness.environments.device import Device, build_for, choose_device, missing_code, usable_cores
 from harness.environments.interpreter import Brought, Interpreter
-from harness.environments.lockfile import Lock, lock_path, read_lock
+from harness.environments.lockfile import Lock, lock_of
 from harness.environments.uv import run_uv
 from harness.errors import UsageError
 from harness.home import Home, resolve_home
 from harness.inputs.checkpoint import CheckpointFiles
 from harness.inputs.loaders import load_checkpoint, load_collection
-from harness.inputs.matrix import Flavour, HubCollection, IndexJob, Matrix, ScaledCollection
+from harness.inputs.matrix import Build, Flavour, HubCollection, IndexJob, Matrix, ScaledCollection
 from harness.inputs.matrix_file import find_matrix, load_matrix
 from harness.inputs.passages import Passages
 from harness.running.specs import index_spec
@@ -115,13 +115,18 @@ class Experiment:
         """Why a version cannot run on this device, known before its environment is; empty if nothing speaks against."""
         return missing_code(self.matrix, version, self.device.identity)
 
+    def build(self, version: str) -> Build | None:
+        """The other build of a version that this device needs, for want of code in its own wheel."""
+        return build_for(self.matrix, version, self.device.identity)
+
     def lock(self, version: str) -> Lock:
         """The lock of a version's environment on this device, or of the one that was brought."""
         flavours: list[Flavour] = [self.device.flavour]
         if self.sites is not None:
             # A GPU host's environments also run on a CPU (a dry run before the GPU is there), with their own lock.
             flavours.append("cpu" if flavours[0] == "gpu" else "gpu")
-        locks = [read_lock(lock_path(self.locks, self.matrix.require(version), flavour)) for flavour in flavours]
+        builds = {"gpu": self.build(version)}
+        locks = [lock_of(self.matrix, self.locks, version, flavour, builds.get(flavour)) for flavour in flavours]
         return self.sites.closest(version, locks) if self.sites is not None else locks[0]
 
     def spec(self, version: str, repeat: int = 0) -> CellSpec:

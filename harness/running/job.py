@@ -300,7 +300,9 @@ def interpreters(experiment: Experiment, note: Callable[[str], None]) -> Callabl
         home, flavour = experiment.home, experiment.device.flavour
         with disk_errors(home):
             return Interpreter(
-                ensure_environment(home, experiment.matrix, experiment.locks, version, flavour, report=note).python
+                ensure_environment(
+                    home, experiment.matrix, experiment.locks, version, flavour, experiment.build(version), report=note
+                ).python
             )
 
     return lambda version: partial(interpreter, version)

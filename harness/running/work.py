@@ -166,6 +166,7 @@ class Builders:
             experiment.locks,
             version,
             experiment.device.flavour,
+            experiment.build(version),
             report=self.work.board.note,
             deadline=experiment.job.deadline_seconds.install,
             control=control,
