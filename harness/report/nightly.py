@@ -111,6 +111,25 @@ class NightChange:
 
 
 @dataclass(frozen=True)
+class NewVersion:
+    """A version that no earlier night compared.
+
+    Attributes:
+        step: from the version before it.
+        final: tensors of the index that it changes, beyond noise.
+        inside: other artifacts of the pipeline that it changes.
+        gap: why it could not be compared; empty where it was.
+        unknown: artifacts of which nobody knows.
+    """
+
+    step: VersionPair
+    final: tuple[str, ...] = ()
+    inside: tuple[str, ...] = ()
+    gap: str = ""
+    unknown: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Report:
     """What a night brought.
 
@@ -123,6 +142,7 @@ class Report:
         compared_with: the last comparable night; empty on the first.
         unreadable: earlier nights whose tables are damaged.
         relocked: versions whose cell is another than the last time, in the same group: its lock or oddities changed.
+        added: versions that no earlier night compared, where there is one.
     """
 
     night: Night
@@ -133,6 +153,7 @@ class Report:
     compared_with: str
     unreadable: tuple[str, ...] = ()
     relocked: tuple[str, ...] = ()
+    added: tuple[NewVersion, ...] = ()
 
 
 def night_names(folder: Path) -> list[str]:
@@ -274,7 +295,33 @@ def report(night: Night, earlier: Sequence[Night], unreadable: tuple[str, ...] =
         earlier[0].name if earlier else "",
         unreadable,
         tuple(_changed(night.keys, [one.keys for one in earlier])),
+        tuple(_added(night, earlier)),
     )
+
+
+def _added(night: Night, earlier: Sequence[Night]) -> Iterator[NewVersion]:
+    """What the versions that no earlier night compared change against the one before them.
+
+    One that failed is told of once, and again when it has been compared.
+    """
+    seen = {version for one in earlier for row in one.headline for version in (row.a, row.b)}
+    compared = {version for one in earlier for step in one.steps for version in step}
+    for row in night.headline:
+        if not seen or row.b in (seen if row.gap else compared):
+            continue
+        step = (row.a, row.b)
+        changed = [
+            (artifact, found.final)
+            for (place, artifact), found in night.findings.items()
+            if place == step and not found.noise and found.status != "bit_equal"
+        ]
+        yield NewVersion(
+            step,
+            tuple(artifact for artifact, final in changed if final),
+            tuple(artifact for artifact, final in changed if not final),
+            row.gap,
+            tuple(artifact for place, artifact in night.unknown if place == step),
+        )
 
 
 def _changed(now: Mapping[Key, str], earlier: Sequence[Mapping[Key, str]]) -> Iterator[Key]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.report.headline import COLUMNS, headline_cells
-from harness.report.nightly import NightRow, Report
+from harness.report.nightly import NewVersion, NightRow, Report
 from harness.report.readable import markdown_table
 from harness.words import count
 
@@ -34,6 +34,8 @@ def markdown(found: Report) -> str:
             if name in about
         ).removeprefix("collection: "),
     ]
+    if found.added:
+        parts += ["### New versions", "\n".join(f"- {_of_version(one)}" for one in found.added)]
     if found.new:
         rows = [
             (*one.step, one.artifact, _words(one.before) if one.before else "not compared", _words(one.now), one.since)
@@ -70,6 +72,20 @@ def markdown(found: Report) -> str:
     if found.unreadable:
         notes.append(f"Tables that could not be read: {', '.join(found.unreadable)}.")
     return "\n\n".join([*parts, *notes]) + "\n"
+
+
+def _of_version(one: NewVersion) -> str:
+    """What a new version changes, in one sentence."""
+    a, b = one.step
+    if one.gap:
+        return f"{b}: could not be compared with {a} ({one.gap})."
+    unknown = f" Not known: {', '.join(one.unknown)}." if one.unknown else ""
+    if one.final:
+        return f"{b}: changes {', '.join(one.final)} against {a}.{unknown}"
+    inside = f" in the index; inside the pipeline it changes {', '.join(one.inside)}" if one.inside else ""
+    # Of what could not be compared, nobody says that it is the same.
+    nothing = "changes nothing else" if one.unknown else "changes nothing"
+    return f"{b}: {nothing} here{inside}.{unknown}"
 
 
 def _words(one: NightRow) -> str:

@@ -64,6 +64,77 @@ def test_a_version_whose_lock_changed_since_the_last_night_is_named() -> None:
     assert "Other cells than the last time: 2.8.0, whose lock or oddities changed" in markdown(found)
 
 
+def with_new(gap: str = "", **findings: str | NightRow) -> Night:
+    """A night with a version more, which changes what is given."""
+    old = night("2", ivf="bit_equal")
+    step = ("2.8.0", "2.9.0")
+    found = {
+        (step, artifact): one if isinstance(one, NightRow) else NightRow(one, frozenset(), noise=False, final=True)
+        for artifact, one in findings.items()
+    }
+    return replace(old, findings={**old.findings, **found}, headline=(*old.headline, Headline(*step, gap=gap)))
+
+
+INSIDE = NightRow("different", frozenset(), noise=False, final=False)
+
+
+@pytest.mark.parametrize(
+    ("tonight", "told"),
+    [
+        (with_new(ivf="bit_equal"), "2.9.0: changes nothing here."),
+        (with_new(ivf=failing("different", noise=True)), "2.9.0: changes nothing here."),
+        (with_new(ivf="close", codes="different"), "2.9.0: changes ivf, codes against 2.8.0."),
+        (
+            with_new(ivf="bit_equal", embs_0=INSIDE),
+            "2.9.0: changes nothing here in the index; inside the pipeline it changes embs_0.",
+        ),
+        (with_new("2.9.0: crashed"), "2.9.0: could not be compared with 2.8.0 (2.9.0: crashed)."),
+        (
+            replace(with_new(ivf="bit_equal"), unknown=((("2.8.0", "2.9.0"), "codes"),)),
+            "2.9.0: changes nothing else here. Not known: codes.",
+        ),
+    ],
+)
+def test_what_a_new_version_changes_is_said_of_it(tonight: Night, told: str) -> None:
+    text = markdown(report(tonight, [night("1", ivf="bit_equal")]))
+
+    assert f"### New versions\n\n- {told}\n" in text
+
+
+def test_a_version_is_new_until_it_has_been_compared() -> None:
+    failed, good = with_new("2.9.0: crashed"), with_new(ivf="bit_equal")
+    first = night("1", ivf="bit_equal")
+
+    assert report(good, []).added == ()
+    assert report(failed, [failed, first]).added == ()
+    assert [one.step for one in report(good, [failed, first]).added] == [("2.8.0", "2.9.0")]
+    assert report(good, [good, first]).added == ()
+
+
+@pytest.mark.parametrize(("add", "calls"), [("no", ["sweep --older-than 12"]), ("yes", ["versions --add", "sweep"])])
+def test_releases_are_added_where_that_is_asked_for_and_then_only_what_is_new_runs(
+    tmp_path: Path, add: str, calls: list[str]
+) -> None:
+    (tmp_path / "nox").write_text('#!/bin/sh\nshift; name=$1; shift 2; echo "$name $*" >> calls\n')
+    (tmp_path / "nox").chmod(0o755)
+    job = yaml.safe_load(WORKFLOW.read_text(encoding="utf-8"))["jobs"]["sweep"]
+    assert default_of(job["env"]["ADD"]) == "no"
+    variables = {
+        "ADD": add,
+        "OPTIONS": "--evict",
+        "NIGHTS": "n",
+        "NIGHT": "1",
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+    }
+
+    for step in job["steps"]:
+        if step.get("name") in {"Add new releases", "Sweep"}:
+            subprocess.run(["bash", "-eo", "pipefail", "-c", step["run"]], cwd=tmp_path, env=variables, check=True)
+
+    called = (tmp_path / "calls").read_text().splitlines()
+    assert called == [f"{call} --evict --output n/1" if call.startswith("sweep") else call for call in calls]
+
+
 def test_the_first_night_is_the_baseline() -> None:
     assert new(night("1", ivf="different", centroids="shape_mismatch")) == []
     assert "known from now on" in sentence(report(night("1", ivf="different"), []))
