@@ -135,9 +135,11 @@ TABLES = {
     "env_delta": Table("a package that differs between the locks of two consecutive versions", {
         "a": ("text", "older version of PyTorch"),
         "b": ("text", "newer version of PyTorch"),
-        "package": ("text", "its name"),
+        "package": ("text", "its name in B's lock, or in A's where it is not there"),
         "version_a": ("text", "in A's lock; null where it is not there"),
         "version_b": ("text", "in B's lock; null where it is not there"),
+        "renamed_from": ("text", "its name in A's lock, where it has another one there"),
+        "required_by": ("texts", "what requires it in B (or in A): torch, directly or not, or else others"),
     }),
     "locations": Table("a call of a step that was replayed", {
         "a": ("text", "label of A"),

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.environments.lockfile import Lock, difference
+from harness.environments.changes import changes, required_by
+from harness.environments.lockfile import Lock
 from harness.report.columns import TABLES
 from harness.report.headline import ComparedCells, headline, is_noise, repeat_pairs
 from harness.report.parquet import write_table
@@ -160,10 +161,19 @@ def write_tables(
         "comparisons": _comparison_rows(pairs, noise),
         "consecutive": (_consecutive_row(pair, noise) for pair in consecutive),
         "env_delta": (
-            {"a": pair.a.version, "b": pair.b.version, "package": name, "version_a": old, "version_b": new}
+            {
+                "a": pair.a.version,
+                "b": pair.b.version,
+                "package": change.name,
+                "version_a": change.version_a,
+                "version_b": change.version_b,
+                "renamed_from": change.renamed_from,
+                "required_by": list(required_by(change, *both)),
+            }
             for pair in consecutive
             if pair.a.version in locks and pair.b.version in locks
-            for name, (old, new) in difference(locks[pair.a.version], locks[pair.b.version]).items()
+            for both in [(locks[pair.a.version], locks[pair.b.version])]
+            for change in changes(*both)
         ),
     }
     return [write_table(folder, name, rows, **about) for name, rows in tables.items()]

@@ -257,6 +257,21 @@ def test_tables_say_their_schema_and_what_they_are_of(sweep):
     }
 
 
+def test_the_packages_of_a_step_name_a_renamed_one_once(sweep):
+    sweep.put("2.10.0", index_arrays())
+    sweep.put("2.11.0", index_arrays())
+    sweep.reduce(["2.10.0", "2.11.0"])
+
+    rows = {row["package"]: row for row in sweep.rows("env_delta")}
+    old, new = (LOCKS[version].packages for version in ("2.10.0", "2.11.0"))
+    assert rows["nvidia-cublas"] == {
+        "a": "2.10.0", "b": "2.11.0", "package": "nvidia-cublas", "renamed_from": "nvidia-cublas-cu12",
+        "version_a": old["nvidia-cublas-cu12"], "version_b": new["nvidia-cublas"], "required_by": ["torch"],
+    }  # fmt: skip
+    assert rows["torch"]["renamed_from"] is None
+    assert not [name for name in rows if name.endswith("-cu12")]
+
+
 @pytest.mark.parametrize(
     ("libraries", "observed", "expected"),
     [
