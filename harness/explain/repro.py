@@ -72,9 +72,10 @@ if differs.any():
 _IMPORT = "from importlib.metadata import distributions\n"
 _LIBRARIES = """\
 cublas = [f"{d.name} {d.version}" for d in distributions() if str(d.name).startswith("nvidia-cublas")]
-libraries = ", ".join([f"CUDA {torch.version.cuda}", *cublas])
+own = [one for one in cublas if one.split()[1].split(".")[0] == str(torch.version.cuda).split(".")[0]]
+libraries = ", ".join([f"CUDA {torch.version.cuda}", *own])
 """
-"""What a script on a GPU says beside torch's version; cuBLAS is a package of its own."""
+"""What a script on a GPU says beside torch's version; cuBLAS is a package of its own, and faiss may bring another."""
 
 
 @dataclass(frozen=True)

@@ -33,12 +33,26 @@ def _built_with(config: str) -> dict[str, str | None]:
     return {name: match[1] if match else None for name, match in found.items()}
 
 
-def _loaded(libraries: Mapping[str, Any], file: str, name: str) -> str | None:
-    """Version of a CUDA library that a job had loaded; None where it had not.
+def _copies(provenance: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The CUDA libraries that a job had loaded; older records have one copy of each, taken for torch's."""
+    if "libraries" in provenance:
+        return list(provenance["libraries"])
+    old = provenance.get("cuda_libraries") or {}
+    return [
+        {"library": library, "version": old.get(name), "package": old.get(f"{library}.package"), "used_by": ["torch"]}
+        for library, name in (("libcublas", "cublas"), ("libcudart", "cuda_runtime"))
+    ]
+
+
+def _used(copies: Iterable[Mapping[str, Any]], library: str, user: str) -> str | None:
+    """Version of the copy of a library that torch or faiss uses; None where that is not known.
 
     That of the package that the file came from, which has more digits, or else what the library says of itself.
     """
-    return str(libraries.get(f"{file}.package") or "").rpartition(" ")[2] or libraries.get(name)
+    for copy in copies:
+        if copy["library"] == library and user in copy["used_by"]:
+            return (copy["package"] or "").rpartition(" ")[2] or copy["version"]
+    return None
 
 
 def _json(value: object) -> str | None:
@@ -52,7 +66,7 @@ def cell_rows(cells: Iterable[Cell]) -> Iterable[dict[str, Any]]:
         provenance = cell.details.get("provenance", {})
         peak = cell.details.get("peak_memory", {})
         gpu = provenance.get("gpu") or {}
-        libraries = provenance.get("cuda_libraries") or {}
+        copies = _copies(provenance)
         observed = cell.details.get("observed") or {}
         yield {
             "key": cell.key,
@@ -74,8 +88,10 @@ def cell_rows(cells: Iterable[Cell]) -> Iterable[dict[str, Any]]:
             "torch_git": provenance.get("torch_git"),
             "cuda": provenance.get("cuda"),
             "cudnn": str(provenance["cudnn"]) if provenance.get("cudnn") else None,
-            "cublas": _loaded(libraries, "libcublas", "cublas"),
-            "cuda_runtime": _loaded(libraries, "libcudart", "cuda_runtime"),
+            "cublas": _used(copies, "libcublas", "torch"),
+            "cublas_faiss": _used(copies, "libcublas", "faiss"),
+            "cuda_runtime": _used(copies, "libcudart", "torch"),
+            "libraries": _json(provenance.get("libraries")),
             "autocast": observed.get("autocast_dtype") if observed.get("autocast_enabled") else None,
             "cpu": (provenance.get("cpu") or {}).get("model_name"),
             "gpu": gpu.get("name"),
