@@ -28,7 +28,7 @@ def command(a: str, b: str, output: Path | None, **options: Any) -> int:
     versions differ beyond the noise floor, whether or not a package could be blamed.
     """
     from harness.environments.lockfile import difference
-    from harness.explain.blame import blame
+    from harness.explain.blame import blame, suspects
     from harness.explain.locate import look
     from harness.explain.pair import prepare_pair
     from harness.report.blame_rows import rows
@@ -39,21 +39,24 @@ def command(a: str, b: str, output: Path | None, **options: Any) -> int:
     experiment = to_run(Selection(**options))
     a, b = two_versions(experiment.matrix, a, b, "blame")
     gathering = Gathering(output, "blame", experiment, a) if output else None
+    differing = suspects(experiment, a, b)
+    for unit in differing.units:
+        click.echo(f"{unit.name}: {unit.versions or '; '.join(unit.contents)}")
+        for part in unit.parts:
+            click.echo(f"  {part.name}: {part.versions or '; '.join(part.contents)}")
+    # Before anything long runs.
+    if differing.warning:
+        click.echo(differing.warning)
     pair = prepare_pair(experiment, a, b)
-    versions = difference(experiment.lock(pair.a.cell.version), experiment.lock(pair.b.cell.version))
     found = blame(experiment, pair, lambda text: click.echo(text, err=True))
-    for unit in found.units:
-        of = unit.versions or "; ".join(
-            f"{p} {versions[p][0] or 'absent'} -> {versions[p][1] or 'absent'}" for p in unit.packages
-        )
-        click.echo(f"{unit.name}: {of}")
     for tried in found.tried:
         base, other = (a, b) if tried.base == "A" else (b, a)
         reason = f" ({tried.outcome}: {tried.reason})" if tried.reason else ""
         click.echo(printable(f"{base} with {', '.join(tried.units)} of {other}{tried.remark}: {tried.result}{reason}"))
-    if found.left_out:
-        click.echo(f"Not exchanged, because neither site folder holds them: {', '.join(found.left_out)}.")
+    if differing.left_out:
+        click.echo(f"Not exchanged, because neither site folder holds them: {', '.join(differing.left_out)}.")
     click.echo(found.sentence)
     if gathering:
+        versions = difference(experiment.lock(a), experiment.lock(b))
         click.echo(f"Table: {gathering.write(rows(found, pair, versions))}")
     return int(ExitCode.DIVERGENCE if look(pair).diverged else ExitCode.OK)

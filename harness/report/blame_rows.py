@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from harness.explain.blame import Blame
 from harness.explain.pair import Pair
-from harness.explain.units import Outcome
+from harness.explain.units import NOT_EXCHANGEABLE, exchanged
 
 
 def rows(found: Blame, pair: Pair, versions: dict[str, tuple[str | None, str | None]]) -> list[dict[str, Any]]:
-    """One row per counterfactual, for `blame.parquet`; one in all where none was needed."""
+    """One row per counterfactual, for `blame.parquet`, and per part of a unit that cannot be exchanged by itself.
+
+    One in all where none was needed.
+    """
     a, b = pair.a.cell.label, pair.b.cell.label
-    by_name = {unit.name: unit.packages for unit in found.units}
     common = {"a": a, "b": b, "verdict": found.sentence}
 
-    def exchanged(o: Outcome) -> list[str]:
-        return [p for p in (*(p for name in o.units for p in by_name[name]), *o.along) if p not in o.kept]
+    def named(packages: Sequence[str]) -> dict[str, str]:
+        return {
+            "packages": ",".join(packages),
+            "versions": json.dumps({p: versions[p] for p in packages}, sort_keys=True),
+        }
 
-    return [
+    tried = [
         {
             **common,
+            **named(exchanged(found.units, o)),
             "base": o.base,
-            "packages": ",".join(exchanged(o)),
-            "versions": json.dumps({p: versions[p] for p in exchanged(o)}, sort_keys=True),
             "what": ",".join(o.units),
             "result": o.result,
             "outcome": o.outcome,
@@ -32,4 +37,10 @@ def rows(found: Blame, pair: Pair, versions: dict[str, tuple[str | None, str | N
             "digest": o.digest,
         }
         for o in found.tried
-    ] or [common]
+    ]
+    never = [
+        {**common, **named(part.packages), "what": part.name, "result": NOT_EXCHANGEABLE, "reason": unit.inseparable}
+        for unit in found.units
+        for part in unit.parts
+    ]
+    return tried + never or [common]
