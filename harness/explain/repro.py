@@ -70,7 +70,7 @@ if differs.any():
 
 
 _IMPORT = "from importlib.metadata import distributions\n"
-_LIBRARIES = """\
+LIBRARIES = """\
 cublas = [f"{d.name} {d.version}" for d in distributions() if str(d.name).startswith("nvidia-cublas")]
 own = [one for one in cublas if one.split()[1].split(".")[0] == str(torch.version.cuda).split(".")[0]]
 libraries = ", ".join([f"CUDA {torch.version.cuda}", *own])
@@ -173,7 +173,7 @@ def _write(
             device=data.device,
             call=source,
             imports=_IMPORT if on_gpu else "",
-            libraries=_LIBRARIES if on_gpu else "",
+            libraries=LIBRARIES if on_gpu else "",
             shown=" ({libraries})" if on_gpu else "",
             which=which,
             expected=expected,
