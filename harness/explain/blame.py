@@ -112,21 +112,29 @@ def find(units: Sequence[Unit], observe: Callable[[str, Sequence[Unit]], Outcome
     apart = [o for o in tried.values() if o.result == UNRESOLVED and set(o.units) < inside]
     if apart:
         why = "; ".join(f"{', '.join(o.units)} alone: {o.reason}" for o in apart)
-        # A library that the other torch does not load may well load beside its own.
-        harmless = [unit.title for unit in found if look_at("A", [unit]).result == AS_A]
-        more = f" In {a}, exchanging {' or '.join(harmless)} alone changes nothing." if harmless else ""
         return answer(
             f"{what}: exchanging them together exchanges the result, bit for bit, in both directions; they could not "
-            f"be separated ({why}).{more}",
+            f"be separated ({why}).{_in_the_older(found, look_at, names)}",
             found,
         )
     if len(found) > 1:
         return answer(
-            f"{what} together: exchanging all of these exchanges the result, bit for bit, in both directions, and no "
-            "part of them does.",
+            f"{what} together: exchanging all of these exchanges the result, bit for bit, in both directions, and in "
+            f"{b} no part of them does.{_in_the_older(found, look_at, names)}",
             found,
         )
     return answer(*_single(units, found[0], look_at))
+
+
+def _in_the_older(
+    found: Sequence[Unit], look_at: Callable[[str, Sequence[Unit]], Outcome], names: tuple[str, str]
+) -> str:
+    """What single units of a set do in A: a library that the other torch does not load may well load beside its own."""
+    a, b = names
+    alone = {unit.title: look_at("A", [unit]).result for unit in found}
+    harmless, enough = ([title for title, result in alone.items() if result == one] for one in (AS_A, AS_B))
+    said = f" In {a}, exchanging {' or '.join(harmless)} alone changes nothing." if harmless else ""
+    return said + (f" In {a}, exchanging {' or '.join(enough)} alone gives the result of {b}." if enough else "")
 
 
 def _single(

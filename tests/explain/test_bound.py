@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from harness.environments.exchange import counterfactual
 from harness.environments.lockfile import FLAVOURS, Lock, difference, lock_path, parse, read_lock
 from harness.explain.blame import Suspects, find, suspects
 from harness.explain.bound import bound
-from harness.explain.units import NOT_EXCHANGEABLE, Unit
+from harness.explain.units import AS_A, AS_B, NOT_EXCHANGEABLE, Outcome, Unit
 from harness.inputs.matrix import Flavour
 from harness.inputs.matrix_file import load_matrix
 from harness.report import blame_rows
@@ -130,6 +131,24 @@ def test_faiss_s_own_cublas_is_blamed_alone_where_it_does_it():
     assert found.guilty == ("nvidia-cublas-cu12",)
     assert found.sentence.startswith("nvidia-cublas-cu12 12.8.4.1 -> 12.9.1.4: exchanging it alone")
     assert "cannot be told" not in found.sentence
+
+
+def test_a_cublas_of_cuda_12_that_already_gives_the_newer_result_is_said():
+    """Torch 2.10.0 in 2.11.0 finds faiss' cuBLAS 12.9, which here computes as 13.1 does."""
+
+    def observe(base: str, units: Sequence[Unit]) -> Outcome:
+        names = {unit.name for unit in units}
+        whole, library = WHOLE in names, "nvidia-cublas-cu12" in names
+        if base == "A":
+            return Outcome(base, tuple(names), AS_B if whole or library else AS_A)
+        return Outcome(base, tuple(names), AS_A if whole and library else AS_B)
+
+    found = find(between("2.10.0", "2.11.0", "gpu").units, observe, ("2.10.0", "2.11.0"))
+
+    assert set(found.guilty) == {WHOLE, "nvidia-cublas-cu12"}
+    assert "in 2.11.0 no part of them does" in found.sentence
+    assert "nvidia-cublas-cu12 12.8.4.1 -> 12.9.1.4 alone gives the result of 2.11.0" in found.sentence
+    assert "Bystanders" not in found.sentence
 
 
 def test_setuptools_is_a_bystander_that_is_named_and_not_called_exchanged():
