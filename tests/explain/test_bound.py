@@ -14,12 +14,14 @@ import pytest
 from harness.environments.changes import changes
 from harness.environments.exchange import counterfactual
 from harness.environments.lockfile import FLAVOURS, Lock, difference, lock_path, parse, read_lock
+from harness.errors import InfrastructureError
 from harness.explain.blame import Suspects, find, suspects
 from harness.explain.bound import bound
 from harness.explain.units import AS_A, AS_B, NOT_EXCHANGEABLE, Outcome, Unit
 from harness.inputs.matrix import Flavour
 from harness.inputs.matrix_file import load_matrix
 from harness.report import blame_rows
+from tests.support.command import run
 from tests.support.observers import observer
 
 ROOT = Path(__file__).parents[2]
@@ -34,12 +36,15 @@ def lock_of(version: str, flavour: Flavour) -> Lock:
 
 def between(a: str, b: str, flavour: Flavour) -> Suspects:
     """What `blame` would look at; on a GPU with the libraries apart."""
-    device = SimpleNamespace(kind="cuda" if flavour == "gpu" else "cpu")
-    experiment: Any = SimpleNamespace(
-        lock=lambda version: lock_of(version, flavour), brought=lambda _version: None, device=device,
-        selection=SimpleNamespace(sites=None),
+    return suspects(experiment_on(flavour), a, b)
+
+
+def experiment_on(flavour: Flavour) -> Any:
+    """What `blame` asks of an experiment before anything runs."""
+    return SimpleNamespace(
+        matrix=MATRIX, lock=lambda version: lock_of(version, flavour), brought=lambda _version: None,
+        device=SimpleNamespace(kind="cuda" if flavour == "gpu" else "cpu"), selection=SimpleNamespace(sites=None),
     )  # fmt: skip
-    return suspects(experiment, a, b)
 
 
 def exchanged(base: str, other: str, flavour: Flavour, *units: Unit) -> dict[str, str]:
@@ -81,6 +86,24 @@ def test_the_libraries_of_another_cuda_go_with_torch_and_it_is_said_why():
     assert "nvidia-cublas-cu12 12.8.4.1 -> nvidia-cublas 13.1.0.3" in whole.contents
     assert "asks for libcublas.so.12, torch 2.11.0 for CUDA 13 and libcublas.so.13" in found.warning
     assert found.warning.endswith("Nothing else differs.")
+
+
+def test_the_command_says_it_before_it_indexes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def prepare(*_arguments: object) -> None:
+        raise InfrastructureError("the first index")
+
+    monkeypatch.setattr("harness.running.checks.to_run", lambda _selection: experiment_on("gpu"))
+    monkeypatch.setattr("harness.explain.pair.prepare_pair", prepare)
+    code, out, err = run(capsys, "blame", "2.10.0", "2.11.0")
+
+    assert code == 3
+    assert "the first index" in err
+    lines = out.splitlines()
+    assert lines[0] == f"{WHOLE}: 2.10.0 (CUDA 12) -> 2.11.0 (CUDA 13)"
+    assert "  nvidia-cublas-cu12: 12.8.4.1 -> nvidia-cublas 13.1.0.3" in lines
+    assert "nvidia-cublas-cu12: 12.8.4.1 -> 12.9.1.4" in lines
+    assert lines[-1].startswith(f"{WHOLE}: these can only be exchanged together")
+    assert "nvidia-cuda-runtime-cu12 12.8.90 -> 12.9.79" in lines[-1].rpartition("Exchanged by themselves: ")[2]
 
 
 def test_what_faiss_keeps_is_exchanged_by_itself_and_each_torch_has_its_libraries():
