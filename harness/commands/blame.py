@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from harness.commands.options import Writable, selection_options, sites_options
-from harness.errors import ExitCode, printable
+from harness.commands.options import gathering_option, selection_options, sites_options
+from harness.errors import ExitCode
 
 
 @click.command(name="blame")
@@ -16,11 +16,7 @@ from harness.errors import ExitCode, printable
 @click.argument("b")
 @selection_options
 @sites_options
-@click.option(
-    "--output",
-    type=Writable(),
-    help="Write to blame.parquet here, beside the rows of other pairs.",
-)
+@gathering_option("blame")
 def command(a: str, b: str, output: Path | None, **options: Any) -> int:
     """Say which package changed the index between versions A and B, by exchanging packages in both directions.
 
@@ -31,8 +27,8 @@ def command(a: str, b: str, output: Path | None, **options: Any) -> int:
     from harness.explain.blame import blame, suspects
     from harness.explain.locate import look
     from harness.explain.pair import prepare_pair
-    from harness.report.blame_rows import rows
-    from harness.report.gathering import Gathering
+    from harness.report.blame_text import lines, rows, suspect_lines
+    from harness.report.parquet import Gathering
     from harness.running.checks import to_run, two_versions
     from harness.running.experiment import Selection
 
@@ -40,22 +36,13 @@ def command(a: str, b: str, output: Path | None, **options: Any) -> int:
     a, b = two_versions(experiment.matrix, a, b, "blame")
     gathering = Gathering(output, "blame", experiment, a) if output else None
     differing = suspects(experiment, a, b)
-    for unit in differing.units:
-        click.echo(f"{unit.name}: {unit.versions or '; '.join(unit.contents)}")
-        for part in unit.parts:
-            click.echo(f"  {part.name}: {part.versions or '; '.join(part.contents)}")
     # Before anything long runs.
-    if differing.warning:
-        click.echo(differing.warning)
+    for line in suspect_lines(differing):
+        click.echo(line)
     pair = prepare_pair(experiment, a, b)
     found = blame(experiment, pair, lambda text: click.echo(text, err=True))
-    for tried in found.tried:
-        base, other = (a, b) if tried.base == "A" else (b, a)
-        reason = f" ({tried.outcome}: {tried.reason})" if tried.reason else ""
-        click.echo(printable(f"{base} with {', '.join(tried.units)} of {other}{tried.remark}: {tried.result}{reason}"))
-    if differing.left_out:
-        click.echo(f"Not exchanged, because neither site folder holds them: {', '.join(differing.left_out)}.")
-    click.echo(found.sentence)
+    for line in lines(found, a, b, differing.left_out):
+        click.echo(line)
     if gathering:
         versions = difference(experiment.lock(a), experiment.lock(b))
         click.echo(f"Table: {gathering.write(rows(found, pair, versions))}")

@@ -175,6 +175,20 @@ _PHASES = {"setup": "sample", "train": "train", "index": "encode", "finalize": "
 """Method of colbert-ai's indexer to the phase that it is."""
 
 
+def colbert_config(cell: dict[str, Any], **more: Any) -> Any:
+    """colbert-ai's configuration for a cell."""
+    from colbert.infra import ColBERTConfig
+
+    return ColBERTConfig(
+        **{name: cell["settings"][name] for name in ("nbits", "dim", "index_bsize", "doc_maxlen", "kmeans_niters")},
+        checkpoint=cell["checkpoint"],
+        # A checkpoint's metadata may name the model it was trained from, which colbert-ai would look up on the Hub.
+        model_name=cell["checkpoint"],
+        avoid_fork_if_possible=True,
+        **more,
+    )
+
+
 def run(cell: dict[str, Any], out_dir: str, phases: Any, notes: Notes) -> dict[str, Any]:
     """Index a collection.
 
@@ -187,10 +201,9 @@ def run(cell: dict[str, Any], out_dir: str, phases: Any, notes: Notes) -> dict[s
     Returns:
         What ran: `observed`, `seconds_capturing`, peak memory in bytes.
     """
-    settings = cell["settings"]
     with phases("import"):
         from colbert import Indexer
-        from colbert.infra import ColBERTConfig, Run, RunConfig
+        from colbert.infra import Run, RunConfig
 
         skip_extensions(cell)
         refuse_remote_code(cell["checkpoint"])
@@ -198,20 +211,8 @@ def run(cell: dict[str, Any], out_dir: str, phases: Any, notes: Notes) -> dict[s
         passages = [json.loads(line) for line in file]
     seen: dict[str, Any] = {}
     gpu = cell["device"] != "cpu"
-    index_path = os.path.join(out_dir, "index")
     tap = capture.Tap(os.path.join(out_dir, "intermediates"), cell["capture"], cell.get("swap") or {}, notes)
-    config = ColBERTConfig(
-        nbits=settings["nbits"],
-        dim=settings["dim"],
-        index_bsize=settings["index_bsize"],
-        doc_maxlen=settings["doc_maxlen"],
-        kmeans_niters=settings["kmeans_niters"],
-        index_path=index_path,
-        checkpoint=cell["checkpoint"],
-        # A checkpoint's metadata may name the model it was trained from, which colbert-ai would look up on the Hub.
-        model_name=cell["checkpoint"],
-        avoid_fork_if_possible=True,
-    )
+    config = colbert_config(cell, index_path=os.path.join(out_dir, "index"))
     with (
         _watch(phases, notes, seen),
         capture.install(tap),

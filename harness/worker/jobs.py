@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from harness.worker import alone, probe, replay, steps
+from harness.worker import probe, replay, steps
 from harness.worker.outcomes import Ended
 
-JOBS: dict[str, Callable[[dict[str, Any], str, Any], dict[str, Any]]] = {
+JOBS: dict[str, replay.Job] = {
     "record": replay.record,
     "replay": replay.replay,
     "trim": replay.trim,
-    "step": alone.step,
+    "step": replay.step,
     "tensorize": steps.tensorize,
     "probe": probe.probe,
 }

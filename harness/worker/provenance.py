@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
+import multiprocessing
 import os
 import platform
 import re
 import resource
-import select
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -59,79 +58,36 @@ def _cpu() -> dict[str, Any]:
     return info
 
 
-_ASK = {
-    "torch_config": "import torch; print(torch.__config__.show())",
-    "cudnn": "import torch; print(torch.backends.cudnn.version())",
-}
-"""Questions whose answer calls cuDNN: on a GPU host, showing torch's configuration prints cuDNN's version too."""
-
-
-def _in_child(question: str, **environment: str) -> str | None:
-    """What a child process prints for one of `_ASK`; None if it fails, is killed or does not end.
-
-    cuDNN does not raise when a part of it is missing, it aborts the process, and an environment that was brought to a
-    host as files is without the engines that indexing never uses. A fork is enough, and quick, while this process has
-    not touched the GPU; afterwards only a new process may use it.
-    """
-    if torch.cuda.is_initialized():
-        try:
-            done = subprocess.run(
-                [sys.executable, "-c", _ASK[question]],
-                capture_output=True,
-                text=True,
-                timeout=_PATIENCE,
-                check=True,
-                env={**os.environ, **environment},
-            )
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return done.stdout.strip()
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            # An abort is expected here, and worth no file of many GB.
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            os.environ.update(environment)
-            answer = torch.__config__.show() if question == "torch_config" else str(torch.backends.cudnn.version())
-            os.write(writer, answer.encode())
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    os.close(writer)
-    return _answer(reader, child)
-
-
 _PATIENCE = 60.0
 
 
-def _answer(reader: int, child: int) -> str | None:
-    """Everything a child writes until it ends, if it ends well and in time."""
-    parts: list[bytes] = []
-    deadline = time.monotonic() + _PATIENCE
-    with os.fdopen(reader, "rb", buffering=0) as pipe:
-        while True:
-            ready, _, _ = select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))
-            part = pipe.read(65536) if ready else b""
-            if not part:
-                if not ready:
-                    os.kill(child, signal.SIGKILL)
-                break
-            parts.append(part)
-    _, status = os.waitpid(child, 0)
-    return b"".join(parts).decode(errors="replace").strip() if status == 0 else None
+def _in_child(ask: Callable[[], Any], **environment: str) -> Any:
+    """What a child process answers to a question that reaches cuDNN; None if it fails, is killed or does not end.
 
+    cuDNN does not raise when a part of it is missing, it aborts the process, and an environment that was brought to a
+    host as files is without the engines that indexing never uses. A fork is enough, and quick, because this process has
+    not touched the GPU yet.
+    """
+    context = multiprocessing.get_context("fork")
+    reader, writer = context.Pipe(duplex=False)
 
-def _torch_config(gpu: bool) -> str | None:
-    """What torch shows of its configuration."""
-    # Where no GPU is visible torch asks neither CUDA nor cuDNN; what it was built with is shown all the same.
-    return _in_child("torch_config", CUDA_VISIBLE_DEVICES="") if gpu else torch.__config__.show()
+    def answer() -> None:
+        # An abort is expected here, and worth no file of many GB.
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        os.environ.update(environment)
+        with contextlib.suppress(Exception):
+            writer.send(ask())
 
-
-def _cudnn_version() -> int | None:
-    """The version that cuDNN reports: None where a part of it is missing."""
-    version = _in_child("cudnn")
-    return int(version) if version and version.isdigit() else None
+    child = context.Process(target=answer)
+    child.start()
+    writer.close()
+    try:
+        return reader.recv() if reader.poll(_PATIENCE) else None
+    except EOFError:
+        return None
+    finally:
+        child.kill()
+        child.join()
 
 
 def _gpu() -> dict[str, Any]:
@@ -183,13 +139,14 @@ _SWITCHES: dict[str, Callable[[], Any]] = {
 def collect(cell: dict[str, Any], notes: Notes) -> dict[str, Any]:
     """Everything known before the job runs; values are JSON, and what cannot be had is noted."""
     gpu = cell["device"] != "cpu"
-    capability = getattr(torch.backends, "cpu", None)
+    capability, shown = getattr(torch.backends, "cpu", None), torch.__config__.show
     facts: dict[str, Callable[[], Any]] = {
         "torch": lambda: torch.__version__,
         "torch_git": lambda: torch.version.git_version,
         # Before all that touches the GPU in this process. Without one neither question reaches cuDNN's engines.
-        "torch_config": lambda: _torch_config(gpu),
-        "cudnn": lambda: _cudnn_version() if gpu else None,
+        # Where no GPU is visible torch asks neither CUDA nor cuDNN; what it was built with is shown all the same.
+        "torch_config": lambda: _in_child(lambda: shown().strip(), CUDA_VISIBLE_DEVICES="") if gpu else shown(),
+        "cudnn": lambda: _in_child(torch.backends.cudnn.version) if gpu else None,
         "cuda": lambda: torch.version.cuda,
         "python": lambda: sys.version,
         "numpy": lambda: numpy.__version__,

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from harness.worker.index import refuse_remote_code, require_device, skip_extensions
+from harness.worker.index import colbert_config, refuse_remote_code, require_device, skip_extensions
 from harness.worker.notes import patched
 from harness.worker.outcomes import Ended
 
@@ -31,6 +31,19 @@ class Setting:
         self.cell = cell
         self._model: Any = None
 
+    @classmethod
+    def imported(cls, cell: dict[str, Any], phases: Any) -> Setting:
+        """The setting of a cell, with colbert-ai imported in phase `import`.
+
+        Raises:
+            Ended: `unsupported` where the cell cannot run here.
+        """
+        require_device(cell)
+        with phases("import"):
+            skip_extensions(cell)
+            refuse_remote_code(cell["checkpoint"])
+        return cls(cell)
+
     @property
     def gpu(self) -> bool:
         """Whether the cell runs on a GPU."""
@@ -43,17 +56,7 @@ class Setting:
 
     def config(self) -> Any:
         """colbert-ai's configuration, as the index job makes it."""
-        from colbert.infra import ColBERTConfig
-
-        settings = self.cell["settings"]
-        names = ("nbits", "dim", "index_bsize", "doc_maxlen", "kmeans_niters")
-        config = ColBERTConfig(
-            **{name: settings[name] for name in names},
-            checkpoint=self.cell["checkpoint"],
-            model_name=self.cell["checkpoint"],
-            gpus=1 if self.gpu else 0,
-            avoid_fork_if_possible=True,
-        )
+        config = colbert_config(self.cell, gpus=1 if self.gpu else 0)
         config.nranks, config.rank = 1, 0
         return config
 
@@ -85,10 +88,6 @@ def _encode(setting: Setting, inputs: Tensors) -> Tensors:
     return found
 
 
-def _halve_sample(_setting: Setting, inputs: Tensors) -> Tensors:
-    return {"halved": inputs["local_sample_embs"].half()}
-
-
 def _kmeans(setting: Setting, inputs: Tensors) -> Tensors:
     from colbert.indexing import collection_indexer
 
@@ -102,18 +101,11 @@ def _kmeans(setting: Setting, inputs: Tensors) -> Tensors:
 def _normalize_centroids(setting: Setting, inputs: Tensors) -> Tensors:
     from colbert.indexing import collection_indexer
 
-    def already(*_args: Any, **_kwargs: Any) -> torch.Tensor:
-        return inputs["centroids_raw"]
-
     stub = setting.indexer(num_partitions=inputs["centroids_raw"].shape[0])
     # On a GPU the method goes on to round to half, which is the next step; normalising itself is on the CPU always.
     stub.use_gpu = False
-    with patched(collection_indexer, "compute_faiss_kmeans", already):
+    with patched(collection_indexer, "compute_faiss_kmeans", lambda *_args, **_options: inputs["centroids_raw"]):
         return {"centroids_normalized": collection_indexer.CollectionIndexer._train_kmeans(stub, None, None)}
-
-
-def _halve_centroids(_setting: Setting, inputs: Tensors) -> Tensors:
-    return {"centroids": inputs["centroids_normalized"].half()}
 
 
 def _buckets(setting: Setting, inputs: Tensors) -> Tensors:
@@ -174,12 +166,9 @@ def tensorize(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]
     Returns:
         `batches`: how many there are.
     """
-    require_device(cell)
-    with phases("import"):
-        skip_extensions(cell)
-        refuse_remote_code(cell["checkpoint"])
+    setting = Setting.imported(cell, phases)
     with phases("load"):
-        tokenizer = Setting(cell).model().doc_tokenizer
+        tokenizer = setting.model().doc_tokenizer
     with open(cell["texts"], encoding="utf-8") as file:
         texts = json.load(file)
     with phases("tensorize"):
@@ -196,10 +185,10 @@ def tensorize(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]
 
 STEPS: dict[str, Callable[[Setting, Tensors], Tensors]] = {
     ENCODE: _encode,
-    "halve sample": _halve_sample,
+    "halve sample": lambda _setting, inputs: {"halved": inputs["local_sample_embs"].half()},
     "k-means": _kmeans,
     "normalize centroids": _normalize_centroids,
-    "halve centroids": _halve_centroids,
+    "halve centroids": lambda _setting, inputs: {"centroids": inputs["centroids_normalized"].half()},
     "buckets": _buckets,
     "compress": _compress,
     "sort codes": _sort_codes,

@@ -15,8 +15,8 @@ import pytest
 
 from harness.environments import build, uv
 from harness.environments.build import ensure_environment, environment_path, evict, find_environment
+from harness.environments.interpreter import installed_packages, mismatches
 from harness.environments.lockfile import lock_path, read_lock
-from harness.environments.packages import installed_packages, mismatches
 from harness.environments.supervise import Control, Stopped
 from harness.environments.uv import BuildFailed, run_uv
 from harness.errors import ExitCode, HarnessError, InfrastructureError, UsageError

@@ -20,7 +20,7 @@ from harness.explain.bound import bound
 from harness.explain.units import AS_A, AS_B, NOT_EXCHANGEABLE, Outcome, Unit
 from harness.inputs.matrix import Flavour
 from harness.inputs.matrix_file import load_matrix
-from harness.report import blame_rows
+from harness.report import blame_text
 from tests.support.command import run
 from tests.support.observers import observer
 
@@ -140,7 +140,7 @@ def test_the_answer_says_what_could_not_be_separated_and_the_table_has_a_row_for
     assert "which of them does it cannot be told: torch 2.10.0 is built for CUDA 12" in found.sentence
     sides = SimpleNamespace(**{side: SimpleNamespace(cell=SimpleNamespace(label=side)) for side in "ab"})
     versions = difference(lock_of("2.10.0", "gpu"), lock_of("2.11.0", "gpu"))
-    rows = blame_rows.rows(found, sides, versions)  # type: ignore[arg-type]
+    rows = blame_text.rows(found, sides, versions)  # type: ignore[arg-type]
     never = [row for row in rows if row["result"] == NOT_EXCHANGEABLE]
     assert [row["what"] for row in never] == [part.name for part in units[0].parts]
     assert {row["what"] for row in never} >= {"torch", "nvidia-cublas-cu12", "nvidia-cudnn-cu12"}

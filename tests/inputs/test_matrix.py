@@ -100,7 +100,12 @@ MISTAKES = {
     ),
     "package of a flavour twice": ("[faiss-cpu", "[numpy==1.26.4, faiss-cpu", "cpu: [n", "numpy is already required"),
     "torch is shared": ("numpy==1.26.4", "torch==2.5.0", "torch==2.5.0", "torch is already required"),
-    "replaces nothing": ("{faiss-gpu-cu12==1.8.0.2", "{faiss-gpu-cu12==1.8.0", "replace: {faiss", "is not in `requirements`"),
+    "replaces nothing": (
+        "{faiss-gpu-cu12==1.8.0.2",
+        "{faiss-gpu-cu12==1.8.0",
+        "replace: {faiss",
+        "is not in `requirements`",
+    ),
     "unknown flavour": ("    cpu: [", "    tpu: [", "tpu: [", "should be 'cpu' or 'gpu', found 'tpu'"),
     "oddity without reason": ("    reason: These", "    # ", 'versions: ["1.13.1"', "reason: this key is required"),
     "bad architecture": ("[sm_37, ", "[sm37, ", "sm37", "should match pattern"),
