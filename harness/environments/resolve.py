@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from harness.environments.changes import NVIDIA
 from harness.environments.lockfile import FLAVOURS, head, lock_path, parse, shared_path
 from harness.environments.package_index import uploaded
 from harness.environments.uv import index_arguments, index_failed, no_solution
@@ -18,7 +19,7 @@ from harness.inputs.matrix import Build, Flavour, Matrix
 
 _HEADER = "nox -s lock"
 
-_OWN = ("nvidia-", "cuda-", "triton")
+_OWN = (*NVIDIA, "triton")
 """How the names of CUDA's libraries and of Triton begin, which belong to torch whoever else requires them."""
 
 Uv = Callable[..., "subprocess.CompletedProcess[str]"]
