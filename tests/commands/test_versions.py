@@ -100,7 +100,8 @@ def test_a_nightly_build_is_added_from_its_index(capsys, world):
         assert read_lock(lock_path(world.root / "locks", day, "cpu")).indexes == ("nightly",)
         # And is locked again from what the matrix says.
         before = files(world)
-        assert run(capsys, "lock", day, *world.options)[0] == 0
+        code, _, err = run(capsys, "lock", day, *world.options)
+        assert code == 0, err
         assert files(world) == before
 
 

@@ -231,9 +231,9 @@ def test_a_build_is_skipped_until_another_try_is_asked_for(capsys, tmp_path, wor
 def test_two_that_are_the_same_end_the_search_at_once(capsys, tmp_path, world):
     with PackageIndex() as nightly:
         nightlies(nightly, world, changes_at=99)
-        code, found, _ = bisect(capsys, tmp_path, world, day(1), day(3), "--index", f"nightly={nightly.url}")
+        code, found, err = bisect(capsys, tmp_path, world, day(1), day(3), "--index", f"nightly={nightly.url}")
 
-    assert code == 0
+    assert code == 0, err
     assert found["first_changed"] is None
     assert sorted(world.started()) == [day(1), day(1), day(3)]
 
