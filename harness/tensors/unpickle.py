@@ -20,7 +20,6 @@ from harness.tensors.mapped import check_shape, view_bytes
 from harness.tensors.tensor import Tensor
 
 _COPY_LIMIT = 256 * 1024 * 1024  # bytes, beyond the file's own size, that reordered or expanded tensors may take
-_LONG_LIMIT = 64  # bytes of an integer; torch writes none over 8
 
 _STORAGES = {
     "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16", "BFloat16Storage": "bfloat16",
@@ -92,8 +91,7 @@ class Rebuilder:
         if n == 0:
             return Tensor(dtype.name, shape, np.empty(shape, dtype.storage))
         if _contiguous(shape, steps):
-            raw = storage.raw[begin : begin + n * dtype.itemsize]
-            data = view_bytes(raw, dtype, shape)
+            data = view_bytes(storage.raw[begin : begin + n * dtype.itemsize], dtype, shape)
         else:
             self._account(n * dtype.itemsize)
             flat = np.frombuffer(storage.raw[: capacity * dtype.itemsize], dtype.storage)
@@ -146,8 +144,6 @@ class Interpreter:
         self.outside: list[list[Any]] = []  # the stacks below each mark
         self.memo: dict[int, Any] = {}
         self.rebuild = Rebuilder(path, archive)
-        self.code = io.BytesIO()
-        self.size = 0
 
     def run(self, code: bytes) -> object:
         """Interpret a pickle and return its object."""
@@ -207,7 +203,7 @@ class Interpreter:
 
     def long(self, value: int) -> None:
         """LONG1 and LONG4."""
-        if (size := (value.bit_length() + 8) // 8) > _LONG_LIMIT:
+        if (size := (value.bit_length() + 8) // 8) > 64:  # torch writes none over 8
             raise UnreadableTensor(f"{self.path} holds an integer of {size} bytes.")
         self.push(value)
 
@@ -329,10 +325,7 @@ def _differentiable(tensor: Tensor, grad: object, hooks: object) -> Tensor:
 
 
 def _with_attributes(tensor: object, state: object) -> Tensor:
-    """Attributes that somebody set on a tensor say nothing about its numbers, unless torch has its own of the name.
-
-    `state` is the object's `__dict__`, or that and its slots; None where there are none.
-    """
+    """Attributes (`__dict__`, or that and slots) say nothing of the numbers, unless torch has its own of a name."""
     if not isinstance(tensor, Tensor):
         raise TypeError("attributes set on something that is not a tensor")
     parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
@@ -362,11 +355,6 @@ def _contiguous(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
     return True
 
 
-def _pop_two(machine: Interpreter) -> list[Any]:
-    value, key = machine.stack.pop(), machine.stack.pop()
-    return [key, value]
-
-
 # By the names of `pickletools`, without those that torch never writes for tensors in plain containers.
 _OPERATIONS: dict[str, Callable[[Interpreter, Any], None]] = {
     **dict.fromkeys(("BININT", "BININT1", "BININT2", "BINFLOAT"), Interpreter.push),
@@ -392,7 +380,7 @@ _OPERATIONS: dict[str, Callable[[Interpreter, Any], None]] = {
     "APPEND": lambda m, _: m.append([m.stack.pop()]),
     "APPENDS": lambda m, _: m.append(m._marked()),
     "EMPTY_DICT": lambda m, _: m.push({}),
-    "SETITEM": lambda m, _: m.set_items(_pop_two(m)),
+    "SETITEM": lambda m, _: m.set_items([m.stack.pop(), m.stack.pop()][::-1]),
     "SETITEMS": lambda m, _: m.set_items(m._marked()),
     "MEMOIZE": lambda m, _: m.memoize(len(m.memo)),
     "BINPERSID": lambda m, _: m.persistent(),
