@@ -36,6 +36,7 @@ from harness.store.cell import LEVELS, OUTCOMES, SCHEMA, Artifact, Cell, nans
 from harness.store.objects import Objects
 from harness.store.records import is_record
 from harness.store.spec import CellSpec, digest_of
+from harness.words import version_key
 
 ATTEMPTS_KEPT = 5
 """Runs that are kept beside a cell which they do not replace: the newest."""
@@ -194,8 +195,6 @@ class Store(Objects):
 
     def cells(self) -> list[Cell]:
         """All cells, by version and repeat."""
-        from harness.words import version_key
-
         found = (self.get(key) for key in self.keys())
         return sorted((cell for cell in found if cell), key=lambda c: (version_key(c.version), c.label, c.key))
 
