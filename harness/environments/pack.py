@@ -1,7 +1,4 @@
-"""One tar file with everything that a host without a package index needs to run the harness: see docs/gpu-host.md.
-
-Environments share most of their files, which uv hard-links; a tar file keeps such a file once.
-"""
+"""One tar file with all that a host without a package index needs to run the harness: see docs/gpu-host.md."""
 
 from __future__ import annotations
 
