@@ -43,8 +43,7 @@ def find_permutation(a: Tensor, b: Tensor) -> Permutation | None:
     if len(a.shape) != 2 or a.shape != b.shape or a.dtype != b.dtype or a.n == 0 or DTYPES[a.dtype].kind != "float":
         return None
     rows = a.shape[0]
-    width = a.nbytes // rows
-    left, right = (side.flat.view(np.uint8).reshape(rows, width) for side in (a, b))
+    left, right = (side.flat.view(np.uint8).reshape(rows, -1) for side in (a, b))
     moved = np.flatnonzero((left != right).any(axis=1))
     if moved.size == 0:
         return None
