@@ -120,9 +120,6 @@ def _owner(path: str) -> str:
     return found[0] if len(found) == 1 else ""
 
 
-_PATIENCE = 60.0
-
-
 def _in_child(ask: Callable[[], Any], **environment: str) -> Any:
     """What a child process answers to a question that reaches cuDNN; None if it fails, is killed or does not end.
 
@@ -144,7 +141,7 @@ def _in_child(ask: Callable[[], Any], **environment: str) -> Any:
     child.start()
     writer.close()
     try:
-        return reader.recv() if reader.poll(_PATIENCE) else None
+        return reader.recv() if reader.poll(60.0) else None
     except EOFError:
         return None
     finally:
