@@ -218,10 +218,7 @@ def _first_outer_batch(tap: Tap, checkpoint: Any, doc_from_text: Any, args: Any,
 
 
 def _split(tap: Tap, original: Any) -> Any:
-    def split(*args: Any, **kwargs: Any) -> Any:
-        return tap.part("sample_heldout", tap.part("sample", original(*args, **kwargs)), 1)
-
-    return split
+    return lambda *args, **kwargs: tap.part("sample_heldout", tap.part("sample", original(*args, **kwargs)), 1)
 
 
 def _train_kmeans(tap: Tap, original: Any) -> Any:
@@ -260,10 +257,7 @@ def _build_ivf(tap: Tap, original: Any) -> Any:
 
 
 def _optimize_ivf(tap: Tap, original: Any) -> Any:
-    def optimize_ivf(ivf: Any, *args: Any, **kwargs: Any) -> Any:
-        return original(tap("ivf_unoptimized", ivf), *args, **kwargs)
-
-    return optimize_ivf
+    return lambda ivf, *args, **kwargs: original(tap("ivf_unoptimized", ivf), *args, **kwargs)
 
 
 _INDEXER = "colbert.indexing.collection_indexer"

@@ -103,10 +103,7 @@ def refuse_remote_code(checkpoint: str) -> None:
 
 
 def _without_trust(original: Any) -> Any:
-    def from_pretrained(*args: Any, **kwargs: Any) -> Any:
-        return original(*args, **{**kwargs, "trust_remote_code": False})
-
-    return from_pretrained
+    return lambda *args, **kwargs: original(*args, **{**kwargs, "trust_remote_code": False})
 
 
 def _refuse_dynamic_module(class_reference: str, *_args: Any, **_kwargs: Any) -> Any:

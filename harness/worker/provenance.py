@@ -33,15 +33,8 @@ def _packages() -> dict[str, str]:
 
 def _cpu() -> dict[str, Any]:
     info: dict[str, Any] = {"machine": platform.machine(), "cores": os.cpu_count()}
-    wanted = {
-        "model name": "model_name",
-        "vendor_id": "vendor",
-        "cpu family": "family",
-        "model": "model",
-        "stepping": "stepping",
-        "microcode": "microcode",
-        "flags": "flags",
-    }
+    same = {name: name for name in ("model", "stepping", "microcode", "flags")}
+    wanted = {"model name": "model_name", "vendor_id": "vendor", "cpu family": "family", **same}
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             for line in file:
@@ -77,11 +70,7 @@ def _loaded_libraries() -> dict[str, str]:
 
 
 def _cuda_library_versions() -> dict[str, str]:
-    """Versions that the loaded CUDA libraries report themselves, with the file that each was loaded from.
-
-    What is installed and what is loaded can differ (LD_LIBRARY_PATH, a preloaded system copy), so ask the libraries.
-    cuDNN is the exception: see `_in_child`. Its version is its package's, if the loaded file is that package's.
-    """
+    """Versions that the loaded CUDA libraries, which may not be those installed, report themselves, and their files."""
     loaded = _loaded_libraries()
     versions = {f"{name}.path": os.path.join(*path.split(os.sep)[-5:]) for name, path in loaded.items()}
     if "libcublasLt" in loaded:
@@ -103,6 +92,7 @@ def _cuda_library_versions() -> dict[str, str]:
             number = ctypes.c_int()
             ctypes.CDLL(path).cudaRuntimeGetVersion(ctypes.byref(number))
             versions["cuda_runtime"] = str(number.value)
+    # cuDNN is not asked (see `_in_child`): its version is its package's, if the loaded file is that package's.
     for name in ("libcublas", "libcublasLt", "libcudnn", "libcudart"):
         owner = _owner(loaded[name]) if name in loaded else ""
         if owner:

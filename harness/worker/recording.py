@@ -186,10 +186,6 @@ def _is_view(operator: Any) -> bool:
     return bool(returned) and all(r.alias_info is not None and not r.alias_info.is_write for r in returned)
 
 
-def _mutates(operator: Any) -> bool:
-    return any(a.alias_info is not None and a.alias_info.is_write for a in operator._schema.arguments)
-
-
 class _Operators(TorchDispatchMode):
     def __init__(self, recorder: Recorder) -> None:
         super().__init__()
@@ -199,7 +195,8 @@ class _Operators(TorchDispatchMode):
         kwargs, name = kwargs or {}, str(func)
         if self._recorder.paused or _is_view(func) or name.split(".")[1] in _DATA_FREE:
             return func(*args, **kwargs)
-        return self._recorder.call("operator", name, func, args, kwargs, mutates=_mutates(func))
+        mutates = any(a.alias_info is not None and a.alias_info.is_write for a in func._schema.arguments)
+        return self._recorder.call("operator", name, func, args, kwargs, mutates=mutates)
 
 
 class _Functions(TorchFunctionMode):

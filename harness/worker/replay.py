@@ -110,11 +110,7 @@ def record(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
 
 
 def _resolve(call: dict[str, Any], modules: dict[str, Any], setting: steps.Setting) -> Any:
-    """What to call in this environment.
-
-    Raises:
-        LookupError: it does not exist here.
-    """
+    """What to call in this environment; `LookupError` where it does not exist."""
     name = call["name"]
     if call["kind"] == "step":
         return lambda given: steps.run(name, setting, given)
