@@ -187,8 +187,7 @@ def writable_folder(folder: Path, option: str) -> Path:
         there = there.parent
     try:
         # Permissions are not asked for: root has them all, on read-only filesystems and in /proc too.
-        with tempfile.TemporaryFile(dir=there):
-            pass
+        tempfile.TemporaryFile(dir=there).close()
     except OSError as error:
         what = "is not a folder" if not there.is_dir() else f"cannot be written ({said(error)})"
         raise UsageError(f"{option}: {there} {what}; name a folder that can be written.") from error
@@ -208,8 +207,7 @@ def writable_file(path: Path, option: str) -> Path:
         writable_folder(folder, option)
         return path
     try:
-        with path.open("ab"):
-            pass
+        path.open("ab").close()
     except OSError as error:
         raise UsageError(f"{option}: {path} cannot be written ({said(error)}); name another file.") from error
     return path

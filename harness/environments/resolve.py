@@ -138,10 +138,7 @@ def _compile(
             command += ["--exclude-newer", newest]
         for package, date in (dates or {}).items():
             command += ["--exclude-newer-package", f"{package}={date}"]
-        if hashes:
-            command.append("--generate-hashes")
-        else:
-            command.append("--no-annotate")
+        command.append("--generate-hashes" if hashes else "--no-annotate")
         if constraints is not None:
             path = Path(folder) / "constraints.txt"
             path.write_text(constraints)

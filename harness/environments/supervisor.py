@@ -256,12 +256,9 @@ class _Watch:
 
 def main() -> int:
     """Watch the job of the request on standard input; say on standard output how it ended, as JSON."""
-    text = b""
-    while not text.endswith(b"\n"):
-        some = os.read(0, 65536)
-        if not some:
-            return 1
-        text += some
+    text = sys.stdin.buffer.readline()
+    if not text.endswith(b"\n"):
+        return 1
     request = json.loads(text)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     reader, writer = os.pipe()

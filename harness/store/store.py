@@ -43,6 +43,7 @@ ATTEMPTS_KEPT = 5
 ATTEMPT = re.compile(r"[0-9-]{10}T[0-9]{6}-[0-9a-z_]+")
 """The folder of one of them: when it ended, and letters that no other has."""
 PLACING = ".placing.lock"
+_TOLD = 3  # differences that a name holds
 
 
 def tell_apart(cells: Sequence[Cell]) -> list[str]:
@@ -69,10 +70,6 @@ def tell_apart(cells: Sequence[Cell]) -> list[str]:
     if len(set(names)) < len({cell.key for cell in cells}):
         names = [f"{name} [{cell.key[:12]}]" for name, cell in zip(names, cells, strict=True)]
     return names
-
-
-_TOLD = 3
-"""Differences that a name holds."""
 
 
 def _facts(cell: Cell) -> Iterator[tuple[str, str]]:

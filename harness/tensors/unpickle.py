@@ -282,31 +282,28 @@ class Interpreter:
             raise TypeError("a call of something that is not a known function")
         self.push(self._called(function.name, arguments))
 
-    def _called(self, function: str, arguments: tuple[Any, ...]) -> object:
+    def _called(self, function: str, arguments: tuple[Any, ...]) -> object:  # noqa: PLR0911 - one for each function
         """What a function of the table makes of its arguments; see torch/_utils.py and torch/_tensor.py."""
-        made: object = None
         match function, arguments:
             case "OrderedDict", ():
-                made = OrderedDict()
+                return OrderedDict()
             case "size", (sizes,):
-                made = check_shape(sizes, str(self.path))
+                return check_shape(sizes, str(self.path))
             case "tensor", (Storage() as storage, offset, size, stride):
-                made = self.rebuild.tensor(storage, storage.dtype, offset, size, stride)
+                return self.rebuild.tensor(storage, storage.dtype, offset, size, stride)
             case "tensor_v2", (Storage() as storage, offset, size, stride, grad, hooks, *flags):
                 tensor = self.rebuild.tensor(storage, storage.dtype, offset, size, stride)
-                made = self.rebuild.resolved(_differentiable(tensor, grad, hooks), *flags)
+                return self.rebuild.resolved(_differentiable(tensor, grad, hooks), *flags)
             case "tensor_v3", (Storage() as storage, offset, size, stride, grad, hooks, Name("dtype", name), *flags):
                 tensor = self.rebuild.tensor(storage, DTYPES[name], offset, size, stride)
-                made = self.rebuild.resolved(_differentiable(tensor, grad, hooks), *flags)
+                return self.rebuild.resolved(_differentiable(tensor, grad, hooks), *flags)
             case "parameter", (Tensor() as tensor, grad, hooks):
-                made = _differentiable(tensor, grad, hooks)
+                return _differentiable(tensor, grad, hooks)
             case "parameter_with_state", (Tensor() as tensor, grad, hooks, state):
-                made = _with_attributes(_differentiable(tensor, grad, hooks), state)
+                return _with_attributes(_differentiable(tensor, grad, hooks), state)
             case "from_type", (Name("function", inner), Name("class"), tuple() as inside, state) if inner != function:
-                made = _with_attributes(self._called(inner, inside), state)
-        if made is None:
-            raise TypeError(f"{function} called with arguments that torch never writes")
-        return made
+                return _with_attributes(self._called(inner, inside), state)
+        raise TypeError(f"{function} called with arguments that torch never writes")
 
     def build(self) -> None:
         """BUILD: torch writes it for an OrderedDict's `_metadata` only, which says nothing about the numbers."""
