@@ -332,8 +332,7 @@ def ivf_facts(
 
 def places_of(begins: Array, size: Array) -> Array:
     """Where the members of some groups are, one group after the other, by where each begins and how many it has."""
-    places: Array = np.repeat(begins - (np.cumsum(size) - size), size) + np.arange(int(size.sum()))
-    return places
+    return np.repeat(begins - (np.cumsum(size) - size), size) + np.arange(int(size.sum()))
 
 
 def _list_keys(ivf: Tensor, begins: Array, sizes: Array, rows: Array, passages: Array | None = None) -> Array:
@@ -342,5 +341,4 @@ def _list_keys(ivf: Tensor, begins: Array, sizes: Array, rows: Array, passages: 
     entries = ivf.flat[places_of(begins[rows], size)].astype(np.int64)
     keys = (np.repeat(np.arange(rows.size), size) << 40) | (entries if passages is None else passages[entries])
     keys.sort()  # quick, because colbert-ai's lists are sorted; NumPy's `unique` would hash, many times slower
-    unique: Array = keys[np.concatenate([[True], keys[1:] != keys[:-1]])] if keys.size else keys
-    return unique
+    return keys[np.concatenate([[True], keys[1:] != keys[:-1]])] if keys.size else keys

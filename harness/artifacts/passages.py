@@ -53,8 +53,7 @@ class Alignment:
             return found
         elsewhere = np.zeros(n, np.bool_)
         elsewhere[self.likely[self.likely >= 0]] = True
-        lined_up: Array = found | (self.likely < 0) & ~elsewhere
-        return lined_up
+        return found | (self.likely < 0) & ~elsewhere
 
     @property
     def whole(self) -> bool:
@@ -256,8 +255,7 @@ def _ranked(group: Array) -> Array:
     first = np.searchsorted(found, found)
     rank = np.empty_like(order)
     rank[order] = np.arange(order.size) - first
-    ranked: Array = (group.astype(np.int64) << 32) | rank
-    return ranked
+    return (group.astype(np.int64) << 32) | rank
 
 
 def _sums(values: Array, size: Array) -> Array:

@@ -112,8 +112,7 @@ def _nearest(a: Tensor, b: Tensor, open_a: list[int], rest: list[int]) -> Array:
 def numbers_of(tensor: Tensor, rows: Array | list[int]) -> Array:
     """Some rows of a tensor as float64; all of them may be too many to hold."""
     picked = tensor.data[rows]
-    wide: Array = decode(picked.reshape(-1), tensor.dtype).reshape(picked.shape)
-    return wide
+    return decode(picked.reshape(-1), tensor.dtype).reshape(picked.shape)
 
 
 def _alike(a: Tensor, b: Tensor, rows: list[int]) -> bool:

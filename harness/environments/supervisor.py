@@ -1,9 +1,8 @@
 """Watches one job: `python -I -S supervisor.py`, started by `harness.environments.supervise` and by nothing else.
 
-A process of its own, so that a job never outlives its harness, however the harness ends. It imports the standard
-library only and starts in milliseconds. It ends the job at a phase's deadline, when it is told to, and when the harness
-is gone, which it sees by its standard input, where the request came as one line of JSON. To end a job is SIGTERM to its
-process group, then SIGKILL to the group and to all that descends from it, in whatever group and session.
+A process of its own, so that a job never outlives its harness, which is gone when standard input is: the request came
+there as one line of JSON. It imports the standard library only and starts in milliseconds. To end a job is SIGTERM to
+its process group, then SIGKILL to the group and to all that descends from it, in whatever group and session.
 """
 
 from __future__ import annotations

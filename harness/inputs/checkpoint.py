@@ -1,9 +1,4 @@
-"""Checkpoints: the ColBERT model a cell encodes with, checked before any environment is built for it.
-
-A checkpoint is a folder as colbert-ai writes it: a transformers model with its tokenizer, a `linear.weight` that
-projects to `dim`, and `artifact.metadata`, colbert-ai's own settings. What colbert-ai would fail on after minutes is
-said here in a sentence at once.
-"""
+"""Checkpoints: the ColBERT model a cell encodes with, checked before an environment is built; see docs/data.md."""
 
 from __future__ import annotations
 

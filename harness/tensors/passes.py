@@ -189,8 +189,7 @@ def in_dtype(atol: float, dtype: str) -> float:
 
 def _modulus(values: Array) -> Array:
     """Absolute values; of complex numbers by `hypot`, as torch takes them. NumPy's own `abs` is off by a rounding."""
-    result: Array = np.hypot(values.real, values.imag) if values.dtype.kind == "c" else np.abs(values)
-    return result
+    return np.hypot(values.real, values.imag) if values.dtype.kind == "c" else np.abs(values)
 
 
 def not_close(a: Array, b: Array, dtype: str, rule: Rule) -> Array:

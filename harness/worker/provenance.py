@@ -113,9 +113,8 @@ def _owner(path: str) -> str:
 def _in_child(ask: Callable[[], Any], **environment: str) -> Any:
     """What a child process answers to a question that reaches cuDNN; None if it fails, is killed or does not end.
 
-    cuDNN does not raise when a part of it is missing, it aborts the process, and an environment that was brought to a
-    host as files is without the engines that indexing never uses. A fork is enough, and quick, because this process has
-    not touched the GPU yet.
+    cuDNN aborts the process when a part of it is missing, such as engines that were not brought to this host. A fork is
+    enough, and quick, because this process has not touched the GPU yet.
     """
     context = multiprocessing.get_context("fork")
     reader, writer = context.Pipe(duplex=False)

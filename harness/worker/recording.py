@@ -1,9 +1,7 @@
-"""Write down every module call, public function and operator of a run, with its exact inputs and outputs.
+"""Write down every module call, public function of torch and operator of a run, with its exact inputs and outputs.
 
-Three nested levels, so that an origin can be named as closely as it can be shown: calls of modules (by path and call
-number), public functions of torch (`torch.nn.functional.linear`), and the operators that they come down to
-(`aten.addmm.default`), the last two with the module that they ran in. Tensors are kept once, by the digest of their
-elements; how a tensor lay in memory (strides, offset) is kept with each use of it, since kernels may be chosen by that.
+Functions and operators have the module that they ran in. Tensors are kept once, by digest; how one lay in memory is
+kept with each use of it, since kernels may be chosen by that.
 """
 
 from __future__ import annotations

@@ -90,10 +90,8 @@ def _kmeans(setting: Setting, inputs: Tensors) -> Tensors:
     from colbert.indexing import collection_indexer
 
     settings = setting.cell["settings"]
-    found = collection_indexer.compute_faiss_kmeans(
-        settings["dim"], settings["partitions"], settings["kmeans_niters"], [[inputs["sample"]]]
-    )
-    return {"centroids_raw": found}
+    sizes = (settings[name] for name in ("dim", "partitions", "kmeans_niters"))
+    return {"centroids_raw": collection_indexer.compute_faiss_kmeans(*sizes, [[inputs["sample"]]])}
 
 
 def _normalize_centroids(setting: Setting, inputs: Tensors) -> Tensors:

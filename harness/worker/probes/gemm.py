@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-
-from harness.worker.probes.bench import Bench
+from harness.worker.probes.bench import FULL, MIXED, Bench
 
 
 def _products(bench: Bench) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
@@ -40,10 +38,7 @@ def run(bench: Bench) -> None:
                 a, b = bench.normal(f"{name} left", *left).to(device), bench.normal(f"{name} right", *right).to(device)
                 if kind == "float16":
                     a, b = a.half(), b.half()
-                if kind == "autocast":
-                    with torch.autocast(device, dtype=torch.float16):
-                        found = a @ b
-                else:
+                with bench.precisions()[MIXED if kind == "autocast" else FULL]():
                     found = a @ b
                 case.put("product", found)
                 if name.startswith("codes"):
