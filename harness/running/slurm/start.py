@@ -94,41 +94,23 @@ def asked_sweep(
         named[name] = value
     matrix = load_matrix(selection.matrix_path)
     chosen = versions_of(matrix, versions)
-    runs, how = parse_repeats(matrix, repeats, chosen), Options(partition, named, retries, at_once)
-    with Board([]) as board:
-        return start_sweep(selection, chosen, runs, how, board, evict=evict, output=output)
-
-
-def start_sweep(
-    selection: Selection,
-    versions: list[str],
-    repeats: dict[str, int],
-    options: Options,
-    board: Board,
-    *,
-    evict: bool,
-    output: Path | None,
-) -> Sweep:
-    """Check what the user asked for, ask the nodes what they are, and keep a record of it.
-
-    Raises:
-        HarnessError: something is missing, here or on the nodes.
-    """
+    runs, options = parse_repeats(matrix, repeats, chosen), Options(partition, named, retries, at_once)
     require_slurm()
-    check_options(options.extra)
+    check_options(named)
     selection = absolute_paths(selection)
     # What is wrong with the files is said before a node is asked for anything.
     experiment = Experiment(replace(selection, identity="cpu of a node"))
     experiment.check()
-    identity = node_device(experiment.home, options, selection.device, board)
+    with Board([]) as board:
+        identity = node_device(experiment.home, options, selection.device, board)
     now = datetime.now(UTC)
     sweep = Sweep(
         # A name that sorts by time.
         id=f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}",
         created=now.isoformat(timespec="seconds"),
         selection=replace(selection, identity=identity),
-        versions=versions,
-        repeats=repeats,
+        versions=chosen,
+        repeats=runs,
         options=options,
         evict=evict,
         output=output.absolute() if output else None,
