@@ -20,7 +20,7 @@ from harness.explain.difference import Difference, difference
 from harness.explain.noise import Noise, noise_of
 from harness.explain.pair import Pair, Side
 from harness.explain.replay import ORIGIN, UNSTABLE, CallVerdict, Runs, judge, run_steps
-from harness.explain.requests import step_request
+from harness.explain.requests import rows_of_spans, step_request
 from harness.store.repeats import unrecorded
 from harness.store.store import Store
 from harness.tensors.dtypes import Array
@@ -187,7 +187,6 @@ def _judge_step(
 
 
 def _reproduced(store: Store, a: Side, outputs: dict[str, str], folder: Path, request: dict[str, Any]) -> bool:
-    from harness.explain.requests import rows_of_spans
 
     for artifact, output in outputs.items():
         if artifact not in a.cell.artifacts:

@@ -9,6 +9,7 @@ from pathlib import Path
 from harness.artifacts.graph import origins, trace
 from harness.explain.pair import Pair, Side
 from harness.explain.replay import CallVerdict, run_steps, unstable_calls
+from harness.explain.requests import step_request
 from harness.store.cell import Cell
 from harness.store.repeats import noise_floor, unrecorded
 
@@ -41,8 +42,6 @@ def noise_of(pair: Pair, side: Side, again: Sequence[Cell], folder: Path) -> Noi
     Returns:
         None where all runs are equal.
     """
-    from harness.explain.requests import step_request
-
     changing = noise_floor(side.cell, again)
     if not changing:
         return None
