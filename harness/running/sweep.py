@@ -32,7 +32,7 @@ from harness.running.plan import Planned
 from harness.running.progress import Board
 from harness.running.recover import recover
 from harness.running.runner import run_index
-from harness.running.work import POLL_SECONDS, Builders, Env, Item, Work
+from harness.running.work import MOST_BUILDERS, POLL_SECONDS, Env, Item, Work
 from harness.store.cell import LEVELS, Cell
 from harness.store.store import level, says_less
 
@@ -94,7 +94,7 @@ class LocalExecutor:
         """
         gpus = choose_gpus(experiment.device, None) if self.gpus is None else self.gpus
         slots = Slots(experiment.home, gpus, self.jobs, board.note)
-        cells = _Sweep(Work(experiment, plan, board), slots, evict_after=evict_after).run()
+        cells = _Sweep(Work(experiment, plan, board, len(slots.all), evict_after=evict_after), slots).run()
         if plan and not cells:
             raise InfrastructureError("Stopped before any cell had ended; the same command goes on.")
         if cells and all(cell.details.get("cause") in _MEND_FIRST for cell in cells):
@@ -234,9 +234,8 @@ def wishes(control: Control) -> Iterator[Asked]:
 class _Sweep:
     """The main thread of a sweep: starts the others, and passes on what the user wants of them."""
 
-    def __init__(self, work: Work, slots: Slots, *, evict_after: bool) -> None:
+    def __init__(self, work: Work, slots: Slots) -> None:
         self.work, self.slots = work, slots
-        self.builders = Builders(work, len(slots.all), evict_after=evict_after)
         self.error: BaseException | None = None
 
     def run(self) -> list[Cell]:
@@ -255,9 +254,9 @@ class _Sweep:
         return [item.cell for item in work.items if item.cell is not None]
 
     def _run_threads(self) -> None:
-        cells = _Cells(self.work, self.slots, self.builders)
+        cells = _Cells(self.work, self.slots)
         todo: list[Callable[[], None]] = [partial(cells.fill, slot) for slot in self.slots.all]
-        todo += [self.builders.run] * self.builders.number
+        todo += [self.work.build] * min(MOST_BUILDERS, self.work.ahead)
         threads = [threading.Thread(target=self._guarded, args=(one,)) for one in todo]
         with wishes(self.work.control) as asked:
             for thread in threads:
@@ -269,7 +268,7 @@ class _Sweep:
                     self._stop()
                 for thread in threads:
                     thread.join()
-                self.builders.release()
+                self.work.release()
         if asked.times and self.work.control.stopping.is_set() and self.error is None:
             raise KeyboardInterrupt
 
@@ -284,13 +283,13 @@ class _Sweep:
                     "Stopping: the cells that are running come to their end, and no other starts; Ctrl-C once more "
                     "ends them now."
                 )
-                self.builders.control.stop()
+                self.work.building.stop()
             if asked.over and not self.work.control.stopping.is_set():
                 self._stop()
 
     def _stop(self) -> None:
         self.work.control.stop()
-        self.builders.control.stop()
+        self.work.building.stop()
         self.work.notify()
 
     def _guarded(self, todo: Callable[[], None]) -> None:
@@ -311,8 +310,8 @@ class _Sweep:
 class _Cells:
     """Takes one cell after the other that can run, runs it, and keeps it or puts it off."""
 
-    def __init__(self, work: Work, slots: Slots, builders: Builders) -> None:
-        self.work, self.slots, self.builders = work, slots, builders
+    def __init__(self, work: Work, slots: Slots) -> None:
+        self.work, self.slots = work, slots
         self.experiment, self.store, self.board = work.experiment, work.experiment.store, work.board
 
     def fill(self, slot: Slot) -> None:
@@ -338,13 +337,12 @@ class _Cells:
         places = self.slots.hold(slot)
         if places is None:
             return None
-        taken = self._take()
-        if taken is None:
-            for place in places:
-                place.release()
-            return None
-        item, env, lock = taken
-        return item, env, [lock, *places]
+        if taken := self._take():
+            item, env, lock = taken
+            return item, env, [lock, *places]
+        for place in places:
+            place.release()
+        return None
 
     def _take(self) -> tuple[Item, Env, Held] | None:
         """The next cell whose environment is ready and that nobody else runs."""
@@ -358,12 +356,11 @@ class _Cells:
                 if item.cell is not None or item.running or item.not_before > now:
                     continue
                 path = self.experiment.home.cell_lock(item.planned.spec.key)
-                lock = try_hold(path)
-                if lock is None:
+                if (lock := try_hold(path)) is None:
                     self.board.phase(item.label, f"run by {whose(path)}")
                 elif self.work.take_if_settled(item):
                     lock.release()
-                    self.builders.ended(env)
+                    self.work.ended(env)
                 else:
                     item.running = True
                     return item, env, lock
@@ -382,7 +379,7 @@ class _Cells:
         try:
             if env.environment is not None:
                 # Somebody's `pip install` into it must not go unnoticed, whenever that was.
-                self.builders.ensure(spec.version, self.work.control)
+                self.work.ensure(spec.version, self.work.control)
             return run_index(
                 self.experiment.home,
                 self.store,
@@ -431,7 +428,7 @@ class _Cells:
                 said = self.work.put_off(item)
             elif cell is not None:
                 item.cell = self.board.done(cell, ran=True)
-                self.builders.ended(env)
+                self.work.ended(env)
             self.work.changed.notify_all()
         there = self.store.get(item.planned.spec.key)
         if cell is not None and there is not None and says_less(cell, there):
