@@ -92,22 +92,21 @@ def _tensors_option(default: str) -> Callable[[Function], Function]:
         "--tensors",
         type=click.Choice(["none", "final", "all"]),
         default=default,
-        show_default=True,
         help="Which tensors travel with the records.",
     )
 
 
 @command.command(name="export")
 @click.argument("folder", type=Writable())
-@click.option("--group", default="", help="Only cells whose group's digest starts so.")
+@click.option("--group", help="Only cells whose group's digest starts so.")
 @_home_options
 @_tensors_option("final")
-def export(folder: Path, group: str, tensors: str, home: Home) -> None:
+def export(folder: Path, group: str | None, tensors: str, home: Home) -> None:
     """Copy cells into FOLDER, a store of its own."""
     from harness.store.store import Store
 
     store = _store(home)
-    cells = [cell for cell in store.cells() if cell.group.startswith(group)]
+    cells = [cell for cell in store.cells() if cell.group.startswith(group or "")]
     if not cells:
         raise UsageError(
             f"{store.root} holds no cells{f' of a group {group!r}' if group else ''}; see `harness store list`."
