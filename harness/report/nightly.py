@@ -73,11 +73,6 @@ class Night:
     keys: dict[str, str] = field(default_factory=dict)
     unknown: tuple[tuple[VersionPair, str], ...] = ()
 
-    @property
-    def steps(self) -> set[VersionPair]:
-        """Steps that were compared, rather than left out because a cell did not end well."""
-        return {step for step, _artifact in self.findings}
-
 
 @dataclass(frozen=True)
 class NightChange:
@@ -173,10 +168,7 @@ def findings_of(rows: Iterable[dict[str, Any]]) -> dict[tuple[VersionPair, str],
 def _of_steps(
     rows: Iterable[dict[str, Any]], *, known: bool
 ) -> Iterator[tuple[tuple[VersionPair, str], dict[str, Any]]]:
-    """Rows of tensors that are known to differ or not, or are not, by step and artifact.
-
-    The index's metadata is no tensor, and a repeat is the noise floor and no step.
-    """
+    """Rows of tensors that are known to differ or not, or are not, by step and artifact: no metadata and no repeats."""
     for row in rows:
         unknown = row["bit_equal"] is None or row["status"] == "unreadable"
         if row["kind"] == "consecutive" and row["artifact"] != "metadata" and unknown != known:
@@ -234,7 +226,8 @@ def report(night: Night, earlier: Sequence[Night], unreadable: tuple[str, ...] =
             continue
         # A night that does not know of this artifact hides nothing that the ones before it knew.
         has_it = (one for one in earlier if (step, artifact) in one.findings)
-        last = next(has_it, None) or next((one for one in earlier if step in one.steps), None)
+        has_step = (one for one in earlier if step in {of for of, _ in one.findings})
+        last = next(has_it, None) or next(has_step, None)
         before = last.findings.get((step, artifact)) if last else None
         change = NightChange(step, artifact, now, before, last.name if last else "")
         if before is None:

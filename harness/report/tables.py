@@ -1,8 +1,4 @@
-"""Reduce stored cells to Parquet tables: long form, stable column names, a schema version in each file's metadata.
-
-The reducer reads the store and never runs a job. Everything that is written here follows from cells alone, so the same
-store gives the same tables.
-"""
+"""Stored cells as Parquet tables, in long form, with a schema version; what is written follows from the cells alone."""
 
 from __future__ import annotations
 
@@ -29,10 +25,8 @@ _BUILT_WITH = {
 
 
 def _loaded(libraries: Mapping[str, Any], file: str, name: str) -> str | None:
-    """Version of a CUDA library that a job had loaded; None where it had not.
-
-    That of the package that the file came from, which has more digits, or else what the library says of itself.
-    """
+    """Version of a CUDA library that a job had loaded; None where it had not."""
+    # That of its package has more digits than what the library says of itself.
     return str(libraries.get(f"{file}.package") or "").rpartition(" ")[2] or libraries.get(name)
 
 
