@@ -124,8 +124,7 @@ def import_(folder: Path, tensors: str, home: Home) -> None:
     from harness.store.store import Store
 
     source = Store(folder)
-    cells = source.cells()
-    if not cells:
+    if not (cells := source.cells()):
         raise UsageError(
             f"{folder} holds no cells: name a folder that `harness store export` wrote, or a home's store."
         )
@@ -134,11 +133,7 @@ def import_(folder: Path, tensors: str, home: Home) -> None:
 
 
 def _store(home: Home) -> Store:
-    """The store of a home.
-
-    Raises:
-        UsageError: there is none: of a home that is misspelt, nothing is whole.
-    """
+    """The store of a home, which is there: of a home that is misspelt, nothing is whole."""
     from harness.store.store import Store
 
     if not home.store.is_dir():

@@ -44,7 +44,7 @@ class Laboratory:
         """Outcome, reason and digest of the job in one environment."""
         bench = self.pair.bench
         with bench.scratch("blame") as out:
-            done = bench.run(side.spec, interpreter, "step", self.request, out)
+            done = bench.run(side.cell.spec, interpreter, "step", self.request, out)
         if not done.ok:
             return done.outcome, done.reason.replace(f"{bench.home.environments}/", ""), ""
         text = json.dumps(done.result["outputs"], sort_keys=True)

@@ -45,8 +45,7 @@ def step_request(
     patterns = map(pair.kind.pattern, artifacts)
     chunk = next((chunk for _pattern, chunk in patterns if chunk is not None), "0")
     request: dict[str, Any] = {"step": replay.run_as or step}
-    sizes = _sizes(pair)
-    if sizes:
+    if sizes := _sizes(pair):
         request["settings"] = sizes
     if replay.batches is not None:
         return _batch_request(pair, step, replay, artifacts, request, folder)
@@ -65,8 +64,7 @@ def _sizes(pair: Pair) -> dict[str, int]:
     """The numbers that a step must be told, which A's artifacts say."""
     known, found = pair.a.cell.artifacts, {}
     for size, artifacts in pair.kind.sizes.items():
-        there = next((name for name in artifacts if name in known), None)
-        if there is not None:
+        if (there := next((name for name in artifacts if name in known), None)) is not None:
             found[size] = known[there].shape[0]
     return found
 
@@ -130,11 +128,8 @@ def _block_rows(pair: Pair, outputs: list[str], artifact: str, block: Blocks, wi
     return {"rows": {block.of: [start, stop]}, "where": f"rows {start:,} to {stop:,} of {artifact}"}
 
 
-# ---- the batch of passages in which two cells' embeddings first differ, wherever in the collection that is
-#
 # The job keeps the token ids of its first outer batch only. For a difference that starts later, the passage is found
-# from the row of the stored embeddings that differs, and its batch is made again from the texts by colbert-ai's own
-# tokenizer.
+# from the row of the stored embeddings that differs, and its batch is made again by colbert-ai's own tokenizer.
 
 
 def first_row(x: Array, y: Array) -> int | None:
@@ -207,8 +202,7 @@ def find_batch(
         except (KeyError, UnreadableTensor):
             reasons.append(f"{artifact} was not kept by both: index with --capture full.")
             continue
-        row = first_row(x, y)
-        if row is not None:
+        if (row := first_row(x, y)) is not None:
             return _batch_of_row(pair, (*replay.inputs,), replay.batches, artifact, row, folder)
         reasons.append(f"{artifact} has no row that could be compared.")
     raise LookupError(" ".join(reasons) or "No kept embeddings differ.")
@@ -232,7 +226,7 @@ def _batch_of_row(
     made = []
     for name, side in (("a", pair.a), ("b", pair.b)):
         request: dict[str, Any] = {"texts": str(folder / "texts.json")}
-        done = pair.bench.run(side.spec, side.interpreter(), "tensorize", request, folder / name)
+        done = pair.bench.run(side.cell.spec, side.interpreter(), "tensorize", request, folder / name)
         if not done.ok:
             raise LookupError(f"The batch could not be tokenized again in {side.cell.label}: {done.reason}")
         made.append({n: _tensor(folder / name / f"{n}.safetensors") for n in (*inputs, _ORDER)})
