@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 from harness.environments.build import Environment, ensure_environment, evict, use_environment
 from harness.environments.interpreter import Interpreter
-from harness.environments.lockfile import Lock
 from harness.environments.supervise import Control, Stopped
 from harness.environments.uv import BuildFailed
 from harness.flock import Held
@@ -212,8 +211,7 @@ class Work:
 
     def _build(self, env: Env) -> None:
         experiment, version = self.experiment, env.version
-        reason = experiment.unsupported(version)
-        if reason:
+        if reason := experiment.unsupported(version):
             with self.changed:
                 env.state, env.failure = "failed", BuildFailed(reason, "unsupported", "")
             return
@@ -251,7 +249,9 @@ class Work:
         home, note = self.experiment.home, self.board.note
         try:
             assert env.environment is not None
-            freed = evict(home, env.environment, self._wanted_locks())
+            with self.changed:
+                wanted = [self.experiment.lock(other.version) for other in self.envs.values() if other.open]
+            freed = evict(home, env.environment, wanted)
             if freed is None:
                 note(f"{env.version}: another sweep uses the environment, which is left to it")
             else:
@@ -259,10 +259,6 @@ class Work:
         finally:
             with self.changed:
                 self._evicting -= 1
-
-    def _wanted_locks(self) -> list[Lock]:
-        with self.changed:
-            return [self.experiment.lock(env.version) for env in self.envs.values() if env.open]
 
 
 def wait_before(retry: Retry, tries: int) -> float:

@@ -208,8 +208,7 @@ class Ledger:
         """Look which arrays there are, and which of their tasks ended."""
         folder = self.root / "arrays"
         names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-        for gone in set(self._arrays) - names:
-            del self._arrays[gone]
+        self._arrays = {name: array for name, array in self._arrays.items() if name in names}
         self._present = {}
         for name in sorted(names):
             try:

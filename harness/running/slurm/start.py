@@ -124,10 +124,6 @@ def absolute_paths(selection: Selection) -> Selection:
     matrix_path = (selection.matrix_path or find_matrix()).resolve()
     matrix = load_matrix(matrix_path)
 
-    def absolute(path: Path | None) -> Path | None:
-        # Not resolved: a virtualenv's interpreter is a link, and means another environment when it is followed.
-        return path.absolute() if path else None
-
     def named(name: str | None, known: Iterable[str]) -> str | None:
         return str(Path(name).absolute()) if name and name not in known and Path(name).exists() else name
 
@@ -137,8 +133,9 @@ def absolute_paths(selection: Selection) -> Selection:
         home=resolve_home(selection.home, matrix_path).root,
         collection=named(selection.collection, matrix.collections),
         checkpoint=named(selection.checkpoint, matrix.checkpoints),
-        sites=absolute(selection.sites),
-        site_python=absolute(selection.site_python),
+        sites=selection.sites and selection.sites.absolute(),
+        # Not resolved: a virtualenv's interpreter is a link, and means another environment when it is followed.
+        site_python=selection.site_python and selection.site_python.absolute(),
     )
 
 
@@ -149,8 +146,7 @@ def attach_sweep(selection: Selection, name: str) -> Sweep:
         UsageError: there is none, or there are several.
     """
     home = resolve_home(selection.home, (selection.matrix_path or find_matrix()).resolve())
-    found = open_sweeps(home)
-    if not found:
+    if not (found := open_sweeps(home)):
         raise UsageError(f"--attach: no sweep over Slurm is under way in {home.root}.")
     chosen = [sweep for sweep in found if sweep.id.startswith(name)]
     if len(chosen) != 1:
@@ -240,8 +236,7 @@ def node_device(
     """
     known = root_of(home) / "devices.json"
     name = device_key(options, wanted)
-    remembered = read_record(known).get(name)
-    if remembered:
+    if remembered := read_record(known).get(name):
         return str(remembered)
     answer = ask(home, options, wanted, board)
     where = answer["host"]
@@ -277,8 +272,7 @@ def _wait_for_answer(folder: Path, job: str, board: Board) -> dict[str, Any]:
     gone_since: float | None = None
     said = ""
     for turn in itertools.count():
-        answer = read_record(folder / ANSWER)
-        if answer:
+        if answer := read_record(folder / ANSWER):
             return answer
         jobs = states([job])
         seen = jobs.get(f"{job}_0", Job(GONE)) if jobs is not None else Job("PENDING", "the controller is silent")
@@ -289,9 +283,8 @@ def _wait_for_answer(folder: Path, job: str, board: Board) -> dict[str, Any]:
             gone_since = gone_since if gone_since is not None else now
             log = log_tail(log_path(folder, job, 0))
             if now - gone_since > (2 if log and seen.state == "FAILED" else SETTLE_SECONDS):
-                last = (
-                    log.splitlines()[-1] if log else "it wrote nothing; is the home on a filesystem that nodes share?"
-                )
+                silent = "it wrote nothing; is the home on a filesystem that nodes share?"
+                last = log.splitlines()[-1] if log else silent
                 raise InfrastructureError(f"Job {job}, which should say what a node is, ended as {seen.state}: {last}")
         elif seen.reason and seen.reason != said and turn > 10:
             said = seen.reason
