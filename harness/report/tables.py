@@ -25,8 +25,10 @@ _BUILT_WITH = {
 
 
 def _loaded(libraries: Mapping[str, Any], file: str, name: str) -> str | None:
-    """Version of a CUDA library that a job had loaded; None where it had not."""
-    # That of its package has more digits than what the library says of itself.
+    """Version of a CUDA library that a job had loaded; None where it had not.
+
+    That of the package that the file came from, which has more digits, or else what the library says of itself.
+    """
     return str(libraries.get(f"{file}.package") or "").rpartition(" ")[2] or libraries.get(name)
 
 
