@@ -58,13 +58,12 @@ def command(
         plan = [replace(planned, run=True) for planned in plan]
     with Board([planned.spec.label for planned in plan]) as board:
         cells = executor.run(experiment, plan, board, evict_after=evict)
-    bad = [cell for cell in cells if cell.outcome not in {"ok", "unsupported"}]
+    bad = [cell for cell in cells if cell.failed]
     ok = sum(cell.outcome == "ok" for cell in cells)
     stored = f"{'is' if len(cells) == 1 else 'are'} stored, in {experiment.home.store}"
     click.echo(f"{ok} of {count(len(cells), 'cell')} ended well and {stored}.")
     for cell in bad:
         click.echo(printable(f"{cell.label}: {cell.outcome}: {cell.reason}"), err=True)
-    early = stopped_early(plan, cells)
-    if early:
+    if early := stopped_early(plan, cells):
         click.echo(early, err=True)
     return int(ExitCode.INFRASTRUCTURE if bad or early else ExitCode.OK)

@@ -55,9 +55,8 @@ def runs_on(architectures: list[str], capability: tuple[int, int]) -> bool:
         major, minor = int(digits[:-1]), int(digits[-1])
         if kind == "compute" and (major, minor) <= capability:
             return True
-        if kind == "sm" and major == capability[0] and minor <= capability[1]:
-            if number.endswith("a") and minor != capability[1]:
-                continue
+        fits = minor == capability[1] if number.endswith("a") else minor <= capability[1]
+        if kind == "sm" and major == capability[0] and fits:
             return True
     return False
 
@@ -89,10 +88,7 @@ def refuse_remote_code(checkpoint: str) -> None:
         Ended: `unsupported`, where config.json or tokenizer_config.json has `auto_map`.
     """
     for name in ("config.json", "tokenizer_config.json"):
-        path = os.path.join(checkpoint, name)
-        if not os.path.exists(path):
-            continue
-        with open(path, encoding="utf-8") as file:
+        with contextlib.suppress(FileNotFoundError), open(os.path.join(checkpoint, name), encoding="utf-8") as file:
             if "auto_map" in json.load(file):
                 raise Ended("unsupported", f"{name} of the checkpoint has auto_map: it wants to run code of its own.")
     import transformers
@@ -107,10 +103,7 @@ def refuse_remote_code(checkpoint: str) -> None:
 
 
 def _without_trust(original: Any) -> Any:
-    def from_pretrained(*args: Any, **kwargs: Any) -> Any:
-        return original(*args, **{**kwargs, "trust_remote_code": False})
-
-    return from_pretrained
+    return lambda *args, **kwargs: original(*args, **{**kwargs, "trust_remote_code": False})
 
 
 def _refuse_dynamic_module(class_reference: str, *_args: Any, **_kwargs: Any) -> Any:
@@ -164,15 +157,11 @@ def _watch(phases: Any, notes: Notes, seen: dict[str, Any]) -> contextlib.ExitSt
         return loaded
 
     stack = contextlib.ExitStack()
-    points = {"__init__": loading} | {name: timing(phase) for name, phase in _PHASES.items()}
-    for name, wrap in points.items():
-        where = ("seconds.load", "observed") if name == "__init__" else (f"seconds.{_PHASES[name]}",)
+    phase_of = {"setup": "sample", "train": "train", "index": "encode", "finalize": "finalize"}
+    points = {name: ((f"seconds.{phase}",), timing(phase)) for name, phase in phase_of.items()}
+    for name, (where, wrap) in {"__init__": (("seconds.load", "observed"), loading), **points}.items():
         stack.enter_context(notes.hook(where, "colbert.indexing.collection_indexer", f"CollectionIndexer.{name}", wrap))
     return stack
-
-
-_PHASES = {"setup": "sample", "train": "train", "index": "encode", "finalize": "finalize"}
-"""Method of colbert-ai's indexer to the phase that it is."""
 
 
 def colbert_config(cell: dict[str, Any], **more: Any) -> Any:
