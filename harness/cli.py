@@ -38,6 +38,7 @@ COMMANDS: dict[str, Lazy] = {
     ),
     "plan": Lazy("harness.commands.plan", "List the cells of a sweep, and why each would run or be skipped."),
     "index": Lazy("harness.commands.index", "Build environments if needed, run the index job, store the cells."),
+    "search": Lazy("harness.commands.search", "Search with versions, each in its own index or in another's."),
     "compare": Lazy("harness.commands.compare", "Compare two cells, or any two ColBERT index directories."),
     "ladder": Lazy(
         "harness.commands.ladder", "Show what changed at each step over any number of cells or directories."

@@ -192,6 +192,12 @@ class JobKind:
         """Whether an artifact is one of the tensors of the result itself."""
         return self.role(name) == "final"
 
+    def lacking(self, names: Iterable[str]) -> list[str]:
+        """Tensors of every result that are not among these; chunks, of which there may be any number, aside."""
+        there = frozenset(names)
+        final = (one.name for one in self.made if one.role == "final" and "*" not in one.name)
+        return [name for name in final if name not in there]
+
     def is_captured(self, name: str) -> bool:
         """Whether the job makes an artifact on the way, or beside the tensors of the result."""
         return self.role(name) in ("intermediate", "value")
