@@ -1,4 +1,4 @@
-"""The job `search`: colbert-ai's own searcher, unmodified on disk, over an index and a set of queries in this process."""
+"""The job `search`: colbert-ai's own searcher, unmodified on disk, over an index and queries in this process."""
 
 from __future__ import annotations
 

@@ -181,7 +181,7 @@ def _score_pids(tap: SearchTap, original: Any) -> Any:
     def of_piece(name: str) -> Callable[[Any], Any]:
         return lambda function: lambda *args, **kwargs: tap.piece(name, function(*args, **kwargs))
 
-    def score_pids(self: Any, config: Any, Q: Any, pids: Any, *args: Any, **kwargs: Any) -> Any:
+    def score_pids(self: Any, config: Any, queries: Any, pids: Any, *args: Any, **kwargs: Any) -> Any:
         def keeping(topk: Any) -> Any:
             """On a GPU each stage is a call of topk, if there is anything to drop."""
 
@@ -202,7 +202,7 @@ def _score_pids(tap: SearchTap, original: Any) -> Any:
             tap.notes.hook(("normalized",), torch.nn.functional, "normalize", of_piece("normalized")),
             tap.notes.hook(_MARGINS if self.use_gpu else (), torch, "topk", keeping),
         ):
-            scores, kept = original(self, config, Q, pids, *args, **kwargs)
+            scores, kept = original(self, config, queries, pids, *args, **kwargs)
         if self.use_gpu:
             if "stage1" not in tap.pruned:
                 tap.row("stage1", lambda: pids)
