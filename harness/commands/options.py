@@ -97,15 +97,6 @@ def selection_options(function: Function) -> Function:
     return function
 
 
-job_option = click.option(
-    "--job",
-    type=click.Choice(["index", "search"]),
-    default="index",
-    show_default=True,
-    help="The kind of cells that is meant.",
-)
-
-
 def search_options(function: Function) -> Function:
     """Options that say what is searched for, and in which index: `Selection`'s fields, too."""
     for option in reversed(
@@ -124,6 +115,17 @@ def search_options(function: Function) -> Function:
     ):
         function = option(function)
     return function
+
+
+def cell_options(function: Function) -> Function:
+    """Options that say which cells are meant, of any kind of job: `Selection`'s fields."""
+    return click.option(
+        "--job",
+        type=click.Choice(["index", "search"]),
+        default="index",
+        show_default=True,
+        help="The kind of cells that is meant; of searches, these options say which (docs/search.md).",
+    )(search_options(selection_options(function)))
 
 
 def sites_options(function: Function) -> Function:

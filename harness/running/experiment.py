@@ -59,6 +59,13 @@ class Selection:
     index: Path | None = None
     k: int | None = None
 
+    def over_one_index(self, version: str) -> Selection:
+        """The same for two cells that are to differ in nothing but their versions: both search the index of this one.
+
+        Unless the user named an index; what searches none is not changed by it.
+        """
+        return self if self.on or self.index else replace(self, on=version)
+
 
 def job_of(matrix: Matrix, selection: Selection) -> JobSettings:
     """The settings of the job that is meant, with what the user asked for instead."""

@@ -110,7 +110,7 @@ class Submitter:
             asked["begin"] = f"now+{BACKOFF_SECONDS * 4 ** (attempt - 2)}"
         asked |= resources(options, experiment.device.kind, experiment.job.threads, minutes)
         # What the nodes are told; the capture level and the threads are those of this experiment.
-        selection = replace(self.sweep.selection, identity=experiment.device.identity)
+        selection = replace(experiment.selection, identity=experiment.device.identity)
         named = options.extra.get("time")
         # 0 where the user named a limit in one of Slurm's other notations.
         said = minutes if named is None else int(named) if named.isdigit() else 0
