@@ -16,11 +16,11 @@ from harness.artifacts.graph import origins, trace
 from harness.artifacts.kinds import KINDS
 from harness.errors import UsageError
 from harness.running.choice import Chooser, Finder
-from harness.running.executor import LocalExecutor
 from harness.running.experiment import Experiment, Selection
 from harness.running.plan import Planned, plan_cells, run_needed
 from harness.running.progress import Board
 from harness.running.run_files import write_run
+from harness.running.sweep import LocalExecutor
 from harness.store.cell import Cell
 from harness.store.stored import StoredCell
 from harness.tensors.safetensors import read_safetensors
@@ -272,7 +272,7 @@ def test_what_cannot_be_searched_is_one_sentence(bench, folder, name, words):
 def test_bad_input_is_one_sentence_before_anything_runs(bench, folder, tmp_path):
     (tmp_path / "qrels.txt").write_text("q9 0 p1 1\n")
     (tmp_path / "nowhere.txt").write_text("q1 0 p77 1\n")
-    cases = {
+    cases: dict[str, dict[str, Any]] = {
         "Each search is to return 11 passages (jobs.search.k in matrix.yaml), and the collection ten has 10": {"k": 11},
         "none of its 1 judged queries is in queries": {"qrels": str(tmp_path / "qrels.txt")},
         "the passage 'p77', which is relevant to the query 'q1', is not in": {"qrels": str(tmp_path / "nowhere.txt")},
