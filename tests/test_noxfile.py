@@ -239,3 +239,14 @@ def test_only_one_helper_starts_the_harness():
     text = (ROOT / "noxfile.py").read_text(encoding="utf-8")
 
     assert text.count("/harness") == text.count("subprocess.Popen") == 1
+
+
+def test_the_readme_counts_the_versions_of_the_matrix():
+    """How many versions there are, and from which to which, is true of matrix.yaml."""
+    versions = load_matrix(ROOT / "matrix.yaml").versions
+    said = re.search(r"for (\d+) PyTorch versions from (\S+) to\s+([\d.]+\d)", README)
+    assert said
+    assert said.groups() == (str(len(versions)), versions[0], versions[-1])
+    steps = re.search(r"all (\d+) steps from (\S+) to ([\d.]+\d)", README)
+    assert steps
+    assert steps.groups() == (str(len(versions) - 1), versions[0], versions[-1])

@@ -6,12 +6,12 @@ from typing import Any
 
 import click
 
-from harness.commands.options import chunks_option, group_option, selection_options
+from harness.commands.options import chunks_option, group_option, json_option, selection_options
 from harness.errors import ExitCode, UsageError
 
 
 @click.command(name="all-pairs")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+@json_option
 @chunks_option
 @selection_options
 @group_option

@@ -7,14 +7,14 @@ from typing import Any
 
 import click
 
-from harness.commands.options import chunks_option, group_option, selection_options
+from harness.commands.options import chunks_option, group_option, json_option, selection_options
 
 
 @click.command(name="compare")
 @click.argument("a")
 @click.argument("b")
 @click.option("--profile", default="default", show_default=True, help="Tolerance that decides what is a divergence.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+@json_option
 @chunks_option
 @selection_options
 @group_option

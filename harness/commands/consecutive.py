@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from harness.commands.options import Writable, group_option, selection_options
+from harness.commands.options import Writable, group_option, markdown_option, selection_options
 from harness.errors import ExitCode
 from harness.report.reduce import results_name
 
@@ -16,7 +16,7 @@ from harness.report.reduce import results_name
 @click.argument("versions", nargs=-1)
 @selection_options
 @group_option
-@click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
+@markdown_option
 @click.option(
     "--output",
     type=Writable(),

@@ -6,7 +6,15 @@ from typing import Any
 
 import click
 
-from harness.commands.options import local_options, repeats_option, selection_options, sites_options
+from harness.commands.options import (
+    again_option,
+    capture_option,
+    evict_option,
+    local_options,
+    repeats_option,
+    selection_options,
+    sites_options,
+)
 from harness.errors import ExitCode, printable
 
 
@@ -16,17 +24,9 @@ from harness.errors import ExitCode, printable
 @sites_options
 @repeats_option
 @local_options
-@click.option(
-    "--capture",
-    type=click.Choice(["final", "digests", "full"]),
-    help="How much of the inside of the pipeline to keep (default: matrix.yaml).",
-)
-@click.option("--evict", is_flag=True, help="Delete each environment as soon as its cells are stored.")
-@click.option(
-    "--again",
-    is_flag=True,
-    help="Run cells that are already stored again; one that ends well takes the place of the stored one.",
-)
+@capture_option
+@evict_option
+@again_option("cells")
 def command(
     versions: tuple[str, ...],
     repeats: tuple[str, ...],
@@ -42,12 +42,12 @@ def command(
     """
     from dataclasses import replace
 
-    from harness.environments.gpus import choose_gpus
+    from harness.environments.device import choose_gpus
     from harness.running.checks import parse_repeats, to_run, versions_of
-    from harness.running.executor import LocalExecutor
     from harness.running.experiment import Selection
     from harness.running.plan import plan_cells, stopped_early
     from harness.running.progress import Board
+    from harness.running.sweep import LocalExecutor
     from harness.words import count
 
     experiment = to_run(Selection(**options))

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from harness.commands.options import Writable, selection_options, sites_options
+from harness.commands.options import Writable, gathering_option, selection_options, sites_options
 from harness.errors import ExitCode, UsageError
 
 
@@ -27,11 +27,7 @@ from harness.errors import ExitCode, UsageError
     help="Also replay steps that inherit a difference: one may add its own. Takes long over a large collection.",
 )
 @click.option("--repro", type=Writable(), help="Write repro scripts to this folder.")
-@click.option(
-    "--output",
-    type=Writable(),
-    help="Write to locations.parquet here, beside the rows of other pairs.",
-)
+@gathering_option("locations")
 def command(
     a: str,
     b: str,
@@ -49,8 +45,8 @@ def command(
     from harness.explain.locate import locate, look
     from harness.explain.pair import prepare_pair
     from harness.report.console import result_console
-    from harness.report.gathering import Gathering
     from harness.report.location_text import rows, show
+    from harness.report.parquet import Gathering
     from harness.running.checks import to_run, two_versions
     from harness.running.experiment import Selection
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from harness.commands.options import Writable, selection_options, sites_options
+from harness.commands.options import gathering_option, selection_options, sites_options
 from harness.errors import ExitCode
 
 
@@ -18,11 +18,7 @@ from harness.errors import ExitCode
 @selection_options
 @sites_options
 @click.option("--gates/--no-gates", default=True, show_default=True, help="Also swap A into A, and capture on and off.")
-@click.option(
-    "--output",
-    type=Writable(),
-    help="Write to swaps.parquet here, beside the rows of other swaps.",
-)
+@gathering_option("swaps", "swaps")
 def command(a: str, b: str, artifacts: tuple[str, ...], gates: bool, output: Path | None, **options: Any) -> int:
     """Run B's job with ARTIFACTS of A in their place and compare with A; then A's with B's, and compare with B.
 
@@ -32,7 +28,7 @@ def command(a: str, b: str, artifacts: tuple[str, ...], gates: bool, output: Pat
     from harness.explain.pair import prepare_pair
     from harness.explain.swap import Swapper, check_names, kept
     from harness.report.console import result_console
-    from harness.report.gathering import Gathering
+    from harness.report.parquet import Gathering
     from harness.report.swap_text import rows, sentence, table
     from harness.running.checks import to_run, two_versions
     from harness.running.experiment import Selection

@@ -9,8 +9,7 @@ from harness.artifacts.kind import JobKind
 from harness.environments.interpreter import Interpreter
 from harness.errors import InfrastructureError
 from harness.running.experiment import Experiment
-from harness.running.interpreters import interpreters, workbench
-from harness.running.job import Workbench
+from harness.running.job import Workbench, interpreters, workbench
 from harness.running.plan import plan_cells, stopped_early
 from harness.running.progress import Board
 from harness.running.sweep import run_plan

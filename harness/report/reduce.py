@@ -9,8 +9,10 @@ from pathlib import Path
 
 from harness.artifacts.ladder import Step, ladder
 from harness.errors import UsageError
+from harness.explain.compared import ComparedCells, pairs_of
 from harness.inputs.matrix import Matrix, profiles_of
-from harness.report.headline import ComparedCells, Headline, headline, pairs_of, repeat_pairs
+from harness.report.headline import Headline, headline
+from harness.report.parquet import about_cells
 from harness.report.tables import write_tables
 from harness.running.choice import Choice, describe
 from harness.store.cell import Cell
@@ -27,7 +29,6 @@ class Reduced:
         pairs: all comparisons.
         rows: the headline table.
         repeats: headline rows of A against A.
-        files: tables written.
         note: one line that says what is stored besides and was not used; empty where there is nothing.
         across: steps over versions that could not be compared, whose sides differ beyond noise.
     """
@@ -36,7 +37,6 @@ class Reduced:
     pairs: list[ComparedCells]
     rows: list[Headline]
     repeats: list[Headline]
-    files: list[Path]
     note: str = ""
     across: tuple[Step, ...] = ()
 
@@ -65,28 +65,13 @@ def reduce_cells(matrix: Matrix, choice: Choice, versions: Sequence[str], output
             + (f" {choice.note}" if choice.note else "")
         )
     pairs = pairs_of(choice.store, cells, versions, profiles_of(matrix))
-    noise = repeat_pairs(pairs)
-    spec = cells[0].spec
-    collection = spec.collection
-    files = write_tables(
-        output,
-        cells,
-        pairs,
-        choice.locks,
-        {
-            "device": spec.device,
-            "collection": f"{collection.name} {collection.passages} {collection.digest}",
-            "checkpoint": f"{spec.checkpoint.name} {spec.checkpoint.digest}",
-            "group": cells[0].group,
-        },
-    )
-    rows = [(pair.kind, headline(pair, noise)) for pair in pairs]
+    write_tables(output, cells, pairs, choice.locks, about_cells(cells[0].spec) | {"group": cells[0].group})
+    rows = [(pair.kind, headline(pair)) for pair in pairs]
     return Reduced(
         describe(cells),
         pairs,
         [row for kind, row in rows if kind == "consecutive"],
         [row for kind, row in rows if kind == "repeat"],
-        files,
         choice.note,
         _across(cells, versions),
     )

@@ -7,9 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from harness.environments.brought import Brought
 from harness.environments.device import Device, choose_device, missing_code, usable_cores
-from harness.environments.interpreter import Interpreter
+from harness.environments.interpreter import Brought, Interpreter
 from harness.environments.lockfile import Lock, lock_path, read_lock
 from harness.environments.uv import run_uv
 from harness.errors import UsageError

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import harness
-from harness.environments.gpus import gpu_turn
+from harness.artifacts.kinds import kind_named
+from harness.environments.device import gpu_turn
 from harness.environments.interpreter import Interpreter
 from harness.environments.supervise import Control, Ended, run_folder
 from harness.errors import UnreadableTensor
@@ -120,7 +121,8 @@ def conclude(
         artifacts = {}
         if outcome == "ok":
             try:
-                artifacts = store.ingest(out / "index", out / "intermediates", capture)
+                kind = kind_named(spec.job)
+                artifacts = store.ingest(kind, kind.result(out), out / "intermediates", capture)
             except (UnreadableTensor, KeyError) as error:
                 outcome, reason = "invalid_output", f"The job said that it ended well, but {error}."
         outcome, reason, cause = classify(outcome, reason, tail, run.parent, device_kind, ended)

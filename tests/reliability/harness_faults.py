@@ -13,6 +13,8 @@ import subprocess
 import time
 from collections.abc import Callable
 
+from harness.artifacts.directory import index_tensors
+from harness.artifacts.index_job import INDEX
 from harness.running.recover import collect_runs
 from harness.store.audit import verify
 from harness.store.cell import Cell
@@ -73,7 +75,7 @@ def store_cell(bench: Bench, store: Store, of: CellSpec) -> None:
     """What the harness does with a finished job, apart from the job."""
     index = bench.folder / "index"
     with store.writing():
-        artifacts = store.ingest(index, bench.folder / "none", "full")
+        artifacts = store.ingest(INDEX, index_tensors(index), bench.folder / "none", "full")
         store.put(Cell.of(of, "ok", capture="full", artifacts=artifacts), index=index)
 
 
@@ -154,7 +156,7 @@ def _signalled(numbers: list[int], code: int, outcome: list[str], words: str) ->
         then = "while (made / 'hold').exists(): time.sleep(0.02)" if outcome else HANG
         bench.inject("encode", f"(made / 'there').touch()\n{then}", first)
         with log.open("w") as file:
-            line = bench.line(patches=("signals._TERM_PATIENCE = 0.5",), stderr=file)
+            line = bench.line(patches=("sweep._TERM_PATIENCE = 0.5",), stderr=file)
         pid = bench.started(first)
         wait_for((bench.made / "there").exists, "the job at encode")
         for count, number in enumerate(numbers):

@@ -13,9 +13,8 @@ from harness.inputs.matrix import IndexJob
 from harness.running.experiment import Experiment
 from harness.running.plan import Planned
 from harness.running.progress import Board
-from harness.running.slurm.ledger import Entry, Ledger, Task
 from harness.running.slurm.queue import PATIENCE_SECONDS, Refused, largest_array, submit_array
-from harness.running.slurm.record import Options, Sweep
+from harness.running.slurm.record import Entry, Ledger, Options, Sweep, Task
 from harness.words import count
 
 MARGIN_SECONDS = 1800
