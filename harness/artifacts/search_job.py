@@ -44,13 +44,13 @@ SEARCH = JobKind(
         Made("Q", "encode queries", _TOKENS, swappable=True),
         # Each query by itself, as `Searcher.search` encodes it: only Q is searched.
         Made("Q_alone", "encode each query", _TOKENS),
-        Made("centroid_scores", "score centroids", ("Q", "centroids")),
+        Made("centroid_scores", "score centroids", ("Q", "centroids"), digests=True),
         *_ragged("cells", "choose cells", "centroid_scores"),
         *_ragged("candidates", "look up cells", "cells", "cells_lengths", "ivf", "ivf_lengths"),
         *_stage("stage1", "prune by best tokens", "candidates"),
         *_stage("stage2", "prune by all tokens", "stage1"),
-        Made("decompressed", "decompress", ("stage2", "stage2_lengths", *_COMPRESSED)),
-        Made("normalized", "normalize", ("decompressed",)),
+        Made("decompressed", "decompress", ("stage2", "stage2_lengths", *_COMPRESSED), digests=True),
+        Made("normalized", "normalize", ("decompressed",), digests=True),
         *_ragged("maxsim", "score", "Q", "normalized", "stage2_lengths"),
         *(
             Made(name, "rank", ("maxsim", "maxsim_lengths", "stage2"), role="final")
@@ -58,4 +58,5 @@ SEARCH = JobKind(
         ),
     ),
     _meaning,
+    product="answer",
 )
