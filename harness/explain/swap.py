@@ -183,5 +183,5 @@ def differences(store: Store, cell: Cell, reference: Cell) -> dict[str, Differen
     for name in cell.job_kind.in_order({*cell.artifacts, *reference.artifacts}):
         mine, theirs = cell.artifacts.get(name), reference.artifacts.get(name)
         if mine is None or theirs is None or mine.digest != theirs.digest:
-            found[name] = difference(store, theirs, mine)
+            found[name] = difference(store, theirs, mine, cell.job_kind.known(name))
     return found

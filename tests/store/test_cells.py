@@ -17,7 +17,7 @@ from harness.inputs.matrix_file import load_matrix, parse_matrix
 from harness.inputs.passages import Passages
 from harness.running.specs import job_environment, job_spec
 from harness.store.repeats import repeats_of
-from harness.store.spec import CellSpec, Checkpoint, Collection
+from harness.store.spec import CellSpec, Checkpoint, Collection, digest_of
 from harness.store.store import Store
 from tests.support.cell_specs import cell, spec
 
@@ -109,6 +109,28 @@ def test_what_a_pair_differs_in_does_not_change_the_group(name):
 @pytest.mark.parametrize("name", sorted(set(CHANGES) - {"version", "lock", "index", "swap", "repeat"}))
 def test_what_makes_cells_incomparable_changes_the_group(name):
     assert spec(**{name: CHANGES[name]}).group != spec().group
+
+
+def test_a_kind_of_job_that_is_added_changes_no_other_s_keys_and_records():
+    """The key of an index cell is that of the fields that it had before there were searches."""
+    record = spec().to_json()
+
+    assert {"queries", "index"}.isdisjoint(record)
+    counted = {name: value for name, value in record.items() if name != "oddities"}
+    counted |= {name: record[name]["digest"] for name in ("collection", "checkpoint")}
+    assert spec().key == digest_of(counted)
+    assert set(counted) == {
+        "job", "version", "lock", "collection", "checkpoint", "settings", "device", "environment", "swap", "repeat",
+        "revision",
+    }  # fmt: skip
+
+
+def test_names_of_what_is_searched_are_in_the_label_and_not_in_the_key():
+    def search(name: str) -> CellSpec:
+        return spec(queries=CHANGES["queries"] | {"name": name}, index={"name": name, "digest": "c0ffee"})
+
+    assert search("2.8.0").key == search("2.7.1").key
+    assert (search("2.8.0").label, search("2.7.1").again(1).label) == ("2.8.0", "2.8.0#1 on 2.7.1")
 
 
 def test_a_repeat_is_the_same_cell_again():
