@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import math
 import mmap
@@ -38,28 +39,22 @@ def map_file(path: Path) -> np.ndarray[Any, np.dtype[Any]]:
             about = os.fstat(file.fileno())
             if not stat.S_ISREG(about.st_mode):
                 raise ValueError("it is not a regular file")
-            size = about.st_size
-            if size == 0:
+            if not about.st_size:
                 return np.empty(0, np.uint8)
-            raw = np.frombuffer(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ), np.uint8)
+            raw = np.frombuffer(mmap.mmap(file.fileno(), about.st_size, access=mmap.ACCESS_READ), np.uint8)
     except (OSError, ValueError) as error:
         if isinstance(error, FileNotFoundError) and path.is_symlink():
             raise UnreadableTensor(
                 f"{path} is a link to {path.readlink()}, which is not there: its content was not downloaded, or was "
                 "removed from the cache; download it again."
             ) from error
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise UnreadableTensor(f"{path} cannot be read: {reason}.") from error
+        raise UnreadableTensor(f"{path} cannot be read: {said(error)}.") from error
     if raw[: len(_LFS)].tobytes() == _LFS:
         raise UnreadableTensor(
             f"{path} is a pointer of git-lfs, not the file itself, which was not downloaded: run `git lfs pull` in the "
             "repository that it came from."
         )
     return raw
-
-
-_JSON_LIMIT = 1 << 30
-_DEPTH_LIMIT = 32  # colbert-ai's metadata nests three deep
 
 
 def read_json(path: Path) -> object:
@@ -69,7 +64,7 @@ def read_json(path: Path) -> object:
         UnreadableTensor: it is missing, huge, or not JSON; see also `map_file`.
     """
     raw = map_file(path)
-    if raw.size > _JSON_LIMIT:
+    if raw.size > 1 << 30:
         raise UnreadableTensor(f"{path} has {raw.size} bytes, too many for an index's JSON.")
     try:
         found: object = json.loads(raw.tobytes())
@@ -78,7 +73,7 @@ def read_json(path: Path) -> object:
     return found
 
 
-def too_deep(value: object, limit: int = _DEPTH_LIMIT) -> bool:
+def too_deep(value: object, limit: int = 32) -> bool:
     """Whether a JSON value nests deeper than `limit`; what nests as deep as JSON allows cannot even be compared."""
     if not isinstance(value, (dict, list)):
         return False
@@ -128,10 +123,8 @@ def sync_file(path: Path) -> None:
 
 def write_json(path: Path, value: object, *, indent: int | None = None) -> None:
     """Write a JSON file, so that it is on disk afterwards; keys are sorted where it is indented, for people."""
-    with path.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=indent, sort_keys=indent is not None)
-        file.flush()
-        os.fsync(file.fileno())
+    path.write_text(json.dumps(value, indent=indent, sort_keys=indent is not None), encoding="utf-8")
+    sync_file(path)
 
 
 _INFINITY = f"infinity {os.urandom(16).hex()}"  # stands for an infinite number until the text is made; in no file
@@ -164,8 +157,6 @@ def disk_errors(home: Home) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        import errno
-
         if error.errno in FULL_DISK:
             raise HarnessError(
                 f"The disk of {home.root} is full: free some space, or point --home (or HARNESS_HOME) to another disk."
@@ -196,8 +187,7 @@ def writable_folder(folder: Path, option: str) -> Path:
         there = there.parent
     try:
         # Permissions are not asked for: root has them all, on read-only filesystems and in /proc too.
-        with tempfile.TemporaryFile(dir=there):
-            pass
+        tempfile.TemporaryFile(dir=there).close()
     except OSError as error:
         what = "is not a folder" if not there.is_dir() else f"cannot be written ({said(error)})"
         raise UsageError(f"{option}: {there} {what}; name a folder that can be written.") from error
@@ -217,8 +207,7 @@ def writable_file(path: Path, option: str) -> Path:
         writable_folder(folder, option)
         return path
     try:
-        with path.open("ab"):
-            pass
+        path.open("ab").close()
     except OSError as error:
         raise UsageError(f"{option}: {path} cannot be written ({said(error)}); name another file.") from error
     return path

@@ -216,8 +216,7 @@ class Comparison:
     def summary(self) -> dict[str, list[int]]:
         """How many of the index's tensors have equal shapes, pass each profile, and are bit-equal, each of how many."""
         final = self.final
-        shapes = sum(one.shape_a is not None and one.shape_a == one.shape_b for one in final)
-        counts = {"shapes": [shapes, len(final)]}
+        counts = {"shapes": [sum(one.shape_a is not None and one.shape_a == one.shape_b for one in final), len(final)]}
         counts |= {name: [sum(one.close(name) is True for one in final), len(final)] for name in self.profiles}
         return counts | {"bit_equal": [sum(one.bit_equal for one in final), len(final)]}
 

@@ -1,8 +1,4 @@
-"""Where the difference of a pair starts, by what each artifact is computed from.
-
-The first artifact that differs while everything it was computed from is equal is an origin; whatever differs further on
-is inherited, until it is shown otherwise by a swap.
-"""
+"""Where the difference of a pair starts, by what each artifact is computed from; see docs/localisation.md."""
 
 from __future__ import annotations
 

@@ -112,8 +112,7 @@ class IndexMeaning:
         elif pattern == "*.codes" and same_form and DTYPES[left.dtype].kind == "int":
             return meaning.code_facts(self.a, self.b, chunk, pair, self.permutation, same_token)
         elif pattern == "centroids" and self.permutation is not None and same_form:
-            to_b = self.permutation.to_a.argsort()
-            found = measure(left, Tensor.of(right.data[to_b], right.dtype), BUILTIN)
+            found = measure(left, Tensor.of(right.data[self.permutation.to_a.argsort()], right.dtype), BUILTIN)
             return {
                 "permutation_moved": self.permutation.moved,
                 "permutation_exact": self.permutation.exact,
@@ -125,6 +124,5 @@ class IndexMeaning:
         elif pattern == "ivf" and all("ivf_lengths" in side.names() for side in (self.a, self.b)):
             lengths = self.a.load("ivf_lengths"), self.b.load("ivf_lengths")
             if all(DTYPES[one.dtype].kind == "int" for one in (*pair, *lengths)):
-                to_a = self.moved.to_a if self.moved else None
-                return meaning.ivf_facts(pair, lengths, self.permutation, to_a)
+                return meaning.ivf_facts(pair, lengths, self.permutation, self.moved.to_a if self.moved else None)
         return {}

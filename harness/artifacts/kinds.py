@@ -21,5 +21,4 @@ def kind_named(job: object) -> JobKind:
 
 def kind_of(source: Any) -> JobKind:  # noqa: ANN401 - an `ArtifactSource`, of which a stored cell is one of several
     """The kind of job that made a source's artifacts: that of its cell; a directory is an index."""
-    found: JobKind = getattr(getattr(source, "cell", None), "job_kind", INDEX)
-    return found
+    return getattr(getattr(source, "cell", None), "job_kind", INDEX)

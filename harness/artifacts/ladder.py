@@ -1,7 +1,4 @@
-"""Many indexes in order: which are equal to which, per artifact, and what changed at each step.
-
-Everything here works on digests, so it costs the same for one pair as for all of them.
-"""
+"""Many indexes in order, by digests: which are equal to which, per artifact, and what changed at each step."""
 
 from __future__ import annotations
 

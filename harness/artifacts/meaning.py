@@ -45,8 +45,7 @@ def unpack_table(nbits: int) -> Array:
 
 def shape_of(source: ArtifactSource, name: str) -> tuple[int, ...] | None:
     """An artifact's shape, without loading it where that is known; None where it is not there or cannot be read."""
-    known = facts_of(source, name) if name in source.names() else None
-    found = known or _try_load(source, name)
+    found = (facts_of(source, name) if name in source.names() else None) or _try_load(source, name)
     return found.shape if found is not None else None
 
 
@@ -331,14 +330,15 @@ def ivf_facts(
     }
 
 
+def places_of(begins: Array, size: Array) -> Array:
+    """Where the members of some groups are, one group after the other, by where each begins and how many it has."""
+    return np.repeat(begins - (np.cumsum(size) - size), size) + np.arange(int(size.sum()))
+
+
 def _list_keys(ivf: Tensor, begins: Array, sizes: Array, rows: Array, passages: Array | None = None) -> Array:
     """The entries of some lists, each once and in order: the list's place in `rows` above 40 bits of the entry."""
     size = sizes[rows]
-    total = int(size.sum())
-    # Where each entry is: its list's beginning, and its place in the list.
-    places = np.repeat(begins[rows] - (np.cumsum(size) - size), size) + np.arange(total)
-    entries = ivf.flat[places].astype(np.int64)
+    entries = ivf.flat[places_of(begins[rows], size)].astype(np.int64)
     keys = (np.repeat(np.arange(rows.size), size) << 40) | (entries if passages is None else passages[entries])
     keys.sort()  # quick, because colbert-ai's lists are sorted; NumPy's `unique` would hash, many times slower
-    unique: Array = keys[np.concatenate([[True], keys[1:] != keys[:-1]])] if total else keys
-    return unique
+    return keys[np.concatenate([[True], keys[1:] != keys[:-1]])] if keys.size else keys

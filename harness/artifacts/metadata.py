@@ -7,13 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 # Settings that say where and when an index was made, not what is in it.
-_RUN_ONLY = frozenset(
-    (
-        "root", "experiment", "name", "index_root", "index_path", "index_name", "avoid_fork_if_possible", "gpus",
-        "total_visible_gpus", "rank", "nranks", "overwrite", "resume", "checkpoint", "collection", "queries", "meta",
-        "triples", "verbose", "amp",
-    )
-)  # fmt: skip
+_RUN_ONLY = frozenset((
+    "root", "experiment", "name", "index_root", "index_path", "index_name", "avoid_fork_if_possible", "gpus",
+    "total_visible_gpus", "rank", "nranks", "overwrite", "resume", "checkpoint", "collection", "queries", "meta",
+    "triples", "verbose", "amp",
+))  # fmt: skip
 
 _PATH = re.compile(r"~|\.{0,2}/|file:|[A-Za-z]:[\\/]")  # how a path begins, and no model's name on a hub
 

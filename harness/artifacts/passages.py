@@ -1,8 +1,4 @@
-"""Which passages two indexes share, in whatever order: a row may only be compared with the same token's.
-
-A passage is known by its codes and residuals. Where the `doclens` of two sides differ, or hold for passages that come
-in another order, row 17 of one is not row 17 of the other, and a code that differs there has not moved.
-"""
+"""Which passages two indexes share, in whatever order, by codes and residuals; see docs/comparing.md."""
 
 from __future__ import annotations
 
@@ -14,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.artifacts.meaning import chunks_in, within
+from harness.artifacts.meaning import chunks_in, places_of, within
 from harness.artifacts.permutation import Permutation
 from harness.artifacts.source import ArtifactSource
 from harness.errors import UnreadableTensor
@@ -57,8 +53,7 @@ class Alignment:
             return found
         elsewhere = np.zeros(n, np.bool_)
         elsewhere[self.likely[self.likely >= 0]] = True
-        lined_up: Array = found | (self.likely < 0) & ~elsewhere
-        return lined_up
+        return found | (self.likely < 0) & ~elsewhere
 
     @property
     def whole(self) -> bool:
@@ -198,13 +193,10 @@ class _Tokens:
         edges = [0, *(np.flatnonzero(np.diff(steps)) + 1).tolist(), which.size]
         for run in (slice(start, stop) for start, stop in pairwise(edges) if start < stop):
             size = self.sizes[which[run]]
-            yield run, size, *self._take(_places(self._begins[which[run]], size), codes_alone=codes_alone)
+            yield run, size, *self._take(places_of(self._begins[which[run]], size), codes_alone=codes_alone)
 
     def _take(self, rows: Array, *, codes_alone: bool) -> tuple[Array, Array]:
-        """Codes (rows,), by A's centroids, and residuals (rows, words), filled up with zeros; both uint64.
-
-        `codes_alone` leaves the residuals zeros.
-        """
+        """Codes (rows,), by A's centroids, and residuals (rows, words), zeros beyond and if `codes_alone`; uint64."""
         codes, words = np.empty(rows.size, np.int64), np.zeros((rows.size, -(-self.width // 8)), np.uint64)
         bits = words.view(np.uint8)[:, : self.width]
         in_order = bool((rows[1:] == rows[:-1] + 1).all())  # then slices are enough, which are many times faster
@@ -229,16 +221,13 @@ class _Tokens:
             mixed = _mix(codes)
             for word in words.T:
                 mixed = _mix(mixed ^ word)
-            position = _places(np.zeros_like(size), size).view(np.uint64)
+            position = places_of(np.zeros_like(size), size).view(np.uint64)
             found[run] = _mix(_sums(_mix(mixed ^ _mix(position)), size) ^ size.view(np.uint64))
         return found
 
 
 def _match(a: _Tokens, b: _Tokens, known: Array, *, codes_alone: bool = False) -> Array:
-    """A's number of each of B's passages, -1 where A has no such passage: in place first, then wherever it is.
-
-    `known` are those that were found already; `codes_alone` says that residuals do not count.
-    """
+    """A's number of each of B's passages beside those `known`, -1 for none: in place first, then wherever it is."""
     to_a = known.copy()
     waiting = [np.setdiff1d(np.arange(a.sizes.size), known), np.flatnonzero(known < 0)]
     if np.array_equal(a.sizes, b.sizes):
@@ -266,14 +255,7 @@ def _ranked(group: Array) -> Array:
     first = np.searchsorted(found, found)
     rank = np.empty_like(order)
     rank[order] = np.arange(order.size) - first
-    ranked: Array = (group.astype(np.int64) << 32) | rank
-    return ranked
-
-
-def _places(begins: Array, size: Array) -> Array:
-    """The rows of some passages, one after the other."""
-    places: Array = np.repeat(begins - (np.cumsum(size) - size), size) + np.arange(int(size.sum()))
-    return places
+    return (group.astype(np.int64) << 32) | rank
 
 
 def _sums(values: Array, size: Array) -> Array:

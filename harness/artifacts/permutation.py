@@ -43,8 +43,7 @@ def find_permutation(a: Tensor, b: Tensor) -> Permutation | None:
     if len(a.shape) != 2 or a.shape != b.shape or a.dtype != b.dtype or a.n == 0 or DTYPES[a.dtype].kind != "float":
         return None
     rows = a.shape[0]
-    width = a.nbytes // rows
-    left, right = (side.flat.view(np.uint8).reshape(rows, width) for side in (a, b))
+    left, right = (side.flat.view(np.uint8).reshape(rows, -1) for side in (a, b))
     moved = np.flatnonzero((left != right).any(axis=1))
     if moved.size == 0:
         return None
@@ -113,8 +112,7 @@ def _nearest(a: Tensor, b: Tensor, open_a: list[int], rest: list[int]) -> Array:
 def numbers_of(tensor: Tensor, rows: Array | list[int]) -> Array:
     """Some rows of a tensor as float64; all of them may be too many to hold."""
     picked = tensor.data[rows]
-    wide: Array = decode(picked.reshape(-1), tensor.dtype).reshape(picked.shape)
-    return wide
+    return decode(picked.reshape(-1), tensor.dtype).reshape(picked.shape)
 
 
 def _alike(a: Tensor, b: Tensor, rows: list[int]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePath
@@ -63,14 +63,12 @@ def facts_of(source: ArtifactSource, name: str) -> Facts | None:
 
 def unrecorded(source: ArtifactSource, name: str) -> str:
     """Why a source says nothing of an artifact that its job makes: a reason of a stored cell, else empty."""
-    own: Callable[[str], str] | None = getattr(source, "unrecorded", None)
-    return own(name) if own is not None else ""
+    return str(getattr(source, "unrecorded", lambda _name: "")(name))
 
 
 def metadata_problem(source: ArtifactSource) -> str:
     """Why a source's metadata cannot be read; empty where it can, or where there is none."""
-    own: Callable[[], str] | None = getattr(source, "metadata_problem", None)
-    return own() if own is not None else ""
+    return str(getattr(source, "metadata_problem", str)())
 
 
 def metadata_file(source: ArtifactSource) -> str:
@@ -83,8 +81,7 @@ def first_missing(source: ArtifactSource) -> tuple[str, ...]:
 
     Empty where it is whole, and where nobody knows what it should have: a cell was checked when it was stored.
     """
-    own: Callable[[], Iterator[str]] | None = getattr(source, "missing", None)
-    return tuple(islice(own(), _MISSING)) if own is not None else ()
+    return tuple(islice(getattr(source, "missing", tuple)(), _MISSING))
 
 
 def listed(names: Sequence[str]) -> str:

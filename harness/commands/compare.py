@@ -13,7 +13,7 @@ from harness.commands.options import cell_options, chunks_option, group_option, 
 @click.command(name="compare")
 @click.argument("a")
 @click.argument("b")
-@click.option("--profile", default="default", show_default=True, help="Tolerance that decides what is a divergence.")
+@click.option("--profile", default="default", help="Tolerance that decides what is a divergence.")
 @json_option
 @chunks_option
 @cell_options

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
-    show_default=True,
     help="What has to work: with cuda, a machine without a GPU is a problem. --repeats runs there.",
 )
 @sites_options

@@ -16,14 +16,11 @@ from harness.errors import ExitCode, UsageError
 @click.argument("b")
 @cell_options
 @sites_options
-@click.option(
-    "--repeats", type=click.IntRange(min=0), default=1, show_default=True, help="Extra runs of each, for noise."
-)
+@click.option("--repeats", type=click.IntRange(min=0), default=1, help="Extra runs of each, for noise.")
 @click.option("--no-replay", is_flag=True, help="Only the first stage: which artifact differs first.")
 @click.option(
     "--inherited/--no-inherited",
     default=True,
-    show_default=True,
     help="Also replay steps that inherit a difference: one may add its own. Takes long over a large collection.",
 )
 @click.option("--repro", type=Writable(), help="Write repro scripts to this folder.")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.command(name="lock")
 @click.argument("versions", nargs=-1)
 @click.option("--diff", nargs=2, metavar="A B", help="Print the packages that differ between two versions instead.")
-@click.option("--flavour", type=click.Choice(["cpu", "gpu"]), default="cpu", show_default=True, help="For --diff.")
+@click.option("--flavour", type=click.Choice(["cpu", "gpu"]), default="cpu", help="For --diff.")
 @place_options
 def command(
     versions: tuple[str, ...], diff: tuple[str, str] | None, flavour: Flavour, matrix_path: Path, home: Home

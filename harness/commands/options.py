@@ -65,7 +65,6 @@ device_option = click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
-    show_default=True,
     help="auto: the GPU if there is one.",
 )
 threads_option = click.option(
@@ -181,7 +180,6 @@ local_options = together(
         "--jobs",
         type=click.IntRange(min=1, max=64),
         default=1,
-        show_default=True,
         envvar="HARNESS_JOBS",
         show_envvar=True,
         help="How many cells run at a time on each GPU, or on the CPU.",
@@ -234,7 +232,6 @@ _CLUSTER = together(
         "executor_name",
         type=click.Choice(["local", "slurm"]),
         default="local",
-        show_default=True,
         help="slurm: one job for each missing cell (docs/cluster.md).",
     ),
     click.option("--partition", help="Slurm's partition (default: the cluster's own)."),
@@ -249,14 +246,12 @@ _CLUSTER = together(
         "--at-once",
         type=click.IntRange(min=1),
         default=256,
-        show_default=True,
         help="How many jobs of an array Slurm may run at once.",
     ),
     click.option(
         "--retries",
         type=click.IntRange(min=0),
         default=2,
-        show_default=True,
         help="How often a job that was lost or preempted is submitted again.",
     ),
     click.option(

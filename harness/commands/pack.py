@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 @click.command(name="pack")
 @click.argument("output", type=Writable(file=True, dash=True))
 @click.argument("versions", nargs=-1, required=True)
-@click.option(
-    "--flavour", type=click.Choice(["gpu", "cpu"]), default="gpu", show_default=True, help="Which locks to build from."
-)
+@click.option("--flavour", type=click.Choice(["gpu", "cpu"]), default="gpu", help="Which locks to build from.")
 @click.option(
     "--extra",
     multiple=True,

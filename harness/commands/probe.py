@@ -41,7 +41,7 @@ def command(
         click.echo(line)
     for line in fact_lines(compare_probes(experiment.store, by_probe(cells), chosen)):
         click.echo(line)
-    bad = [cell for cell in cells if cell.outcome not in {"ok", "unsupported"}]
+    bad = [cell for cell in cells if cell.failed]
     for cell in bad:
         click.echo(printable(f"{cell.label}: {cell.spec.probe}: {cell.outcome}: {cell.reason}"), err=True)
     return int(ExitCode.INFRASTRUCTURE if bad else ExitCode.OK)

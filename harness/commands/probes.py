@@ -15,7 +15,7 @@ from harness.errors import ExitCode
 @click.argument("versions", nargs=-1)
 @probe_options
 @click.option("--key", help="Start of the digest of one of several sets of stored probes.")
-@click.option("--facts/--no-facts", default=True, show_default=True, help="Also say what does not hold in a version.")
+@click.option("--facts/--no-facts", default=True, help="Also say what does not hold in a version.")
 @click.option("--output", type=Writable(), help="Write probes.parquet here.")
 def command(
     versions: tuple[str, ...], names: tuple[str, ...], key: str | None, facts: bool, output: Path | None, **options: Any

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from harness.commands.options import place_options
 from harness.errors import ExitCode
-
-if TYPE_CHECKING:
-    from harness.home import Home
+from harness.home import Home
 
 
 @click.command(name="quickstart")
@@ -56,13 +53,12 @@ def command(matrix_path: Path, home: Home, limit: int | None) -> int:
     )
     with Board([planned.spec.label for planned in plan]) as board:
         cells = run_plan(experiment, plan, board, evict_after=False)
-    early = stopped_early(plan, cells)
-    if early:
+    if early := stopped_early(plan, cells):
         raise InfrastructureError(early)
     output = experiment.home.root / "quickstart"
     reduced = reduce_cells(matrix, planned_cells(experiment, cells), settings.versions, output)
     print_headline(reduced, markdown=False)
     click.echo(f"Tables: {output}")
-    if any(cell.outcome not in {"ok", "unsupported"} for cell in cells):
+    if any(cell.failed for cell in cells):
         return int(ExitCode.INFRASTRUCTURE)
     return int(ExitCode.DIVERGENCE if reduced.diverged else ExitCode.OK)

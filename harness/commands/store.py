@@ -92,22 +92,21 @@ def _tensors_option(default: str) -> Callable[[Function], Function]:
         "--tensors",
         type=click.Choice(["none", "final", "all"]),
         default=default,
-        show_default=True,
         help="Which tensors travel with the records.",
     )
 
 
 @command.command(name="export")
 @click.argument("folder", type=Writable())
-@click.option("--group", default="", help="Only cells whose group's digest starts so.")
+@click.option("--group", help="Only cells whose group's digest starts so.")
 @_home_options
 @_tensors_option("final")
-def export(folder: Path, group: str, tensors: str, home: Home) -> None:
+def export(folder: Path, group: str | None, tensors: str, home: Home) -> None:
     """Copy cells into FOLDER, a store of its own."""
     from harness.store.store import Store
 
     store = _store(home)
-    cells = [cell for cell in store.cells() if cell.group.startswith(group)]
+    cells = [cell for cell in store.cells() if cell.group.startswith(group or "")]
     if not cells:
         raise UsageError(
             f"{store.root} holds no cells{f' of a group {group!r}' if group else ''}; see `harness store list`."
@@ -125,8 +124,7 @@ def import_(folder: Path, tensors: str, home: Home) -> None:
     from harness.store.store import Store
 
     source = Store(folder)
-    cells = source.cells()
-    if not cells:
+    if not (cells := source.cells()):
         raise UsageError(
             f"{folder} holds no cells: name a folder that `harness store export` wrote, or a home's store."
         )
@@ -135,11 +133,7 @@ def import_(folder: Path, tensors: str, home: Home) -> None:
 
 
 def _store(home: Home) -> Store:
-    """The store of a home.
-
-    Raises:
-        UsageError: there is none: of a home that is misspelt, nothing is whole.
-    """
+    """The store of a home, which is there: of a home that is misspelt, nothing is whole."""
     from harness.store.store import Store
 
     if not home.store.is_dir():

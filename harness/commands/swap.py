@@ -17,7 +17,7 @@ from harness.errors import ExitCode
 @click.argument("artifacts", nargs=-1, required=True)
 @cell_options
 @sites_options
-@click.option("--gates/--no-gates", default=True, show_default=True, help="Also swap A into A, and capture on and off.")
+@click.option("--gates/--no-gates", default=True, help="Also swap A into A, and capture on and off.")
 @gathering_option("swaps", "swaps")
 def command(a: str, b: str, artifacts: tuple[str, ...], gates: bool, output: Path | None, **options: Any) -> int:
     """Run B's job with ARTIFACTS of A in their place and compare with A; then A's with B's, and compare with B.

@@ -127,7 +127,7 @@ def command(
         close_sweep(experiment.home, sweep)
     if early:
         click.echo(early, err=True)
-    if early or any(cell.outcome not in {"ok", "unsupported"} for cell in (*cells, *without)):
+    if early or any(cell.failed for cell in (*cells, *without)):
         return int(ExitCode.INFRASTRUCTURE)
     return int(ExitCode.DIVERGENCE if reduced.diverged else ExitCode.OK)
 
@@ -136,11 +136,7 @@ def _on_cluster(
     selection: Selection, versions: Sequence[str], repeats: Sequence[str], gpus: str | None, cluster: dict[str, Any],
     *, evict: bool, output: Path | None,
 ) -> Sweep | None:  # fmt: skip
-    """The sweep over Slurm that is meant; None for one on this machine.
-
-    Raises:
-        UsageError: options that would silently do nothing where the cells are to run.
-    """
+    """The sweep over Slurm that is meant; None for one on this machine. No option may silently do nothing."""
     if cluster.pop("executor_name") != "slurm" and cluster["attach"] is None:
         if cluster["partition"] or cluster["extra"]:
             raise UsageError("--partition and --slurm are for Slurm: give --executor slurm, too, or leave them out.")

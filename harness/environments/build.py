@@ -60,8 +60,7 @@ def environment_path(home: Home, version: str, flavour: Flavour, lock: Lock) -> 
 def find_environment(home: Home, locks: Path, version: str, flavour: Flavour) -> Environment | None:
     """Return the complete environment of a version, or None if it would have to be built."""
     lock = read_lock(lock_path(locks, version, flavour))
-    path = environment_path(home, version, flavour, lock)
-    return complete_environment(path, version, flavour, lock)
+    return complete_environment(environment_path(home, version, flavour, lock), version, flavour, lock)
 
 
 def complete_environment(path: Path, version: str, flavour: Flavour, lock: Lock) -> Environment | None:

@@ -1,7 +1,4 @@
-"""What cells run on, and who else is on it.
-
-A table holds for one GPU model, or one CPU family: libraries choose their kernels by device.
-"""
+"""What cells run on, and who else is on it. A table holds for one GPU model, or one CPU family."""
 
 from __future__ import annotations
 
@@ -24,7 +21,6 @@ _DISPATCH = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp1
 
 JOBS_VARIABLE = "HARNESS_JOBS"
 MOST_JOBS = 64
-_PATIENCE = 30
 
 
 @dataclass(frozen=True)
@@ -101,12 +97,8 @@ def visible_gpus() -> list[Gpu]:
 
 
 def _visible() -> list[Gpu]:
-    """The GPUs that CUDA_VISIBLE_DEVICES names; all of them where it names a slice of one.
-
-    nvidia-smi lists GPUs by bus, whatever CUDA_VISIBLE_DEVICES says, so that variable is applied here; jobs run with
-    CUDA_DEVICE_ORDER=PCI_BUS_ID, so that its numbers mean the same to both. As in CUDA, the first name of no GPU ends
-    the list.
-    """
+    """The GPUs that CUDA_VISIBLE_DEVICES names; all of them where it names a slice of one."""
+    # By bus, whatever that variable says; jobs run with CUDA_DEVICE_ORDER=PCI_BUS_ID, to mean the same by it.
     rows = query_driver("--query-gpu=index,uuid,name,compute_cap", 4)
     wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
     if wanted is not None and "MIG-" not in wanted:
@@ -115,6 +107,7 @@ def _visible() -> list[Gpu]:
 
 
 def _named(rows: list[list[str]], wanted: str) -> Iterator[list[str]]:
+    """As CUDA reads the variable: the first name of no GPU ends the list."""
     for item in (part.strip() for part in wanted.split(",")):
         named = [row for row in rows if item == row[0] or (item.startswith("GPU-") and row[1].startswith(item))]
         if len(named) != 1:
@@ -129,7 +122,7 @@ def query_driver(question: str, columns: int) -> list[list[str]]:
             ["nvidia-smi", question, "--format=csv,noheader,nounits"],
             capture_output=True,
             text=True,
-            timeout=_PATIENCE,
+            timeout=30,
             check=True,
         ).stdout
     except (OSError, subprocess.SubprocessError):
@@ -213,9 +206,8 @@ def choose_gpus(device: Device, wanted: str | None) -> list[Gpu]:
             )
         return []
     there = [gpu for gpu in visible_gpus() if gpu.identity == device.identity]
-    if wanted in {None, "all"}:
+    if wanted is None or wanted == "all":
         return there
-    assert wanted is not None
     by_index = {gpu.index: gpu for gpu in there}
     names = [name.strip() for name in wanted.split(",")]
     for number, name in enumerate(names):

@@ -75,9 +75,7 @@ def _disk(home: Home) -> Check:
         writable_folder(home.root, "--home (or HARNESS_HOME)")
     except HarnessError as error:
         return Check("disk", "problem", str(error))
-    folder = home.root
-    while not folder.exists():
-        folder = folder.parent
+    folder = next(one for one in (home.root, *home.root.parents) if one.exists())
     free = shutil.disk_usage(folder).free / GIB
     room = f"{free:.0f} GiB free for {home.root}"
     if free < ENVIRONMENT_GIB:
@@ -113,8 +111,7 @@ def _threads(matrix: Matrix) -> Check:
 
 
 def _devices(matrix: Matrix, wanted: str) -> Iterator[Check]:
-    cpu = cpu_device()
-    yield Check("cpu", "ok", f"{cpu.identity}. A table holds for this CPU family only.")
+    yield Check("cpu", "ok", f"{cpu_device().identity}. A table holds for this CPU family only.")
     found = gpus()
     if not found and wanted == "cuda":
         yield Check("gpu", "problem", "--device cuda: nvidia-smi lists no GPU on this machine; use --device cpu.")
@@ -123,8 +120,7 @@ def _devices(matrix: Matrix, wanted: str) -> Iterator[Check]:
         yield Check("gpu", "warning", "nvidia-smi lists no GPU: jobs run on the CPU, without mixed precision.")
         return
     for identity in dict.fromkeys(found):
-        name = identity.removeprefix("cuda ")
-        yield Check("gpu", "ok", f"{found.count(identity)} x {name}.")
+        yield Check("gpu", "ok", f"{found.count(identity)} x {identity.removeprefix('cuda ')}.")
         for reason, versions in unsupported(matrix, identity).items():
             yield Check("gpu", "warning", f"{reason} Cells of {', '.join(versions)} will be `unsupported`.")
 

@@ -1,7 +1,4 @@
-"""One tar file with everything that a host without a package index needs to run the harness: see docs/gpu-host.md.
-
-Environments share most of their files, which uv hard-links; a tar file keeps such a file once.
-"""
+"""One tar file with all that a host without a package index needs to run the harness: see docs/gpu-host.md."""
 
 from __future__ import annotations
 
@@ -129,18 +126,15 @@ class _Writer:
             self._add(folders[names[number]] / inside, f"{names[number]}/{inside}")
 
     def _add(self, path: Path, name: str) -> None:
-        if not (path.is_file() or path.is_symlink()):
-            return
-        member = self._tar.gettarinfo(path, arcname=name)
-        member.uid = member.gid = 0
-        member.uname = member.gname = ""
-        self.files += 1
-        if member.isreg():
-            self.bytes += member.size
-            with path.open("rb") as file:
-                self._tar.addfile(member, file)
-        else:
-            self._tar.addfile(member)
+        def counted(member: tarfile.TarInfo) -> tarfile.TarInfo:
+            member.uid = member.gid = 0
+            member.uname = member.gname = ""
+            self.files += 1
+            self.bytes += member.size if member.isreg() else 0
+            return member
+
+        if path.is_file() or path.is_symlink():
+            self._tar.add(path, name, recursive=False, filter=counted)
 
 
 def _inside(path: Path, skip: Iterable[str] = ()) -> Iterator[str]:

@@ -89,10 +89,9 @@ def _replace_all(texts: Mapping[Path, str]) -> None:
 
 
 def _own_date(matrix: Matrix, version: str, uv: Uv, uploaded: Uploaded) -> dict[str, str]:
-    """Package to its date, for uv: torch and its own libraries where the release is newer than `exclude_newer`.
+    """Package to its date, for uv: torch and its own libraries, where the release is newer than `exclude_newer`.
 
-    It is the day after the release's upload: nothing that came later enters the lock, even where torch leaves a version
-    open (cuBLAS from 2.12, nvJitLink from 2.13). What torch requires beside CUDA's libraries and Triton (sympy,
+    The day after its upload, even where torch leaves a version open (cuBLAS from 2.12); what else it requires (sympy,
     networkx) keeps the matrix's date, and so is the same for every version.
     """
     at = uploaded("torch", version)
@@ -139,10 +138,7 @@ def _compile(
             command += ["--exclude-newer", newest]
         for package, date in (dates or {}).items():
             command += ["--exclude-newer-package", f"{package}={date}"]
-        if hashes:
-            command.append("--generate-hashes")
-        else:
-            command.append("--no-annotate")
+        command.append("--generate-hashes" if hashes else "--no-annotate")
         if constraints is not None:
             path = Path(folder) / "constraints.txt"
             path.write_text(constraints)

@@ -17,14 +17,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.flock import Held, hold_any, try_hold
+from harness.flock import Held, hold, hold_any
 from harness.home import Home
 
 GRACE_SECONDS = 10.0
 """Between SIGTERM and SIGKILL."""
 LOG_LIMITS = (64 * 2**20, 32 * 2**20)
 """Bytes of a job's output that are kept: of its beginning, and at least of its end. What is longer is cut between."""
-_TICK_SECONDS = 0.1
 OWNER = ".owner.lock"
 """In a run's folder: a lock that its harness and its job hold."""
 
@@ -110,8 +109,7 @@ def run_folder(home: Home, prefix: str) -> Iterator[tuple[Path, Held]]:
     run = Path(tempfile.mkdtemp(prefix=f"{prefix}-", dir=home.runs))
     held = None
     try:
-        held = try_hold(run / OWNER)
-        assert held is not None
+        held = hold(run / OWNER)
         yield run, held
     finally:
         shutil.rmtree(run, ignore_errors=True)
@@ -174,7 +172,7 @@ def supervise(
     try:
         # Through a pipe and not a file: the variables may hold a package index's password.
         os.write(process.stdin.fileno(), json.dumps(request).encode() + b"\n")
-        while not select.select([process.stdout], [], [], _TICK_SECONDS)[0]:
+        while not select.select([process.stdout], [], [], 0.1)[0]:
             now = read(phase) if phase else ""
             if now and now != seen:
                 seen = now
@@ -195,17 +193,13 @@ def supervise(
     try:
         ended = json.loads(said)
     except ValueError:
-        _kill_group(run / "heartbeat")
+        # The supervisor was killed, and the job itself with it; the job's children may be left.
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            os.killpg(int(json.loads((run / "heartbeat").read_text(encoding="utf-8"))["pid"]), signal.SIGKILL)
         return Ended(process.returncode, read(phase) if phase else "", 0.0, lost=True)
     if "error" in ended:
         raise OSError(ended["errno"], ended["error"], ended["filename"])
     return Ended(**ended)
-
-
-def _kill_group(heartbeat: Path) -> None:
-    """End what a killed supervisor left; the job itself died with it, its children may not have."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        os.killpg(int(json.loads(heartbeat.read_text(encoding="utf-8"))["pid"]), signal.SIGKILL)
 
 
 def read(path: Path) -> str:

@@ -1,9 +1,8 @@
 """Watches one job: `python -I -S supervisor.py`, started by `harness.environments.supervise` and by nothing else.
 
-A process of its own, so that a job never outlives its harness, however the harness ends. It imports the standard
-library only and starts in milliseconds. It ends the job at a phase's deadline, when it is told to, and when the harness
-is gone, which it sees by its standard input, where the request came as one line of JSON. To end a job is SIGTERM to its
-process group, then SIGKILL to the group and to all that descends from it, in whatever group and session.
+A process of its own, so that a job never outlives its harness, which is gone when standard input is: the request came
+there as one line of JSON. It imports the standard library only and starts in milliseconds. To end a job is SIGTERM to
+its process group, then SIGKILL to the group and to all that descends from it, in whatever group and session.
 """
 
 from __future__ import annotations
@@ -21,14 +20,10 @@ import time
 from typing import Any
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
-_TICK_SECONDS = 0.1
-_HEARTBEAT_SECONDS = 1.0
 _KILL_PATIENCE = 10.0
 _F_SETPIPE_SZ = 1031
 _PIPE_BYTES = 2**20
 _READS = 64
-_LAST_WORDS = 8192
-_NEWLINE_WITHIN = 4096
 
 
 def _prctl(option: int, value: int) -> None:
@@ -87,11 +82,7 @@ def descendants(root: int) -> list[int]:
 
 
 class _Log:
-    """What a job prints, in a file: all of it, or its beginning and its end with a sentence between them.
-
-    The job writes into a pipe and not into the file: so the file can be cut while the job prints, and never outgrows
-    the disk, however much comes at once. Readable by others at any time.
-    """
+    """What a job prints into a pipe, in a file that is cut meanwhile: beginning, end, and a sentence between them."""
 
     def __init__(self, path: str, head: int, tail: int) -> None:
         self.head, self.tail = head, tail
@@ -122,7 +113,7 @@ class _Log:
             with contextlib.suppress(OSError):
                 self._write()
                 self._shorten()
-            self.unwritten = self.unwritten[-_LAST_WORDS:]
+            self.unwritten = self.unwritten[-8192:]
 
     def _write(self) -> None:
         while self.unwritten:
@@ -134,7 +125,7 @@ class _Log:
         if size <= self.head + 2 * self.tail:
             return
         tail = os.pread(self.file, self.tail, size - self.tail)
-        tail = tail[tail.find(b"\n", 0, _NEWLINE_WITHIN) + 1 :]
+        tail = tail[tail.find(b"\n", 0, 4096) + 1 :]
         self.left_out += size - self.head - len(self.sentence) - len(tail)
         words = f"[harness: {self.left_out} bytes are left out here, since the output is too long to be kept whole.]"
         self.sentence = b"\n" + words.encode() + b"\n"
@@ -197,7 +188,7 @@ class _Watch:
 
     def heartbeat(self) -> None:
         """Write where the job stands, once a second; a full disk does not end the job."""
-        if time.monotonic() - self.beat < _HEARTBEAT_SECONDS:
+        if time.monotonic() - self.beat < 1.0:
             return
         self.beat = time.monotonic()
         text = json.dumps({"pid": self.process.pid, "supervisor": os.getpid(), "phase": self.phase})
@@ -236,7 +227,7 @@ class _Watch:
         why, overdue = "", ""
         self.heartbeat()
         while not why and not overdue:
-            ready, _, _ = select.select([0, wakeup, *self.log.sources()], [], [], _TICK_SECONDS)
+            ready, _, _ = select.select([0, wakeup, *self.log.sources()], [], [], 0.1)
             self.log.take()
             if wakeup in ready:
                 os.read(wakeup, 1024)
@@ -264,12 +255,9 @@ class _Watch:
 
 def main() -> int:
     """Watch the job of the request on standard input; say on standard output how it ended, as JSON."""
-    text = b""
-    while not text.endswith(b"\n"):
-        some = os.read(0, 65536)
-        if not some:
-            return 1
-        text += some
+    text = sys.stdin.buffer.readline()
+    if not text.endswith(b"\n"):
+        return 1
     request = json.loads(text)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     reader, writer = os.pipe()

@@ -33,7 +33,6 @@ _REGISTRY_SIGNS = re.compile(
 _TREE = re.compile(r"^[\s\u2500-\u257f\u25b6\u00d7]+")
 _CAUSE = re.compile(r"^(error|cause|caused by):\s*", re.IGNORECASE)
 _HINT = re.compile(r"^hint:\s*", re.IGNORECASE)
-_HINTS_TOLD = 2
 
 _OF_UV_AND_PYTHON = re.compile(r"(?:UV|PIP|PYTHON|CONDA|VIRTUAL_ENV|RUST_|FORCE_COLOR|CLICOLOR).*")
 """Variables that may decide what uv resolves, installs, links or says, and which interpreter it takes."""
@@ -184,5 +183,5 @@ def uv_words(said: str) -> tuple[str, str]:
         if text:
             into.append(_HINT.sub("", text))
     causes = [line for line in lines if _CAUSE.match(line)] or lines
-    told = "".join(f" uv's hint: {' '.join(hint).rstrip('.')[:400]}." for hint in hints[:_HINTS_TOLD])
+    told = "".join(f" uv's hint: {' '.join(hint).rstrip('.')[:400]}." for hint in hints[:2])
     return _CAUSE.sub("", causes[-1]).rstrip(".")[:400] if causes else "uv printed nothing", told

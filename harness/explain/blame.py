@@ -1,7 +1,4 @@
-"""Which package changed a result: environments of B with packages of A, and of A with packages of B.
-
-Only what both directions show bit for bit is claimed: B with A's packages gives A's result, and A with B's gives B's.
-"""
+"""Which package changed a result: environments of B with packages of A, and of A with packages of B."""
 
 from __future__ import annotations
 

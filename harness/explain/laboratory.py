@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,6 @@ from harness.explain.units import AS_A, AS_B, NEITHER, UNRESOLVED, Outcome, Unit
 from harness.files import disk_errors
 from harness.flock import hold
 from harness.running.experiment import Experiment
-from harness.running.job import Workbench
 
 
 @dataclass(frozen=True)
@@ -44,11 +43,11 @@ class Laboratory:
 
     def result(self, side: Side, interpreter: Interpreter) -> tuple[str, str, str]:
         """Outcome, reason and digest of the job in one environment."""
-        bench: Workbench = self.pair.bench
+        bench = self.pair.bench
         with bench.scratch("blame") as out:
-            done = bench.run(side.spec, interpreter, "step", self.request, out)
+            done = bench.run(side.cell.spec, interpreter, "step", self.request, out)
         if not done.ok:
-            return done.outcome, done.reason.replace(f"{self.pair.bench.home.environments}/", ""), ""
+            return done.outcome, done.reason.replace(f"{bench.home.environments}/", ""), ""
         text = json.dumps(done.result["outputs"], sort_keys=True)
         return "ok", "", hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -60,50 +59,35 @@ class Laboratory:
             asked = frozenset(p for unit in units for p in unit.packages)
             side, other = (self.pair.a, self.pair.b) if base == "A" else (self.pair.b, self.pair.a)
             self.report(f"{side.cell.version} with {', '.join(names)} of {other.cell.version}")
+
+            def tried(packages: frozenset[str]) -> Outcome:
+                try:
+                    with self._environment(side, other, sorted(packages)) as interpreter:
+                        outcome, reason, digest = self.result(side, interpreter)
+                except BuildFailed as error:
+                    return Outcome(base, names, UNRESOLVED, error.outcome, str(error))
+                if outcome != "ok":
+                    return Outcome(base, names, UNRESOLVED, outcome, reason)
+                kinds = {references[0]: AS_A, references[1]: AS_B}
+                return Outcome(base, names, kinds.get(digest, NEITHER), digest=digest)
+
             taken, seen = asked, {asked}
-            done = first = self._try(base, side, other, names, taken, references)
+            done = first = tried(taken)
             while done.outcome == "import_failed":
                 taken = self._adapted(side, other, taken, done.reason)
                 # An exchange of which nothing is left is none, and one that was tried fails again.
                 if not taken & asked or taken in seen:
                     break
                 seen.add(taken)
-                done = self._try(base, side, other, names, taken, references)
+                done = tried(taken)
             if done.result == UNRESOLVED:
                 return first
             return replace(done, along=tuple(sorted(taken - asked)), kept=tuple(sorted(asked - taken)))
 
         return observe
 
-    def _try(
-        self,
-        base: str,
-        side: Side,
-        other: Side,
-        names: tuple[str, ...],
-        packages: Iterable[str],
-        references: tuple[str, str],
-    ) -> Outcome:
-        """One counterfactual, as it is."""
-        try:
-            with self._environment(side, other, sorted(packages)) as interpreter:
-                outcome, reason, digest = self.result(side, interpreter)
-        except BuildFailed as error:
-            return Outcome(base, names, UNRESOLVED, error.outcome, str(error))
-        if outcome != "ok":
-            return Outcome(base, names, UNRESOLVED, outcome, reason)
-        kinds = {references[0]: AS_A, references[1]: AS_B}
-        return Outcome(base, names, kinds.get(digest, NEITHER), digest=digest)
-
     def _adapted(self, side: Side, other: Side, taken: frozenset[str], reason: str) -> frozenset[str]:
-        """The packages to exchange so that a library that did not load finds its own side's; the same if none is known.
-
-        Args:
-            side: whose environment it is.
-            other: where the packages are taken from.
-            taken: the packages exchanged in the attempt that failed.
-            reason: the message of the dynamic loader.
-        """
+        """The packages to exchange so that a library that did not load finds its side's; the same if none is known."""
         missing = unresolved(reason)
         if missing is None:
             return taken
@@ -126,12 +110,10 @@ class Laboratory:
             folder = self.experiment.home.environments
             with disk_errors(self.experiment.home):
                 folder.mkdir(parents=True, exist_ok=True)
-                path = Path(tempfile.mkdtemp(prefix="counterfactual-", dir=folder))
-                try:
-                    exchange(brought.site, donor.site, packages, path / "site")
-                    yield Interpreter(brought.python, path / "site")
-                finally:
-                    shutil.rmtree(path, ignore_errors=True)
+                made = tempfile.TemporaryDirectory(prefix="counterfactual-", dir=folder, ignore_cleanup_errors=True)
+                with made as path:
+                    exchange(brought.site, donor.site, packages, Path(path, "site"))
+                    yield Interpreter(brought.python, Path(path, "site"))
             return
         with self._built(side, other, packages) as path:
             yield Interpreter(path / "bin" / "python")

@@ -1,7 +1,6 @@
 """Where a difference starts, by experiment: the step of the pipeline, then the module, function and operator.
 
-First the graph: artifacts that differ although all that they were computed from is equal. Then, for the step that made
-such an artifact, A's calls are recorded and fed one by one into B; see docs/localisation.md.
+See docs/localisation.md.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from harness.explain.difference import Difference, difference
 from harness.explain.noise import Noise, noise_of
 from harness.explain.pair import Pair, Side
 from harness.explain.replay import ORIGIN, UNSTABLE, CallVerdict, Runs, judge, run_steps
-from harness.explain.requests import step_request
+from harness.explain.requests import rows_of_spans, step_request
 from harness.store.repeats import unrecorded
 from harness.store.store import Store
 from harness.tensors.dtypes import Array
@@ -152,13 +151,12 @@ def locate(
         if findings[step].outcome == "ok" and run.in_b is not None:
             on_recording(findings[step], run.recorded.out, run.in_b.out)
     noise = []
-    for side, again in ((pair.a, pair.again_a), (pair.b, pair.again_b)):
-        shutil.rmtree(folder, ignore_errors=True)
-        one = noise_of(pair, side, again, folder)
-        noise += [one] if one else []
     shutil.rmtree(folder, ignore_errors=True)
+    for side, again in ((pair.a, pair.again_a), (pair.b, pair.again_b)):
+        noise.append(noise_of(pair, side, again, folder))
+        shutil.rmtree(folder, ignore_errors=True)
     ordered = tuple(replace(findings[step], inherited=step not in first) for step in differing)
-    return replace(found, findings=ordered, noise=tuple(noise))
+    return replace(found, findings=ordered, noise=tuple(filter(None, noise)))
 
 
 def _judge_step(
@@ -189,7 +187,6 @@ def _judge_step(
 
 
 def _reproduced(store: Store, a: Side, outputs: dict[str, str], folder: Path, request: dict[str, Any]) -> bool:
-    from harness.explain.requests import rows_of_spans
 
     for artifact, output in outputs.items():
         if artifact not in a.cell.artifacts:

@@ -1,8 +1,4 @@
-"""What the place of a difference in the pipeline, and repeats of the same cells, say about a comparison.
-
-An artifact that differs while everything it is computed from is equal is an origin; one whose inputs differ inherits.
-A difference is above the noise floor when it is more than what running a cell again shows.
-"""
+"""What the place of a difference in the pipeline, and repeats of the same cells, say about a comparison."""
 
 from __future__ import annotations
 

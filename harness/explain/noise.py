@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.artifacts.graph import origins, trace
 from harness.explain.pair import Pair, Side
 from harness.explain.replay import CallVerdict, run_steps, unstable_calls
+from harness.explain.requests import step_request
 from harness.store.cell import Cell
 from harness.store.repeats import noise_floor, unrecorded
 
@@ -41,10 +43,7 @@ def noise_of(pair: Pair, side: Side, again: Sequence[Cell], folder: Path) -> Noi
     Returns:
         None where all runs are equal.
     """
-    from harness.explain.requests import step_request
-
-    changing = noise_floor(side.cell, again)
-    if not changing:
+    if not (changing := noise_floor(side.cell, again)):
         return None
     other = replace(side, cell=next(cell for cell in again if noise_floor(side.cell, [cell])))
     runs_of_one = replace(pair, a=side, b=other)
@@ -53,10 +52,8 @@ def noise_of(pair: Pair, side: Side, again: Sequence[Cell], folder: Path) -> Noi
     sources: dict[str, tuple[CallVerdict, ...]] = dict.fromkeys(origins(places), ())
     requests = {}
     for step, artifacts in origins(places).items():
-        try:
+        with suppress(LookupError):
             requests[step], _outputs = step_request(runs_of_one, step, artifacts, folder / "batch")
-        except LookupError:
-            continue
     runs = run_steps(pair.bench, side, side, list(requests.values()), folder)
     for step, run in zip(requests, runs, strict=True):
         repeated = [job.out for job in (run.again, run.in_b) if job is not None and job.ok]

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from harness.artifacts.kind import JobKind
 from harness.environments.interpreter import Interpreter
 from harness.errors import InfrastructureError
 from harness.running.experiment import Experiment
-from harness.running.job import Workbench, interpreters, workbench
+from harness.running.job import Workbench, interpreter_of, workbench
 from harness.running.plan import Planned, plan_cells, run_needed, stopped_early
 from harness.running.progress import Board
 from harness.running.sweep import run_plan
 from harness.store.cell import Cell
 from harness.store.repeats import noise_floor
-from harness.store.spec import CellSpec
 from harness.store.store import Store
 
 
@@ -30,11 +30,6 @@ class Side:
 
     cell: Cell
     interpreter: Callable[[], Interpreter]
-
-    @property
-    def spec(self) -> CellSpec:
-        """The cell's specification."""
-        return self.cell.spec
 
     def digests(self) -> dict[str, str]:
         """Artifact to digest."""
@@ -96,20 +91,17 @@ def prepare_pair(experiment: Experiment, a: str, b: str, *, repeats: int = 1) ->
         )
     plan = plan_cells(experiment, versions, {b: repeats, a: max(repeats, 2 if same else 0)})
     cells = run(experiment, plan)
-    early = stopped_early(plan, cells)
-    if early:
+    if early := stopped_early(plan, cells):
         raise InfrastructureError(early)
     for cell in cells:
         if cell.outcome != "ok":
             raise InfrastructureError(f"{cell.label} ended as {cell.outcome} and cannot be compared: {cell.reason}")
-    first = next(cell for cell in cells if cell.version == a and not cell.repeat)
-    again = [cell for cell in cells if cell.version == a and cell.repeat]
-    second = again.pop(0) if same else next(cell for cell in cells if cell.version == b)
-    again_b = [] if same else [cell for cell in cells if cell.version == b and cell.repeat]
-    of = interpreters(experiment, Board([]).note)
+    first, *again = (cell for cell in cells if cell.version == a)
+    second, *again_b = [again.pop(0)] if same else [cell for cell in cells if cell.version == b]
+    note = Board([]).note
     return Pair(
-        Side(first, of(a)),
-        Side(second, of(b)),
+        Side(first, partial(interpreter_of, experiment, a, note)),
+        Side(second, partial(interpreter_of, experiment, b, note)),
         (noise_floor(first, again) or frozenset()) | (noise_floor(second, again_b) or frozenset()),
         len(again),
         experiment.store,

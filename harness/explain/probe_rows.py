@@ -100,10 +100,8 @@ def _noise(store: Store, cell: Cell, members: Iterable[Cell]) -> frozenset[str] 
     others = [one for one in repeats_of(cell, members) if one.outcome == "ok"]
     if not others:
         return None
-    digests = [_digests(_named(store, one)[0]) for one in (cell, *others)]
-    return frozenset(
-        name for name in set().union(*digests) if any(other.get(name) != digests[0].get(name) for other in digests)
-    )
+    own, *again = (_digests(_named(store, one)[0]) for one in (cell, *others))
+    return frozenset(name for other in again for name, _digest in own.items() ^ other.items())
 
 
 def _named(store: Store, cell: Cell) -> tuple[StoredCell, dict[str, tuple[str, str]]]:

@@ -1,8 +1,6 @@
-"""What makes the index job unrepeatable on this machine, by experiment: run it again and again, and with other threads.
+"""What makes the index job unrepeatable on this machine: the same few passages, again and again at each thread count.
 
-One version indexes the same few passages several times at each of a few thread counts. What changes between runs at one
-count is not deterministic; what changes between counts depends on threads. Both are followed to the step and, by a
-replay of recorded calls, to the call.
+What changes between runs at one count is not deterministic; what changes between counts depends on threads.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ from harness.explain.pair import Pair, Side
 from harness.inputs.matrix_file import find_matrix, load_matrix
 from harness.running.checks import to_run
 from harness.running.experiment import Experiment, Selection
-from harness.running.job import interpreters, workbench
+from harness.running.job import interpreter_of, workbench
 from harness.running.runner import run_cell
 from harness.store.cell import Cell
 from harness.store.spec import CellSpec
@@ -76,10 +74,8 @@ class Subject:
 
     def pair(self, store: Store, a: Cell, b: Cell, noise: frozenset[str] = frozenset()) -> Pair:
         """Two runs as a pair."""
-        sides = [Side(cell, lambda: self.interpreter) for cell in (a, b)]
-        return Pair(
-            sides[0], sides[1], noise, 1, store, workbench(self.experiment), lambda: self.experiment.passages.texts
-        )
+        one, other = (Side(cell, lambda: self.interpreter) for cell in (a, b))
+        return Pair(one, other, noise, 1, store, workbench(self.experiment), lambda: self.experiment.passages.texts)
 
 
 @dataclass(frozen=True)
@@ -134,7 +130,7 @@ def examine_repeats(
     experiment = to_run(replace(selection, threads=min(configured, usable_cores())))
     chosen = experiment.matrix.require(version or experiment.matrix.quickstart.versions[-1])
     experiment.check()
-    subject = Subject(experiment, chosen, interpreters(experiment, report)(chosen)(), report=report)
+    subject = Subject(experiment, chosen, interpreter_of(experiment, chosen, report), report=report)
     # On a GPU the threads of the CPU only feed it.
     counts = thread_counts(experiment.job.threads) if experiment.device.kind == "cpu" else [experiment.job.threads]
     return repeatability(subject, repeats, counts)

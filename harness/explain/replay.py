@@ -16,12 +16,7 @@ from harness.tensors.safetensors import read_safetensors
 from harness.tensors.tensor import Tensor
 
 ORIGIN = "origin"
-CONTAINS = "contains_origin"
-PROPAGATES = "propagates"
-EQUAL = "equal"
 UNSTABLE = "unstable"
-ABSENT = "absent"
-REFUSED = "refused"
 MISSING_A = "missing_a"
 MISSING_B = "missing_b"
 
@@ -104,7 +99,7 @@ def _together(
 ) -> list[JobResult]:
     if not requests:
         return []
-    done = bench.run(side.spec, side.interpreter(), job, {"steps": list(requests)}, folder)
+    done = bench.run(side.cell.spec, side.interpreter(), job, {"steps": list(requests)}, folder)
     if done.ok:
         return [
             JobResult(step["outcome"], step["reason"], folder / str(number), step, done.log_tail)
@@ -166,17 +161,17 @@ def judge(recording: Path, replayed: Path, repeated: Path) -> list[CallVerdict]:
     verdicts = []
     for index, (call, found) in enumerate(zip(calls, in_b, strict=True)):
         inside = range(index + 1, index + 1 + call["inner"])
-        status, metrics = EQUAL, None
+        status, metrics = "equal", None
         if unstable[index]:
             status = UNSTABLE
         elif differs[index]:
-            status = CONTAINS if any(differs[i] for i in inside) else ORIGIN
-        elif found["status"] in {ABSENT, REFUSED}:
+            status = "contains_origin" if any(differs[i] for i in inside) else ORIGIN
+        elif found["status"] in {"absent", "refused"}:
             status = found["status"]
         elif _identity(call) not in free:
             status = MISSING_B
         elif _digests(free[_identity(call)]) != _digests(call):
-            status = PROPAGATES
+            status = "propagates"
         if status == ORIGIN:
             metrics = _measure(call["result"], found["result"], recording, replayed)
         inputs = references(call["args"]) + references(call["kwargs"])

@@ -1,8 +1,4 @@
-"""A standalone script for an origin: one operator, one small data file, torch and nothing else, for an upstream issue.
-
-The input is cut along every dimension to the smallest part that still shows the difference. Each script is run in both
-environments, and is said to show it only if it prints no difference in A and one in B.
-"""
+"""A standalone script for an origin, for an upstream issue: one operator, a small data file, torch and nothing else."""
 
 from __future__ import annotations
 
@@ -146,7 +142,7 @@ def _write(
             + (f": {amount(verdict.metrics)}." if verdict.metrics else "."),
             cut=said,
             name=script.stem,
-            threads=pair.a.spec.settings.get("threads", 1),
+            threads=pair.a.cell.spec.settings.get("threads", 1),
             device=data.device,
             call=source,
             imports=_IMPORT if on_gpu else "",
@@ -221,14 +217,11 @@ def _is_contiguous(reference: dict[str, Any]) -> bool:
     return True
 
 
-_PATIENCE = 600.0
-
-
 def run_script(pair: Pair, side: Side, script: Path) -> str:
     """What a script prints in one environment: its lines, joined; or the last line of its error."""
     interpreter = side.interpreter()
     bench = pair.bench
-    environment = side.spec.environment | gpu_variables(bench.device_kind)
+    environment = side.cell.spec.environment | gpu_variables(bench.device_kind)
     if interpreter.site is not None:
         environment["PYTHONPATH"] = str(interpreter.site)
     with gpu_turn(bench.home, bench.device_kind, bench.say) as held:
@@ -237,7 +230,7 @@ def run_script(pair: Pair, side: Side, script: Path) -> str:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=_PATIENCE,
+            timeout=600.0,
             check=False,
             pass_fds=held,
         )

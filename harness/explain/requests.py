@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +45,7 @@ def step_request(
     patterns = map(pair.kind.pattern, artifacts)
     chunk = next((chunk for _pattern, chunk in patterns if chunk is not None), "0")
     request: dict[str, Any] = {"step": replay.run_as or step}
-    sizes = _sizes(pair)
-    if sizes:
+    if sizes := _sizes(pair):
         request["settings"] = sizes
     if replay.batches is not None:
         return _batch_request(pair, step, replay, artifacts, request, folder)
@@ -66,8 +64,7 @@ def _sizes(pair: Pair) -> dict[str, int]:
     """The numbers that a step must be told, which A's artifacts say."""
     known, found = pair.a.cell.artifacts, {}
     for size, artifacts in pair.kind.sizes.items():
-        there = next((name for name in artifacts if name in known), None)
-        if there is not None:
+        if (there := next((name for name in artifacts if name in known), None)) is not None:
             found[size] = known[there].shape[0]
     return found
 
@@ -92,19 +89,12 @@ def _batch_request(
     first = _first_differing(pair, batches.kept)
     if first is None:
         try:
-            batch = find_batch(pair, replay, artifacts, folder)
+            found, outputs = find_batch(pair, replay, artifacts, folder)
         except LookupError:
             if batches.kept not in pair.a.cell.artifacts:
                 raise
         else:
-            more = {
-                "inputs": batch.inputs,
-                "rows": {name: list(batch.rows) for name in batch.inputs},
-                "spans": batch.spans,
-                "where": batch.said,
-                "gates": {"A and B make the same batch": batch.same_in_b},
-            }
-            return {**request, **more}, {batch.artifact: batches.kept}
+            return request | found, outputs
     request["inputs"] = _inputs(pair, step, replay.inputs)
     size = int(pair.a.cell.spec.settings[batches.size])
     start = (first or 0) // size * size
@@ -138,32 +128,8 @@ def _block_rows(pair: Pair, outputs: list[str], artifact: str, block: Blocks, wi
     return {"rows": {block.of: [start, stop]}, "where": f"rows {start:,} to {stop:,} of {artifact}"}
 
 
-# ---- the batch of passages in which two cells' embeddings first differ, wherever in the collection that is
-#
 # The job keeps the token ids of its first outer batch only. For a difference that starts later, the passage is found
-# from the row of the stored embeddings that differs, and its batch is made again from the texts by colbert-ai's own
-# tokenizer.
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One batch of `Checkpoint.docFromText`.
-
-    Attributes:
-        artifact: the stored embeddings in which it was found to differ.
-        inputs: the step's inputs for its outer batch, sorted, as safetensors files.
-        rows: start and stop of the batch in them.
-        spans: start and stop, in the artifact, of each of its passages, in the batch's order.
-        same_in_b: whether B's tokenizer, on the same texts, makes the same batch.
-        said: where it is, in words.
-    """
-
-    artifact: str
-    inputs: dict[str, str]
-    rows: tuple[int, int]
-    spans: tuple[tuple[int, int], ...]
-    same_in_b: bool
-    said: str
+# from the row of the stored embeddings that differs, and its batch is made again by colbert-ai's own tokenizer.
 
 
 def first_row(x: Array, y: Array) -> int | None:
@@ -209,7 +175,9 @@ def embedded_passages(pair: Pair, batches: Batches, artifact: str) -> tuple[list
     return [int(number) for number in chosen], rows
 
 
-def find_batch(pair: Pair, replay: Replay, artifacts: Sequence[str], folder: Path) -> Batch:
+def find_batch(
+    pair: Pair, replay: Replay, artifacts: Sequence[str], folder: Path
+) -> tuple[dict[str, Any], dict[str, str]]:
     """Find the first batch whose stored embeddings differ, and make its token ids again, in A and in B.
 
     Args:
@@ -217,6 +185,9 @@ def find_batch(pair: Pair, replay: Replay, artifacts: Sequence[str], folder: Pat
         replay: of the step that goes through batches.
         artifacts: those of the step that differ.
         folder: gets the token ids; must last as long as the result is used.
+
+    Returns:
+        What it adds to the request of `step_request`, and the outputs; a gate is whether B's tokenizer makes the same.
 
     Raises:
         LookupError: nothing was kept from which it could be found; one sentence.
@@ -231,14 +202,15 @@ def find_batch(pair: Pair, replay: Replay, artifacts: Sequence[str], folder: Pat
         except (KeyError, UnreadableTensor):
             reasons.append(f"{artifact} was not kept by both: index with --capture full.")
             continue
-        row = first_row(x, y)
-        if row is not None:
+        if (row := first_row(x, y)) is not None:
             return _batch_of_row(pair, (*replay.inputs,), replay.batches, artifact, row, folder)
         reasons.append(f"{artifact} has no row that could be compared.")
     raise LookupError(" ".join(reasons) or "No kept embeddings differ.")
 
 
-def _batch_of_row(pair: Pair, inputs: Sequence[str], batches: Batches, artifact: str, row: int, folder: Path) -> Batch:
+def _batch_of_row(
+    pair: Pair, inputs: Sequence[str], batches: Batches, artifact: str, row: int, folder: Path
+) -> tuple[dict[str, Any], dict[str, str]]:
     if pair.texts is None:
         raise LookupError(f"{artifact} differs beyond the first outer batch, and the passages' texts are not here.")
     passages, rows = embedded_passages(pair, batches, artifact)
@@ -254,7 +226,7 @@ def _batch_of_row(pair: Pair, inputs: Sequence[str], batches: Batches, artifact:
     made = []
     for name, side in (("a", pair.a), ("b", pair.b)):
         request: dict[str, Any] = {"texts": str(folder / "texts.json")}
-        done = pair.bench.run(side.spec, side.interpreter(), "tensorize", request, folder / name)
+        done = pair.bench.run(side.cell.spec, side.interpreter(), "tensorize", request, folder / name)
         if not done.ok:
             raise LookupError(f"The batch could not be tokenized again in {side.cell.label}: {done.reason}")
         made.append({n: _tensor(folder / name / f"{n}.safetensors") for n in (*inputs, _ORDER)})
@@ -268,14 +240,16 @@ def _batch_of_row(pair: Pair, inputs: Sequence[str], batches: Batches, artifact:
     ) and np.array_equal(order, np.argsort(made[1][_ORDER].data)[start:stop])
     spans = [(int(ends[begin + i] - rows[begin + i]), int(ends[begin + i])) for i in order]
     width = int(made[0][inputs[0]].data.shape[1])
-    return Batch(
-        artifact,
-        {name: str(folder / "a" / f"{name}.safetensors") for name in inputs},
-        (start, stop),
-        tuple(spans),
-        same,
-        f"row {row:,} of {artifact} is of passage {passages[place]:,}, in a batch of {stop - start} x {width} tokens",
+    where = (
+        f"row {row:,} of {artifact} is of passage {passages[place]:,}, in a batch of {stop - start} x {width} tokens"
     )
+    return {
+        "inputs": {name: str(folder / "a" / f"{name}.safetensors") for name in inputs},
+        "rows": {name: [start, stop] for name in inputs},
+        "spans": tuple(spans),
+        "where": where,
+        "gates": {"A and B make the same batch": same},
+    }, {artifact: batches.kept}
 
 
 def _tensor(path: Path) -> Tensor:

@@ -1,7 +1,6 @@
 """Run one version's job with another's artifacts in their place, in both directions, and compare.
 
-If putting A's artifact into B's job gives A's index, what made the artifact is the cause and nothing after it is; if
-putting B's into A's gives B's index, it is the whole cause. Swapping A's own artifact into A must change nothing.
+If A's artifact in B's job gives A's index, what made it is the cause; if B's in A's gives B's, it is the whole cause.
 """
 
 from __future__ import annotations
@@ -136,7 +135,7 @@ class Swapper:
             InfrastructureError: the swapped job ended badly.
         """
         swap = {name: values.cell.artifacts[name].digest for name in names}
-        spec = replace(job.spec, swap=swap, repeat=0)
+        spec = replace(job.cell.spec, swap=swap, repeat=0)
         cell = self.pair.store.get(spec.key)
         if cell is None or cell.outcome != "ok":
             files = {name: self.pair.store.object_path(digest) for name, digest in swap.items()}
@@ -158,7 +157,7 @@ class Swapper:
     def capture_gate(self, folder: Path) -> list[str]:
         """Run A's job without capturing anything; return the final artifacts that differ, which should be none."""
         a = self.pair.a
-        cell = self._job(a, a.spec, Store(folder), f"{a.cell.label} without capture", "final")
+        cell = self._job(a, a.cell.spec, Store(folder), f"{a.cell.label} without capture", "final")
         if cell.outcome != "ok":
             raise InfrastructureError(f"{a.cell.label} without capture ended as {cell.outcome}: {cell.reason}")
         final = cell.job_kind.in_order(filter(cell.job_kind.is_final, {*a.cell.artifacts, *cell.artifacts}))

@@ -81,15 +81,14 @@ def windows(call: dict[str, Any], shape: Sequence[int], position: Sequence[int])
     for chosen in itertools.product(*cuts(_SIZES[::step])):
         result = [cut for cut in chosen if cut is not None]
         args: dict[int, list[tuple[int, int, int]]] = {}
+        left = {place: list(known) for place, known in shapes.items()}
         for dimension, start, stop in result:
             for place, known in shapes.items():
                 own = dimension - len(shape) + len(known)
                 if own >= 0 and known[own] == shape[dimension]:
                     args.setdefault(place, []).append((own, start, stop))
-        left = {place: dict(enumerate(known)) for place, known in shapes.items()}
-        for place, parts in args.items():
-            left[place] |= {own: stop - start for own, start, stop in parts}
-        found.append(Window(args, result, sum(math.prod(sizes.values()) for sizes in left.values())))
+                    left[place][own] = stop - start
+        found.append(Window(args, result, sum(map(math.prod, left.values()))))
     found.sort(key=lambda window: (window.size, len(window.result)))
     whole = Window({}, [], found[-1].size)
     useful = [window for window in found if window.args and window.size < whole.size]
@@ -119,7 +118,7 @@ def trim(
         def run(side: Side, whole: Path, save: Sequence[int] = ()) -> tuple[dict[str, Any], Path] | None:
             out = folder / f"{side.cell.label}-{len(save)}"
             more = {"whole": str(whole), "save": list(save)}
-            done = pair.bench.run(side.spec, side.interpreter(), "trim", request | more, out)
+            done = pair.bench.run(side.cell.spec, side.interpreter(), "trim", request | more, out)
             return (done.result, out) if done.ok else None
 
         file_a = recorded / "tensors" / f"{result_a['tensor']}.safetensors"
@@ -133,14 +132,10 @@ def trim(
         number = next((n for n, held in enumerate(pinned) if held and parts[n].args), None)
         if number is not None and _bytes(call, parts[number]) <= SMALL:
             return parts[number], cut(x, parts[number].result), _PINNED
-        other = next(
-            (n for n, (left, right) in enumerate(digests) if None not in (left, right) and left != right), None
-        )
-        if other is not None and (number is None or other < number) and parts[other].args:
-            again = run(pair.a, file_a, [other])
-            if again is not None:
-                kept = read_safetensors(again[1] / f"{other}.safetensors")["tensor"]
-                return parts[other], Tensor(kept.dtype, kept.shape, np.array(kept.data)), _OTHERWISE
+        other = next((n for n, (a, b) in enumerate(digests[:number]) if None not in (a, b) and a != b), None)
+        if other is not None and parts[other].args and (again := run(pair.a, file_a, [other])):
+            kept = read_safetensors(again[1] / f"{other}.safetensors")["tensor"]
+            return parts[other], Tensor(kept.dtype, kept.shape, np.array(kept.data)), _OTHERWISE
     return whole if number is None else (parts[number], cut(x, parts[number].result), _PINNED)
 
 

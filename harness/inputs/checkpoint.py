@@ -1,9 +1,4 @@
-"""Checkpoints: the ColBERT model a cell encodes with, checked before any environment is built for it.
-
-A checkpoint is a folder as colbert-ai writes it: a transformers model with its tokenizer, a `linear.weight` that
-projects to `dim`, and `artifact.metadata`, colbert-ai's own settings. What colbert-ai would fail on after minutes is
-said here in a sentence at once.
-"""
+"""Checkpoints: the ColBERT model a cell encodes with, checked before an environment is built; see docs/data.md."""
 
 from __future__ import annotations
 
@@ -193,10 +188,7 @@ def _check_config(folder: Path) -> str:
 
 
 def _refuse_code(path: Path, config: dict[str, Any]) -> None:
-    """Refuse a checkpoint that brings Python code of its own: colbert-ai loads models with trust_remote_code on.
-
-    The worker refuses it too, and turns trust_remote_code off for every model that it loads.
-    """
+    """Refuse a checkpoint that brings Python code of its own, which colbert-ai would run; so does the worker."""
     if "auto_map" in config:
         raise UsageError(
             f"{path}: the field auto_map makes colbert-ai run Python code that comes with the checkpoint "

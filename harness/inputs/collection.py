@@ -1,8 +1,4 @@
-"""Collections: the passages a cell indexes, where they came from, and their digest.
-
-Every loader gives the same `Passages`, already checked: what reaches a worker is a list of texts with distinct ids.
-What is wrong with a user's file is said in one sentence with its row or line.
-"""
+"""Collections: the passages a cell indexes, each source loaded to the same checked `Passages`."""
 
 from __future__ import annotations
 
@@ -80,22 +76,22 @@ def load_hub(
     """
     from harness.inputs import hub
 
-    files = hub.dataset_files(repo, config, split, revision=revision, cache=cache, endpoint=endpoint)
+    paths, commit = hub.dataset_files(repo, config, split, revision=revision, cache=cache, endpoint=endpoint)
     what = f"{repo} ({config}, {split})"
-    total = sum(count_rows(path) for path in files.paths)
+    total = sum(count_rows(path) for path in paths)
     if expected_rows is not None and total != expected_rows:
         raise UsageError(
-            f"{what} has {count(total, 'passage')} at revision {files.revision}, and {expected_rows:,} are expected; "
+            f"{what} has {count(total, 'passage')} at revision {commit}, and {expected_rows:,} are expected; "
             f"give the collection its revision in matrix.yaml, or correct its expected_passages."
         )
     rows: Iterable[Row] = itertools.chain.from_iterable(
         ((f"{path.name} {where}", raw_id, text) for where, raw_id, text in reader(path)(path, text_column, id_column))
-        for path in files.paths
+        for path in paths
     )
     # The collection is the one that others published: a blank passage (ConditionalQA has some) belongs to it.
     ids, texts = collect(rows, what, limit=limit, text_column=text_column, allow_blank=True)
     source: dict[str, str | int] = {
-        "kind": "hub", "repo": repo, "config": config, "split": split, "revision": files.revision, "rows": len(texts),
+        "kind": "hub", "repo": repo, "config": config, "split": split, "revision": commit, "rows": len(texts),
         "blank_rows": sum(not text.strip() for text in texts),
     }  # fmt: skip
     return Passages(ids, texts, config, source)

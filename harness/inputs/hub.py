@@ -1,9 +1,4 @@
-"""Files from the Hugging Face Hub: pinned at first use, checked against the Hub's checksums, and then offline.
-
-The first use of a repository resolves its revision to a commit and records that commit with the repository's listing in
-`hub-revisions.json` in the cache. From then on the record decides, so that a branch that moves does not change an
-experiment, and a warm cache needs no network: nothing is asked of the Hub once the files are there.
-"""
+"""Files from the Hugging Face Hub: pinned at first use, checked by its checksums, then offline; see docs/data.md."""
 
 from __future__ import annotations
 
@@ -48,14 +43,6 @@ class Repo:
     files: Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class DatasetFiles:
-    """The files of one split, in the order of its rows; `revision` is a commit."""
-
-    paths: tuple[Path, ...]
-    revision: str
-
-
 def model_files(
     name: str,
     wanted: Callable[[list[str]], list[str]],
@@ -81,7 +68,7 @@ def model_files(
 
 def dataset_files(
     name: str, config: str, split: str, *, revision: str | None = None, cache: Path, endpoint: str | None = None
-) -> DatasetFiles:
+) -> tuple[list[Path], str]:
     """Fetch the files of one split of a dataset repository, as its dataset card defines the split.
 
     Args:
@@ -91,6 +78,9 @@ def dataset_files(
         revision: Branch, tag or commit; None for `main`.
         cache: The harness's folder for downloads.
         endpoint: Another Hub.
+
+    Returns:
+        The files in the order of the split's rows, and the commit.
 
     Raises:
         UsageError: If there is no such repository, revision, config, split or file, or no network and a cold cache.
@@ -110,7 +100,7 @@ def dataset_files(
         raise UsageError(
             f"{name}: no file matches {listed}, which its README.md names for {config}, {split}; try another revision."
         )
-    return DatasetFiles(tuple(_fetch(repo, file, cache, endpoint) for file in files), repo.commit)
+    return [_fetch(repo, file, cache, endpoint) for file in files], repo.commit
 
 
 def split_patterns(card: str, name: str, config: str, split: str) -> list[str]:
@@ -247,9 +237,9 @@ def _fetch(repo: Repo, file: str, cache: Path, endpoint: str | None) -> Path:
     cached = try_to_load_from_cache(
         repo.name, file, cache_dir=folder, revision=repo.commit, repo_type=repo.kind
     )  # makes no request
-    if isinstance(cached, str) and _is_sound(Path(cached), repo.files[file]):
-        return Path(cached).absolute()
     if isinstance(cached, str):
+        if _is_sound(Path(cached), repo.files[file]):
+            return Path(cached).absolute()
         _delete(Path(cached))
     if not sys.stderr.isatty():
         disable_progress_bars()

@@ -15,7 +15,6 @@ from harness.words import count
 _SPECIAL_TOKENS = 4
 """Beside its text a passage has [CLS], the marker [D] and [SEP], and some tokenizers add a space before it."""
 _HELD_OUT, _MOST_HELD_OUT = 0.05, 50_000
-_CHUNK = 25_000
 
 
 def job_runs(job: IndexJob, checkpoint: CheckpointFiles, passages: Passages) -> None:
@@ -33,7 +32,20 @@ def job_runs(job: IndexJob, checkpoint: CheckpointFiles, passages: Passages) -> 
             f"matrix.yaml: jobs.index.nbits is {nbits} and the checkpoint {checkpoint.name} has dim {dim}, but "
             f"colbert-ai needs a dim that is a multiple of 8 * nbits ({8 * nbits}): {mend} checkpoint."
         )
-    _clusterable(job.doc_maxlen, passages)
+    # How many embeddings there will be is known once they are encoded: a tokenizer makes at most one token of a byte of
+    # the decomposed text.
+    needed = next(number for number in itertools.count(1) if can_be_clustered(number))
+    most = 0
+    for text in passages.texts:
+        size = len(unicodedata.normalize("NFKD", text).encode()) + _SPECIAL_TOKENS
+        most += min(size, job.doc_maxlen)
+        if most >= needed:
+            return
+    raise UsageError(
+        f"The collection {passages.name} is too small: of {count(len(passages), 'passage')} come at most "
+        f"{count(most, 'embedding')}, and colbert-ai's k-means needs {needed}; use more passages (a larger --limit) or "
+        "longer ones."
+    )
 
 
 def partitions(embeddings: float) -> int:
@@ -46,26 +58,6 @@ def can_be_clustered(embeddings: int) -> bool:
     return embeddings - int(min(_HELD_OUT * embeddings, _MOST_HELD_OUT)) >= partitions(embeddings)
 
 
-def _clusterable(doc_maxlen: int, passages: Passages) -> None:
-    """Refuse where not even the most tokens that the passages could have are enough.
-
-    How many they have is only known when they are encoded. A tokenizer makes at most one token of a byte of the
-    decomposed text.
-    """
-    needed = next(number for number in itertools.count(1) if can_be_clustered(number))
-    most = 0
-    for text in passages.texts:
-        size = len(unicodedata.normalize("NFKD", text).encode()) + _SPECIAL_TOKENS
-        most += min(size, doc_maxlen)
-        if most >= needed:
-            return
-    raise UsageError(
-        f"The collection {passages.name} is too small: of {count(len(passages), 'passage')} come at most "
-        f"{count(most, 'embedding')}, and colbert-ai's k-means needs {needed}; use more passages (a larger --limit) or "
-        "longer ones."
-    )
-
-
 def chunks_of(passages: int) -> int:
     """In how many chunks colbert-ai encodes a collection with one rank (`Collection.get_chunksize`)."""
-    return math.ceil(passages / min(_CHUNK, 1 + passages))
+    return math.ceil(passages / min(25_000, 1 + passages))

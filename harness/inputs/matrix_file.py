@@ -92,11 +92,6 @@ def _index_lines(node: yaml.Node | None, place: tuple[str, ...], lines: dict[tup
             _index_lines(value, (*place, str(number)), lines, name)
 
 
-def _place(where: str, lines: dict[tuple[str, ...], int]) -> tuple[str, ...]:
-    """The place that a dotted name means; keys may hold dots themselves, as versions do."""
-    return next((place for place in lines if ".".join(place) == where), tuple(where.split(".")))
-
-
 _MENDS = {
     "extra_forbidden": "this key is not known here: check its spelling or remove it",
     "missing": "this key is required: add it",
@@ -118,19 +113,18 @@ _MENDS = {
     ),
 }
 """By pydantic's type of error; `found` is the value as it was read, the other fields are pydantic's own."""
-_TAGS = {"union_tag_invalid", "union_tag_not_found"}
 
 
 def _sentence(error: ValidationError, lines: dict[tuple[str, ...], int], name: str) -> str:
     # A misspelt key is also a missing one; the misspelling is what the user has to see.
-    errors = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    first = errors[0]
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     cause = first.get("ctx", {}).get("error")
     place = tuple(str(part) for part in first["loc"])
     if isinstance(cause, Located):
-        place = _place(cause.where, lines)
+        # Keys may hold dots themselves, as versions do.
+        place = next((one for one in lines if ".".join(one) == cause.where), tuple(cause.where.split(".")))
     # pydantic names the member of a union in the location; the file has no such level.
-    if first["type"] in _TAGS:
+    if first["type"] in {"union_tag_invalid", "union_tag_not_found"}:
         # pydantic blames the whole entry; the mistake is in the key by which it tells one kind from another.
         place = (*place, str(first["ctx"]["discriminator"]).strip("'"))
     known = place

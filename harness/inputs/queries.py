@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.errors import UsageError
 from harness.inputs.passages import Passages, Texts, collect
-from harness.inputs.readers import bad_parquet, lines_of, open_parquet, reader, require_file
+from harness.inputs.readers import lines_of, open_parquet, reader, require_file
 from harness.inputs.recipe import QUERIES_SEED, known_items
 from harness.words import count
 
@@ -97,8 +97,6 @@ def local_qrels(path: Path) -> Qrels:
 
 def parquet_rows(paths: Iterable[Path]) -> Iterator[Judged]:
     """The rows of judgements in Parquet files."""
-    import pyarrow as pa
-
     for path in paths:
         with open_parquet(path) as file:
             missing = [name for name in _COLUMNS if name not in file.schema_arrow.names]
@@ -108,13 +106,10 @@ def parquet_rows(paths: Iterable[Path]) -> Iterator[Judged]:
                     "yours, or write TREC's qrels."
                 )
             number = 0
-            try:
-                for batch in file.iter_batches(columns=list(_COLUMNS)):
-                    for row in zip(*(batch.column(name).to_pylist() for name in _COLUMNS), strict=True):
-                        number += 1
-                        yield (f"row {number}", *row)
-            except (pa.ArrowException, OSError, ValueError, LookupError, MemoryError) as error:
-                raise bad_parquet(path, error) from error
+            for batch in file.iter_batches(columns=list(_COLUMNS)):
+                for row in zip(*(batch.column(name).to_pylist() for name in _COLUMNS), strict=True):
+                    number += 1
+                    yield (f"row {number}", *row)
 
 
 def _trec_rows(path: Path) -> Iterator[Judged]:

@@ -7,6 +7,7 @@ import itertools
 import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,34 +19,25 @@ Reader: TypeAlias = Callable[[Path, str, str | None], Iterator[Row]]
 """Given a file, its text column and its id column, the rows."""
 
 
-def open_parquet(path: Path) -> Any:  # noqa: ANN401 - pyarrow is not typed here
-    """Open a Parquet file, or say that it is none."""
+@contextmanager
+def open_parquet(path: Path) -> Iterator[Any]:
+    """A Parquet file; whatever turns out to be wrong with it in the `with` block is said in a sentence."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return pq.ParquetFile(path)
+        with pq.ParquetFile(path) as file:
+            yield file
     except (pa.ArrowException, OSError, ValueError, LookupError, MemoryError) as error:
         # The last few: names of columns that are not UTF-8, sizes that nothing can have.
-        raise bad_parquet(path, error) from error
-
-
-def bad_parquet(path: Path, error: Exception) -> UsageError:
-    """What to say of a Parquet file that cannot be read."""
-    return UsageError(
-        f"{path}: this is not a readable Parquet file, or it is cut short ({said(error)}); write it again."
-    )
+        raise UsageError(
+            f"{path}: this is not a readable Parquet file, or it is cut short ({said(error)}); write it again."
+        ) from error
 
 
 def _read_parquet(path: Path, text_column: str, id_column: str | None) -> Iterator[Row]:
-    import pyarrow as pa
-
     with open_parquet(path) as file:
-        try:
-            present = list(file.schema_arrow.names)
-        except (pa.ArrowException, ValueError) as error:
-            raise bad_parquet(path, error) from error
-        id_column = _check_columns(str(path), present, text_column, id_column)
+        id_column = _check_columns(str(path), list(file.schema_arrow.names), text_column, id_column)
         columns = [text_column] if id_column is None else [text_column, id_column]
         number = 0
         try:
@@ -63,8 +55,6 @@ def _read_parquet(path: Path, text_column: str, id_column: str | None) -> Iterat
             raise UsageError(
                 f"{path}: a text near row {number + 1} is not valid UTF-8; write the file again as UTF-8."
             ) from error
-        except (pa.ArrowException, OSError, ValueError, LookupError, MemoryError) as error:
-            raise bad_parquet(path, error) from error
 
 
 def _check_columns(what: str, present: list[str], text_column: str, id_column: str | None) -> str | None:
@@ -170,8 +160,7 @@ _READERS: dict[str, Reader] = {"parquet": _read_parquet, "tsv": _read_tsv, "json
 def format_of(path: Path) -> str:
     """The format that a file's suffix says; a sentence if it is none of ours."""
     name = path.name.lower()
-    suffix = Path(name.removesuffix(".gz")).suffix
-    kind = _FORMATS.get(suffix)
+    kind = _FORMATS.get(Path(name.removesuffix(".gz")).suffix)
     if kind is None or (kind == "parquet" and name.endswith(".gz")):
         raise UsageError(
             f"{path}: the suffix {path.suffix or '(none)'} is not one of a file of texts; "

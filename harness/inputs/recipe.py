@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
 
 from harness.errors import UsageError
@@ -44,11 +45,7 @@ class Draws:
 
 def _sentences_wanted(draws: Draws) -> int:
     """How many sentences a passage gets: 0 is a list item. Weights follow guidance prose: short, with a long tail."""
-    roll = draws.below(100)
-    for below, many in ((12, 0), (30, 1), (51, 2), (69, 3), (82, 4), (91, 5), (97, 7)):
-        if roll < below:
-            return many
-    return 9
+    return (0, 1, 2, 3, 4, 5, 7, 9)[bisect.bisect((12, 30, 51, 69, 82, 91, 97), draws.below(100))]
 
 
 def _slots(topic: Topic, draws: Draws) -> dict[str, str]:
@@ -205,28 +202,21 @@ def scale_up(passages: Passages, n: int, seed: int) -> Passages:
     return Passages(ids, texts, f"scaled-from-{passages.name}", source)
 
 
-_MOST_TRIES = 128 * 16
-
-
 def _splice(words: list[list[str]], at: int, draws: Draws, seen: set[str]) -> str | None:
     """A new text of as many words as passage `at`, from it and its neighbours; None if there seems to be none."""
     length = max(1, len(words[at]))
-    tries = 0
-    while True:
+    for tries in range(128 * 16):
         # 16 tries among the 4 nearest on each side, then wider and wider; then a longer text.
         window = min(4 << (tries // 16), len(words))
         head = words[at][: length // 3 + draws.below(length - length // 3)]
         near = (at + draws.below(2 * window + 1) - window) % len(words)
-        start = draws.below(max(1, len(words[near])))
-        tail = words[near][start:]
+        tail = words[near][draws.below(max(1, len(words[near]))) :]
         while len(tail) < length - len(head):
             near = (near + 1) % len(words)
             tail = tail + words[near]
         text = " ".join(head + tail[: length - len(head)])
         if text not in seen:
             return text
-        tries += 1
-        if tries % 128 == 0:
+        if tries % 128 == 127:
             length += 1
-        if tries == _MOST_TRIES:
-            return None
+    return None

@@ -19,13 +19,14 @@ class Table:
     columns: dict[str, tuple[str, str]]
 
 
-_DEVICE = "kind of the device, and the model where it is a GPU"
-_KEY_A, _KEY_B = ("text", "key of A's cell"), ("text", "key of B's cell")
-_N = ("int", "elements compared")
-_N_MISMATCH = ("int", "of these, how many are not equal in value")
-_MAX_ABS = ("float", "greatest absolute difference")
-_MAX_ULP = ("int", "greatest number of steps between neighbouring floats from one value to the other")
-_A, _B = ("text", "label of the older cell, or of the first run"), ("text", "label of the newer cell, or of the repeat")
+_KEYS = {"key_a": ("text", "key of A's cell"), "key_b": ("text", "key of B's cell")}
+_MEASURED = {
+    "n": ("int", "elements compared"),
+    "n_mismatch": ("int", "of these, how many are not equal in value"),
+    "max_abs": ("float", "greatest absolute difference"),
+    "max_ulp": ("int", "greatest number of steps between neighbouring floats from one value to the other"),
+}
+
 _STATUS = ("text", "bit_equal, value_equal, close, different, or why values could not be compared")
 _JSON = "as a JSON object"
 
@@ -38,7 +39,7 @@ TABLES = {
         "outcome": ("text", "ok, or how it ended"),
         "reason": ("text", "why it did not end well; one sentence"),
         "phase": ("text", "phase of the job in which it ended"),
-        "device": ("text", _DEVICE),
+        "device": ("text", "kind of the device, and the model where it is a GPU"),
         "collection": ("text", "name of the collection"),
         "collection_digest": ("text", "digest of its passages"),
         "passages": ("int", "how many passages were indexed"),
@@ -86,10 +87,9 @@ TABLES = {
     }),
     "comparisons": Table("an artifact of a pair of cells under one profile", {
         "kind": ("text", "consecutive, or repeat: a cell against a run of the same again"),
-        "a": _A,
-        "b": _B,
-        "key_a": _KEY_A,
-        "key_b": _KEY_B,
+        "a": ("text", "label of the older cell, or of the first run"),
+        "b": ("text", "label of the newer cell, or of the repeat"),
+        **_KEYS,
         "artifact": ("text", "its name"),
         "final": ("bool", "whether it is one of the index's own tensors"),
         "status": _STATUS,
@@ -105,15 +105,13 @@ TABLES = {
         "bit_equal": ("bool", "whether dtype, shape and bytes are the same"),
         "value_equal": ("bool", "whether every element is equal in value; -0 equals 0, NaN equals nothing"),
         "noise": ("bool", "whether a repeat of either cell changes it too; null where neither was run again"),
-        "n": _N,
-        "n_mismatch": _N_MISMATCH,
-        "max_abs": _MAX_ABS,
+        **{name: _MEASURED[name] for name in ("n", "n_mismatch", "max_abs")},
         "mean_abs": ("float", "mean absolute difference, of elements that are finite in both"),
         "p50_abs": ("float", "median of the same, low by less than 1.6 %"),
         "p99_abs": ("float", "99th percentile of the same, low by less than 1.6 %"),
         "p999_abs": ("float", "99.9th percentile of the same, low by less than 1.6 %"),
         "max_rel": ("float", "greatest difference relative to B; infinite where only B is zero"),
-        "max_ulp": _MAX_ULP,
+        "max_ulp": _MEASURED["max_ulp"],
         "p99_ulp": ("float", "99th percentile of these steps, low by less than 0.8 %"),
         "rel_l2": ("float", "length of A-B divided by that of B"),
         "cosine": ("float", "cosine of the angle between A and B"),
@@ -155,10 +153,7 @@ TABLES = {
         "device": ("text", "kind of device that its tensors are on"),
         "status": ("text", "what the call showed: origin, contains_origin, propagates, equal, unstable and so on"),
         "reason": ("text", "why it is absent or refused"),
-        "n": _N,
-        "n_mismatch": _N_MISMATCH,
-        "max_abs": _MAX_ABS,
-        "max_ulp": _MAX_ULP,
+        **_MEASURED,
         "trusted": ("bool", "whether every gate of the replay held"),
     }),
     "swaps": Table("an artifact of a run with swapped artifacts", {
@@ -178,16 +173,12 @@ TABLES = {
         "tensor": ("text", "which of the case's tensors; of a fact, its name"),
         "a": ("text", "older version"),
         "b": ("text", "newer version"),
-        "key_a": _KEY_A,
-        "key_b": _KEY_B,
+        **_KEYS,
         "status": _STATUS,
         "dtype": ("text", "of the tensor; both, where they differ"),
         "shape": ("text", "of the whole tensor; both, where they differ"),
         "measured": ("text", "whole, sample (only elements at even distances were kept), or empty (digests only)"),
-        "n": _N,
-        "n_mismatch": _N_MISMATCH,
-        "max_abs": _MAX_ABS,
-        "max_ulp": _MAX_ULP,
+        **_MEASURED,
         "bit_equal": ("bool", "whether dtype, shape and bytes are the same"),
         "default": ("bool", "whether it is within the profile default"),
         "bnb": ("bool", "whether it is within the profile bnb"),

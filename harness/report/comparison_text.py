@@ -1,7 +1,6 @@
 """Comparisons as text: one plain sentence, a table, then a paragraph for each kind of artifact that differs.
 
-Pure: a comparison and a screen in, text out. The chunks of one kind are told together, in one row and one paragraph,
-and never look equal unless all are. Whatever comes from files is cleaned before it is shown.
+The chunks of one kind are told together, and never look equal unless all are. What comes from files is cleaned.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from operator import itemgetter
 from typing import Any
 
 from harness.artifacts.comparison import DIVERGENT, STATUSES, ArtifactComparison, Comparison
@@ -192,9 +191,7 @@ def _shape(shape: tuple[int, ...] | None) -> str | None:
 
 
 def _either(a: str | None, b: str | None) -> str:
-    if a is None and b is None:
-        return "-"
-    return a if a == b and a is not None else f"{a or '-'} / {b or '-'}"
+    return (a or "-") if a == b else f"{a or '-'} / {b or '-'}"
 
 
 def _style(group: Group) -> str:
@@ -218,8 +215,7 @@ def paragraph(group: Group, chosen: str, kinds: Kinds) -> list[str]:
     opening = [_opening(group[0])] if len(group) == 1 else [_openings(group, kinds), *_reasons(group)]
     lines = [f"{name}: {opening[0]}", *opening[1:]]
     compared = [(one, one.metrics) for one in group if one.metrics is not None and chosen in one.profiles]
-    differing = [(one, metrics) for one, metrics in compared if metrics.n_mismatch]
-    if differing:
+    if differing := [(one, metrics) for one, metrics in compared if metrics.n_mismatch]:
         n, n_mismatch = (sum(getattr(metrics, field) for _, metrics in compared) for field in ("n", "n_mismatch"))
         among = "" if len(compared) == len(group) else f" in the {count(len(compared), 'chunk')} that were compared"
         lines.append(f"Mismatched elements: {n_mismatch:,} / {n:,} ({share(n_mismatch, n)}){among}")
@@ -238,7 +234,7 @@ def _differences(differing: Sequence[tuple[ArtifactComparison, Metrics]], chosen
     def worst(of: Callable[[Metrics], Any]) -> tuple[Any, ArtifactComparison, Any] | None:
         """The greatest of what any chunk has, the chunk, and its metrics; None where none has it."""
         found = [(most, one, m) for one, m in differing if (most := of(m)) is not None]
-        return max(found, key=_first, default=None)
+        return max(found, key=itemgetter(0), default=None)
 
     if found := worst(lambda m: m.max_abs_at and m.max_abs):
         greatest, one, m = found
@@ -247,8 +243,7 @@ def _differences(differing: Sequence[tuple[ArtifactComparison, Metrics]], chosen
     if found := worst(lambda m: m.max_rel_at and abs(m.max_rel_at.a - m.max_rel_at.b) / abs(m.max_rel_at.b)):
         greatest, one, m = found
         yield f"Greatest relative difference: {number(greatest)}{where(one)}{_at(m.max_rel_at, one.dtype_a)}"
-    infinite = sum(m.n_rel_inf for _, m in differing)
-    if infinite:
+    if infinite := sum(m.n_rel_inf for _, m in differing):
         yield f"Where B is zero and A is not: {count(infinite, 'element')} (relative difference infinite)"
     if found := worst(lambda m: m.mean_abs if m.n > 1 else None):
         mean, one, m = found
@@ -261,17 +256,12 @@ def _differences(differing: Sequence[tuple[ArtifactComparison, Metrics]], chosen
         p99 = f", p99 {number(m.p99_ulp)}" if m.n > 1 else ""
         yield f"ULP: max {ulp:,}{where(one)}{_at(m.max_ulp_at, one.dtype_a)}{p99}"
     verdicts = [one.profiles[chosen] for one, _ in differing]
-    needed = [(verdict.min_rtol, verdict) for verdict in verdicts if verdict.min_rtol is not None]
-    if needed:
-        yield _needed(max(needed, key=_first)[1])
+    if needed := [(verdict.min_rtol, verdict) for verdict in verdicts if verdict.min_rtol is not None]:
+        yield _needed(*max(needed, key=itemgetter(0)))
     # A scalar has been shown; of equal digests only the number of NaNs is known.
     one, first = next(((one, m.first) for one, m in differing if one.shape_a and m.first), (differing[0][0], ()))
     if first:
         yield f"First mismatches{where(one)}: " + "; ".join(_place(at, one.dtype_a) for at in first)
-
-
-def _first(entry: tuple[Any, ...]) -> Any:  # noqa: ANN401
-    return entry[0]
 
 
 def _openings(group: Group, kinds: Kinds) -> str:
@@ -301,7 +291,7 @@ def _meanings(group: Group, kinds: Kinds) -> Iterator[str]:
         same = sorted((name, repr(fact)) for name, fact in one.facts.items() if name not in kinds.job.united)
         alike.setdefault(repr(same), []).append(one)
     united = [(part, _put_together([one.facts for one in part], kinds.job)) for part in alike.values()]
-    told = [(part, _meaning(replace(part[0], facts=facts))) for part, facts in united]
+    told = [(part, _meaning(facts)) for part, facts in united]
     yield from _by_chunks([(part, lines) for part, lines in told if lines], kinds)
 
 
@@ -312,14 +302,10 @@ def _put_together(facts: Sequence[Mapping[str, Any]], job: JobKind) -> dict[str,
     found: dict[str, Any] = {}
     for name, fact in (item for one in facts for item in one.items()):
         # Any other fact is the same for all of them.
-        unite = job.united.get(name, _first_of)
+        unite = job.united.get(name, lambda one, _other: one)
         if unite is not None:
             found[name] = unite(found[name], fact) if name in found else fact
     return found
-
-
-def _first_of(one: Any, _other: Any) -> Any:  # noqa: ANN401
-    return one
 
 
 def _by_chunks(parts: Sequence[tuple[Group, Sequence[str]]], kinds: Kinds) -> Iterator[str]:
@@ -384,14 +370,11 @@ def _allowed(verdict: ProfileVerdict, at: Mismatch) -> str:
     return f", {number(verdict.atol + verdict.rtol * abs(at.b))} allowed there by {verdict.profile!r}"
 
 
-def _needed(verdict: ProfileVerdict) -> str:
-    assert verdict.min_rtol is not None
-    if math.isinf(verdict.min_rtol):
-        return f"No rtol would pass at the atol of {verdict.profile!r} ({number(verdict.atol)})."
-    return (
-        f"Smallest rtol that would pass at the atol of {verdict.profile!r} ({number(verdict.atol)}): "
-        f"{number(verdict.min_rtol)} (it is {number(verdict.rtol)})"
-    )
+def _needed(rtol: float, verdict: ProfileVerdict) -> str:
+    passing = f"would pass at the atol of {verdict.profile!r} ({number(verdict.atol)})"
+    if math.isinf(rtol):
+        return f"No rtol {passing}."
+    return f"Smallest rtol that {passing}: {number(rtol)} (it is {number(verdict.rtol)})"
 
 
 def _special(measured: Sequence[Metrics]) -> list[str]:
@@ -399,16 +382,15 @@ def _special(measured: Sequence[Metrics]) -> list[str]:
         (name, *(sum(getattr(metrics, f"{field}_{side}") for metrics in measured) for side in "ab"))
         for name, field in (("NaN", "nan"), ("+inf", "posinf"), ("-inf", "neginf"))
     ]
-    if not any(a or b for _, a, b in counts):
-        return []
     shown = ", ".join(f"{name} {a:,} in A and {b:,} in B" for name, a, b in counts if a or b)
+    if not shown:
+        return []
     apart = sum(metrics.specials_apart for metrics in measured)
     where = f"in different places at {count(apart, 'element')}" if apart else "in the same places"
     return [f"Not finite: {shown}, {where}; left out of the differences above. NaN equals nothing, itself included."]
 
 
-def _meaning(one: ArtifactComparison) -> list[str]:
-    facts = one.facts
+def _meaning(facts: Mapping[str, Any]) -> list[str]:
     lines = []
     if not facts.get("rows_line_up", True):
         lines.append("Its rows do not line up: that they differ does not say that anything moved or changed.")
@@ -423,11 +405,8 @@ def _meaning(one: ArtifactComparison) -> list[str]:
     if "codes_n_mismatch_unpermuted" in facts:
         lines.append(f"With the centroids' permutation undone: {facts['codes_n_mismatch_unpermuted']:,} codes differ")
     if facts.get("codes_margin_source"):
-        by = (
-            "captured embeddings"
-            if facts["codes_margin_source"] == "embeddings"
-            else "embeddings rebuilt from residuals"
-        )
+        captured = facts["codes_margin_source"] == "embeddings"
+        by = "captured embeddings" if captured else "embeddings rebuilt from residuals"
         judged, moved = facts["codes_judged"], facts["codes_n_moved"]
         among = f"{judged:,}" if judged == moved else f"{judged:,} of {moved:,}, the first of each chunk"
         p50 = f"p50 {number(facts['codes_margin_p50'])}, " if "codes_margin_p50" in facts else ""  # of one chunk
@@ -468,10 +447,10 @@ def text(comparison: Comparison, screen: Screen = PLAIN, *, apart: bool = False)
     kinds = kinds_of(comparison, apart=apart)
     groups = groups_of(comparison, kinds)
     styles = [_style(group) for group in groups]
-    body = [*rows(comparison, kinds)]
     told = [comparison.first] if comparison.first else []
     notes = (clean(note, 600) for note in comparison.notes if note not in told)
     lines = told_in_short([*told, sentence(comparison, kinds), *notes], screen)
+    body = [*rows(comparison, kinds)]
     lines += ["", *table(columns(comparison), body, screen, lesser=lesser(comparison), styles=styles)]
     for group in groups:
         if any(map(_worth_telling, group)):

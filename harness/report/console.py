@@ -50,17 +50,16 @@ def sentences(reduced: Reduced) -> list[str]:
     """What was found, in plain words: of what, the noise floor, then one sentence for each pair that changed."""
     lines = [f"{reduced.about}.", *([reduced.note] if reduced.note else [])]
     for row in reduced.repeats:
-        name = row.a
         if row.gap:
-            lines.append(f"Noise floor: {name} could not be repeated ({row.gap}).")
+            lines.append(f"Noise floor: {row.a} could not be repeated ({row.gap}).")
         elif row.changed:
             lines.append(
-                f"Noise floor: {name} against itself changes {row.total - row.bit_equal} of {row.total} tensors, so "
+                f"Noise floor: {row.a} against itself changes {row.total - row.bit_equal} of {row.total} tensors, so "
                 "this machine does not repeat the job; differences in the same tensors that are no greater mean "
                 "nothing."
             )
         else:
-            lines.append(f"Noise floor: {name} against itself is bit for bit the same in all {row.total} tensors.")
+            lines.append(f"Noise floor: {row.a} against itself is bit for bit the same in all {row.total} tensors.")
     shown = [pair for pair in reduced.pairs if pair.kind == "consecutive"]
     compared = [(row, pair) for row, pair in zip(reduced.rows, shown, strict=True) if not row.gap]
     unknown = [f"{row.a} -> {row.b}" for row, _ in compared if row.changed and row.noisy is None]
@@ -71,8 +70,7 @@ def sentences(reduced: Reduced) -> list[str]:
             f"Noise floor: not known for {', '.join(unknown[:_SHOWN])}{more}, because neither version is stored with a "
             f"repeat: `harness index {first} --repeat {first}` with the same options makes one."
         )
-    gaps = len(reduced.rows) - len(compared)
-    if gaps:
+    if gaps := len(reduced.rows) - len(compared):
         steps = count(len(reduced.rows), "step")
         lines.append(f"{gaps} of {steps} could not be compared; the Outcome column says why.")
     lines += [
@@ -84,8 +82,8 @@ def sentences(reduced: Reduced) -> list[str]:
         lines.append("There is one version, and no step to compare.")
     changed = [(row, pair) for row, pair in compared if row.changed]
     if compared and not changed:
-        steps = "step" if len(compared) == 1 else "steps"
-        lines.append(f"No tensor of the {shown[0].a.job_kind.product} changed by a bit in {len(compared)} {steps}.")
+        product = shown[0].a.job_kind.product
+        lines.append(f"No tensor of the {product} changed by a bit in {count(len(compared), 'step')}.")
     lines += [_changed(row, pair) for row, pair in changed]
     return lines
 
@@ -98,12 +96,9 @@ def _changed(row: Headline, pair: ComparedCells) -> str:
         f"{row.a} -> {row.b} changed {len(final)} of {row.total} tensors of the {pair.a.job_kind.product}{noise}: "
         f"{', '.join(map(_how, final))}"
     )
-    failing = {
-        profile: [artifact.name for artifact in final if not artifact.close(profile)] for profile in ("default", "bnb")
-    }
     verdicts = []
-    for profile, failed in failing.items():
-        if not failed:
+    for profile in ("default", "bnb"):
+        if not (failed := [artifact.name for artifact in final if not artifact.close(profile)]):
             verdicts.append(f"all pass {profile}")
         elif failed == names:
             verdicts.append(f"{'none passes' if len(names) > 1 else 'it fails'} {profile}")

@@ -73,9 +73,6 @@ def headline_cells(row: Headline) -> tuple[str, ...]:
     def verdict(passed: int, yes: str, no: str) -> str:
         return f"{yes if passed == row.total else no} ({passed}/{row.total})"
 
-    outcome = "ok"
-    if row.noisy:
-        outcome = f"noise in {', '.join(row.noisy)}"
     return (
         row.a,
         row.b,
@@ -83,5 +80,5 @@ def headline_cells(row: Headline) -> tuple[str, ...]:
         verdict(row.profiles.get("default", 0), "True", "False"),
         verdict(row.profiles.get("bnb", 0), "True", "False"),
         verdict(row.bit_equal, "True", "False"),
-        outcome,
+        f"noise in {', '.join(row.noisy)}" if row.noisy else "ok",
     )

@@ -95,8 +95,7 @@ def _checked(
     rows: Iterable[Mapping[str, Any]], path: Path, there: Collection[str], columns: Sequence[str]
 ) -> dict[VersionPair, dict[str, Any]]:
     """Rows by their step, where all `columns` are `there`."""
-    missing = [column for column in (*STEP, *columns) if column not in there]
-    if missing:
+    if missing := [column for column in (*STEP, *columns) if column not in there]:
         raise UsageError(f"{path} has no column `{missing[0]}`; a headline table has {', '.join((*STEP, *columns))}.")
     found: dict[VersionPair, dict[str, Any]] = {}
     for row in rows:
@@ -117,11 +116,7 @@ def _checked(
 
 
 def _count(value: object) -> int | None:
-    """A number of tensors; None where there is none.
-
-    Raises:
-        ValueError: it is no such number.
-    """
+    """A number of tensors; None where there is none."""
     if value in (None, ""):
         return None
     text = str(value).strip()

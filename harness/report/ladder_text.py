@@ -47,10 +47,10 @@ def ladder_text(found: Ladder, screen: Screen = PLAIN, *, apart: bool = False) -
     ]
     lines = [*told_in_short([said, *cut], screen), "", *table(["step", "changed", "tensors"], body, screen), ""]
     lines += [*told_in_short(noise_lines(found, kinds), screen), ""]
-    body = []
-    for name, groups in _classes(found, kinds):
-        shown = " | ".join(" ".join(clean(item) for item in group) for group in groups)
-        body.append([clean(name), str(len(groups)), shown])
+    body = [
+        [clean(name), str(len(groups)), " | ".join(" ".join(map(clean, group)) for group in groups)]
+        for name, groups in _classes(found, kinds)
+    ]
     lines += table(["artifact", "classes", "items that are equal"], body, screen)
     backs: dict[tuple[str, str], list[str]] = {}
     for one in found.changes:
@@ -62,8 +62,9 @@ def ladder_text(found: Ladder, screen: Screen = PLAIN, *, apart: bool = False) -
         for name in kinds.labels(artifacts)
     ]
     lines += ["", *told_in_short(told, screen)] if told else []
-    unreadable = [clean(line, 600) for line in found.unreadable]
-    return "\n".join([*lines, *(["", *told_in_short(unreadable, screen)] if unreadable else [])])
+    if found.unreadable:
+        lines += ["", *told_in_short((clean(line, 600) for line in found.unreadable), screen)]
+    return "\n".join(lines)
 
 
 def _places(steps: Sequence[Step]) -> str:
@@ -93,8 +94,7 @@ def noise_lines(found: Ladder, kinds: Kinds) -> list[str]:
         for item, names in found.noise.items()
         if names
     ]
-    quiet = ", ".join(clean(item) for item, names in found.noise.items() if not names)
-    if quiet:
+    if quiet := ", ".join(clean(item) for item, names in found.noise.items() if not names):
         lines.append(f"Noise floor: running {quiet} again changes no tensor.")
     return lines or ["Noise floor: not known, because no item is stored with a repeat."]
 

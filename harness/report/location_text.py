@@ -66,7 +66,6 @@ def sentences(location: Location) -> list[str]:
         if location.repeats
         else "the noise floor was not measured"
     )
-    noisy = [place.name for place in location.places if place.change is Change.NOISE]
     lines = []
     if not location.diverged:
         equal = sum(place.change is Change.EQUAL for place in location.places)
@@ -84,7 +83,7 @@ def sentences(location: Location) -> list[str]:
     lines += [
         f"{label} has no {name}, which could not be recorded: {why}" for label, name, why in location.not_captured
     ]
-    if noisy:
+    if noisy := [place.name for place in location.places if place.change is Change.NOISE]:
         lines.append(f"Noise, of which nothing follows: {', '.join(noisy)}.")
     lines += map(noise_sentence, location.noise)
     for finding in location.findings:
@@ -108,19 +107,15 @@ def noisy_calls(step: str, verdicts: Sequence[CallVerdict]) -> str:
 
 def _finding(finding: StepFinding) -> list[str]:
     head = f"{finding.step}: "
-    if finding.outcome != "ok" and finding.inherited:
-        return []
     if finding.outcome != "ok":
-        return [f"{head}not replayed ({finding.outcome}): {finding.reason}"]
-    failed = [name for name, held in finding.gates.items() if not held]
-    if failed:
+        return [] if finding.inherited else [f"{head}not replayed ({finding.outcome}): {finding.reason}"]
+    if failed := [name for name, held in finding.gates.items() if not held]:
         return [f"{head}nothing is claimed, because a gate failed: {'; '.join(failed)}."]
     found = Counter(verdict.status for verdict in finding.verdicts)
     total = found.total() - found[MISSING_A]
     lines = summary(finding.verdicts, gpu=finding.gpu)
     rest = f"{found['propagates']} of {total} calls only pass a difference on"
-    structure = found[MISSING_A] + found[MISSING_B]
-    if structure:
+    if structure := found[MISSING_A] + found[MISSING_B]:
         rest += f", {count(structure, 'call')} on one side only"
     if not lines and finding.inherited:
         return [f"{head}gives the same with A's exact input: it only inherits."]
@@ -147,17 +142,14 @@ def summary(verdicts: Iterable[CallVerdict], *, gpu: bool = False) -> list[str]:
             grouped.setdefault((verdict.kind, verdict.name), []).append(verdict)
     lines = []
     for (kind, name), found in grouped.items():
-        first = found[0]
-        what = first.where if kind in {"module", "step"} else name
+        first, one, of = found[0], kind in {"module", "step"}, ""
+        what = first.where if one else f"{kind} {name}"
         if gpu and first.device == "cpu":
             what += " on the CPU"
-        of = (
-            ""
-            if kind in {"module", "step"}
-            else f", {len(found)} of {total[kind, name]} calls, first in " + (first.module or "the step itself")
-        )
+        if not one:
+            of = f", {len(found)} of {total[kind, name]} calls, first in {first.module or 'the step itself'}"
         much = f": {amount(first.metrics)}" if first.metrics else ""
-        lines.append(f"{kind} {what.removeprefix(kind + ' ')}{of}{much}")
+        lines.append(f"{what}{of}{much}")
     return lines
 
 

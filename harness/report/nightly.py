@@ -1,8 +1,4 @@
-"""A night's tables against those of the nights before: what is worse than it was, and nothing else, is news.
-
-A sweep finds the same divergences every night; that they are there is no reason to wake anybody. Each step and artifact
-is compared with the most recent night that has it, so that a night in which a version crashed hides nothing.
-"""
+"""A night's tables against those of the nights before: what is worse than it was, and nothing else, is news."""
 
 from __future__ import annotations
 
@@ -11,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from harness.artifacts.comparison import STATUSES
 from harness.errors import InfrastructureError, UsageError
 from harness.report.headline import Headline, VersionPair
 from harness.report.parquet import read_table
@@ -21,18 +18,9 @@ TABLES = ("comparisons", "consecutive", "artifacts")
 LOOK_BACK = 30
 """How many earlier nights are looked at for a step that the last one lacks."""
 
-RANKS = {
-    "bit_equal": 0,
-    "value_equal": 1,
-    "close": 2,
-    "different": 3,
-    "shape_mismatch": 4,
-    "dtype_mismatch": 4,
-    "missing_a": 5,
-    "missing_b": 5,
-    "unreadable": 5,
-}
-"""Statuses from best to worst."""
+_ALIKE = {"dtype_mismatch": "shape_mismatch", "missing_b": "missing_a", "unreadable": "missing_a"}
+RANKS = {status: STATUSES.index(_ALIKE.get(status, status)) for status in STATUSES}
+"""Statuses from best to worst; those that are alike have one rank."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +72,6 @@ class Night:
     digests: dict[tuple[str, str, str], str] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
     unknown: tuple[tuple[VersionPair, str], ...] = ()
-
-    @property
-    def steps(self) -> set[VersionPair]:
-        """Steps that were compared, rather than left out because a cell did not end well."""
-        return {step for step, _artifact in self.findings}
 
 
 @dataclass(frozen=True)
@@ -185,10 +168,7 @@ def findings_of(rows: Iterable[dict[str, Any]]) -> dict[tuple[VersionPair, str],
 def _of_steps(
     rows: Iterable[dict[str, Any]], *, known: bool
 ) -> Iterator[tuple[tuple[VersionPair, str], dict[str, Any]]]:
-    """Rows of tensors that are known to differ or not, or are not, by step and artifact.
-
-    The index's metadata is no tensor, and a repeat is the noise floor and no step.
-    """
+    """Rows of tensors that are known to differ or not, or are not, by step and artifact: no metadata and no repeats."""
     for row in rows:
         unknown = row["bit_equal"] is None or row["status"] == "unreadable"
         if row["kind"] == "consecutive" and row["artifact"] != "metadata" and unknown != known:
@@ -232,13 +212,10 @@ def compare_nights(folder: Path, name: str | None = None) -> Report:
     unreadable = []
     for other in [known for known in reversed(names) if known < tonight][:LOOK_BACK]:
         try:
-            one = read_night(folder / other)
+            earlier.append(read_night(folder / other))
         except UsageError:
             unreadable.append(other)
-            continue
-        if one.group == night.group:
-            earlier.append(one)
-    return report(night, earlier, tuple(unreadable))
+    return report(night, [one for one in earlier if one.group == night.group], tuple(unreadable))
 
 
 def report(night: Night, earlier: Sequence[Night], unreadable: tuple[str, ...] = ()) -> Report:
@@ -249,21 +226,19 @@ def report(night: Night, earlier: Sequence[Night], unreadable: tuple[str, ...] =
             continue
         # A night that does not know of this artifact hides nothing that the ones before it knew.
         has_it = (one for one in earlier if (step, artifact) in one.findings)
-        last = next(has_it, None) or next((one for one in earlier if step in one.steps), None)
+        has_step = (one for one in earlier if step in {of for of, _ in one.findings})
+        last = next(has_it, None) or next(has_step, None)
         before = last.findings.get((step, artifact)) if last else None
+        change = NightChange(step, artifact, now, before, last.name if last else "")
         if before is None:
             # Never compared: news, unless nothing was ever compared. An artifact that is new in a known step, because
             # more of the pipeline is captured than before, counts too.
             if earlier and now.status != "bit_equal":
-                new.append(NightChange(step, artifact, now, None, last.name if last else ""))
-        elif before.noise:
-            continue
-        elif now.worse_than(before):
-            assert last is not None
-            new.append(NightChange(step, artifact, now, before, last.name))
-        elif before.worse_than(now):
-            assert last is not None
-            gone.append(NightChange(step, artifact, now, before, last.name))
+                new.append(change)
+        elif not before.noise and now.worse_than(before):
+            new.append(change)
+        elif not before.noise and before.worse_than(now):
+            gone.append(change)
     drifted = _changed(night.digests, [one.digests for one in earlier])
     return Report(
         night,

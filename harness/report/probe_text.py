@@ -20,8 +20,7 @@ def summaries(rows: Sequence[ProbeRow]) -> list[str]:
         of_pair = [row for row in rows if row.fact is None and (row.a, row.b) == (a, b)]
         for probe in dict.fromkeys(row.probe for row in of_pair):
             mine = [row for row in of_pair if row.probe == probe]
-            changed = [row for row in mine if row.changed]
-            if changed:
+            if changed := [row for row in mine if row.changed]:
                 lines.append(f"{arrow}  {probe}: {_changes(changed, len(mine))}")
                 lines += [f"{arrow}  {probe}: {note}" for note in _removed(mine)]
             elif mine[0].status == "unreadable":
@@ -40,8 +39,7 @@ def summaries(rows: Sequence[ProbeRow]) -> list[str]:
 def _noise_floor(rows: Iterable[ProbeRow]) -> list[str]:
     """How many tensors a repeat changes, where there is one; where there is none, that a change may be noise."""
     compared = [row for row in rows if row.tensor]
-    known = [row for row in compared if row.noise is not None]
-    if known:
+    if known := [row for row in compared if row.noise is not None]:
         return [f"a repeat changes {sum(bool(row.noise) for row in known) or 'none'} of {len(known)} tensors"]
     changed = any(row.changed for row in compared)
     return ["not known, because neither version was repeated (--repeat VERSION)"] if changed else []
@@ -114,18 +112,14 @@ def fact_lines(rows: Iterable[ProbeRow]) -> list[str]:
             groups.setdefault((row.probe, row.fact, row.a), []).append(row)
     said: dict[str, list[str]] = {}
     for (probe, fact, version), members in groups.items():
-        failing = [row for row in members if not row.holds]
-        if not failing:
+        if not (failing := [row for row in members if not row.holds]):
             continue
         places: dict[str, dict[str, None]] = {}
         for row in failing:
             places.setdefault(row.note, {})[_NUMBER.sub(".*", row.case) or "the whole probe"] = None
         shown = "; ".join(_place(list(cases), note) for note, cases in places.items())
-        what = (
-            "did not run"
-            if fact == "ran"
-            else f"{fact.replace('_', ' ')}: not in {len(failing)} of {len(members)} cases"
-        )
+        missed = f"{fact.replace('_', ' ')}: not in {len(failing)} of {len(members)} cases"
+        what = "did not run" if fact == "ran" else missed
         said.setdefault(f"{probe}: {what}: {shown}", []).append(version)
     return [f"{', '.join(versions)}  {text}" for text, versions in said.items()]
 

@@ -1,7 +1,6 @@
 """Where results are printed: how wide it is, whether it shows colours, and text and tables that fit.
 
-rich decides the same way and does more, but importing it takes a fifth of the time of a whole `harness compare`. A test
-holds these decisions against rich's.
+rich, which takes long to import, decides the same way; a test holds these decisions against rich's.
 """
 
 from __future__ import annotations
@@ -120,7 +119,10 @@ def table(
     """
     rows = [header, *body]
     painted = ["bold", *(styles or [""] * len(body))]
-    columns = [_Column.of([row[k] for row in rows]) for k in range(len(header))]
+    columns = []
+    for texts in zip(*rows, strict=True):
+        words = (cells(word[0]) for text in texts for word in _WORD.finditer(text))
+        columns.append(_Column(max(map(cells, texts)), max(words, default=0)))
     kept = [number for number in range(len(header)) if number not in lesser]
     for number in reversed(lesser):
         more = sorted([*kept, number])
@@ -147,12 +149,6 @@ class _Column:
 
     most: int
     word: int
-
-    @classmethod
-    def of(cls, texts: Sequence[str]) -> _Column:
-        return cls(
-            max(map(cells, texts)), max((cells(word[0]) for text in texts for word in _WORD.finditer(text)), default=0)
-        )
 
 
 def _fit(columns: Sequence[_Column], width: int | None) -> list[int] | None:

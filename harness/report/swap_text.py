@@ -17,9 +17,8 @@ def table(swapped: Swapped) -> Table:
     title = (
         f"{swapped.job}'s job with {', '.join(swapped.artifacts)} of {swapped.values_of}, against {swapped.reference}"
     )
-    made = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
-    for column in ("Artifact", "", "Difference"):
-        made.add_column(column)
+    columns = ("Artifact", "", "Difference")
+    made = Table(*columns, title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
     downstream = set(swapped.downstream)
     for name in swapped.cell.artifacts:
         differs = swapped.differences.get(name)

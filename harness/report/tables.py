@@ -1,8 +1,4 @@
-"""Reduce stored cells to Parquet tables: long form, stable column names, a schema version in each file's metadata.
-
-The reducer reads the store and never runs a job. Everything that is written here follows from cells alone, so the same
-store gives the same tables.
-"""
+"""Stored cells as Parquet tables, in long form, with a schema version; what is written follows from the cells alone."""
 
 from __future__ import annotations
 

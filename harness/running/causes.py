@@ -90,7 +90,6 @@ def classify(outcome: str, reason: str, tail: str, runs: Path, device_kind: str,
 def with_mend(reason: str, log: str = "") -> str:
     """A job's reason, followed by the mend of what it or the end of its log says, where one is known."""
     for pattern, mend in MENDS.items():
-        found = re.search(pattern, reason) or re.search(pattern, log)
-        if found:
+        if found := re.search(pattern, reason) or re.search(pattern, log):
             return f"{reason.rstrip('.')}. {found.expand(mend)}"
     return reason

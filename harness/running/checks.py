@@ -1,9 +1,6 @@
 """What a command asks for, checked before anything is built, fetched from a node, or run.
 
-A job that is certain to fail is refused here with the mend; of what could not be known before, `harness.running.causes`
-says the mend afterwards. A command that builds or runs something begins with `to_run`, and reads its versions, pairs
-and repeats with the functions below. A folder that will be written is checked by its option
-(`harness.commands.options`).
+A command that builds or runs something begins with `to_run`. What only the job can tell, `harness.running.causes` says.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,18 +118,10 @@ def run_worker(
 def worker_environment(
     spec: CellSpec, interpreter: Interpreter, worker: Path, run: Path, device_kind: str, gpu: str | None = None
 ) -> dict[str, str]:
-    """All of a job's environment variables: those of the cell, and those that this run and this machine need.
-
-    Args:
-        spec: gives the variables that are part of the cell's key.
-        interpreter: of the environment under test.
-        worker: from `worker_copy`.
-        run: the run's folder, whose `tmp` is the job's home.
-        device_kind: `cpu` or `cuda`.
-        gpu: what the job gets as CUDA_VISIBLE_DEVICES; that of the harness when absent.
-    """
+    """All variables of a job: those of the cell, and what this run and this machine need; see `run_worker`."""
     path = [str(worker), *([str(interpreter.site)] if interpreter.site else [])]
     environment = {
+        **gpu_variables(device_kind),
         **spec.environment,
         "PATH": os.pathsep.join([str(interpreter.python.parent), "/usr/local/bin", "/usr/bin", "/bin"]),
         "PYTHONPATH": os.pathsep.join(path),
@@ -140,7 +131,6 @@ def worker_environment(
         "TORCH_EXTENSIONS_DIR": str(run / "tmp" / "torch_extensions"),
         "MPLCONFIGDIR": str(run / "tmp"),
     }
-    environment = {**gpu_variables(device_kind), **environment}
     if device_kind != "cpu" and gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = gpu
     return environment
@@ -292,19 +282,14 @@ class Workbench:
 # ---- of an experiment
 
 
-def interpreters(experiment: Experiment, note: Callable[[str], None]) -> Callable[[str], Callable[[], Interpreter]]:
-    """Version to a function that returns its interpreter, building the environment if it is needed."""
-
-    def interpreter(version: str) -> Interpreter:
-        if brought := experiment.brought(version):
-            return brought
-        home, flavour = experiment.home, experiment.device.flavour
-        with disk_errors(home):
-            return Interpreter(
-                ensure_environment(home, experiment.matrix, experiment.locks, version, flavour, report=note).python
-            )
-
-    return lambda version: partial(interpreter, version)
+def interpreter_of(experiment: Experiment, version: str, note: Callable[[str], None]) -> Interpreter:
+    """The interpreter of a version; builds its environment if it is needed."""
+    if brought := experiment.brought(version):
+        return brought
+    home, flavour = experiment.home, experiment.device.flavour
+    with disk_errors(home):
+        made = ensure_environment(home, experiment.matrix, experiment.locks, version, flavour, report=note)
+    return Interpreter(made.python)
 
 
 def workbench(experiment: Experiment) -> Workbench:

@@ -93,12 +93,8 @@ def _planned(experiment: Experiment, spec: CellSpec, known: dict[str, bool], *, 
 
 def stopped_early(plan: Sequence[Planned], cells: Sequence[Cell]) -> str:
     """A sentence where cells of a plan did not run, because the user stopped the sweep; empty where all have ended."""
-    left = len(plan) - len(cells)
-    if not left:
-        return ""
-    return (
-        f"Stopped: {left} of {count(len(plan), 'cell')} did not run; the same command goes on where this one stopped."
-    )
+    left, of = len(plan) - len(cells), count(len(plan), "cell")
+    return f"Stopped: {left} of {of} did not run; the same command goes on where this one stopped." if left else ""
 
 
 def run_older(plan: Sequence[Planned], hours: float, now: datetime | None = None) -> list[Planned]:

@@ -1,14 +1,13 @@
 """Probes: small experiments beside the pipeline, stored as cells and compared between versions like artifacts.
 
-One probe of one version is one cell, so that a probe that is new or was changed runs without the others; those that
-are to run run in one worker job. What the probes do is in `harness/worker/probes`, one module each.
+One probe of one version is one cell, so that a probe that is new or was changed runs without the others.
 """
 
 from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -26,7 +25,7 @@ from harness.errors import UnreadableTensor, UsageError
 from harness.home import package_folder
 from harness.inputs.matrix import JobSettings, Matrix
 from harness.running.experiment import Experiment
-from harness.running.job import JobResult, interpreters, workbench
+from harness.running.job import JobResult, interpreter_of, workbench
 from harness.running.progress import Board
 from harness.running.specs import job_environment
 from harness.store.cell import Artifact, Cell
@@ -50,12 +49,9 @@ SAMPLE = ".sample"
 @cache
 def known_probes() -> dict[str, str]:
     """Name of each probe to the first line of its module's docstring."""
-    found = {}
-    for path in sorted(_FOLDER.glob("*.py")):
-        if path.stem not in _SHARED:
-            docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-            found[path.stem] = docstring.partition("\n")[0]
-    return found
+    modules = [path for path in sorted(_FOLDER.glob("*.py")) if path.stem not in _SHARED]
+    docstrings = [ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "" for path in modules]
+    return {path.stem: text.partition("\n")[0] for path, text in zip(modules, docstrings, strict=True)}
 
 
 def check_probes(names: Iterable[str]) -> list[str]:
@@ -143,7 +139,6 @@ def run_probes(
         again: run stored ones too.
     """
     cells: list[Cell] = []
-    interpreter_of = interpreters(experiment, board.note)
     matrix, job, device, model = experiment.matrix, experiment.job, experiment.device, experiment.checkpoint.record()
     for version in versions:
         plain = {
@@ -153,26 +148,20 @@ def run_probes(
         for repeat in range((repeats or {}).get(version, 0) + 1):
             specs = {name: spec.again(repeat) for name, spec in plain.items()}
             stored = {name: experiment.store.get(spec.key) for name, spec in specs.items()}
-            pending = {
-                name: specs[name]
-                for name, cell in stored.items()
-                if again or cell is None or cell.outcome not in {"ok", "unsupported"}
-            }
+            pending = {name: specs[name] for name, cell in stored.items() if again or cell is None or cell.failed}
             label = f"{version}#{repeat}" if repeat else version
             board.phase(label, f"{len(pending)} of {len(names)} probes" if pending else "stored")
-            made = _run_version(experiment, pending, interpreter_of(version))
+            made = _run_version(experiment, version, pending, board)
             cells += [cell for name in names if (cell := made.get(name) or stored[name]) is not None]
     return cells
 
 
-def _run_version(
-    experiment: Experiment, pending: dict[str, CellSpec], interpreter: Callable[[], Any]
-) -> dict[str, Cell]:
+def _run_version(experiment: Experiment, version: str, pending: dict[str, CellSpec], board: Board) -> dict[str, Cell]:
     """Run jobs until every pending probe has a cell: a probe that kills its job must not take the others along."""
     if not pending:
         return {}
     try:
-        found = interpreter()
+        interpreter = interpreter_of(experiment, version, board.note)
     except BuildFailed as error:
         details = {"cause": error.cause, "log_tail": "\n".join(error.log.splitlines()[-40:])}
         cells = {name: _cell(spec, error.outcome, str(error), details) for name, spec in pending.items()}
@@ -183,17 +172,16 @@ def _run_version(
     while waiting := [name for name in pending if name not in made]:
         with bench.scratch(JOB) as out:
             request = {"probes": waiting, "settings": settings}
-            result = bench.run(pending[waiting[0]], found, JOB, request, out)
+            result = bench.run(pending[waiting[0]], interpreter, JOB, request, out)
             for name in waiting:
                 if (out / name / "done.json").exists():
                     made[name] = take_result(experiment.store, pending[name], out / name, result)
             ended_in = read(out / "phase").removeprefix(f"{JOB} ")
-            guilty = [ended_in] if ended_in in waiting and ended_in not in made else waiting
-            for name in guilty:
-                if name not in made:
-                    outcome = "invalid_output" if result.ok else result.outcome
-                    reason = result.reason or "The job ended well but left nothing of this probe."
-                    made[name] = experiment.store.put(_cell(pending[name], outcome, reason, _details(result, {})))
+            left = [name for name in waiting if name not in made]
+            for name in [ended_in] if ended_in in left else left:
+                outcome = "invalid_output" if result.ok else result.outcome
+                reason = result.reason or "The job ended well but left nothing of this probe."
+                made[name] = experiment.store.put(_cell(pending[name], outcome, reason, _details(result, {})))
     return made
 
 

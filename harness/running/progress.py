@@ -1,7 +1,4 @@
-"""Progress of long work: a live board on a terminal, plain lines elsewhere.
-
-What is shown is made by `render`, a pure function of the board's rows, so that it can be tested without a terminal.
-"""
+"""Progress of long work: a live board on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 

@@ -22,18 +22,14 @@ from harness.store.cell import Cell
 from harness.store.spec import CellSpec
 from harness.store.store import Store
 
-_NEW_SECONDS = 60
 RECORD = "run.json"
 """In a run's folder: which cell it is of."""
 
 
 def this_process() -> dict[str, Any]:
     """What tells this process from every other: number, host, and when it began to run a job."""
-    return {
-        "pid": os.getpid(),
-        "host": socket.gethostname(),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    began = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"pid": os.getpid(), "host": socket.gethostname(), "started": began}
 
 
 def recover(home: Home, store: Store, say: Callable[[str], None] = lambda _text: None) -> list[Cell]:
@@ -43,15 +39,12 @@ def recover(home: Home, store: Store, say: Callable[[str], None] = lambda _text:
     """
     lost = []
     for run in sorted(home.runs.iterdir()) if home.runs.is_dir() else ():
-        held = _abandoned(run)
-        if held is None:
-            continue
-        with held:
-            cell = _lost_cell(store, run)
-            if cell is not None:
-                lost.append(cell)
-                say(f"{cell.label}: {cell.reason}")
-            shutil.rmtree(run, ignore_errors=True)
+        if held := _abandoned(run):
+            with held:
+                if cell := _lost_cell(store, run):
+                    lost.append(cell)
+                    say(f"{cell.label}: {cell.reason}")
+                shutil.rmtree(run, ignore_errors=True)
     return lost
 
 
@@ -59,7 +52,7 @@ def _abandoned(run: Path) -> Held | None:
     """The lock of a run's folder if its owner is gone."""
     try:
         # A folder that has just been made does not have its lock yet.
-        if not (run / OWNER).exists() and time.time() - run.stat().st_mtime < _NEW_SECONDS:
+        if not (run / OWNER).exists() and time.time() - run.stat().st_mtime < 60:
             return None
         return try_hold(run / OWNER) if run.is_dir() else None
     except OSError:
@@ -92,8 +85,7 @@ def left_runs(home: Home) -> list[Finding]:
     """Folders of runs whose harness is gone."""
     found = []
     for run in sorted(home.runs.iterdir()) if home.runs.is_dir() else ():
-        held = try_hold(run / OWNER) if (run / OWNER).exists() else None
-        if held is not None:
+        if (run / OWNER).exists() and (held := try_hold(run / OWNER)):
             held.release()
             found.append(Finding(LEFTOVER, f"runs/{run.name}", "of a harness that ended before its job"))
     return found
@@ -107,8 +99,7 @@ def collect_runs(home: Home, store: Store, *, dry_run: bool = False) -> list[Fin
     recover(home, store)
     cells = home.locks / "cells"
     for path in sorted(cells.glob("*.lock")) if cells.is_dir() else ():
-        held = try_hold(path)
-        if held is not None:
+        if held := try_hold(path):
             # Whoever opened the file before and locks it after this finds that it is not the file of that name.
             with held:
                 path.unlink(missing_ok=True)

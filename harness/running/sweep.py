@@ -1,8 +1,6 @@
 """Run planned cells on this machine: build environments ahead, run jobs on every GPU, store the cells, maybe evict.
 
-One version that fails never stops the others: its outcome becomes its cell. What the machine did (no package index, a
-GPU that went away, a full disk) is tried again after a wait; what the version did is not. Sweeps that run at once share
-environments and cells: a cell that another one runs is left to it, and taken from the store when it is there.
+Sweeps that run at once share environments and cells: what another one runs is taken from the store when it is there.
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ from harness.running.plan import Planned
 from harness.running.progress import Board
 from harness.running.recover import recover
 from harness.running.runner import run_cell
-from harness.running.work import POLL_SECONDS, Builders, Env, Item, Work
+from harness.running.work import MOST_BUILDERS, POLL_SECONDS, Env, Item, Work
 from harness.store.cell import LEVELS, Cell
 from harness.store.store import level, says_less
 
@@ -94,7 +92,7 @@ class LocalExecutor:
         """
         gpus = choose_gpus(experiment.device, None) if self.gpus is None else self.gpus
         slots = Slots(experiment.home, gpus, self.jobs, board.note)
-        cells = _Sweep(Work(experiment, plan, board), slots, evict_after=evict_after).run()
+        cells = _Sweep(Work(experiment, plan, board, len(slots.all), evict_after=evict_after), slots).run()
         if plan and not cells:
             raise InfrastructureError("Stopped before any cell had ended; the same command goes on.")
         if cells and all(cell.details.get("cause") in _MEND_FIRST for cell in cells):
@@ -108,20 +106,13 @@ def run_plan(experiment: Experiment, plan: list[Planned], board: Board, *, evict
 
 
 @dataclass
-class Slot:
-    """A place where one job runs at a time.
+class _Slot:
+    """A place where one job runs at a time: the number-th on its GPU, from 0; without one there is no choice."""
 
-    Attributes:
-        gpu: None where there is nothing to choose.
-        number: of this place on its GPU, from 0.
-        strikes: how many jobs in a row lost it.
-        waits: whether it was said that another sweep has it.
-    """
-
-    gpu: Gpu | None = None
-    number: int = 0
-    strikes: int = 0
-    waits: bool = False
+    gpu: Gpu | None
+    number: int
+    strikes: int = 0  # so many jobs in a row lost the GPU
+    waits: bool = False  # it was said that another sweep has it
 
 
 class Slots:
@@ -135,37 +126,35 @@ class Slots:
     """
 
     def __init__(self, home: Home, gpus: Sequence[Gpu], jobs: int, note: Callable[[str], object]) -> None:
-        self.all = [Slot(gpu, number) for number in range(jobs) for gpu in (gpus or (None,))]
+        self.all = [_Slot(gpu, number) for number in range(jobs) for gpu in (gpus or (None,))]
         self._home, self._note = home, note
         self._lock = threading.Lock()
 
-    def hold(self, slot: Slot) -> list[Held] | None:
+    def hold(self, slot: _Slot) -> list[Held] | None:
         """The lock of a slot's GPU, if it has one; None while another sweep has it."""
         if slot.gpu is None:
             return []
         # One cell at a time on each GPU, also where two sweeps are at work.
         path = gpu_lock(self._home, slot.gpu, slot.number)
-        held = try_hold(path)
-        if held is not None:
+        if held := try_hold(path):
             return [held]
         if not slot.waits:
             slot.waits = True
             self._note(f"GPU {slot.gpu.index} is in use by another sweep ({whose(path)}); waiting for it")
         return None
 
-    def others(self, slot: Slot) -> list[dict[str, Any]]:
+    def others(self, slot: _Slot) -> list[dict[str, Any]]:
         """Processes on a slot's GPU that are none of ours."""
         if slot.gpu is None:
             return []
         alone = sum(other.gpu == slot.gpu for other in self.all) == 1
         return [asdict(process) for process in foreign(processes_on(slot.gpu), alone=alone)]
 
-    def observed(self, slot: Slot, label: str, before: list[dict[str, Any]]) -> dict[str, Any]:
+    def observed(self, slot: _Slot, label: str, before: list[dict[str, Any]]) -> dict[str, Any]:
         """What a cell keeps of its GPU, and of who else was on it before the job and after it."""
         if slot.gpu is None:
             return {}
-        others = {process["pid"]: process for process in (*before, *self.others(slot))}
-        if others:
+        if others := {process["pid"]: process for process in (*before, *self.others(slot))}:
             names = ", ".join(f"{p['name']} (process {p['pid']})" for p in others.values())
             self._note(f"{label}: warning: GPU {slot.gpu.index} was shared with {names}")
         return {
@@ -173,7 +162,7 @@ class Slots:
             "foreign_processes": list(others.values()),
         }
 
-    def retire(self, slot: Slot, cell: Cell | None) -> bool:
+    def retire(self, slot: _Slot, cell: Cell | None) -> bool:
         """Whether a slot is given up, because its GPU is lost and there are others."""
         lost = cell is not None and cell.details.get("cause") == "gpu_lost"
         slot.strikes = slot.strikes + 1 if lost else 0
@@ -190,13 +179,8 @@ class Slots:
 
 
 @dataclass
-class Asked:
-    """What signals asked for.
-
-    Attributes:
-        times: how many came.
-        until: monotonic time at which everything is to have ended.
-    """
+class _Asked:
+    """What signals asked for: how many came, and the monotonic time at which everything is to have ended."""
 
     times: int = 0
     until: float = float("inf")
@@ -208,9 +192,9 @@ class Asked:
 
 
 @contextmanager
-def wishes(control: Control) -> Iterator[Asked]:
+def wishes(control: Control) -> Iterator[_Asked]:
     """Take Ctrl-C and SIGTERM as wishes while the `with` block lasts; in the main thread only."""
-    asked = Asked()
+    asked = _Asked()
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
@@ -234,9 +218,8 @@ def wishes(control: Control) -> Iterator[Asked]:
 class _Sweep:
     """The main thread of a sweep: starts the others, and passes on what the user wants of them."""
 
-    def __init__(self, work: Work, slots: Slots, *, evict_after: bool) -> None:
+    def __init__(self, work: Work, slots: Slots) -> None:
         self.work, self.slots = work, slots
-        self.builders = Builders(work, len(slots.all), evict_after=evict_after)
         self.error: BaseException | None = None
 
     def run(self) -> list[Cell]:
@@ -256,9 +239,9 @@ class _Sweep:
         return [item.cell for item in work.items if item.cell is not None]
 
     def _run_threads(self) -> None:
-        cells = _Cells(self.work, self.slots, self.builders)
+        cells = _Cells(self.work, self.slots)
         todo: list[Callable[[], None]] = [partial(cells.fill, slot) for slot in self.slots.all]
-        todo += [self.builders.run] * self.builders.number
+        todo += [self.work.build] * min(MOST_BUILDERS, self.work.ahead)
         threads = [threading.Thread(target=self._guarded, args=(one,)) for one in todo]
         with wishes(self.work.control) as asked:
             for thread in threads:
@@ -270,11 +253,11 @@ class _Sweep:
                     self._stop()
                 for thread in threads:
                     thread.join()
-                self.builders.release()
+                self.work.release()
         if asked.times and self.work.control.stopping.is_set() and self.error is None:
             raise KeyboardInterrupt
 
-    def _wait(self, threads: list[threading.Thread], asked: Asked) -> None:
+    def _wait(self, threads: list[threading.Thread], asked: _Asked) -> None:
         said = False
         while any(thread.is_alive() for thread in threads):
             with self.work.changed:
@@ -285,13 +268,13 @@ class _Sweep:
                     "Stopping: the cells that are running come to their end, and no other starts; Ctrl-C once more "
                     "ends them now."
                 )
-                self.builders.control.stop()
+                self.work.building.stop()
             if asked.over and not self.work.control.stopping.is_set():
                 self._stop()
 
     def _stop(self) -> None:
         self.work.control.stop()
-        self.builders.control.stop()
+        self.work.building.stop()
         self.work.notify()
 
     def _guarded(self, todo: Callable[[], None]) -> None:
@@ -312,11 +295,11 @@ class _Sweep:
 class _Cells:
     """Takes one cell after the other that can run, runs it, and keeps it or puts it off."""
 
-    def __init__(self, work: Work, slots: Slots, builders: Builders) -> None:
-        self.work, self.slots, self.builders = work, slots, builders
+    def __init__(self, work: Work, slots: Slots) -> None:
+        self.work, self.slots = work, slots
         self.experiment, self.store, self.board = work.experiment, work.experiment.store, work.board
 
-    def fill(self, slot: Slot) -> None:
+    def fill(self, slot: _Slot) -> None:
         """Run cells in a slot until there is none left for it."""
         work = self.work
         while True:
@@ -334,18 +317,17 @@ class _Cells:
             if self.slots.retire(slot, cell):
                 return
 
-    def _next(self, slot: Slot) -> tuple[Item, Env, list[Held]] | None:
+    def _next(self, slot: _Slot) -> tuple[Item, Env, list[Held]] | None:
         """The next cell for a slot, with the locks of its GPU and of the cell."""
         places = self.slots.hold(slot)
         if places is None:
             return None
-        taken = self._take()
-        if taken is None:
-            for place in places:
-                place.release()
-            return None
-        item, env, lock = taken
-        return item, env, [lock, *places]
+        if taken := self._take():
+            item, env, lock = taken
+            return item, env, [lock, *places]
+        for place in places:
+            place.release()
+        return None
 
     def _take(self) -> tuple[Item, Env, Held] | None:
         """The next cell whose environment is ready and that nobody else runs."""
@@ -359,18 +341,17 @@ class _Cells:
                 if item.cell is not None or item.running or item.not_before > now:
                     continue
                 path = self.experiment.home.cell_lock(item.planned.spec.key)
-                lock = try_hold(path)
-                if lock is None:
+                if (lock := try_hold(path)) is None:
                     self.board.phase(item.label, f"run by {whose(path)}")
                 elif self.work.take_if_settled(item):
                     lock.release()
-                    self.builders.ended(env)
+                    self.work.ended(env)
                 else:
                     item.running = True
                     return item, env, lock
         return None
 
-    def _run(self, item: Item, env: Env, slot: Slot, locks: list[Held]) -> Cell | None:
+    def _run(self, item: Item, env: Env, slot: _Slot, locks: list[Held]) -> Cell | None:
         """Run a cell once; None when it is to be tried again without having been stored."""
         spec = item.planned.spec
         if env.failure is not None:
@@ -383,7 +364,7 @@ class _Cells:
         try:
             if env.environment is not None:
                 # Somebody's `pip install` into it must not go unnoticed, whenever that was.
-                self.builders.ensure(spec.version, self.work.control)
+                self.work.ensure(spec.version, self.work.control)
             return run_cell(
                 self.experiment.home,
                 self.store,
@@ -416,7 +397,7 @@ class _Cells:
         kept = level(there) if there is not None and there.outcome == "ok" else -1
         return LEVELS[max(LEVELS.index(self.experiment.job.capture), kept)]
 
-    def _observed(self, item: Item, slot: Slot, before: list[dict[str, Any]]) -> dict[str, Any]:
+    def _observed(self, item: Item, slot: _Slot, before: list[dict[str, Any]]) -> dict[str, Any]:
         """What the cell keeps of this machine: how earlier tries ended, which GPU, and who else was on it."""
         earlier = tried(self.store.latest(item.planned.spec.key))
         return {**({"tried": earlier} if earlier else {}), **self.slots.observed(slot, item.label, before)}
@@ -431,7 +412,7 @@ class _Cells:
                 said = self.work.put_off(item)
             elif cell is not None:
                 item.cell = self.board.done(cell, ran=True)
-                self.builders.ended(env)
+                self.work.ended(env)
             self.work.changed.notify_all()
         there = self.store.get(item.planned.spec.key)
         if cell is not None and there is not None and says_less(cell, there):

@@ -24,11 +24,10 @@ from harness.store.store import ATTEMPT, PLACING, Store
 from harness.tensors.safetensors import read_safetensors
 
 DAMAGED, MISSING, ORPHAN, LEFTOVER, FOREIGN = "damaged", "missing", "orphan", "leftover", "foreign"
-_LOCK = ".lock"
 _OBJECT = re.compile(r"objects/([0-9a-f]{2})/([0-9a-f]+)\.safetensors")
 _RUN = re.compile(rf"(cells/[0-9A-Za-z]+|attempts/([0-9A-Za-z]+)/{ATTEMPT.pattern})/(.+)")
 _EMPTY = re.compile(rf"(?:cells|attempts)/[0-9A-Za-z]+|attempts/[0-9A-Za-z]+/{ATTEMPT.pattern}")
-_MAKING = re.compile(r"(?:cells|objects/[0-9a-f]{2})/\.(?:new|old)-[^/]+(?:/.*)?|cells/[0-9A-Za-z]+/cell\.json\.new")
+_MAKING = re.compile(r"((?:cells|objects/[0-9a-f]{2})/\.(?:new|old)-[^/]+)(?:/.*)?|cells/[0-9A-Za-z]+/cell\.json\.new")
 _EARLY = re.compile(r"log\.txt|index/[^/]+\.json")
 
 
@@ -104,8 +103,7 @@ def verify(store: Store, *, read: bool = True, say: Callable[[str], None] = lamb
         users = listing.users[digest]
         # It may have been removed meanwhile, with all that named it.
         if wrong and any(store.get(key) for key in users):
-            text = f"{wrong}; needed by {listing.labels(users)}"
-            findings.append(Finding(DAMAGED, path, text, tuple(users)))
+            findings.append(Finding(DAMAGED, path, f"{wrong}; needed by {listing.labels(users)}", tuple(users)))
         elif not wrong:
             objects, size = objects + 1, size + found
     if read:
@@ -141,12 +139,11 @@ def collect(store: Store, *, damaged: bool = False, dry_run: bool = False) -> Co
     with _alone(store):
         listing = _list(store)
         findings = _unexpected(listing)
-        doomed = {key for finding in broken for key in finding.cells}
-        doomed -= {key for key in doomed if not _still(store, key, broken)}
+        blamed = {key for finding in broken for key in finding.cells}
+        doomed = sorted(key for key in blamed if _still(store, key, broken))
         paths: dict[str, Finding] = {f.path: f for f in findings if f.kind in {ORPHAN, LEFTOVER}}
         paths |= {f.path: f for f in (*findings, *broken) if damaged and f.kind == DAMAGED}
-        for key in sorted(doomed):
-            paths.pop(f"cells/{key}", None)
+        for key in doomed:
             label = listing.cells[key].label if key in listing.cells else key
             paths[f"cells/{key}"] = Finding(DAMAGED, f"cells/{key}", f"{label} needs what is damaged or missing")
         removed = []
@@ -230,12 +227,10 @@ def _unexpected(listing: _Listing) -> list[Finding]:
 
 
 def _judge(listing: _Listing, path: str) -> Finding | None:  # noqa: PLR0911 - one for each kind of file
-    if path in {_LOCK, PLACING, "cells", "objects", "attempts"}:
+    if path in {".lock", PLACING, "cells", "objects", "attempts"}:
         return None
-    if _MAKING.fullmatch(path):
-        parts = path.split("/")
-        number = next(i for i, part in enumerate(parts) if part.startswith((".new-", ".old-", "cell.json.new")))
-        return Finding(LEFTOVER, "/".join(parts[: number + 1]), "of a write that was interrupted")
+    if making := _MAKING.fullmatch(path):
+        return Finding(LEFTOVER, making[1] or path, "of a write that was interrupted")
     digest = _digest_of(path)
     if digest is not None:
         return None if digest in listing.users else Finding(ORPHAN, path, "no record names it")

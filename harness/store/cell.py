@@ -120,6 +120,11 @@ class Cell:
         """See `CellSpec.label`."""
         return self.spec.label
 
+    @property
+    def failed(self) -> bool:
+        """Whether it ended badly; `unsupported` is a finding."""
+        return self.outcome not in {"ok", "unsupported"}
+
 
 def nans(found: object) -> int | None:
     """A record's count of NaNs, where it has one."""

@@ -1,8 +1,4 @@
-"""Runs of one cell again, and what they change: the noise floor, by one rule for all who ask.
-
-A repeat says something about its own cell and about no other, so two cells are runs of the same thing only where their
-specifications differ in the number of the repeat alone.
-"""
+"""Runs of one cell again, and what they change: the noise floor, by one rule for all who ask."""
 
 from __future__ import annotations
 
@@ -12,7 +8,7 @@ from harness.store.cell import Cell
 
 
 def repeats_of(cell: Cell, cells: Iterable[Cell]) -> list[Cell]:
-    """Those of `cells` that are other runs of exactly this one, however they ended."""
+    """Those of `cells` that are other runs of exactly this one, however they ended; none other tells of its noise."""
     own = cell.spec.again(0)
     return [one for one in cells if one.key != cell.key and one.spec.again(0) == own]
 

@@ -36,12 +36,14 @@ from harness.store.cell import LEVELS, OUTCOMES, SCHEMA, Artifact, Cell, nans
 from harness.store.objects import Objects
 from harness.store.records import is_record
 from harness.store.spec import CellSpec, digest_of
+from harness.words import version_key
 
 ATTEMPTS_KEPT = 5
 """Runs that are kept beside a cell which they do not replace: the newest."""
 ATTEMPT = re.compile(r"[0-9-]{10}T[0-9]{6}-[0-9a-z_]+")
 """The folder of one of them: when it ended, and letters that no other has."""
 PLACING = ".placing.lock"
+_TOLD = 3  # differences that a name holds
 
 
 def tell_apart(cells: Sequence[Cell]) -> list[str]:
@@ -68,10 +70,6 @@ def tell_apart(cells: Sequence[Cell]) -> list[str]:
     if len(set(names)) < len({cell.key for cell in cells}):
         names = [f"{name} [{cell.key[:12]}]" for name, cell in zip(names, cells, strict=True)]
     return names
-
-
-_TOLD = 3
-"""Differences that a name holds."""
 
 
 def _facts(cell: Cell) -> Iterator[tuple[str, str]]:
@@ -194,8 +192,6 @@ class Store(Objects):
 
     def cells(self) -> list[Cell]:
         """All cells, by version and repeat."""
-        from harness.words import version_key
-
         found = (self.get(key) for key in self.keys())
         return sorted((cell for cell in found if cell), key=lambda c: (version_key(c.version), c.label, c.key))
 

@@ -1,8 +1,4 @@
-"""Take cells from one store to another: from a GPU host back home, from last night's machine to this one's.
-
-A cell is never half there: its objects are copied first, its record last. What was not brought along is known by its
-digest only, which still says which versions are equal. Runs that were kept beside a cell stay where they were made.
-"""
+"""Take cells from one store to another, objects first and the record last, so that a cell is never half there."""
 
 from __future__ import annotations
 

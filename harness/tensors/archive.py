@@ -99,11 +99,7 @@ class Archive:
         raise UnreadableTensor(f"{self.path} is truncated or damaged: {what}; copy the file again.")
 
     def _directory(self) -> tuple[int, int, int]:
-        """Where the directory begins and ends, and how many members it lists.
-
-        Raises:
-            UnreadableTensor: it does not lie where torch and everybody else would look for it.
-        """
+        """Where the directory begins and ends, and how many members it lists, if it lies where everybody looks."""
         end = self.raw.size - _END.size
         disk, start_disk, here, count, size, begin, comment = self._record(
             _END, b"PK\x05\x06", end, "it does not end with the end of a zip archive"
@@ -155,10 +151,7 @@ class Archive:
         return members
 
     def _member(self, at: int, begin: int, end: int) -> tuple[bytes, _Member | None, int]:
-        """The name and the place of the member whose entry of the directory is at `at`, and where the next entry is.
-
-        A folder has no place.
-        """
+        """Name and place (a folder has none) of the member whose entry is at `at`, and where the next entry is."""
         fields = self._record(_ENTRY, b"PK\x01\x02", at, "its directory is not whole")
         _, _, flags, method, _, _, crc, packed, size, named, extra, comment, disk, _, attributes, header = fields
         after = at + _ENTRY.size + named + extra + comment
@@ -188,20 +181,18 @@ class Archive:
 
     def _widened(self, numbers: tuple[int, ...], extra: bytes) -> list[int]:
         """Sizes and offset of a member, with those that need 64 bits from its extra field (APPNOTE 4.5.3)."""
-        wide = list(numbers)
-        if _WIDE not in wide:
-            return wide
+        if _WIDE not in numbers:
+            return list(numbers)
         at = 0
         while at + 4 <= len(extra):
             kind, length = struct.unpack_from("<2H", extra, at)
             at += 4
             if kind == 1:
-                missing = [place for place, number in enumerate(wide) if number == _WIDE]
-                if min(length, len(extra) - at) >= 8 * len(missing):
-                    for place, number in zip(missing, struct.unpack_from(f"<{len(missing)}Q", extra, at), strict=True):
-                        wide[place] = number
-                    return wide
-                break
+                missing = numbers.count(_WIDE)
+                if min(length, len(extra) - at) < 8 * missing:
+                    break
+                found = iter(struct.unpack_from(f"<{missing}Q", extra, at))
+                return [next(found) if number == _WIDE else number for number in numbers]
             at += length
         raise UnreadableTensor(f"{self.path} is damaged: a member's size is not told.")
 
@@ -261,5 +252,4 @@ class Archive:
         # torch keeps what it made of a storage at its first mention, unless there are no bytes.
         if member.end > member.begin and self._declared.setdefault(key, (dtype.name, numel)) != (dtype.name, numel):
             raise UnreadableTensor(f"{self.path} is damaged: storage {key!r} has two sizes or dtypes.")
-        raw = self.raw[member.begin : member.begin + need]
-        return Storage(raw, dtype, partial(self.verify, member))
+        return Storage(self.raw[member.begin : member.begin + need], dtype, partial(self.verify, member))

@@ -118,10 +118,9 @@ class _Thread:
 
 
 class _Distances:
-    """The ULP histogram of all threads, and the distance below which counting has become pointless.
+    """The ULP histogram of all threads, and the `limit` below which a distance may count as zero.
 
-    Only the 99th percentile is wanted, which among n elements is the `needed`-th greatest at most. As soon as as many
-    have been seen at or above some distance, it cannot lie below that distance, and what does may count as zero.
+    Only the 99th percentile is wanted: once as many are at or above a distance as are above it, it lies no lower.
     """
 
     def __init__(self, n: int) -> None:

@@ -38,11 +38,7 @@ def give_back(*chunks: Array) -> None:
 
 
 def _advise(chunk: Array, advice: int) -> None:
-    """Tell the system about a mapped chunk's pages; an array that is no mapping is left alone.
-
-    Fetching ahead works on pages that are there only. Giving them back keeps memory bounded whatever the file's size:
-    only whole pages inside the chunk, which are clean and come back from the file.
-    """
+    """Tell the system about the whole pages in a mapped chunk, which are clean; an array that is no mapping stays."""
     owner: object = chunk
     while isinstance(owner, np.ndarray):
         owner = owner.base

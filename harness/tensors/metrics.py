@@ -1,8 +1,4 @@
-"""Every metric of a pair of tensors in one pass over both, with bounded memory.
-
-The verdicts are those of `torch.allclose` in the tensors' own dtype, B being the reference; everything else is computed
-in float64 over the places where both sides are finite. See docs/comparing.md for what each number means.
-"""
+"""Every metric of a pair of tensors in one pass over both, with bounded memory; docs/comparing.md explains them."""
 
 from __future__ import annotations
 
@@ -101,12 +97,8 @@ def measure(a: Tensor, b: Tensor, profiles: Sequence[Profile] = BUILTIN, how: Ho
 
 
 def _best(candidates: Iterable[tuple[Any, int]]) -> tuple[Any, int]:
-    """The greatest value, and the first place that has it."""
-    best: tuple[Any, int] = (0, -1)
-    for value, place in candidates:
-        if value > best[0]:
-            best = value, place
-    return best
+    """The greatest value above zero, and the first place that has it; (0, -1) where there is none."""
+    return max([(0, -1), *candidates], key=lambda one: one[0])
 
 
 def _percentile(histogram: Array, bins: Bins, share: float, top: float) -> float | None:

@@ -38,8 +38,11 @@ def run(a: Tensor, b: Tensor, rules: Sequence[Rule], how: How) -> Total:
         wanted = np.zeros(65536, np.bool_)
         wanted[(left.astype(np.uint16) << 8) | right] = True
         found: list[int] = []
-        for hits in each_chunk(x, y, how.numpy_chunk, lambda p, q, start: start + _hits(wanted, p, q)):
-            found += [int(hit) for hit in hits[: count - len(found)]]
+        hits = each_chunk(
+            x, y, how.numpy_chunk, lambda p, q, start: start + np.flatnonzero(wanted[(p.astype(np.uint16) << 8) | q])
+        )
+        for some in hits:
+            found += [int(hit) for hit in some[: count - len(found)]]
             if len(found) >= count:
                 break
         return found
@@ -57,8 +60,3 @@ def run(a: Tensor, b: Tensor, rules: Sequence[Rule], how: How) -> Total:
     part.firsts = find(left[unequal], right[unequal], KEPT) if unequal.any() else []
     total.parts.append(part)
     return total
-
-
-def _hits(wanted: Array, p: Array, q: Array) -> Array:
-    """Where a pair of bytes is one of those that are wanted."""
-    return np.flatnonzero(wanted[(p.astype(np.uint16) << 8) | q])

@@ -110,7 +110,6 @@ ABS_BINS = {
     "bfloat16": _octaves(46, -133, 130),
     "float32": _octaves(46, -149, 130),
     "float64": Bins(46, 0, 2048 << 6),
-    "complex": Bins(46, 0, 2048 << 6),
     "int": _octaves(46, 0, 65),
 }
 ULP_BINS = _octaves(45, 0, 65)
@@ -149,10 +148,7 @@ class Total:
 
 def bins_for(dtype: str) -> Bins:
     """The histogram's bins for the differences of a dtype."""
-    if dtype in ABS_BINS:
-        return ABS_BINS[dtype]
-    kind = DTYPES[dtype].kind
-    return ABS_BINS["int" if kind == "bool" else "float64" if kind == "float" else kind]
+    return ABS_BINS.get(dtype) or ABS_BINS["int" if DTYPES[dtype].kind in ("int", "bool") else "float64"]
 
 
 def new_total(dtype: str) -> Total:
@@ -193,8 +189,7 @@ def in_dtype(atol: float, dtype: str) -> float:
 
 def _modulus(values: Array) -> Array:
     """Absolute values; of complex numbers by `hypot`, as torch takes them. NumPy's own `abs` is off by a rounding."""
-    result: Array = np.hypot(values.real, values.imag) if values.dtype.kind == "c" else np.abs(values)
-    return result
+    return np.hypot(values.real, values.imag) if values.dtype.kind == "c" else np.abs(values)
 
 
 def not_close(a: Array, b: Array, dtype: str, rule: Rule) -> Array:
@@ -253,11 +248,8 @@ def _greatest(values: Float64s, start: int) -> tuple[float, int]:
 def run(a: Tensor, b: Tensor, rules: Sequence[Rule], how: How) -> Total:
     """Compare tensors of any dtype of two bytes and more, one chunk after the other."""
     total = new_total(a.dtype)
-
-    def look(p: Array, q: Array, start: int) -> Partial:
-        return _chunk(p, q, a.dtype, start, rules, total)
-
-    total.parts = list(each_chunk(a.flat, b.flat, how.numpy_chunk, look))
+    parts = each_chunk(a.flat, b.flat, how.numpy_chunk, lambda p, q, start: _chunk(p, q, a.dtype, start, rules, total))
+    total.parts = list(parts)
     return total
 
 

@@ -35,8 +35,7 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
             continue
         dtype, shape, begin, end = _safetensors_entry(path, name, entry, raw.size - start)
         spans.append((begin, end))
-        data = view_bytes(raw[start + begin : start + end], dtype, shape)
-        tensors[name] = Tensor(dtype.name, shape, data)
+        tensors[name] = Tensor(dtype.name, shape, view_bytes(raw[start + begin : start + end], dtype, shape))
     position = 0
     for begin, end in sorted(spans):
         if begin != position:
@@ -118,9 +117,8 @@ def _safetensors_parts(tensors: Mapping[str, Tensor], metadata: Mapping[str, str
         code = DTYPES[tensor.dtype].code
         if code is None:
             raise UnreadableTensor(f"Tensor {name!r} is {tensor.dtype}, which the safetensors format cannot hold.")
-        end = position + tensor.nbytes
-        header[name] = {"dtype": code, "shape": list(tensor.shape), "data_offsets": [position, end]}
-        position = end
+        offsets = [position, position := position + tensor.nbytes]
+        header[name] = {"dtype": code, "shape": list(tensor.shape), "data_offsets": offsets}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little") + text

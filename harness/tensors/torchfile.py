@@ -34,11 +34,8 @@ def read_pt(path: str | Path) -> object:
 
 
 def _plain(path: Path, tree: object, *, swapped: bool) -> object:
-    """Check the depth of a result and turn bare storages into one-dimensional tensors.
-
-    Every container is visited once, however often it is shared, so that a small pickle cannot unfold into a big tree.
-    """
-    done: dict[int, object] = {}
+    """Check the depth of a result and turn bare storages into one-dimensional tensors."""
+    done: dict[int, object] = {}  # each container once, so that a small pickle cannot unfold into a big tree
 
     def visit(node: object, depth: int) -> object:
         if depth > _DEPTH_LIMIT:

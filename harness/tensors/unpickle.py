@@ -20,7 +20,6 @@ from harness.tensors.mapped import check_shape, view_bytes
 from harness.tensors.tensor import Tensor
 
 _COPY_LIMIT = 256 * 1024 * 1024  # bytes, beyond the file's own size, that reordered or expanded tensors may take
-_LONG_LIMIT = 64  # bytes of an integer; torch writes none over 8
 
 _STORAGES = {
     "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16", "BFloat16Storage": "bfloat16",
@@ -92,8 +91,7 @@ class Rebuilder:
         if n == 0:
             return Tensor(dtype.name, shape, np.empty(shape, dtype.storage))
         if _contiguous(shape, steps):
-            raw = storage.raw[begin : begin + n * dtype.itemsize]
-            data = view_bytes(raw, dtype, shape)
+            data = view_bytes(storage.raw[begin : begin + n * dtype.itemsize], dtype, shape)
         else:
             self._account(n * dtype.itemsize)
             flat = np.frombuffer(storage.raw[: capacity * dtype.itemsize], dtype.storage)
@@ -146,8 +144,6 @@ class Interpreter:
         self.outside: list[list[Any]] = []  # the stacks below each mark
         self.memo: dict[int, Any] = {}
         self.rebuild = Rebuilder(path, archive)
-        self.code = io.BytesIO()
-        self.size = 0
 
     def run(self, code: bytes) -> object:
         """Interpret a pickle and return its object."""
@@ -207,7 +203,7 @@ class Interpreter:
 
     def long(self, value: int) -> None:
         """LONG1 and LONG4."""
-        if (size := (value.bit_length() + 8) // 8) > _LONG_LIMIT:
+        if (size := (value.bit_length() + 8) // 8) > 64:  # torch writes none over 8
             raise UnreadableTensor(f"{self.path} holds an integer of {size} bytes.")
         self.push(value)
 
@@ -286,31 +282,28 @@ class Interpreter:
             raise TypeError("a call of something that is not a known function")
         self.push(self._called(function.name, arguments))
 
-    def _called(self, function: str, arguments: tuple[Any, ...]) -> object:
+    def _called(self, function: str, arguments: tuple[Any, ...]) -> object:  # noqa: PLR0911 - one for each function
         """What a function of the table makes of its arguments; see torch/_utils.py and torch/_tensor.py."""
-        made: object = None
         match function, arguments:
             case "OrderedDict", ():
-                made = OrderedDict()
+                return OrderedDict()
             case "size", (sizes,):
-                made = check_shape(sizes, str(self.path))
+                return check_shape(sizes, str(self.path))
             case "tensor", (Storage() as storage, offset, size, stride):
-                made = self.rebuild.tensor(storage, storage.dtype, offset, size, stride)
+                return self.rebuild.tensor(storage, storage.dtype, offset, size, stride)
             case "tensor_v2", (Storage() as storage, offset, size, stride, grad, hooks, *flags):
                 tensor = self.rebuild.tensor(storage, storage.dtype, offset, size, stride)
-                made = self.rebuild.resolved(_differentiable(tensor, grad, hooks), *flags)
+                return self.rebuild.resolved(_differentiable(tensor, grad, hooks), *flags)
             case "tensor_v3", (Storage() as storage, offset, size, stride, grad, hooks, Name("dtype", name), *flags):
                 tensor = self.rebuild.tensor(storage, DTYPES[name], offset, size, stride)
-                made = self.rebuild.resolved(_differentiable(tensor, grad, hooks), *flags)
+                return self.rebuild.resolved(_differentiable(tensor, grad, hooks), *flags)
             case "parameter", (Tensor() as tensor, grad, hooks):
-                made = _differentiable(tensor, grad, hooks)
+                return _differentiable(tensor, grad, hooks)
             case "parameter_with_state", (Tensor() as tensor, grad, hooks, state):
-                made = _with_attributes(_differentiable(tensor, grad, hooks), state)
+                return _with_attributes(_differentiable(tensor, grad, hooks), state)
             case "from_type", (Name("function", inner), Name("class"), tuple() as inside, state) if inner != function:
-                made = _with_attributes(self._called(inner, inside), state)
-        if made is None:
-            raise TypeError(f"{function} called with arguments that torch never writes")
-        return made
+                return _with_attributes(self._called(inner, inside), state)
+        raise TypeError(f"{function} called with arguments that torch never writes")
 
     def build(self) -> None:
         """BUILD: torch writes it for an OrderedDict's `_metadata` only, which says nothing about the numbers."""
@@ -329,10 +322,7 @@ def _differentiable(tensor: Tensor, grad: object, hooks: object) -> Tensor:
 
 
 def _with_attributes(tensor: object, state: object) -> Tensor:
-    """Attributes that somebody set on a tensor say nothing about its numbers, unless torch has its own of the name.
-
-    `state` is the object's `__dict__`, or that and its slots; None where there are none.
-    """
+    """Attributes (`__dict__`, or that and slots) say nothing of the numbers, unless torch has its own of a name."""
     if not isinstance(tensor, Tensor):
         raise TypeError("attributes set on something that is not a tensor")
     parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
@@ -362,11 +352,6 @@ def _contiguous(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
     return True
 
 
-def _pop_two(machine: Interpreter) -> list[Any]:
-    value, key = machine.stack.pop(), machine.stack.pop()
-    return [key, value]
-
-
 # By the names of `pickletools`, without those that torch never writes for tensors in plain containers.
 _OPERATIONS: dict[str, Callable[[Interpreter, Any], None]] = {
     **dict.fromkeys(("BININT", "BININT1", "BININT2", "BINFLOAT"), Interpreter.push),
@@ -392,7 +377,7 @@ _OPERATIONS: dict[str, Callable[[Interpreter, Any], None]] = {
     "APPEND": lambda m, _: m.append([m.stack.pop()]),
     "APPENDS": lambda m, _: m.append(m._marked()),
     "EMPTY_DICT": lambda m, _: m.push({}),
-    "SETITEM": lambda m, _: m.set_items(_pop_two(m)),
+    "SETITEM": lambda m, _: m.set_items([m.stack.pop(), m.stack.pop()][::-1]),
     "SETITEMS": lambda m, _: m.set_items(m._marked()),
     "MEMOIZE": lambda m, _: m.memoize(len(m.memo)),
     "BINPERSID": lambda m, _: m.persistent(),

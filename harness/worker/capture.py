@@ -1,10 +1,8 @@
-"""Record the values inside colbert-ai's indexing pipeline by wrapping its functions at run time.
+"""Record the values inside colbert-ai's indexing pipeline by wrapping its functions at run time; see docs/cells.md.
 
-Nothing on disk is edited: uv hard-links installed files to its cache, so an edit in site-packages would change every
-environment that shares the file. Each wrapper calls the original and hands its value to `Tap`, which writes it and, for
-a swap, puts another in its place. Capturing must never change the result: wrappers only read, and copy to the host
-before they write. Nor may it end the job: where a function or a value is not what it was expected to be, the artifact
-has a reason in `Notes`, and the job and the other artifacts go on.
+Nothing on disk is edited: uv hard-links installed files, so an edit would change every environment that shares them.
+Capturing must never change the result: wrappers only read, and copy to the host before they write. Nor may it end the
+job: where a function or a value is not what it was expected to be, the artifact has a reason in `Notes`.
 """
 
 from __future__ import annotations
@@ -226,10 +224,7 @@ def _first_outer_batch(tap: Tap, checkpoint: Any, doc_from_text: Any, args: Any,
 
 
 def _split(tap: Tap, original: Any) -> Any:
-    def split(*args: Any, **kwargs: Any) -> Any:
-        return tap.part("sample_heldout", tap.part("sample", original(*args, **kwargs)), 1)
-
-    return split
+    return lambda *args, **kwargs: tap.part("sample_heldout", tap.part("sample", original(*args, **kwargs)), 1)
 
 
 def _train_kmeans(tap: Tap, original: Any) -> Any:
@@ -244,10 +239,9 @@ def _train_kmeans(tap: Tap, original: Any) -> Any:
 
 
 def _save_chunk(tap: Tap, original: Any) -> Any:
-    def save_chunk(self: Any, chunk_idx: int, offset: int, embs: Any, doclens: Any) -> Any:
-        return original(self, chunk_idx, offset, tap(f"embs_{chunk_idx}", embs), doclens)
-
-    return save_chunk
+    return lambda self, chunk_idx, offset, embs, doclens: original(
+        self, chunk_idx, offset, tap(f"embs_{chunk_idx}", embs), doclens
+    )
 
 
 def _build_ivf(tap: Tap, original: Any) -> Any:
@@ -268,10 +262,7 @@ def _build_ivf(tap: Tap, original: Any) -> Any:
 
 
 def _optimize_ivf(tap: Tap, original: Any) -> Any:
-    def optimize_ivf(ivf: Any, *args: Any, **kwargs: Any) -> Any:
-        return original(tap("ivf_unoptimized", ivf), *args, **kwargs)
-
-    return optimize_ivf
+    return lambda ivf, *args, **kwargs: original(tap("ivf_unoptimized", ivf), *args, **kwargs)
 
 
 _INDEXER = "colbert.indexing.collection_indexer"

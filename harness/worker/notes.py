@@ -1,8 +1,7 @@
 """Record, or note the reason: what is only recorded of a job can never end it.
 
 Whatever watches a job without being part of it (copies of values, provenance, clocks, peak memory) is done inside
-`Notes.recording`, or through `gather` and `hook`, which use it. A recording that fails leaves its name and a reason in
-`Notes.reasons`, and the job goes on.
+`Notes.recording`, or through `gather` and `hook`, which use it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """`packbits` with torch integer operations, so that indexing on a GPU needs no compiler.
 
-colbert-ai builds a CUDA kernel for this at run time, which needs nvcc of torch's own CUDA major version. The kernel's
-result is NumPy's `packbits`: eight 0/1 values a byte, the first in the most significant bit.
+colbert-ai builds a CUDA kernel for this at run time, which needs nvcc of torch's own CUDA major version.
 """
 
 from __future__ import annotations

@@ -33,15 +33,8 @@ def _packages() -> dict[str, str]:
 
 def _cpu() -> dict[str, Any]:
     info: dict[str, Any] = {"machine": platform.machine(), "cores": os.cpu_count()}
-    wanted = {
-        "model name": "model_name",
-        "vendor_id": "vendor",
-        "cpu family": "family",
-        "model": "model",
-        "stepping": "stepping",
-        "microcode": "microcode",
-        "flags": "flags",
-    }
+    same = {name: name for name in ("model", "stepping", "microcode", "flags")}
+    wanted = {"model name": "model_name", "vendor_id": "vendor", "cpu family": "family", **same}
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             for line in file:
@@ -58,15 +51,11 @@ def _cpu() -> dict[str, Any]:
     return info
 
 
-_PATIENCE = 60.0
-
-
 def _in_child(ask: Callable[[], Any], **environment: str) -> Any:
     """What a child process answers to a question that reaches cuDNN; None if it fails, is killed or does not end.
 
-    cuDNN does not raise when a part of it is missing, it aborts the process, and an environment that was brought to a
-    host as files is without the engines that indexing never uses. A fork is enough, and quick, because this process has
-    not touched the GPU yet.
+    cuDNN aborts the process when a part of it is missing, such as engines that were not brought to this host. A fork is
+    enough, and quick, because this process has not touched the GPU yet.
     """
     context = multiprocessing.get_context("fork")
     reader, writer = context.Pipe(duplex=False)
@@ -82,7 +71,7 @@ def _in_child(ask: Callable[[], Any], **environment: str) -> Any:
     child.start()
     writer.close()
     try:
-        return reader.recv() if reader.poll(_PATIENCE) else None
+        return reader.recv() if reader.poll(60.0) else None
     except EOFError:
         return None
     finally:

@@ -1,9 +1,7 @@
-"""Write down every module call, public function and operator of a run, with its exact inputs and outputs.
+"""Write down every module call, public function of torch and operator of a run, with its exact inputs and outputs.
 
-Three nested levels, so that an origin can be named as closely as it can be shown: calls of modules (by path and call
-number), public functions of torch (`torch.nn.functional.linear`), and the operators that they come down to
-(`aten.addmm.default`), the last two with the module that they ran in. Tensors are kept once, by the digest of their
-elements; how a tensor lay in memory (strides, offset) is kept with each use of it, since kernels may be chosen by that.
+Functions and operators have the module that they ran in. Tensors are kept once, by digest; how one lay in memory is
+kept with each use of it, since kernels may be chosen by that.
 """
 
 from __future__ import annotations
@@ -109,8 +107,7 @@ class Shelf:
 
     def get(self, reference: dict[str, Any]) -> torch.Tensor:
         """Return a kept tensor with the strides that it had, and its offset modulo 16 elements."""
-        held = load_file(self.path(reference["tensor"]))["tensor"]
-        held = held.to(reference["device"])
+        held = load_file(self.path(reference["tensor"]))["tensor"].to(reference["device"])
         shape, stride, offset = reference["shape"], reference["stride"], reference["offset"]
         if not held.numel() or (list(held.stride()) == stride and not offset):
             return held
@@ -187,22 +184,17 @@ def _is_view(operator: Any) -> bool:
     return bool(returned) and all(r.alias_info is not None and not r.alias_info.is_write for r in returned)
 
 
-def _mutates(operator: Any) -> bool:
-    return any(a.alias_info is not None and a.alias_info.is_write for a in operator._schema.arguments)
-
-
 class _Operators(TorchDispatchMode):
     def __init__(self, recorder: Recorder) -> None:
         super().__init__()
         self._recorder = recorder
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        recorder = self._recorder
-        name = str(func)
-        if recorder.paused or _is_view(func) or name.split(".")[1] in _DATA_FREE:
+        kwargs, name = kwargs or {}, str(func)
+        if self._recorder.paused or _is_view(func) or name.split(".")[1] in _DATA_FREE:
             return func(*args, **kwargs)
-        return recorder.call("operator", name, func, args, kwargs, mutates=_mutates(func))
+        mutates = any(a.alias_info is not None and a.alias_info.is_write for a in func._schema.arguments)
+        return self._recorder.call("operator", name, func, args, kwargs, mutates=mutates)
 
 
 class _Functions(TorchFunctionMode):
@@ -212,13 +204,11 @@ class _Functions(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        recorder = self._recorder
-        if recorder.paused or getattr(func, "__name__", "") in _MOVES_NOTHING:
-            return func(*args, **kwargs)
-        name = _public_name(func)
+        seen = not self._recorder.paused and getattr(func, "__name__", "") not in _MOVES_NOTHING
+        name = _public_name(func) if seen else ""
         if not name or name.endswith("__get__"):
             return func(*args, **kwargs)
-        return recorder.call("function", name, func, args, kwargs)
+        return self._recorder.call("function", name, func, args, kwargs)
 
 
 def _public_name(function: Any) -> str:
@@ -235,10 +225,9 @@ def _patched_functions() -> list[tuple[Any, str, str, Any]]:
     for owner, prefix in owners:
         for name, value in vars(owner).items():
             private = name.startswith("_") and not name.endswith("__")
-            if isinstance(value, types.FunctionType) and not private:
-                home = (getattr(value, "__module__", None) or "").split(".")[0]
-                if home != "torch":
-                    found.append((owner, name, f"{prefix}.{name}", value))
+            foreign = isinstance(value, types.FunctionType) and (value.__module__ or "").split(".")[0] != "torch"
+            if foreign and not private:
+                found.append((owner, name, f"{prefix}.{name}", value))
     return found
 
 
@@ -320,13 +309,12 @@ class Recorder:
     def recording(self) -> Iterator[None]:
         """Write down everything inside the `with` block."""
         original = torch.nn.Module.__call__
-        recorder = self
 
         def call(module: Any, *args: Any, **kwargs: Any) -> Any:
-            path = recorder._paths.get(id(module))
-            if path is None or recorder.paused:
+            path = self._paths.get(id(module))
+            if path is None or self.paused:
                 return original(module, *args, **kwargs)
-            return recorder.call("module", path, lambda *a, **k: original(module, *a, **k), args, kwargs)
+            return self.call("module", path, lambda *a, **k: original(module, *a, **k), args, kwargs)
 
         with contextlib.ExitStack() as stack:
             for owner, attribute, name, patch in _patched_functions():
@@ -338,6 +326,6 @@ class Recorder:
 
 
 def write_calls(path: str, calls: list[dict[str, Any]]) -> None:
-    """Write calls as JSON."""
+    """Write calls, or what became of each, as JSON."""
     with open(path, "w", encoding="utf-8") as file:
         json.dump(calls, file)

@@ -1,11 +1,4 @@
-"""The jobs on single steps: `record` writes down a step's calls in A, `replay` feeds each its exact input in B.
-
-`record` runs a step twice, without and with the recorder, and says whether both gave the same bits. `replay` runs the
-step freely too, for the structure and for what changes when differences are passed on, then every recorded call by
-itself. Nothing is judged here: results go to files, and the reducer compares them. Both take one step, or several that
-share the time it takes to import torch and colbert-ai. `trim` runs one call on parts of its input, and `step` one step
-with nothing recorded: what the counterfactual environments of `harness blame` want is one answer, and quickly.
-"""
+"""The jobs on single steps; nothing is judged here: results go to files, and the reducer compares them."""
 
 from __future__ import annotations
 
@@ -68,11 +61,7 @@ def prepare(cell: dict[str, Any], phases: Any) -> steps.Setting:
 
 
 def _or_each(job: Job) -> Job:
-    """A job on one step as a job on that or, where the cell has `steps`, on each of these.
-
-    `steps` are requests that each override parts of the cell, and write to a folder with the step's number. One that
-    fails does not end the others: the result is `steps`, a list of what the job returns with `outcome` and `reason`.
-    """
+    """A job on one step as a job on that or on each of `steps`, which override parts of it; none ends the others."""
 
     @functools.wraps(job)
     def done(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
@@ -121,11 +110,7 @@ def record(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
 
 
 def _resolve(call: dict[str, Any], modules: dict[str, Any], setting: steps.Setting) -> Any:
-    """What to call in this environment.
-
-    Raises:
-        LookupError: it does not exist here.
-    """
+    """What to call in this environment; `LookupError` where it does not exist."""
     name = call["name"]
     if call["kind"] == "step":
         return lambda given: steps.run(name, setting, given)
@@ -146,12 +131,9 @@ def _replayed(
     call: dict[str, Any], function: Any, setting: steps.Setting, source: Shelf, target: Shelf
 ) -> dict[str, Any]:
     args, kwargs = decode(call["args"], source), decode(call["kwargs"], source)
-    with torch.no_grad():
-        if call["kind"] in {"module", "function"} and setting.has_model:
-            with setting.model().amp_manager.context():
-                result = function(*args, **kwargs)
-        else:
-            result = function(*args, **kwargs)
+    mixed = call["kind"] in {"module", "function"} and setting.has_model
+    with torch.no_grad(), setting.model().amp_manager.context() if mixed else contextlib.nullcontext():
+        result = function(*args, **kwargs)
     expected = [reference["tensor"] for reference in references(call["result"])]
     target.forget()
     target.keep = False
@@ -199,14 +181,9 @@ def replay(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
             except Exception as error:
                 # A call that this version refuses is a row of the table; the other calls go on.
                 found.append({"status": "refused", "reason": f"{type(error).__name__}: {error}"[:500]})
-    with open(os.path.join(out_dir, "replay.json"), "w", encoding="utf-8") as file:
-        json.dump(found, file)
+    write_calls(os.path.join(out_dir, "replay.json"), found)
     made = digests(outputs)
     return {"outputs": made, "recorder_is_neutral": made == plain, "calls": len(calls)}
-
-
-_TRIM_SECONDS = 120.0
-"""After so long no further window is tried; the small ones come first."""
 
 
 def _part(tensor: torch.Tensor, cuts: list[list[int]]) -> torch.Tensor:
@@ -249,15 +226,14 @@ def trim(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
     with phases("trim"), torch.no_grad():
         for number, window in enumerate(cell["windows"]):
             found = None
-            if time.monotonic() - started < _TRIM_SECONDS:
+            if time.monotonic() - started < 120:  # the small windows come first
                 args = list(decode(call["args"], source))
                 for place in sorted({cut[0] for cut in window["args"]}):
                     part = _part(args[place], [cut[1:] for cut in window["args"] if cut[0] == place])
                     args[place] = part.clone(memory_format=torch.contiguous_format)
                 # What cannot be cut so is refused by the call itself, such as a product of shapes that do not fit.
                 with contextlib.suppress(Exception):
-                    result = function(*args, **decode(call["kwargs"], source))
-                    found = _tensors(result)[cell["which"]]
+                    found = _tensors(function(*args, **decode(call["kwargs"], source)))[cell["which"]]
             digest = None if found is None else tensor_digest(found)
             made.append(digest)
             fits = all(stop <= whole.shape[dimension] for dimension, _start, stop in window["result"])

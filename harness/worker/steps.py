@@ -76,14 +76,12 @@ class Setting:
 
     def indexer(self, **more: Any) -> Any:
         """A stand-in for `CollectionIndexer` with only what its numeric methods read."""
-        config = self.config()
-        return SimpleNamespace(use_gpu=self.gpu, config=config, rank=0, verbose=0, **more)
+        return SimpleNamespace(use_gpu=self.gpu, config=self.config(), rank=0, verbose=0, **more)
 
 
 def _encode(setting: Setting, inputs: Tensors) -> Tensors:
-    model = setting.model()
     # colbert-ai moves the token ids to the model's device itself, and runs under its own autocast.
-    embeddings, mask = model.doc(inputs["input_ids"], inputs["attention_mask"], keep_dims="return_mask")
+    embeddings, mask = setting.model().doc(inputs["input_ids"], inputs["attention_mask"], keep_dims="return_mask")
     found = {"batches": embeddings, "mask": mask}
     if not setting.gpu:
         # On a CPU the indexer rounds what it has encoded; with autocast the model gives halves already.
@@ -95,10 +93,8 @@ def _kmeans(setting: Setting, inputs: Tensors) -> Tensors:
     from colbert.indexing import collection_indexer
 
     settings = setting.cell["settings"]
-    found = collection_indexer.compute_faiss_kmeans(
-        settings["dim"], settings["partitions"], settings["kmeans_niters"], [[inputs["sample"]]]
-    )
-    return {"centroids_raw": found}
+    sizes = (settings[name] for name in ("dim", "partitions", "kmeans_niters"))
+    return {"centroids_raw": collection_indexer.compute_faiss_kmeans(*sizes, [[inputs["sample"]]])}
 
 
 def _normalize_centroids(setting: Setting, inputs: Tensors) -> Tensors:
@@ -120,24 +116,14 @@ def _buckets(setting: Setting, inputs: Tensors) -> Tensors:
         setting.indexer(), centroids, inputs["sample_heldout"]
     )
     codec = ResidualCodec(setting.config(), centroids, average, cutoffs, weights)
-    return {
-        "bucket_cutoffs": codec.bucket_cutoffs,
-        "bucket_weights": codec.bucket_weights,
-        "avg_residual": codec.avg_residual,
-    }
+    return {name: getattr(codec, name) for name in ("bucket_cutoffs", "bucket_weights", "avg_residual")}
 
 
 def _compress(setting: Setting, inputs: Tensors) -> Tensors:
     from colbert.indexing.codecs.residual import ResidualCodec
 
-    codec = ResidualCodec(
-        setting.config(),
-        inputs["centroids"],
-        inputs["avg_residual"],
-        inputs["bucket_cutoffs"],
-        inputs["bucket_weights"],
-    )
-    compressed = codec.compress(inputs["embs"])
+    parts = (inputs[name] for name in ("centroids", "avg_residual", "bucket_cutoffs", "bucket_weights"))
+    compressed = ResidualCodec(setting.config(), *parts).compress(inputs["embs"])
     return {"chunk.codes": compressed.codes, "chunk.residuals": compressed.residuals}
 
 

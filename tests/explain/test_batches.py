@@ -105,20 +105,20 @@ def test_the_batch_of_the_first_passage_that_differs_is_found(
 ) -> None:
     pair, bench = make(passage, artifact)
 
-    batch = find_batch(pair, ENCODE, ["local_sample_embs", "embs_0", "embs_1"], tmp_path / "batch")
+    request, outputs = find_batch(pair, ENCODE, ["local_sample_embs", "embs_0", "embs_1"], tmp_path / "batch")
 
     passages, _rows = embedded_passages(pair, BATCHES, artifact)
     ids = json.loads(json.dumps([int(text) for text in bench.texts]))
     place = passages.index(passage)
     outer = passages[place // (SIZE * OUTER) * SIZE * OUTER :][: SIZE * OUTER]
     stored = pair.store.load(pair.a.cell.artifacts[artifact]).data
-    of_batch = [int(stored[start][0]) for start, _stop in batch.spans]
-    assert batch.artifact == artifact
+    of_batch = [int(stored[start][0]) for start, _stop in request["spans"]]
+    assert list(outputs) == [artifact]
     assert ids == outer
     assert passage in of_batch
-    assert batch.same_in_b
-    assert f"passage {passage}" in batch.said
-    assert rows_of_spans(stored, batch.spans)[:, 0].tolist() == [p for p in of_batch for _ in range(LENGTHS[p])]
+    assert request["gates"] == {"A and B make the same batch": True}
+    assert f"passage {passage}" in request["where"]
+    assert rows_of_spans(stored, request["spans"])[:, 0].tolist() == [p for p in of_batch for _ in range(LENGTHS[p])]
 
 
 def test_a_tokenizer_that_makes_other_batches_in_b_is_noticed(
@@ -126,7 +126,9 @@ def test_a_tokenizer_that_makes_other_batches_in_b_is_noticed(
 ) -> None:
     pair, _bench = make(200, "local_sample_embs", "b")
 
-    assert not find_batch(pair, ENCODE, ["local_sample_embs"], tmp_path / "batch").same_in_b
+    request, _outputs = find_batch(pair, ENCODE, ["local_sample_embs"], tmp_path / "batch")
+
+    assert request["gates"] == {"A and B make the same batch": False}
 
 
 def test_lengths_that_do_not_add_up_are_no_guess(make: Callable[..., tuple[Pair, _Bench]]) -> None:

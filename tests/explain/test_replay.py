@@ -52,7 +52,7 @@ def test_a_planted_fault_is_named_and_only_a_package_that_brings_it_is_blamed(pl
 
 def test_a_script_of_torch_alone_shows_in_both_environments_what_was_located(planter: Planter, tmp_path: Path) -> None:
     pair = planter.pair("gelu kernel")
-    spec = pair.b.spec
+    spec = pair.b.cell.spec
     variables = {**spec.environment, "HARNESS_TEST_FAULT_AFTER": "torch"}
     cell = replace(pair.b.cell, spec=replace(spec, environment=variables))
     pair = replace(pair, b=replace(pair.b, cell=cell))

@@ -131,7 +131,8 @@ def test_a_script_runs_when_it_is_its_turn_on_the_gpu(tmp_path: Path, monkeypatc
     monkeypatch.setattr(repro, "gpu_turn", turn)
     pair: Any = SimpleNamespace(bench=SimpleNamespace(home=None, device_kind="cuda", say=print))
     side: Any = SimpleNamespace(
-        interpreter=lambda: Interpreter(Path(sys.executable)), spec=SimpleNamespace(environment={})
+        interpreter=lambda: Interpreter(Path(sys.executable)),
+        cell=SimpleNamespace(spec=SimpleNamespace(environment={})),
     )
 
     assert repro.run_script(pair, side, script) == "True; done"

@@ -340,7 +340,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[C
     def command(body: str, *names: str, **options: Any) -> list[Cell]:
         shutil.rmtree(tmp_path / "fake", ignore_errors=True)
         interpreter = fake_interpreter(tmp_path / "fake", PROBE_JOB.replace("BODY", body))
-        monkeypatch.setattr(probes, "interpreters", lambda *_: lambda _version: lambda: interpreter)
+        monkeypatch.setattr(probes, "interpreter_of", lambda *_: interpreter)
         with Board([]) as board:
             return run_probes(experiment, ["2.8.0"], names, board, **options)
 

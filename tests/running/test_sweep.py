@@ -765,10 +765,10 @@ def test_stopping_before_any_cell_has_ended_is_a_sentence(bench, monkeypatch):
     experiment = bench.experiment()
     plan = plan_cells(experiment, ["2.8.0"], {})
     board = Board([], Console(file=bench.said))
-    running = work.Work(experiment, plan, board)
+    running = work.Work(experiment, plan, board, 1, evict_after=False)
     running.control.finishing.set()
 
-    assert sweep._Sweep(running, sweep.Slots(experiment.home, (), 1, board.note), evict_after=False).run() == []
+    assert sweep._Sweep(running, sweep.Slots(experiment.home, (), 1, board.note)).run() == []
     assert plan_module.stopped_early(plan, []).startswith("Stopped: 1 of 1 cell did not run")
     assert plan_module.stopped_early(plan, [cell()]) == ""
     monkeypatch.setattr(sweep._Sweep, "run", lambda _self: [])

@@ -291,7 +291,9 @@ def _laboratory(planter: Planter, case: Case) -> Iterator[None]:
         def result(self, side: Side, interpreter: Interpreter) -> tuple[str, str, str]:
             with_b = interpreter.python == planter.pythons[OTHER]
             faulty = with_b if case.comes_with_package else side.cell.version == OTHER
-            spec = replace(side.spec, environment={**side.spec.environment, VARIABLE: case.fault if faulty else ""})
+            spec = replace(
+                side.cell.spec, environment={**side.cell.spec.environment, VARIABLE: case.fault if faulty else ""}
+            )
             cell = replace(side.cell, spec=spec)
             return super().result(
                 Side(cell, side.interpreter), Interpreter(interpreter.python, FAULTS if faulty else None)

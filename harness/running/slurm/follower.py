@@ -1,8 +1,6 @@
 """Run a plan on a Slurm cluster: one job for each missing cell, in arrays, followed to its end from any login node.
 
-Store and environments are on a filesystem that the nodes share, and so is a record of what was submitted
-(`record`). Nothing is known only to the process that follows: kill it, and `harness sweep --attach` goes on from
-the record. Two sweeps that need the same cell at once share its job.
+Nothing is known only to the process that follows: `harness sweep --attach` goes on from what is on disk (`record`).
 """
 
 from __future__ import annotations
@@ -116,8 +114,7 @@ class Follower:
             for task in self.submitter.tasks(self.pending).values()
             if self.ledger.end(task) is None
         }
-        known = sorted(job for job in jobs if job)
-        if known:
+        if known := sorted(job for job in jobs if job):
             self.board.note(
                 f"{count(len(self.pending), 'cell')} still in the queue: `harness sweep --attach {self.sweep.id}` "
                 f"picks them up, `scancel {' '.join(known)}` stops them."
@@ -139,11 +136,9 @@ class Follower:
                 else:
                     due.append((planned, 1))
                 continue
-            end = self._end_of(planned, task, jobs)
-            if end is None:
+            if (end := self._end_of(planned, task, jobs)) is None:
                 continue
-            cell = self._cell_of(planned, task, end)
-            if cell is not None:
+            if (cell := self._cell_of(planned, task, end)) is not None:
                 self._accept(planned, cell)
             else:
                 due.append((planned, task.entry.attempt + 1))
@@ -168,11 +163,9 @@ class Follower:
 
     def _end_of(self, planned: Planned, task: Task, jobs: Mapping[str, Job] | None) -> End | None:
         """How a task ended; None while it has not, or while nobody can say."""
-        end = self.ledger.end(task)
-        if end is not None:
+        if (end := self.ledger.end(task)) is not None:
             return end
-        job = self.ledger.job(task.array)
-        if job is None:
+        if (job := self.ledger.job(task.array)) is None:
             self._find_again(task)
             return None
         if jobs is None:
@@ -208,8 +201,7 @@ class Follower:
 
     def _find_again(self, task: Task) -> None:
         """Find the job id of an array whose submitter died before it could note it."""
-        held = try_hold(self.ledger.root / "lock")
-        if held is None:
+        if (held := try_hold(self.ledger.root / "lock")) is None:
             # Somebody is submitting; the next look tells.
             return
         with held:
@@ -279,8 +271,7 @@ class Follower:
         found = find_environment(experiment.home, experiment.locks, version, experiment.device.flavour)
         if found is not None:
             keep = [experiment.lock(other) for other in {p.spec.version for p in self.pending.values()}]
-            freed = evict(experiment.home, found, keep)
-            if freed is not None:
+            if (freed := evict(experiment.home, found, keep)) is not None:
                 self.board.note(f"{version}: deleted the environment ({freed / 2**30:.1f} GiB freed)")
 
 
@@ -302,8 +293,7 @@ class SlurmExecutor:
             InfrastructureError: the controller has not answered for an hour.
         """
         path = sweep_path(experiment.home, self.sweep.id).with_suffix(".lock")
-        held = try_hold(path)
-        if held is None:
+        if (held := try_hold(path)) is None:
             raise UsageError(f"{whose(path)} follows this sweep already.")
         with held:
             follower = Follower(self.sweep, experiment, plan, board, evict_after=evict_after)

@@ -1,8 +1,6 @@
 """What runs on a node of a cluster: `python -m harness.running.slurm.node ARRAY` runs one cell of an array.
 
-It runs with this package's own interpreter and in the shared home; the environment under test gets the worker's job and
-nothing else, as anywhere. Slurm says in its environment which task this is. `python -m harness.running.slurm.node
-FOLDER --device WANTED` says what the node is, so that a login node without a GPU can plan.
+With `FOLDER --device WANTED` it says what the node is, so that a login node without a GPU can plan.
 """
 
 from __future__ import annotations
@@ -83,8 +81,7 @@ def main(arguments: list[str]) -> int:
     folder = Path(arguments[0])
     if arguments[1:2] == ["--device"]:
         return _answer(folder, arguments[2])
-    array = read_array(folder)
-    if array is None:
+    if (array := read_array(folder)) is None:
         sys.stdout.write(f"harness: {folder} was withdrawn; nothing to do.\n")
         return 0
     task = Task(array, int(os.environ["SLURM_ARRAY_TASK_ID"]))
@@ -125,8 +122,7 @@ def _run(task: Task, host: str, restarts: int) -> End:
     if restarts > MAX_RESTARTS:
         return End("final", "lost", f"Slurm put the job back into the queue {restarts} times, the last time on {host}.")
     experiment = Experiment(array.selection)
-    wrong = mismatch(experiment, host)
-    if wrong:
+    if wrong := mismatch(experiment, host):
         return wrong
     # One try: what the machine spoilt is tried again as another job, perhaps on another node.
     experiment.job = experiment.job.model_copy(update={"retry": Retry(tries=1)})
@@ -154,12 +150,9 @@ def mismatch(experiment: Experiment, host: str) -> End | None:
             cause="device",
         )
     if experiment.device.kind == "cpu" and experiment.job.threads > usable_cores():
-        return End(
-            "final",
-            "lost",
-            f"The job got {usable_cores()} cores on {host}, but jobs.{experiment.job.NAME}.threads is "
-            f"{experiment.job.threads}.",
-        )
+        name, asked = experiment.job.NAME, experiment.job.threads
+        reason = f"The job got {usable_cores()} cores on {host}, but jobs.{name}.threads is {asked}."
+        return End("final", "lost", reason)
     return None
 
 

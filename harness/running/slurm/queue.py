@@ -1,7 +1,6 @@
 """What the harness asks of Slurm: submit an array, say where jobs are, cancel.
 
-Only the controller is asked (`squeue`), never the accounting database, which small clusters do not have. The controller
-forgets an ended job after some minutes (MinJobAge); `last_words` then reads what slurmstepd wrote into the job's log.
+Only the controller is asked, never the accounting database, which small clusters do not have; `last_words` reads logs.
 """
 
 from __future__ import annotations
@@ -45,7 +44,6 @@ _TEMPORARY = re.compile(
 _STARTED = re.compile(r"^harness: cell ", re.MULTILINE)
 _WORDS = re.compile(r"\*\*\* (?:JOB|STEP) \S+ ON (\S+) CANCELLED AT \S+(?: DUE TO ([A-Z ]+[A-Z]))?")
 _OOM = re.compile(r"oom[-_]kill|Exceeded job memory limit|Out Of Memory", re.IGNORECASE)
-_SECONDS = 60
 
 
 class Refused(InfrastructureError):  # noqa: N818 - not an error where the controller is only away for a moment
@@ -196,7 +194,7 @@ def largest_array() -> int:
 
 def _ask(command: Sequence[str]) -> subprocess.CompletedProcess[str] | None:
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
 
@@ -212,8 +210,7 @@ def last_words(log: Path) -> Job:
         return Job(GONE)
     starts = [match.start() for match in _STARTED.finditer(text)]
     text = text[starts[-1] :] if starts else text
-    found = list(_WORDS.finditer(text))
-    if found:
+    if found := list(_WORDS.finditer(text)):
         node, why = found[-1][1], found[-1][2] or ""
         known = {"TIME LIMIT": "TIMEOUT", "PREEMPTION": "PREEMPTED", "NODE FAILURE": "NODE_FAIL"}
         return Job(known.get(why, "CANCELLED"), why.lower(), node)

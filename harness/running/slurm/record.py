@@ -88,13 +88,8 @@ def root_of(home: Home) -> Path:
 def write_record(path: Path, value: dict[str, Any]) -> None:
     """Write a record beside and rename it into place, synced: whoever reads sees all of it or nothing."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    put_record(temporary, value)
+    write_json(temporary, {"schema": SCHEMA, **value})
     temporary.replace(path)
-
-
-def put_record(path: Path, value: dict[str, Any]) -> None:
-    """Write a record, with its schema's number, so that it is on disk afterwards."""
-    write_json(path, {"schema": SCHEMA, **value})
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -213,18 +208,16 @@ class Ledger:
         """Look which arrays there are, and which of their tasks ended."""
         folder = self.root / "arrays"
         names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-        for gone in set(self._arrays) - names:
-            del self._arrays[gone]
+        self._arrays = {name: array for name, array in self._arrays.items() if name in names}
         self._present = {}
         for name in sorted(names):
             try:
                 self._present[name] = set(os.listdir(folder / name))  # noqa: PTH208 - thousands of names, no paths
             except FileNotFoundError:
                 continue
-            if name not in self._arrays and "array.json" in self._present[name]:
-                array = read_array(folder / name)
-                if array:
-                    self._arrays[name] = array
+            unread = name not in self._arrays and "array.json" in self._present[name]
+            if unread and (array := read_array(folder / name)):
+                self._arrays[name] = array
 
     def arrays(self) -> list[Array]:
         """All arrays, oldest first."""
@@ -260,34 +253,26 @@ class Ledger:
 
     def job(self, array: Array) -> str | None:
         """An array's job id; None when the process that submitted it died before it could note it."""
-        if array.name not in self._jobs:
-            found = read_record(array.folder / "job.json").get("job")
-            if found:
-                self._jobs[array.name] = str(found)
+        if array.name not in self._jobs and (found := read_record(array.folder / "job.json").get("job")):
+            self._jobs[array.name] = str(found)
         return self._jobs.get(array.name)
 
     def traces(self, array: Array) -> str:
         """The job id that the logs of an array's tasks are named by; empty where no task has started."""
-        for name in self._present.get(array.name, ()):
-            found = re.fullmatch(r"(\d+)_\d+_0_log\.out", name)
-            if found:
-                return found[1]
-        return ""
+        found = (re.fullmatch(r"(\d+)_\d+_0_log\.out", name) for name in self._present.get(array.name, ()))
+        return next((match[1] for match in found if match), "")
 
     def end(self, task: Task) -> End | None:
         """How a task ended, as of the last `refresh`."""
         place = (task.array.name, task.number)
-        if place not in self._ends and f"{task.number}.end" in self._present.get(task.array.name, ()):
-            found = read_end(task)
-            if found:
-                self._ends[place] = found
+        unread = place not in self._ends and f"{task.number}.end" in self._present.get(task.array.name, ())
+        if unread and (found := read_end(task)):
+            self._ends[place] = found
         return self._ends.get(place)
 
     def conclude(self, task: Task, end: End) -> End:
         """Say how a task ended; what somebody else said first stays, and is returned."""
-        said = write_end(task, end)
-        self._ends[(task.array.name, task.number)] = said
-        return said
+        return self._ends.setdefault((task.array.name, task.number), write_end(task, end))
 
 
 def read_array(folder: Path) -> Array | None:
@@ -315,7 +300,7 @@ def write_end(task: Task, end: End) -> End:
     path = task.array.folder / f"{task.number}.end"
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        put_record(beside, to_record(end))
+        write_json(beside, {"schema": SCHEMA, **to_record(end)})
         # A hard link fails where the name is there already, also over NFS.
         os.link(beside, path)
     except FileExistsError:

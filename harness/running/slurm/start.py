@@ -94,41 +94,23 @@ def asked_sweep(
         named[name] = value
     matrix = load_matrix(selection.matrix_path)
     chosen = versions_of(matrix, versions)
-    runs, how = parse_repeats(matrix, repeats, chosen), Options(partition, named, retries, at_once)
-    with Board([]) as board:
-        return start_sweep(selection, chosen, runs, how, board, evict=evict, output=output)
-
-
-def start_sweep(
-    selection: Selection,
-    versions: list[str],
-    repeats: dict[str, int],
-    options: Options,
-    board: Board,
-    *,
-    evict: bool,
-    output: Path | None,
-) -> Sweep:
-    """Check what the user asked for, ask the nodes what they are, and keep a record of it.
-
-    Raises:
-        HarnessError: something is missing, here or on the nodes.
-    """
+    runs, options = parse_repeats(matrix, repeats, chosen), Options(partition, named, retries, at_once)
     require_slurm()
-    check_options(options.extra)
+    check_options(named)
     selection = absolute_paths(selection)
     # What is wrong with the files is said before a node is asked for anything.
     experiment = Experiment(replace(selection, identity="cpu of a node"))
     experiment.check()
-    identity = node_device(experiment.home, options, selection.device, board)
+    with Board([]) as board:
+        identity = node_device(experiment.home, options, selection.device, board)
     now = datetime.now(UTC)
     sweep = Sweep(
         # A name that sorts by time.
         id=f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}",
         created=now.isoformat(timespec="seconds"),
         selection=replace(selection, identity=identity),
-        versions=versions,
-        repeats=repeats,
+        versions=chosen,
+        repeats=runs,
         options=options,
         evict=evict,
         output=output.absolute() if output else None,
@@ -142,10 +124,6 @@ def absolute_paths(selection: Selection) -> Selection:
     matrix_path = (selection.matrix_path or find_matrix()).resolve()
     matrix = load_matrix(matrix_path)
 
-    def absolute(path: Path | None) -> Path | None:
-        # Not resolved: a virtualenv's interpreter is a link, and means another environment when it is followed.
-        return path.absolute() if path else None
-
     def named(name: str | None, known: Iterable[str]) -> str | None:
         return str(Path(name).absolute()) if name and name not in known and Path(name).exists() else name
 
@@ -157,9 +135,10 @@ def absolute_paths(selection: Selection) -> Selection:
         checkpoint=named(selection.checkpoint, matrix.checkpoints),
         queries=named(selection.queries, ()),
         qrels=named(selection.qrels, ()),
-        index=absolute(selection.index),
-        sites=absolute(selection.sites),
-        site_python=absolute(selection.site_python),
+        index=selection.index and selection.index.absolute(),
+        sites=selection.sites and selection.sites.absolute(),
+        # Not resolved: a virtualenv's interpreter is a link, and means another environment when it is followed.
+        site_python=selection.site_python and selection.site_python.absolute(),
     )
 
 
@@ -170,8 +149,7 @@ def attach_sweep(selection: Selection, name: str) -> Sweep:
         UsageError: there is none, or there are several.
     """
     home = resolve_home(selection.home, (selection.matrix_path or find_matrix()).resolve())
-    found = open_sweeps(home)
-    if not found:
+    if not (found := open_sweeps(home)):
         raise UsageError(f"--attach: no sweep over Slurm is under way in {home.root}.")
     chosen = [sweep for sweep in found if sweep.id.startswith(name)]
     if len(chosen) != 1:
@@ -261,8 +239,7 @@ def node_device(
     """
     known = root_of(home) / "devices.json"
     name = device_key(options, wanted)
-    remembered = read_record(known).get(name)
-    if remembered:
+    if remembered := read_record(known).get(name):
         return str(remembered)
     answer = ask(home, options, wanted, board)
     where = answer["host"]
@@ -298,8 +275,7 @@ def _wait_for_answer(folder: Path, job: str, board: Board) -> dict[str, Any]:
     gone_since: float | None = None
     said = ""
     for turn in itertools.count():
-        answer = read_record(folder / ANSWER)
-        if answer:
+        if answer := read_record(folder / ANSWER):
             return answer
         jobs = states([job])
         seen = jobs.get(f"{job}_0", Job(GONE)) if jobs is not None else Job("PENDING", "the controller is silent")
@@ -310,9 +286,8 @@ def _wait_for_answer(folder: Path, job: str, board: Board) -> dict[str, Any]:
             gone_since = gone_since if gone_since is not None else now
             log = log_tail(log_path(folder, job, 0))
             if now - gone_since > (2 if log and seen.state == "FAILED" else SETTLE_SECONDS):
-                last = (
-                    log.splitlines()[-1] if log else "it wrote nothing; is the home on a filesystem that nodes share?"
-                )
+                silent = "it wrote nothing; is the home on a filesystem that nodes share?"
+                last = log.splitlines()[-1] if log else silent
                 raise InfrastructureError(f"Job {job}, which should say what a node is, ended as {seen.state}: {last}")
         elif seen.reason and seen.reason != said and turn > 10:
             said = seen.reason

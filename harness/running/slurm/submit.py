@@ -83,8 +83,7 @@ class Submitter:
             missing: dict[int, list[Entry]] = {}
             for planned, attempt in due:
                 spec = planned.spec
-                task = running.get(spec.key)
-                if task is not None:
+                if (task := running.get(spec.key)) is not None:
                     self._adopted.add((task.array.name, task.number))
                 else:
                     stored = planned.stored
@@ -95,8 +94,7 @@ class Submitter:
             for attempt, entries in missing.items():
                 rest = entries
                 while rest:
-                    taken = self._submit_some(rest[:size], attempt, pending)
-                    if not taken:
+                    if not (taken := self._submit_some(rest[:size], attempt, pending)):
                         return
                     rest = rest[taken:]
 

@@ -83,23 +83,18 @@ class Bench:
         """Every Linear of the model by path."""
         return {path: m for path, m in self.model().named_modules() if isinstance(m, torch.nn.Linear)}
 
-    def tokens(self, batch: int, length: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    def tokens(self, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids and attention mask of `batch` passages; the first n of a batch are the batch of n."""
         vocabulary = int(self.model().config.vocab_size)
-        length = length or self.length
-        ids = torch.stack([self.integers(f"passage {i}", 0, vocabulary, length) for i in range(batch)])
+        ids = torch.stack([self.integers(f"passage {i}", 0, vocabulary, self.length) for i in range(batch)])
         return ids.to(self.device), torch.ones_like(ids).to(self.device)
 
     def embed(self, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
         """What colbert-ai's `doc` computes, step by step, without its punctuation mask."""
-        model = self.model()
-        encoded = model.LM(ids, attention_mask=mask)[0]
-        projected = model.linear(encoded)
-        return {
-            "bert": encoded,
-            "linear": projected,
-            "embeddings": torch.nn.functional.normalize(projected, p=2, dim=2),
-        }
+        encoded = self.model().LM(ids, attention_mask=mask)[0]
+        projected = self.model().linear(encoded)
+        normal = torch.nn.functional.normalize(projected, p=2, dim=2)
+        return {"bert": encoded, "linear": projected, "embeddings": normal}
 
     def precisions(self) -> dict[str, Callable[[], Any]]:
         """Name to a context: full, and autocast to float16 on a GPU or to bfloat16 on a CPU, which has no other."""
@@ -120,8 +115,7 @@ class Bench:
     def _keep(self, case: str, name: str, tensor: torch.Tensor, role: str) -> str:
         tensors = self._made["tensors"]
         file = f"{len(tensors):05}.safetensors"
-        held = tensor.detach().to("cpu").contiguous().clone()
-        save_file({"tensor": held}, os.path.join(self.folder, file))
+        save_file({"tensor": tensor.detach().to("cpu").contiguous().clone()}, os.path.join(self.folder, file))
         tensors.append({"case": case, "tensor": name, "file": file, "role": role})
         return file
 

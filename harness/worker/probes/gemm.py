@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-
-from harness.worker.probes.bench import Bench
-
-_BATCHES = (1, 8, 32)
-_SMALL_CPU_HALF = 64
-"""Rows of a float16 product on a CPU, where it is a thing that runs slowly or not at all, and the job never asks for
-it."""
+from harness.worker.probes.bench import FULL, MIXED, Bench
 
 
 def _products(bench: Bench) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
@@ -17,7 +10,7 @@ def _products(bench: Bench) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]
     found: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
     for linear in bench.linears().values():
         inner, outer = linear.in_features, linear.out_features
-        for batch in _BATCHES:
+        for batch in (1, 8, 32):
             found[f"Linear {inner} to {outer}, batch {batch}"] = ((batch * bench.length, inner), (inner, outer))
     config = bench.model().config
     heads = int(getattr(config, "num_attention_heads", 12))
@@ -38,16 +31,14 @@ def run(bench: Bench) -> None:
     kinds = ["float32", "float16", "autocast"] if bench.setting.gpu else ["float32", "float16"]
     for kind in kinds:
         for name, (left, right) in _products(bench).items():
-            if kind == "float16" and device == "cpu" and (len(left) > 2 or left[0] > _SMALL_CPU_HALF):
+            # On a CPU float16 products run slowly or not at all, and the job never asks for them.
+            if kind == "float16" and device == "cpu" and (len(left) > 2 or left[0] > 64):
                 continue
             with bench.case(f"{kind} {name}") as case:
                 a, b = bench.normal(f"{name} left", *left).to(device), bench.normal(f"{name} right", *right).to(device)
                 if kind == "float16":
                     a, b = a.half(), b.half()
-                if kind == "autocast":
-                    with torch.autocast(device, dtype=torch.float16):
-                        found = a @ b
-                else:
+                with bench.precisions()[MIXED if kind == "autocast" else FULL]():
                     found = a @ b
                 case.put("product", found)
                 if name.startswith("codes"):

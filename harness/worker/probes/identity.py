@@ -9,8 +9,6 @@ import torch
 
 from harness.worker.probes.bench import Bench
 
-_BATCH = 8
-
 
 class Identity(torch.nn.Module):
     """Passes its input on, cut or filled up with zeros to the width that the Linear gave. Nothing is computed."""
@@ -52,7 +50,7 @@ def run(bench: Bench) -> None:
     """Replace, encode a batch of 8, put back."""
     model = bench.model()
     linears = bench.linears()
-    tokens = bench.tokens(_BATCH)
+    tokens = bench.tokens(8)
     for precision, context in bench.precisions().items():
         for label, paths in _groups(linears):
             with bench.case(f"{precision} without {label}") as case:

@@ -12,7 +12,6 @@ import torch
 from harness.worker.probes.bench import Bench
 
 _LAYER = re.compile(r"(^|\.)(embeddings|(layers?|h)\.\d+)$")
-_BATCHES = (8, 32)
 
 
 @contextlib.contextmanager
@@ -38,7 +37,7 @@ def run(bench: Bench) -> None:
     """Hook the embeddings and each encoder layer, then encode fixed token ids in batches of 8 and 32."""
     layers = {path: m for path, m in bench.model().LM.named_modules() if _LAYER.search(path)}
     for precision, context in bench.precisions().items():
-        for batch in _BATCHES:
+        for batch in (8, 32):
             with bench.case(f"{precision} batch {batch}") as case:
                 with _hooked(layers) as seen, context():
                     found = bench.embed(*bench.tokens(batch))

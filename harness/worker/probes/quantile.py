@@ -6,13 +6,11 @@ import torch
 
 from harness.worker.probes.bench import Bench
 
-_SIZES = (1000, 9600, 96_000, 1_000_000)
-
 
 def run(bench: Bench) -> None:
     """Ask for the quantiles that colbert-ai asks for with 1, 2 and 4 bits, and for the mean beside them."""
     for device in bench.devices:
-        for size in _SIZES:
+        for size in (1000, 9600, 96_000, 1_000_000):
             with bench.case(f"{device} of {size}") as case:
                 x = bench.normal(f"residuals {size}", size).to(device)
                 for nbits in (1, 2, 4):

@@ -6,16 +6,12 @@ import torch
 
 from harness.worker.probes.bench import Bench, same_bits
 
-_SIZES = (16, 1000, 4096, 50_000)
-_DTYPES = (torch.float32, torch.int64, torch.int32, torch.uint8)
-"""colbert-ai sorts its codes as float32."""
-
 
 def run(bench: Bench) -> None:
-    """Sort numbers with many ties as colbert-ai sorts codes, and ask whether ties keep their order."""
+    """Sort numbers with many ties as colbert-ai sorts codes (float32), and ask whether ties keep their order."""
     for device in bench.devices:
-        for dtype in _DTYPES:
-            for size in _SIZES:
+        for dtype in (torch.float32, torch.int64, torch.int32, torch.uint8):
+            for size in (16, 1000, 4096, 50_000):
                 with bench.case(f"{device} {str(dtype)[6:]} of {size}") as case:
                     x = bench.integers(f"codes {size}", 0, 250, size).to(dtype).to(device)
                     found = x.sort()
