@@ -229,12 +229,11 @@ def _score_pids(tap: SearchTap, original: Any) -> Any:
     return score_pids
 
 
-_GENERATION = "colbert.search.candidate_generation"
 _SCORER = "colbert.search.index_storage"
 HOOKS = (
     Hook((*_TOKENS, "Q"), "colbert.searcher", "Searcher.encode", _encode),
-    Hook(("centroid_scores", "cells"), _GENERATION, "CandidateGeneration.get_cells", _get_cells),
-    Hook(("candidates",), _GENERATION, "CandidateGeneration.generate_candidates", _candidates),
+    Hook(("centroid_scores", "cells"), _SCORER, "IndexScorer.get_cells", _get_cells),
+    Hook(("candidates",), _SCORER, "IndexScorer.generate_candidates", _candidates),
     Hook(("stage1", *_MARGINS), "harness.worker.kernels", "keep_best", _keep_best),
     Hook(
         ("decompressed", "normalized", "stage2", "maxsim"), _SCORER, "IndexScorer.score_pids", _score_pids,
