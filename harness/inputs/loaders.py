@@ -145,16 +145,16 @@ def _own_queries(
         return kinds.local_queries(beside / known.queries, limit), judged
     if isinstance(known, HubCollection) and known.queries is not None:
 
-        def files(part: HubPart) -> hub.DatasetFiles:
+        def files(part: HubPart) -> tuple[list[Path], str]:
             return hub.dataset_files(
                 known.repo, part.config, part.split, revision=known.revision, cache=home.data_cache
             )
 
-        part, judged = known.queries, None
+        (paths, revision), part, judged = files(known.queries), known.queries, None
         if known.qrels is not None and own_qrels:
             what = f"{known.repo} ({known.qrels.config}, {known.qrels.split})"
-            judged = kinds.collect_qrels(kinds.parquet_rows(files(known.qrels).paths), what)
-        return kinds.hub_queries(files(part), known.repo, part.config, part.split, limit), judged
+            judged = kinds.collect_qrels(kinds.parquet_rows(files(known.qrels)[0]), what)
+        return kinds.hub_queries(paths, limit, known.repo, part.config, part.split, revision), judged
     raise UsageError(
         f"The collection {name} has no queries: pass --queries FILE (Parquet, TSV or JSON lines), or name `queries` "
         "of it in matrix.yaml."

@@ -6,16 +6,13 @@ import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from harness.errors import UsageError
 from harness.inputs.passages import Passages, Texts, collect
 from harness.inputs.readers import lines_of, open_parquet, reader, require_file
 from harness.inputs.recipe import QUERIES_SEED, known_items
 from harness.words import count
-
-if TYPE_CHECKING:
-    from harness.inputs.hub import DatasetFiles
 
 _COLUMNS = ("query_id", "corpus_id", "score")
 _MOST = 1 << 31
@@ -58,12 +55,12 @@ def local_queries(path: Path, limit: int | None = None) -> Queries:
     return Queries(ids, texts, path.name.removesuffix(".gz").rsplit(".", 1)[0], {"kind": "local", "file": path.name})
 
 
-def hub_queries(files: DatasetFiles, repo: str, config: str, split: str, limit: int | None = None) -> Queries:
+def hub_queries(paths: Iterable[Path], limit: int | None, repo: str, config: str, split: str, revision: str) -> Queries:
     """Read queries from the files of a dataset repository of the Hugging Face Hub."""
-    rows = itertools.chain.from_iterable(reader(path)(path, "text", "_id") for path in files.paths)
+    rows = itertools.chain.from_iterable(reader(path)(path, "text", "_id") for path in paths)
     ids, texts = collect(rows, f"{repo} ({config}, {split})", limit=limit, of=Queries)
     source: dict[str, str | int] = {
-        "kind": "hub", "repo": repo, "config": config, "split": split, "revision": files.revision,
+        "kind": "hub", "repo": repo, "config": config, "split": split, "revision": revision,
     }  # fmt: skip
     return Queries(ids, texts, config, source)
 
