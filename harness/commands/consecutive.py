@@ -7,14 +7,14 @@ from typing import Any
 
 import click
 
-from harness.commands.options import Writable, group_option, markdown_option, selection_options
+from harness.commands.options import Writable, cell_options, group_option, markdown_option
 from harness.errors import ExitCode
 from harness.report.reduce import results_name
 
 
 @click.command(name="consecutive")
 @click.argument("versions", nargs=-1)
-@selection_options
+@cell_options
 @group_option
 @markdown_option
 @click.option(
@@ -45,7 +45,7 @@ def command(versions: tuple[str, ...], group: str | None, markdown: bool, output
         # A version in the middle that has no cell is a gap in the table, not a step that is silently left out.
         first, last = (matrix.versions.index(listed[i]) for i in (0, -1))
         listed = matrix.versions[first : last + 1]
-    folder = output or chooser.path.parent / "results" / results_name(choice.cells[0].spec)
+    folder = output or chooser.path.parent / "results" / results_name(choice.cells[0].spec, chooser.selection.searched)
     reduced = reduce_cells(matrix, choice, listed, folder)
     print_headline(reduced, markdown=markdown)
     click.echo(f"Tables: {folder}")

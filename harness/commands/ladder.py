@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.commands.options import chunks_option, group_option, json_option, selection_options
+from harness.commands.options import cell_options, chunks_option, group_option, json_option
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.argument("items", nargs=-1, required=True)
 @json_option
 @chunks_option
-@selection_options
+@cell_options
 @group_option
 def command(items: tuple[str, ...], as_json: bool, apart: bool, group: str | None, **options: Any) -> int:
     """Show for ITEMS in order, index directories or stored cells, what changed at each step and which are equal.

@@ -7,14 +7,14 @@ from typing import Any
 
 import click
 
-from harness.commands.options import Writable, gathering_option, selection_options, sites_options
+from harness.commands.options import Writable, cell_options, gathering_option, sites_options
 from harness.errors import ExitCode, UsageError
 
 
 @click.command(name="locate")
 @click.argument("a")
 @click.argument("b")
-@selection_options
+@cell_options
 @sites_options
 @click.option("--repeats", type=click.IntRange(min=0), default=1, help="Extra runs of each, for noise.")
 @click.option("--no-replay", is_flag=True, help="Only the first stage: which artifact differs first.")
@@ -50,7 +50,8 @@ def command(
     if no_replay and repro is not None:
         raise UsageError("--repro needs the replay that --no-replay leaves out: give one of the two.")
     # A step is replayed with A's artifacts, whatever matrix.yaml keeps of other cells.
-    experiment = to_run(Selection(**options, capture=None if no_replay else "full"))
+    selection = Selection(**options, capture=None if no_replay else "full")
+    experiment = to_run(selection.over_one_index(a))
     a, b = two_versions(experiment.matrix, a, b, "locate")
     gathering = Gathering(output, "locations", experiment, a) if output else None
     pair = prepare_pair(experiment, a, b, repeats=repeats)

@@ -107,6 +107,44 @@ selection_options = together(
 )
 """Options that say which experiment is meant: `Selection`'s fields."""
 
+search_options = together(
+    click.option("--queries", help="A .parquet, .tsv or .jsonl file (default: the collection's own)."),
+    click.option("--qrels", help="Which passages answer them: TREC's qrels, or a .parquet file."),
+    click.option("--limit-queries", type=click.IntRange(min=1), help="Only the first N queries."),
+    click.option("--on", metavar="VERSION", help="Search this version's index, not each version its own."),
+    click.option(
+        "--index",
+        type=click.Path(path_type=Path),
+        help="Search the ColBERT index in this folder, whoever made it.",
+    ),
+    click.option("--k", type=click.IntRange(min=1), help="Passages that a search returns (part of its key)."),
+)
+"""Options that say what is searched for, and in which index: `Selection`'s fields, too."""
+
+
+def cell_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that say which cells are meant, of any kind of job: `Selection`'s fields."""
+
+    @functools.wraps(function)
+    def fitting(*, job: str, **options: Any) -> Any:
+        from harness.errors import UsageError
+
+        names = ("queries", "qrels", "limit_queries", "on", "index", "k")
+        given = [f"--{name.replace('_', '-')}" for name in names if options[name] is not None]
+        if given and job != "search":
+            raise UsageError(f"{', '.join(given)}: of searches; give --job search, too, or leave this out.")
+        return function(job=job, **options)
+
+    kind = click.option(
+        "--job",
+        type=click.Choice(["index", "search"]),
+        default="index",
+        show_default=True,
+        help="The kind of cells that is meant; of searches, these options say which (docs/search.md).",
+    )
+    return together(kind, search_options, selection_options)(fitting)
+
+
 probe_options = together(
     click.option(
         "--probe",

@@ -11,22 +11,24 @@ import click
 from harness.commands.options import (
     Writable,
     capture_option,
+    cell_options,
     cluster_options,
     evict_option,
     local_options,
     markdown_option,
     repeats_option,
-    selection_options,
     sites_options,
 )
-from harness.errors import ExitCode, InfrastructureError, UsageError
+from harness.errors import ExitCode, InfrastructureError, UsageError, printable
 
 _MOST_HOURS = 1_000_000
 
 if TYPE_CHECKING:
-    from harness.running.experiment import Selection
+    from harness.running.experiment import Experiment, Selection
+    from harness.running.plan import Planned
     from harness.running.slurm.record import Sweep
     from harness.running.sweep import Executor
+    from harness.store.cell import Cell
 
 
 def _hours(_context: click.Context, _option: click.Parameter, value: float | None) -> float | None:
@@ -38,7 +40,7 @@ def _hours(_context: click.Context, _option: click.Parameter, value: float | Non
 
 @click.command(name="sweep")
 @click.argument("versions", nargs=-1)
-@selection_options
+@cell_options
 @sites_options
 @repeats_option
 @local_options
@@ -66,7 +68,7 @@ def command(
     cluster: dict[str, Any],
     **options: Any,
 ) -> int:
-    """Index with VERSIONS (default: all), then reduce to tables. Cells that are stored already are not run again.
+    """Index, or search, with VERSIONS (default: all), then reduce to tables. Stored cells are not run again.
 
     One version that fails does not stop the others. Ctrl-C once lets the running cells end and reduces what is there;
     twice ends them at once. Exit code 3 when a cell ended badly or did not run, 1 when a pair differs beyond the noise
@@ -79,7 +81,7 @@ def command(
     from harness.running.checks import parse_repeats, to_run, versions_of
     from harness.running.choice import planned_cells
     from harness.running.experiment import Selection
-    from harness.running.plan import plan_cells, run_older, stopped_early
+    from harness.running.plan import plan_cells, run_needed, run_older, stopped_early
     from harness.running.progress import Board
     from harness.running.sweep import LocalExecutor
 
@@ -95,13 +97,24 @@ def command(
         executor = LocalExecutor(tuple(choose_gpus(experiment.device, gpus)), jobs)
         chosen = versions_of(experiment.matrix, versions)
         extra_runs = parse_repeats(experiment.matrix, repeats, chosen)
-    plan = plan_cells(experiment, chosen, extra_runs)
+
+    def run(of: Experiment, planned: list[Planned]) -> list[Cell]:
+        with Board([one.spec.label for one in planned]) as board:
+            return executor.run(of, planned, board, evict_after=evict)
+
+    ready, without = run_needed(experiment, chosen, run)
+    for cell in without:
+        click.echo(printable(f"{cell.label}: {cell.outcome}: {cell.reason}"), err=True)
+    if not ready:
+        raise InfrastructureError("There is no index to search: not one of those that are needed could be made.")
+    plan = plan_cells(experiment, ready, {version: extra_runs[version] for version in ready if version in extra_runs})
     if older_than is not None:
         plan = run_older(plan, older_than)
-    folder = output or experiment.matrix_path.parent / "results" / results_name(plan[0].spec)
+    folder = output or experiment.matrix_path.parent / "results" / results_name(
+        plan[0].spec, experiment.selection.searched
+    )
     writable_folder(folder, "--output")
-    with Board([planned.spec.label for planned in plan]) as board:
-        cells = executor.run(experiment, plan, board, evict_after=evict)
+    cells = run(experiment, plan)
     early = stopped_early(plan, cells)
     if not cells:
         raise InfrastructureError(early)
@@ -114,7 +127,7 @@ def command(
         close_sweep(experiment.home, sweep)
     if early:
         click.echo(early, err=True)
-    if early or any(cell.failed for cell in cells):
+    if early or any(cell.failed for cell in (*cells, *without)):
         return int(ExitCode.INFRASTRUCTURE)
     return int(ExitCode.DIVERGENCE if reduced.diverged else ExitCode.OK)
 

@@ -104,7 +104,12 @@ def look(pair: Pair) -> Location:
     unknown = unrecorded(pair.a.cell, pair.b.cell)
     places = trace(pair.a.digests(), pair.b.digests(), noise=pair.noise, unknown=unknown, kind=pair.kind)
     differences = {
-        place.name: difference(pair.store, *(side.cell.artifacts.get(place.name) for side in (pair.a, pair.b)))
+        place.name: difference(
+            pair.store,
+            pair.a.cell.artifacts.get(place.name),
+            pair.b.cell.artifacts.get(place.name),
+            pair.kind.known(place.name),
+        )
         for place in places
         if place.change not in {Change.EQUAL, Change.SWAPPED}
     }

@@ -11,7 +11,7 @@ from harness.environments.interpreter import Interpreter
 from harness.errors import InfrastructureError
 from harness.running.experiment import Experiment
 from harness.running.job import Workbench, interpreter_of, workbench
-from harness.running.plan import plan_cells, stopped_early
+from harness.running.plan import Planned, plan_cells, run_needed, stopped_early
 from harness.running.progress import Board
 from harness.running.sweep import run_plan
 from harness.store.cell import Cell
@@ -69,7 +69,7 @@ class Pair:
 
 
 def prepare_pair(experiment: Experiment, a: str, b: str, *, repeats: int = 1) -> Pair:
-    """Index with both versions where that is not done yet, each once more for the noise floor, and return the pair.
+    """Run the job of both versions where that is not done yet, each once more for the noise floor; return the pair.
 
     A version against itself is a pair too: the first run and its repeat.
 
@@ -78,9 +78,19 @@ def prepare_pair(experiment: Experiment, a: str, b: str, *, repeats: int = 1) ->
     """
     a, b = experiment.matrix.require(a), experiment.matrix.require(b)
     same = a == b
-    plan = plan_cells(experiment, [a] if same else [a, b], {b: repeats, a: max(repeats, 2 if same else 0)})
-    with Board([planned.spec.label for planned in plan]) as board:
-        cells = run_plan(experiment, plan, board, evict_after=False)
+
+    def run(of: Experiment, planned: list[Planned]) -> list[Cell]:
+        with Board([one.spec.label for one in planned]) as board:
+            return run_plan(of, planned, board, evict_after=False)
+
+    versions = [a] if same else [a, b]
+    ready, bad = run_needed(experiment, versions, run)
+    if ready != versions:
+        raise InfrastructureError(
+            f"{bad[0].label} ended as {bad[0].outcome}: {bad[0].reason}" if bad else "Stopped before an index was made."
+        )
+    plan = plan_cells(experiment, versions, {b: repeats, a: max(repeats, 2 if same else 0)})
+    cells = run(experiment, plan)
     if early := stopped_early(plan, cells):
         raise InfrastructureError(early)
     for cell in cells:
@@ -88,9 +98,10 @@ def prepare_pair(experiment: Experiment, a: str, b: str, *, repeats: int = 1) ->
             raise InfrastructureError(f"{cell.label} ended as {cell.outcome} and cannot be compared: {cell.reason}")
     first, *again = (cell for cell in cells if cell.version == a)
     second, *again_b = [again.pop(0)] if same else [cell for cell in cells if cell.version == b]
+    note = Board([]).note
     return Pair(
-        Side(first, partial(interpreter_of, experiment, a, board.note)),
-        Side(second, partial(interpreter_of, experiment, b, board.note)),
+        Side(first, partial(interpreter_of, experiment, a, note)),
+        Side(second, partial(interpreter_of, experiment, b, note)),
         (noise_floor(first, again) or frozenset()) | (noise_floor(second, again_b) or frozenset()),
         len(again),
         experiment.store,

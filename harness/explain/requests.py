@@ -41,7 +41,7 @@ def step_request(
     """
     replay = pair.kind.replays.get(step)
     if replay is None:
-        raise LookupError(f"The step {step!r} runs no torch operator that could be replayed by itself.")
+        raise LookupError(f"The step {step!r} is not one that can be run by itself.")
     patterns = map(pair.kind.pattern, artifacts)
     chunk = next((chunk for _pattern, chunk in patterns if chunk is not None), "0")
     request: dict[str, Any] = {"step": replay.run_as or step}

@@ -14,11 +14,10 @@ from harness.artifacts.kind import JobKind, all_chunks
 from harness.errors import InfrastructureError, UsageError
 from harness.explain.difference import Difference, difference
 from harness.explain.pair import Pair, Side
-from harness.inputs.checkpoint import CheckpointFiles
 from harness.inputs.limits import chunks_of
-from harness.inputs.passages import Passages
+from harness.running.kinds import JobInputs
 from harness.running.progress import Board
-from harness.running.runner import run_index
+from harness.running.runner import run_cell
 from harness.store.cell import Cell
 from harness.store.spec import CellSpec
 from harness.store.store import Store
@@ -121,14 +120,12 @@ class Swapper:
 
     Attributes:
         pair: A and B.
-        passages: the collection.
-        checkpoint: the checkpoint.
+        inputs: what the job of a version is given.
         board: shows progress.
     """
 
     pair: Pair
-    passages: Passages
-    checkpoint: CheckpointFiles
+    inputs: Callable[[str], JobInputs]
     board: Board
 
     def run(self, job: Side, values: Side, names: Sequence[str], reference: Side, *, gate: bool = False) -> Swapped:
@@ -143,7 +140,7 @@ class Swapper:
         if cell is None or cell.outcome != "ok":
             files = {name: self.pair.store.object_path(digest) for name, digest in swap.items()}
             label = f"{job.cell.label} with {', '.join(names)} of {values.cell.label}"
-            cell = self._index(job, spec, self.pair.store, label, "full", files)
+            cell = self._job(job, spec, self.pair.store, label, "full", files)
         if cell.outcome != "ok":
             raise InfrastructureError(f"The swapped job {cell.label} ended as {cell.outcome}: {cell.reason}")
         return Swapped(
@@ -160,20 +157,20 @@ class Swapper:
     def capture_gate(self, folder: Path) -> list[str]:
         """Run A's job without capturing anything; return the final artifacts that differ, which should be none."""
         a = self.pair.a
-        cell = self._index(a, a.cell.spec, Store(folder), f"{a.cell.label} without capture", "final")
+        cell = self._job(a, a.cell.spec, Store(folder), f"{a.cell.label} without capture", "final")
         if cell.outcome != "ok":
             raise InfrastructureError(f"{a.cell.label} without capture ended as {cell.outcome}: {cell.reason}")
         final = cell.job_kind.in_order(filter(cell.job_kind.is_final, {*a.cell.artifacts, *cell.artifacts}))
         mine = a.digests()
         return [n for n in final if n not in cell.artifacts or cell.artifacts[n].digest != mine.get(n)]
 
-    def _index(
+    def _job(
         self, job: Side, spec: CellSpec, store: Store, label: str, capture: str, swap: dict[str, Path] | None = None
     ) -> Cell:
         self.board.phase(label, "start")
         bench = self.pair.bench
-        return run_index(
-            bench.home, store, spec, job.interpreter(), self.passages, self.checkpoint,
+        return run_cell(
+            bench.home, store, spec, job.interpreter(), self.inputs(spec.version),
             device_kind=bench.device_kind, capture=capture, deadline=bench.deadline, swap=swap,
             on_phase=lambda phase: self.board.phase(label, phase),
         )  # fmt: skip
@@ -185,5 +182,5 @@ def differences(store: Store, cell: Cell, reference: Cell) -> dict[str, Differen
     for name in cell.job_kind.in_order({*cell.artifacts, *reference.artifacts}):
         mine, theirs = cell.artifacts.get(name), reference.artifacts.get(name)
         if mine is None or theirs is None or mine.digest != theirs.digest:
-            found[name] = difference(store, theirs, mine)
+            found[name] = difference(store, theirs, mine, cell.job_kind.known(name))
     return found

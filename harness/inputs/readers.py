@@ -1,4 +1,4 @@
-"""Reading passages from Parquet, TSV and JSON lines."""
+"""Reading texts, which are passages or queries, from Parquet, TSV and JSON lines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Reader: TypeAlias = Callable[[Path, str, str | None], Iterator[Row]]
 
 
 @contextmanager
-def _open_parquet(path: Path) -> Iterator[Any]:
+def open_parquet(path: Path) -> Iterator[Any]:
     """A Parquet file; whatever turns out to be wrong with it in the `with` block is said in a sentence."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -36,7 +36,7 @@ def _open_parquet(path: Path) -> Iterator[Any]:
 
 
 def _read_parquet(path: Path, text_column: str, id_column: str | None) -> Iterator[Row]:
-    with _open_parquet(path) as file:
+    with open_parquet(path) as file:
         id_column = _check_columns(str(path), list(file.schema_arrow.names), text_column, id_column)
         columns = [text_column] if id_column is None else [text_column, id_column]
         number = 0
@@ -48,7 +48,7 @@ def _read_parquet(path: Path, text_column: str, id_column: str | None) -> Iterat
                     number += 1
                     if id_column is not None and raw_id is None:
                         raise UsageError(
-                            f"{path}: the field {id_column} in row {number} is null; every passage needs an id."
+                            f"{path}: the field {id_column} in row {number} is null; every row needs an id."
                         )
                     yield f"row {number}", raw_id, text
         except UnicodeDecodeError as error:
@@ -61,17 +61,17 @@ def _check_columns(what: str, present: list[str], text_column: str, id_column: s
     """The id column to use; a sentence when a column that was asked for is not there."""
     if text_column not in present:
         raise UsageError(
-            f"{what}: the collection has no column {text_column}; it has {', '.join(present) or 'none'}: "
+            f"{what}: there is no column {text_column}; it has {', '.join(present) or 'none'}: "
             f"rename the one that holds the text."
         )
     if id_column is None or id_column in present:
         return id_column
     if id_column == "_id":
         return None
-    raise UsageError(f"{what}: the collection has no column {id_column} for ids; it has {', '.join(present)}.")
+    raise UsageError(f"{what}: there is no column {id_column} for ids; it has {', '.join(present)}.")
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def lines_of(path: Path) -> Iterator[tuple[int, str]]:
     """Line numbers from 1 and lines without their ends (LF or CR LF, nothing else); empty lines are skipped."""
     opener: Any = gzip.open if path.suffix.lower() == ".gz" else open
     number = 0
@@ -88,11 +88,11 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             f"{path}: the gzip stream is damaged or cut short after line {number}; compress the file again."
         ) from error
     except OSError as error:
-        raise UsageError(f"{path}: the collection cannot be read: {said(error)}; check its permissions.") from error
+        raise UsageError(f"{path}: the file cannot be read: {said(error)}; check its permissions.") from error
 
 
 def _read_tsv(path: Path, text_column: str, id_column: str | None) -> Iterator[Row]:
-    lines = _lines(path)
+    lines = lines_of(path)
     first = next(lines, None)
     if first is None:
         return
@@ -127,7 +127,7 @@ def _read_colbert_tsv(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[
 
 def _read_jsonl(path: Path, text_column: str, id_column: str | None) -> Iterator[Row]:
     use_ids: bool | None = None
-    for number, line in _lines(path):
+    for number, line in lines_of(path):
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -146,14 +146,14 @@ def _read_jsonl(path: Path, text_column: str, id_column: str | None) -> Iterator
             use_ids = _check_columns(str(path), list(value), text_column, id_column) is not None
         if use_ids and value.get(id_column or "") is None:
             raise UsageError(
-                f"{path}: line {number} has no {id_column}, though the first line has one; every passage needs an id."
+                f"{path}: line {number} has no {id_column}, though the first line has one; every row needs an id."
             )
         yield f"line {number}", value[id_column or ""] if use_ids else None, value.get(text_column)
 
 
 _FORMATS = {".parquet": "parquet", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 SUFFIXES = (*_FORMATS, ".gz")
-"""How the name of a collection's file can end."""
+"""How the name of a file of texts can end."""
 _READERS: dict[str, Reader] = {"parquet": _read_parquet, "tsv": _read_tsv, "jsonl": _read_jsonl}
 
 
@@ -163,10 +163,22 @@ def format_of(path: Path) -> str:
     kind = _FORMATS.get(Path(name.removesuffix(".gz")).suffix)
     if kind is None or (kind == "parquet" and name.endswith(".gz")):
         raise UsageError(
-            f"{path}: the suffix {path.suffix or '(none)'} is not one that a collection can have; "
+            f"{path}: the suffix {path.suffix or '(none)'} is not one of a file of texts; "
             f"use .parquet, .tsv, .jsonl or .ndjson (the last three also with .gz)."
         )
     return kind
+
+
+def require_file(path: Path, what: str) -> None:
+    """Refuse a path that is no file.
+
+    Raises:
+        UsageError: with what it was to be.
+    """
+    if not path.is_file():
+        raise UsageError(
+            f"{path}: this {what} {'is not a file' if path.exists() else 'does not exist'}; check the path."
+        )
 
 
 def reader(path: Path) -> Reader:
@@ -177,8 +189,8 @@ def reader(path: Path) -> Reader:
 def count_rows(path: Path) -> int:
     """Rows of a file that the Hub gave; a header of a TSV file is not one."""
     if format_of(path) == "parquet":
-        with _open_parquet(path) as file:
+        with open_parquet(path) as file:
             return int(file.metadata.num_rows)
-    first = next(_lines(path), (0, ""))[1]
+    first = next(lines_of(path), (0, ""))[1]
     header = format_of(path) == "tsv" and not first.split("\t")[0].strip().isdecimal()
-    return sum(1 for _ in _lines(path)) - header
+    return sum(1 for _ in lines_of(path)) - header

@@ -82,7 +82,8 @@ def sentences(reduced: Reduced) -> list[str]:
         lines.append("There is one version, and no step to compare.")
     changed = [(row, pair) for row, pair in compared if row.changed]
     if compared and not changed:
-        lines.append(f"No tensor of the index changed by a bit in {count(len(compared), 'step')}.")
+        product = shown[0].a.job_kind.product
+        lines.append(f"No tensor of the {product} changed by a bit in {count(len(compared), 'step')}.")
     lines += [_changed(row, pair) for row, pair in changed]
     return lines
 
@@ -92,7 +93,7 @@ def _changed(row: Headline, pair: ComparedCells) -> str:
     names = [artifact.name for artifact in final]
     noise = ", none of them more than a repeat does" if set(names) <= set(row.noisy or ()) else ""
     start = (
-        f"{row.a} -> {row.b} changed {len(final)} of {row.total} tensors of the index{noise}: "
+        f"{row.a} -> {row.b} changed {len(final)} of {row.total} tensors of the {pair.a.job_kind.product}{noise}: "
         f"{', '.join(map(_how, final))}"
     )
     verdicts = []

@@ -17,6 +17,7 @@ from typing import Any
 
 from blake3 import blake3
 
+from harness.artifacts.kinds import kind_named
 from harness.environments.build import ensure_environment
 from harness.environments.device import gpu_turn
 from harness.environments.interpreter import Interpreter
@@ -105,7 +106,7 @@ def run_worker(
         run=run,
         deadlines=[
             Deadline("import", deadline if import_deadline is None else import_deadline, ("start", "import")),
-            Deadline("index", deadline),
+            Deadline(kind_named(spec.job).name, deadline),
         ],
         phase=out / "phase",
         on_phase=on_phase,
@@ -295,6 +296,4 @@ def interpreter_of(experiment: Experiment, version: str, note: Callable[[str], N
 
 def workbench(experiment: Experiment) -> Workbench:
     """What jobs of an experiment have in common."""
-    return Workbench(
-        experiment.home, experiment.checkpoint.path, experiment.device.kind, experiment.job.deadline_seconds.index
-    )
+    return Workbench(experiment.home, experiment.checkpoint.path, experiment.device.kind, experiment.job.deadline)

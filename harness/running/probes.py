@@ -23,7 +23,7 @@ from harness.environments.supervise import read
 from harness.environments.uv import BuildFailed
 from harness.errors import UnreadableTensor, UsageError
 from harness.home import package_folder
-from harness.inputs.matrix import IndexJob, Matrix
+from harness.inputs.matrix import JobSettings, Matrix
 from harness.running.experiment import Experiment
 from harness.running.job import JobResult, interpreter_of, workbench
 from harness.running.progress import Board
@@ -78,7 +78,7 @@ def probe_digest(name: str) -> str:
 
 def probe_spec(
     matrix: Matrix,
-    job: IndexJob,
+    job: JobSettings,
     version: str,
     lock: Lock,
     name: str,

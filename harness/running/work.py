@@ -158,7 +158,7 @@ class Work:
             experiment.device.flavour,
             experiment.build(version),
             report=self.board.note,
-            deadline=experiment.job.deadline_seconds.install,
+            deadline=experiment.job.deadlines.install,
             control=control,
         )
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from harness.worker import capture
+from harness.worker.kernels import replace_extensions
 from harness.worker.notes import Notes
 from harness.worker.outcomes import Ended
-from harness.worker.packing import packbits
 
 
 def require_device(cell: dict[str, Any]) -> None:
@@ -55,26 +55,17 @@ def runs_on(architectures: list[str], capability: tuple[int, int]) -> bool:
         major, minor = int(digits[:-1]), int(digits[-1])
         if kind == "compute" and (major, minor) <= capability:
             return True
-        fits = minor == capability[1] if number.endswith("a") else minor <= capability[1]
-        if kind == "sm" and major == capability[0] and fits:
+        if kind == "sm" and major == capability[0] and minor <= capability[1]:
+            if number.endswith("a") and minor != capability[1]:
+                continue
             return True
     return False
 
 
 def skip_extensions(cell: dict[str, Any]) -> None:
-    """Keep colbert-ai from compiling C++ and CUDA at run time, unless the cell asks for its own kernels.
-
-    On a CPU it would build `segmented_maxsim`, which indexing never calls; on a GPU `decompress_residuals`, never
-    called either, and `packbits`, which `packing.packbits` replaces bit for bit.
-    """
-    if cell["settings"].get("native_extensions"):
-        return
-    from colbert.indexing.codecs.residual import ResidualCodec
-    from colbert.modeling.colbert import ColBERT
-
-    ColBERT.loaded_extensions = True
-    ResidualCodec.loaded_extensions = True
-    ResidualCodec.packbits = staticmethod(packbits)
+    """Keep colbert-ai from compiling C++ and CUDA at run time, unless the cell asks for its own kernels."""
+    if not cell["settings"].get("native_extensions"):
+        replace_extensions()
 
 
 def refuse_remote_code(checkpoint: str) -> None:
@@ -88,7 +79,10 @@ def refuse_remote_code(checkpoint: str) -> None:
         Ended: `unsupported`, where config.json or tokenizer_config.json has `auto_map`.
     """
     for name in ("config.json", "tokenizer_config.json"):
-        with contextlib.suppress(FileNotFoundError), open(os.path.join(checkpoint, name), encoding="utf-8") as file:
+        path = os.path.join(checkpoint, name)
+        if not os.path.exists(path):
+            continue
+        with open(path, encoding="utf-8") as file:
             if "auto_map" in json.load(file):
                 raise Ended("unsupported", f"{name} of the checkpoint has auto_map: it wants to run code of its own.")
     import transformers
@@ -103,7 +97,10 @@ def refuse_remote_code(checkpoint: str) -> None:
 
 
 def _without_trust(original: Any) -> Any:
-    return lambda *args, **kwargs: original(*args, **{**kwargs, "trust_remote_code": False})
+    def from_pretrained(*args: Any, **kwargs: Any) -> Any:
+        return original(*args, **{**kwargs, "trust_remote_code": False})
+
+    return from_pretrained
 
 
 def _refuse_dynamic_module(class_reference: str, *_args: Any, **_kwargs: Any) -> Any:
@@ -123,10 +120,19 @@ def attention_class(model: torch.nn.Module) -> str:
     return ", ".join(sorted(f"{kind.__module__}.{kind.__qualname__}" for kind in inner))
 
 
-def _autocast(indexer: Any) -> tuple[bool, str | None]:
-    """Whether autocast is on where the indexer encodes, and its dtype on a GPU."""
-    with indexer.checkpoint.amp_manager.context():
-        return torch.is_autocast_enabled(), str(torch.get_autocast_gpu_dtype()) if indexer.use_gpu else None
+def model_facts(checkpoint: Any, gpu: bool) -> dict[str, Callable[[], Any]]:
+    """What ran, as questions: the attention class, the model's device, and autocast where it encodes."""
+
+    def autocast() -> tuple[bool, str | None]:
+        with checkpoint.amp_manager.context():
+            return torch.is_autocast_enabled(), str(torch.get_autocast_gpu_dtype()) if gpu else None
+
+    return {
+        "attention_class": lambda: attention_class(checkpoint),
+        "autocast_enabled": lambda: autocast()[0],
+        "autocast_dtype": lambda: autocast()[1],
+        "parameters_device": lambda: str(checkpoint.device),
+    }
 
 
 def _watch(phases: Any, notes: Notes, seen: dict[str, Any]) -> contextlib.ExitStack:
@@ -146,36 +152,61 @@ def _watch(phases: Any, notes: Notes, seen: dict[str, Any]) -> contextlib.ExitSt
         def loaded(self: Any, *args: Any, **kwargs: Any) -> None:
             with phases("load"):
                 initialise(self, *args, **kwargs)
-            facts = {
-                "attention_class": lambda: attention_class(self.checkpoint),
-                "autocast_enabled": lambda: _autocast(self)[0],
-                "autocast_dtype": lambda: _autocast(self)[1],
-                "parameters_device": lambda: str(self.checkpoint.device),
-            }
-            seen.update(notes.gather("observed", facts))
+            seen.update(notes.gather("observed", model_facts(self.checkpoint, self.use_gpu)))
 
         return loaded
 
     stack = contextlib.ExitStack()
-    phase_of = {"setup": "sample", "train": "train", "index": "encode", "finalize": "finalize"}
-    points = {name: ((f"seconds.{phase}",), timing(phase)) for name, phase in phase_of.items()}
-    for name, (where, wrap) in {"__init__": (("seconds.load", "observed"), loading), **points}.items():
+    points = {"__init__": loading} | {name: timing(phase) for name, phase in _PHASES.items()}
+    for name, wrap in points.items():
+        where = ("seconds.load", "observed") if name == "__init__" else (f"seconds.{_PHASES[name]}",)
         stack.enter_context(notes.hook(where, "colbert.indexing.collection_indexer", f"CollectionIndexer.{name}", wrap))
     return stack
 
 
+_PHASES = {"setup": "sample", "train": "train", "index": "encode", "finalize": "finalize"}
+"""Method of colbert-ai's indexer to the phase that it is."""
+
+
+_SETTINGS = ("nbits", "dim", "index_bsize", "doc_maxlen", "kmeans_niters")
+
+
 def colbert_config(cell: dict[str, Any], **more: Any) -> Any:
-    """colbert-ai's configuration for a cell."""
+    """colbert-ai's configuration for a cell: those settings that its job has, the checkpoint, and `more`."""
     from colbert.infra import ColBERTConfig
 
     return ColBERTConfig(
-        **{name: cell["settings"][name] for name in ("nbits", "dim", "index_bsize", "doc_maxlen", "kmeans_niters")},
+        **{name: cell["settings"][name] for name in _SETTINGS if name in cell["settings"]},
         checkpoint=cell["checkpoint"],
         # A checkpoint's metadata may name the model it was trained from, which colbert-ai would look up on the Hub.
         model_name=cell["checkpoint"],
         avoid_fork_if_possible=True,
         **more,
     )
+
+
+def one_process(gpu: bool, root: str) -> Any:
+    """A context in which colbert-ai runs in this process alone, and writes below `root`."""
+    from colbert.infra import Run, RunConfig
+
+    return Run().context(
+        RunConfig(nranks=1, gpus=1 if gpu else 0, root=root, experiment="run", avoid_fork_if_possible=True)
+    )
+
+
+def finished(tap: capture.Tap, observed: dict[str, Any], gpu: bool) -> dict[str, Any]:
+    """What the result of a job that makes a cell says of how it ran.
+
+    Raises:
+        Ended: an artifact that was to be swapped was never made.
+    """
+    tap.finish()
+    return {
+        "observed": observed,
+        "seconds_capturing": round(tap.seconds, 4),
+        "peak_memory": tap.notes.gather("peak_memory", _peak_memory(gpu)),
+        "swapped": tap.swapped,
+    }
 
 
 def run(cell: dict[str, Any], out_dir: str, phases: Any, notes: Notes) -> dict[str, Any]:
@@ -192,7 +223,6 @@ def run(cell: dict[str, Any], out_dir: str, phases: Any, notes: Notes) -> dict[s
     """
     with phases("import"):
         from colbert import Indexer
-        from colbert.infra import Run, RunConfig
 
         skip_extensions(cell)
         refuse_remote_code(cell["checkpoint"])
@@ -200,24 +230,13 @@ def run(cell: dict[str, Any], out_dir: str, phases: Any, notes: Notes) -> dict[s
         passages = [json.loads(line) for line in file]
     seen: dict[str, Any] = {}
     gpu = cell["device"] != "cpu"
-    tap = capture.Tap(os.path.join(out_dir, "intermediates"), cell["capture"], cell.get("swap") or {}, notes)
+    tap = capture.Tap(
+        os.path.join(out_dir, "intermediates"), cell["capture"], cell.get("swap") or {}, notes, capture.HOOKS
+    )
     config = colbert_config(cell, index_path=os.path.join(out_dir, "index"))
-    with (
-        _watch(phases, notes, seen),
-        capture.install(tap),
-        Run().context(
-            RunConfig(nranks=1, gpus=1 if gpu else 0, root=out_dir, experiment="run", avoid_fork_if_possible=True)
-        ),
-    ):
+    with _watch(phases, notes, seen), capture.install(tap), one_process(gpu, out_dir):
         Indexer(checkpoint=cell["checkpoint"], config=config).index(name="index", collection=passages)
-    tap.finish()
-    return {
-        "observed": seen,
-        "seconds_capturing": round(tap.seconds, 4),
-        "peak_memory": notes.gather("peak_memory", _peak_memory(gpu)),
-        "swapped": tap.swapped,
-        "passages": len(passages),
-    }
+    return {**finished(tap, seen, gpu), "passages": len(passages)}
 
 
 def _peak_memory(gpu: bool) -> dict[str, Callable[[], int]]:

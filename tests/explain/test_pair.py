@@ -42,6 +42,7 @@ def prepare(monkeypatch: pytest.MonkeyPatch) -> Prepare:
             return [_cell(*name, centroids_raw="other" if name in different else "same") for name in named]
 
         monkeypatch.setattr(pairs, "plan_cells", plan)
+        monkeypatch.setattr(pairs, "run_needed", lambda _experiment, versions, _run: (versions, []))
         monkeypatch.setattr(pairs, "run_plan", cells)
         monkeypatch.setattr(pairs, "stopped_early", lambda *_: "")
         monkeypatch.setattr(pairs, "workbench", lambda _experiment: None)

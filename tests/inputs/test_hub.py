@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
+from pathlib import Path
 
 import huggingface_hub
 import pyarrow as pa
@@ -12,12 +14,16 @@ import pytest
 from huggingface_hub import constants
 
 from harness.errors import InfrastructureError, UsageError
+from harness.home import Home
 from harness.inputs import hub
 from harness.inputs.checkpoint import load_checkpoint_hub
 from harness.inputs.collection import load_hub
+from harness.inputs.loaders import load_queries
+from harness.inputs.matrix_file import load_matrix
 from tests.support.checkpoints import checkpoint_bytes
 from tests.support.hub_server import Fault, HubServer
 
+ROOT = Path(__file__).parents[2]
 DATASET, CONFIG = "UKPLab/dapr", "ConditionalQA-corpus"
 PARQUET = "ConditionalQA/corpus/test-00000-of-00002.parquet"
 PARQUET_2 = "ConditionalQA/corpus/test-00001-of-00002.parquet"
@@ -28,6 +34,14 @@ configs:
   data_files:
   - split: test
     path: ConditionalQA/corpus/test-*
+- config_name: ConditionalQA-queries
+  data_files:
+  - split: test
+    path: ConditionalQA/queries/test.parquet
+- config_name: ConditionalQA-qrels
+  data_files:
+  - split: test
+    path: ConditionalQA/qrels/test.parquet
 - config_name: other
   data_files: other/*.parquet
 ---
@@ -216,7 +230,7 @@ def test_no_network_and_a_cold_cache_is_wrong_use_with_a_mend(load, monkeypatch)
 
 
 def test_names_the_hub_does_not_know(server, load, tmp_path):
-    with pytest.raises(UsageError, match="no config Nope; it has ConditionalQA-corpus, other"):
+    with pytest.raises(UsageError, match="no config Nope; it has ConditionalQA-corpus, ConditionalQA-qrels, "):
         load_hub(DATASET, "Nope", "test", cache=tmp_path, endpoint=server.endpoint)
     with pytest.raises(UsageError, match="no split dev; it has test"):
         load_hub(DATASET, CONFIG, "dev", cache=tmp_path, endpoint=server.endpoint)
@@ -275,3 +289,25 @@ def test_a_card_that_defines_nothing_is_a_sentence(card):
 def test_a_pattern_stops_at_a_slash_unless_it_says_otherwise(pattern, matching, other):
     assert hub.glob_expression(pattern).fullmatch(matching)
     assert not hub.glob_expression(pattern).fullmatch(other)
+
+
+def test_queries_and_qrels_come_from_the_configs_that_the_matrix_names(server, tmp_path, monkeypatch):
+    def table(columns: dict[str, list[object]]) -> bytes:
+        sink = io.BytesIO()
+        pq.write_table(pa.table(columns), sink)
+        return sink.getvalue()
+
+    server.repos[f"datasets/{DATASET}"] |= {
+        "ConditionalQA/queries/test.parquet": table({"_id": ["q1", "q2"], "text": ["where?", "when?"]}),
+        "ConditionalQA/qrels/test.parquet": table({"query_id": ["q1"], "corpus_id": ["0-7"], "score": [1]}),
+    }
+    monkeypatch.setattr(hub, "dataset_files", functools.partial(hub.dataset_files, endpoint=server.endpoint))
+    passages = load_hub(DATASET, CONFIG, "test", cache=Home(tmp_path).data_cache, endpoint=server.endpoint)
+
+    matrix = load_matrix(ROOT / "matrix.yaml")
+    queries, qrels = load_queries(matrix, tmp_path, Home(tmp_path), "dapr-conditionalqa", passages)
+
+    assert (queries.ids, queries.source["config"]) == (["q1", "q2"], "ConditionalQA-queries")
+    assert queries.source["revision"] == passages.source["revision"]
+    assert qrels is not None
+    assert qrels.grades == {"q1": {"0-7": 1}}

@@ -15,9 +15,9 @@ from harness.environments.lockfile import lock_path, read_lock
 from harness.inputs.matrix import Deadlines, IndexJob, Matrix, Retry
 from harness.inputs.matrix_file import load_matrix, parse_matrix
 from harness.inputs.passages import Passages
-from harness.running.specs import index_spec, job_environment
+from harness.running.specs import job_environment, job_spec
 from harness.store.repeats import repeats_of
-from harness.store.spec import CellSpec, Checkpoint, Collection
+from harness.store.spec import CellSpec, Checkpoint, Collection, digest_of
 from harness.store.store import Store
 from tests.support.cell_specs import cell, spec
 
@@ -40,6 +40,8 @@ CHANGES: dict[str, Any] = {
     "repeat": 1,
     "revision": 2,
     "oddities": {"OMP_NUM_THREADS": None},
+    "queries": {"name": "queries", "digest": "c0ffee", "queries": 3},
+    "index": {"name": "2.7.1", "digest": "c0ffee"},
 }
 """`oddities` only explains `environment`, which counts."""
 
@@ -50,7 +52,7 @@ def index(job: IndexJob | None = None, version: str = "2.8.0", device: Device = 
     passages = Passages(["0", "1"], ["some text", "other text"], "tiny", {})
     collection = Collection.of(changes.pop("collection", passages.record()))
     arguments = {"collection": collection, "checkpoint": CHECKPOINT, **changes}
-    return index_spec(MATRIX, job or MATRIX.jobs.index, version, lock, device=device, **arguments)
+    return job_spec(MATRIX, job or MATRIX.jobs.index, version, lock, device=device, **arguments)
 
 
 def test_there_is_a_change_for_every_field():
@@ -99,14 +101,36 @@ def test_names_do_not_change_the_key(name):
     assert spec(**{name: renamed}).to_json() != spec().to_json()
 
 
-@pytest.mark.parametrize("name", ["version", "lock", "swap", "repeat"])
+@pytest.mark.parametrize("name", ["version", "lock", "index", "swap", "repeat"])
 def test_what_a_pair_differs_in_does_not_change_the_group(name):
     assert spec(**{name: CHANGES[name]}).group == spec().group
 
 
-@pytest.mark.parametrize("name", sorted(set(CHANGES) - {"version", "lock", "swap", "repeat"}))
+@pytest.mark.parametrize("name", sorted(set(CHANGES) - {"version", "lock", "index", "swap", "repeat"}))
 def test_what_makes_cells_incomparable_changes_the_group(name):
     assert spec(**{name: CHANGES[name]}).group != spec().group
+
+
+def test_a_kind_of_job_that_is_added_changes_no_other_s_keys_and_records():
+    """The key of an index cell is that of the fields that it had before there were searches."""
+    record = spec().to_json()
+
+    assert {"queries", "index"}.isdisjoint(record)
+    counted = {name: value for name, value in record.items() if name != "oddities"}
+    counted |= {name: record[name]["digest"] for name in ("collection", "checkpoint")}
+    assert spec().key == digest_of(counted)
+    assert set(counted) == {
+        "job", "version", "lock", "collection", "checkpoint", "settings", "device", "environment", "swap", "repeat",
+        "revision",
+    }  # fmt: skip
+
+
+def test_names_of_what_is_searched_are_in_the_label_and_not_in_the_key():
+    def search(name: str) -> CellSpec:
+        return spec(queries=CHANGES["queries"] | {"name": name}, index={"name": name, "digest": "c0ffee"})
+
+    assert search("2.8.0").key == search("2.7.1").key
+    assert (search("2.8.0").label, search("2.7.1").again(1).label) == ("2.8.0", "2.8.0#1 on 2.7.1")
 
 
 def test_a_repeat_is_the_same_cell_again():
@@ -194,7 +218,7 @@ def test_an_oddity_s_variables_are_in_the_key_and_not_in_the_group():
 
     def of(which: Matrix, version: str) -> CellSpec:
         lock = read_lock(lock_path(ROOT / "locks", version, "cpu"))
-        return index_spec(which, which.jobs.index, version, lock, Collection.of(passages.record()), CHECKPOINT, CPU)
+        return job_spec(which, which.jobs.index, version, lock, Collection.of(passages.record()), CHECKPOINT, CPU)
 
     assert of(matrix, "2.4.1").environment["OMP_DYNAMIC"] == "TRUE"
     assert of(matrix, "2.4.1").oddities == {"A": None, "OMP_DYNAMIC": "FALSE"}

@@ -37,7 +37,7 @@ from harness.explain.replay import CallVerdict
 from harness.report.location_text import noisy_calls
 from harness.running.experiment import Experiment, Selection
 from harness.running.job import JobResult, Workbench, workbench
-from harness.running.runner import run_index
+from harness.running.runner import run_cell
 from harness.store.cell import Cell
 from harness.store.repeats import noise_floor
 from harness.store.spec import CellSpec
@@ -233,8 +233,8 @@ class Planter:
         spec = e.spec(version, repeat)
         if fault:
             spec = replace(spec, environment={**spec.environment, VARIABLE: fault})
-        cell = run_index(
-            e.home, self.store, spec, self.interpreter(version, fault), e.passages, e.checkpoint, device_kind="cpu",
+        cell = run_cell(
+            e.home, self.store, spec, self.interpreter(version, fault), e.inputs(version), device_kind="cpu",
             capture="full", deadline=DEADLINE,
         )  # fmt: skip
         if cell.outcome != "ok":

@@ -150,8 +150,9 @@ def mismatch(experiment: Experiment, host: str) -> End | None:
             cause="device",
         )
     if experiment.device.kind == "cpu" and experiment.job.threads > usable_cores():
-        asked = experiment.job.threads
-        return End("final", "lost", f"The job got {usable_cores()} cores on {host}, but jobs.index.threads is {asked}.")
+        name, asked = experiment.job.NAME, experiment.job.threads
+        reason = f"The job got {usable_cores()} cores on {host}, but jobs.{name}.threads is {asked}."
+        return End("final", "lost", reason)
     return None
 
 

@@ -133,6 +133,9 @@ def absolute_paths(selection: Selection) -> Selection:
         home=resolve_home(selection.home, matrix_path).root,
         collection=named(selection.collection, matrix.collections),
         checkpoint=named(selection.checkpoint, matrix.checkpoints),
+        queries=named(selection.queries, ()),
+        qrels=named(selection.qrels, ()),
+        index=selection.index and selection.index.absolute(),
         sites=selection.sites and selection.sites.absolute(),
         # Not resolved: a virtualenv's interpreter is a link, and means another environment when it is followed.
         site_python=selection.site_python and selection.site_python.absolute(),

@@ -9,7 +9,7 @@ from collections.abc import Container, Sequence
 from dataclasses import replace
 
 from harness.flock import hold
-from harness.inputs.matrix import IndexJob
+from harness.inputs.matrix import JobSettings
 from harness.running.experiment import Experiment
 from harness.running.plan import Planned
 from harness.running.progress import Board
@@ -23,10 +23,10 @@ BACKOFF_SECONDS = 30
 """Before the second try of a lost job; four times as long before each later one."""
 
 
-def wall_minutes(job: IndexJob) -> int:
+def wall_minutes(job: JobSettings) -> int:
     """Time limit of a cell's job, where the user names none."""
-    deadlines = job.deadline_seconds
-    return math.ceil((deadlines.install + deadlines.import_ + deadlines.index + MARGIN_SECONDS) / 60)
+    deadlines = job.deadlines
+    return math.ceil((deadlines.install + deadlines.import_ + job.deadline + MARGIN_SECONDS) / 60)
 
 
 def resources(options: Options, kind: str, threads: int, minutes: int) -> dict[str, str]:
@@ -107,7 +107,7 @@ class Submitter:
             asked["begin"] = f"now+{BACKOFF_SECONDS * 4 ** (attempt - 2)}"
         asked |= resources(options, experiment.device.kind, experiment.job.threads, minutes)
         # What the nodes are told; the capture level and the threads are those of this experiment.
-        selection = replace(self.sweep.selection, identity=experiment.device.identity)
+        selection = replace(experiment.selection, identity=experiment.device.identity)
         named = options.extra.get("time")
         # 0 where the user named a limit in one of Slurm's other notations.
         said = minutes if named is None else int(named) if named.isdigit() else 0
