@@ -45,6 +45,7 @@ COMMANDS: dict[str, Lazy] = {
     "all-pairs": Lazy("harness.commands.all_pairs", "Show all pairs of stored versions, and which are equal to which."),
     "consecutive": Lazy("harness.commands.consecutive", "Reduce stored cells to tables; print the headline table."),
     "headlines": Lazy("harness.commands.headlines", "Show headline tables of several sweeps side by side."),
+    "rankings": Lazy("harness.commands.rankings", "Compare the rankings of two TREC run files."),
     "locate": Lazy("harness.commands.locate", "Say where a difference starts: step, module, function, operator."),
     "swap": Lazy("harness.commands.swap", "Run one version's job with artifacts of another in their place."),
     "blame": Lazy("harness.commands.blame", "Say which package changed the index, by exchanging packages."),

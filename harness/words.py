@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 
-def count(number: int, noun: str) -> str:
+def count(number: int, noun: str, plural: str = "") -> str:
     """A number with its noun: `1 version`, `2,048 versions`.
 
     Args:
         number: how many.
-        noun: in the singular, of those that take an `s`; a noun with words before it is one, too.
+        noun: in the singular; a noun with words before it is one, too.
+        plural: of a noun that takes more than an `s`.
     """
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def size(number: int) -> str:
