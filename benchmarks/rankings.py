@@ -77,11 +77,10 @@ def main() -> None:
     wall = time.perf_counter() - wall
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"{options.runs} runs of {options.queries} queries x {options.depth} passages, {os.cpu_count()} cores.")
+    seconds["all of it"] = sum(seconds.values())
     for what, used in seconds.items():
         print(f"- {what}: {used:.1f} s of the processor")
-    print(
-        f"- all of it: {sum(seconds.values()):.1f} s of the processor, {wall:.1f} s by the clock, {peak:.0f} MiB at most"
-    )
+    print(f"- by the clock: {wall:.1f} s, with {peak:.0f} MiB at most")
 
 
 if __name__ == "__main__":
