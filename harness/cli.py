@@ -38,6 +38,7 @@ COMMANDS: dict[str, Lazy] = {
     ),
     "plan": Lazy("harness.commands.plan", "List the cells of a sweep, and why each would run or be skipped."),
     "index": Lazy("harness.commands.index", "Build environments if needed, run the index job, store the cells."),
+    "search": Lazy("harness.commands.search", "Search with versions, each in its own index or in another's."),
     "compare": Lazy("harness.commands.compare", "Compare two cells, or any two ColBERT index directories."),
     "ladder": Lazy(
         "harness.commands.ladder", "Show what changed at each step over any number of cells or directories."
@@ -45,7 +46,7 @@ COMMANDS: dict[str, Lazy] = {
     "all-pairs": Lazy("harness.commands.all_pairs", "Show all pairs of stored versions, and which are equal to which."),
     "consecutive": Lazy("harness.commands.consecutive", "Reduce stored cells to tables; print the headline table."),
     "headlines": Lazy("harness.commands.headlines", "Show headline tables of several sweeps side by side."),
-    "rankings": Lazy("harness.commands.rankings", "Compare the rankings of two TREC run files."),
+    "rankings": Lazy("harness.commands.rankings", "Compare the rankings of two searches, or of two TREC run files."),
     "locate": Lazy("harness.commands.locate", "Say where a difference starts: step, module, function, operator."),
     "swap": Lazy("harness.commands.swap", "Run one version's job with artifacts of another in their place."),
     "blame": Lazy("harness.commands.blame", "Say which package changed the index, by exchanging packages."),

@@ -354,7 +354,7 @@ def _result(folder: Path, data: st.DataObject) -> None:
         write_index(out / "index", chunks=1, passages=2, dim=8, k=2)
     (out / "result.json").write_bytes(raw)
     ended = Ended(data.draw(st.sampled_from([0, 1, -9, -77])), "train", 1.0, data.draw(st.sampled_from(["", "index"])))
-    stored = conclude(store, spec(), folder, out, "final", "cpu", ended, {"worker": "x"})
+    stored = conclude(store, spec(), folder, out, "final", "cpu", ended, {"worker": "x"}, {})
     there = store.get(stored.key)
     assert there == stored or says_less(stored, there)
     if stored.outcome == "invalid_output":

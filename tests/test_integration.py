@@ -29,7 +29,7 @@ from harness.home import Home
 from harness.inputs.recipe import PASSAGES_SEED
 from harness.running.experiment import Experiment, Selection
 from harness.running.job import worker_copy
-from harness.running.runner import run_index
+from harness.running.runner import run_cell
 from harness.store.cell import Cell
 from harness.store.store import Store
 from harness.tensors.safetensors import write_safetensors
@@ -94,9 +94,9 @@ def again(
         spec = experiment.spec(NEW)
         if "swap" in options:
             spec = replace(spec, swap={name: path.stem for name, path in options["swap"].items()})
-        cell = run_index(
-            home, store, spec, interpreter or Interpreter(environments[NEW].python), experiment.passages,
-            experiment.checkpoint, device_kind="cpu", capture=capture, deadline=600, **options,
+        cell = run_cell(
+            home, store, spec, interpreter or Interpreter(environments[NEW].python), experiment.inputs(NEW),
+            device_kind="cpu", capture=capture, deadline=600, **options,
         )  # fmt: skip
         assert cell.outcome == "ok", f"{cell.reason}\n{cell.details['log_tail']}"
         return store, cell

@@ -16,7 +16,7 @@ import pytest
 from harness.environments.build import ensure_environment
 from harness.environments.interpreter import Interpreter
 from harness.running.experiment import Experiment, Selection
-from harness.running.runner import run_index
+from harness.running.runner import run_cell
 from harness.store.audit import verify
 from harness.store.cell import Cell
 from tests.reliability.__main__ import in_table, main
@@ -198,8 +198,8 @@ def test_the_real_worker_is_killed_at_each_of_its_phases(tmp_path: Path) -> None
                         if "harness.worker" in process.cmdline():
                             process.kill()
 
-        return run_index(
-            e.home, e.store, e.spec("2.8.0"), Interpreter(lingering if deadly else python), e.passages, e.checkpoint,
+        return run_cell(
+            e.home, e.store, e.spec("2.8.0"), Interpreter(lingering if deadly else python), e.inputs("2.8.0"),
             device_kind="cpu", capture="final", deadline=600, on_phase=on_phase,
         )  # fmt: skip
 

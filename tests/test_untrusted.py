@@ -23,7 +23,8 @@ import pytest
 from rich.console import Console
 
 from harness.artifacts.comparison import compare_sources
-from harness.artifacts.directory import IndexDirectory
+from harness.artifacts.directory import IndexDirectory, index_tensors
+from harness.artifacts.index_job import INDEX
 from harness.artifacts.ladder import digests_of, ladder
 from harness.errors import HarnessError, UnreadableTensor, UsageError, printable
 from harness.inputs.checkpoint import load_checkpoint_local
@@ -97,7 +98,7 @@ def test_an_index_that_holds_a_pickle_in_place_of_each_file_runs_nothing(tmp_pat
         path.write_bytes(call)
     assert compare_sources(IndexDirectory(index), IndexDirectory(index)).unreadable
     with pytest.raises(UnreadableTensor):
-        Store(tmp_path / "store").ingest(index, tmp_path / "none", "full")
+        Store(tmp_path / "store").ingest(INDEX, index_tensors(index), tmp_path / "none", "full")
     assert not marker.exists()
 
 
@@ -180,7 +181,7 @@ def test_whatever_an_index_s_json_holds_the_comparison_goes_on(tmp_path: Path, f
     if file == "doclens.0.json" and content != b"[1, 2]":
         assert [a.name for a in comparison.unreadable] == ["doclens"]
         with pytest.raises(UnreadableTensor):
-            Store(tmp_path / "store").ingest(index, tmp_path / "none", "full")
+            Store(tmp_path / "store").ingest(INDEX, index_tensors(index), tmp_path / "none", "full")
 
 
 def test_pipes_and_devices_in_an_index_are_not_waited_for(tmp_path: Path) -> None:

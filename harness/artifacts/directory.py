@@ -100,6 +100,11 @@ class IndexDirectory:
         return self.path.name or str(self.path)
 
     @property
+    def folder(self) -> Path:
+        """Where its JSON files are."""
+        return self.path
+
+    @property
     def ivf_file(self) -> str | None:
         """The file that the inverted lists are in; None where there is none."""
         return self._files["ivf"][0] if "ivf" in self._files else None

@@ -9,6 +9,8 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from harness.artifacts.source import ArtifactSource
     from harness.tensors.tensor import Tensor
 
@@ -145,6 +147,8 @@ class JobKind:
         added: artifacts that it does not make, and that other programs add to the same kind of result.
         replays: the steps that can be run by themselves.
         sizes: numbers that such a step must be told: the length of the first of these artifacts that is there.
+        result: reads, from the folder that a finished job left, the artifacts that it did not write as files of
+            `intermediates/`, by name; raises `UnreadableTensor` where the result is not whole.
     """
 
     name: str
@@ -153,6 +157,7 @@ class JobKind:
     added: tuple[Made, ...] = ()
     replays: Mapping[str, Replay] = field(default_factory=dict)
     sizes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    result: Callable[[Path], Iterable[tuple[str, Tensor]]] = lambda _out: ()
 
     @cached_property
     def _places(self) -> dict[str, tuple[int, Made]]:
@@ -186,6 +191,12 @@ class JobKind:
     def is_final(self, name: str) -> bool:
         """Whether an artifact is one of the tensors of the result itself."""
         return self.role(name) == "final"
+
+    def lacking(self, names: Iterable[str]) -> list[str]:
+        """Tensors of every result that are not among these; chunks, of which there may be any number, aside."""
+        there = frozenset(names)
+        final = (one.name for one in self.made if one.role == "final" and "*" not in one.name)
+        return [name for name in final if name not in there]
 
     def is_captured(self, name: str) -> bool:
         """Whether the job makes an artifact on the way, or beside the tensors of the result."""

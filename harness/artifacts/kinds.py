@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from harness.artifacts.index_job import INDEX
+from harness.artifacts.search_job import SEARCH
 
 if TYPE_CHECKING:
     from harness.artifacts.kind import JobKind
 
-KINDS: Mapping[str, JobKind] = {kind.name: kind for kind in (INDEX,)}
+KINDS: Mapping[str, JobKind] = {kind.name: kind for kind in (INDEX, SEARCH)}
 
 
 def kind_named(job: object) -> JobKind:

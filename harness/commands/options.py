@@ -58,6 +58,11 @@ home_option = click.option(
 group_option = click.option(
     "--group", help="Start of the digest of one set of comparable cells, where the store holds several."
 )
+capture_option = click.option(
+    "--capture",
+    type=click.Choice(["final", "digests", "full"]),
+    help="How much of the inside of the pipeline to keep (default: matrix.yaml).",
+)
 chunks_option = click.option(
     "--chunks", "apart", is_flag=True, help="Show each chunk by itself, not all chunks of a kind in one row."
 )
@@ -86,6 +91,35 @@ def selection_options(function: Function) -> Function:
             click.option("--threads", type=click.IntRange(min=1), help="CPU threads of a job (part of a cell's key)."),
             matrix_option,
             home_option,
+        )
+    ):
+        function = option(function)
+    return function
+
+
+job_option = click.option(
+    "--job",
+    type=click.Choice(["index", "search"]),
+    default="index",
+    show_default=True,
+    help="The kind of cells that is meant.",
+)
+
+
+def search_options(function: Function) -> Function:
+    """Options that say what is searched for, and in which index: `Selection`'s fields, too."""
+    for option in reversed(
+        (
+            click.option("--queries", help="A .parquet, .tsv or .jsonl file (default: the collection's own)."),
+            click.option("--qrels", help="Which passages answer them: TREC's qrels, or a .parquet file."),
+            click.option("--limit-queries", type=click.IntRange(min=1), help="Only the first N queries."),
+            click.option("--on", metavar="VERSION", help="Search this version's index, not each version its own."),
+            click.option(
+                "--index",
+                type=click.Path(path_type=Path),
+                help="Search the ColBERT index in this folder, whoever made it.",
+            ),
+            click.option("--k", type=click.IntRange(min=1), help="Passages that a search returns (part of its key)."),
         )
     ):
         function = option(function)

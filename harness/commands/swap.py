@@ -48,7 +48,7 @@ def command(a: str, b: str, artifacts: tuple[str, ...], gates: bool, output: Pat
     kept(pair.b, names)
     lines = []
     with Board([]) as board:
-        swapper = Swapper(pair, experiment.passages, experiment.checkpoint, board)
+        swapper = Swapper(pair, experiment.inputs, board)
         found = swapper.both(names, gates=gates)
         failed = any(one.gate and one.differences for one in found)
         if gates:

@@ -9,6 +9,7 @@ import click
 
 from harness.commands.options import (
     Writable,
+    capture_option,
     cluster_options,
     local_options,
     repeats_option,
@@ -39,11 +40,7 @@ def _hours(_context: click.Context, _option: click.Parameter, value: float | Non
 @sites_options
 @repeats_option
 @local_options
-@click.option(
-    "--capture",
-    type=click.Choice(["final", "digests", "full"]),
-    help="How much of the inside of the pipeline to keep (default: matrix.yaml).",
-)
+@capture_option
 @click.option("--evict", is_flag=True, help="Delete each environment as soon as its cells are stored.")
 @click.option(
     "--older-than",

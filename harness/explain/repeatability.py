@@ -27,7 +27,7 @@ from harness.inputs.matrix_file import find_matrix, load_matrix
 from harness.running.checks import to_run
 from harness.running.experiment import Experiment, Selection
 from harness.running.interpreters import interpreters, workbench
-from harness.running.runner import run_index
+from harness.running.runner import run_cell
 from harness.store.cell import Cell
 from harness.store.spec import CellSpec
 from harness.store.store import Store
@@ -70,9 +70,9 @@ class Subject:
         """
         e = self.experiment
         self.report(f"torch {self.version}, {_threads(threads)}, run {repeat + 1}")
-        cell = run_index(
-            e.home, store, self.spec(threads, repeat), self.interpreter, e.passages, e.checkpoint,
-            device_kind=e.device.kind, capture="full", deadline=e.job.deadline_seconds.index,
+        cell = run_cell(
+            e.home, store, self.spec(threads, repeat), self.interpreter, e.inputs(self.version),
+            device_kind=e.device.kind, capture="full", deadline=e.job.deadline,
         )  # fmt: skip
         if cell.outcome != "ok":
             raise InfrastructureError(f"A run with {_threads(threads)} ended as {cell.outcome}: {cell.reason}")

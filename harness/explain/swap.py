@@ -15,11 +15,10 @@ from harness.artifacts.kind import JobKind, all_chunks
 from harness.errors import InfrastructureError, UsageError
 from harness.explain.difference import Difference, difference
 from harness.explain.pair import Pair, Side
-from harness.inputs.checkpoint import CheckpointFiles
 from harness.inputs.limits import chunks_of
-from harness.inputs.passages import Passages
+from harness.running.kinds import JobInputs
 from harness.running.progress import Board
-from harness.running.runner import run_index
+from harness.running.runner import run_cell
 from harness.store.cell import Cell
 from harness.store.store import Store
 from harness.words import count
@@ -121,14 +120,12 @@ class Swapper:
 
     Attributes:
         pair: A and B.
-        passages: the collection.
-        checkpoint: the checkpoint.
+        inputs: what the job of a version is given.
         board: shows progress.
     """
 
     pair: Pair
-    passages: Passages
-    checkpoint: CheckpointFiles
+    inputs: Callable[[str], JobInputs]
     board: Board
 
     def run(self, job: Side, values: Side, names: Sequence[str], reference: Side, *, gate: bool = False) -> Swapped:
@@ -143,13 +140,12 @@ class Swapper:
         if cell is None or cell.outcome != "ok":
             label = f"{job.cell.label} with {', '.join(names)} of {values.cell.label}"
             self.board.phase(label, "start")
-            cell = run_index(
+            cell = run_cell(
                 self.pair.bench.home,
                 self.pair.store,
                 spec,
                 job.interpreter(),
-                self.passages,
-                self.checkpoint,
+                self.inputs(spec.version),
                 device_kind=self.pair.bench.device_kind,
                 capture="full",
                 deadline=self.pair.bench.deadline,
@@ -173,13 +169,12 @@ class Swapper:
         """Run A's job without capturing anything; return the final artifacts that differ, which should be none."""
         a = self.pair.a
         self.board.phase(f"{a.cell.label} without capture", "start")
-        cell = run_index(
+        cell = run_cell(
             self.pair.bench.home,
             Store(folder),
             a.spec,
             a.interpreter(),
-            self.passages,
-            self.checkpoint,
+            self.inputs(a.spec.version),
             device_kind=self.pair.bench.device_kind,
             capture="final",
             deadline=self.pair.bench.deadline,

@@ -21,6 +21,8 @@ from harness.words import said
 SAFETENSORS = "model.safetensors"
 PICKLE = "pytorch_model.bin"
 METADATA = "artifact.metadata"
+QUERY_MAXLEN = 32
+"""colbert-ai's own, for a checkpoint that names none."""
 
 SMALL_FILES = (
     "config.json", METADATA, "tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json",
@@ -52,7 +54,8 @@ class CheckpointFiles:
 
     `path` is absolute, because colbert-ai takes a relative one for a Hub id. `digest` is over the files that matter, by
     name and content, wherever the folder lies. `source` says where it came from, and never holds an absolute path; its
-    key `weights` names the weights file that was hashed and that transformers will load.
+    key `weights` names the weights file that was hashed and that transformers will load. `query_maxlen` is how many
+    tokens its queries have.
     """
 
     name: str
@@ -60,6 +63,7 @@ class CheckpointFiles:
     digest: str
     dim: int
     source: dict[str, str | int]
+    query_maxlen: int = QUERY_MAXLEN
 
     def record(self) -> dict[str, Any]:
         """What a cell's specification keeps of it: name, digest and dim."""
@@ -124,7 +128,7 @@ def _load(folder: Path, name: str, source: dict[str, str | int]) -> CheckpointFi
     model_name = _check_config(folder)
     weights = _find_weights(folder)
     metadata = _read_metadata(folder)
-    dim = _dim(folder, metadata)
+    dim = _whole_number(folder, metadata, "dim", "set it to the number of rows of linear.weight")
     if weights.name == SAFETENSORS:
         _check_projection(weights, dim)
     if not any((folder / tokenizer).is_file() for tokenizer in _TOKENIZERS):
@@ -140,7 +144,8 @@ def _load(folder: Path, name: str, source: dict[str, str | int]) -> CheckpointFi
         # colbert-ai takes the model's class from this name, from the Hub if it is not a folder; who starts the job
         # has to set model_name to the checkpoint's own path where the Hub is not to be asked.
         source["model_name"] = base
-    return CheckpointFiles(name, folder, digest_files(folder, weights.name), dim, source)
+    query_maxlen = _whole_number(folder, metadata, "query_maxlen", "set it to what it was trained with", QUERY_MAXLEN)
+    return CheckpointFiles(name, folder, digest_files(folder, weights.name), dim, source, query_maxlen)
 
 
 def digest_files(folder: Path, weights: str) -> str:
@@ -234,13 +239,13 @@ def _read_metadata(folder: Path) -> dict[str, Any]:
     return inner if isinstance(inner, dict) else metadata
 
 
-def _dim(folder: Path, metadata: dict[str, Any]) -> int:
-    dim = metadata.get("dim")
-    if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
-        found = "is missing" if dim is None else f"is {dim!r}"
-        msg = f"{folder / METADATA}: the field dim {found}; set it to the number of rows of linear.weight."
+def _whole_number(folder: Path, metadata: dict[str, Any], name: str, mend: str, default: int | None = None) -> int:
+    found = metadata.get(name, default)
+    if isinstance(found, bool) or not isinstance(found, int) or found < 1:
+        what = "is missing" if found is None else f"is {found!r}"
+        msg = f"{folder / METADATA}: the field {name} {what}; {mend}."
         raise UsageError(msg)
-    return dim
+    return found
 
 
 def _check_projection(weights: Path, dim: int) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from harness.errors import UsageError
 from harness.inputs.passages import Passages, Row, collect
-from harness.inputs.readers import count_rows, format_of, reader
+from harness.inputs.readers import count_rows, format_of, reader, require_file
 from harness.inputs.recipe import PASSAGES_SEED, embedded_passages
 from harness.words import count
 
@@ -50,10 +50,7 @@ def load_local(
         UsageError: If the file is missing or unreadable, or holds something that is not a passage.
     """
     kind = format_of(path)
-    if not path.is_file():
-        what = "is not a file" if path.exists() else "does not exist"
-        msg = f"{path}: this collection file {what}; check the path given as the collection."
-        raise UsageError(msg)
+    require_file(path, "collection file")
     rows = reader(path)(path, text_column, id_column)
     ids, texts = collect(rows, str(path), limit=limit, text_column=text_column, allow_blank=allow_blank)
     name = path.name.removesuffix(".gz").removesuffix(".GZ").rsplit(".", 1)[0]

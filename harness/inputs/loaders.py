@@ -1,4 +1,4 @@
-"""The files that a matrix or a command line names: a collection or a checkpoint, found, loaded and checked."""
+"""The files that a matrix or a command line names: a collection, its queries, a checkpoint; found, loaded, checked."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from harness.inputs.matrix import (
     EmbeddedCollection,
     HubCheckpoint,
     HubCollection,
+    HubPart,
     LocalCheckpoint,
     LocalCollection,
     Matrix,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from harness.inputs.checkpoint import CheckpointFiles
     from harness.inputs.embedded_checkpoint import RunUv
     from harness.inputs.passages import Passages
+    from harness.inputs.queries import Qrels, Queries
 
 SCALE_SEED = 0
 
@@ -82,6 +84,80 @@ def _collection(matrix: Matrix, beside: Path, home: Home, name: str, limit: int 
         expected_rows=known.expected_passages,
         cache=home.data_cache,
         limit=limit,
+    )
+
+
+def load_queries(
+    matrix: Matrix,
+    beside: Path,
+    home: Home,
+    collection: str | None,
+    passages: Passages,
+    *,
+    queries: str | None = None,
+    qrels: str | None = None,
+    limit: int | None = None,
+    whole: bool = True,
+) -> tuple[Queries, Qrels | None]:
+    """Load what is searched for, and which passages answer it, where anybody said so.
+
+    Args:
+        matrix: names collections, which have queries and qrels of their own.
+        beside: the folder of `matrix.yaml`.
+        home: whose cache holds what was downloaded.
+        collection: a collection in `matrix`, or a path; None for the default one.
+        passages: the same, loaded.
+        queries: a file, in place of the collection's own queries and qrels.
+        qrels: a file, in place of the collection's own.
+        limit: only the first so many queries.
+        whole: whether `passages` are all of the collection.
+
+    Raises:
+        UsageError: there are no queries, they are not what they should be, or the qrels are not of them.
+    """
+    from harness.inputs.queries import fitting, local_qrels, local_queries
+
+    with disk_errors(home):
+        if queries is not None:
+            found, judged = local_queries(Path(queries), limit), None
+        else:
+            name = collection or matrix.defaults.collection
+            found, judged = _own_queries(matrix, beside, home, name, passages, limit, own_qrels=qrels is None)
+        if qrels is not None:
+            judged = local_qrels(Path(qrels))
+    return found, None if judged is None else fitting(judged, found, passages, whole=whole)
+
+
+def _own_queries(
+    matrix: Matrix, beside: Path, home: Home, name: str, passages: Passages, limit: int | None, *, own_qrels: bool
+) -> tuple[Queries, Qrels | None]:
+    """The queries of a collection in the matrix, and its qrels where they are wanted."""
+    from harness.inputs import hub
+    from harness.inputs import queries as kinds
+
+    known = matrix.collections.get(name)
+    if isinstance(known, ScaledCollection):
+        known = matrix.collections.get(known.base)
+    if isinstance(known, EmbeddedCollection):
+        return kinds.embedded_queries(passages, min(known.queries, limit or known.queries))
+    if isinstance(known, LocalCollection) and known.queries is not None:
+        judged = kinds.local_qrels(beside / known.qrels) if known.qrels is not None and own_qrels else None
+        return kinds.local_queries(beside / known.queries, limit), judged
+    if isinstance(known, HubCollection) and known.queries is not None:
+
+        def files(part: HubPart) -> hub.DatasetFiles:
+            return hub.dataset_files(
+                known.repo, part.config, part.split, revision=known.revision, cache=home.data_cache
+            )
+
+        part, judged = known.queries, None
+        if known.qrels is not None and own_qrels:
+            what = f"{known.repo} ({known.qrels.config}, {known.qrels.split})"
+            judged = kinds.collect_qrels(kinds.parquet_rows(files(known.qrels).paths), what)
+        return kinds.hub_queries(files(part), known.repo, part.config, part.split, limit), judged
+    raise UsageError(
+        f"The collection {name} has no queries: pass --queries FILE (Parquet, TSV or JSON lines), or name `queries` "
+        "of it in matrix.yaml."
     )
 
 

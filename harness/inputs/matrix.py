@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import fnmatch
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
@@ -74,6 +75,13 @@ class Oddity(_Model):
     reason: str = Field(min_length=10, description="Why; shown to the user.")
 
 
+class HubPart(_Model):
+    """Another part of the same data set."""
+
+    config: str
+    split: str
+
+
 class HubCollection(_Model):
     """A data set on the Hugging Face Hub."""
 
@@ -83,6 +91,8 @@ class HubCollection(_Model):
     split: str
     revision: str | None = Field(default=None, description="A commit; pinned at first use when absent.")
     expected_passages: int | None = None
+    queries: HubPart | None = Field(default=None, description="What a search asks for.")
+    qrels: HubPart | None = Field(default=None, description="Which passages answer which queries.")
 
 
 class LocalCollection(_Model):
@@ -90,6 +100,8 @@ class LocalCollection(_Model):
 
     source: Literal["local"]
     path: Path = Field(description="Parquet, TSV or JSON lines; relative to matrix.yaml.")
+    queries: Path | None = Field(default=None, description="A file of the same forms, for `harness search`.")
+    qrels: Path | None = Field(default=None, description="TREC's qrels, or Parquet: query_id, corpus_id, score.")
 
 
 class EmbeddedCollection(_Model):
@@ -97,6 +109,7 @@ class EmbeddedCollection(_Model):
 
     source: Literal["embedded"]
     passages: int = Field(default=1000, ge=1)
+    queries: int = Field(default=100, ge=1, description="Known-item queries, one relevant passage each.")
 
 
 class ScaledCollection(_Model):
@@ -138,16 +151,25 @@ Checkpoint = Annotated[HubCheckpoint | LocalCheckpoint | EmbeddedCheckpoint, Fie
 CaptureLevel = Literal["final", "digests", "full"]
 
 
-class Deadlines(_Model):
-    """Wall seconds after which a phase is ended; the cell's outcome is `timeout` then."""
-
+class _Deadlines(_Model):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     install: float = Field(default=3600, gt=0, allow_inf_nan=False, description="To build an environment.")
     import_: float = Field(
         default=600, gt=0, allow_inf_nan=False, alias="import", description="To start and import torch and colbert-ai."
     )
+
+
+class Deadlines(_Deadlines):
+    """Wall seconds after which a phase is ended; the cell's outcome is `timeout` then."""
+
     index: float = Field(default=7200, gt=0, allow_inf_nan=False, description="For the rest of the job.")
+
+
+class SearchDeadlines(_Deadlines):
+    """Wall seconds after which a phase is ended; the cell's outcome is `timeout` then."""
+
+    search: float = Field(default=7200, gt=0, allow_inf_nan=False, description="For the rest of the job.")
 
 
 class Retry(_Model):
@@ -158,25 +180,89 @@ class Retry(_Model):
     longest_wait_seconds: float = Field(default=120, ge=0, le=86400)
 
 
-class IndexJob(_Model):
-    """Settings of the index job; those that colbert-ai knows have colbert-ai's names."""
+class JobSettings(_Model):
+    """What every job's settings have; those that colbert-ai knows have colbert-ai's names."""
+
+    NAME: ClassVar[str]
+    """What a cell's specification calls the job."""
+    DECISIVE: ClassVar[frozenset[str]] = frozenset({"native_extensions", "threads"})
+    """Those that may change what the job makes, and are part of its cells' keys."""
+    GIVEN: ClassVar[frozenset[str]] = frozenset()
+    """Those that its inputs decide, where they are not set here."""
+
+    native_extensions: bool = False
+    capture: CaptureLevel = "full"
+    threads: int = Field(default=2, ge=1, le=1024)
+    environment: dict[str, str] = {}
+    retry: Retry = Retry()
+
+    @property
+    def deadlines(self) -> _Deadlines:
+        """How long each phase may take."""
+        found: _Deadlines = self.deadline_seconds  # type: ignore[attr-defined]  # each job has its own
+        return found
+
+    @property
+    def deadline(self) -> float:
+        """Wall seconds for the job, after its imports."""
+        return float(getattr(self.deadlines, self.NAME))
+
+    def decisive(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings of a cell; `given` are those that its inputs decide (`GIVEN`, and the checkpoint's `dim`)."""
+        return {**given, **self.model_dump(include=set(self.DECISIVE), exclude_none=True)}
+
+
+class IndexJob(JobSettings):
+    """Settings of the index job."""
+
+    NAME: ClassVar[str] = "index"
+    DECISIVE: ClassVar[frozenset[str]] = JobSettings.DECISIVE | {"nbits", "index_bsize", "doc_maxlen", "kmeans_niters"}
 
     nbits: Literal[1, 2, 4, 8] = 2
     index_bsize: int = Field(default=32, ge=1)
     doc_maxlen: int = Field(default=300, ge=8)
     kmeans_niters: int = Field(default=4, ge=1)
-    native_extensions: bool = False
-    capture: CaptureLevel = "full"
-    threads: int = Field(default=2, ge=1, le=1024)
-    environment: dict[str, str] = {}
     deadline_seconds: Deadlines = Deadlines()
-    retry: Retry = Retry()
+
+
+class SearchJob(JobSettings):
+    """Settings of the search job; what is absent is what colbert-ai's `Searcher.dense_search` takes for `k`."""
+
+    NAME: ClassVar[str] = "search"
+    DECISIVE: ClassVar[frozenset[str]] = JobSettings.DECISIVE | {
+        "k", "ncells", "centroid_score_threshold", "ndocs", "query_maxlen",
+    }  # fmt: skip
+
+    GIVEN: ClassVar[frozenset[str]] = frozenset({"nbits", "query_maxlen"})
+
+    k: int = Field(default=100, ge=1, description="Passages that each search returns.")
+    ncells: int | None = Field(default=None, ge=1, description="Cells looked up for each token of a query.")
+    centroid_score_threshold: float | None = Field(
+        default=None, ge=-1, le=1, description="Tokens of passages whose centroid scores less are left out at first."
+    )
+    ndocs: int | None = Field(default=None, ge=4, description="Passages after the first stage; a quarter is scored.")
+    query_maxlen: int | None = Field(default=None, ge=4, description="The checkpoint's own when absent.")
+    deadline_seconds: SearchDeadlines = SearchDeadlines()
+
+    def decisive(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """See `JobSettings.decisive`."""
+        k = self.k
+        ncells, threshold, ndocs = (
+            (1, 0.5, 256) if k <= 10 else (2, 0.45, 1024) if k <= 100 else (4, 0.4, max(4 * k, 4096))
+        )
+        return super().decisive({"ncells": ncells, "centroid_score_threshold": threshold, "ndocs": ndocs, **given})
 
 
 class Jobs(_Model):
     """Settings per job."""
 
     index: IndexJob = IndexJob()
+    search: SearchJob = SearchJob()
+
+    def named(self, job: str) -> JobSettings:
+        """The settings of a job, by its name."""
+        found: JobSettings = getattr(self, job)
+        return found
 
 
 class Tolerance(_Model):

@@ -1,4 +1,4 @@
-"""Passages as every loader hands them on: checked, counted and digested."""
+"""Passages, and texts of any kind, as every loader hands them on: checked, counted and digested."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from harness.errors import InfrastructureError, UsageError
 
@@ -19,12 +19,15 @@ Row: TypeAlias = tuple[str, Any, Any]
 
 
 @dataclass(frozen=True)
-class Passages:
-    """A collection in memory.
+class Texts:
+    """Texts with distinct ids, in memory.
 
-    `ids` and `texts` have the same length, in the collection's own order, which is the order of the index. `source`
-    says where they came from and never holds an absolute path, so that it can be shown and compared across machines.
+    `ids` and `texts` have the same length and order. `source` says where they came from and never holds an absolute
+    path, so that it can be shown and compared across machines.
     """
+
+    NOUN: ClassVar[str] = "text"
+    NOUNS: ClassVar[str] = "texts"
 
     ids: list[str]
     texts: list[str]
@@ -39,7 +42,7 @@ class Passages:
         """Hex blake3 over ids and texts in order; each is preceded by its length, so that no two lists share bytes."""
         import blake3
 
-        digest = blake3.blake3(b"harness passages 1\n")
+        digest = blake3.blake3(f"harness {self.NOUNS} 1\n".encode())
         for pair in zip(self.ids, self.texts, strict=True):
             for part in pair:
                 encoded = part.encode()
@@ -48,27 +51,42 @@ class Passages:
         return digest.hexdigest()
 
     def record(self) -> dict[str, Any]:
-        """What a cell's specification keeps of it: name, digest and number of passages."""
-        return {"name": self.name, "digest": self.digest, "passages": len(self)}
+        """What a cell's specification keeps of them: name, digest and number."""
+        return {"name": self.name, "digest": self.digest, self.NOUNS: len(self)}
+
+
+@dataclass(frozen=True)
+class Passages(Texts):
+    """A collection, in its own order, which is that of the index."""
+
+    NOUN: ClassVar[str] = "passage"
+    NOUNS: ClassVar[str] = "passages"
 
 
 def collect(
-    rows: Iterable[Row], what: str, *, limit: int | None, text_column: str = "text", allow_blank: bool = False
+    rows: Iterable[Row],
+    what: str,
+    *,
+    limit: int | None,
+    text_column: str = "text",
+    allow_blank: bool = False,
+    of: type[Texts] = Passages,
 ) -> tuple[list[str], list[str]]:
     """Check rows and gather them into ids and texts.
 
     Args:
         rows: As the readers give them.
-        what: Names the collection in a sentence.
+        what: Names the collection, or the queries, in a sentence.
         limit: Stop after so many rows.
         text_column: Names the field in a sentence.
         allow_blank: Accept a text of white space only.
+        of: What they are.
 
     Raises:
-        UsageError: With the row, for the first that is not a passage; also for no rows at all.
+        UsageError: With the row, for the first that is none; also for no rows at all.
     """
     if limit is not None and limit < 1:
-        msg = f"The limit of {limit} passages for {what} is below 1; give a positive number, or none for all passages."
+        msg = f"The limit of {limit} {of.NOUNS} for {what} is below 1; give a positive number, or none for all."
         raise UsageError(msg)
     texts: list[str] = []
     seen: dict[str, str] = {}
@@ -84,7 +102,7 @@ def collect(
         seen[row_id] = where
         texts.append(text)
     if not texts:
-        msg = f"{what}: the collection is empty; it needs at least one passage."
+        msg = f"{what}: this is empty; it needs at least one {of.NOUN}."
         raise UsageError(msg)
     return list(seen), texts
 

@@ -1,4 +1,4 @@
-"""Reading passages from Parquet, TSV and JSON lines."""
+"""Reading texts, which are passages or queries, from Parquet, TSV and JSON lines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ Reader: TypeAlias = Callable[[Path, str, str | None], Iterator[Row]]
 # --- Parquet --------------------------------------------------------------------------------------------------------
 
 
-def _open_parquet(path: Path) -> Any:  # noqa: ANN401 - pyarrow is not typed here
+def open_parquet(path: Path) -> Any:  # noqa: ANN401 - pyarrow is not typed here
+    """Open a Parquet file, or say that it is none."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -28,10 +29,11 @@ def _open_parquet(path: Path) -> Any:  # noqa: ANN401 - pyarrow is not typed her
         return pq.ParquetFile(path)
     except (pa.ArrowException, OSError, ValueError, LookupError, MemoryError) as error:
         # The last few: names of columns that are not UTF-8, sizes that nothing can have.
-        raise _bad_parquet(path, error) from error
+        raise bad_parquet(path, error) from error
 
 
-def _bad_parquet(path: Path, error: Exception) -> UsageError:
+def bad_parquet(path: Path, error: Exception) -> UsageError:
+    """What to say of a Parquet file that cannot be read."""
     reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
     return UsageError(f"{path}: this is not a readable Parquet file, or it is cut short ({reason}); write it again.")
 
@@ -39,11 +41,11 @@ def _bad_parquet(path: Path, error: Exception) -> UsageError:
 def _read_parquet(path: Path, text_column: str, id_column: str | None) -> Iterator[Row]:
     import pyarrow as pa
 
-    with _open_parquet(path) as file:
+    with open_parquet(path) as file:
         try:
             present = list(file.schema_arrow.names)
         except (pa.ArrowException, ValueError) as error:
-            raise _bad_parquet(path, error) from error
+            raise bad_parquet(path, error) from error
         id_column = _check_columns(str(path), present, text_column, id_column)
         columns = [text_column] if id_column is None else [text_column, id_column]
         number = 0
@@ -54,21 +56,21 @@ def _read_parquet(path: Path, text_column: str, id_column: str | None) -> Iterat
                 for raw_id, text in zip(ids, texts, strict=True):
                     number += 1
                     if id_column is not None and raw_id is None:
-                        msg = f"{path}: the field {id_column} in row {number} is null; every passage needs an id."
+                        msg = f"{path}: the field {id_column} in row {number} is null; every row needs an id."
                         raise UsageError(msg)
                     yield f"row {number}", raw_id, text
         except UnicodeDecodeError as error:
             msg = f"{path}: a text near row {number + 1} is not valid UTF-8; write the file again as UTF-8."
             raise UsageError(msg) from error
         except (pa.ArrowException, OSError, ValueError, LookupError, MemoryError) as error:
-            raise _bad_parquet(path, error) from error
+            raise bad_parquet(path, error) from error
 
 
 def _check_columns(what: str, present: list[str], text_column: str, id_column: str | None) -> str | None:
     """The id column to use; a sentence when a column that was asked for is not there."""
     if text_column not in present:
         msg = (
-            f"{what}: the collection has no column {text_column}; it has {', '.join(present) or 'none'}: "
+            f"{what}: there is no column {text_column}; it has {', '.join(present) or 'none'}: "
             f"rename the one that holds the text."
         )
         raise UsageError(msg)
@@ -76,14 +78,14 @@ def _check_columns(what: str, present: list[str], text_column: str, id_column: s
         return id_column
     if id_column == "_id":
         return None
-    msg = f"{what}: the collection has no column {id_column} for ids; it has {', '.join(present)}."
+    msg = f"{what}: there is no column {id_column} for ids; it has {', '.join(present)}."
     raise UsageError(msg)
 
 
 # --- TSV and JSONL --------------------------------------------------------------------------------------------------
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def lines_of(path: Path) -> Iterator[tuple[int, str]]:
     """Line numbers from 1 and lines without their ends (LF or CR LF, nothing else); empty lines are skipped."""
     opener: Any = gzip.open if path.suffix.lower() == ".gz" else open
     number = 0
@@ -100,12 +102,12 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         msg = f"{path}: the gzip stream is damaged or cut short after line {number}; compress the file again."
         raise UsageError(msg) from error
     except OSError as error:
-        msg = f"{path}: the collection cannot be read: {error.strerror or error}; check its permissions."
+        msg = f"{path}: the file cannot be read: {error.strerror or error}; check its permissions."
         raise UsageError(msg) from error
 
 
 def _read_tsv(path: Path, text_column: str, id_column: str | None) -> Iterator[Row]:
-    lines = _lines(path)
+    lines = lines_of(path)
     first = next(lines, None)
     if first is None:
         return
@@ -142,7 +144,7 @@ def _read_colbert_tsv(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[
 
 def _read_jsonl(path: Path, text_column: str, id_column: str | None) -> Iterator[Row]:
     use_ids: bool | None = None
-    for number, line in _lines(path):
+    for number, line in lines_of(path):
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -158,14 +160,14 @@ def _read_jsonl(path: Path, text_column: str, id_column: str | None) -> Iterator
             # The first line decides, as a header would; a later line without an id is then a mistake in that line.
             use_ids = _check_columns(str(path), list(value), text_column, id_column) is not None
         if use_ids and value.get(id_column or "") is None:
-            msg = f"{path}: line {number} has no {id_column}, though the first line has one; every passage needs an id."
+            msg = f"{path}: line {number} has no {id_column}, though the first line has one; every row needs an id."
             raise UsageError(msg)
         yield f"line {number}", value[id_column or ""] if use_ids else None, value.get(text_column)
 
 
 _FORMATS = {".parquet": "parquet", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 SUFFIXES = (*_FORMATS, ".gz")
-"""How the name of a collection's file can end."""
+"""How the name of a file of texts can end."""
 _READERS: dict[str, Reader] = {"parquet": _read_parquet, "tsv": _read_tsv, "jsonl": _read_jsonl}
 
 
@@ -176,11 +178,23 @@ def format_of(path: Path) -> str:
     kind = _FORMATS.get(suffix)
     if kind is None or (kind == "parquet" and name.endswith(".gz")):
         msg = (
-            f"{path}: the suffix {path.suffix or '(none)'} is not one that a collection can have; "
+            f"{path}: the suffix {path.suffix or '(none)'} is not one of a file of texts; "
             f"use .parquet, .tsv, .jsonl or .ndjson (the last three also with .gz)."
         )
         raise UsageError(msg)
     return kind
+
+
+def require_file(path: Path, what: str) -> None:
+    """Refuse a path that is no file.
+
+    Raises:
+        UsageError: with what it was to be.
+    """
+    if not path.is_file():
+        raise UsageError(
+            f"{path}: this {what} {'is not a file' if path.exists() else 'does not exist'}; check the path."
+        )
 
 
 def reader(path: Path) -> Reader:
@@ -191,8 +205,8 @@ def reader(path: Path) -> Reader:
 def count_rows(path: Path) -> int:
     """Rows of a file that the Hub gave; a header of a TSV file is not one."""
     if format_of(path) == "parquet":
-        with _open_parquet(path) as file:
+        with open_parquet(path) as file:
             return int(file.metadata.num_rows)
-    first = next(_lines(path), (0, ""))[1]
+    first = next(lines_of(path), (0, ""))[1]
     header = format_of(path) == "tsv" and not first.split("\t")[0].strip().isdecimal()
-    return sum(1 for _ in _lines(path)) - header
+    return sum(1 for _ in lines_of(path)) - header

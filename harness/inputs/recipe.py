@@ -1,4 +1,4 @@
-"""Passages made from a seed: the embedded collection, and a small collection scaled up."""
+"""Texts made from a seed: the embedded collection, queries for passages, and a small collection scaled up."""
 
 from __future__ import annotations
 
@@ -117,6 +117,44 @@ def embedded_passages(n: int = 1000, seed: int = PASSAGES_SEED) -> list[str]:
         # A list item can come up twice; a repeated passage would make k-means and the ivf look better than they are.
         seen.setdefault(_passage(draws))
     return list(seen)
+
+
+# --- Queries --------------------------------------------------------------------------------------------------------
+
+QUERIES_SEED = 20250802
+_FEWEST_WORDS = 4
+
+
+def known_items(texts: Sequence[str], n: int, seed: int = QUERIES_SEED) -> list[tuple[int, str]]:
+    """Make `n` queries, each of words of one passage, as somebody who has seen it might ask for it again.
+
+    Passages are drawn without putting one back. A query is about two thirds of the words of one of its sentences, in
+    their order and without the punctuation around them; no two queries are equal.
+
+    Args:
+        texts: The passages; those with fewer than four words are left out.
+        n: How many, or as many as there are passages for.
+        seed: Of the recipe; the result depends on nothing else.
+
+    Returns:
+        The place of the passage and the query.
+    """
+    draws = Draws(seed)
+    left = [place for place, text in enumerate(texts) if len(_words(text)) >= _FEWEST_WORDS]
+    found: dict[str, int] = {}
+    while left and len(found) < n:
+        place = left.pop(draws.below(len(left)))
+        sentences = [s for s in texts[place].split(". ") if len(_words(s)) >= _FEWEST_WORDS] or [texts[place]]
+        words = _words(draws.choice(sentences))
+        kept = [word for word in words if draws.below(3)]
+        query = " ".join(kept if len(kept) >= _FEWEST_WORDS else words)
+        # What two passages have in common is a query for neither.
+        found.setdefault(query, place)
+    return [(place, query) for query, place in found.items()]
+
+
+def _words(text: str) -> list[str]:
+    return [word for part in text.split() if (word := part.strip(".,;:!?()\"'"))]
 
 
 # --- Larger collections, and the way to the worker ------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""TREC's files of rankings and of judgements, as trec_eval and its like read and write them."""
+"""TREC's run files, as trec_eval and its like read and write them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import numpy as np
 
 from harness.errors import UsageError
 from harness.files import map_file
-from harness.rankings.measures import Qrels
 from harness.rankings.run import Run
 from harness.tensors.dtypes import Array
 from harness.words import count
@@ -20,7 +19,6 @@ from harness.words import count
 _BLOCK = 1 << 18
 _GZIP, _BOM = b"\x1f\x8b", b"\xef\xbb\xbf"
 _RUN = "qid Q0 docid rank score tag"
-_QRELS = "qid 0 docid grade"
 
 Row = list[bytes]
 Number = TypeVar("Number", int, float)
@@ -121,26 +119,6 @@ def write_run(path: Path, run: Run, tag: str = "") -> None:
                 f"{qid} Q0 {one} {rank} {score!r} {tag}\n"
                 for rank, (one, score) in enumerate(zip(listed, scores, strict=True), start=1)
             )
-
-
-def read_qrels(path: Path) -> Qrels:
-    """Read judgements: `qid 0 docid grade` a line; a grade above zero is relevant.
-
-    Raises:
-        UsageError: it holds something else; one sentence with the line.
-    """
-    columns = _columns(path, _QRELS, (0, 2, 3))
-    qids, names = _Names(), _Names()
-    queries, passages = qids.numbers(columns[0]), names.numbers(columns[1])
-    grades = columns.numbers(2, int, "a grade, which is a whole number").tolist()
-    found: Qrels = {qid: {} for qid in qids.decoded(columns)}
-    judged_of, ids = list(found.values()), names.decoded(columns)
-    for row, (query, passage, grade) in enumerate(zip(queries, passages, grades, strict=True)):
-        judged = judged_of[query]
-        if judged.setdefault(ids[passage], grade) != grade:
-            raise columns.wrong(row, f"passage {ids[passage]} was judged {judged[ids[passage]]} before; keep one grade")
-        judged[ids[passage]] = grade
-    return found
 
 
 class _Names:

@@ -55,7 +55,7 @@ class Builders:
             version,
             experiment.device.flavour,
             report=self.work.board.note,
-            deadline=experiment.job.deadline_seconds.install,
+            deadline=experiment.job.deadlines.install,
             control=control,
         )
 

@@ -11,18 +11,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from harness.artifacts.kinds import KINDS
 from harness.artifacts.source import ArtifactSource
 from harness.environments.device import Device, choose_device
 from harness.environments.lockfile import Lock, lock_path, read_lock
 from harness.environments.uv import run_uv
 from harness.errors import HarnessError, UsageError, printable
 from harness.home import Home, resolve_home
-from harness.inputs.loaders import load_checkpoint, load_collection
+from harness.inputs.loaders import load_checkpoint, load_collection, load_queries
 from harness.inputs.matrix import (
     EmbeddedCollection,
     Flavour,
     HubCollection,
-    IndexJob,
+    JobSettings,
     LocalCollection,
     Matrix,
     ScaledCollection,
@@ -31,7 +32,8 @@ from harness.inputs.matrix_file import find_matrix, load_matrix
 from harness.running.experiment import Experiment, Selection, job_of
 from harness.running.probes import JOB as PROBE
 from harness.running.probes import known_probes, probe_spec
-from harness.running.specs import index_spec
+from harness.running.searching import SearchedBy
+from harness.running.specs import job_spec
 from harness.store.cell import Cell
 from harness.store.repeats import repeats_of
 from harness.store.spec import CellSpec, digest_of
@@ -98,7 +100,7 @@ class Chooser:
         self.matrix: Matrix = load_matrix(self.path)
         self.home: Home = resolve_home(selection.home, self.path)
         self.store = Store(self.home.store)
-        self.job: IndexJob = job_of(self.matrix, selection)
+        self._jobs: dict[str, JobSettings] = {}
 
     @cached_property
     def cells(self) -> list[Cell]:
@@ -106,6 +108,12 @@ class Chooser:
         return self.store.cells()
 
     # ---- what would be planned
+
+    def _job(self, name: str) -> JobSettings:
+        """The settings of a kind of job."""
+        if name not in self._jobs:
+            self._jobs[name] = job_of(self.matrix, replace(self.selection, job=name))
+        return self._jobs[name]
 
     def _lock(self, version: str, flavour: Flavour) -> Lock | None:
         try:
@@ -116,13 +124,16 @@ class Chooser:
     def _planned(self, own: CellSpec, lock: Lock) -> CellSpec | None:
         """The cell that would be planned for a cell's version, collection, checkpoint and device; None: no such job."""
         device = Device(own.device_kind, own.device)
-        if own.job == INDEX:
-            found = index_spec(self.matrix, self.job, own.version, lock, own.collection, own.checkpoint, device)
-        elif own.job == PROBE and own.probe in known_probes():
-            found = probe_spec(
-                self.matrix, self.job, own.version, lock, own.probe, own.checkpoint, device,
-                own.settings.get("cpu"),
+        if own.job in KINDS:
+            job = self._job(own.job)
+            given = {name: own.settings[name] for name in job.GIVEN if name in own.settings}
+            found = job_spec(
+                self.matrix, job, own.version, lock, own.collection, own.checkpoint, device, given,
+                queries=own.queries, index=own.index,
             )  # fmt: skip
+        elif own.job == PROBE and own.probe in known_probes():
+            job, cpu = self._job(INDEX), own.settings.get("cpu")
+            found = probe_spec(self.matrix, job, own.version, lock, own.probe, own.checkpoint, device, cpu)
         else:
             return None
         return found.again(own.repeat)
@@ -147,21 +158,25 @@ class Chooser:
 
     # ---- choosing
 
-    def choose(self, job: str = INDEX, *, labels: Sequence[str] = (), probes: Sequence[str] = ()) -> Choice:
+    def choose(self, job: str | None = None, *, labels: Sequence[str] = (), probes: Sequence[str] = ()) -> Choice:
         """The cells that are meant.
 
         Args:
-            job: `index` or `probe`.
+            job: a kind of job, or `probe`; that of the selection when absent.
             labels: cells that are asked for; sets that hold more of them come first.
             probes: only these, if the job is `probe`.
 
         Raises:
             UsageError: there are none, or several sets that cannot be compared with each other and none is named.
         """
+        job = job or self.selection.job
         found = [
             self.judge(cell)
             for cell in self.cells
-            if cell.spec.job == job and not cell.spec.swap and (not probes or cell.spec.probe in probes)
+            if cell.spec.job == job
+            and not cell.spec.swap
+            and (not probes or cell.spec.probe in probes)
+            and self.searched(cell, self.selection.on)
         ]
         if not found:
             what = "probes" if job == PROBE else "cells"
@@ -181,6 +196,13 @@ class Chooser:
         flavour: Flavour = "gpu" if chosen[0].lock.path.parent.name == "gpu" else "cpu"
         locks = {version: lock for version in self.matrix.versions if (lock := self._lock(version, flavour))}
         return Choice(self.store, tuple(_with_own_repeats(members)), locks, self._note(chosen, found))
+
+    @cached_property
+    def searched(self) -> SearchedBy:
+        """Says which index a stored search is over; of a version's, the one that would be planned counts."""
+        indexes = [one for one in self.cells if one.spec.job == INDEX and one.outcome == "ok" and not one.spec.swap]
+        planned = [one for one in indexes if not one.repeat and not self.judge(one).differs]
+        return SearchedBy(self.store, planned, self.selection.index)
 
     def _only(
         self, sets: dict[tuple[str, str], list[_Judged]], found: Sequence[_Judged], labels: Sequence[str]
@@ -224,6 +246,15 @@ class Chooser:
         if asked.checkpoint:
             files = load_checkpoint(self.matrix, self.path.parent, self.home, asked.checkpoint, run_uv)
             yield lambda spec: spec.checkpoint.digest == files.digest
+        if asked.queries or asked.limit_queries:
+            passages = load_collection(
+                self.matrix, self.path.parent, self.home, asked.collection, limit=asked.limit, scale_to=asked.scale_to
+            )
+            queries, _ = load_queries(
+                self.matrix, self.path.parent, self.home, asked.collection, passages,
+                queries=asked.queries, limit=asked.limit_queries, whole=False,
+            )  # fmt: skip
+            yield lambda spec: spec.queries is not None and spec.queries.digest == queries.digest
         if asked.device != "auto":
             yield lambda spec: spec.device_kind == asked.device
 
@@ -403,7 +434,7 @@ class Finder:
                 )
         if not found:
             # Swapped cells and probes: of the locks and settings of today, too.
-            judged = [self._chooser.judge(cell) for cell in cells if cell.label == item]
+            judged = [self._chooser.judge(cell) for cell in cells if self._is_called(cell, item)]
             found = [one.cell for one in judged if not one.differs]
             if judged and not found:
                 raise UsageError(
@@ -416,6 +447,9 @@ class Finder:
                 "`harness plan` shows as stored, or the start of a cell's key, four characters or more."
             )
         if len(found) > 1:
+            # A search of another version's index is meant to be compared with those of the set.
+            found = [cell for cell in found if cell.group == self.choice.cells[0].group] or found
+        if len(found) > 1:
             raise UsageError(
                 f"{item!r} names {len(found)} cells; give the start of a key instead:",
                 (f"{cell.key[:_SHOWN]}   {name}" for cell, name in zip(found, tell_apart(found), strict=True)),
@@ -425,7 +459,13 @@ class Finder:
         return StoredCell(store, found[0])
 
     def _is_label(self, item: str) -> bool:
-        return item.partition("#")[0] in {cell.version for cell in self._chooser.cells if cell.spec.job == INDEX}
+        return item.partition("#")[0] in {cell.version for cell in self._chooser.cells if cell.spec.job in KINDS}
+
+    def _is_called(self, cell: Cell, item: str) -> bool:
+        """Whether a cell has this label, or could have it: of equal indexes a search names only one."""
+        label, _, version = item.partition(" on ")
+        own = replace(cell.spec, index=None).label
+        return cell.label == item or bool(version and own == label and self._chooser.searched(cell, version))
 
     def titled(self, sources: Sequence[ArtifactSource]) -> list[ArtifactSource]:
         """The same sources, the stored cells with names that tell them apart by what differs between them."""

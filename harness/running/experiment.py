@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from harness.environments.brought import Brought
 from harness.environments.device import Device, choose_device, missing_code, usable_cores
@@ -15,20 +16,27 @@ from harness.environments.uv import run_uv
 from harness.errors import UsageError
 from harness.home import Home, resolve_home
 from harness.inputs.checkpoint import CheckpointFiles
-from harness.inputs.loaders import load_checkpoint, load_collection
-from harness.inputs.matrix import Flavour, HubCollection, IndexJob, Matrix, ScaledCollection
+from harness.inputs.loaders import load_checkpoint, load_collection, load_queries
+from harness.inputs.matrix import Flavour, HubCollection, JobSettings, Matrix, ScaledCollection
 from harness.inputs.matrix_file import find_matrix, load_matrix
 from harness.inputs.passages import Passages
-from harness.running.specs import index_spec
+from harness.running.kinds import JobInputs, kind_of_job
+from harness.running.specs import job_spec
+from harness.store.cell import Cell
 from harness.store.spec import CellSpec, Checkpoint, Collection
 from harness.store.store import Store
+
+if TYPE_CHECKING:
+    from harness.inputs.queries import Qrels, Queries
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Options of `plan`, `index`, `sweep` and `consecutive`, as the user gave them.
+    """Options of `plan`, `index`, `search`, `sweep` and `consecutive`, as the user gave them.
 
-    `identity` is that of another machine's device, where the cells will run there: on a cluster, of the nodes.
+    `identity` is that of another machine's device, where the cells will run there: on a cluster, of the nodes. `job` is
+    the kind of cells that is meant. A search is over the index of its own version, of the version `on`, or of the
+    folder `index`.
     """
 
     matrix_path: Path | None = None
@@ -43,16 +51,20 @@ class Selection:
     site_python: Path | None = None
     scale_to: int | None = None
     identity: str | None = None
+    job: str = "index"
+    queries: str | None = None
+    qrels: str | None = None
+    limit_queries: int | None = None
+    on: str | None = None
+    index: Path | None = None
+    k: int | None = None
 
 
-def job_of(matrix: Matrix, selection: Selection) -> IndexJob:
-    """The index job of a matrix with what the user asked for instead."""
-    changes: dict[str, Any] = {}
-    if selection.capture:
-        changes["capture"] = selection.capture
-    if selection.threads:
-        changes["threads"] = selection.threads
-    return IndexJob.model_validate(matrix.jobs.index.model_dump() | changes)
+def job_of(matrix: Matrix, selection: Selection) -> JobSettings:
+    """The settings of the job that is meant, with what the user asked for instead."""
+    own = matrix.jobs.named(selection.job)
+    asked = {name: getattr(selection, name) for name in ("capture", "threads", "k") if name in type(own).model_fields}
+    return own.model_validate(own.model_dump() | {name: value for name, value in asked.items() if value})
 
 
 class Experiment:
@@ -77,11 +89,14 @@ class Experiment:
             if selection.identity
             else choose_device(selection.device)
         )
-        self.job: IndexJob = job_of(self.matrix, selection)
+        self.job: JobSettings = job_of(self.matrix, selection)
+        self._kind = kind_of_job(selection.job, self)
+        self._inputs: dict[str, JobInputs] = {}
         if not selection.identity and self.device.kind == "cpu" and self.job.threads > usable_cores():
             raise UsageError(
-                f"jobs.index.threads is {self.job.threads} but this machine has {usable_cores()} usable cores: pass "
-                f"--threads {usable_cores()} (threads decide the order of summation, so they are part of a cell's key)."
+                f"jobs.{self.job.NAME}.threads is {self.job.threads} but this machine has {usable_cores()} usable "
+                f"cores: pass --threads {usable_cores()} (threads decide the order of summation, so they are part of a "
+                "cell's key)."
             )
 
     @cached_property
@@ -97,6 +112,37 @@ class Experiment:
     def checkpoint(self) -> CheckpointFiles:
         """The checkpoint's files, checked."""
         return load_checkpoint(self.matrix, self.matrix_path.parent, self.home, self.selection.checkpoint, run_uv)
+
+    @cached_property
+    def _searched(self) -> tuple[Queries, Qrels | None]:
+        asked = self.selection
+        return load_queries(
+            self.matrix, self.matrix_path.parent, self.home, asked.collection, self.passages,
+            queries=asked.queries, qrels=asked.qrels, limit=asked.limit_queries,
+            whole=asked.limit is None and asked.scale_to is None,
+        )  # fmt: skip
+
+    @property
+    def queries(self) -> Queries:
+        """What is searched for, loaded."""
+        return self._searched[0]
+
+    @property
+    def qrels(self) -> Qrels | None:
+        """Which passages answer the queries, as far as both are searched; None where nobody said."""
+        return self._searched[1]
+
+    @cached_property
+    def index(self) -> Experiment:
+        """The index cells of the same options: this experiment, where it is of these."""
+        if self.selection.job == "index":
+            return self
+        _ = self.passages, self.checkpoint  # loaded once for both
+        found = copy.copy(self)
+        found.selection = replace(self.selection, job="index")
+        found.job = job_of(self.matrix, found.selection)
+        found._kind, found._inputs = kind_of_job("index", found), {}
+        return found
 
     @property
     def sites(self) -> Brought | None:
@@ -125,12 +171,34 @@ class Experiment:
         locks = [read_lock(lock_path(self.locks, self.matrix.require(version), flavour)) for flavour in flavours]
         return self.sites.closest(version, locks) if self.sites is not None else locks[0]
 
+    def inputs(self, version: str) -> JobInputs:
+        """What the job of a version is given beside its settings.
+
+        Raises:
+            UsageError: something of it is not there.
+        """
+        if version not in self._inputs:
+            self._inputs[version] = self._kind.inputs(version)
+        return self._inputs[version]
+
+    def needs(self, version: str) -> str | None:
+        """The version whose index must be stored before the cell of a version can be planned; None: no one's."""
+        return self._kind.needs(version)
+
     def spec(self, version: str, repeat: int = 0) -> CellSpec:
-        """The index cell of a version."""
+        """The cell of a version."""
         # First, so that a version that does not exist is named before anything is fetched.
-        lock = self.lock(version)
+        lock, inputs = self.lock(version), self.inputs(version)
         checkpoint, collection = Checkpoint.of(self.checkpoint.record()), Collection.of(self.passages.record())
-        return index_spec(self.matrix, self.job, version, lock, collection, checkpoint, self.device).again(repeat)
+        return job_spec(
+            self.matrix, self.job, version, lock, collection, checkpoint, self.device, inputs.given(), **inputs.spec()
+        ).again(repeat)
+
+    def stored(self, version: str) -> Cell | None:
+        """The cell of a version, where it is stored with all of its result."""
+        cell = self.store.get(self.spec(version).key)
+        lost = cell is not None and any(map(cell.job_kind.is_final, self.store.missing(cell)))
+        return cell if cell is not None and cell.outcome == "ok" and not lost else None
 
     def check(self) -> None:
         """Load the files and refuse a job that is certain to fail.
@@ -138,8 +206,6 @@ class Experiment:
         Raises:
             UsageError: something is wrong with them, or with the job that is to run on them.
         """
-        from harness.inputs.limits import job_runs
-
         known = self.matrix.collections
         collection = known.get(self.selection.collection or self.matrix.defaults.collection)
         if isinstance(collection, ScaledCollection):
@@ -147,4 +213,4 @@ class Experiment:
         if not isinstance(collection, HubCollection):
             # What is wrong with the user's own file is said before a checkpoint is fetched, and the other way round.
             _ = self.passages
-        job_runs(self.job, self.checkpoint, self.passages)
+        self._kind.load()

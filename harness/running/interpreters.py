@@ -37,6 +37,4 @@ def interpreters(experiment: Experiment, note: Callable[[str], None]) -> Callabl
 
 def workbench(experiment: Experiment) -> Workbench:
     """What jobs of an experiment have in common."""
-    return Workbench(
-        experiment.home, experiment.checkpoint.path, experiment.device.kind, experiment.job.deadline_seconds.index
-    )
+    return Workbench(experiment.home, experiment.checkpoint.path, experiment.device.kind, experiment.job.deadline)

@@ -17,6 +17,7 @@ from typing import Any
 
 from blake3 import blake3
 
+from harness.artifacts.kinds import kind_named
 from harness.environments.gpus import gpu_turn
 from harness.environments.interpreter import Interpreter
 from harness.environments.supervise import Control, Deadline, Ended, run_folder, supervise
@@ -102,7 +103,7 @@ def run_worker(
         run=run,
         deadlines=[
             Deadline("import", deadline if import_deadline is None else import_deadline, ("start", "import")),
-            Deadline("index", deadline),
+            Deadline(kind_named(spec.job).name, deadline),
         ],
         phase=out / "phase",
         on_phase=on_phase,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -51,6 +51,28 @@ def plan_cells(
         for version in versions
         for repeat in range(repeats.get(version, 0) + 1)
     ]
+
+
+def run_needed(
+    experiment: Experiment, versions: Sequence[str], run: Callable[[Experiment, list[Planned]], list[Cell]]
+) -> tuple[list[str], list[Cell]]:
+    """Run the cells without which those of `versions` cannot be planned, where there are any.
+
+    Args:
+        experiment: whose cells need others, such as the indexes that a search is in.
+        versions: in the order in which they run.
+        run: runs a plan of another experiment.
+
+    Returns:
+        The versions that can be planned, and cells that ended badly, for which some cannot.
+    """
+    experiment.check()
+    needed = [wanted for version in versions if (wanted := experiment.needs(version))]
+    missing = [wanted for wanted in dict.fromkeys(needed) if experiment.index.stored(wanted) is None]
+    cells = run(experiment.index, plan_cells(experiment.index, missing, {})) if missing else []
+    there = {wanted for wanted in needed if experiment.index.stored(wanted) is not None}
+    ready = [version for version in versions if experiment.needs(version) in {None, *there}]
+    return ready, [cell for cell in cells if cell.outcome != "ok"]
 
 
 def _planned(experiment: Experiment, spec: CellSpec, known: dict[str, bool], *, retry: bool) -> Planned:

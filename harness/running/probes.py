@@ -23,7 +23,7 @@ from harness.environments.lockfile import Lock
 from harness.environments.uv import BuildFailed
 from harness.errors import UnreadableTensor, UsageError
 from harness.home import package_folder
-from harness.inputs.matrix import IndexJob, Matrix
+from harness.inputs.matrix import JobSettings, Matrix
 from harness.running.experiment import Experiment
 from harness.running.interpreters import interpreters, workbench
 from harness.running.job import JobResult, read
@@ -82,7 +82,7 @@ def probe_digest(name: str) -> str:
 
 def probe_spec(
     matrix: Matrix,
-    job: IndexJob,
+    job: JobSettings,
     version: str,
     lock: Lock,
     name: str,

@@ -5,34 +5,34 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import harness
+from harness.artifacts.kinds import kind_named
+from harness.artifacts.source import listed
 from harness.environments.gpus import gpu_turn
 from harness.environments.interpreter import Interpreter
 from harness.environments.supervise import Control, Ended, run_folder
 from harness.errors import UnreadableTensor
 from harness.home import Home
-from harness.inputs.checkpoint import CheckpointFiles
-from harness.inputs.passages import Passages, write_jsonl
 from harness.running.causes import classify
 from harness.running.job import log_tail, read_result, run_worker, worker_copy
+from harness.running.kinds import JobInputs
 from harness.running.recover import RECORD, this_process
-from harness.store.cell import Cell
+from harness.store.cell import Artifact, Cell
 from harness.store.spec import CellSpec
 from harness.store.store import Store
 
 
-def run_index(
+def run_cell(
     home: Home,
     store: Store,
     spec: CellSpec,
     interpreter: Interpreter,
-    passages: Passages,
-    checkpoint: CheckpointFiles,
+    inputs: JobInputs,
     *,
     device_kind: str,
     capture: str,
@@ -45,15 +45,14 @@ def run_index(
     control: Control | None = None,
     hold: Sequence[int] = (),
 ) -> Cell:
-    """Run the index job of `spec` and store the cell, however it ends.
+    """Run the job of `spec` and store the cell, however it ends.
 
     Args:
         home: for the run's folder and the worker.
         store: gets the cell.
         spec: what to run.
         interpreter: of the environment under test.
-        passages: the collection.
-        checkpoint: an absolute folder.
+        inputs: what the job is given beside its settings.
         device_kind: `cpu` or `cuda`.
         capture: `final`, `digests` or `full`.
         deadline: wall seconds from the end of the imports after which the job is stopped, and ends as `timeout`.
@@ -73,12 +72,11 @@ def run_index(
     # Whoever names a GPU holds it.
     turn = gpu_turn(home, device_kind if gpu is None else "", on_phase, control)
     with turn as places, run_folder(home, f"{spec.version}-{spec.key[:8]}") as (run, held):
-        note = {"spec": spec.to_json(), "store": str(store.root), "capture": capture, "job": "index", **this_process()}
+        note = {"spec": spec.to_json(), "store": str(store.root), "capture": capture, "job": spec.job, **this_process()}
         (run / RECORD).write_text(json.dumps(note), encoding="utf-8")
-        write_jsonl(passages, run / "passages.jsonl")
         request = {
-            "passages": str(run / "passages.jsonl"),
-            "checkpoint": str(checkpoint.path),
+            **inputs.write(run),
+            "checkpoint": str(inputs.checkpoint.path),
             "settings": spec.settings,
             "capture": capture,
             "swap": {name: str(path) for name, path in (swap or {}).items()},
@@ -89,9 +87,8 @@ def run_index(
             import_deadline=import_deadline, gpu=gpu, on_phase=on_phase, control=control,
             hold=[held.fileno(), *places, *hold],
         )  # fmt: skip
-        sources = {"collection": passages.source, "checkpoint": checkpoint.source}
-        known = {**extra(), "sources": sources, "worker": worker.name, "run": run.name}
-        return conclude(store, spec, run, out, capture, device_kind, ended, known)
+        known = {**extra(), "sources": inputs.sources, "worker": worker.name, "run": run.name}
+        return conclude(store, spec, run, out, capture, device_kind, ended, known, inputs.artifacts())
 
 
 def conclude(
@@ -103,8 +100,9 @@ def conclude(
     device_kind: str,
     ended: Ended,
     known: dict[str, Any],
+    given: Mapping[str, Artifact],
 ) -> Cell:
-    """Turn what is left of a run into a stored cell."""
+    """Turn what is left of a run, with the artifacts that it was given, into a stored cell."""
     result, outcome, reason = read_result(out, ended)
     tail = log_tail(run / "log.txt", ended.unwritten)
     details = {
@@ -120,7 +118,12 @@ def conclude(
         artifacts = {}
         if outcome == "ok":
             try:
-                artifacts = store.ingest(out / "index", out / "intermediates", capture)
+                kind = kind_named(spec.job)
+                artifacts = store.ingest(kind, kind.result(out), out / "intermediates", capture)
+                if lacking := kind.lacking(artifacts):
+                    raise UnreadableTensor(f"it left no {listed(lacking)}")
+                artifacts |= given
+                artifacts = {name: artifacts[name] for name in kind.in_order(artifacts)}
             except (UnreadableTensor, KeyError) as error:
                 outcome, reason = "invalid_output", f"The job said that it ended well, but {error}."
         outcome, reason, cause = classify(outcome, reason, tail, run.parent, device_kind, ended)

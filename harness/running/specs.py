@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from harness.environments.device import Device
 from harness.environments.lockfile import Lock
-from harness.inputs.matrix import IndexJob, Matrix
+from harness.inputs.matrix import JobSettings, Matrix
 from harness.store.spec import CellSpec, Checkpoint, Collection
 
 FIXED_ENVIRONMENT = {
@@ -23,7 +26,7 @@ FIXED_ENVIRONMENT = {
 }
 
 
-def job_environment(matrix: Matrix, job: IndexJob, version: str | None, device: Device) -> dict[str, str]:
+def job_environment(matrix: Matrix, job: JobSettings, version: str | None, device: Device) -> dict[str, str]:
     """Variables of a job's process: what the harness sets, thread counts, oddities, then the user's own.
 
     Without a version there are no oddities.
@@ -43,29 +46,41 @@ def job_environment(matrix: Matrix, job: IndexJob, version: str | None, device: 
     return environment | job.environment
 
 
-def index_spec(
+def job_spec(
     matrix: Matrix,
-    job: IndexJob,
+    job: JobSettings,
     version: str,
     lock: Lock,
     collection: Collection,
     checkpoint: Checkpoint,
     device: Device,
+    given: Mapping[str, Any] | None = None,
+    **inputs: Any,  # noqa: ANN401 - fields of it
 ) -> CellSpec:
-    """The cell of one version's index job; the arguments are those of `CellSpec`."""
-    settings = job.model_dump(
-        include={"nbits", "index_bsize", "doc_maxlen", "kmeans_niters", "native_extensions", "threads"}
-    )
+    """The cell of one version's job; the arguments are those of `CellSpec`.
+
+    Args:
+        matrix: gives a version's oddities.
+        job: its settings, which say which job it is.
+        version: PyTorch release.
+        lock: of its environment.
+        collection: what is indexed, or was.
+        checkpoint: the model.
+        device: where it runs.
+        given: settings that the inputs decide, beside the checkpoint's `dim`.
+        inputs: what the job has beside collection and checkpoint.
+    """
     environment = job_environment(matrix, job, version, device)
     plain = job_environment(matrix, job, None, device)
     return CellSpec(
-        job="index",
+        job=job.NAME,
         version=version,
         lock=lock.digest,
         collection=collection,
         checkpoint=checkpoint,
-        settings={**settings, "dim": checkpoint.dim},
+        settings=job.decisive({"dim": checkpoint.dim, **(given or {})}),
         device=device.identity,
         environment=environment,
         oddities={name: plain.get(name) for name, value in environment.items() if plain.get(name) != value},
+        **inputs,
     )

@@ -29,7 +29,7 @@ from harness.running.experiment import Experiment
 from harness.running.plan import Planned
 from harness.running.progress import Board
 from harness.running.recover import recover
-from harness.running.runner import run_index
+from harness.running.runner import run_cell
 from harness.running.signals import Asked, wishes
 from harness.running.slots import Slot, Slots
 from harness.running.work import POLL_SECONDS, Env, Item, Work
@@ -97,7 +97,8 @@ class _Sweep:
                 item.cell = work.board.done(item.planned.stored, ran=False)
         if work.open:
             # Loaded here once: threads would each begin to.
-            _ = experiment.passages, experiment.checkpoint
+            for item in work.items:
+                experiment.inputs(item.planned.spec.version)
             self._run_threads()
         if self.error is not None:
             raise self.error
@@ -232,17 +233,16 @@ class _Cells:
             if env.environment is not None:
                 # Somebody's `pip install` into it must not go unnoticed, whenever that was.
                 self.builders.ensure(spec.version, self.work.control)
-            return run_index(
+            return run_cell(
                 self.experiment.home,
                 self.store,
                 spec,
                 env.interpreter,
-                self.experiment.passages,
-                self.experiment.checkpoint,
+                self.experiment.inputs(spec.version),
                 device_kind=self.experiment.device.kind,
                 capture=self._capture(spec.key),
-                deadline=self.experiment.job.deadline_seconds.index,
-                import_deadline=self.experiment.job.deadline_seconds.import_,
+                deadline=self.experiment.job.deadline,
+                import_deadline=self.experiment.job.deadlines.import_,
                 gpu=slot.gpu.index if slot.gpu else None,
                 extra=lambda: self._observed(item, slot, before),
                 on_phase=lambda phase: self.board.phase(item.label, phase),

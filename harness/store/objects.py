@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
-from harness.artifacts.directory import index_tensors
-from harness.artifacts.index_job import INDEX
+from harness.artifacts.kind import JobKind
 from harness.errors import UnreadableTensor
 from harness.files import sync_file
 from harness.store.cell import Artifact, Cell
@@ -89,25 +89,29 @@ class Objects:
             return False
         return (tensor.dtype, tensor.shape) == (dtype, shape)
 
-    def ingest(self, index: Path, intermediates: Path, capture: str) -> dict[str, Artifact]:
+    def ingest(
+        self, kind: JobKind, result: Iterable[tuple[str, Tensor]], intermediates: Path, capture: str
+    ) -> dict[str, Artifact]:
         """Take a finished job's artifacts into the store, each digested once.
 
         Args:
-            index: the ColBERT index folder.
+            kind: of the job.
+            result: what the job left in files of another form (`JobKind.result`).
             intermediates: `NAME.safetensors` files, each with one tensor named `tensor`; moved when kept.
-            capture: `digests` keeps intermediates as digest, dtype and shape only.
+            capture: `digests` keeps intermediates as digest, dtype and shape only; final tensors are always kept.
 
         Raises:
             UnreadableTensor: a file of the job cannot be read; the job's output is invalid then.
         """
         artifacts: dict[str, Artifact] = {}
-        for name, tensor in index_tensors(index):
-            artifacts[name] = self.keep_tensor(tensor, INDEX.role(name) or "value", stored=True)
+        for name, tensor in result:
+            artifacts[name] = self.keep_tensor(tensor, kind.role(name) or "value", stored=True)
         for path in sorted(intermediates.glob("*.safetensors")) if intermediates.is_dir() else ():
             tensor = read_safetensors(path)[TENSOR]
-            role = INDEX.role(path.stem) or "intermediate"
-            artifacts[path.stem] = self.keep_tensor(tensor, role, stored=capture == "full", move=path)
-        return {name: artifacts[name] for name in INDEX.in_order(artifacts)}
+            role = kind.role(path.stem) or "intermediate"
+            stored = capture == "full" or role == "final"
+            artifacts[path.stem] = self.keep_tensor(tensor, role, stored=stored, move=path)
+        return {name: artifacts[name] for name in kind.in_order(artifacts)}
 
     def keep_tensor(self, tensor: Tensor, kind: str, *, stored: bool, move: Path | None = None) -> Artifact:
         """Take one tensor, or its digest alone, and return what a cell's record says of it; `move` is a file of it."""

@@ -36,9 +36,13 @@ class _Record:
 
 
 def as_object(fields_of_one: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """The `dict_factory` of `asdict` for whatever holds a record: unknown fields stand where they stood."""
+    """The `dict_factory` of `asdict` for whatever holds a record: unknown fields stand where they stood.
+
+    What a kind of job does not have (None) is not written, so that a kind that is added changes no other's records.
+    """
     found = dict(fields_of_one)
-    return {**found.pop("unknown", {}), **found}
+    unknown = found.pop("unknown", {})
+    return {**unknown, **{name: value for name, value in found.items() if value is not None}}
 
 
 @dataclass(frozen=True)
@@ -60,11 +64,28 @@ class Checkpoint(_Record):
 
 
 @dataclass(frozen=True)
+class Queries(_Record):
+    """What a cell searches for: what the queries are called, their digest and how many they are."""
+
+    name: str
+    digest: str
+    queries: int
+
+
+@dataclass(frozen=True)
+class Index(_Record):
+    """The index that a cell searches: the version whose index it is, or a folder's name, and the index's digest."""
+
+    name: str
+    digest: str
+
+
+@dataclass(frozen=True)
 class CellSpec(_Record):
     """Everything that may decide what a job makes. Two cells with equal specifications have equal keys.
 
     Attributes:
-        job: `index` or `probe`.
+        job: the kind of job, or `probe`.
         version: PyTorch release.
         lock: digest of the environment's lock.
         collection: what is indexed; of a probe, what it computes.
@@ -74,6 +95,8 @@ class CellSpec(_Record):
         environment: variables that the job's process is started with, apart from paths of one run.
         swap: artifact name to the digest of the tensor that is put in its place.
         repeat: 0 for the cell, 1, 2, … for its repeats (A against A).
+        queries: what is searched for, by a job that searches.
+        index: what is searched, by a job that searches.
         oddities: variables in `environment` that only this version has, because of an oddity in the matrix, with what
             they are without it (None: absent). Counted in the key through `environment`, and not in the group.
         unknown: fields of a newer harness, which count, too.
@@ -90,36 +113,47 @@ class CellSpec(_Record):
     swap: dict[str, str] = field(default_factory=dict)
     repeat: int = 0
     revision: int = JOB_REVISION
+    queries: Queries | None = None
+    index: Index | None = None
     oddities: dict[str, str | None] = field(default_factory=dict)
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Self:
         """Read a specification; see `_Record.of`."""
-        parts = {"collection": Collection.of(record["collection"]), "checkpoint": Checkpoint.of(record["checkpoint"])}
-        return super().of({**record, **parts})
+        kinds: dict[str, type[_Record]] = {
+            "collection": Collection,
+            "checkpoint": Checkpoint,
+            "queries": Queries,
+            "index": Index,
+        }
+        return super().of({**record, **{name: kind.of(record[name]) for name, kind in kinds.items() if name in record}})
 
     @property
     def key(self) -> str:
-        """32 hex digits: blake3 of the canonical JSON. The collection's and the checkpoint's names do not count."""
+        """32 hex digits: blake3 of the canonical JSON. Of what a cell is given the digests count, and no names."""
         return digest_of(self._counted())
 
     @property
     def group(self) -> str:
-        """Like the key, without the version, its lock and its oddities, swaps and the repeat: what can be compared."""
+        """Like the key, without the version, its lock, its oddities and its index, swaps and the repeat.
+
+        These are what may differ between cells that can be compared.
+        """
         counted = self._counted()
         plain = {**self.environment, **self.oddities}
         counted["environment"] = {name: value for name, value in plain.items() if value is not None}
-        for name in ("version", "lock", "swap", "repeat"):
-            del counted[name]
+        for name in ("version", "lock", "index", "swap", "repeat"):
+            counted.pop(name, None)
         return digest_of(counted)
 
     @property
     def label(self) -> str:
-        """The version, with what is swapped, the repeat and the probe where there is one, such as `2.5.0#1`."""
+        """The version, with what is swapped, the repeat, another version's index and the probe: `2.5.0#1 on 2.4.1`."""
         swap = f"+{','.join(sorted(self.swap))}" if self.swap else ""
         repeat = f"#{self.repeat}" if self.repeat else ""
+        index = f" on {self.index.name}" if self.index and self.index.name != self.version else ""
         probe = f" {self.probe}" if self.job == "probe" else ""
-        return f"{self.version}{swap}{repeat}{probe}"
+        return f"{self.version}{swap}{repeat}{index}{probe}"
 
     @property
     def probe(self) -> str:
@@ -133,8 +167,9 @@ class CellSpec(_Record):
 
     def _counted(self) -> dict[str, Any]:
         counted = self.to_json()
-        counted["collection"] = self.collection.digest
-        counted["checkpoint"] = self.checkpoint.digest
+        for name in ("collection", "checkpoint", "queries", "index"):
+            if name in counted:
+                counted[name] = getattr(self, name).digest
         del counted["oddities"]
         return counted
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from harness.errors import UnreadableTensor
@@ -57,10 +58,15 @@ class StoredCell:
         """The digest that was taken when the cell was stored."""
         return self.cell.artifacts[name].digest
 
+    @property
+    def folder(self) -> Path:
+        """Where an index's JSON files are."""
+        return self.store.cell_folder(self.cell.key) / "index"
+
     def metadata(self) -> dict[str, Any]:
         """The index's own `metadata.json`; empty if it cannot be read."""
         try:
-            found = read_json(self.store.cell_folder(self.cell.key) / "index" / "metadata.json")
+            found = read_json(self.folder / "metadata.json")
         except UnreadableTensor:
             return {}
         return found if isinstance(found, dict) and not too_deep(found) else {}

@@ -71,14 +71,20 @@ def _run(cell: dict[str, Any], out_dir: str, phases: Phases, result: dict[str, A
     result["not_captured"] = notes.reasons
     result["provenance"] = provenance.collect(cell, notes)
     job = cell.get("job", "index")
-    if job != "index":
-        # Not imported for the main job, so that what it loads does not depend on the others.
+    # Not imported for the main job, so that what it loads does not depend on the others.
+    if job == "search":
+        from harness.worker import search
+
+        make = search.run
+    elif job == "index":
+        make = index.run
+    else:
         from harness.worker import jobs
 
         result.update(jobs.run(job, cell, out_dir, phases))
         return
     index.require_device(cell)
-    result.update(index.run(cell, out_dir, phases, notes))
+    result.update(make(cell, out_dir, phases, notes))
     result["provenance"].update(provenance.after(cell, notes))
 
 

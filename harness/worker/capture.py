@@ -32,10 +32,14 @@ class Tap:
         level: `final` records nothing, `digests` and `full` record everything (what is kept is the store's business).
         swap: artifact name to the path of a safetensors file with a tensor named `tensor`.
         notes: gets the reason of what cannot be recorded.
+        hooks: every place that is recorded in this kind of job.
     """
 
-    def __init__(self, folder: str, level: str, swap: dict[str, str], notes: Notes) -> None:
+    def __init__(
+        self, folder: str, level: str, swap: dict[str, str], notes: Notes, hooks: tuple[Hook, ...] = ()
+    ) -> None:
         self.folder, self.enabled, self.swap, self.notes = folder, level != "final", swap, notes
+        self.hooks = hooks
         self.recorded: set[str] = set()
         self.swapped: list[str] = []
         self.seconds = 0.0
@@ -76,6 +80,10 @@ class Tap:
         os.replace(f"{path}.new", path)
         self.recorded.add(name)
 
+    def final(self, name: str, tensor: torch.Tensor) -> None:
+        """Write a part of the job's answer, at every level; that it cannot be written is the job's own trouble."""
+        self._keep(name, tensor)
+
     def part(self, name: str, values: Any, place: int = 0) -> Any:
         """Record one part of a function's tuple; return the tuple with it or its replacement."""
         if not isinstance(values, tuple) or len(values) <= place:
@@ -99,7 +107,7 @@ class Tap:
             why = "".join(f" {name}: {self.notes.reasons[name]}." for name in missing if name in self.notes.reasons)
             listed = ", ".join(missing)
             raise Ended("crashed", f"These artifacts were to be swapped but the job never made them: {listed}.{why}")
-        for hook in HOOKS if self.enabled else ():
+        for hook in self.hooks if self.enabled else ():
             for name in hook.artifacts:
                 if name not in self.recorded:
                     self.notes.add(name, f"the job ended without its turn in {hook.module}.{hook.path}")
@@ -119,13 +127,13 @@ class Hook:
     artifacts: tuple[str, ...]
     module: str
     path: str
-    wrap: Callable[[Tap, Any], Any]
+    wrap: Callable[[Any, Any], Any]
 
 
 def install(tap: Tap) -> contextlib.ExitStack:
     """Wrap colbert-ai's functions around `tap`, if it has anything to do there; closing the stack puts them back."""
     stack = contextlib.ExitStack()
-    for hook in HOOKS if tap.enabled or tap.swap else ():
+    for hook in tap.hooks if tap.enabled or tap.swap else ():
         stack.enter_context(tap.notes.hook(hook.artifacts, hook.module, hook.path, functools.partial(hook.wrap, tap)))
     return stack
 

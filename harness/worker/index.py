@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from harness.worker import capture
+from harness.worker.kernels import replace_extensions
 from harness.worker.notes import Notes
 from harness.worker.outcomes import Ended
-from harness.worker.packing import packbits
 
 
 def require_device(cell: dict[str, Any]) -> None:
@@ -63,19 +63,9 @@ def runs_on(architectures: list[str], capability: tuple[int, int]) -> bool:
 
 
 def skip_extensions(cell: dict[str, Any]) -> None:
-    """Keep colbert-ai from compiling C++ and CUDA at run time, unless the cell asks for its own kernels.
-
-    On a CPU it would build `segmented_maxsim`, which indexing never calls; on a GPU `decompress_residuals`, never
-    called either, and `packbits`, which `packing.packbits` replaces bit for bit.
-    """
-    if cell["settings"].get("native_extensions"):
-        return
-    from colbert.indexing.codecs.residual import ResidualCodec
-    from colbert.modeling.colbert import ColBERT
-
-    ColBERT.loaded_extensions = True
-    ResidualCodec.loaded_extensions = True
-    ResidualCodec.packbits = staticmethod(packbits)
+    """Keep colbert-ai from compiling C++ and CUDA at run time, unless the cell asks for its own kernels."""
+    if not cell["settings"].get("native_extensions"):
+        replace_extensions()
 
 
 def refuse_remote_code(checkpoint: str) -> None:
@@ -130,10 +120,19 @@ def attention_class(model: torch.nn.Module) -> str:
     return ", ".join(sorted(f"{kind.__module__}.{kind.__qualname__}" for kind in inner))
 
 
-def _autocast(indexer: Any) -> tuple[bool, str | None]:
-    """Whether autocast is on where the indexer encodes, and its dtype on a GPU."""
-    with indexer.checkpoint.amp_manager.context():
-        return torch.is_autocast_enabled(), str(torch.get_autocast_gpu_dtype()) if indexer.use_gpu else None
+def model_facts(checkpoint: Any, gpu: bool) -> dict[str, Callable[[], Any]]:
+    """What ran, as questions: the attention class, the model's device, and autocast where it encodes."""
+
+    def autocast() -> tuple[bool, str | None]:
+        with checkpoint.amp_manager.context():
+            return torch.is_autocast_enabled(), str(torch.get_autocast_gpu_dtype()) if gpu else None
+
+    return {
+        "attention_class": lambda: attention_class(checkpoint),
+        "autocast_enabled": lambda: autocast()[0],
+        "autocast_dtype": lambda: autocast()[1],
+        "parameters_device": lambda: str(checkpoint.device),
+    }
 
 
 def _watch(phases: Any, notes: Notes, seen: dict[str, Any]) -> contextlib.ExitStack:
@@ -153,13 +152,7 @@ def _watch(phases: Any, notes: Notes, seen: dict[str, Any]) -> contextlib.ExitSt
         def loaded(self: Any, *args: Any, **kwargs: Any) -> None:
             with phases("load"):
                 initialise(self, *args, **kwargs)
-            facts = {
-                "attention_class": lambda: attention_class(self.checkpoint),
-                "autocast_enabled": lambda: _autocast(self)[0],
-                "autocast_dtype": lambda: _autocast(self)[1],
-                "parameters_device": lambda: str(self.checkpoint.device),
-            }
-            seen.update(notes.gather("observed", facts))
+            seen.update(notes.gather("observed", model_facts(self.checkpoint, self.use_gpu)))
 
         return loaded
 
@@ -175,6 +168,47 @@ _PHASES = {"setup": "sample", "train": "train", "index": "encode", "finalize": "
 """Method of colbert-ai's indexer to the phase that it is."""
 
 
+_SETTINGS = ("nbits", "dim", "index_bsize", "doc_maxlen", "kmeans_niters")
+
+
+def colbert_config(cell: dict[str, Any], **more: Any) -> Any:
+    """colbert-ai's configuration for a cell: those settings that its job has, the checkpoint, and `more`."""
+    from colbert.infra import ColBERTConfig
+
+    return ColBERTConfig(
+        **{name: cell["settings"][name] for name in _SETTINGS if name in cell["settings"]},
+        checkpoint=cell["checkpoint"],
+        # A checkpoint's metadata may name the model it was trained from, which colbert-ai would look up on the Hub.
+        model_name=cell["checkpoint"],
+        avoid_fork_if_possible=True,
+        **more,
+    )
+
+
+def one_process(gpu: bool, root: str) -> Any:
+    """A context in which colbert-ai runs in this process alone, and writes below `root`."""
+    from colbert.infra import Run, RunConfig
+
+    return Run().context(
+        RunConfig(nranks=1, gpus=1 if gpu else 0, root=root, experiment="run", avoid_fork_if_possible=True)
+    )
+
+
+def finished(tap: capture.Tap, observed: dict[str, Any], gpu: bool) -> dict[str, Any]:
+    """What the result of a job that makes a cell says of how it ran.
+
+    Raises:
+        Ended: an artifact that was to be swapped was never made.
+    """
+    tap.finish()
+    return {
+        "observed": observed,
+        "seconds_capturing": round(tap.seconds, 4),
+        "peak_memory": tap.notes.gather("peak_memory", _peak_memory(gpu)),
+        "swapped": tap.swapped,
+    }
+
+
 def run(cell: dict[str, Any], out_dir: str, phases: Any, notes: Notes) -> dict[str, Any]:
     """Index a collection.
 
@@ -187,10 +221,8 @@ def run(cell: dict[str, Any], out_dir: str, phases: Any, notes: Notes) -> dict[s
     Returns:
         What ran: `observed`, `seconds_capturing`, peak memory in bytes.
     """
-    settings = cell["settings"]
     with phases("import"):
         from colbert import Indexer
-        from colbert.infra import ColBERTConfig, Run, RunConfig
 
         skip_extensions(cell)
         refuse_remote_code(cell["checkpoint"])
@@ -198,36 +230,13 @@ def run(cell: dict[str, Any], out_dir: str, phases: Any, notes: Notes) -> dict[s
         passages = [json.loads(line) for line in file]
     seen: dict[str, Any] = {}
     gpu = cell["device"] != "cpu"
-    index_path = os.path.join(out_dir, "index")
-    tap = capture.Tap(os.path.join(out_dir, "intermediates"), cell["capture"], cell.get("swap") or {}, notes)
-    config = ColBERTConfig(
-        nbits=settings["nbits"],
-        dim=settings["dim"],
-        index_bsize=settings["index_bsize"],
-        doc_maxlen=settings["doc_maxlen"],
-        kmeans_niters=settings["kmeans_niters"],
-        index_path=index_path,
-        checkpoint=cell["checkpoint"],
-        # A checkpoint's metadata may name the model it was trained from, which colbert-ai would look up on the Hub.
-        model_name=cell["checkpoint"],
-        avoid_fork_if_possible=True,
+    tap = capture.Tap(
+        os.path.join(out_dir, "intermediates"), cell["capture"], cell.get("swap") or {}, notes, capture.HOOKS
     )
-    with (
-        _watch(phases, notes, seen),
-        capture.install(tap),
-        Run().context(
-            RunConfig(nranks=1, gpus=1 if gpu else 0, root=out_dir, experiment="run", avoid_fork_if_possible=True)
-        ),
-    ):
+    config = colbert_config(cell, index_path=os.path.join(out_dir, "index"))
+    with _watch(phases, notes, seen), capture.install(tap), one_process(gpu, out_dir):
         Indexer(checkpoint=cell["checkpoint"], config=config).index(name="index", collection=passages)
-    tap.finish()
-    return {
-        "observed": seen,
-        "seconds_capturing": round(tap.seconds, 4),
-        "peak_memory": notes.gather("peak_memory", _peak_memory(gpu)),
-        "swapped": tap.swapped,
-        "passages": len(passages),
-    }
+    return {**finished(tap, seen, gpu), "passages": len(passages)}
 
 
 def _peak_memory(gpu: bool) -> dict[str, Callable[[], int]]:

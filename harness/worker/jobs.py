@@ -1,18 +1,17 @@
-"""The jobs beside `index`, by name."""
+"""The jobs beside those that make a cell (`index`, `search`), by name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from harness.worker import alone, probe, replay, steps
+from harness.worker import probe, replay, steps
 from harness.worker.outcomes import Ended
 
-JOBS: dict[str, Callable[[dict[str, Any], str, Any], dict[str, Any]]] = {
+JOBS: dict[str, replay.Job] = {
     "record": replay.record,
     "replay": replay.replay,
     "trim": replay.trim,
-    "step": alone.step,
+    "step": replay.step,
     "tensorize": steps.tensorize,
     "probe": probe.probe,
 }
@@ -25,5 +24,5 @@ def run(name: str, cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str,
         Ended: `unsupported` for a name that this worker does not know.
     """
     if name not in JOBS:
-        raise Ended("unsupported", f"This worker knows no job {name!r}; it knows index, {', '.join(JOBS)}.")
+        raise Ended("unsupported", f"This worker knows no job {name!r}; it knows index, search, {', '.join(JOBS)}.")
     return JOBS[name](cell, out_dir, phases)

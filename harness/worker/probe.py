@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from harness.worker.index import refuse_remote_code, require_device, skip_extensions
 from harness.worker.outcomes import Ended
 from harness.worker.probes.bench import Bench
 from harness.worker.steps import Setting
@@ -29,11 +28,7 @@ def probe(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
     Raises:
         Ended: nothing can run here at all.
     """
-    require_device(cell)
-    with phases("import"):
-        skip_extensions(cell)
-        refuse_remote_code(cell["checkpoint"])
-    setting = Setting(cell)
+    setting = Setting.imported(cell, phases)
     ended = {}
     for name in cell["probes"]:
         with phases(f"probe {name}"), torch.no_grad():

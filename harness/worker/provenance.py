@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import importlib.metadata
+import multiprocessing
 import os
 import platform
 import re
 import resource
-import select
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -90,7 +89,11 @@ def _cuda_library_versions() -> dict[str, str]:
         function.restype = ctypes.c_size_t
         versions["cublasLt"] = str(function())
     if "libcublas" in loaded:
-        versions |= _cublas_version(loaded["libcublas"])
+        # Its parts one by one, because that needs no handle.
+        parts = [ctypes.c_int() for _ in range(3)]
+        library = ctypes.CDLL(loaded["libcublas"])
+        if not any(library.cublasGetProperty(which, ctypes.byref(part)) for which, part in enumerate(parts)):
+            versions["cublas"] = ".".join(str(part.value) for part in parts)
     if "libcuda" in loaded:
         number = ctypes.c_int()
         ctypes.CDLL(loaded["libcuda"]).cuDriverGetVersion(ctypes.byref(number))
@@ -107,18 +110,6 @@ def _cuda_library_versions() -> dict[str, str]:
     return versions
 
 
-def _cublas_version(path: str) -> dict[str, str]:
-    """What cuBLAS says of itself; its parts are asked for one by one, because that needs no handle."""
-    library = ctypes.CDLL(path)
-    parts = []
-    for which in range(3):
-        number = ctypes.c_int()
-        if library.cublasGetProperty(which, ctypes.byref(number)):
-            return {}
-        parts.append(str(number.value))
-    return {"cublas": ".".join(parts)}
-
-
 def _owner(path: str) -> str:
     """`NAME VERSION` of the installed package that a library's file belongs to; empty if none is known."""
     parts = path.split(os.sep)
@@ -129,78 +120,48 @@ def _owner(path: str) -> str:
     return found[0] if len(found) == 1 else ""
 
 
-_ASK = {
-    "torch_config": "import torch; print(torch.__config__.show())",
-    "cudnn": "import torch; print(torch.backends.cudnn.version())",
-}
-"""Questions whose answer calls cuDNN: on a GPU host, showing torch's configuration prints cuDNN's version too."""
-
-
-def _in_child(question: str, **environment: str) -> str | None:
-    """What a child process prints for one of `_ASK`; None if it fails, is killed or does not end.
-
-    cuDNN does not raise when a part of it is missing, it aborts the process, and an environment that was brought to a
-    host as files is without the engines that indexing never uses. A fork is enough, and quick, while this process has
-    not touched the GPU; afterwards only a new process may use it.
-    """
-    if torch.cuda.is_initialized():
-        try:
-            done = subprocess.run(
-                [sys.executable, "-c", _ASK[question]],
-                capture_output=True,
-                text=True,
-                timeout=_PATIENCE,
-                check=True,
-                env={**os.environ, **environment},
-            )
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return done.stdout.strip()
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            # An abort is expected here, and worth no file of many GB.
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            os.environ.update(environment)
-            answer = torch.__config__.show() if question == "torch_config" else str(torch.backends.cudnn.version())
-            os.write(writer, answer.encode())
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    os.close(writer)
-    return _answer(reader, child)
-
-
 _PATIENCE = 60.0
 
 
-def _answer(reader: int, child: int) -> str | None:
-    """Everything a child writes until it ends, if it ends well and in time."""
-    parts: list[bytes] = []
-    deadline = time.monotonic() + _PATIENCE
-    with os.fdopen(reader, "rb", buffering=0) as pipe:
-        while True:
-            ready, _, _ = select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))
-            part = pipe.read(65536) if ready else b""
-            if not part:
-                if not ready:
-                    os.kill(child, signal.SIGKILL)
-                break
-            parts.append(part)
-    _, status = os.waitpid(child, 0)
-    return b"".join(parts).decode(errors="replace").strip() if status == 0 else None
+def _in_child(ask: Callable[[], Any], **environment: str) -> str | None:
+    """What a child process answers to a question that reaches cuDNN; None if it fails, is killed or does not end.
+
+    cuDNN does not raise when a part of it is missing, it aborts the process, and an environment that was brought to a
+    host as files is without the engines that indexing never uses. A fork is enough, and quick, because this process has
+    not touched the GPU yet.
+    """
+    context = multiprocessing.get_context("fork")
+    reader, writer = context.Pipe(duplex=False)
+
+    def answer() -> None:
+        # An abort is expected here, and worth no file of many GB.
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        os.environ.update(environment)
+        with contextlib.suppress(Exception):
+            writer.send(str(ask()).strip())
+
+    child = context.Process(target=answer)
+    child.start()
+    writer.close()
+    try:
+        return str(reader.recv()) if reader.poll(_PATIENCE) else None
+    except EOFError:
+        return None
+    finally:
+        child.kill()
+        child.join()
 
 
 def _torch_config(gpu: bool) -> str | None:
     """What torch shows of its configuration."""
     # Where no GPU is visible torch asks neither CUDA nor cuDNN; what it was built with is shown all the same.
-    return _in_child("torch_config", CUDA_VISIBLE_DEVICES="") if gpu else torch.__config__.show()
+    shown = torch.__config__.show
+    return _in_child(shown, CUDA_VISIBLE_DEVICES="") if gpu else shown()
 
 
 def _cudnn_version() -> int | None:
     """The version that cuDNN reports: None where a part of it is missing."""
-    version = _in_child("cudnn")
+    version = _in_child(torch.backends.cudnn.version)
     return int(version) if version and version.isdigit() else None
 
 

@@ -25,14 +25,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from harness.worker.notes import patched
 
 _DATA_FREE = {
-    "empty",
-    "empty_like",
-    "empty_strided",
-    "new_empty",
-    "new_empty_strided",
-    "resize_",
-    "_local_scalar_dense",
-}
+    "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "resize_", "_local_scalar_dense",
+}  # fmt: skip
 """Operators whose result is memory as it was found, or no tensor."""
 
 _MOVES_NOTHING = {
@@ -54,6 +48,11 @@ def tensor_digest(tensor: torch.Tensor) -> str:
     if plain.numel():
         found.update(plain.reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()[:32]
+
+
+def digests(tensors: dict[str, torch.Tensor]) -> dict[str, str]:
+    """Name to digest."""
+    return {name: tensor_digest(tensor) for name, tensor in tensors.items()}
 
 
 def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
@@ -133,13 +132,8 @@ def encode(value: Any, shelf: Shelf) -> Any:  # noqa: PLR0911 - one for each kin
         return {"float": value.hex()}
     if isinstance(value, torch.Tensor):
         return shelf.put(value)
-    for kind, name in (
-        (torch.dtype, "dtype"),
-        (torch.layout, "layout"),
-        (torch.memory_format, "memory_format"),
-    ):
-        if isinstance(value, kind):
-            return {name: str(value).replace("torch.", "")}
+    if isinstance(value, (torch.dtype, torch.layout, torch.memory_format)):
+        return {type(value).__name__: str(value).replace("torch.", "")}
     if isinstance(value, torch.device):
         return {"place": str(value)}
     if isinstance(value, slice):

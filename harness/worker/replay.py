@@ -1,14 +1,16 @@
-"""The jobs `record` and `replay`: write down steps' calls in A, and feed each its exact input in B.
+"""The jobs on single steps: `record` writes down a step's calls in A, `replay` feeds each its exact input in B.
 
 `record` runs a step twice, without and with the recorder, and says whether both gave the same bits. `replay` runs the
 step freely too, for the structure and for what changes when differences are passed on, then every recorded call by
 itself. Nothing is judged here: results go to files, and the reducer compares them. Both take one step, or several that
-share the time it takes to import torch and colbert-ai.
+share the time it takes to import torch and colbert-ai. `trim` runs one call on parts of its input, and `step` one step
+with nothing recorded: what the counterfactual environments of `harness blame` want is one answer, and quickly.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import time
@@ -20,9 +22,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from harness.worker import steps
-from harness.worker.index import refuse_remote_code, require_device, skip_extensions
+from harness.worker.index import require_device
 from harness.worker.outcomes import ending
-from harness.worker.recording import Recorder, Shelf, decode, encode, references, tensor_digest, write_calls
+from harness.worker.recording import Recorder, Shelf, decode, digests, encode, references, tensor_digest, write_calls
+
+Job = Callable[[dict[str, Any], str, Any], dict[str, Any]]
 
 
 def read_inputs(cell: dict[str, Any]) -> steps.Tensors:
@@ -56,57 +60,42 @@ def prepare(cell: dict[str, Any], phases: Any) -> steps.Setting:
     Raises:
         Ended: `unsupported` where it cannot run here.
     """
-    require_device(cell)
-    with phases("import"):
-        skip_extensions(cell)
-        refuse_remote_code(cell["checkpoint"])
-    setting = steps.Setting(cell)
+    setting = steps.Setting.imported(cell, phases)
     with phases("load"):
         if cell["step"] == steps.ENCODE:
             setting.model()
     return setting
 
 
-def _each(
-    job: Callable[[dict[str, Any], str, Any], dict[str, Any]], cell: dict[str, Any], out_dir: str, phases: Any
-) -> dict[str, Any]:
-    """Do `job` for `cell`, or, if it has `steps`, for each of these; one that fails does not end the others."""
-    if "steps" not in cell:
-        return job(cell, out_dir, phases)
-    results: list[dict[str, Any]] = []
-    for number, request in enumerate(cell["steps"]):
-        one = {**cell, **request, "settings": {**cell["settings"], **request.get("settings", {})}}
-        folder = os.path.join(out_dir, str(number))
-        os.makedirs(folder, exist_ok=True)
-        try:
-            results.append({"outcome": "ok", "reason": "", **job(one, folder, phases)})
-        except Exception as error:
-            traceback.print_exc()
-            outcome, reason = ending(error, phases.current)
-            results.append({"outcome": outcome, "reason": reason})
-    return {"steps": results}
+def _or_each(job: Job) -> Job:
+    """A job on one step as a job on that or, where the cell has `steps`, on each of these.
 
-
-def record(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
-    """Record the calls of one step, or of several.
-
-    Args:
-        cell: what `_record` wants; or `steps`, a list of requests that each override parts of it.
-        out_dir: gets what `_record` writes; with `steps`, each in a folder with the step's number.
-        phases: times and names the phases.
-
-    Returns:
-        What `_record` returns; or `steps`, a list of it with `outcome` and `reason`.
+    `steps` are requests that each override parts of the cell, and write to a folder with the step's number. One that
+    fails does not end the others: the result is `steps`, a list of what the job returns with `outcome` and `reason`.
     """
-    return _each(_record, cell, out_dir, phases)
+
+    @functools.wraps(job)
+    def done(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
+        if "steps" not in cell:
+            return job(cell, out_dir, phases)
+        results: list[dict[str, Any]] = []
+        for number, request in enumerate(cell["steps"]):
+            one = {**cell, **request, "settings": {**cell["settings"], **request.get("settings", {})}}
+            folder = os.path.join(out_dir, str(number))
+            os.makedirs(folder, exist_ok=True)
+            try:
+                results.append({"outcome": "ok", "reason": "", **job(one, folder, phases)})
+            except Exception as error:
+                traceback.print_exc()
+                outcome, reason = ending(error, phases.current)
+                results.append({"outcome": outcome, "reason": reason})
+        return {"steps": results}
+
+    return done
 
 
-def replay(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
-    """Replay the recording of one step, or those of several; as `record`, with `_replay` for `_record`."""
-    return _each(_replay, cell, out_dir, phases)
-
-
-def _record(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
+@_or_each
+def record(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
     """Record the calls of one step.
 
     Args:
@@ -120,15 +109,15 @@ def _record(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
     """
     setting = prepare(cell, phases)
     with phases("plain"):
-        plain = {name: tensor_digest(t) for name, t in steps.run(cell["step"], setting, read_inputs(cell)).items()}
+        plain = digests(steps.run(cell["step"], setting, read_inputs(cell)))
     with phases("record"):
         calls, outputs = _recorded(cell, setting, Shelf(os.path.join(out_dir, "tensors"), keep=cell.get("keep", True)))
     write_calls(os.path.join(out_dir, "calls.json"), calls)
     os.makedirs(os.path.join(out_dir, "outputs"), exist_ok=True)
     for name, tensor in outputs.items():
         _save(tensor, os.path.join(out_dir, "outputs", f"{name}.safetensors"))
-    digests = {name: tensor_digest(tensor) for name, tensor in outputs.items()}
-    return {"outputs": digests, "recorder_is_neutral": digests == plain, "calls": len(calls)}
+    found = digests(outputs)
+    return {"outputs": found, "recorder_is_neutral": found == plain, "calls": len(calls)}
 
 
 def _resolve(call: dict[str, Any], modules: dict[str, Any], setting: steps.Setting) -> Any:
@@ -173,7 +162,8 @@ def _replayed(
     return {"status": "different", "result": encode(result, target)}
 
 
-def _replay(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
+@_or_each
+def replay(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
     """Feed each call of `cell["recording"]` (a `record` job's folder) its exact input in this environment.
 
     Args:
@@ -188,7 +178,7 @@ def _replay(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
     target = Shelf(os.path.join(out_dir, "tensors"), keep=False)
     with phases("plain"):
         # A first run also does what is only done once (lazy imports, some of which call torch).
-        plain = {name: tensor_digest(t) for name, t in steps.run(cell["step"], setting, read_inputs(cell)).items()}
+        plain = digests(steps.run(cell["step"], setting, read_inputs(cell)))
     with phases("free run"):
         free, outputs = _recorded(cell, setting, target)
     write_calls(os.path.join(out_dir, "calls.json"), free)
@@ -211,8 +201,8 @@ def _replay(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
                 found.append({"status": "refused", "reason": f"{type(error).__name__}: {error}"[:500]})
     with open(os.path.join(out_dir, "replay.json"), "w", encoding="utf-8") as file:
         json.dump(found, file)
-    digests = {name: tensor_digest(tensor) for name, tensor in outputs.items()}
-    return {"outputs": digests, "recorder_is_neutral": digests == plain, "calls": len(calls)}
+    made = digests(outputs)
+    return {"outputs": made, "recorder_is_neutral": made == plain, "calls": len(calls)}
 
 
 _TRIM_SECONDS = 120.0
@@ -253,7 +243,7 @@ def trim(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
     call = cell["call"]
     function = _resolve(call, {}, steps.Setting({**cell, "step": ""}))
     whole = load_file(cell["whole"])["tensor"]
-    digests: list[str | None] = []
+    made: list[str | None] = []
     pinned: list[bool] = []
     started = time.monotonic()
     with phases("trim"), torch.no_grad():
@@ -269,12 +259,28 @@ def trim(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
                     result = function(*args, **decode(call["kwargs"], source))
                     found = _tensors(result)[cell["which"]]
             digest = None if found is None else tensor_digest(found)
-            digests.append(digest)
+            made.append(digest)
             fits = all(stop <= whole.shape[dimension] for dimension, _start, stop in window["result"])
             pinned.append(fits and digest == tensor_digest(_part(whole, window["result"])))
             if found is not None and number in cell["save"]:
                 _save(found, os.path.join(out_dir, f"{number}.safetensors"))
-    return {"digests": digests, "pinned": pinned}
+    return {"digests": made, "pinned": pinned}
+
+
+def step(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:  # noqa: ARG001 - as every job
+    """Run one step with nothing recorded.
+
+    Args:
+        cell: as for the job `record`.
+        out_dir: gets nothing.
+        phases: times and names the phases.
+
+    Returns:
+        `outputs` (name to digest).
+    """
+    setting = prepare(cell, phases)
+    with phases("step"):
+        return {"outputs": digests(steps.run(cell["step"], setting, read_inputs(cell)))}
 
 
 def _save(tensor: torch.Tensor, path: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from harness.worker.index import refuse_remote_code, require_device, skip_extensions
+from harness.worker.index import colbert_config, refuse_remote_code, require_device, skip_extensions
 from harness.worker.notes import patched
 from harness.worker.outcomes import Ended
 
@@ -31,6 +31,19 @@ class Setting:
         self.cell = cell
         self._model: Any = None
 
+    @classmethod
+    def imported(cls, cell: dict[str, Any], phases: Any) -> Setting:
+        """The setting of a cell, with colbert-ai imported in phase `import`.
+
+        Raises:
+            Ended: `unsupported` where the cell cannot run here.
+        """
+        require_device(cell)
+        with phases("import"):
+            skip_extensions(cell)
+            refuse_remote_code(cell["checkpoint"])
+        return cls(cell)
+
     @property
     def gpu(self) -> bool:
         """Whether the cell runs on a GPU."""
@@ -43,17 +56,7 @@ class Setting:
 
     def config(self) -> Any:
         """colbert-ai's configuration, as the index job makes it."""
-        from colbert.infra import ColBERTConfig
-
-        settings = self.cell["settings"]
-        names = ("nbits", "dim", "index_bsize", "doc_maxlen", "kmeans_niters")
-        config = ColBERTConfig(
-            **{name: settings[name] for name in names},
-            checkpoint=self.cell["checkpoint"],
-            model_name=self.cell["checkpoint"],
-            gpus=1 if self.gpu else 0,
-            avoid_fork_if_possible=True,
-        )
+        config = colbert_config(self.cell, gpus=1 if self.gpu else 0)
         config.nranks, config.rank = 1, 0
         return config
 
@@ -174,12 +177,9 @@ def tensorize(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]
     Returns:
         `batches`: how many there are.
     """
-    require_device(cell)
-    with phases("import"):
-        skip_extensions(cell)
-        refuse_remote_code(cell["checkpoint"])
+    setting = Setting.imported(cell, phases)
     with phases("load"):
-        tokenizer = Setting(cell).model().doc_tokenizer
+        tokenizer = setting.model().doc_tokenizer
     with open(cell["texts"], encoding="utf-8") as file:
         texts = json.load(file)
     with phases("tensorize"):

@@ -29,9 +29,11 @@ from harness.report.comparison_text import kinds_of, text
 from harness.report.headline import compare_cells
 from harness.running.job import Workbench
 from harness.store.cell import Cell
+from harness.store.objects import TENSOR
 from harness.store.store import Store
 from harness.store.stored import StoredCell
 from harness.tensors.profiles import DEFAULT
+from harness.tensors.safetensors import write_safetensors
 from harness.tensors.tensor import Tensor
 from tests.support.cell_specs import cell, spec
 
@@ -156,3 +158,20 @@ def test_the_index_job_declares_each_artifact_once_and_only_from_what_it_declare
     assert used | replayed | {name for size in INDEX.sizes.values() for name in size} <= set(names)
     assert set(INDEX.replays) <= {one.step for one in INDEX.made}
     assert not set(together) & set(names)  # `embs` stands for all chunks, so no artifact may be called so
+
+
+def test_what_a_finished_job_left_is_read_as_its_kind_says(tmp_path: Path) -> None:
+    made = {name: Tensor.of(np.full(2, value)) for name, value in SAME.items()}
+    kind = replace(TOY, result=lambda out: [("counts-10", made[out.name])])
+    for name in ("words", "counts-9"):
+        write_safetensors(tmp_path / f"{name}.safetensors", {TENSOR: made[name]})
+    store = Store(tmp_path / "store")
+
+    kept = store.ingest(kind, kind.result(Path("counts-10")), tmp_path, "digests")
+
+    assert list(kept) == ["words", "counts-9", "counts-10"]
+    assert {name: artifact.kind for name, artifact in kept.items() if artifact.stored} == {
+        "counts-9": "final", "counts-10": "final",
+    }  # fmt: skip
+    assert all(store.load(kept[name]).digest() == made[name].digest() for name in ("counts-9", "counts-10"))
+    assert not list(TOY.result(tmp_path))

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from harness.artifacts.comparison import ArtifactComparison, Comparison, compare_sources
-from harness.artifacts.directory import IndexDirectory
+from harness.artifacts.directory import IndexDirectory, index_tensors
+from harness.artifacts.index_job import INDEX
 from harness.cli import main
 from harness.explain.marks import mark
 from harness.report.comparison_text import text
@@ -33,7 +34,7 @@ class Runs:
 
     def put(self, version: str, arrays: Arrays, repeat: int = 0, *, counted: bool = True) -> StoredCell:
         index = write_index(self.root / f"{version}-{repeat}", arrays)
-        artifacts = self.store.ingest(index, self.root / "none", "full")
+        artifacts = self.store.ingest(INDEX, index_tensors(index), self.root / "none", "full")
         if not counted:
             artifacts = {name: replace(one, nans=None) for name, one in artifacts.items()}
         return StoredCell(self.store, self.store.put(cell(planned(version, repeat), artifacts=artifacts)))

@@ -10,7 +10,7 @@ import pytest
 
 from harness.errors import UnreadableTensor, UsageError
 from harness.rankings.run import Run
-from harness.rankings.trec import read_qrels, read_run, write_run
+from harness.rankings.trec import read_run, write_run
 from tests.support.runs import run_of
 
 GOOD = ["q1 Q0 d1 1 9.5 me", "q1 Q0 d2 2 9.5 me", "q2 Q0 d1 1 3 me"]
@@ -139,28 +139,6 @@ def test_a_name_that_the_format_cannot_hold_is_not_written(tmp_path, lists):
         write_run(path, run_of("a", lists))
 
     assert not path.exists()
-
-
-def test_judgements_are_read(tmp_path):
-    path = written(tmp_path, "q1 0 d1 2", "q1 0 d2 -1", "q2 0 d1 0", "q1 0 d1 2")
-
-    assert read_qrels(path) == {"q1": {"d1": 2, "d2": -1}, "q2": {"d1": 0}}
-
-
-@pytest.mark.parametrize(
-    ("lines", "words"),
-    [
-        (["q1 0 d1 1", "q1 0 d1 2"], "line 2: passage d1 was judged 1 before"),
-        (["q1 0 d1"], "line 1: 3 columns"),
-        (["q1 0 d1 1", "q1 0 d2 yes"], "line 2: 'yes' is not a grade"),
-        ([], "is empty"),
-    ],
-)
-def test_what_is_wrong_with_judgements_is_one_sentence(tmp_path, lines, words):
-    with pytest.raises(UsageError) as caught:
-        read_qrels(written(tmp_path, *lines, name="q.txt"))
-
-    assert words in str(caught.value)
 
 
 @pytest.mark.slow

@@ -13,6 +13,8 @@ import subprocess
 import time
 from collections.abc import Callable
 
+from harness.artifacts.directory import index_tensors
+from harness.artifacts.index_job import INDEX
 from harness.running.recover import collect_runs
 from harness.store.audit import verify
 from harness.store.cell import Cell
@@ -73,7 +75,7 @@ def store_cell(bench: Bench, store: Store, of: CellSpec) -> None:
     """What the harness does with a finished job, apart from the job."""
     index = bench.folder / "index"
     with store.writing():
-        artifacts = store.ingest(index, bench.folder / "none", "full")
+        artifacts = store.ingest(INDEX, index_tensors(index), bench.folder / "none", "full")
         store.put(Cell.of(of, "ok", capture="full", artifacts=artifacts), index=index)
 
 

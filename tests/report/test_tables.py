@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from harness.artifacts.directory import index_tensors
 from harness.artifacts.index_job import INDEX
 from harness.environments.lockfile import lock_path, read_lock
 from harness.inputs.matrix_file import load_matrix
@@ -45,7 +46,7 @@ class Sweep:
         index = write_index(self.root / f"{version}-{repeat}", arrays)
         # As colbert-ai does it: the metadata of an index names the folder of the run.
         (index / "metadata.json").write_text(json.dumps({"num_chunks": 2, "config": {"root": str(index)}}))
-        artifacts = self.store.ingest(index, self.root / "none", "full")
+        artifacts = self.store.ingest(INDEX, index_tensors(index), self.root / "none", "full")
         self.store.put(cell(spec(version, repeat=repeat), artifacts=artifacts), index=index)
 
     def fail(self, version: str, outcome: str, reason: str) -> None:
@@ -151,7 +152,9 @@ def test_a_repeat_counts_for_its_own_cell_alone(sweep):
     sweep.put("2.8.0", moved(centroids=0.2))
     for repeat, arrays in enumerate((index_arrays(), moved(centroids=0.1))):
         other = spec("2.7.1", repeat=repeat, lock="another")
-        artifacts = sweep.store.ingest(write_index(sweep.root / f"other-{repeat}", arrays), sweep.root / "none", "full")
+        artifacts = sweep.store.ingest(
+            INDEX, index_tensors(write_index(sweep.root / f"other-{repeat}", arrays)), sweep.root / "none", "full"
+        )
         sweep.store.put(cell(other, artifacts=artifacts))
     own = [one for one in sweep.store.cells() if one.spec.lock != "another" or one.repeat]
 

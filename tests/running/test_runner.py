@@ -23,7 +23,8 @@ from harness.inputs.checkpoint import CheckpointFiles
 from harness.inputs.passages import Passages
 from harness.running import causes, job, recover
 from harness.running.job import worker_copy
-from harness.running.runner import run_index
+from harness.running.kinds import IndexInputs
+from harness.running.runner import run_cell
 from harness.running.specs import FIXED_ENVIRONMENT
 from harness.store.cell import Cell
 from harness.store.store import Store
@@ -56,7 +57,7 @@ class Bench:
         options = {"device_kind": "cpu", "capture": "full", **options}
         passages = Passages(["a", "b"], ["first text", "second text"], "two", {"kind": "hub", "revision": "c0ffee"})
         checkpoint = CheckpointFiles("ck", self.folder / "ck", "beef", 8, {"kind": "local"})
-        cell = run_index(self.home, self.store, of, self.interpreter, passages, checkpoint, **options)
+        cell = run_cell(self.home, self.store, of, self.interpreter, IndexInputs(passages, checkpoint), **options)
 
         # Whatever happened: the cell is in the store, and the run's folder is gone.
         assert self.store.latest(of.key) == cell

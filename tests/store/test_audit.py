@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.artifacts.directory import index_tensors
+from harness.artifacts.index_job import INDEX
 from harness.cli import main
 from harness.environments.supervise import OWNER
 from harness.flock import try_hold
@@ -38,7 +40,7 @@ def put(store: Store, folder: Path, version: str, arrays) -> None:
     log = folder / "log"
     index = write_index(folder / "index", arrays)
     log.write_text(f"the log of {version}\n")
-    artifacts = store.ingest(index, folder / "none", "full")
+    artifacts = store.ingest(INDEX, index_tensors(index), folder / "none", "full")
     store.put(cell(spec(version), artifacts=artifacts), log=log, index=index)
 
 
@@ -332,7 +334,9 @@ def test_tensors_that_are_about_to_get_their_record_are_not_orphans(store, tmp_p
     arrays = index_arrays(seed=5)
     removed: list[object] = []
     with store.writing():
-        artifacts = store.ingest(write_index(tmp_path / "third", arrays), tmp_path / "none", "full")
+        artifacts = store.ingest(
+            INDEX, index_tensors(write_index(tmp_path / "third", arrays)), tmp_path / "none", "full"
+        )
         collector = threading.Thread(target=lambda: removed.append(collect(store).removed))
         collector.start()
         collector.join(0.5)

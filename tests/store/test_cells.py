@@ -15,7 +15,7 @@ from harness.environments.lockfile import lock_path, read_lock
 from harness.inputs.matrix import Deadlines, IndexJob, Matrix, Retry
 from harness.inputs.matrix_file import load_matrix, parse_matrix
 from harness.inputs.passages import Passages
-from harness.running.specs import index_spec, job_environment
+from harness.running.specs import job_environment, job_spec
 from harness.store.repeats import repeats_of
 from harness.store.spec import CellSpec, Checkpoint, Collection
 from harness.store.store import Store
@@ -40,6 +40,8 @@ CHANGES: dict[str, Any] = {
     "repeat": 1,
     "revision": 2,
     "oddities": {"OMP_NUM_THREADS": None},
+    "queries": {"name": "queries", "digest": "c0ffee", "queries": 3},
+    "index": {"name": "2.7.1", "digest": "c0ffee"},
 }
 """`oddities` only explains `environment`, which counts."""
 
@@ -50,7 +52,7 @@ def index(job: IndexJob | None = None, version: str = "2.8.0", device: Device = 
     passages = Passages(["0", "1"], ["some text", "other text"], "tiny", {})
     collection = Collection.of(changes.pop("collection", passages.record()))
     arguments = {"collection": collection, "checkpoint": CHECKPOINT, **changes}
-    return index_spec(MATRIX, job or MATRIX.jobs.index, version, lock, device=device, **arguments)
+    return job_spec(MATRIX, job or MATRIX.jobs.index, version, lock, device=device, **arguments)
 
 
 def test_there_is_a_change_for_every_field():
@@ -194,7 +196,7 @@ def test_an_oddity_s_variables_are_in_the_key_and_not_in_the_group():
 
     def of(which: Matrix, version: str) -> CellSpec:
         lock = read_lock(lock_path(ROOT / "locks", version, "cpu"))
-        return index_spec(which, which.jobs.index, version, lock, Collection.of(passages.record()), CHECKPOINT, CPU)
+        return job_spec(which, which.jobs.index, version, lock, Collection.of(passages.record()), CHECKPOINT, CPU)
 
     assert of(matrix, "2.4.1").environment["OMP_DYNAMIC"] == "TRUE"
     assert of(matrix, "2.4.1").oddities == {"A": None, "OMP_DYNAMIC": "FALSE"}

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from harness.artifacts.directory import index_tensors
+from harness.artifacts.index_job import INDEX
 from harness.errors import UnreadableTensor
 from harness.store import store as stores
 from harness.store.cell import OUTCOMES, Artifact
@@ -185,9 +186,11 @@ def test_of_the_runs_beside_a_cell_the_newest_are_kept(store):
 def test_a_run_that_kept_less_of_the_pipeline_does_not_take_tensors_away(store, tmp_path):
     intermediate(tmp_path / "in", "sample", np.arange(6, dtype=np.float32))
     index = write_index(tmp_path / "index")
-    full = store.put(cell(artifacts=store.ingest(index, tmp_path / "in", "full"), capture="full"))
+    full = store.put(cell(artifacts=store.ingest(INDEX, index_tensors(index), tmp_path / "in", "full"), capture="full"))
 
-    final = store.put(cell(artifacts=store.ingest(index, tmp_path / "none", "final"), capture="final"))
+    final = store.put(
+        cell(artifacts=store.ingest(INDEX, index_tensors(index), tmp_path / "none", "final"), capture="final")
+    )
 
     assert store.get(full.key) == full
     assert store.attempts(full.key) == [final]
@@ -195,7 +198,7 @@ def test_a_run_that_kept_less_of_the_pipeline_does_not_take_tensors_away(store, 
 
 
 def test_a_cell_whose_tensors_are_gone_is_no_worse_than_a_run_that_failed(store, tmp_path):
-    artifacts = store.ingest(write_index(tmp_path / "index"), tmp_path / "none", "full")
+    artifacts = store.ingest(INDEX, index_tensors(write_index(tmp_path / "index")), tmp_path / "none", "full")
     good = store.put(cell(artifacts=artifacts))
     store.object_path(artifacts["centroids"].digest).unlink()
 
@@ -284,7 +287,7 @@ def test_an_index_is_ingested_with_every_artifact_and_read_back_bit_for_bit(stor
     intermediate(tmp_path / "in", "sample", sample)
     intermediate(tmp_path / "in", "sample_pids", np.array([3, 1], dtype=np.int64))
 
-    artifacts = store.ingest(write_index(tmp_path / "index", arrays), tmp_path / "in", "full")
+    artifacts = store.ingest(INDEX, index_tensors(write_index(tmp_path / "index", arrays)), tmp_path / "in", "full")
 
     assert list(artifacts) == [
         "sample_pids", "sample", "centroids", "bucket_cutoffs", "bucket_weights", "avg_residual",
@@ -305,11 +308,11 @@ def test_an_index_is_ingested_with_every_artifact_and_read_back_bit_for_bit(stor
 
 
 def test_equal_tensors_are_kept_once(store, tmp_path):
-    first = store.ingest(write_index(tmp_path / "a"), tmp_path / "none", "full")
+    first = store.ingest(INDEX, index_tensors(write_index(tmp_path / "a")), tmp_path / "none", "full")
     before = objects(store)
     arrays = index_arrays()
     arrays["centroids"] = index_arrays(seed=1)["centroids"]
-    second = store.ingest(write_index(tmp_path / "b", arrays), tmp_path / "none", "full")
+    second = store.ingest(INDEX, index_tensors(write_index(tmp_path / "b", arrays)), tmp_path / "none", "full")
 
     assert {name for name in first if first[name].digest != second[name].digest} == {"centroids"}
     assert set(objects(store)) - set(before) == {f"{second['centroids'].digest}.safetensors"}
@@ -328,12 +331,12 @@ def test_capture_digests_keeps_digests_of_intermediates_and_no_tensors(store, tm
     intermediate(tmp_path / "a", "sample", random)
     intermediate(tmp_path / "b", "sample", random)
 
-    light = store.ingest(index, tmp_path / "a", "digests")
+    light = store.ingest(INDEX, index_tensors(index), tmp_path / "a", "digests")
     assert f"{light['sample'].digest}.safetensors" not in objects(store)
     with pytest.raises(UnreadableTensor, match="--capture full"):
         store.load(light["sample"])
 
-    full = store.ingest(index, tmp_path / "b", "full")
+    full = store.ingest(INDEX, index_tensors(index), tmp_path / "b", "full")
     assert light["sample"] == replace(full["sample"], stored=False)
     assert {name: a.digest for name, a in light.items()} == {name: a.digest for name, a in full.items()}
     assert full["centroids"].stored
@@ -344,7 +347,7 @@ def test_kept_intermediates_are_moved_and_not_copied(store, tmp_path):
     path = intermediate(tmp_path / "in", "sample", np.arange(5.0))
     number = path.stat().st_ino
 
-    artifacts = store.ingest(write_index(tmp_path / "index"), tmp_path / "in", "full")
+    artifacts = store.ingest(INDEX, index_tensors(write_index(tmp_path / "index")), tmp_path / "in", "full")
 
     assert not path.exists()
     assert store.object_path(artifacts["sample"].digest).stat().st_ino == number
@@ -417,7 +420,7 @@ def test_an_index_that_is_not_whole_is_unreadable(store, tmp_path, damage):
     damage(index)
 
     with pytest.raises(UnreadableTensor, match=r"\S"):
-        store.ingest(index, tmp_path / "none", "full")
+        store.ingest(INDEX, index_tensors(index), tmp_path / "none", "full")
 
 
 def test_a_stray_file_in_an_index_is_not_a_chunk(tmp_path):
@@ -428,7 +431,7 @@ def test_a_stray_file_in_an_index_is_not_a_chunk(tmp_path):
 
 
 def test_an_object_that_is_missing_or_damaged_is_unreadable(store, tmp_path):
-    artifacts = store.ingest(write_index(tmp_path / "index"), tmp_path / "none", "full")
+    artifacts = store.ingest(INDEX, index_tensors(write_index(tmp_path / "index")), tmp_path / "none", "full")
     path = store.object_path(artifacts["centroids"].digest)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UnreadableTensor):
@@ -469,7 +472,7 @@ def test_index_tensors_agree_with_a_real_torch(tmp_path, torch_interpreter):
 
 def test_a_stored_cell_gives_its_artifacts_and_metadata(store, tmp_path):
     index = write_index(tmp_path / "index")
-    artifacts = store.ingest(index, tmp_path / "none", "full")
+    artifacts = store.ingest(INDEX, index_tensors(index), tmp_path / "none", "full")
     source = StoredCell(store, store.put(cell(artifacts=artifacts), index=index))
 
     assert source.names() == tuple(artifacts)

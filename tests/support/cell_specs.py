@@ -8,7 +8,7 @@ from typing import Any
 from harness.environments.device import Device
 from harness.environments.lockfile import lock_path, read_lock
 from harness.inputs.matrix_file import load_matrix
-from harness.running.specs import index_spec
+from harness.running.specs import job_spec
 from harness.store.cell import Artifact, Cell
 from harness.store.spec import CellSpec, Checkpoint, Collection
 
@@ -42,7 +42,7 @@ def planned(version: str = "2.8.0", repeat: int = 0, device: str = "cpu Vendor 1
         **changes,
     }
     fields |= {"collection": Collection.of(fields["collection"]), "checkpoint": Checkpoint.of(fields["checkpoint"])}
-    return index_spec(MATRIX, version=version, device=where, **fields).again(repeat)
+    return job_spec(MATRIX, version=version, device=where, **fields).again(repeat)
 
 
 def cell(of: CellSpec | None = None, **changes: Any) -> Cell:

@@ -38,7 +38,7 @@ from harness.explain.replay import CallVerdict
 from harness.running.experiment import Experiment, Selection
 from harness.running.interpreters import workbench
 from harness.running.job import JobResult, Workbench
-from harness.running.runner import run_index
+from harness.running.runner import run_cell
 from harness.store.cell import Cell
 from harness.store.repeats import noise_floor
 from harness.store.spec import CellSpec
@@ -234,8 +234,8 @@ class Planter:
         spec = e.spec(version, repeat)
         if fault:
             spec = replace(spec, environment={**spec.environment, VARIABLE: fault})
-        cell = run_index(
-            e.home, self.store, spec, self.interpreter(version, fault), e.passages, e.checkpoint, device_kind="cpu",
+        cell = run_cell(
+            e.home, self.store, spec, self.interpreter(version, fault), e.inputs(version), device_kind="cpu",
             capture="full", deadline=DEADLINE,
         )  # fmt: skip
         if cell.outcome != "ok":

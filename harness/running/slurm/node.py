@@ -126,7 +126,8 @@ def mismatch(experiment: Experiment, host: str) -> End | None:
         return End(
             "final",
             "lost",
-            f"The job got {usable_cores()} cores on {host}, but jobs.index.threads is {experiment.job.threads}.",
+            f"The job got {usable_cores()} cores on {host}, but jobs.{experiment.job.NAME}.threads is "
+            f"{experiment.job.threads}.",
         )
     return None
 

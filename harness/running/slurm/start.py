@@ -75,6 +75,9 @@ def absolute_paths(selection: Selection) -> Selection:
         home=resolve_home(selection.home, matrix_path).root,
         collection=named(selection.collection, matrix.collections),
         checkpoint=named(selection.checkpoint, matrix.checkpoints),
+        queries=named(selection.queries, ()),
+        qrels=named(selection.qrels, ()),
+        index=absolute(selection.index),
         sites=absolute(selection.sites),
         site_python=absolute(selection.site_python),
     )

@@ -9,7 +9,7 @@ from collections.abc import Container, Sequence
 from dataclasses import replace
 
 from harness.flock import hold
-from harness.inputs.matrix import IndexJob
+from harness.inputs.matrix import JobSettings
 from harness.running.experiment import Experiment
 from harness.running.plan import Planned
 from harness.running.progress import Board
@@ -24,10 +24,10 @@ BACKOFF_SECONDS = 30
 """Before the second try of a lost job; four times as long before each later one."""
 
 
-def wall_minutes(job: IndexJob) -> int:
+def wall_minutes(job: JobSettings) -> int:
     """Time limit of a cell's job, where the user names none."""
-    deadlines = job.deadline_seconds
-    return math.ceil((deadlines.install + deadlines.import_ + deadlines.index + MARGIN_SECONDS) / 60)
+    deadlines = job.deadlines
+    return math.ceil((deadlines.install + deadlines.import_ + job.deadline + MARGIN_SECONDS) / 60)
 
 
 def resources(options: Options, kind: str, threads: int, minutes: int) -> dict[str, str]:

@@ -1,0 +1,61 @@
+"""The search job: its artifacts in order, what they are computed from and mean, what can be swapped."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.artifacts.kind import JobKind, Made, Meaning
+
+if TYPE_CHECKING:
+    from harness.artifacts.source import ArtifactSource
+
+INDEX_TENSORS = (
+    "centroids", "bucket_cutoffs", "bucket_weights", "avg_residual", "*.codes", "*.residuals", "doclens", "ivf",
+    "ivf_lengths",
+)  # fmt: skip
+"""The index that is searched. Another index is where a difference starts, and no step of the search."""
+_TOKENS = ("query_tokens", "query_mask")
+
+
+def _meaning(a: ArtifactSource, b: ArtifactSource) -> Meaning:
+    from harness.artifacts.search_meaning import SearchMeaning
+
+    return SearchMeaning(a, b)
+
+
+def _ragged(name: str, step: str, *inputs: str) -> tuple[Made, Made]:
+    """Rows of all queries one after the other, and how many each query has."""
+    return Made(name, step, inputs), Made(f"{name}_lengths", step, inputs)
+
+
+def _stage(name: str, step: str, of: str) -> tuple[Made, ...]:
+    """The passages that a stage of pruning keeps, and by how much the last of them is ahead of the first it drops."""
+    inputs = (of, f"{of}_lengths", "centroid_scores", "*.codes", "doclens")
+    return *_ragged(name, step, *inputs), Made(f"{name}_margin", step, inputs)
+
+
+_COMPRESSED = ("*.codes", "*.residuals", "doclens", "centroids", "bucket_weights")
+
+SEARCH = JobKind(
+    "search",
+    (
+        *(Made(name, "index") for name in INDEX_TENSORS),
+        *(Made(name, "tokenize queries") for name in _TOKENS),
+        Made("Q", "encode queries", _TOKENS, swappable=True),
+        # Each query by itself, as `Searcher.search` encodes it: only Q is searched.
+        Made("Q_alone", "encode each query", _TOKENS),
+        Made("centroid_scores", "score centroids", ("Q", "centroids")),
+        *_ragged("cells", "choose cells", "centroid_scores"),
+        *_ragged("candidates", "look up cells", "cells", "cells_lengths", "ivf", "ivf_lengths"),
+        *_stage("stage1", "prune by best tokens", "candidates"),
+        *_stage("stage2", "prune by all tokens", "stage1"),
+        Made("decompressed", "decompress", ("stage2", "stage2_lengths", *_COMPRESSED)),
+        Made("normalized", "normalize", ("decompressed",)),
+        *_ragged("maxsim", "score", "Q", "normalized", "stage2_lengths"),
+        *(
+            Made(name, "rank", ("maxsim", "maxsim_lengths", "stage2"), role="final")
+            for name in ("pids", "scores", "found")
+        ),
+    ),
+    _meaning,
+)

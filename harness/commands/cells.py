@@ -1,0 +1,61 @@
+"""What `harness index` and `harness search` share: run cells of one kind, store them, and say how they ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import click
+
+from harness.errors import ExitCode, printable
+from harness.words import count
+
+if TYPE_CHECKING:
+    from harness.running.experiment import Experiment, Selection
+    from harness.running.plan import Planned
+    from harness.store.cell import Cell
+
+
+def run_cells(
+    selection: Selection,
+    versions: Sequence[str],
+    repeats: Sequence[str],
+    *,
+    evict: bool,
+    again: bool,
+    gpus: str | None,
+    jobs: int,
+) -> tuple[Experiment, list[Cell], ExitCode]:
+    """Run the cells of versions, after those that they need; returns the experiment, the cells and an exit code."""
+    from harness.environments.gpus import choose_gpus
+    from harness.running.checks import parse_repeats, to_run, versions_of
+    from harness.running.executor import LocalExecutor
+    from harness.running.plan import plan_cells, run_needed, stopped_early
+    from harness.running.progress import Board
+
+    experiment = to_run(selection)
+    executor = LocalExecutor(tuple(choose_gpus(experiment.device, gpus)), jobs)
+    chosen = versions_of(experiment.matrix, versions)
+    extra = parse_repeats(experiment.matrix, repeats, chosen)
+
+    def run(of: Experiment, plan: list[Planned]) -> list[Cell]:
+        with Board([planned.spec.label for planned in plan]) as board:
+            return executor.run(of, plan, board, evict_after=evict)
+
+    ready, bad = run_needed(experiment, chosen, run)
+    plan = plan_cells(experiment, ready, {version: extra[version] for version in ready if version in extra})
+    if again:
+        plan = [replace(planned, run=True) for planned in plan]
+    cells = run(experiment, plan) if plan else []
+    bad += [cell for cell in cells if cell.outcome not in {"ok", "unsupported"}]
+    ok = sum(cell.outcome == "ok" for cell in cells)
+    stored = f"{'is' if len(cells) == 1 else 'are'} stored, in {experiment.home.store}"
+    click.echo(f"{ok} of {count(len(cells), 'cell')} ended well and {stored}.")
+    for cell in bad:
+        click.echo(printable(f"{cell.label}: {cell.outcome}: {cell.reason}"), err=True)
+    early = stopped_early(plan, cells)
+    if early:
+        click.echo(early, err=True)
+    failed = early or any(cell.outcome != "unsupported" for cell in bad)
+    return experiment, cells, ExitCode.INFRASTRUCTURE if failed else ExitCode.OK

@@ -1,0 +1,61 @@
+"""`harness search`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from harness.commands.options import (
+    Writable,
+    capture_option,
+    local_options,
+    repeats_option,
+    search_options,
+    selection_options,
+    sites_options,
+)
+
+
+@click.command(name="search")
+@click.argument("versions", nargs=-1, required=True)
+@search_options
+@selection_options
+@sites_options
+@repeats_option
+@local_options
+@capture_option
+@click.option("--trec", type=Writable(), help="Write a run file of each search to this folder, in TREC's format.")
+@click.option("--evict", is_flag=True, help="Delete each environment as soon as its cells are stored.")
+@click.option(
+    "--again",
+    is_flag=True,
+    help="Run cells that are already stored again; one that ends well takes the place of the stored one.",
+)
+def command(
+    versions: tuple[str, ...],
+    repeats: tuple[str, ...],
+    trec: Path | None,
+    evict: bool,
+    again: bool,
+    gpus: str | None,
+    jobs: int,
+    **options: Any,
+) -> int:
+    """Search with VERSIONS (or `all`), each in its own index, and store the cells; see docs/search.md.
+
+    A version's index that is not stored yet is made first. Exit code 3 when a cell ended badly; a version whose wheel
+    does not support the device is not an error.
+    """
+    from harness.commands.cells import run_cells
+    from harness.running.experiment import Selection
+    from harness.running.run_files import write_run
+
+    selection = Selection(job="search", **options)
+    experiment, cells, code = run_cells(selection, versions, repeats, evict=evict, again=again, gpus=gpus, jobs=jobs)
+    for cell in cells if trec is not None else ():
+        assert trec is not None
+        if cell.outcome == "ok":
+            click.echo(f"Run: {write_run(experiment, cell, trec)}")
+    return int(code)

@@ -1,0 +1,214 @@
+"""What a search is given: the index of a version's own cell, of another version's, or of any folder; and queries."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.artifacts.directory import IndexDirectory
+from harness.artifacts.meaning import nbits_of
+from harness.artifacts.searchable import IndexFiles, check_index, clean_copy, settings_of, tensors_of
+from harness.errors import UnreadableTensor, UsageError
+from harness.inputs.checkpoint import CheckpointFiles
+from harness.inputs.matrix import SearchJob
+from harness.inputs.passages import Passages
+from harness.inputs.queries import Queries
+from harness.store.cell import Artifact, Cell
+from harness.store.spec import Index, digest_of
+from harness.store.spec import Queries as QueriesRecord
+from harness.store.store import Store
+from harness.store.stored import StoredCell
+from harness.words import count
+
+if TYPE_CHECKING:
+    from harness.running.experiment import Experiment
+    from harness.running.kinds import JobInputs
+
+
+@dataclass(frozen=True)
+class SearchedIndex:
+    """An index to search.
+
+    Attributes:
+        source: where its tensors and JSON files are.
+        name: the version whose index it is, or the folder's name with a slash.
+        origin: the cell that made it, or the folder's name; no absolute path.
+        known: its tensors.
+    """
+
+    source: IndexFiles
+    name: str
+    origin: dict[str, str]
+    known: Mapping[str, Artifact]
+
+    @cached_property
+    def digest(self) -> str:
+        """Of its tensors, and of the settings that a search may take from it."""
+        return digest_of([{name: one.digest for name, one in self.known.items()}, settings_of(self.source)])
+
+
+def stored_index(store: Store, cell: Cell) -> SearchedIndex:
+    """The index of a stored cell."""
+    source = StoredCell(store, cell)
+    known = {name: replace(cell.artifacts[name], kind="intermediate") for name in tensors_of(source)}
+    return SearchedIndex(source, cell.version, {"kind": "cell", "key": cell.key}, known)
+
+
+@cache
+def index_in(path: Path, passages: int, dim: int) -> SearchedIndex:
+    """The index of a folder that somebody made, checked.
+
+    Raises:
+        UsageError: it is no index, or not one of the collection and the checkpoint.
+    """
+    source = IndexDirectory(path)
+    check_index(source, passages, dim)
+    known = {}
+    for name in tensors_of(source):
+        tensor = source.load(name)
+        digest, nans = tensor.digest_and_nans()
+        known[name] = Artifact(digest, tensor.dtype, tensor.shape, "intermediate", stored=False, nans=nans)
+    return SearchedIndex(source, f"{path.resolve().name}/", {"kind": "folder", "name": path.resolve().name}, known)
+
+
+class SearchedBy:
+    """Says which index a stored search is over, by the index's digest.
+
+    Versions whose indexes are equal in every bit share the cells that search them, whatever these are called.
+
+    Args:
+        store: where the cells are.
+        indexes: the index cells that count as their versions' own.
+        folder: the index that is meant where no version is named; each version's own when absent.
+    """
+
+    def __init__(self, store: Store, indexes: Sequence[Cell], folder: Path | None) -> None:
+        self.store, self.indexes, self.folder = store, indexes, folder
+        self._digests: dict[str, str] = {}
+
+    def __call__(self, cell: Cell, version: str | None = None) -> bool:
+        """Whether a cell searches the index of `version`, or else the one that is meant; of no search, always."""
+        spec = cell.spec
+        if spec.index is None:
+            return True
+        if version is None and self.folder is not None:
+            return spec.index.digest == index_in(self.folder, spec.collection.passages, spec.checkpoint.dim).digest
+        own = (version or cell.version, spec.collection.digest, spec.checkpoint.digest, spec.device)
+        return any(
+            (one.version, one.spec.collection.digest, one.spec.checkpoint.digest, one.spec.device) == own
+            and self._digest(one) == spec.index.digest
+            for one in self.indexes
+        )
+
+    def _digest(self, cell: Cell) -> str:
+        if cell.key not in self._digests:
+            self._digests[cell.key] = stored_index(self.store, cell).digest
+        return self._digests[cell.key]
+
+
+@dataclass(frozen=True)
+class SearchInputs:
+    """An index and the queries; see `harness.running.kinds.JobInputs`."""
+
+    passages: Passages
+    checkpoint: CheckpointFiles
+    queries: Queries
+    index: SearchedIndex
+
+    @property
+    def sources(self) -> dict[str, Any]:
+        """See `JobInputs`."""
+        return {
+            "collection": self.passages.source, "checkpoint": self.checkpoint.source,
+            "queries": self.queries.source, "index": self.index.origin,
+        }  # fmt: skip
+
+    def spec(self) -> dict[str, Any]:
+        """See `JobInputs`."""
+        return {
+            "queries": QueriesRecord.of(self.queries.record()),
+            "index": Index(self.index.name, self.index.digest),
+        }
+
+    def given(self) -> dict[str, Any]:
+        """See `JobInputs`."""
+        return {"nbits": nbits_of(self.index.source), "query_maxlen": self.checkpoint.query_maxlen}
+
+    def artifacts(self) -> Mapping[str, Artifact]:
+        """See `JobInputs`."""
+        return self.index.known
+
+    def write(self, run: Path) -> dict[str, Any]:
+        """See `JobInputs`."""
+        try:
+            clean_copy(self.index.source, run / "index")
+        except UnreadableTensor as error:
+            raise UsageError(f"The index {self.index.name} cannot be searched: {error}") from error
+        with (run / "queries.jsonl").open("w", encoding="utf-8") as file:
+            for qid, text in zip(self.queries.ids, self.queries.texts, strict=True):
+                # Everything beyond ASCII is escaped: no locale and no way of splitting lines can change a text.
+                file.write(json.dumps({"qid": qid, "text": text}) + "\n")
+        return {"index": str(run / "index"), "queries": str(run / "queries.jsonl")}
+
+
+class SearchKind:
+    """The search job; see `harness.running.kinds.Kind`."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+
+    @cached_property
+    def _folder(self) -> SearchedIndex | None:
+        """The index of `--index`."""
+        e = self.experiment
+        return index_in(e.selection.index, len(e.passages), e.checkpoint.dim) if e.selection.index else None
+
+    def load(self) -> None:
+        """See `Kind`."""
+        e = self.experiment
+        assert isinstance(e.job, SearchJob)
+        if e.selection.index and e.selection.on:
+            raise UsageError("--index names a folder, and --on the version whose index is searched: give one of them.")
+        if e.job.k > len(e.passages):
+            raise UsageError(
+                f"Each search is to return {count(e.job.k, 'passage')} (jobs.search.k in matrix.yaml), and the "
+                f"collection {e.passages.name} has {len(e.passages):,}: pass --k {len(e.passages)} or less."
+            )
+        # What is wrong with the user's own files is said before a checkpoint is fetched.
+        _ = e.queries
+        if e.job.query_maxlen not in (None, e.checkpoint.query_maxlen):
+            raise UsageError(
+                f"matrix.yaml: jobs.search.query_maxlen is {e.job.query_maxlen}, and queries of the checkpoint "
+                f"{e.checkpoint.name} have {e.checkpoint.query_maxlen} tokens: leave it out, or give the checkpoint "
+                "that it is for."
+            )
+        _ = self._folder
+
+    def inputs(self, version: str) -> JobInputs:
+        """See `Kind`."""
+        e = self.experiment
+        return SearchInputs(e.passages, e.checkpoint, e.queries, self._folder or self._stored(version))
+
+    def needs(self, version: str) -> str | None:
+        """See `Kind`."""
+        asked = self.experiment.selection
+        return None if asked.index else self.experiment.matrix.require(asked.on or version)
+
+    def _stored(self, version: str) -> SearchedIndex:
+        """The index of a version's own cell, or with `--on`, of another's."""
+        e, of = self.experiment, self.needs(version)
+        assert of is not None
+        cell, own = e.index.stored(of), e.index.stored(version)
+        if cell is None:
+            raise UsageError(
+                f"No index of {of} over {e.passages.name} ({count(len(e.passages), 'passage')}) is stored: run "
+                f"`harness index {of}` with the same options first."
+            )
+        found = stored_index(e.store, cell)
+        # Where it is the version's own in every bit, the search is the version's own, too.
+        same = own is not None and stored_index(e.store, own).digest == found.digest
+        return replace(found, name=version) if same else found

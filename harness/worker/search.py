@@ -1,0 +1,98 @@
+"""The job `search`: colbert-ai's own searcher, unmodified on disk, over an index and queries in this process."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from harness.worker import capture
+from harness.worker.index import colbert_config, finished, model_facts, one_process, refuse_remote_code, skip_extensions
+from harness.worker.notes import Notes
+from harness.worker.outcomes import Ended
+from harness.worker.search_capture import HOOKS, SearchTap
+
+_PARTS = {
+    "centroids.pt": ("centroids",),
+    "avg_residual.pt": ("avg_residual",),
+    "buckets.pt": ("bucket_cutoffs", "bucket_weights"),
+    "ivf.pid.pt": ("ivf", "ivf_lengths"),
+}
+"""File of colbert-ai's index to the tensors in it, by the names of the index job's artifacts."""
+
+
+def lay_out(source: str, target: str) -> None:
+    """Write an index as colbert-ai loads it.
+
+    Args:
+        source: a folder with `NAME.safetensors` for each tensor of an index, and its JSON files.
+        target: a folder; made if it does not exist.
+
+    Raises:
+        Ended: `crashed`, where a file is missing.
+    """
+    os.makedirs(target, exist_ok=True)
+    with open(os.path.join(source, "metadata.json"), encoding="utf-8") as file:
+        chunks = range(json.load(file)["num_chunks"])
+    parts = _PARTS | {f"{n}.{kind}.pt": (f"{n}.{kind}",) for n in chunks for kind in ("codes", "residuals")}
+    try:
+        for name, tensors in parts.items():
+            held = [load_file(os.path.join(source, f"{tensor}.safetensors"))["tensor"] for tensor in tensors]
+            torch.save(held[0] if len(held) == 1 else tuple(held), os.path.join(target, name))
+        for name in ("metadata.json", "plan.json", *(f"doclens.{n}.json" for n in chunks)):
+            shutil.copyfile(os.path.join(source, name), os.path.join(target, name))
+    except FileNotFoundError as error:
+        raise Ended("crashed", f"The index has no {os.path.basename(str(error.filename))}.") from error
+
+
+def run(cell: dict[str, Any], out_dir: str, phases: Any, notes: Notes) -> dict[str, Any]:
+    """Search an index with queries.
+
+    Args:
+        cell: the cell's specification (`index`, `queries`, `checkpoint`, `settings`, `device`, `capture`, `swap`).
+        out_dir: gets `intermediates/`, and for as long as the job runs a copy of the index in colbert-ai's layout.
+        phases: times and names the phases.
+        notes: gets the reason of what could not be recorded.
+
+    Returns:
+        What ran, as the index job says it, and `queries`, their number.
+    """
+    settings = cell["settings"]
+    with phases("import"):
+        from colbert import Searcher
+
+        skip_extensions(cell)
+        refuse_remote_code(cell["checkpoint"])
+    with open(cell["queries"], encoding="utf-8") as file:
+        texts = [json.loads(line)["text"] for line in file]
+    gpu = cell["device"] != "cpu"
+    tap = SearchTap(os.path.join(out_dir, "intermediates"), cell["capture"], cell.get("swap") or {}, notes, HOOKS)
+    laid_out = os.path.join(out_dir, "index")
+    # All that the searcher would otherwise choose by the first call's k, and keep for later calls.
+    chosen = {name: settings[name] for name in ("ncells", "centroid_score_threshold", "ndocs", "query_maxlen")}
+    with one_process(gpu, out_dir):
+        with phases("load"):
+            lay_out(cell["index"], laid_out)
+            searcher = Searcher(
+                index="index",
+                index_root=out_dir,
+                checkpoint=cell["checkpoint"],
+                # Passages are not looked at, but colbert-ai wants some.
+                collection=[""],
+                config=colbert_config(cell, load_index_with_mmap=False, **chosen),
+                verbose=1,
+            )
+            # It is in memory now, and no artifact of this job.
+            shutil.rmtree(laid_out)
+        seen = notes.gather("observed", model_facts(searcher.checkpoint, gpu))
+        with phases("search"), capture.install(tap):
+            # By place and not by id: colbert-ai takes them as a dict.
+            ranking = searcher.search_all(dict(enumerate(texts)), k=settings["k"])
+        with phases("encode alone"):
+            tap.alone(searcher, texts)
+    tap.answer([ranking.data[number] for number in range(len(texts))], settings["k"], searcher.ranker)
+    return {**finished(tap, seen, gpu), "queries": len(texts)}
