@@ -59,7 +59,7 @@ def command(matrix_path: Path | None, home: Path | None, limit: int | None) -> i
     if early:
         raise InfrastructureError(early)
     output = experiment.home.root / "quickstart"
-    reduced = reduce_cells(matrix, planned_cells(experiment, cells), settings.versions, output)
+    reduced = reduce_cells(matrix, planned_cells(experiment, cells), settings.versions, output, lambda: experiment)
     print_headline(reduced, markdown=False)
     click.echo(f"Tables: {output}")
     if any(cell.outcome not in {"ok", "unsupported"} for cell in cells):

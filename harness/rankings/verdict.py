@@ -144,7 +144,7 @@ def _uncovered(of: Evidence) -> Iterator[str]:
         longest = int(max(some.a.lengths.max(initial=0), some.b.lengths.max(initial=0)))
         yield (
             f"Other queries than these {some.queries:,}, more than {count(longest, 'passage')} a query, other devices, "
-            f"and passages that {of.b} adds to the index of {of.a}."
+            "and passages that the newer version adds to the older one's index."
         )
         if not some.measures:
             yield "Whether the rankings are good: there are no judgements."

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.artifacts.ladder import Step, ladder
 from harness.errors import UsageError
 from harness.inputs.matrix import Matrix, profiles_of
-from harness.report.headline import ComparedCells, Headline, headline, pairs_of, repeat_pairs
+from harness.rankings.verdict import MUST_REINDEX, Verdict
+from harness.report.headline import ComparedCells, Headline, VersionPair, headline, pairs_of, repeat_pairs
+from harness.report.retrieval import Retrieval, retrieve, write_retrieval
 from harness.report.tables import write_tables
 from harness.running.choice import Choice, describe
+from harness.running.deployments import searches_of
+from harness.running.experiment import Experiment
 from harness.store.cell import Cell
 from harness.store.repeats import noise_floors
 from harness.store.spec import CellSpec
@@ -30,6 +34,7 @@ class Reduced:
         files: tables written.
         note: one line that says what is stored besides and was not used; empty where there is nothing.
         across: steps over versions that could not be compared, whose sides differ beyond noise.
+        verdicts: step to its answer to "must I re-index?", where there are searches.
     """
 
     about: str
@@ -39,6 +44,7 @@ class Reduced:
     files: list[Path]
     note: str = ""
     across: tuple[Step, ...] = ()
+    verdicts: Mapping[VersionPair, Verdict] = field(default_factory=dict)
 
     @property
     def compared(self) -> bool:
@@ -52,8 +58,21 @@ class Reduced:
         return bool(self.across) or any(beyond)
 
 
-def reduce_cells(matrix: Matrix, choice: Choice, versions: Sequence[str], output: Path) -> Reduced:
+def reduce_cells(
+    matrix: Matrix,
+    choice: Choice,
+    versions: Sequence[str],
+    output: Path,
+    experiment: Callable[[], Experiment] | None = None,
+) -> Reduced:
     """Compare the chosen cells over `versions`, and write the tables below `output`.
+
+    Args:
+        matrix: whose versions and settings count.
+        choice: the cells.
+        versions: what the tables are about.
+        output: their folder.
+        experiment: makes the experiment that the cells are of, where the searches in their indexes are wanted, too.
 
     Raises:
         UsageError: none of the cells is of these versions.
@@ -68,28 +87,34 @@ def reduce_cells(matrix: Matrix, choice: Choice, versions: Sequence[str], output
     noise = repeat_pairs(pairs)
     spec = cells[0].spec
     collection = spec.collection
-    files = write_tables(
-        output,
-        cells,
-        pairs,
-        choice.locks,
-        {
-            "device": spec.device,
-            "collection": f"{collection.name} {collection.passages} {collection.digest}",
-            "checkpoint": f"{spec.checkpoint.name} {spec.checkpoint.digest}",
-            "group": cells[0].group,
-        },
-    )
-    rows = [(pair.kind, headline(pair, noise)) for pair in pairs]
+    about = {
+        "device": spec.device,
+        "collection": f"{collection.name} {collection.passages} {collection.digest}",
+        "checkpoint": f"{spec.checkpoint.name} {spec.checkpoint.digest}",
+        "group": cells[0].group,
+    }
+    searches, unshown = searches_of(choice.store, cells, experiment) if experiment is not None else (None, "")
+    steps = [pair for pair in pairs if pair.kind == "consecutive"]
+    retrieval = retrieve(searches, steps) if searches is not None else Retrieval()
+    files = write_tables(output, cells, pairs, choice.locks, about, retrieval.verdicts)
+    if retrieval.verdicts:
+        files += write_retrieval(output, retrieval, about)
+    rows = [(pair.kind, _with_verdict(headline(pair, noise), pair, retrieval)) for pair in pairs]
     return Reduced(
         describe(cells),
         pairs,
         [row for kind, row in rows if kind == "consecutive"],
         [row for kind, row in rows if kind == "repeat"],
         files,
-        choice.note,
+        "\n".join(filter(None, (choice.note, unshown))),
         _across(cells, versions),
+        retrieval.verdicts,
     )
+
+
+def _with_verdict(row: Headline, pair: ComparedCells, retrieval: Retrieval) -> Headline:
+    found = retrieval.verdicts.get((pair.a.version, pair.b.version)) if pair.kind == "consecutive" else None
+    return row if found is None else replace(row, must_reindex=MUST_REINDEX[found.answer])
 
 
 def _across(cells: Sequence[Cell], versions: Sequence[str]) -> tuple[Step, ...]:

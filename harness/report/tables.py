@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.environments.lockfile import Lock, difference
+from harness.rankings.verdict import Verdict
 from harness.report.columns import TABLES
-from harness.report.headline import ComparedCells, headline, is_noise, repeat_pairs
+from harness.report.headline import ComparedCells, VersionPair, headline, is_noise, repeat_pairs
 from harness.report.parquet import write_table
 from harness.store.cell import Cell
 
@@ -128,6 +129,7 @@ def write_tables(
     pairs: Sequence[ComparedCells],
     locks: Mapping[str, Lock],
     about: Mapping[str, str],
+    verdicts: Mapping[VersionPair, Verdict] | None = None,
 ) -> list[Path]:
     """Write the tables of one sweep below `folder`, each at once; returns the files.
 
@@ -137,6 +139,7 @@ def write_tables(
         pairs: from `pairs_of`.
         locks: version to its lock, for the package differences.
         about: written to each file's metadata: device, collection and so on.
+        verdicts: step to its answer, where there are searches.
     """
     noise = repeat_pairs(pairs)
     consecutive = [pair for pair in pairs if pair.kind == "consecutive"]
@@ -158,7 +161,10 @@ def write_tables(
             for name, artifact in cell.artifacts.items()
         ),
         "comparisons": _comparison_rows(pairs, noise),
-        "consecutive": (_consecutive_row(pair, noise) for pair in consecutive),
+        "consecutive": (
+            _consecutive_row(pair, noise) | _verdict((verdicts or {}).get((pair.a.version, pair.b.version)))
+            for pair in consecutive
+        ),
         "env_delta": (
             {"a": pair.a.version, "b": pair.b.version, "package": name, "version_a": old, "version_b": new}
             for pair in consecutive
@@ -167,6 +173,10 @@ def write_tables(
         ),
     }
     return [write_table(folder, name, rows, **about) for name, rows in tables.items()]
+
+
+def _verdict(found: Verdict | None) -> dict[str, Any]:
+    return {} if found is None else {"verdict": found.answer, "verdict_reason": found.sentence}
 
 
 def _consecutive_row(pair: ComparedCells, noise: Mapping[str, Sequence[ComparedCells]]) -> dict[str, Any]:

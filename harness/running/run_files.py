@@ -65,7 +65,8 @@ def run_of(source: StoredCell, queries: Texts, passages: Texts) -> Run:
     try:
         pids, scores, found = (source.load(name) for name in ("pids", "scores", "found"))
         lengths = found.flat.astype(np.int64)
-        if pids.data.ndim != 2 or pids.shape != scores.shape or lengths.shape != (len(queries),) != pids.shape[:1]:
+        of_queries = lengths.shape == pids.shape[:1] == (len(queries),)
+        if not of_queries or len(pids.shape) != 2 or pids.shape != scores.shape:
             raise UnreadableTensor("pids, scores and found are not of the same queries.")
         there = np.arange(pids.shape[1]) < lengths[:, None]
         numbers, values = pids.data[there], scores.data[there].astype(np.float64)

@@ -21,12 +21,12 @@ WORSE = ["bad (so so2) good"] * N
 
 def against(lists: list[str], *, judged: bool = True, lower: float = 0.0) -> Comparison:
     """Rankings of a deployment against those of A on A; `lower` is taken from each score."""
-    runs = [
+    a, b = (
         run_of(name, {str(q): [(one, score - less) for one, score in ranked(text)] for q, text in enumerate(texts)})
         for name, texts, less in (("a_on_a", BEFORE, 0.0), ("other", lists, lower))
-    ]
+    )
     settings = Settings()
-    return compare_runs(*runs, settings, Judge(QRELS, settings.measures) if judged else None)
+    return compare_runs(a, b, settings, Judge(QRELS, settings.measures) if judged else None)
 
 
 def answer(mixed: Comparison | None, new: Comparison | None, *, same_index: bool | None = False, **more) -> str:
