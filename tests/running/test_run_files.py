@@ -34,7 +34,7 @@ def searched(
     tmp_path: Path, version: str = "2.8.0", order: list[int] | None = None, **changes: np.ndarray[Any, Any]
 ) -> StoredCell:
     """A search of two queries that returned three passages of four, and two, over an index in some order."""
-    found = {
+    found: dict[str, np.ndarray[Any, Any]] = {
         "pids": np.array([[3, 1, 7, 9], [0, 2, -1, -1]], np.int32),
         "scores": np.array([[9.5, 9.5, 3.25, 1.0], [2.0, 1.5, np.nan, np.nan]], np.float16),
         "found": np.array([4, 2], np.int64),
@@ -103,7 +103,7 @@ def test_searches_of_indexes_in_another_order_are_refused(tmp_path):
     a, same = searched(tmp_path, "2.7.1"), searched(tmp_path, "2.8.0")
     turned = searched(tmp_path, "2.8.0", order=[5, 4, 3, 2, 1, 0])
     codes = index_arrays()["0.codes"][: int(SIZES.sum())].astype(np.int32)
-    changed = searched(tmp_path, "2.8.0", **{"0.codes": codes})
+    changed = searched(tmp_path, "2.8.0", None, **{"0.codes": codes})
 
     refuse_moved(a, same)
     refuse_moved(a, changed)
