@@ -18,7 +18,8 @@ from harness.words import count
 
 _BLOCK = 1 << 18
 _GZIP, _BOM = b"\x1f\x8b", b"\xef\xbb\xbf"
-_RUN = "qid Q0 docid rank score tag"
+_LINE = "qid Q0 docid rank score tag"
+_READ = (0, 2, 3, 4)
 
 Row = list[bytes]
 Number = TypeVar("Number", int, float)
@@ -34,7 +35,7 @@ def read_run(path: Path, name: str = "") -> Run:
     Raises:
         UsageError: it holds something else; one sentence with the line.
     """
-    columns = _columns(path, _RUN, (0, 2, 3, 4))
+    columns = _columns(path)
     qids, names = _Names(), _Names()
     queries, passages = np.array(qids.numbers(columns[0])), np.array(names.numbers(columns[1]))
     lines = columns.lines
@@ -136,15 +137,15 @@ class _Names:
 
 
 class _Columns:
-    """Some columns of a file as bytes, and the line of each row."""
+    """The columns of a file that are read, as bytes, and the line of each row."""
 
-    def __init__(self, path: Path, like: str, width: int) -> None:
-        self._path, self._like = path, like
-        self._columns: list[list[bytes]] = [[] for _ in range(width)]
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._columns: list[list[bytes]] = [[] for _ in _READ]
         self._lines: list[int] = []
 
-    def add(self, rows: list[Row], numbers: list[int], places: tuple[int, ...]) -> None:
-        for column, place in zip(self._columns, places, strict=True):
+    def add(self, rows: list[Row], numbers: list[int]) -> None:
+        for column, place in zip(self._columns, _READ, strict=True):
             column += [row[place] for row in rows]
         self._lines += numbers
 
@@ -171,7 +172,7 @@ class _Columns:
             raise self.wrong(row, "a name is not valid UTF-8; write the file as UTF-8") from None
 
     def wrong(self, row: int, what: str) -> UsageError:
-        return UsageError(f"{self._path}, line {self._lines[row]}: {what} (a line is `{self._like}`).")
+        return UsageError(f"{self._path}, line {self._lines[row]}: {what} (a line is `{_LINE}`).")
 
 
 def _is(text: bytes, kind: Callable[[bytes], Any]) -> bool:
@@ -182,10 +183,10 @@ def _is(text: bytes, kind: Callable[[bytes], Any]) -> bool:
     return True
 
 
-def _columns(path: Path, like: str, places: tuple[int, ...]) -> _Columns:
-    """The columns at `places` of a file whose lines are `like`; empty lines count for nothing."""
-    width = len(like.split())
-    found = _Columns(path, like, len(places))
+def _columns(path: Path) -> _Columns:
+    """The columns of a file that are read; empty lines count for nothing."""
+    width = len(_LINE.split())
+    found = _Columns(path)
     start = 1
     for block in _blocks(path):
         rows = [line.split() for line in block.split(b"\n")]
@@ -193,14 +194,13 @@ def _columns(path: Path, like: str, places: tuple[int, ...]) -> _Columns:
             for number, row in enumerate(rows, start):
                 if len(row) not in (0, width):
                     raise UsageError(
-                        f"{path}, line {number}: {count(len(row), 'column')}, where `{like}` has {width}; names hold "
+                        f"{path}, line {number}: {count(len(row), 'column')}, where `{_LINE}` has {width}; names hold "
                         "no spaces."
                     )
-        lines = [number for number, row in enumerate(rows, start) if row]
-        found.add([row for row in rows if row], lines, places)
+        found.add([row for row in rows if row], [number for number, row in enumerate(rows, start) if row])
         start += len(rows)
     if not found.lines.size:
-        raise UsageError(f"{path} is empty; each line of it should be `{like}`.")
+        raise UsageError(f"{path} is empty; each line of it should be `{_LINE}`.")
     return found
 
 
