@@ -116,34 +116,27 @@ def named_runs(items: Sequence[str], group: str | None, options: dict[str, Any])
     Raises:
         UsageError: an item names nothing or cannot be read, or two searches number other passages.
     """
+    stored = [item for item in dict.fromkeys(items) if not Path(item).is_file()]
+    names = unique_names(items, [None if item in stored else item for item in items])
+    if not stored:
+        return [trec.read_run(Path(item), name) for item, name in zip(items, names, strict=True)], None, ""
     from harness.running.choice import Chooser, Finder
     from harness.running.experiment import Experiment, Selection
 
-    files = [Path(item).is_file() for item in items]
-    names = unique_names(items, [item if is_file else None for item, is_file in zip(items, files, strict=True)])
-    if all(files):
-        return [trec.read_run(Path(item), name) for item, name in zip(items, names, strict=True)], None, ""
     selection = Selection(**options, job="search")
     try:
-        finder = Finder(
-            Chooser(selection, group), [item for item, is_file in zip(items, files, strict=True) if not is_file]
-        )
+        finder = Finder(Chooser(selection, group), stored)
+        found = [finder(item) for item in stored]
     except UsageError as error:
-        item = items[files.index(False)]
         raise UsageError(
-            f"There is no run file {item}, and no store to find a search of that name in. {error}"
+            f"There is no run file {' and no '.join(stored)} here, and as a stored search: {error}"
         ) from error
-    found = {item: finder(item) for item, is_file in zip(items, files, strict=True) if not is_file}
-    cells = [one for one in finder.titled(list(found.values())) if isinstance(one, StoredCell)]
+    cells = [one for one in finder.titled(found) if isinstance(one, StoredCell)]
     for one in cells[1:]:
         refuse_moved(cells[0], one)
     experiment = Experiment(selection)
-    titled = dict(zip(found, cells, strict=True))
-    runs = [
-        run_of(titled[item], experiment.queries, experiment.passages)
-        if item in titled
-        else trec.read_run(Path(item), name)
-        for item, name in zip(items, names, strict=True)
-    ]
-    qrels = experiment.qrels
-    return runs, None if qrels is None else qrels.grades, finder.note
+    searches = {
+        item: run_of(cell, experiment.queries, experiment.passages) for item, cell in zip(stored, cells, strict=True)
+    }
+    runs = [searches.get(item) or trec.read_run(Path(item), name) for item, name in zip(items, names, strict=True)]
+    return runs, None if experiment.qrels is None else experiment.qrels.grades, finder.note
