@@ -221,24 +221,22 @@ def typecheck(session: nox.Session) -> None:
     session.run(f"{prepare(session, 'dev')}/mypy", external=True)
 
 
-def _index_session(version: str) -> None:
-    def index(session: nox.Session) -> None:
-        harness(session, "index", version, *session.posargs)
+JOBS = {
+    "index": "Index with torch {} and store the cell",
+    "search": "Search with torch {}, in its own index, and store the cell",
+    "probe": "Run small experiments with torch {} and store them",
+}
 
-    index.__doc__ = f"Index with torch {version} and store the cell; options of `harness index` after --."
-    reducer(f"index-{version}")(index)
 
+def _job_session(job: str, version: str) -> None:
+    def run(session: nox.Session) -> None:
+        harness(session, job, version, *session.posargs)
 
-def _probe_session(version: str) -> None:
-    def probe(session: nox.Session) -> None:
-        harness(session, "probe", version, *session.posargs)
-
-    probe.__doc__ = f"Run small experiments with torch {version} and store them; options of `harness probe` after --."
-    reducer(f"probe-{version}")(probe)
+    run.__doc__ = f"{JOBS[job].format(version)}; options of `harness {job}` after --."
+    reducer(f"{job}-{version}")(run)
 
 
 # Last, because they are many: the list of sessions is to show the others at a glance.
-for _version in versions():
-    _index_session(_version)
-for _version in versions():
-    _probe_session(_version)
+for _job in JOBS:
+    for _version in versions():
+        _job_session(_job, _version)

@@ -16,6 +16,7 @@ import contextlib
 import io
 import itertools
 import os
+import secrets
 import shutil
 import sys
 import tempfile
@@ -40,7 +41,7 @@ from harness.running.plan import Planned, plan_cells  # noqa: E402
 from harness.running.progress import Board  # noqa: E402
 from harness.running.slurm.follower import Follower  # noqa: E402
 from harness.running.slurm.record import Options, Sweep  # noqa: E402
-from harness.running.slurm.sweeps import new_id, save_sweep  # noqa: E402
+from harness.running.slurm.start import save_sweep  # noqa: E402
 from harness.store.cell import Artifact, Cell  # noqa: E402
 from harness.store.store import Store  # noqa: E402
 from harness.tensors.tensor import Tensor  # noqa: E402
@@ -177,7 +178,7 @@ def simulate(folder: Path, options: argparse.Namespace) -> None:
 
         def submit() -> None:
             for experiment, planned in plans:
-                sweep = Sweep(new_id(), "", experiment.selection, versions, {}, Options("gpu", {}))
+                sweep = Sweep(secrets.token_hex(8), "", experiment.selection, versions, {}, Options("gpu", {}))
                 save_sweep(experiment.home, sweep)
                 follower = Follower(sweep, experiment, planned, quiet, evict_after=False)
                 follower.pending = {p.spec.key: p for p in planned}

@@ -25,8 +25,8 @@ sys.path.insert(0, str(ROOT))  # for the tests' stand-ins
 
 
 from harness.environments import build as build_module  # noqa: E402
-from harness.environments import gpus, packages  # noqa: E402
-from harness.environments.gpus import Gpu  # noqa: E402
+from harness.environments import device, interpreter  # noqa: E402
+from harness.environments.device import Gpu  # noqa: E402
 from harness.environments.lockfile import Lock  # noqa: E402
 from harness.home import Home  # noqa: E402
 from harness.inputs.matrix import Matrix  # noqa: E402
@@ -53,7 +53,7 @@ def build(seconds: float) -> Callable[..., dict[str, str]]:
             metadata.mkdir(parents=True)
             (metadata / "METADATA").write_text(f"Name: {name}\nVersion: {version}\n\n")
         time.sleep(seconds)
-        return packages.installed_packages(path)
+        return interpreter.installed_packages(path)
 
     return install
 
@@ -64,7 +64,7 @@ def measure(folder: Path, count: int, cells: int, seconds: float, build_seconds:
     python = fake_interpreter(folder, body).python
     build_module.Environment.python = property(lambda _self: python)  # type: ignore[assignment,method-assign]
     build_module.build_environment = build(build_seconds)
-    mock.patch.object(gpus, "query_driver", return_value=[]).start()  # no nvidia-smi is asked about simulated GPUs
+    mock.patch.object(device, "query_driver", return_value=[]).start()  # no nvidia-smi is asked about simulated GPUs
     inputs = make_inputs(folder)
     selection = Selection(
         matrix_path=ROOT / "matrix.yaml", home=folder / "home", collection=inputs[1], checkpoint=inputs[3],
@@ -78,7 +78,7 @@ def measure(folder: Path, count: int, cells: int, seconds: float, build_seconds:
     simulated = [Gpu(str(n), f"GPU-{n}", IDENTITY) for n in range(count)]
     started = time.perf_counter()
     with Board([], Console(file=io.StringIO())) as board:
-        done = sweep.run_plan(experiment, plan, board, evict_after=False, gpus=simulated)
+        done = sweep.LocalExecutor(simulated).run(experiment, plan, board, evict_after=False)
     spent = time.perf_counter() - started
     assert [cell.outcome for cell in done] == ["ok"] * cells
     assert {cell.details["gpu"]["index"] for cell in done} == {gpu.index for gpu in simulated}

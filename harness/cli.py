@@ -7,7 +7,6 @@ group knows each command's module and one-line help, and imports the module when
 from __future__ import annotations
 
 import contextlib
-import errno
 import importlib
 import io
 import os
@@ -15,51 +14,38 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NoReturn
 
 import click
 
 from harness import __version__
-from harness.errors import ExitCode, HarnessError, UsageError
+from harness.errors import FULL_DISK, ExitCode, HarnessError, UsageError, causes
 
-
-@dataclass(frozen=True)
-class Lazy:
-    """A command that is not imported yet: `module` holds a click command named `command`."""
-
-    module: str
-    help: str
-
-
-COMMANDS: dict[str, Lazy] = {
-    "quickstart": Lazy(
-        "harness.commands.quickstart", "Compare two PyTorch versions on this machine's CPU, end to end."
-    ),
-    "plan": Lazy("harness.commands.plan", "List the cells of a sweep, and why each would run or be skipped."),
-    "index": Lazy("harness.commands.index", "Build environments if needed, run the index job, store the cells."),
-    "search": Lazy("harness.commands.search", "Search with versions, each in its own index or in another's."),
-    "compare": Lazy("harness.commands.compare", "Compare two cells, or any two ColBERT index directories."),
-    "ladder": Lazy(
-        "harness.commands.ladder", "Show what changed at each step over any number of cells or directories."
-    ),
-    "all-pairs": Lazy("harness.commands.all_pairs", "Show all pairs of stored versions, and which are equal to which."),
-    "consecutive": Lazy("harness.commands.consecutive", "Reduce stored cells to tables; print the headline table."),
-    "headlines": Lazy("harness.commands.headlines", "Show headline tables of several sweeps side by side."),
-    "rankings": Lazy("harness.commands.rankings", "Compare the rankings of two searches, or of two TREC run files."),
-    "locate": Lazy("harness.commands.locate", "Say where a difference starts: step, module, function, operator."),
-    "swap": Lazy("harness.commands.swap", "Run one version's job with artifacts of another in their place."),
-    "blame": Lazy("harness.commands.blame", "Say which package changed the index, by exchanging packages."),
-    "probe": Lazy("harness.commands.probe", "Run small experiments: single operators, layers and matrix products."),
-    "probes": Lazy("harness.commands.probes", "Compare stored probes between versions."),
-    "pack": Lazy("harness.commands.pack", "Write environments as files, for a host without a package index."),
-    "doctor": Lazy("harness.commands.doctor", "Say what this machine can run, what it cannot, and why."),
-    "lock": Lazy("harness.commands.lock", "Write the lock files, or show the package difference of two versions."),
-    "sweep": Lazy("harness.commands.sweep", "Index with every version, then reduce to tables."),
-    "nightly": Lazy("harness.commands.nightly", "Compare a night's tables with those of the nights before."),
-    "store": Lazy("harness.commands.store", "List, check, tidy, export and import stored cells."),
-    "schema": Lazy("harness.commands.schema", "Print the JSON schema of matrix.yaml."),
+COMMANDS = {
+    "quickstart": "Compare two PyTorch versions on this machine's CPU, end to end.",
+    "plan": "List the cells of a sweep, and why each would run or be skipped.",
+    "index": "Build environments if needed, run the index job, store the cells.",
+    "search": "Search with versions, each in its own index or in another's.",
+    "compare": "Compare two cells, or any two ColBERT index directories.",
+    "ladder": "Show what changed at each step over any number of cells or directories.",
+    "all-pairs": "Show all pairs of stored versions, and which are equal to which.",
+    "consecutive": "Reduce stored cells to tables; print the headline table.",
+    "headlines": "Show headline tables of several sweeps side by side.",
+    "rankings": "Compare the rankings of two searches, or of two TREC run files.",
+    "locate": "Say where a difference starts: step, module, function, operator.",
+    "swap": "Run one version's job with artifacts of another in their place.",
+    "blame": "Say which package changed the index, by exchanging packages.",
+    "probe": "Run small experiments: single operators, layers and matrix products.",
+    "probes": "Compare stored probes between versions.",
+    "pack": "Write environments as files, for a host without a package index.",
+    "doctor": "Say what this machine can run, what it cannot, and why.",
+    "lock": "Write the lock files, or show the package difference of two versions.",
+    "sweep": "Index, or search, with every version, then reduce to tables.",
+    "nightly": "Compare a night's tables with those of the nights before.",
+    "store": "List, check, tidy, export and import stored cells.",
+    "schema": "Print the JSON schema of matrix.yaml.",
 }
+"""Each command and its help in a line; `harness.commands` has a module of the name, with a click command `command`."""
 
 
 class LazyGroup(click.Group):
@@ -71,17 +57,16 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """Import a command's module; None for a name that does not exist."""
-        lazy = COMMANDS.get(cmd_name)
-        if lazy is None:
+        if cmd_name not in COMMANDS:
             return None
-        command = importlib.import_module(lazy.module).command
+        command = importlib.import_module(f"harness.commands.{cmd_name.replace('-', '_')}").command
         assert isinstance(command, click.Command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write the command list from the table, without importing any command."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, lazy.help) for name, lazy in COMMANDS.items()])
+            formatter.write_dl(list(COMMANDS.items()))
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -95,11 +80,9 @@ def harness() -> None:
 
 
 class _Unread(io.TextIOWrapper):
-    """A text stream whose reader may leave: what nobody reads is thrown away, and nothing else changes.
+    """A text stream whose reader may leave, as in `harness store list | head -1`: what nobody reads is thrown away.
 
-    `harness store list | head -1` is no error, and a command that goes on ends with the exit code of what it found,
-    which nobody's leaving can turn into another. Bytes that are written past this text (`harness pack -`) still fail:
-    an archive that is cut short is an error.
+    Nobody's leaving changes an exit code. Bytes that are written past this text (`harness pack -`) still fail.
     """
 
     def write(self, text: str) -> int:
@@ -191,12 +174,8 @@ def _no_empty_words(words: list[str]) -> None:
             )
 
 
-def _is_full_disk(error: BaseException | None) -> bool:
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+def _is_full_disk(error: BaseException) -> bool:
+    return any(isinstance(one, OSError) and one.errno in FULL_DISK for one in causes(error))
 
 
 def _mistake() -> NoReturn:

@@ -7,7 +7,10 @@ mistakes only.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+import errno
+from collections.abc import Iterable, Iterator
+
+FULL_DISK = frozenset((errno.ENOSPC, errno.EDQUOT))
 
 
 class ExitCode(enum.IntEnum):
@@ -29,6 +32,15 @@ def printable(text: object) -> str:
     Control characters and line breaks are escaped, and so are the invisible characters that reorder text.
     """
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(text))
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those behind it."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 class HarnessError(Exception):

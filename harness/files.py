@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.errors import HarnessError, InfrastructureError, UnreadableTensor, UsageError
+from harness.errors import FULL_DISK, HarnessError, InfrastructureError, UnreadableTensor, UsageError
 from harness.words import said
 
 if TYPE_CHECKING:
@@ -80,17 +80,10 @@ def read_json(path: Path) -> object:
 
 def too_deep(value: object, limit: int = _DEPTH_LIMIT) -> bool:
     """Whether a JSON value nests deeper than `limit`; what nests as deep as JSON allows cannot even be compared."""
-    level = [value]
-    for _ in range(limit):
-        level = [
-            inner
-            for one in level
-            if isinstance(one, (dict, list))
-            for inner in (one.values() if isinstance(one, dict) else one)
-        ]
-        if not level:
-            return False
-    return any(isinstance(one, (dict, list)) for one in level)
+    if not isinstance(value, (dict, list)):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return limit == 0 or any(too_deep(one, limit - 1) for one in inner)
 
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -133,6 +126,14 @@ def sync_file(path: Path) -> None:
         os.close(handle)
 
 
+def write_json(path: Path, value: object, *, indent: int | None = None) -> None:
+    """Write a JSON file, so that it is on disk afterwards; keys are sorted where it is indented, for people."""
+    with path.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=indent, sort_keys=indent is not None)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 _INFINITY = f"infinity {os.urandom(16).hex()}"  # stands for an infinite number until the text is made; in no file
 
 
@@ -165,7 +166,7 @@ def disk_errors(home: Home) -> Iterator[None]:
     except OSError as error:
         import errno
 
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        if error.errno in FULL_DISK:
             raise HarnessError(
                 f"The disk of {home.root} is full: free some space, or point --home (or HARNESS_HOME) to another disk."
             ) from error
@@ -210,9 +211,10 @@ def writable_file(path: Path, option: str) -> Path:
         UsageError: it cannot be written.
     """
     if not path.exists():
-        if not path.absolute().parent.is_dir():
-            raise UsageError(f"{option}: there is no folder {path.absolute().parent}; make it, or name another file.")
-        writable_folder(path.absolute().parent, option)
+        folder = path.absolute().parent
+        if not folder.is_dir():
+            raise UsageError(f"{option}: there is no folder {folder}; make it, or name another file.")
+        writable_folder(folder, option)
         return path
     try:
         with path.open("ab"):

@@ -13,8 +13,8 @@ import os
 import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from harness.errors import UsageError
@@ -30,26 +30,23 @@ class Held:
     is not free before the last of both is gone.
     """
 
-    def __init__(self, path: Path, descriptor: int) -> None:
-        self.path = path
-        self.descriptor = descriptor
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
 
     def fileno(self) -> int:
         """The descriptor."""
-        return self.descriptor
+        return self._descriptor
 
     def release(self) -> None:
         """Give the lock up; a second time does nothing."""
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-            self.descriptor = -1
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     def __enter__(self) -> Held:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
 
@@ -72,8 +69,9 @@ def try_hold(path: Path, *, shared: bool = False) -> Held | None:
             if not shared:
                 _sign(descriptor)
             # Somebody may have removed the file between the opening and the lock; then nobody else would see ours.
-            if _same(descriptor, path):
-                return Held(path, descriptor)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), path.stat()):
+                    return Held(descriptor)
         except OSError as error:
             os.close(descriptor)
             if error.errno in {errno.EAGAIN, errno.EACCES}:
@@ -122,29 +120,18 @@ def owner(path: Path) -> dict[str, Any]:
 
 def whose(path: Path) -> str:
     """The holder of a lock in words, such as `process 123 on node7`."""
-    found = owner(path)
-    for _ in range(10):
-        if found:
+    for _ in range(11):
+        if found := owner(path):
             break
         # It was taken a moment ago, and its holder has yet to sign it.
         time.sleep(_POLL_SECONDS / 5)
-        found = owner(path)
     return f"process {found.get('pid', '?')} on {found.get('host', '?')}"
 
 
 def _sign(descriptor: int) -> None:
     text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": round(time.time())})
-    try:
+    # On a full disk the lock holds all the same; only the sentence about its holder is lost.
+    with suppress(OSError):
         # In this order it is never empty once it was signed.
         os.pwrite(descriptor, text.encode(), 0)
         os.ftruncate(descriptor, len(text))
-    except OSError:
-        # On a full disk the lock holds all the same; only the sentence about its holder is lost.
-        return
-
-
-def _same(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False

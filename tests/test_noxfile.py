@@ -30,6 +30,8 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = [ROOT / "README.md", *(path for path in sorted((ROOT / "docs").glob("*.md")) if path.name != "cli.md")]
 NAMED = {"compare-consecutive", "sweep", "quickstart", "lock", "tests", "lint", "typecheck"}
+JOBS = ("index", "search", "probe")
+"""Those that have a session for each version."""
 
 
 @cache
@@ -51,8 +53,9 @@ def functions() -> dict[str, ast.FunctionDef]:
     return {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
 
 
-def test_every_version_has_a_session_and_every_such_session_a_version():
-    found = [name.removeprefix("index-") for name in sessions() if name.startswith("index-")]
+@pytest.mark.parametrize("job", JOBS)
+def test_every_version_has_a_session_and_every_such_session_a_version(job):
+    found = [name.removeprefix(f"{job}-") for name in sessions() if name.startswith(f"{job}-")]
 
     assert found == load_matrix(ROOT / "matrix.yaml").versions
 
@@ -65,7 +68,7 @@ def test_the_list_reads_like_a_table_of_contents():
     for name, description in sessions().items():
         assert description.endswith("."), name
         assert len(description) > 20, name
-    one_version = [name.startswith(("index-", "probe-")) for name in sessions()]
+    one_version = [name.startswith(tuple(f"{job}-" for job in JOBS)) for name in sessions()]
     assert one_version == sorted(one_version), "the many sessions of single versions hide the others"
 
 
@@ -78,6 +81,7 @@ def test_sessions_call_commands_that_exist():
         if len(node.args) > 1 and isinstance(node.args[1], ast.Constant)
     }
 
+    called |= set(JOBS)
     assert called >= {"quickstart", "index", "sweep", "nightly", "consecutive", "compare", "doctor", "lock"}
     assert called <= set(COMMANDS)
 
@@ -239,3 +243,14 @@ def test_only_one_helper_starts_the_harness():
     text = (ROOT / "noxfile.py").read_text(encoding="utf-8")
 
     assert text.count("/harness") == text.count("subprocess.Popen") == 1
+
+
+def test_the_readme_counts_the_versions_of_the_matrix():
+    """How many versions there are, and from which to which, is true of matrix.yaml."""
+    versions = load_matrix(ROOT / "matrix.yaml").versions
+    said = re.search(r"for (\d+) PyTorch versions from (\S+) to\s+([\d.]+\d)", README)
+    assert said
+    assert said.groups() == (str(len(versions)), versions[0], versions[-1])
+    steps = re.search(r"all (\d+) steps from (\S+) to ([\d.]+\d)", README)
+    assert steps
+    assert steps.groups() == (str(len(versions) - 1), versions[0], versions[-1])

@@ -27,12 +27,13 @@ from harness.artifacts.directory import IndexDirectory, index_tensors
 from harness.artifacts.index_job import INDEX
 from harness.artifacts.ladder import digests_of, ladder
 from harness.errors import HarnessError, UnreadableTensor, UsageError, printable
+from harness.explain.compared import ComparedCells
 from harness.inputs.checkpoint import load_checkpoint_local
 from harness.inputs.hub import split_patterns
 from harness.inputs.matrix_file import parse_matrix
 from harness.report.comparison_text import text
 from harness.report.console import headline_text
-from harness.report.headline import COLUMNS, ComparedCells, Headline, headline_cells
+from harness.report.headline import COLUMNS, Headline, headline_cells
 from harness.report.ladder_text import ladder_text
 from harness.report.readable import markdown_table
 from harness.report.reduce import Reduced
@@ -400,7 +401,7 @@ def test_an_index_whose_folder_speaks_is_compared_in_silence(tmp_path: Path) -> 
 def test_the_headline_table_cannot_be_marked_up() -> None:
     row = Headline("2.7.1", "2.8.0", gap=f"2.8.0: {EVIL} | <script>alert(1)</script> [x](http://evil)")
     pair = ComparedCells(cell(), cell(outcome="crashed", artifacts={}), "consecutive")
-    reduced = Reduced(f"collection {EVIL}", [pair], [row], [], [])
+    reduced = Reduced(f"collection {EVIL}", [pair], [row], [])
     for markdown in (False, True):
         shown = headline_text(reduced, Screen(60), markdown=markdown)
         assert harmless(shown)

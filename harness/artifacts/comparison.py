@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,11 +29,10 @@ from harness.artifacts.source import (
     unrecorded,
 )
 from harness.errors import ExitCode, UnreadableTensor
-from harness.tensors.dtypes import DTYPES
+from harness.tensors.dtypes import DTYPES, count_nan, judged
 from harness.tensors.metrics import Metrics, measure
-from harness.tensors.profiles import BUILTIN, Profile, Verdict
+from harness.tensors.profiles import BUILTIN, Profile, ProfileVerdict
 from harness.tensors.tensor import Tensor
-from harness.tensors.values import count_nan, judged
 
 STATUSES = (
     "bit_equal",
@@ -67,7 +67,7 @@ class ArtifactComparison:
     shape_a: tuple[int, ...] | None = None
     shape_b: tuple[int, ...] | None = None
     metrics: Metrics | None = None
-    profiles: Mapping[str, Verdict] = field(default_factory=dict)
+    profiles: Mapping[str, ProfileVerdict] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""
     settled: bool = False
@@ -119,16 +119,8 @@ class ArtifactComparison:
         Each of `profiles`, else each that was judged, has its verdict: False where shapes, dtypes or presence differ,
         None where nothing could be read or the artifact is no tensor.
         """
-        found: dict[str, Any] = {
-            "name": self.name,
-            "status": self.status,
-            "dtype_a": self.dtype_a,
-            "dtype_b": self.dtype_b,
-            "shape_a": None if self.shape_a is None else list(self.shape_a),
-            "shape_b": None if self.shape_b is None else list(self.shape_b),
-            "bit_equal": None if self.unknown else self.bit_equal,
-            "value_equal": self._value_equal(),
-        }
+        found = _fields(self, "name", "status", "dtype_a", "dtype_b", "shape_a", "shape_b")
+        found |= {"bit_equal": None if self.unknown else self.bit_equal, "value_equal": self._value_equal()}
         found |= {name: self.close(name) if self.tensor else None for name in profiles or self.profiles}
         found["above_noise"] = self.above_noise
         found["change"] = self.place.change.value if self.place else None
@@ -148,13 +140,7 @@ class ArtifactComparison:
         chosen = next(iter(self.profiles.values()), None)
         found["min_rtol"] = chosen.min_rtol if chosen else None
         found["profiles"] = {
-            name: {
-                "close": verdict.close,
-                "atol": verdict.atol,
-                "rtol": verdict.rtol,
-                "min_rtol": verdict.min_rtol,
-                "min_rtol_index": None if verdict.min_rtol_index is None else list(verdict.min_rtol_index),
-            }
+            name: _fields(verdict, "close", "atol", "rtol", "min_rtol", "min_rtol_index")
             for name, verdict in self.profiles.items()
         }
         if self.settled:
@@ -165,6 +151,12 @@ class ArtifactComparison:
 
 
 _NOT_FLAT = frozenset(("bit_equal", "max_abs_at", "max_rel_at", "max_ulp_at", "first", "verdicts"))
+
+
+def _fields(record: object, *names: str) -> dict[str, Any]:
+    """Some of a record's fields as JSON has them."""
+    values = {name: getattr(record, name) for name in names}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def _number(value: complex) -> float | int | str:
@@ -269,7 +261,7 @@ def compare_sources(
     )
     first = meaning.first if any("rows_line_up" in one.facts for one in rows) else ""
     notes = (*([first] if first else []), *_lacking(found, a, b), *meaning.notes([one.facts for one in rows]))
-    return dataclasses.replace(found, notes=notes, first=first)
+    return replace(found, notes=notes, first=first)
 
 
 def _lacking(found: Comparison, a: ArtifactSource, b: ArtifactSource) -> Iterator[str]:
@@ -365,15 +357,13 @@ def _with_nans(name: str, sources: Sequence[ArtifactSource], known: Sequence[Fac
     fact = known[0]
     if nans is None and _may_hold_nan(fact.dtype):
         for source in sources:
-            try:
+            with suppress(UnreadableTensor):
                 if fact.digest not in _counted:
                     tensor = source.load(name)
                     _counted[fact.digest] = count_nan(tensor.flat.view(np.uint8), tensor.dtype)
                 nans = _counted[fact.digest]
                 break
-            except UnreadableTensor:
-                continue
-    return dataclasses.replace(fact, nans=nans)
+    return replace(fact, nans=nans)
 
 
 def _may_hold_nan(dtype: str) -> bool:
@@ -385,7 +375,7 @@ def _settled(name: str, known: Facts, profiles: Sequence[Profile]) -> ArtifactCo
     floating = _may_hold_nan(known.dtype)
     described = name, "bit_equal", known.dtype, known.dtype, known.shape, known.shape
     if floating and known.nans is None:
-        unknown = {one.name: Verdict(one.name, *one.rule(known.dtype), None) for one in profiles}
+        unknown = {one.name: ProfileVerdict(one.name, *one.rule(known.dtype), None) for one in profiles}
         reason = "the same, bit for bit; whether it holds NaN, which equals nothing, is not known: it was not kept."
         return ArtifactComparison(*described, profiles=unknown, reason=reason, settled=True)
     nans = known.nans or 0
@@ -394,7 +384,7 @@ def _settled(name: str, known: Facts, profiles: Sequence[Profile]) -> ArtifactCo
         atol, rtol = profile.rule(known.dtype) if floating else (0.0, 0.0)
         least = (math.inf if nans else 0.0) if floating else None
         close = not nans if judged(known.dtype) else None
-        verdicts[profile.name] = Verdict(profile.name, atol, rtol, close, least)
+        verdicts[profile.name] = ProfileVerdict(profile.name, atol, rtol, close, least)
     n = math.prod(known.shape)
     metrics = Metrics(
         n=n, n_mismatch=nans, bit_equal=True, n_finite=n - nans, max_abs=0.0, max_abs_at=None, mean_abs=0.0,

@@ -86,11 +86,11 @@ def trace(
     return tuple(places)
 
 
-def origins(places: Iterable[Place]) -> dict[str, tuple[str, ...]]:
-    """Step to the artifacts that it is the origin of, in the order of the pipeline."""
+def origins(places: Iterable[Place], *, inherited: bool = False) -> dict[str, tuple[str, ...]]:
+    """Step to the artifacts of it that differ by themselves, in the order of the pipeline; with `inherited`, all."""
     found: dict[str, list[str]] = {}
     for place in places:
-        if place.change is Change.ORIGIN:
+        if place.change is Change.ORIGIN or (inherited and place.change is Change.INHERITED):
             found.setdefault(place.step, []).append(place.name)
     return {step: tuple(names) for step, names in found.items()}
 

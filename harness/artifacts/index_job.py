@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -95,4 +97,11 @@ INDEX = JobKind(
     },
     sizes={"partitions": ("centroids_raw", "ivf_lengths", "centroids")},
     result=_result,
+    united={
+        **dict.fromkeys(("buckets_n", "buckets_n_mismatch", "codes_n_mismatch_unpermuted"), operator.add),
+        **dict.fromkeys(("codes_n_moved", "codes_judged", "codes_near_ties", "codes_real_moves"), operator.add),
+        "buckets_steps": lambda one, other: dict(Counter(one) + Counter(other)),
+        **dict.fromkeys(("buckets_max_step", "codes_margin_max"), max),
+        **dict.fromkeys(("buckets_mean_step", "codes_margin_p50")),
+    },
 )

@@ -149,6 +149,8 @@ class JobKind:
         sizes: numbers that such a step must be told: the length of the first of these artifacts that is there.
         result: reads, from the folder that a finished job left, the artifacts that it did not write as files of
             `intermediates/`, by name; raises `UnreadableTensor` where the result is not whole.
+        united: facts that differ from chunk to chunk, each with how those of two chunks become that of both; None where
+            no fact of both follows. A fact that is not here is only told together of chunks that have the same.
     """
 
     name: str
@@ -158,6 +160,7 @@ class JobKind:
     replays: Mapping[str, Replay] = field(default_factory=dict)
     sizes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     result: Callable[[Path], Iterable[tuple[str, Tensor]]] = lambda _out: ()
+    united: Mapping[str, Callable[[Any, Any], Any] | None] = field(default_factory=dict)
 
     @cached_property
     def _places(self) -> dict[str, tuple[int, Made]]:

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations, count
+from itertools import combinations, count, pairwise
 from typing import Any
 
 from harness.artifacts.index_job import INDEX
@@ -37,7 +37,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Change:
+class ArtifactChange:
     """A step at which one artifact changed; `back_to` is the first item whose value it returned to, if it did."""
 
     artifact: str
@@ -58,7 +58,7 @@ class Ladder:
     items: tuple[str, ...]
     classes: Mapping[str, tuple[tuple[str, ...], ...]]
     steps: tuple[Step, ...]
-    changes: tuple[Change, ...]
+    changes: tuple[ArtifactChange, ...]
     unreadable: tuple[str, ...] = ()
     noise: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     incomplete: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -84,7 +84,7 @@ class Ladder:
         """Whether any step changed any tensor that running its items again does not."""
         return any(self.beyond_noise(step) for step in self.steps)
 
-    def beyond_noise(self, step: Step | Pair) -> tuple[str, ...]:
+    def beyond_noise(self, step: Step | ItemPair) -> tuple[str, ...]:
         """What differs between two items and is not noise of either."""
         noise = {*self.noise.get(step.a, ()), *self.noise.get(step.b, ())}
         return tuple(name for name in step.changed if name not in noise)
@@ -94,17 +94,12 @@ class Ladder:
         return {
             "items": list(self.items),
             "classes": {name: [list(group) for group in groups] for name, groups in self.classes.items()},
-            "steps": [{"a": step.a, "b": step.b, "changed": list(step.changed)} for step in self.steps],
-            "changes": [vars_of(change) for change in self.changes],
+            "steps": [vars(step) | {"changed": list(step.changed)} for step in self.steps],
+            "changes": [vars(change) for change in self.changes],
             "unreadable": list(self.unreadable),
             "noise": {item: list(names) for item, names in self.noise.items()},
             "incomplete": {item: list(names) for item, names in self.incomplete.items()},
         }
-
-
-def vars_of(change: Change) -> dict[str, str | None]:
-    """A change as JSON."""
-    return {"artifact": change.artifact, "a": change.a, "b": change.b, "back_to": change.back_to}
 
 
 def ladder(
@@ -126,7 +121,6 @@ def ladder(
         unrecorded: item to artifacts that its job made and of which it says nothing, which is no change.
         kind: of the job that made the items.
     """
-    lost = unrecorded or {}
     names = kind.in_order({name for _, digests in items for name in digests})
     classes = {}
     changes = []
@@ -137,33 +131,28 @@ def ladder(
                 groups.setdefault(digests[name], []).append(item)
         classes[name] = tuple(tuple(group) for group in groups.values())
         seen = [(item, digests[name]) for item, digests in items if name in digests and _was_read(digests[name])]
-        for place in range(1, len(seen)):
-            (before, old), (after, new) = seen[place - 1], seen[place]
+        for place, ((before, old), (after, new)) in enumerate(pairwise(seen), 1):
             if old != new:
                 back = next((item for item, digest in seen[:place] if digest == new), None)
-                changes.append(Change(name, before, after, back))
+                changes.append(ArtifactChange(name, before, after, back))
     steps = []
     last: dict[str, str | None] = {}
     for place, (item, digests) in enumerate(items):
-        known = [name for name in names if name not in lost.get(item, ())]
+        known = [name for name in names if name not in (unrecorded or {}).get(item, ())]
         now = {name: digests.get(name) for name in known if _was_read(digests.get(name))}
         changed = tuple(name for name in now if name not in kind.values and name in last and last[name] != now[name])
         if place:
             steps.append(Step(items[place - 1][0], item, changed))
         last |= now
     order = tuple(item for item, _ in items)
-    empty = tuple(
-        item
-        for item, digests in items
-        if not any(_was_read(digests[name]) for name in digests if name not in kind.values)
-    )
+    empty = tuple(item for item, one in items if not any(_was_read(one[name]) for name in one.keys() - kind.values))
     return Ladder(
         order, classes, tuple(steps), tuple(changes), tuple(unreadable), noise or {}, incomplete or {}, empty, kind
     )
 
 
 @dataclass(frozen=True)
-class Pair:
+class ItemPair:
     """One of all pairs: how many tensors both have, how many of these are equal, and which are not."""
 
     a: str
@@ -172,16 +161,13 @@ class Pair:
     changed: tuple[str, ...]
 
 
-def all_pairs(items: Sequence[Item], kind: JobKind = INDEX) -> list[Pair]:
+def all_pairs(items: Sequence[Item], kind: JobKind = INDEX) -> list[ItemPair]:
     """Every pair of items, by digest alone: 171 for 19 versions."""
-    plain = [
-        (item, {name: digest for name, digest in digests.items() if name not in kind.values}) for item, digests in items
-    ]
-    order = kind.in_order({name for _, digests in plain for name in digests})
+    order = kind.in_order({name for _, digests in items for name in digests} - kind.values)
     pairs = []
-    for (a, left), (b, right) in combinations(plain, 2):
+    for (a, left), (b, right) in combinations(items, 2):
         changed = tuple(name for name in order if left.get(name) != right.get(name))
-        pairs.append(Pair(a, b, len(left.keys() & right.keys()), changed))
+        pairs.append(ItemPair(a, b, len((left.keys() & right.keys()) - kind.values), changed))
     return pairs
 
 

@@ -14,11 +14,10 @@ from harness.artifacts.kind import chunk_of
 from harness.artifacts.permutation import Permutation, numbers_of, unit
 from harness.artifacts.source import ArtifactSource, facts_of, metadata_file, setting
 from harness.errors import UnreadableTensor
-from harness.tensors.dtypes import DTYPES, Array
+from harness.tensors.dtypes import DTYPES, Array, decode
 from harness.tensors.mapped import give_back
 from harness.tensors.one_byte import pair_counts
 from harness.tensors.tensor import Tensor
-from harness.tensors.values import decode
 
 NEAR_TIE = 2.0**-10
 """A code moved in a near-tie when the two centroids' scores differ by no more than this: one float16 step at 1.0.
@@ -144,9 +143,7 @@ class Embeddings:
     centroids: Tensor  # (centroids, dim)
     codes: Tensor
     embs: Tensor | None
-    residuals: Tensor | None
-    weights: Array | None
-    nbits: int | None
+    packed: tuple[Tensor, Array, int] | None  # where there are no captured ones: residuals, bucket weights, nbits
 
     @classmethod
     def of(cls, source: ArtifactSource, chunk: int, codes: Tensor) -> Embeddings | None:  # noqa: PLR0911
@@ -160,14 +157,14 @@ class Embeddings:
                 return None
             embs = _try_load(source, f"embs_{chunk}")
             if embs is not None and embs.shape == (codes.n, dim):
-                return cls(centroids, codes, embs, None, None, None)
+                return cls(centroids, codes, embs, None)
             residuals, weights = source.load(f"{chunk}.residuals"), source.load("bucket_weights")
             nbits = nbits_of(source)
             if nbits not in (1, 2, 4, 8) or residuals.shape != (codes.n, dim * nbits // 8):
                 return None
             if residuals.dtype != "uint8" or weights.shape != (2**nbits,):
                 return None
-            return cls(centroids, codes, None, residuals, decode(weights.flat, weights.dtype), nbits)
+            return cls(centroids, codes, None, (residuals, decode(weights.flat, weights.dtype), nbits))
         except UnreadableTensor:
             return None
 
@@ -175,11 +172,10 @@ class Embeddings:
         """Embeddings at these rows, float64, (places, dim)."""
         if self.embs is not None:
             return numbers_of(self.embs, places)
-        assert self.residuals is not None
-        assert self.weights is not None
-        assert self.nbits is not None
-        buckets = unpack_table(self.nbits)[self.residuals.data[places]].reshape(places.size, -1)
-        return unit(numbers_of(self.centroids, self.codes.flat[places].astype(np.int64)) + self.weights[buckets])
+        assert self.packed is not None
+        residuals, weights, nbits = self.packed
+        buckets = unpack_table(nbits)[residuals.data[places]].reshape(places.size, -1)
+        return unit(numbers_of(self.centroids, self.codes.flat[places].astype(np.int64)) + weights[buckets])
 
     def blur(self, gap: Array) -> Array:
         """How far a score difference may be off because residuals are quantised: two standard deviations.
@@ -187,9 +183,9 @@ class Embeddings:
         A bucket is about as wide as the distance of its weight to the next; a uniform error in it has a deviation of
         width / sqrt(12) per dimension, which the two centroids' difference `gap` (rows, dim) projects onto the scores.
         """
-        if self.weights is None or self.weights.size < 2:
+        if self.packed is None:
             return np.zeros(gap.shape[0])
-        width = float(np.diff(np.sort(self.weights)).mean())
+        width = float(np.diff(np.sort(self.packed[1])).mean())
         blurred: Array = 2 * width / math.sqrt(12) * np.linalg.norm(gap, axis=1)
         return blurred
 
@@ -218,12 +214,16 @@ def code_facts(
     pair: tuple[Tensor, Tensor],
     permutation: Permutation | None,
     same_token: Array | None = None,
+    *,
+    strip: int = _STRIP,
+    sample: int = _SAMPLE,
 ) -> dict[str, Any]:
     """Tell codes that moved in a near-tie from codes that really moved, after undoing a permutation of the centroids.
 
     The margin of a moved code is the greater of two differences: on side A the score of A's choice minus that of B's
     choice, and on side B the other way round, each with that side's own centroids and embeddings. Rows that are not
-    `same_token` are left out: what stands there on the two sides is not the same.
+    `same_token` are left out: what stands there on the two sides is not the same. `strip` codes are looked at at a
+    time, and the margins of the first `sample` that moved are computed.
     """
     left, right = (side.flat for side in pair)
     to_a = permutation.to_a if permutation is not None and within(pair[1], permutation.to_a.size) else None
@@ -233,11 +233,11 @@ def code_facts(
         return codes.astype(np.int64) if to_a is None else to_a[codes.astype(np.int64)]
 
     count, kept = 0, [np.empty(0, np.int64)]
-    for start in range(0, left.size, _STRIP):
-        p, q = left[start : start + _STRIP], right[start : start + _STRIP]
+    for start in range(0, left.size, strip):
+        p, q = left[start : start + strip], right[start : start + strip]
         apart = p.astype(np.int64) != in_a(q)
-        places = np.flatnonzero(apart if same_token is None else apart & same_token[start : start + _STRIP])
-        kept.append(start + places[: max(_SAMPLE - count, 0)])
+        places = np.flatnonzero(apart if same_token is None else apart & same_token[start : start + strip])
+        kept.append(start + places[: max(sample - count, 0)])
         count += places.size
         give_back(p, q)
     facts: dict[str, Any] = {} if to_a is None else {"codes_n_mismatch_unpermuted": count}
@@ -282,6 +282,8 @@ def ivf_facts(
     lengths: tuple[Tensor, Tensor],
     permutation: Permutation | None,
     passages: Array | None = None,
+    *,
+    strip: int = _STRIP,
 ) -> dict[str, Any]:
     """Compare inverted lists per centroid as sets, whatever the lengths; zeros after the last list are padding.
 
@@ -290,6 +292,7 @@ def ivf_facts(
         lengths: `ivf_lengths` of A and B, one entry a centroid.
         permutation: B's centroids in A's order.
         passages: A's number of each of B's passages, where they are not the same.
+        strip: entries that are looked at at a time.
     """
     facts: dict[str, Any] = {}
     sizes = [length.flat.astype(np.int64) for length in lengths]
@@ -308,8 +311,8 @@ def ivf_facts(
         rows_b = np.argsort(permutation.to_a)
     begins = [np.cumsum(size) - size for size in sizes]
     changed = only_a = only_b = 0
-    # As many lists at a time as hold `_STRIP` entries; one by one where a list has more.
-    steps = np.cumsum(sizes[0] + sizes[1][rows_b]) // _STRIP
+    # As many lists at a time as hold `strip` entries; one by one where a list has more.
+    steps = np.cumsum(sizes[0] + sizes[1][rows_b]) // strip
     edges = [0, *(np.flatnonzero(np.diff(steps)) + 1).tolist(), count]
     for start, stop in pairwise(edges):
         left = _list_keys(pair[0], begins[0], sizes[0], np.arange(start, stop))

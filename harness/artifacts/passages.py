@@ -123,56 +123,56 @@ class Alignment:
         return f"The lengths of the passages (doclens) differ: {nothing}.{among}"
 
 
-def align(a: ArtifactSource, b: ArtifactSource, permutation: Permutation | None = None) -> Alignment | None:
+def align(
+    a: ArtifactSource, b: ArtifactSource, permutation: Permutation | None = None, *, block: int = _BLOCK
+) -> Alignment | None:
     """Match the passages of two indexes; None where it is not known which rows are a passage's.
 
     Args:
         a: the older side.
         b: the newer.
         permutation: B's centroids in A's order, which is undone in its codes.
+        block: tokens that are looked at at a time.
     """
     try:
-        left, right = _Rows.sizes_of(a), _Rows.sizes_of(b)
-        tokens = _Rows.of(a, None), _Rows.of(b, permutation)
+        left, right = _Tokens.of(a, None, block), _Tokens.of(b, permutation, block)
     except UnreadableTensor:
         return None
     if left is None or right is None:
         return None
-    matchable = tokens[0].width == tokens[1].width != 0 and tokens[0].hold(left) and tokens[1].hold(right)
-    if not matchable and np.array_equal(left, right):
+    matchable = left.width == right.width != 0 and left.whole and right.whole
+    if not matchable and np.array_equal(left.sizes, right.sizes):
         return None
-    to_a = _match(tokens, (left, right), np.full(right.size, -1)) if matchable else None
-    likely = None if to_a is None else _match(tokens, (left, right), to_a, codes_alone=True)
-    return Alignment((left, right), to_a, likely, (tokens[0].starts, tokens[1].starts))
+    to_a = _match(left, right, np.full(right.sizes.size, -1)) if matchable else None
+    likely = None if to_a is None else _match(left, right, to_a, codes_alone=True)
+    return Alignment((left.sizes, right.sizes), to_a, likely, (left.starts, right.starts))
 
 
-class _Rows:
-    """Codes and residuals of all chunks of a side, one after the other."""
+class _Tokens:
+    """Codes and residuals of all chunks of a side, one after the other, and `sizes`, how many each passage has."""
 
-    def __init__(self, codes: dict[int, Tensor], residuals: dict[int, Tensor], rename: Array | None) -> None:
+    def __init__(
+        self, codes: dict[int, Tensor], residuals: dict[int, Tensor], rename: Array | None, sizes: Array, block: int
+    ) -> None:
         self._parts = [(codes[chunk], residuals.get(chunk)) for chunk in sorted(codes)]
-        self._rename = rename
-        edges = np.cumsum([0, *(part.n for part, _ in self._parts)])
-        self.edges, self.n = edges, int(edges[-1])
-        self.starts = dict(zip(sorted(codes), edges[:-1].tolist(), strict=True))
-
-    @staticmethod
-    def sizes_of(source: ArtifactSource) -> Array | None:
-        """How many tokens each passage has; None where that is not there."""
-        if "doclens" not in source.names():
-            return None
-        found = source.load("doclens")
-        return found.flat.astype(np.int64) if DTYPES[found.dtype].kind == "int" else None
+        self._rename, self.sizes, self._block = rename, sizes, block
+        self._begins = np.cumsum(sizes) - sizes
+        self._edges = np.cumsum([0, *(part.n for part, _ in self._parts)])
+        self.starts = dict(zip(sorted(codes), self._edges[:-1].tolist(), strict=True))
 
     @classmethod
-    def of(cls, source: ArtifactSource, permutation: Permutation | None) -> _Rows:
-        """Open a side; `UnreadableTensor` where a chunk cannot be read."""
+    def of(cls, source: ArtifactSource, permutation: Permutation | None, block: int) -> _Tokens | None:
+        """Open a side; None where it has no lengths of passages, `UnreadableTensor` where a chunk cannot be read."""
+        sizes = source.load("doclens") if "doclens" in source.names() else None
+        if sizes is None or DTYPES[sizes.dtype].kind != "int":
+            return None
         codes, residuals = (
             {chunk: source.load(name) for chunk, name in chunks_in(source, pattern).items()}
             for pattern in ("*.codes", "*.residuals")
         )
         renamed = permutation is not None and all(within(one, permutation.to_a.size) for one in codes.values())
-        return cls(codes, residuals, permutation.to_a if permutation is not None and renamed else None)
+        rename = permutation.to_a if permutation is not None and renamed else None
+        return cls(codes, residuals, rename, sizes.flat.astype(np.int64), block)
 
     @cached_property
     def width(self) -> int:
@@ -186,11 +186,21 @@ class _Rows:
             widths.add(residuals.shape[1])
         return widths.pop() if len(widths) == 1 else 0
 
-    def hold(self, sizes: Array) -> bool:
-        """Whether these are the passages' lengths: each by itself first, for the sum of absurd ones may wrap around."""
-        return sizes.size == 0 or bool(0 <= sizes.min() <= sizes.max() <= self.n and sizes.sum() == self.n)
+    @property
+    def whole(self) -> bool:
+        """Whether the lengths are those of the rows: each by itself first, for a sum of absurd ones may wrap around."""
+        sizes, n = self.sizes, int(self._edges[-1])
+        return sizes.size == 0 or bool(0 <= sizes.min() <= sizes.max() <= n and sizes.sum() == n)
 
-    def take(self, rows: Array, *, codes_alone: bool = False) -> tuple[Array, Array]:
+    def each(self, which: Array, *, codes_alone: bool) -> Iterator[tuple[slice, Array, Array, Array]]:
+        """Some passages in runs of about a block: which of `which` these are, their lengths, codes and residuals."""
+        steps = np.cumsum(self.sizes[which]) // self._block
+        edges = [0, *(np.flatnonzero(np.diff(steps)) + 1).tolist(), which.size]
+        for run in (slice(start, stop) for start, stop in pairwise(edges) if start < stop):
+            size = self.sizes[which[run]]
+            yield run, size, *self._take(_places(self._begins[which[run]], size), codes_alone=codes_alone)
+
+    def _take(self, rows: Array, *, codes_alone: bool) -> tuple[Array, Array]:
         """Codes (rows,), by A's centroids, and residuals (rows, words), filled up with zeros; both uint64.
 
         `codes_alone` leaves the residuals zeros.
@@ -198,13 +208,13 @@ class _Rows:
         codes, words = np.empty(rows.size, np.int64), np.zeros((rows.size, -(-self.width // 8)), np.uint64)
         bits = words.view(np.uint8)[:, : self.width]
         in_order = bool((rows[1:] == rows[:-1] + 1).all())  # then slices are enough, which are many times faster
-        owner = np.searchsorted(self.edges, rows, "right") - 1
+        owner = np.searchsorted(self._edges, rows, "right") - 1
         for part in np.flatnonzero(np.bincount(owner)):
             here: Array | slice = owner == part
-            there: Array | slice = rows[here] - self.edges[part]
+            there: Array | slice = rows[here] - self._edges[part]
             if in_order:
                 here = slice(*np.searchsorted(owner, [part, part + 1]))
-                there = slice(*(rows[here][[0, -1]] - self.edges[part] + [0, 1]))
+                there = slice(*(rows[here][[0, -1]] - self._edges[part] + [0, 1]))
             numbers, residuals = self._parts[part]
             codes[here] = numbers.flat[there]
             assert residuals is not None  # else there is no width
@@ -212,37 +222,39 @@ class _Rows:
                 bits[here] = residuals.data[there]
         return (codes if self._rename is None else self._rename[codes]).view(np.uint64), words
 
+    def digests(self, which: Array, *, codes_alone: bool) -> Array:
+        """A number for each of these passages; equal ones have the same. What shares one is compared bit by bit."""
+        found = np.empty(which.size, np.uint64)
+        for run, size, codes, words in self.each(which, codes_alone=codes_alone):
+            mixed = _mix(codes)
+            for word in words.T:
+                mixed = _mix(mixed ^ word)
+            position = _places(np.zeros_like(size), size).view(np.uint64)
+            found[run] = _mix(_sums(_mix(mixed ^ _mix(position)), size) ^ size.view(np.uint64))
+        return found
 
-def _match(
-    tokens: tuple[_Rows, _Rows], sizes: tuple[Array, Array], known: Array, *, codes_alone: bool = False
-) -> Array:
+
+def _match(a: _Tokens, b: _Tokens, known: Array, *, codes_alone: bool = False) -> Array:
     """A's number of each of B's passages, -1 where A has no such passage: in place first, then wherever it is.
 
-    Args:
-        tokens: of A and B.
-        sizes: tokens of each passage, of A and B.
-        known: A's number of each of B's passages that was found already, else -1.
-        codes_alone: residuals do not count.
+    `known` are those that were found already; `codes_alone` says that residuals do not count.
     """
     to_a = known.copy()
-    waiting = [np.setdiff1d(np.arange(sizes[0].size), known), np.flatnonzero(known < 0)]
-    if np.array_equal(*sizes):
+    waiting = [np.setdiff1d(np.arange(a.sizes.size), known), np.flatnonzero(known < 0)]
+    if np.array_equal(a.sizes, b.sizes):
         both = np.intersect1d(waiting[0], waiting[1], assume_unique=True)
-        same = both[_same(tokens, sizes, both, both, codes_alone=codes_alone)]
+        same = both[_same(a, b, both, both, codes_alone=codes_alone)]
         to_a[same] = same
         waiting = [np.setdiff1d(one, same, assume_unique=True) for one in waiting]
-    keys = [
-        _digests(rows, size, which, codes_alone=codes_alone)
-        for rows, size, which in zip(tokens, sizes, waiting, strict=True)
-    ]
+    keys = [side.digests(which, codes_alone=codes_alone) for side, which in zip((a, b), waiting, strict=True)]
     # The first of several equal passages is the first of the other side's, and so on.
     group = np.unique(np.concatenate(keys), return_inverse=True)[1]
     ranked_a, ranked_b = _ranked(group[: keys[0].size]), _ranked(group[keys[0].size :])
     _, left, right = np.intersect1d(ranked_a, ranked_b, assume_unique=True, return_indices=True)
     left, right = waiting[0][left], waiting[1][right]
-    alike = sizes[0][left] == sizes[1][right]
+    alike = a.sizes[left] == b.sizes[right]
     left, right = left[alike], right[alike]
-    same = _same(tokens, sizes, left, right, codes_alone=codes_alone)
+    same = _same(a, b, left, right, codes_alone=codes_alone)
     to_a[right[same]] = left[same]
     return to_a
 
@@ -256,13 +268,6 @@ def _ranked(group: Array) -> Array:
     rank[order] = np.arange(order.size) - first
     ranked: Array = (group.astype(np.int64) << 32) | rank
     return ranked
-
-
-def _blocks(size: Array) -> Iterator[slice]:
-    """Passages in runs of about `_BLOCK` tokens."""
-    steps = np.cumsum(size) // _BLOCK
-    edges = [0, *(np.flatnonzero(np.diff(steps)) + 1).tolist(), size.size]
-    yield from (slice(start, stop) for start, stop in pairwise(edges) if start < stop)
 
 
 def _places(begins: Array, size: Array) -> Array:
@@ -279,35 +284,13 @@ def _sums(values: Array, size: Array) -> Array:
     return sums
 
 
-def _same(
-    tokens: tuple[_Rows, _Rows], sizes: tuple[Array, Array], left: Array, right: Array, *, codes_alone: bool
-) -> Array:
+def _same(a: _Tokens, b: _Tokens, left: Array, right: Array, *, codes_alone: bool) -> Array:
     """Whether passage `left[i]` of A, of the same length, is passage `right[i]` of B, bit for bit."""
     found = np.zeros(left.size, np.bool_)
-    begins = [np.cumsum(one) - one for one in sizes]
-    for block in _blocks(sizes[0][left]):
-        size = sizes[0][left[block]]
-        p, q = (
-            rows.take(_places(begin[which[block]], size), codes_alone=codes_alone)
-            for rows, begin, which in zip(tokens, begins, (left, right), strict=True)
-        )
-        apart = (p[0] != q[0]) | (p[1] != q[1]).any(axis=1)
-        found[block] = _sums(apart.astype(np.int64), size) == 0
-    return found
-
-
-def _digests(tokens: _Rows, sizes: Array, which: Array, *, codes_alone: bool) -> Array:
-    """A number for each of these passages; equal ones have the same. What shares a number is compared bit by bit."""
-    found = np.empty(which.size, np.uint64)
-    begins = np.cumsum(sizes) - sizes
-    for block in _blocks(sizes[which]):
-        size = sizes[which[block]]
-        codes, words = tokens.take(_places(begins[which[block]], size), codes_alone=codes_alone)
-        mixed = _mix(codes)
-        for word in words.T:
-            mixed = _mix(mixed ^ word)
-        position = _places(np.zeros_like(size), size).view(np.uint64)
-        found[block] = _mix(_sums(_mix(mixed ^ _mix(position)), size) ^ size.view(np.uint64))
+    sides = (side.each(which, codes_alone=codes_alone) for side, which in ((a, left), (b, right)))
+    for (run, size, codes, words), (_, _, other_codes, other_words) in zip(*sides, strict=True):
+        apart = (codes != other_codes) | (words != other_words).any(axis=1)
+        found[run] = _sums(apart.astype(np.int64), size) == 0
     return found
 
 

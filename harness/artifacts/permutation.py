@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.tensors.dtypes import DTYPES, Array
+from harness.tensors.dtypes import DTYPES, Array, decode
 from harness.tensors.tensor import Tensor
-from harness.tensors.values import decode
 
 _ROWS = 8192
 _MATCH_LIMIT = 32_768  # centroids that are matched by nearest neighbour, a quadratic search

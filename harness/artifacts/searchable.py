@@ -73,15 +73,15 @@ def _wrong(source: IndexFiles, passages: int, dim: int) -> Iterator[str]:
         yield f"it has no {listed(missing)}; index the passages again"
     if getattr(source, "ivf_file", None) == "ivf.pt":
         yield "its ivf.pt lists embeddings, as colbert-ai wrote it before 0.2.11; index the passages again"
+    for name in tensors_of(source):
+        dtype, allowed = source.load(name).dtype, _DTYPES.get(INDEX.pattern(name)[0], ())
+        if allowed and dtype not in allowed:
+            yield f"{name} is {dtype}, where colbert-ai has {' or '.join(allowed)}"
     if nbits_of(source) not in (1, 2, 4, 8):
         yield "its bucket_weights and its residuals do not say by how many bits it is compressed, 1, 2, 4 or 8"
     found = dim_of(source)
     if found != dim:
         yield f"its embeddings have {found} dimensions and the checkpoint's {dim}; give the checkpoint that it is of"
-    for name in tensors_of(source):
-        dtype, allowed = source.load(name).dtype, _DTYPES.get(INDEX.pattern(name)[0], ())
-        if allowed and dtype not in allowed:
-            yield f"{name} is {dtype}, where colbert-ai has {' or '.join(allowed)}"
     found = source.load(DOCLENS).n
     if found != passages:
         yield f"it is of {found:,} passages, and the collection has {passages:,}; give the collection that it is of"

@@ -6,14 +6,14 @@ from typing import Any
 
 import click
 
-from harness.commands.options import chunks_option, group_option, selection_options
+from harness.commands.options import cell_options, chunks_option, group_option, json_option
 from harness.errors import ExitCode, UsageError
 
 
 @click.command(name="all-pairs")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+@json_option
 @chunks_option
-@selection_options
+@cell_options
 @group_option
 def command(as_json: bool, apart: bool, group: str | None, **options: Any) -> int:
     """Show all pairs of the stored versions by digest: equal classes per artifact, what changed when, and back.

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from harness.commands.options import Writable, selection_options, sites_options
-from harness.errors import ExitCode, printable
+from harness.commands.options import gathering_option, selection_options, sites_options
+from harness.errors import ExitCode
 
 
 @click.command(name="blame")
@@ -16,11 +16,7 @@ from harness.errors import ExitCode, printable
 @click.argument("b")
 @selection_options
 @sites_options
-@click.option(
-    "--output",
-    type=Writable(),
-    help="Write to blame.parquet here, beside the rows of other pairs.",
-)
+@gathering_option("blame")
 def command(a: str, b: str, output: Path | None, **options: Any) -> int:
     """Say which package changed the index between versions A and B, by exchanging packages in both directions.
 
@@ -31,8 +27,8 @@ def command(a: str, b: str, output: Path | None, **options: Any) -> int:
     from harness.explain.blame import blame
     from harness.explain.locate import look
     from harness.explain.pair import prepare_pair
-    from harness.report.blame_rows import rows
-    from harness.report.gathering import Gathering
+    from harness.report.blame_text import lines, rows
+    from harness.report.parquet import Gathering
     from harness.running.checks import to_run, two_versions
     from harness.running.experiment import Selection
 
@@ -42,18 +38,8 @@ def command(a: str, b: str, output: Path | None, **options: Any) -> int:
     pair = prepare_pair(experiment, a, b)
     versions = difference(experiment.lock(pair.a.cell.version), experiment.lock(pair.b.cell.version))
     found = blame(experiment, pair, lambda text: click.echo(text, err=True))
-    for unit in found.units:
-        of = unit.versions or "; ".join(
-            f"{p} {versions[p][0] or 'absent'} -> {versions[p][1] or 'absent'}" for p in unit.packages
-        )
-        click.echo(f"{unit.name}: {of}")
-    for tried in found.tried:
-        base, other = (a, b) if tried.base == "A" else (b, a)
-        reason = f" ({tried.outcome}: {tried.reason})" if tried.reason else ""
-        click.echo(printable(f"{base} with {', '.join(tried.units)} of {other}{tried.remark}: {tried.result}{reason}"))
-    if found.left_out:
-        click.echo(f"Not exchanged, because neither site folder holds them: {', '.join(found.left_out)}.")
-    click.echo(found.sentence)
+    for line in lines(found, a, b, versions):
+        click.echo(line)
     if gathering:
         click.echo(f"Table: {gathering.write(rows(found, pair, versions))}")
     return int(ExitCode.DIVERGENCE if look(pair).diverged else ExitCode.OK)

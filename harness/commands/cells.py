@@ -28,11 +28,11 @@ def run_cells(
     jobs: int,
 ) -> tuple[Experiment, list[Cell], ExitCode]:
     """Run the cells of versions, after those that they need; returns the experiment, the cells and an exit code."""
-    from harness.environments.gpus import choose_gpus
+    from harness.environments.device import choose_gpus
     from harness.running.checks import parse_repeats, to_run, versions_of
-    from harness.running.executor import LocalExecutor
     from harness.running.plan import plan_cells, run_needed, stopped_early
     from harness.running.progress import Board
+    from harness.running.sweep import LocalExecutor
 
     experiment = to_run(selection)
     executor = LocalExecutor(tuple(choose_gpus(experiment.device, gpus)), jobs)

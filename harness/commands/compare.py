@@ -7,16 +7,16 @@ from typing import Any
 
 import click
 
-from harness.commands.options import chunks_option, group_option, selection_options
+from harness.commands.options import cell_options, chunks_option, group_option, json_option
 
 
 @click.command(name="compare")
 @click.argument("a")
 @click.argument("b")
 @click.option("--profile", default="default", show_default=True, help="Tolerance that decides what is a divergence.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+@json_option
 @chunks_option
-@selection_options
+@cell_options
 @group_option
 def command(a: str, b: str, profile: str, as_json: bool, apart: bool, group: str | None, **options: Any) -> int:
     """Compare A with B: index directories, stored cells by version, or by the start of their key.

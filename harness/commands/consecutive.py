@@ -7,16 +7,16 @@ from typing import Any
 
 import click
 
-from harness.commands.options import Writable, group_option, selection_options
+from harness.commands.options import Writable, cell_options, group_option, markdown_option
 from harness.errors import ExitCode
 from harness.report.reduce import results_name
 
 
 @click.command(name="consecutive")
 @click.argument("versions", nargs=-1)
-@selection_options
+@cell_options
 @group_option
-@click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
+@markdown_option
 @click.option(
     "--output",
     type=Writable(),

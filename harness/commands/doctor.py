@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.commands.options import home_option, matrix_option, sites_options
+from harness.commands.options import place_options, sites_options
 from harness.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from harness.environments.doctor import Check
+    from harness.home import Home
 
 
 @click.command(name="doctor")
@@ -30,16 +31,15 @@ if TYPE_CHECKING:
     help="What has to work: with cuda, a machine without a GPU is a problem. --repeats runs there.",
 )
 @sites_options
-@matrix_option
-@home_option
+@place_options
 def command(
     repeats: int | None,
     version: str | None,
     device: str,
     sites: Path | None,
     site_python: Path | None,
-    matrix_path: Path | None,
-    home: Path | None,
+    matrix_path: Path,
+    home: Home,
 ) -> int:
     """Say what this machine can run, what it cannot, and why. Exit code 3 when something will not work.
 
@@ -48,26 +48,35 @@ def command(
     """
     from harness.environments.device import gpus
     from harness.environments.doctor import examine
-    from harness.home import resolve_home
-    from harness.inputs.matrix_file import find_matrix, load_matrix
+    from harness.inputs.matrix_file import load_matrix
 
-    path = (matrix_path or find_matrix()).resolve()
-    matrix = load_matrix(path)
+    matrix = load_matrix(matrix_path)
     if version is not None:
         matrix.require(version)
     if repeats is None and (version or sites or site_python):
         raise UsageError("--version, --sites and --site-python say where --repeats runs: give --repeats N, too.")
-    checks = examine(matrix, resolve_home(home, path), path.parent / "locks", device)
+    checks = examine(matrix, home, matrix_path.parent / "locks", device)
     _print(checks)
     # Without the device that has to be there, there is nothing to run on, which has been said.
     if repeats is not None and not (device == "cuda" and not gpus()):
+        from harness.environments.doctor import cores_check
         from harness.explain.repeatability import PASSAGES, examine_repeats
+        from harness.report.repeatability_text import repeatability_checks
         from harness.running.experiment import Selection
 
         chosen = Selection(
-            path, home, "embedded", "embedded", PASSAGES, device, sites=sites, site_python=site_python, capture="full"
+            matrix_path,
+            home.root,
+            "embedded",
+            "embedded",
+            PASSAGES,
+            device,
+            sites=sites,
+            site_python=site_python,
+            capture="full",
         )
-        more = examine_repeats(chosen, version, repeats, report=lambda text: click.echo(text, err=True))
+        found = examine_repeats(chosen, version, repeats, report=lambda text: click.echo(text, err=True))
+        more = [cores_check(), *repeatability_checks(found)]
         _print(more)
         checks += more
     return int(ExitCode.INFRASTRUCTURE if any(check.verdict == "problem" for check in checks) else ExitCode.OK)

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
+from harness.commands.options import markdown_option
 from harness.errors import ExitCode, printable
 
 
 @click.command(name="headlines")
 @click.argument("tables", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
+@markdown_option
 def command(tables: tuple[Path, ...], markdown: bool) -> int:
     """Show the headline tables of several sweeps side by side, and on which steps they disagree.
 

@@ -6,7 +6,15 @@ from typing import Any
 
 import click
 
-from harness.commands.options import capture_option, local_options, repeats_option, selection_options, sites_options
+from harness.commands.options import (
+    again_option,
+    capture_option,
+    evict_option,
+    local_options,
+    repeats_option,
+    selection_options,
+    sites_options,
+)
 
 
 @click.command(name="index")
@@ -16,12 +24,8 @@ from harness.commands.options import capture_option, local_options, repeats_opti
 @repeats_option
 @local_options
 @capture_option
-@click.option("--evict", is_flag=True, help="Delete each environment as soon as its cells are stored.")
-@click.option(
-    "--again",
-    is_flag=True,
-    help="Run cells that are already stored again; one that ends well takes the place of the stored one.",
-)
+@evict_option
+@again_option("cells")
 def command(
     versions: tuple[str, ...],
     repeats: tuple[str, ...],

@@ -6,20 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.commands.options import chunks_option, group_option, selection_options
+from harness.commands.options import cell_options, chunks_option, group_option, json_option
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from harness.artifacts.source import ArtifactSource
+    from harness.store.cell import Cell
 
 
 @click.command(name="ladder")
 @click.argument("items", nargs=-1, required=True)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+@json_option
 @chunks_option
-@selection_options
+@cell_options
 @group_option
 def command(items: tuple[str, ...], as_json: bool, apart: bool, group: str | None, **options: Any) -> int:
     """Show for ITEMS in order, index directories or stored cells, what changed at each step and which are equal.
@@ -59,15 +60,14 @@ def command(items: tuple[str, ...], as_json: bool, apart: bool, group: str | Non
 
 def noise_of(sources: Mapping[str, ArtifactSource]) -> dict[str, tuple[str, ...]]:
     """Tensors of stored cells that running them again changes, for those that were run again."""
-    held = [source for source in sources.values() if hasattr(source, "cell")]
-    if not held:
+    cells: dict[str, Cell] = {name: cell for name, one in sources.items() if (cell := getattr(one, "cell", None))}
+    if not cells:
         return {}  # two directories need nothing of what a store needs, which starts slowly
     from harness.store.repeats import noise_floors
-    from harness.store.stored import StoredCell
 
-    cells = {name: source.cell for name, source in sources.items() if isinstance(source, StoredCell)}
-    assert isinstance(held[0], StoredCell)  # and all are of the one store that the command found
-    floors = noise_floors(cells, held[0].store.cells())
+    # All cells are of the one store that the command found.
+    everything = next(one.store.cells() for one in sources.values() if hasattr(one, "store"))
+    floors = noise_floors(cells, everything)
     return {
         name: tuple(one for one in floor if one not in cells[name].job_kind.values) for name, floor in floors.items()
     }

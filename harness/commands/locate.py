@@ -7,14 +7,14 @@ from typing import Any
 
 import click
 
-from harness.commands.options import Writable, selection_options, sites_options
+from harness.commands.options import Writable, cell_options, gathering_option, sites_options
 from harness.errors import ExitCode, UsageError
 
 
 @click.command(name="locate")
 @click.argument("a")
 @click.argument("b")
-@selection_options
+@cell_options
 @sites_options
 @click.option(
     "--repeats", type=click.IntRange(min=0), default=1, show_default=True, help="Extra runs of each, for noise."
@@ -27,11 +27,7 @@ from harness.errors import ExitCode, UsageError
     help="Also replay steps that inherit a difference: one may add its own. Takes long over a large collection.",
 )
 @click.option("--repro", type=Writable(), help="Write repro scripts to this folder.")
-@click.option(
-    "--output",
-    type=Writable(),
-    help="Write to locations.parquet here, beside the rows of other pairs.",
-)
+@gathering_option("locations")
 def command(
     a: str,
     b: str,
@@ -49,15 +45,16 @@ def command(
     from harness.explain.locate import locate, look
     from harness.explain.pair import prepare_pair
     from harness.report.console import result_console
-    from harness.report.gathering import Gathering
     from harness.report.location_text import rows, show
+    from harness.report.parquet import Gathering
     from harness.running.checks import to_run, two_versions
     from harness.running.experiment import Selection
 
     if no_replay and repro is not None:
         raise UsageError("--repro needs the replay that --no-replay leaves out: give one of the two.")
     # A step is replayed with A's artifacts, whatever matrix.yaml keeps of other cells.
-    experiment = to_run(Selection(**options, capture=None if no_replay else "full"))
+    selection = Selection(**options, capture=None if no_replay else "full")
+    experiment = to_run(selection.over_one_index(a))
     a, b = two_versions(experiment.matrix, a, b, "locate")
     gathering = Gathering(output, "locations", experiment, a) if output else None
     pair = prepare_pair(experiment, a, b, repeats=repeats)

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from harness.commands.options import home_option, matrix_option
+from harness.commands.options import place_options
+
+if TYPE_CHECKING:
+    from harness.home import Home
+    from harness.inputs.matrix import Flavour
 
 
 @click.command(name="lock")
 @click.argument("versions", nargs=-1)
 @click.option("--diff", nargs=2, metavar="A B", help="Print the packages that differ between two versions instead.")
 @click.option("--flavour", type=click.Choice(["cpu", "gpu"]), default="cpu", show_default=True, help="For --diff.")
-@matrix_option
-@home_option
+@place_options
 def command(
-    versions: tuple[str, ...], diff: tuple[str, str] | None, flavour: str, matrix_path: Path | None, home: Path | None
+    versions: tuple[str, ...], diff: tuple[str, str] | None, flavour: Flavour, matrix_path: Path, home: Home
 ) -> None:
     """Write the lock files of VERSIONS (default: all), or show the package difference of two versions.
 
@@ -27,21 +31,17 @@ def command(
     from harness.environments.lockfile import difference, lock_path, read_lock, undeclared
     from harness.environments.resolve import write_locks
     from harness.environments.uv import run_uv
-    from harness.home import resolve_home
-    from harness.inputs.matrix import Flavour
-    from harness.inputs.matrix_file import find_matrix, load_matrix
+    from harness.inputs.matrix_file import load_matrix
 
-    path = matrix_path or find_matrix()
-    matrix = load_matrix(path)
-    locks = path.parent / "locks"
+    matrix = load_matrix(matrix_path)
+    locks = matrix_path.parent / "locks"
     if diff:
-        kind: Flavour = "gpu" if flavour == "gpu" else "cpu"
-        a, b = (read_lock(lock_path(locks, matrix.require(version), kind)) for version in diff)
+        a, b = (read_lock(lock_path(locks, matrix.require(version), flavour)) for version in diff)
         forbidden = undeclared(matrix, a, b)
         for name, (old, new) in difference(a, b).items():
             note = "  (not required by torch, not on the allow-list)" if name in forbidden else ""
             click.echo(f"{name:32} {old or '-':16} {new or '-':16}{note}")
         click.get_current_context().exit(1 if forbidden else 0)
     chosen = [matrix.require(version) for version in versions] or matrix.versions
-    for written in write_locks(matrix, locks, chosen, partial(run_uv, resolve_home(home, path.resolve()))):
-        click.echo(str(written.relative_to(path.parent)))
+    for written in write_locks(matrix, locks, chosen, partial(run_uv, home)):
+        click.echo(str(written.relative_to(matrix_path.parent)))

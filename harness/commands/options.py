@@ -6,7 +6,7 @@ import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import click
 
@@ -41,6 +41,11 @@ class Writable(click.Path):
         return (writable_folder if self.dir_okay else writable_file)(Path(value), name)
 
 
+def together(*options: Callable[[Function], Function]) -> Callable[[Function], Function]:
+    """Several options as one decorator; `--help` shows them in this order."""
+    return lambda function: functools.reduce(lambda made, option: option(made), reversed(options), function)
+
+
 matrix_option = click.option(
     "--matrix",
     "matrix_path",
@@ -55,94 +60,113 @@ home_option = click.option(
     envvar="HARNESS_HOME",
     help="Folder of environments, caches and the store (default: .harness beside matrix.yaml).",
 )
+checkpoint_option = click.option("--checkpoint", help="A checkpoint in matrix.yaml, or a folder.")
+device_option = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="auto: the GPU if there is one.",
+)
+threads_option = click.option(
+    "--threads", type=click.IntRange(min=1), help="CPU threads of a job (part of a cell's key)."
+)
 group_option = click.option(
     "--group", help="Start of the digest of one set of comparable cells, where the store holds several."
 )
+chunks_option = click.option(
+    "--chunks", "apart", is_flag=True, help="Show each chunk by itself, not all chunks of a kind in one row."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+markdown_option = click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
+evict_option = click.option("--evict", is_flag=True, help="Delete each environment as soon as its cells are stored.")
 capture_option = click.option(
     "--capture",
     type=click.Choice(["final", "digests", "full"]),
     help="How much of the inside of the pipeline to keep (default: matrix.yaml).",
 )
-chunks_option = click.option(
-    "--chunks", "apart", is_flag=True, help="Show each chunk by itself, not all chunks of a kind in one row."
+
+selection_options = together(
+    click.option("--collection", help="A collection in matrix.yaml, or a .parquet, .tsv or .jsonl file."),
+    checkpoint_option,
+    click.option("--limit", type=click.IntRange(min=1), help="Only the first N passages."),
+    click.option(
+        "--scale-to",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Make N passages out of the collection's by the seeded recipe (docs/data.md).",
+    ),
+    device_option,
+    threads_option,
+    matrix_option,
+    home_option,
 )
+"""Options that say which experiment is meant: `Selection`'s fields."""
 
-
-def selection_options(function: Function) -> Function:
-    """Options that say which experiment is meant: `Selection`'s fields."""
-    for option in reversed(
-        (
-            click.option("--collection", help="A collection in matrix.yaml, or a .parquet, .tsv or .jsonl file."),
-            click.option("--checkpoint", help="A checkpoint in matrix.yaml, or a folder."),
-            click.option("--limit", type=click.IntRange(min=1), help="Only the first N passages."),
-            click.option(
-                "--scale-to",
-                type=click.IntRange(min=1),
-                metavar="N",
-                help="Make N passages out of the collection's by the seeded recipe (docs/data.md).",
-            ),
-            click.option(
-                "--device",
-                type=click.Choice(["auto", "cpu", "cuda"]),
-                default="auto",
-                show_default=True,
-                help="auto: the GPU if there is one.",
-            ),
-            click.option("--threads", type=click.IntRange(min=1), help="CPU threads of a job (part of a cell's key)."),
-            matrix_option,
-            home_option,
-        )
-    ):
-        function = option(function)
-    return function
-
-
-job_option = click.option(
-    "--job",
-    type=click.Choice(["index", "search"]),
-    default="index",
-    show_default=True,
-    help="The kind of cells that is meant.",
+search_options = together(
+    click.option("--queries", help="A .parquet, .tsv or .jsonl file (default: the collection's own)."),
+    click.option("--qrels", help="Which passages answer them: TREC's qrels, or a .parquet file."),
+    click.option("--limit-queries", type=click.IntRange(min=1), help="Only the first N queries."),
+    click.option("--on", metavar="VERSION", help="Search this version's index, not each version its own."),
+    click.option(
+        "--index",
+        type=click.Path(path_type=Path),
+        help="Search the ColBERT index in this folder, whoever made it.",
+    ),
+    click.option("--k", type=click.IntRange(min=1), help="Passages that a search returns (part of its key)."),
 )
+"""Options that say what is searched for, and in which index: `Selection`'s fields, too."""
 
+cell_options = together(
+    click.option(
+        "--job",
+        type=click.Choice(["index", "search"]),
+        default="index",
+        show_default=True,
+        help="The kind of cells that is meant; of searches, these options say which (docs/search.md).",
+    ),
+    search_options,
+    selection_options,
+)
+"""Options that say which cells are meant, of any kind of job: `Selection`'s fields."""
 
-def search_options(function: Function) -> Function:
-    """Options that say what is searched for, and in which index: `Selection`'s fields, too."""
-    for option in reversed(
-        (
-            click.option("--queries", help="A .parquet, .tsv or .jsonl file (default: the collection's own)."),
-            click.option("--qrels", help="Which passages answer them: TREC's qrels, or a .parquet file."),
-            click.option("--limit-queries", type=click.IntRange(min=1), help="Only the first N queries."),
-            click.option("--on", metavar="VERSION", help="Search this version's index, not each version its own."),
-            click.option(
-                "--index",
-                type=click.Path(path_type=Path),
-                help="Search the ColBERT index in this folder, whoever made it.",
-            ),
-            click.option("--k", type=click.IntRange(min=1), help="Passages that a search returns (part of its key)."),
-        )
-    ):
-        function = option(function)
-    return function
+probe_options = together(
+    click.option(
+        "--probe",
+        "names",
+        multiple=True,
+        metavar="NAME",
+        help="Only this probe. May be given again. (default: all, docs/probes.md)",
+    ),
+    checkpoint_option,
+    device_option,
+    threads_option,
+    matrix_option,
+    home_option,
+)
+"""Options that say which probe cells are meant; a probe needs no collection."""
 
-
-def sites_options(function: Function) -> Function:
-    """`--sites` and `--site-python`: environments that were brought to a host without a package index as files."""
-    function = click.option(
-        "--site-python",
-        type=click.Path(path_type=Path, dir_okay=False),
-        help="The interpreter that runs the environments of --sites.",
-    )(function)
-    return click.option(
+sites_options = together(
+    click.option(
         "--sites",
         type=click.Path(path_type=Path, file_okay=False, exists=True),
         help="Folder with one site folder for each version, instead of building environments (air-gapped hosts).",
-    )(function)
+    ),
+    click.option(
+        "--site-python",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="The interpreter that runs the environments of --sites.",
+    ),
+)
+"""Environments that were brought to a host without a package index as files."""
 
-
-def local_options(function: Function) -> Function:
-    """`--gpus` and `--jobs`: how many cells run at a time on this machine."""
-    function = click.option(
+local_options = together(
+    click.option(
+        "--gpus",
+        metavar="all|N,N…",
+        help="GPUs to run cells on, by nvidia-smi's numbers (default: all that are of the first's model).",
+    ),
+    click.option(
         "--jobs",
         type=click.IntRange(min=1, max=64),
         default=1,
@@ -150,26 +174,91 @@ def local_options(function: Function) -> Function:
         envvar="HARNESS_JOBS",
         show_envvar=True,
         help="How many cells run at a time on each GPU, or on the CPU.",
-    )(function)
-    return click.option(
-        "--gpus",
-        metavar="all|N,N…",
-        help="GPUs to run cells on, by nvidia-smi's numbers (default: all that are of the first's model).",
-    )(function)
+    ),
+)
+"""How many cells run at a time on this machine."""
+
+repeats_option = click.option(
+    "--repeat",
+    "repeats",
+    multiple=True,
+    metavar="VERSION[=N]",
+    help="Run a version N times more (default 1), for the noise floor. May be given again.",
+)
 
 
-def repeats_option(function: Function) -> Function:
-    """`--repeat VERSION=N`: extra runs of a version, for A against A."""
+def again_option(what: str) -> Callable[[Function], Function]:
+    """`--again`, to run cells or probes that are stored."""
     return click.option(
-        "--repeat",
-        "repeats",
+        "--again",
+        is_flag=True,
+        help=f"Run {what} that are already stored again; one that ends well takes the place of the stored one.",
+    )
+
+
+def gathering_option(name: str, others: str = "pairs") -> Callable[[Function], Function]:
+    """`--output` of a command whose table gathers what it found at several times."""
+    return click.option(
+        "--output", type=Writable(), help=f"Write to {name}.parquet here, beside the rows of other {others}."
+    )
+
+
+def place_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--matrix` and `--home`, which the command gets as the resolved `matrix_path` and as a `Home`."""
+
+    @functools.wraps(function)
+    def placed(matrix_path: Path | None, home: Path | None, **options: Any) -> Any:
+        from harness.home import resolve_home
+        from harness.inputs.matrix_file import find_matrix
+
+        path = (matrix_path or find_matrix()).resolve()
+        return function(matrix_path=path, home=resolve_home(home, path), **options)
+
+    return together(matrix_option, home_option)(placed)
+
+
+_CLUSTER = together(
+    click.option(
+        "--executor",
+        "executor_name",
+        type=click.Choice(["local", "slurm"]),
+        default="local",
+        show_default=True,
+        help="slurm: one job for each missing cell (docs/cluster.md).",
+    ),
+    click.option("--partition", help="Slurm's partition (default: the cluster's own)."),
+    click.option(
+        "--slurm",
+        "extra",
         multiple=True,
-        metavar="VERSION[=N]",
-        help="Run a version N times more (default 1), for the noise floor. May be given again.",
-    )(function)
+        metavar="NAME=VALUE",
+        help="An option of sbatch, such as account=me, mem=64G or gres=gpu:h100:1. May be given again.",
+    ),
+    click.option(
+        "--at-once",
+        type=click.IntRange(min=1),
+        default=256,
+        show_default=True,
+        help="How many jobs of an array Slurm may run at once.",
+    ),
+    click.option(
+        "--retries",
+        type=click.IntRange(min=0),
+        default=2,
+        show_default=True,
+        help="How often a job that was lost or preempted is submitted again.",
+    ),
+    click.option(
+        "--attach",
+        is_flag=False,
+        flag_value="",
+        metavar="[ID]",
+        help="Follow the jobs of a sweep over Slurm whose terminal is gone, and reduce.",
+    ),
+)
 
 
-def cluster_options(function: Function) -> Function:
+def cluster_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Options that say where a sweep's cells run; the command gets them as `cluster`."""
 
     @functools.wraps(function)
@@ -177,46 +266,4 @@ def cluster_options(function: Function) -> Function:
         names = ("executor_name", "partition", "extra", "at_once", "retries", "attach")
         return function(cluster={name: options.pop(name) for name in names}, **options)
 
-    for option in reversed(
-        (
-            click.option(
-                "--executor",
-                "executor_name",
-                type=click.Choice(["local", "slurm"]),
-                default="local",
-                show_default=True,
-                help="slurm: one job for each missing cell (docs/cluster.md).",
-            ),
-            click.option("--partition", help="Slurm's partition (default: the cluster's own)."),
-            click.option(
-                "--slurm",
-                "extra",
-                multiple=True,
-                metavar="NAME=VALUE",
-                help="An option of sbatch, such as account=me, mem=64G or gres=gpu:h100:1. May be given again.",
-            ),
-            click.option(
-                "--at-once",
-                type=click.IntRange(min=1),
-                default=256,
-                show_default=True,
-                help="How many jobs of an array Slurm may run at once.",
-            ),
-            click.option(
-                "--retries",
-                type=click.IntRange(min=0),
-                default=2,
-                show_default=True,
-                help="How often a job that was lost or preempted is submitted again.",
-            ),
-            click.option(
-                "--attach",
-                is_flag=False,
-                flag_value="",
-                metavar="[ID]",
-                help="Follow the jobs of a sweep over Slurm whose terminal is gone, and reduce.",
-            ),
-        )
-    ):
-        gathered = option(gathered)
-    return cast("Function", gathered)
+    return _CLUSTER(gathered)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from harness.commands.options import Writable, home_option, matrix_option
-from harness.errors import ExitCode
+from harness.commands.options import Writable, place_options
+
+if TYPE_CHECKING:
+    from harness.home import Home
+    from harness.inputs.matrix import Flavour
 
 
 @click.command(name="pack")
@@ -23,43 +27,34 @@ from harness.errors import ExitCode
     type=click.Path(path_type=Path, exists=True),
     help="A file or folder to bring along as extra/NAME, such as a checkpoint. May be given again.",
 )
-@matrix_option
-@home_option
+@place_options
 def command(
-    output: Path, versions: tuple[str, ...], flavour: str, extra: tuple[Path, ...], matrix_path: Path | None,
-    home: Path | None,
-) -> int:  # fmt: skip
+    output: Path, versions: tuple[str, ...], flavour: Flavour, extra: tuple[Path, ...], matrix_path: Path, home: Home
+) -> None:
     """Write everything that a host without a package index needs to OUTPUT, a tar file; - writes to a pipe.
 
     Environments of VERSIONS are built if needed. docs/gpu-host.md says what to do with the file there.
     """
-    from typing import cast
-
     from harness.environments.build import ensure_environment
     from harness.environments.pack import pack
     from harness.files import disk_errors
-    from harness.home import resolve_home
-    from harness.inputs.matrix import Flavour
-    from harness.inputs.matrix_file import find_matrix, load_matrix
+    from harness.inputs.matrix_file import load_matrix
     from harness.running.checks import versions_of
     from harness.words import count, size
 
-    path = (matrix_path or find_matrix()).resolve()
-    matrix, place = load_matrix(path), resolve_home(home, path)
+    matrix, folder = load_matrix(matrix_path), matrix_path.parent
     chosen = versions_of(matrix, versions)
 
     def say(text: str) -> None:
         click.echo(text, err=True)
 
-    with disk_errors(place):
+    with disk_errors(home):
         environments = [
-            ensure_environment(place, matrix, path.parent / "locks", version, cast("Flavour", flavour), report=say)
-            for version in chosen
+            ensure_environment(home, matrix, folder / "locks", version, flavour, report=say) for version in chosen
         ]
         if str(output) == "-":
-            packed = pack(sys.stdout.buffer, environments, path.parent, extra=extra, report=say)
+            packed = pack(sys.stdout.buffer, environments, folder, extra=extra, report=say)
         else:
             with output.open("wb") as file:
-                packed = pack(file, environments, path.parent, extra=extra, report=say)
+                packed = pack(file, environments, folder, extra=extra, report=say)
     say(f"{count(packed.files, 'file')}, {size(packed.bytes)}, {count(len(chosen), 'version')}: {output}")
-    return int(ExitCode.OK)

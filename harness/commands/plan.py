@@ -6,13 +6,13 @@ from typing import Any
 
 import click
 
-from harness.commands.options import repeats_option, selection_options
+from harness.commands.options import cell_options, repeats_option
 from harness.errors import printable
 
 
 @click.command(name="plan")
 @click.argument("versions", nargs=-1)
-@selection_options
+@cell_options
 @repeats_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def command(versions: tuple[str, ...], repeats: tuple[str, ...], as_json: bool, **options: Any) -> None:

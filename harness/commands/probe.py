@@ -2,43 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from harness.commands.options import home_option, matrix_option, repeats_option, sites_options
+from harness.commands.options import again_option, probe_options, repeats_option, sites_options
 from harness.errors import ExitCode, printable
-
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-def probe_options(function: Function) -> Function:
-    """Options that say which probe cells are meant; a probe needs no collection."""
-    for option in reversed(
-        (
-            click.option(
-                "--probe",
-                "names",
-                multiple=True,
-                metavar="NAME",
-                help="Only this probe. May be given again. (default: all, docs/probes.md)",
-            ),
-            click.option("--checkpoint", help="A checkpoint in matrix.yaml, or a folder."),
-            click.option(
-                "--device",
-                type=click.Choice(["auto", "cpu", "cuda"]),
-                default="auto",
-                show_default=True,
-                help="auto: the GPU if there is one.",
-            ),
-            click.option("--threads", type=click.IntRange(min=1), help="CPU threads (part of a cell's key)."),
-            matrix_option,
-            home_option,
-        )
-    ):
-        function = option(function)
-    return function
 
 
 @click.command(name="probe")
@@ -46,11 +15,7 @@ def probe_options(function: Function) -> Function:
 @probe_options
 @sites_options
 @repeats_option
-@click.option(
-    "--again",
-    is_flag=True,
-    help="Run probes that are already stored again; one that ends well takes the place of the stored one.",
-)
+@again_option("probes")
 def command(
     versions: tuple[str, ...], names: tuple[str, ...], repeats: tuple[str, ...], again: bool, **options: Any
 ) -> int:

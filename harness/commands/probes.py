@@ -7,8 +7,7 @@ from typing import Any
 
 import click
 
-from harness.commands.options import Writable
-from harness.commands.probe import probe_options
+from harness.commands.options import Writable, probe_options
 from harness.errors import ExitCode
 
 

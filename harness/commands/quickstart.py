@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from harness.commands.options import home_option, matrix_option
+from harness.commands.options import place_options
 from harness.errors import ExitCode
+
+if TYPE_CHECKING:
+    from harness.home import Home
 
 
 @click.command(name="quickstart")
-@matrix_option
-@home_option
+@place_options
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N of the embedded passages.")
-def command(matrix_path: Path | None, home: Path | None, limit: int | None) -> int:
+def command(matrix_path: Path, home: Home, limit: int | None) -> int:
     """Index the embedded passages with two versions on the CPU, compare, and say what changed.
 
     Exit code 1 when something did, which is expected.
     """
     from harness.environments.device import usable_cores
     from harness.errors import InfrastructureError
-    from harness.inputs.matrix_file import find_matrix, load_matrix
+    from harness.inputs.matrix_file import load_matrix
     from harness.report.console import print_headline
     from harness.report.reduce import reduce_cells
     from harness.running.checks import to_run
@@ -31,19 +34,17 @@ def command(matrix_path: Path | None, home: Path | None, limit: int | None) -> i
     from harness.running.progress import Board
     from harness.running.sweep import run_plan
 
-    path = (matrix_path or find_matrix()).resolve()
-    matrix = load_matrix(path)
+    matrix = load_matrix(matrix_path)
     settings = matrix.quickstart
-    threads = matrix.jobs.index.threads
     experiment = to_run(
         Selection(
-            matrix_path=path,
-            home=home,
+            matrix_path=matrix_path,
+            home=home.root,
             collection=settings.collection,
             checkpoint=settings.checkpoint,
             limit=limit,
             device="cpu",
-            threads=None if threads <= usable_cores() else usable_cores(),
+            threads=min(matrix.jobs.index.threads, usable_cores()),
         )
     )
     # The first version once more: what a run of the same thing changes by itself is the floor of what is found.

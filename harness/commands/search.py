@@ -9,7 +9,9 @@ import click
 
 from harness.commands.options import (
     Writable,
+    again_option,
     capture_option,
+    evict_option,
     local_options,
     repeats_option,
     search_options,
@@ -27,12 +29,8 @@ from harness.commands.options import (
 @local_options
 @capture_option
 @click.option("--trec", type=Writable(), help="Write a run file of each search to this folder, in TREC's format.")
-@click.option("--evict", is_flag=True, help="Delete each environment as soon as its cells are stored.")
-@click.option(
-    "--again",
-    is_flag=True,
-    help="Run cells that are already stored again; one that ends well takes the place of the stored one.",
-)
+@evict_option
+@again_option("cells")
 def command(
     versions: tuple[str, ...],
     repeats: tuple[str, ...],

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.commands.options import Writable, home_option, matrix_option
+from harness.commands.options import Function, Writable, place_options
 from harness.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
+    from harness.home import Home
+    from harness.store.cell import Cell
     from harness.store.store import Store
 
 
-def _tensors(default: str) -> click.Option:
-    return click.Option(
-        ["--tensors"],
-        type=click.Choice(["none", "final", "all"]),
-        default=default,
-        show_default=True,
-        help="Which tensors travel with the records.",
-    )
+def _home_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--matrix` and `--home`, of which only the home is of use."""
+
+    @functools.wraps(function)
+    def at_home(matrix_path: Path, **options: Any) -> Any:  # noqa: ARG001
+        return function(**options)
+
+    return place_options(at_home)
 
 
 @click.group(name="store")
@@ -30,47 +34,35 @@ def command() -> None:
 
 
 @command.command(name="list")
-@matrix_option
-@home_option
-def list_cells(matrix_path: Path | None, home: Path | None) -> None:
+@_home_options
+def list_cells(home: Home) -> None:
     """List the cells with the size of their tensors, group by group: cells of a group can be compared.
 
     A tensor that several cells have is stored once, and counts once in the size of a group and of the store.
     """
     from harness.report.store_text import listing
 
-    for line in listing(_store(matrix_path, home)):
+    for line in listing(_store(home)):
         click.echo(line)
 
 
 @command.command(name="verify")
 @click.option("--quick", is_flag=True, help="Look at presence and length only, and read no bytes.")
-@matrix_option
-@home_option
-def verify_store(quick: bool, matrix_path: Path | None, home: Path | None) -> int:
+@_home_options
+def verify_store(quick: bool, home: Home) -> int:
     """Find what is damaged, missing or left over: every byte is compared with the digests that the records keep.
 
     Changes nothing, and may run while sweeps do. Exit code 1 when there is something to find.
     """
-    from harness.errors import printable
-    from harness.home import resolve_home
-    from harness.inputs.matrix_file import find_matrix
+    from harness.report.store_text import audit_lines
     from harness.running.recover import left_runs
-    from harness.store.audit import counts, verify
-    from harness.words import count, size
+    from harness.store.audit import verify
 
-    store = _store(matrix_path, home)
+    store = _store(home)
     found = verify(store, read=not quick)
-    findings = (*found.findings, *left_runs(resolve_home(home, (matrix_path or find_matrix()).resolve())))
-    for finding in findings:
-        click.echo(f"{finding.kind:9} {printable(finding.path)}: {printable(finding.text)}")
-    checked = f"{count(found.cells, 'cell')} and {count(found.objects, 'tensor')} ({size(found.size)})"
-    how = "there with their full length" if quick else "whole"
-    click.echo(f"{store.root}: {checked} are {how}; {counts(findings) or 'nothing else'} found.")
-    if findings:
-        click.echo(
-            "`harness store gc` removes orphans and leftovers, with --damaged also damaged cells, to be run again."
-        )
+    findings = (*found.findings, *left_runs(home))
+    for line in audit_lines(store, found, findings, quick=quick):
+        click.echo(line)
     return int(ExitCode.DIVERGENCE if findings else ExitCode.OK)
 
 
@@ -79,63 +71,58 @@ def verify_store(quick: bool, matrix_path: Path | None, home: Path | None) -> in
 @click.option(
     "--damaged", is_flag=True, help="Also remove what is damaged, and the cells that need it: the next sweep runs them."
 )
-@matrix_option
-@home_option
-def collect_garbage(dry_run: bool, damaged: bool, matrix_path: Path | None, home: Path | None) -> int:
+@_home_options
+def collect_garbage(dry_run: bool, damaged: bool, home: Home) -> None:
     """Remove what no record refers to: tensors, half-written files, and folders of runs whose harness was killed.
 
     Those runs are recorded as lost. May run while sweeps do; files that are not the harness's are named and left.
     """
-    from harness.errors import printable
-    from harness.home import resolve_home
-    from harness.inputs.matrix_file import find_matrix
+    from harness.report.store_text import collected_lines
     from harness.running.recover import collect_runs
     from harness.store.audit import collect
-    from harness.words import count, size
 
-    store = _store(matrix_path, home)
-    runs = collect_runs(resolve_home(home, (matrix_path or find_matrix()).resolve()), store, dry_run=dry_run)
-    done = collect(store, damaged=damaged, dry_run=dry_run)
-    word = "would remove" if dry_run else "removed"
-    for finding in (*runs, *(finding for finding, _ in done.removed)):
-        click.echo(f"{word} {printable(finding.path)}: {finding.kind}, {printable(finding.text)}")
-    for finding in done.kept:
-        click.echo(f"left {printable(finding.path)}: {finding.kind}, {printable(finding.text)}")
-    number = len(done.removed) + len(runs)
-    click.echo(f"{store.root}: {word} {count(number, 'item')}, {size(done.size)} in the store.")
-    return int(ExitCode.OK)
+    store = _store(home)
+    runs = collect_runs(home, store, dry_run=dry_run)
+    for line in collected_lines(store, runs, collect(store, damaged=damaged, dry_run=dry_run), dry_run=dry_run):
+        click.echo(line)
+
+
+def _tensors_option(default: str) -> Callable[[Function], Function]:
+    return click.option(
+        "--tensors",
+        type=click.Choice(["none", "final", "all"]),
+        default=default,
+        show_default=True,
+        help="Which tensors travel with the records.",
+    )
 
 
 @command.command(name="export")
 @click.argument("folder", type=Writable())
 @click.option("--group", default="", help="Only cells whose group's digest starts so.")
-@matrix_option
-@home_option
-def export(folder: Path, group: str, tensors: str, matrix_path: Path | None, home: Path | None) -> None:
+@_home_options
+@_tensors_option("final")
+def export(folder: Path, group: str, tensors: str, home: Home) -> None:
     """Copy cells into FOLDER, a store of its own."""
     from harness.store.store import Store
-    from harness.store.transfer import copy_cells
-    from harness.words import count
 
-    store = _store(matrix_path, home)
+    store = _store(home)
     cells = [cell for cell in store.cells() if cell.group.startswith(group)]
     if not cells:
         raise UsageError(
             f"{store.root} holds no cells{f' of a group {group!r}' if group else ''}; see `harness store list`."
         )
-    copied, objects = copy_cells(store, Store(folder), cells, tensors)
-    click.echo(f"{count(copied, 'cell')} and {count(objects, 'tensor')} copied to {folder}.")
+    click.echo(f"{_copied(store, Store(folder), cells, tensors)} copied to {folder}.")
 
 
 @command.command(name="import")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False, exists=True))
-@matrix_option
-@home_option
-def import_(folder: Path, tensors: str, matrix_path: Path | None, home: Path | None) -> None:
+@_home_options
+@_tensors_option("all")
+def import_(folder: Path, tensors: str, home: Home) -> None:
     """Copy the cells in FOLDER into the store; those that are there already stay."""
+    from harness.files import writable_folder
     from harness.store.store import Store
-    from harness.store.transfer import copy_cells
-    from harness.words import count
 
     source = Store(folder)
     cells = source.cells()
@@ -143,32 +130,28 @@ def import_(folder: Path, tensors: str, matrix_path: Path | None, home: Path | N
         raise UsageError(
             f"{folder} holds no cells: name a folder that `harness store export` wrote, or a home's store."
         )
-    copied, objects = copy_cells(source, _store(matrix_path, home, must_exist=False), cells, tensors)
-    click.echo(f"{count(copied, 'cell')} and {count(objects, 'tensor')} imported from {folder}.")
+    writable_folder(home.store, "--home (or HARNESS_HOME)")
+    click.echo(f"{_copied(source, Store(home.store), cells, tensors)} imported from {folder}.")
 
 
-export.params.append(_tensors("final"))
-import_.params.append(_tensors("all"))
-
-
-def _store(matrix_path: Path | None, home: Path | None, *, must_exist: bool = True) -> Store:
+def _store(home: Home) -> Store:
     """The store of a home.
 
     Raises:
-        UsageError: there is none, and it `must_exist`: of a home that is misspelt, nothing is whole; or none can be
-            made there.
+        UsageError: there is none: of a home that is misspelt, nothing is whole.
     """
-    from harness.files import writable_folder
-    from harness.home import resolve_home
-    from harness.inputs.matrix_file import find_matrix
     from harness.store.store import Store
 
-    path = (matrix_path or find_matrix()).resolve()
-    store = Store(resolve_home(home, path).store)
-    if not must_exist:
-        writable_folder(store.root, "--home (or HARNESS_HOME)")
-    elif not store.root.is_dir():
+    if not home.store.is_dir():
         raise UsageError(
-            f"There is no store in {store.root.parent}: run `harness index VERSION` first, or name another --home."
+            f"There is no store in {home.root}: run `harness index VERSION` first, or name another --home."
         )
-    return store
+    return Store(home.store)
+
+
+def _copied(source: Store, target: Store, cells: list[Cell], tensors: str) -> str:
+    from harness.store.transfer import copy_cells
+    from harness.words import count
+
+    copied, objects = copy_cells(source, target, cells, tensors)
+    return f"{count(copied, 'cell')} and {count(objects, 'tensor')}"

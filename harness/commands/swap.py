@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from harness.commands.options import Writable, selection_options, sites_options
+from harness.commands.options import cell_options, gathering_option, sites_options
 from harness.errors import ExitCode
 
 
@@ -15,33 +15,30 @@ from harness.errors import ExitCode
 @click.argument("a")
 @click.argument("b")
 @click.argument("artifacts", nargs=-1, required=True)
-@selection_options
+@cell_options
 @sites_options
 @click.option("--gates/--no-gates", default=True, show_default=True, help="Also swap A into A, and capture on and off.")
-@click.option(
-    "--output",
-    type=Writable(),
-    help="Write to swaps.parquet here, beside the rows of other swaps.",
-)
+@gathering_option("swaps", "swaps")
 def command(a: str, b: str, artifacts: tuple[str, ...], gates: bool, output: Path | None, **options: Any) -> int:
     """Run B's job with ARTIFACTS of A in their place and compare with A; then A's with B's, and compare with B.
 
     ARTIFACTS are swapped together. Versions that are not indexed yet are indexed first. Exit code 3 when a gate fails,
     1 when the index still differs from that of the side whose artifacts were put in.
     """
+    from harness.artifacts.kinds import KINDS
     from harness.explain.pair import prepare_pair
     from harness.explain.swap import Swapper, check_names, kept
     from harness.report.console import result_console
-    from harness.report.gathering import Gathering
+    from harness.report.parquet import Gathering
     from harness.report.swap_text import rows, sentence, table
     from harness.running.checks import to_run, two_versions
     from harness.running.experiment import Selection
     from harness.running.progress import Board
 
     # Swapped artifacts are tensors, whatever matrix.yaml keeps of other cells.
-    experiment = to_run(Selection(**options, capture="full"))
+    experiment = to_run(Selection(**options, capture="full").over_one_index(a))
     a, b = two_versions(experiment.matrix, a, b, "swap")
-    check_names(artifacts, lambda: len(experiment.passages))
+    check_names(artifacts, lambda: len(experiment.passages), KINDS[experiment.job.NAME])
     gathering = Gathering(output, "swaps", experiment, a) if output else None
     pair = prepare_pair(experiment, a, b, repeats=0)
     names = kept(pair.a, artifacts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,21 +11,24 @@ import click
 from harness.commands.options import (
     Writable,
     capture_option,
+    cell_options,
     cluster_options,
+    evict_option,
     local_options,
+    markdown_option,
     repeats_option,
-    selection_options,
     sites_options,
 )
-from harness.errors import ExitCode, InfrastructureError
+from harness.errors import ExitCode, InfrastructureError, UsageError, printable
 
 _MOST_HOURS = 1_000_000
 
 if TYPE_CHECKING:
-    from harness.environments.device import Device
-    from harness.running.executor import Executor
-    from harness.running.experiment import Selection
+    from harness.running.experiment import Experiment, Selection
+    from harness.running.plan import Planned
     from harness.running.slurm.record import Sweep
+    from harness.running.sweep import Executor
+    from harness.store.cell import Cell
 
 
 def _hours(_context: click.Context, _option: click.Parameter, value: float | None) -> float | None:
@@ -36,12 +40,12 @@ def _hours(_context: click.Context, _option: click.Parameter, value: float | Non
 
 @click.command(name="sweep")
 @click.argument("versions", nargs=-1)
-@selection_options
+@cell_options
 @sites_options
 @repeats_option
 @local_options
 @capture_option
-@click.option("--evict", is_flag=True, help="Delete each environment as soon as its cells are stored.")
+@evict_option
 @click.option(
     "--older-than",
     type=click.FloatRange(min=0),
@@ -50,7 +54,7 @@ def _hours(_context: click.Context, _option: click.Parameter, value: float | Non
     help="Run cells again that ended longer ago than this, as a nightly sweep does (docs/nightly.md).",
 )
 @click.option("--output", type=Writable(), help="Folder of the tables.")
-@click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
+@markdown_option
 @cluster_options
 def command(
     versions: tuple[str, ...],
@@ -64,43 +68,51 @@ def command(
     cluster: dict[str, Any],
     **options: Any,
 ) -> int:
-    """Index with VERSIONS (default: all), then reduce to tables. Cells that are stored already are not run again.
+    """Index, or search, with VERSIONS (default: all), then reduce to tables. Stored cells are not run again.
 
     One version that fails does not stop the others. Ctrl-C once lets the running cells end and reduces what is there;
     twice ends them at once. Exit code 3 when a cell ended badly or did not run, 1 when a pair differs beyond the noise
     floor.
     """
+    from harness.environments.device import choose_gpus
     from harness.files import writable_folder
     from harness.report.console import print_headline
     from harness.report.reduce import reduce_cells, results_name
     from harness.running.checks import parse_repeats, to_run, versions_of
     from harness.running.choice import planned_cells
     from harness.running.experiment import Selection
-    from harness.running.plan import plan_cells, stopped_early
+    from harness.running.plan import plan_cells, run_needed, run_older, stopped_early
     from harness.running.progress import Board
+    from harness.running.sweep import LocalExecutor
 
-    selection, extra_runs = Selection(**options), None
-    sweep = None
-    on_cluster = cluster["attach"] is not None or cluster["executor_name"] == "slurm"
-    _fits(on_cluster, gpus, cluster)
-    if on_cluster:
-        sweep = _cluster_sweep(selection, versions, repeats, cluster, evict=evict, output=output)
-        selection, versions, extra_runs = sweep.selection, tuple(sweep.versions), sweep.repeats
+    sweep = _on_cluster(Selection(**options), versions, repeats, gpus, cluster, evict=evict, output=output)
+    experiment = to_run(sweep.selection if sweep else Selection(**options))
+    executor: Executor
+    if sweep:
+        from harness.running.slurm.follower import SlurmExecutor
+
+        executor, chosen, extra_runs = SlurmExecutor(sweep), sweep.versions, sweep.repeats
         evict, output = sweep.evict, sweep.output
-    experiment = to_run(selection)
-    executor = _executor(sweep, experiment.device, gpus, jobs)
-    chosen = versions_of(experiment.matrix, versions)
-    if extra_runs is None:
+    else:
+        executor = LocalExecutor(tuple(choose_gpus(experiment.device, gpus)), jobs)
+        chosen = versions_of(experiment.matrix, versions)
         extra_runs = parse_repeats(experiment.matrix, repeats, chosen)
-    plan = plan_cells(experiment, chosen, extra_runs)
-    if older_than is not None:
-        from harness.running.plan import run_older
 
+    def run(of: Experiment, planned: list[Planned]) -> list[Cell]:
+        with Board([one.spec.label for one in planned]) as board:
+            return executor.run(of, planned, board, evict_after=evict)
+
+    ready, without = run_needed(experiment, chosen, run)
+    for cell in without:
+        click.echo(printable(f"{cell.label}: {cell.outcome}: {cell.reason}"), err=True)
+    if not ready:
+        raise InfrastructureError("There is no index to search: not one of those that are needed could be made.")
+    plan = plan_cells(experiment, ready, {version: extra_runs[version] for version in ready if version in extra_runs})
+    if older_than is not None:
         plan = run_older(plan, older_than)
     folder = output or experiment.matrix_path.parent / "results" / results_name(plan[0].spec)
     writable_folder(folder, "--output")
-    with Board([planned.spec.label for planned in plan]) as board:
-        cells = executor.run(experiment, plan, board, evict_after=evict)
+    cells = run(experiment, plan)
     early = stopped_early(plan, cells)
     if not cells:
         raise InfrastructureError(early)
@@ -108,68 +120,31 @@ def command(
     print_headline(reduced, markdown=markdown)
     click.echo(f"Tables: {folder}")
     if sweep is not None:
-        from harness.running.slurm.sweeps import close_sweep
+        from harness.running.slurm.start import close_sweep
 
         close_sweep(experiment.home, sweep)
     if early:
         click.echo(early, err=True)
-    if early or any(cell.outcome not in {"ok", "unsupported"} for cell in cells):
+    if early or any(cell.outcome not in {"ok", "unsupported"} for cell in (*cells, *without)):
         return int(ExitCode.INFRASTRUCTURE)
     return int(ExitCode.DIVERGENCE if reduced.diverged else ExitCode.OK)
 
 
-def _fits(on_cluster: bool, gpus: str | None, cluster: dict[str, Any]) -> None:
-    """Refuse options that would silently do nothing where the cells are to run."""
-    from harness.errors import UsageError
+def _on_cluster(
+    selection: Selection, versions: Sequence[str], repeats: Sequence[str], gpus: str | None, cluster: dict[str, Any],
+    *, evict: bool, output: Path | None,
+) -> Sweep | None:  # fmt: skip
+    """The sweep over Slurm that is meant; None for one on this machine.
 
-    if on_cluster and gpus is not None:
+    Raises:
+        UsageError: options that would silently do nothing where the cells are to run.
+    """
+    if cluster.pop("executor_name") != "slurm" and cluster["attach"] is None:
+        if cluster["partition"] or cluster["extra"]:
+            raise UsageError("--partition and --slurm are for Slurm: give --executor slurm, too, or leave them out.")
+        return None
+    if gpus is not None:
         raise UsageError("--gpus chooses among this machine's GPUs: over Slurm, use --slurm gres=… instead.")
-    if not on_cluster and (cluster["partition"] or cluster["extra"]):
-        raise UsageError("--partition and --slurm are for Slurm: give --executor slurm, too, or leave them out.")
+    from harness.running.slurm.start import asked_sweep
 
-
-def _executor(sweep: Sweep | None, device: Device, gpus: str | None, jobs: int) -> Executor:
-    """Where the cells run. What only a cluster needs is imported only for one."""
-    if sweep is None:
-        from harness.environments.gpus import choose_gpus
-        from harness.running.executor import LocalExecutor
-
-        return LocalExecutor(tuple(choose_gpus(device, gpus)), jobs)
-    from harness.running.slurm.executor import SlurmExecutor
-
-    return SlurmExecutor(sweep)
-
-
-def _cluster_sweep(
-    selection: Selection,
-    versions: tuple[str, ...],
-    repeats: tuple[str, ...],
-    cluster: dict[str, Any],
-    *,
-    evict: bool,
-    output: Path | None,
-) -> Sweep:
-    """The sweep of `--attach`, or a new one."""
-    from harness.errors import UsageError
-    from harness.inputs.matrix_file import find_matrix, load_matrix
-    from harness.running.checks import parse_repeats, versions_of
-    from harness.running.progress import Board
-    from harness.running.slurm.record import Options
-    from harness.running.slurm.start import attach_sweep, start_sweep
-
-    if cluster["attach"] is not None:
-        if versions or repeats:
-            raise UsageError("--attach goes on with what the sweep was started with: give no versions and no repeats.")
-        return attach_sweep(selection, cluster["attach"])
-    extra = {}
-    for option in cluster["extra"]:
-        name, is_there, value = option.partition("=")
-        if not (name and is_there):
-            raise UsageError(f"--slurm {option!r}: write NAME=VALUE, such as account=me.")
-        extra[name] = value
-    how = Options(cluster["partition"], extra, cluster["retries"], cluster["at_once"])
-    matrix = load_matrix(selection.matrix_path or find_matrix())
-    chosen = versions_of(matrix, versions)
-    extra_runs = parse_repeats(matrix, repeats, chosen)
-    with Board([]) as board:
-        return start_sweep(selection, chosen, extra_runs, how, board, evict=evict, output=output)
+    return asked_sweep(selection, versions, repeats, **cluster, evict=evict, output=output)

@@ -8,18 +8,18 @@ install and held alone by whoever deletes from uv's cache.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.environments.interpreter import installed_packages, mismatches
 from harness.environments.lockfile import Lock, lock_path, read_lock
-from harness.environments.packages import installed_packages, mismatches
-from harness.environments.supervise import Control, Deadline, Stopped
+from harness.environments.supervise import Control, Deadline, wait_for
 from harness.environments.uv import BuildFailed, cache_lock, run_logged, run_uv, uv_command
-from harness.flock import Held, hold, hold_any, try_hold
+from harness.files import write_json
+from harness.flock import Held, hold, try_hold
 from harness.home import Home
 from harness.inputs.matrix import Flavour, Matrix
 
@@ -112,7 +112,7 @@ def ensure_environment(
     lock = read_lock(lock_path(locks, version, flavour))
     path = environment_path(home, version, flavour, lock)
     home.environments.mkdir(parents=True, exist_ok=True)
-    with _exclusive(path, control) as held:
+    with wait_for([_building(path)], control) as held:
         existing = complete_environment(path, version, flavour, lock)
         if existing:
             return existing
@@ -133,15 +133,9 @@ def ensure_environment(
     return Environment(version, flavour, path, lock, found, seconds)
 
 
-def _exclusive(path: Path, control: Control | None = None) -> Held:
+def _building(path: Path) -> Path:
     """The lock of whoever builds or deletes an environment."""
-    held = hold_any(
-        [path.parent / f".{path.name}.lock"],
-        cancelled=control.stopping.is_set if control else lambda: False,
-    )
-    if held is None:
-        raise Stopped
-    return held
+    return path.parent / f".{path.name}.lock"
 
 
 def use_environment(home: Home, version: str, flavour: Flavour, lock: Lock) -> Held:
@@ -180,10 +174,7 @@ def build_environment(
         ],
     }  # fmt: skip
     end = None if deadline is None else time.monotonic() + deadline
-    cache = hold_any([cache_lock(home)], shared=True, cancelled=control.stopping.is_set if control else lambda: False)
-    if cache is None:
-        raise Stopped
-    with cache:
+    with wait_for([cache_lock(home)], control, shared=True) as cache:
         for what, command in commands.items():
             left = [] if end is None else [Deadline("install", max(0.0, end - time.monotonic()))]
             run_logged(command, home, version, what, left, control, [cache.fileno(), *keep])
@@ -199,10 +190,7 @@ def build_environment(
 def mark_complete(path: Path, lock: Lock) -> None:
     """Write the mark that makes an environment count as complete, once everything in it is on the disk."""
     temporary = path / f"{_SENTINEL}.tmp"
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump({"lock": lock.digest, "lock_file": lock.path.name}, file)
-        file.flush()
-        os.fsync(file.fileno())
+    write_json(temporary, {"lock": lock.digest, "lock_file": lock.path.name})
     temporary.replace(path / _SENTINEL)
 
 
@@ -218,7 +206,7 @@ def evict(home: Home, environment: Environment, keep: list[Lock]) -> int | None:
     used = try_hold(_use(environment.path))
     if used is None:
         return None
-    with used, _exclusive(environment.path):
+    with used, hold(_building(environment.path)):
         _delete(environment.path)
     kept = {(name, version) for lock in keep for name, version in lock.packages.items()}
     gone = [name for name, version in environment.lock.packages.items() if (name, version) not in kept]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -63,13 +64,9 @@ def _platform() -> Check:
         return Check(
             "platform", "problem", f"The locks are for Linux on x86-64; this is {platform.system()} on {machine}."
         )
-    old = libc == "glibc" and tuple(int(n) for n in version.split(".")[:2]) < (2, 28)
-    if libc != "glibc" or old:
-        return Check(
-            "platform",
-            "problem",
-            f"torch 2.6 and later need glibc 2.28; this machine has {libc or 'no glibc'} {version}.",
-        )
+    if libc != "glibc" or tuple(int(n) for n in version.split(".")[:2]) < (2, 28):
+        needed = f"torch 2.6 and later need glibc 2.28; this machine has {libc or 'no glibc'} {version}."
+        return Check("platform", "problem", needed)
     return Check("platform", "ok", f"Linux, x86-64, glibc {version}.")
 
 
@@ -177,3 +174,24 @@ def examine(matrix: Matrix, home: Home, locks: Path, device: str = "auto") -> li
         *_devices(matrix, device),
         _compiler(matrix),
     ]
+
+
+def cpu_kinds(cpuinfo: str) -> int:
+    """How many kinds of cores `/proc/cpuinfo` shows, by model and instruction sets."""
+    told = re.compile(r"^(model name|flags|model|stepping)\s*:(.*)$", re.MULTILINE)
+    return len({tuple(told.findall(core)) for core in cpuinfo.split("\n\n")} - {()})
+
+
+def cores_check(path: Path = Path("/proc/cpuinfo")) -> Check:
+    """Whether all cores are of one kind: libraries choose kernels by the core that they start on."""
+    try:
+        kinds = cpu_kinds(path.read_text(encoding="utf-8", errors="replace"))
+    except OSError as error:
+        return Check("cores", "warning", f"{path} cannot be read ({error.strerror}): the kinds of cores are not known.")
+    if kinds > 1:
+        return Check(
+            "cores", "problem",
+            f"The cores are of {kinds} kinds, and libraries choose kernels by the core they start on: pin the harness "
+            "to cores of one kind with taskset.",
+        )  # fmt: skip
+    return Check("cores", "ok", "All cores are of one kind.")

@@ -6,7 +6,6 @@ Environments share most of their files, which uv hard-links; a tar file keeps su
 from __future__ import annotations
 
 import io
-import os
 import sysconfig
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from harness.environments.build import Environment
-from harness.environments.interpreter import Interpreter, site_of
+from harness.environments.interpreter import Interpreter, files_below, site_of
 from harness.errors import UsageError
 from harness.home import package_folder
 
@@ -145,12 +144,4 @@ class _Writer:
 
 
 def _inside(path: Path, skip: Iterable[str] = ()) -> Iterator[str]:
-    """The files and links in a folder, relative to it, in order."""
-    left_out = {"__pycache__", *skip}
-    for folder, folders, files in os.walk(path):
-        folders[:] = sorted(one for one in folders if one not in left_out)
-        here = Path(folder)
-        links = [one for one in folders if (here / one).is_symlink()]
-        for one in sorted([*files, *links]):
-            if not one.endswith((".pyc", ".a")):
-                yield (here / one).relative_to(path).as_posix()
+    return (one.as_posix() for one in files_below(path, skip) if not one.name.endswith((".pyc", ".a")))

@@ -6,20 +6,32 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from harness.environments.lockfile import FLAVOURS, lock_path, parse, shared_path
+from harness.environments.package_index import uploaded
 from harness.errors import InfrastructureError
 from harness.inputs.matrix import Flavour, Matrix
 
 _HEADER = "nox -s lock"
 
+_OWN = ("nvidia-", "cuda-", "triton")
+"""How the names of CUDA's libraries and of Triton begin, which belong to torch whoever else requires them."""
+
 Uv = Callable[..., "subprocess.CompletedProcess[str]"]
 """Runs uv with some arguments."""
+Uploaded = Callable[[str, str], datetime | None]
+"""When a release of a project was uploaded; None where the index does not say."""
 
 
 def write_locks(
-    matrix: Matrix, locks: Path, versions: list[str], uv: Uv, flavours: tuple[Flavour, ...] = FLAVOURS
+    matrix: Matrix,
+    locks: Path,
+    versions: list[str],
+    uv: Uv,
+    flavours: tuple[Flavour, ...] = FLAVOURS,
+    uploaded: Uploaded = uploaded,
 ) -> list[Path]:
     """Resolve the shared part of each flavour and the lock of each version; returns the files written.
 
@@ -31,29 +43,31 @@ def write_locks(
         versions: of torch.
         uv: the resolver.
         flavours: of environments.
+        uploaded: says when a release of a project was uploaded.
 
     Raises:
-        InfrastructureError: the resolver failed; its own words are in the sentence.
+        InfrastructureError: the package index or the resolver failed; its own words are in the sentence.
     """
     made: dict[Path, str] = {}
-    undated: dict[str, list[str]] = {}
+    dates: dict[str, dict[str, str]] = {}
     for flavour in flavours:
         shared = [*matrix.requirements.shared, *matrix.requirements.flavours.get(flavour, [])]
         path = shared_path(locks, flavour)
-        text = _compile(matrix, shared, path.name, None, [], uv, hashes=False)
+        newest = matrix.exclude_newer.isoformat()
+        text = _compile(matrix, shared, path.name, None, [], uv, hashes=False, newest=newest)
         # A CUDA library in the shared part (faiss' GPU build needs cuBLAS) belongs to torch, which pins its own.
-        constraints = [line for line in text.splitlines() if not line.startswith("nvidia-")]
+        constraints = [line for line in text.splitlines() if not line.startswith(_OWN)]
         made[path] = "\n".join(constraints) + "\n"
         for version in versions:
             path = lock_path(locks, version, flavour)
             requirements = matrix.requirements_of(version, flavour)
-            if version not in undated:
-                undated[version] = _pinned_by_torch(matrix, version, uv)
+            if version not in dates:
+                dates[version] = _own_date(matrix, version, uv, uploaded)
             replaced = {old.partition("==")[0] for o in matrix.oddities_of(version, flavour) for old in o.replace}
             overrides = [pin for oddity in matrix.oddities_of(version, flavour) for pin in oddity.override]
             made[path] = _compile(
                 matrix, requirements, path.name, _without(constraints, replaced), overrides, uv, hashes=True,
-                undated=undated[version],
+                newest=newest, dates=dates[version],
             )  # fmt: skip
     _replace_all(made)
     return list(made)
@@ -73,17 +87,20 @@ def _replace_all(texts: Mapping[Path, str]) -> None:
             new.unlink(missing_ok=True)
 
 
-def _pinned_by_torch(matrix: Matrix, version: str, uv: Uv) -> list[str]:
-    """A torch release and the packages that it requires in exactly one version: CUDA's libraries and Triton.
+def _own_date(matrix: Matrix, version: str, uv: Uv, uploaded: Uploaded) -> dict[str, str]:
+    """Package to its date, for uv: torch and its own libraries where the release is newer than `exclude_newer`.
 
-    A release that is newer than `exclude_newer` brings them along. What they are follows from the release alone, so
-    they need no date; what torch requires loosely (sympy, networkx) keeps it, and is the same for every version.
+    It is the day after the release's upload: nothing that came later enters the lock, even where torch leaves a version
+    open (cuBLAS from 2.12, nvJitLink from 2.13). What torch requires beside CUDA's libraries and Triton (sympy,
+    networkx) keeps the matrix's date, and so is the same for every version.
     """
-    text = _compile(matrix, [f"torch=={version}"], f"torch {version}", None, [], uv, hashes=True, dated=False)
-    _packages, parents, _digest = parse(text)
-    # Where torch is not the one that requires it, as with nvJitLink up to torch 2.4, the version is anyone's choice.
-    exact = [name for name, who in parents.items() if "torch" in who and name.startswith(("nvidia-", "triton"))]
-    return ["torch", *exact]
+    at = uploaded("torch", version)
+    if at is not None and at <= matrix.exclude_newer:
+        return {}
+    date = None if at is None else (at + timedelta(days=1)).replace(microsecond=0).isoformat()
+    text = _compile(matrix, [f"torch=={version}"], f"torch {version}", None, [], uv, hashes=True, newest=date)
+    names = [name for name in parse(text)[0] if name == "torch" or name.startswith(_OWN)]
+    return dict.fromkeys(names, date or "false")
 
 
 def _without(constraints: Sequence[str], names: set[str]) -> str:
@@ -99,8 +116,8 @@ def _compile(
     uv: Uv,
     *,
     hashes: bool,
-    dated: bool = True,
-    undated: Sequence[str] = (),
+    newest: str | None,
+    dates: Mapping[str, str] | None = None,
 ) -> str:
     """Resolve requirements; the text of a lock, whose name is for the sentence of a failure."""
     with tempfile.TemporaryDirectory() as folder:
@@ -117,10 +134,10 @@ def _compile(
             "--no-emit-index-url", "--no-emit-find-links", "--only-binary", ":all:", "--no-binary", "colbert-ai",
             "--no-binary", "lit",
         ]  # fmt: skip
-        if dated:
-            command += ["--exclude-newer", matrix.exclude_newer.isoformat()]
-        for package in undated:
-            command += ["--exclude-newer-package", f"{package}=false"]
+        if newest:
+            command += ["--exclude-newer", newest]
+        for package, date in (dates or {}).items():
+            command += ["--exclude-newer-package", f"{package}={date}"]
         if hashes:
             command.append("--generate-hashes")
         else:

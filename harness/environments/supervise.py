@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.flock import Held, try_hold
+from harness.flock import Held, hold_any, try_hold
 from harness.home import Home
 
 GRACE_SECONDS = 10.0
@@ -91,6 +91,18 @@ class Control:
         self.stopping.set()
 
 
+def wait_for(locks: Sequence[Path], control: Control | None = None, *, shared: bool = False) -> Held:
+    """Wait for the first of some locks that is free.
+
+    Raises:
+        Stopped: `control` said so first.
+    """
+    held = hold_any(locks, shared=shared, cancelled=control.stopping.is_set if control else lambda: False)
+    if held is None:
+        raise Stopped
+    return held
+
+
 @contextmanager
 def run_folder(home: Home, prefix: str) -> Iterator[tuple[Path, Held]]:
     """A folder below `home.runs` that lasts as long as the `with` block, and the lock by which its owner lives."""
@@ -146,7 +158,7 @@ def supervise(
         "log": str(run / "log.txt"),
         "log_limits": LOG_LIMITS,
         "heartbeat": str(run / "heartbeat"),
-        "phase": str(phase) if phase else None,
+        "phase": str(phase or ""),
         "deadlines": [[d.name, ["", *d.phases], d.seconds] for d in deadlines],
         "grace": GRACE_SECONDS,
     }
@@ -163,16 +175,18 @@ def supervise(
         # Through a pipe and not a file: the variables may hold a package index's password.
         os.write(process.stdin.fileno(), json.dumps(request).encode() + b"\n")
         while not select.select([process.stdout], [], [], _TICK_SECONDS)[0]:
-            now = _read(phase)
+            now = read(phase) if phase else ""
             if now and now != seen:
                 seen = now
                 on_phase(now)
             if control is not None and control.stopping.is_set() and not stopped:
                 stopped = True
-                _close(process.stdin)
+                with contextlib.suppress(OSError):
+                    process.stdin.close()
     finally:
         # Closing its standard input tells the supervisor to end the job, if it has not ended yet.
-        _close(process.stdin)
+        with contextlib.suppress(OSError):
+            process.stdin.close()
         said = process.stdout.read()
         process.stdout.close()
         process.wait()
@@ -182,23 +196,10 @@ def supervise(
         ended = json.loads(said)
     except ValueError:
         _kill_group(run / "heartbeat")
-        return Ended(process.returncode, _read(phase), 0.0, lost=True)
+        return Ended(process.returncode, read(phase) if phase else "", 0.0, lost=True)
     if "error" in ended:
         raise OSError(ended["errno"], ended["error"], ended["filename"])
-    return Ended(
-        ended["exit_code"],
-        ended["phase"],
-        ended["wall_seconds"],
-        ended["deadline"],
-        from_outside=ended["why"] == "stopped",
-        oom_kills=ended["oom_kills"],
-        unwritten=ended["unwritten"],
-    )
-
-
-def _close(pipe: object) -> None:
-    with contextlib.suppress(OSError):
-        pipe.close()  # type: ignore[attr-defined]
+    return Ended(**ended)
 
 
 def _kill_group(heartbeat: Path) -> None:
@@ -207,9 +208,8 @@ def _kill_group(heartbeat: Path) -> None:
         os.killpg(int(json.loads(heartbeat.read_text(encoding="utf-8"))["pid"]), signal.SIGKILL)
 
 
-def _read(path: Path | None) -> str:
-    if path is None:
-        return ""
+def read(path: Path) -> str:
+    """A small text file without the blanks around it; empty where it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:

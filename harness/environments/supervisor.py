@@ -50,31 +50,22 @@ def _say(value: dict[str, Any]) -> None:
         os.write(1, json.dumps(value).encode())
 
 
-def _read(path: str | None) -> str:
-    if path is None:
-        return ""
+def _text(path: str, size: int = -1) -> str:
+    """A file, or its beginning; empty where it cannot be read."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - starts faster without pathlib
-            return file.read(200).strip()
+            return file.read(size)
     except OSError:
         return ""
 
 
 def _oom_kills() -> int:
     """How many processes the kernel has killed for want of memory, on this machine or in any of its cgroups."""
-    for line in _lines("/proc/vmstat"):
+    for line in _text("/proc/vmstat").splitlines():
         name, _, number = line.partition(" ")
         if name == "oom_kill" and number.strip().isdigit():
             return int(number)
     return 0
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123
-            return file.readlines()
-    except OSError:
-        return []
 
 
 def descendants(root: int) -> list[int]:
@@ -83,8 +74,7 @@ def descendants(root: int) -> list[int]:
     for name in os.listdir("/proc"):  # noqa: PTH208
         if not name.isdigit():
             continue
-        text = "".join(_lines(f"/proc/{name}/stat"))
-        fields = text.rpartition(")")[2].split()
+        fields = _text(f"/proc/{name}/stat").rpartition(")")[2].split()
         if len(fields) > 1 and fields[0] not in {"Z", "X"}:
             children.setdefault(int(fields[1]), []).append(int(name))
     found: list[int] = []
@@ -221,7 +211,13 @@ class _Watch:
         for number, wait in ((signal.SIGTERM, patience), (signal.SIGKILL, _KILL_PATIENCE)):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(group, number)
-            self._wait_for_job(wait)
+            end = time.monotonic() + wait
+            self.reap()
+            while self.status is None and time.monotonic() < end:
+                time.sleep(0.02)
+                # Or its last words would keep it from ending.
+                self.log.take(_READS)
+                self.reap()
         end = time.monotonic() + _KILL_PATIENCE
         # Orphans become children of this process, so that none can get away by forking twice.
         while (left := descendants(os.getpid())) and time.monotonic() < end:
@@ -233,15 +229,6 @@ class _Watch:
         self.reap()
         # Nobody is left to write more than the pipe holds.
         self.log.take(_READS)
-
-    def _wait_for_job(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        self.reap()
-        while self.status is None and time.monotonic() < end:
-            time.sleep(0.02)
-            # Or its last words would keep it from ending.
-            self.log.take(_READS)
-            self.reap()
 
     def run(self, wakeup: int) -> dict[str, Any]:
         """Watch until the job has ended, and return how."""
@@ -257,7 +244,7 @@ class _Watch:
                 why = "stopped" if os.read(0, 1024) else "orphaned"
             if self.signalled:
                 why = "stopped"
-            self.phase = _read(self.request["phase"])
+            self.phase = _text(self.request["phase"], 200).strip()
             self.heartbeat()
             self.reap()
             if self.status is not None:
@@ -266,10 +253,10 @@ class _Watch:
         self.stop(0.0 if self.status is not None else self.request["grace"])
         return {
             "exit_code": self.status if self.status is not None else -signal.SIGKILL,
-            "phase": _read(self.request["phase"]),
+            "phase": _text(self.request["phase"], 200).strip(),
             "wall_seconds": round(time.monotonic() - self.started, 3),
             "deadline": overdue,
-            "why": why,
+            "from_outside": why == "stopped",
             "oom_kills": _oom_kills() - kills,
             "unwritten": self.log.unwritten.decode("utf-8", "replace"),
         }

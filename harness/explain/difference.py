@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from harness.errors import UnreadableTensor
 from harness.store.cell import Artifact
 from harness.store.store import Store
 from harness.tensors.metrics import Metrics, measure
+from harness.tensors.profiles import BUILTIN, Profile
+from harness.tensors.tensor import Tensor
 
 
 @dataclass(frozen=True)
@@ -29,10 +32,16 @@ def difference(store: Store, a: Artifact | None, b: Artifact | None) -> Differen
     """Measure the values of two artifacts where both sides are kept and have one dtype and shape."""
     if a is None or b is None or (a.dtype, a.shape) != (b.dtype, b.shape):
         return Difference(a, b)
+    return Difference(a, b, measured(lambda: store.load(a), lambda: store.load(b)))
+
+
+def measured(a: Callable[[], Tensor], b: Callable[[], Tensor], profiles: Sequence[Profile] = BUILTIN) -> Metrics | None:
+    """Measure two tensors where both can be loaded and have one dtype and shape; None elsewhere."""
     try:
-        return Difference(a, b, measure(store.load(a), store.load(b)))
+        x, y = a(), b()
     except UnreadableTensor:
-        return Difference(a, b)
+        return None
+    return measure(x, y, profiles) if (x.dtype, x.shape) == (y.dtype, y.shape) else None
 
 
 def amount(metrics: Metrics) -> str:

@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.environments.build import build_environment
-from harness.environments.exchange import counterfactual, exchange
-from harness.environments.interpreter import Interpreter, packages_in, site_of
-from harness.environments.loader import owns, provider, unresolved
+from harness.environments.exchange import counterfactual, exchange, owns, provider, unresolved
+from harness.environments.interpreter import Interpreter, normal_name, packages_in, site_of
 from harness.environments.lockfile import difference, read_lock
-from harness.environments.packages import normal_name
 from harness.environments.uv import BuildFailed
 from harness.explain.pair import Pair, Side
 from harness.explain.units import AS_A, AS_B, NEITHER, UNRESOLVED, Outcome, Unit

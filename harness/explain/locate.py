@@ -7,7 +7,7 @@ such an artifact, A's calls are recorded and fed one by one into B; see docs/loc
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -134,7 +134,7 @@ def locate(
     """
     found = look(pair)
     first = origins(found.places)
-    differing = {s: names for s, names in _differing_steps(found.places).items() if inherited or s in first}
+    differing = {s: names for s, names in origins(found.places, inherited=True).items() if inherited or s in first}
     findings: dict[str, StepFinding] = {}
     requests: dict[str, tuple[dict[str, Any], dict[str, str]]] = {}
     for step, artifacts in differing.items():
@@ -146,7 +146,7 @@ def locate(
         report(f"replaying {', '.join(requests)}")
     runs = run_steps(pair.bench, pair.a, pair.b, [request for request, _outputs in requests.values()], folder)
     for (step, (request, outputs)), run in zip(requests.items(), runs, strict=True):
-        findings[step] = judge_step(pair, step, differing[step], request, outputs, run)
+        findings[step] = _judge_step(pair, step, differing[step], request, outputs, run)
         if findings[step].outcome == "ok" and run.in_b is not None:
             on_recording(findings[step], run.recorded.out, run.in_b.out)
     noise = []
@@ -159,27 +159,10 @@ def locate(
     return replace(found, findings=ordered, noise=tuple(noise))
 
 
-def _differing_steps(places: Sequence[Place]) -> dict[str, tuple[str, ...]]:
-    found: dict[str, list[str]] = {}
-    for place in places:
-        if place.change in {Change.ORIGIN, Change.INHERITED}:
-            found.setdefault(place.step, []).append(place.name)
-    return {step: tuple(names) for step, names in found.items()}
-
-
-def judge_step(
+def _judge_step(
     pair: Pair, step: str, artifacts: tuple[str, ...], request: dict[str, Any], outputs: dict[str, str], runs: Runs
 ) -> StepFinding:
-    """What the record of one step in A, its replay in A (which must change nothing) and its replay in B show.
-
-    Args:
-        pair: A and B.
-        step: of the pipeline.
-        artifacts: those of the step that differ.
-        request: of the jobs.
-        outputs: artifact to the step's output that must be equal to it in A.
-        runs: the three jobs.
-    """
+    """What the record of one step in A, its replay in A (which must change nothing) and its replay in B show."""
     for job, side, done in (
         ("record", pair.a, runs.recorded), ("replay", pair.a, runs.again), ("replay", pair.b, runs.in_b),
     ):  # fmt: skip
@@ -204,7 +187,7 @@ def judge_step(
 
 
 def _reproduced(store: Store, a: Side, outputs: dict[str, str], folder: Path, request: dict[str, Any]) -> bool:
-    from harness.explain.batches import rows_of_spans
+    from harness.explain.requests import rows_of_spans
 
     for artifact, output in outputs.items():
         if artifact not in a.cell.artifacts:

@@ -33,7 +33,8 @@ def mark(comparison: Comparison, a: ArtifactSource, b: ArtifactSource) -> Compar
     Sources that are stored cells have a noise floor if a repeat of either is stored. Of index directories nothing is
     known but their own artifacts, so a place is relative to these.
     """
-    counts, seen = _repeats(a, b)
+    stored = _cell(a) is not None and _cell(b) is not None
+    counts, seen = _repeats(a, b) if stored else ({}, {})
     marked = [
         dataclasses.replace(one, above_noise=above_noise(one, seen.get(one.name, []))) for one in comparison.artifacts
     ]
@@ -43,7 +44,9 @@ def mark(comparison: Comparison, a: ArtifactSource, b: ArtifactSource) -> Compar
     known = [one for one in marked if not comparison.cut_off(one)]
     places = {place.name: place for place in _trace(known, a, b, comparison.kind) if place.name not in unplaced}
     rows = tuple(dataclasses.replace(one, place=places.get(one.name)) for one in marked)
-    notes = (*comparison.notes, *_note(comparison, counts, seen, a, b))
+    notes = comparison.notes
+    if stored:
+        notes = (*notes, _note(comparison, counts, seen, _cell(a).version))
     return dataclasses.replace(comparison, artifacts=rows, notes=notes)
 
 
@@ -52,19 +55,16 @@ def _cell(source: ArtifactSource) -> Any:  # noqa: ANN401 - a stored cell's reco
 
 
 def _repeats(a: ArtifactSource, b: ArtifactSource) -> tuple[dict[str, int], dict[str, list[ArtifactComparison]]]:
-    """How often each side was run again, and each artifact against its repeats; empty where nothing was run again."""
-    counts: dict[str, int] = {}
-    seen: dict[str, list[ArtifactComparison]] = {}
-    if _cell(a) is None or _cell(b) is None:
-        return counts, seen
+    """How often each stored cell was run again, and each artifact against its repeats."""
     from harness.store.repeats import repeats_of
     from harness.store.store import Store
     from harness.store.stored import StoredCell
 
+    counts: dict[str, int] = {}
+    seen: dict[str, list[ArtifactComparison]] = {}
     for side in (a, b):
-        own = _cell(side)
         store: Store = getattr(side, "store")  # noqa: B009 - what has a cell has a store
-        for other in repeats_of(own, store.cells()):
+        for other in repeats_of(_cell(side), store.cells()):
             if other.outcome == "ok":
                 counts[side.name] = counts.get(side.name, 0) + 1
                 for one in compare_sources(side, StoredCell(store, other), [DEFAULT]).artifacts:
@@ -102,10 +102,6 @@ def above_noise(one: ArtifactComparison, repeats: Iterable[ArtifactComparison]) 
     return floating and one.metrics.max_abs > NOISE_FACTOR * _ROUNDED * greatest
 
 
-def _changed(one: ArtifactComparison) -> bool:
-    return one.tensor and not one.unknown and not one.bit_equal
-
-
 def _trace(
     rows: Sequence[ArtifactComparison], a: ArtifactSource, b: ArtifactSource, kind: JobKind
 ) -> tuple[Place, ...]:
@@ -122,18 +118,12 @@ def _trace(
 
 
 def _note(
-    comparison: Comparison,
-    counts: dict[str, int],
-    seen: dict[str, list[ArtifactComparison]],
-    a: ArtifactSource,
-    b: ArtifactSource,
-) -> tuple[str, ...]:
-    if _cell(a) is None or _cell(b) is None:
-        return ()
+    comparison: Comparison, counts: dict[str, int], seen: dict[str, list[ArtifactComparison]], version: str
+) -> str:
     if not counts:
         unknown = f"The noise floor is not known: no repeat of {comparison.a} or {comparison.b} is stored."
-        return (f"{unknown} `harness index {_cell(a).version} --repeat {_cell(a).version}` runs one.",)
+        return f"{unknown} `harness index {version} --repeat {version}` runs one."
     runs = " and ".join(f"{name} was run {count(number, 'more time')}" for name, number in counts.items())
-    tensors = [name for name, rows in seen.items() if any(_changed(one) for one in rows)]
+    tensors = [n for n, rows in seen.items() if any(r.tensor and not r.unknown and not r.bit_equal for r in rows)]
     changed = f"which changed {', '.join(comparison.kind.in_order(tensors))}" if tensors else "which changed no tensor"
-    return (f"Noise floor: {runs}, {changed}.",)
+    return f"Noise floor: {runs}, {changed}."

@@ -12,8 +12,6 @@ from harness.explain.replay import CallVerdict, run_steps, unstable_calls
 from harness.store.cell import Cell
 from harness.store.repeats import noise_floor, unrecorded
 
-_SHOWN = 3
-
 
 @dataclass(frozen=True)
 class Noise:
@@ -29,13 +27,6 @@ class Noise:
     label: str
     artifacts: tuple[str, ...]
     sources: dict[str, tuple[CallVerdict, ...]]
-
-
-def noisy_calls(step: str, verdicts: Sequence[CallVerdict]) -> str:
-    """A step, and the calls in it."""
-    names = list(dict.fromkeys(f"{v.kind} {v.name}" for v in verdicts))
-    more = [f"{len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
-    return step + (f" ({', '.join(names[:_SHOWN] + more)})" if names else "")
 
 
 def noise_of(pair: Pair, side: Side, again: Sequence[Cell], folder: Path) -> Noise | None:

@@ -9,9 +9,8 @@ from harness.artifacts.kind import JobKind
 from harness.environments.interpreter import Interpreter
 from harness.errors import InfrastructureError
 from harness.running.experiment import Experiment
-from harness.running.interpreters import interpreters, workbench
-from harness.running.job import Workbench
-from harness.running.plan import plan_cells, stopped_early
+from harness.running.job import Workbench, interpreters, workbench
+from harness.running.plan import Planned, plan_cells, run_needed, stopped_early
 from harness.running.progress import Board
 from harness.running.sweep import run_plan
 from harness.store.cell import Cell
@@ -75,7 +74,7 @@ class Pair:
 
 
 def prepare_pair(experiment: Experiment, a: str, b: str, *, repeats: int = 1) -> Pair:
-    """Index with both versions where that is not done yet, each once more for the noise floor, and return the pair.
+    """Run the job of both versions where that is not done yet, each once more for the noise floor; return the pair.
 
     A version against itself is a pair too: the first run and its repeat.
 
@@ -84,9 +83,19 @@ def prepare_pair(experiment: Experiment, a: str, b: str, *, repeats: int = 1) ->
     """
     a, b = experiment.matrix.require(a), experiment.matrix.require(b)
     same = a == b
-    plan = plan_cells(experiment, [a] if same else [a, b], {b: repeats, a: max(repeats, 2 if same else 0)})
-    with Board([planned.spec.label for planned in plan]) as board:
-        cells = run_plan(experiment, plan, board, evict_after=False)
+
+    def run(of: Experiment, planned: list[Planned]) -> list[Cell]:
+        with Board([one.spec.label for one in planned]) as board:
+            return run_plan(of, planned, board, evict_after=False)
+
+    versions = [a] if same else [a, b]
+    ready, bad = run_needed(experiment, versions, run)
+    if ready != versions:
+        raise InfrastructureError(
+            f"{bad[0].label} ended as {bad[0].outcome}: {bad[0].reason}" if bad else "Stopped before an index was made."
+        )
+    plan = plan_cells(experiment, versions, {b: repeats, a: max(repeats, 2 if same else 0)})
+    cells = run(experiment, plan)
     early = stopped_early(plan, cells)
     if early:
         raise InfrastructureError(early)
@@ -97,7 +106,7 @@ def prepare_pair(experiment: Experiment, a: str, b: str, *, repeats: int = 1) ->
     again = [cell for cell in cells if cell.version == a and cell.repeat]
     second = again.pop(0) if same else next(cell for cell in cells if cell.version == b)
     again_b = [] if same else [cell for cell in cells if cell.version == b and cell.repeat]
-    of = interpreters(experiment, board.note)
+    of = interpreters(experiment, Board([]).note)
     return Pair(
         Side(first, of(a)),
         Side(second, of(b)),

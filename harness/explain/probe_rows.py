@@ -8,89 +8,22 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from harness.artifacts.comparison import ArtifactComparison, compare_sources
-from harness.artifacts.source import Facts
-from harness.errors import UnreadableTensor
+from harness.explain.difference import measured
 from harness.running.probes import SAMPLE
-from harness.store.cell import Artifact, Cell
+from harness.store.cell import Cell
 from harness.store.repeats import repeats_of
 from harness.store.store import Store
-from harness.tensors.metrics import Metrics, measure
+from harness.store.stored import StoredCell
+from harness.tensors.metrics import Metrics
 from harness.tensors.profiles import BUILTIN, Profile
-from harness.tensors.tensor import Tensor
-
-
-class ProbeCell:
-    """A probe's cell as a source of artifacts for the comparer: they are named by case and tensor.
-
-    Artifacts are numbered in the order in which the probe made them, which says nothing where a version refuses a case.
-    """
-
-    def __init__(self, store: Store, cell: Cell) -> None:
-        self.store, self.cell = store, cell
-        self._artifacts: dict[str, str] = {}
-        self.places: dict[str, tuple[str, str]] = {}
-        for one in cell.details.get("tensors", ()):
-            label = f"{one['case']}: {one['tensor']}"
-            self.places[label] = one["case"], one["tensor"]
-            self._artifacts[label] = one["artifact"]
-            if f"{one['artifact']}{SAMPLE}" in cell.artifacts:
-                self._artifacts[f"{label}{SAMPLE}"] = f"{one['artifact']}{SAMPLE}"
-
-    @property
-    def name(self) -> str:
-        """The cell's label."""
-        return self.cell.label
-
-    def names(self) -> tuple[str, ...]:
-        """Case and tensor of each, samples of large ones too."""
-        return tuple(self._artifacts)
-
-    def artifact(self, name: str) -> Artifact | None:
-        """What the cell knows of one of them."""
-        return self.cell.artifacts.get(self._artifacts.get(name, ""))
-
-    def facts(self, name: str) -> Facts | None:
-        """Digest, dtype and shape, from the record."""
-        found = self.artifact(name)
-        return Facts(found.digest, found.dtype, found.shape, found.nans) if found else None
-
-    def digest(self, name: str) -> str | None:
-        """From the record."""
-        found = self.artifact(name)
-        return found.digest if found else None
-
-    def load(self, name: str) -> Tensor:
-        """Map a tensor; see `Store.load`."""
-        found = self.artifact(name)
-        if found is None:
-            raise UnreadableTensor(f"the cell has no tensor {name!r}")
-        return self.store.load(found)
-
-    def metadata(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
 
 
 @dataclass(frozen=True)
 class ProbeRow:
     """One row of `probes.parquet`: a tensor in two versions, or a fact of one (`a` and `b` are the same then).
 
-    Attributes:
-        probe: its name.
-        case: such as `mixed batch 08`; empty where the probe as a whole is missing.
-        tensor: which of the case's tensors; for a fact, its name.
-        a: label of the older version.
-        b: label of the newer one.
-        key_a: key of A's cell; empty where there is none.
-        key_b: of B's.
-        status: as for artifacts.
-        dtype: of the tensor; both, where they differ.
-        shape: of the whole tensor.
-        measured: `whole`, `sample` (only elements at even distances were kept) or empty (digests only).
-        noise: whether a repeat of A or of B changes it too; None where nothing was repeated.
-        fact: what ought to hold within a version, such as `batch_invariant`.
-        holds: whether it does.
-        note: where it does not, or why something is missing.
+    The fields mean what `harness/report/columns.py` says of the columns of their names; `metrics`, which is no column,
+    is all that was measured.
     """
 
     probe: str
@@ -167,29 +100,48 @@ def _noise(store: Store, cell: Cell, members: Iterable[Cell]) -> frozenset[str] 
     others = [one for one in repeats_of(cell, members) if one.outcome == "ok"]
     if not others:
         return None
-    sources = [ProbeCell(store, one) for one in (cell, *others)]
-    digests = [{name: source.digest(name) for name in source.names()} for source in sources]
+    digests = [_digests(_named(store, one)[0]) for one in (cell, *others)]
     return frozenset(
         name for name in set().union(*digests) if any(other.get(name) != digests[0].get(name) for other in digests)
     )
 
 
+def _named(store: Store, cell: Cell) -> tuple[StoredCell, dict[str, tuple[str, str]]]:
+    """A probe's cell with its artifacts named by case and tensor, and both of each name; samples of large ones too.
+
+    Artifacts are numbered in the order in which the probe made them, which says nothing where a version refuses a case.
+    """
+    places, artifacts = {}, {}
+    for one in cell.details.get("tensors", ()):
+        label = f"{one['case']}: {one['tensor']}"
+        places[label] = one["case"], one["tensor"]
+        for part in ("", SAMPLE):
+            if f"{one['artifact']}{part}" in cell.artifacts:
+                artifacts[f"{label}{part}"] = cell.artifacts[f"{one['artifact']}{part}"]
+    return StoredCell(store, replace(cell, artifacts=artifacts)), places
+
+
+def _digests(source: StoredCell) -> dict[str, str]:
+    return {name: artifact.digest for name, artifact in source.cell.artifacts.items()}
+
+
 def _facts(store: Store, probe: str, cell: Cell, profiles: Sequence[Profile]) -> Iterator[ProbeRow]:
     base: dict[str, Any] = {"probe": probe, "a": cell.version, "b": cell.version, "key_a": cell.key, "key_b": cell.key}
+
+    def not_run(case: str, note: str) -> ProbeRow:
+        return ProbeRow(**base, case=case, tensor="", status="unreadable", fact="ran", holds=False, note=note)
+
     if cell.outcome != "ok":
-        yield ProbeRow(**base, case="", tensor="", status="unreadable", fact="ran", holds=False,
-                       note=f"{cell.outcome}: {cell.reason}")  # fmt: skip
+        yield not_run("", f"{cell.outcome}: {cell.reason}")
         return
     for refused in cell.details.get("refused", ()):
-        yield ProbeRow(**base, case=refused["case"], tensor="", status="unreadable", fact="ran", holds=False,
-                       note=refused["reason"])  # fmt: skip
+        yield not_run(refused["case"], refused["reason"])
     for fact in cell.details.get("facts", ()):
+        name, holds = fact["fact"], fact["holds"]
         row = ProbeRow(
-            **base, case=fact["case"], tensor=fact["fact"], status="bit_equal", bit_equal=True, fact=fact["fact"],
-            holds=fact["holds"], note=fact["note"],
+            **base, case=fact["case"], tensor=name, status="bit_equal" if holds else "different",
+            bit_equal=bool(holds), fact=name, holds=holds, note=fact["note"],
         )  # fmt: skip
-        if not fact["holds"]:
-            row = replace(row, status="different", bit_equal=False)
         if len(fact["pair"]) == 2:
             row = _measured_fact(row, store, cell, fact["pair"], profiles)
         yield row
@@ -200,14 +152,9 @@ def _measured_fact(row: ProbeRow, store: Store, cell: Cell, pair: list[str], pro
     row = replace(row, dtype=artifacts[0].dtype, shape=_shape(artifacts[0].shape), digest_a=artifacts[0].digest,
                   digest_b=artifacts[1].digest)  # fmt: skip
     sampled = not artifacts[0].stored
-    try:
-        left, right = (store.load(cell.artifacts[f"{name}{SAMPLE}" if sampled else name]) for name in pair)
-        if (left.shape, left.dtype) != (right.shape, right.dtype):
-            return row
-        metrics = measure(left, right, profiles)
-    except (UnreadableTensor, KeyError):
-        return row
-    return _with_metrics(row, metrics, "sample" if sampled else "whole")
+    left, right = (cell.artifacts.get(f"{name}{SAMPLE}" if sampled else name) for name in pair)
+    metrics = left and right and measured(lambda: store.load(left), lambda: store.load(right), profiles)
+    return _with_metrics(row, metrics, "sample" if sampled else "whole") if metrics else row
 
 
 def _with_metrics(row: ProbeRow, metrics: Metrics, measured: str) -> ProbeRow:
@@ -243,16 +190,18 @@ def _pair(
         return
     assert a is not None
     assert b is not None
-    left, right = ProbeCell(store, a), ProbeCell(store, b)
+    (left, in_a), (right, in_b) = _named(store, a), _named(store, b)
+    of_a, of_b = _digests(left), _digests(right)
     compared = {one.name: one for one in compare_sources(left, right, profiles).artifacts}
     refused = {r["case"]: r["reason"] for cell in (a, b) for r in cell.details.get("refused", ())}
-    for name, (case, tensor) in {**left.places, **right.places}.items():
-        row = _row(compared[name], compared.get(f"{name}{SAMPLE}"), {**base, "case": case, "tensor": tensor})
+    for name, (case, tensor) in {**in_a, **in_b}.items():
+        one = compared.get(name) or ArtifactComparison(name, "unreadable", reason="its record names no such tensor")
+        row = _row(one, compared.get(f"{name}{SAMPLE}"), {**base, "case": case, "tensor": tensor})
         yield replace(
             row,
             noise=None if noise is None else name in noise,
-            digest_a=left.digest(name),
-            digest_b=right.digest(name),
+            digest_a=of_a.get(name),
+            digest_b=of_b.get(name),
             note=refused.get(case, "") if row.status.startswith("missing") else row.note,
         )
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from harness.errors import UnreadableTensor
+from harness.explain.difference import measured
 from harness.explain.pair import Side
 from harness.running.job import JobResult, Workbench
-from harness.tensors.metrics import Metrics, measure
+from harness.tensors.metrics import Metrics
 from harness.tensors.safetensors import read_safetensors
 from harness.tensors.tensor import Tensor
 
@@ -61,10 +60,10 @@ class CallVerdict:
     @property
     def where(self) -> str:
         """One phrase: which call."""
-        place = self.module or "the step itself"
+        call = f", call {self.number + 1}" if self.number else ""
         if self.kind in {"module", "step"}:
-            return f"{self.kind} {self.name}" + (f", call {self.number + 1}" if self.number else "")
-        return f"{self.name} in {place}" + (f", call {self.number + 1}" if self.number else "")
+            return f"{self.kind} {self.name}{call}"
+        return f"{self.name} in {self.module or 'the step itself'}{call}"
 
 
 @dataclass(frozen=True)
@@ -131,9 +130,12 @@ def references(value: object) -> list[dict[str, Any]]:
 
 def read_calls(folder: Path) -> list[dict[str, Any]]:
     """The calls of a `record` job, or of a `replay` job's free run."""
-    found = json.loads((folder / "calls.json").read_text(encoding="utf-8"))
-    assert isinstance(found, list)
-    return found
+    return cast("list[dict[str, Any]]", json.loads((folder / "calls.json").read_text(encoding="utf-8")))
+
+
+def read_results(folder: Path) -> list[dict[str, Any]]:
+    """What a `replay` job says of each recorded call."""
+    return cast("list[dict[str, Any]]", json.loads((folder / "replay.json").read_text(encoding="utf-8")))
 
 
 def _identity(call: dict[str, Any]) -> tuple[str, str, str, int]:
@@ -156,8 +158,7 @@ def judge(recording: Path, replayed: Path, repeated: Path) -> list[CallVerdict]:
         One verdict per recorded call, in order, then one per call that only B's own run made.
     """
     calls = read_calls(recording)
-    in_b = json.loads((replayed / "replay.json").read_text(encoding="utf-8"))
-    in_a = json.loads((repeated / "replay.json").read_text(encoding="utf-8"))
+    in_a, in_b = read_results(repeated), read_results(replayed)
     free = {_identity(call): call for call in read_calls(replayed)}
     known = {_identity(call) for call in calls}
     unstable = [found["status"] != "equal" for found in in_a]
@@ -181,12 +182,7 @@ def judge(recording: Path, replayed: Path, repeated: Path) -> list[CallVerdict]:
         inputs = references(call["args"]) + references(call["kwargs"])
         shapes = tuple(tuple(r["shape"]) for r in inputs)
         device = ",".join(sorted({r["device"] for r in inputs + references(call["result"])}))
-        verdicts.append(
-            CallVerdict(
-                call["kind"], call["module"], call["name"], call["number"], status, found.get("reason", ""), index,
-                metrics, shapes, device,
-            )
-        )  # fmt: skip
+        verdicts.append(CallVerdict(*_identity(call), status, found.get("reason", ""), index, metrics, shapes, device))
     verdicts += [CallVerdict(*identity, status=MISSING_A) for identity in free if identity not in known]
     return verdicts
 
@@ -199,32 +195,21 @@ def unstable_calls(recording: Path, *repeated: Path) -> list[CallVerdict]:
         repeated: folders of its `replay` in the same environment.
     """
     calls = read_calls(recording)
-    replays = [json.loads((folder / "replay.json").read_text(encoding="utf-8")) for folder in repeated]
+    replays = [read_results(folder) for folder in repeated]
     differs = [any(replay[index]["status"] == "different" for replay in replays) for index in range(len(calls))]
     return [
-        CallVerdict(call["kind"], call["module"], call["name"], call["number"], UNSTABLE, index=index)
+        CallVerdict(*_identity(call), UNSTABLE, index=index)
         for index, call in enumerate(calls)
         if differs[index] and not any(differs[index + 1 : index + 1 + call["inner"]])
     ]
 
 
 def _measure(a: object, b: object, folder_a: Path, folder_b: Path) -> Metrics | None:
-    for left, right in zip(references(a), references(b), strict=False):
-        if left["tensor"] == right["tensor"]:
-            continue
-        try:
-            x, y = tensor(folder_a, left), tensor(folder_b, right)
-        except UnreadableTensor:
-            return None
-        return measure(x, y) if (x.dtype, x.shape) == (y.dtype, y.shape) else None
-    return None
+    pairs = zip(references(a), references(b), strict=False)
+    first = next(((left, right) for left, right in pairs if left["tensor"] != right["tensor"]), None)
+    return first and measured(lambda: tensor(folder_a, first[0]), lambda: tensor(folder_b, first[1]))
 
 
 def tensor(folder: Path, reference: dict[str, Any]) -> Tensor:
     """A recorded tensor."""
     return read_safetensors(folder / "tensors" / f"{reference['tensor']}.safetensors")["tensor"]
-
-
-def counts(verdicts: Sequence[CallVerdict]) -> dict[str, int]:
-    """Status to number of calls."""
-    return dict(Counter(verdict.status for verdict in verdicts))

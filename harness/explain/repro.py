@@ -7,20 +7,20 @@ environments, and is said to show it only if it prints no difference in A and on
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from harness.environments.gpus import gpu_turn
+from harness.environments.device import gpu_turn
 from harness.explain.difference import amount
 from harness.explain.locate import StepFinding
 from harness.explain.pair import Pair, Side
-from harness.explain.replay import CallVerdict, read_calls, references, tensor
+from harness.explain.replay import CallVerdict, read_calls, read_results, references, tensor
 from harness.explain.trim import Window, cut, trim
 from harness.running.job import gpu_variables
 from harness.tensors.tensor import Tensor
@@ -77,59 +77,35 @@ libraries = ", ".join([f"CUDA {torch.version.cuda}", *cublas])
 """What a script on a GPU says beside torch's version; cuBLAS is a package of its own."""
 
 
-@dataclass(frozen=True)
-class Repro:
-    """A script that was written and run in both environments.
-
-    Attributes:
-        script: the file.
-        printed_a: what it prints under A.
-        printed_b: what it prints under B.
-        shows: whether A shows no difference and B does.
-    """
-
-    script: Path
-    printed_a: str
-    printed_b: str
-    shows: bool
-
-
 def write_repros(pair: Pair, finding: StepFinding, recorded: Path, in_b: Path, folder: Path) -> list[str]:
     """Write a script for each operator of origin, for its call with the least input; returns lines for the console."""
     if finding.outcome != "ok" or not finding.trusted:
         return []
     calls = read_calls(recorded)
-    results = json.loads((in_b / "replay.json").read_text(encoding="utf-8"))
+    results = read_results(in_b)
     lines = []
     for verdict in _smallest(finding.origins, calls):
         name = re.sub(r"[^a-z0-9]+", "_", f"{finding.step}_{verdict.name}".lower()).strip("_")
-        made = _write(pair, finding, verdict, calls, results, (recorded, in_b), folder / f"{name}.py")
-        if made is None:
+        script = folder / f"{name}.py"
+        if not _write(pair, finding, verdict, calls, results, (recorded, in_b), script):
             lines.append(f"{verdict.where}: no repro; its input is too large or cannot be written down.")
             continue
-        state = "shows the difference" if made.shows else "does NOT show the difference by itself"
-        lines += [f"Repro {made.script} {state}:", f"  {made.printed_a}", f"  {made.printed_b}"]
+        in_a, in_other = printed = [run_script(pair, side, script) for side in (pair.a, pair.b)]
+        script.with_suffix(".txt").write_text("".join(f"{line}\n" for line in printed), encoding="utf-8")
+        shows = ": 0 of " in in_a and ": 0 of " not in in_other
+        state = "shows the difference" if shows else "does NOT show the difference by itself"
+        lines += [f"Repro {script} {state}:", *(f"  {line}" for line in printed)]
     return lines
 
 
 def _smallest(verdicts: Iterable[CallVerdict], calls: list[dict[str, Any]]) -> list[CallVerdict]:
     """For each operator or function, the call with the fewest input elements."""
-    chosen: dict[str, CallVerdict] = {}
+    found: dict[str, list[CallVerdict]] = {}
     for verdict in verdicts:
-        if verdict.kind not in {"operator", "function"} or _opaque(calls[verdict.index]):
-            continue
-        best = chosen.get(verdict.name)
-        if best is None or _elements(verdict) < _elements(best):
-            chosen[verdict.name] = verdict
-    return list(chosen.values())
-
-
-def _elements(verdict: CallVerdict) -> int:
-    return sum(int(np.prod(shape)) for shape in verdict.shapes)
-
-
-def _opaque(call: dict[str, Any]) -> bool:
-    return '"opaque"' in json.dumps([call["args"], call["kwargs"]])
+        call = calls[verdict.index]
+        if verdict.kind in {"operator", "function"} and '"opaque"' not in json.dumps([call["args"], call["kwargs"]]):
+            found.setdefault(verdict.name, []).append(verdict)
+    return [min(of_one, key=lambda verdict: sum(map(math.prod, verdict.shapes))) for of_one in found.values()]
 
 
 def _write(
@@ -140,19 +116,20 @@ def _write(
     results: list[dict[str, Any]],
     folders: tuple[Path, Path],
     script: Path,
-) -> Repro | None:
+) -> bool:
+    """Write the script of a call and its data file; False where there is none to write."""
     call, recorded = calls[verdict.index], folders[0]
     outs, outs_b = references(call["result"]), references(results[verdict.index]["result"])
     which = next((i for i, (x, y) in enumerate(zip(outs, outs_b, strict=False)) if x["tensor"] != y["tensor"]), None)
     if which is None:
-        return None
-    trimmed = trim(pair, call, which, folders, outs_b[which])
+        return False
+    window, wanted, said = trim(pair, call, which, folders, outs_b[which])
     on_gpu = pair.bench.device_kind != "cpu" and outs[which]["device"] != "cpu"
     data = Data("cuda" if on_gpu else "cpu")
-    expected = data.add(trimmed.expected)
-    source = _call_source(call, recorded, trimmed.window, data)
+    expected = data.add(wanted)
+    source = _call_source(call, recorded, window, data)
     if len(data.content) > DATA_LIMIT:
-        return None
+        return False
     script.parent.mkdir(parents=True, exist_ok=True)
     script.with_suffix(".bin").write_bytes(data.content)
     parent = next(
@@ -166,7 +143,7 @@ def _write(
             found=f"Found in colbert-ai's indexer: {place}"
             + (f", from {parent}" if parent else "")
             + (f": {amount(verdict.metrics)}." if verdict.metrics else "."),
-            cut=trimmed.said,
+            cut=said,
             name=script.stem,
             threads=pair.a.spec.settings.get("threads", 1),
             device=data.device,
@@ -180,9 +157,7 @@ def _write(
         ),
         encoding="utf-8",
     )
-    printed_a, printed_b = (run_script(pair, side, script) for side in (pair.a, pair.b))
-    script.with_suffix(".txt").write_text(f"{printed_a}\n{printed_b}\n", encoding="utf-8")
-    return Repro(script, printed_a, printed_b, ": 0 of " in printed_a and ": 0 of " not in printed_b)
+    return True
 
 
 class Data:
@@ -230,9 +205,8 @@ def _call_source(call: dict[str, Any], recorded: Path, window: Window, data: Dat
         before, after = {"list": ("[", "]"), "slice": ("slice(", ")")}.get(kind, ("(", ",)"))
         return before + ", ".join(source(part) for part in content) + after
 
-    arguments = [source(value, window.args.get(place, ())) for place, value in enumerate(call["args"]["tuple"])] + [
-        f"{name}={source(value)}" for name, value in call["kwargs"]["dict"]
-    ]
+    arguments = [source(value, window.args.get(place, ())) for place, value in enumerate(call["args"]["tuple"])]
+    arguments += [f"{name}={source(value)}" for name, value in call["kwargs"]["dict"]]
     function = f"torch.ops.{call['name']}" if call["kind"] == "operator" else call["name"]
     return f"{function}({', '.join(arguments)})"
 

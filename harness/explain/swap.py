@@ -20,6 +20,7 @@ from harness.running.kinds import JobInputs
 from harness.running.progress import Board
 from harness.running.runner import run_cell
 from harness.store.cell import Cell
+from harness.store.spec import CellSpec
 from harness.store.store import Store
 from harness.words import count
 
@@ -138,20 +139,9 @@ class Swapper:
         spec = replace(job.spec, swap=swap, repeat=0)
         cell = self.pair.store.get(spec.key)
         if cell is None or cell.outcome != "ok":
+            files = {name: self.pair.store.object_path(digest) for name, digest in swap.items()}
             label = f"{job.cell.label} with {', '.join(names)} of {values.cell.label}"
-            self.board.phase(label, "start")
-            cell = run_cell(
-                self.pair.bench.home,
-                self.pair.store,
-                spec,
-                job.interpreter(),
-                self.inputs(spec.version),
-                device_kind=self.pair.bench.device_kind,
-                capture="full",
-                deadline=self.pair.bench.deadline,
-                swap={name: self.pair.store.object_path(digest) for name, digest in swap.items()},
-                on_phase=lambda phase: self.board.phase(label, phase),
-            )
+            cell = self._job(job, spec, self.pair.store, label, "full", files)
         if cell.outcome != "ok":
             raise InfrastructureError(f"The swapped job {cell.label} ended as {cell.outcome}: {cell.reason}")
         return Swapped(
@@ -168,22 +158,23 @@ class Swapper:
     def capture_gate(self, folder: Path) -> list[str]:
         """Run A's job without capturing anything; return the final artifacts that differ, which should be none."""
         a = self.pair.a
-        self.board.phase(f"{a.cell.label} without capture", "start")
-        cell = run_cell(
-            self.pair.bench.home,
-            Store(folder),
-            a.spec,
-            a.interpreter(),
-            self.inputs(a.spec.version),
-            device_kind=self.pair.bench.device_kind,
-            capture="final",
-            deadline=self.pair.bench.deadline,
-        )
+        cell = self._job(a, a.spec, Store(folder), f"{a.cell.label} without capture", "final")
         if cell.outcome != "ok":
             raise InfrastructureError(f"{a.cell.label} without capture ended as {cell.outcome}: {cell.reason}")
         final = cell.job_kind.in_order(filter(cell.job_kind.is_final, {*a.cell.artifacts, *cell.artifacts}))
         mine = a.digests()
         return [n for n in final if n not in cell.artifacts or cell.artifacts[n].digest != mine.get(n)]
+
+    def _job(
+        self, job: Side, spec: CellSpec, store: Store, label: str, capture: str, swap: dict[str, Path] | None = None
+    ) -> Cell:
+        self.board.phase(label, "start")
+        bench = self.pair.bench
+        return run_cell(
+            bench.home, store, spec, job.interpreter(), self.inputs(spec.version),
+            device_kind=bench.device_kind, capture=capture, deadline=bench.deadline, swap=swap,
+            on_phase=lambda phase: self.board.phase(label, phase),
+        )  # fmt: skip
 
 
 def differences(store: Store, cell: Cell, reference: Cell) -> dict[str, Difference]:

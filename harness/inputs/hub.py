@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from harness.errors import HarnessError, InfrastructureError, UsageError
+from harness.errors import FULL_DISK, HarnessError, InfrastructureError, UsageError, causes
 from harness.flock import hold
+from harness.words import said
 
 REVISIONS = "hub-revisions.json"
 INSTEAD = (
@@ -48,14 +49,6 @@ class Repo:
 
 
 @dataclass(frozen=True)
-class ModelFiles:
-    """The files of a checkpoint, in one folder; `revision` is a commit."""
-
-    folder: Path
-    revision: str
-
-
-@dataclass(frozen=True)
 class DatasetFiles:
     """The files of one split, in the order of its rows; `revision` is a commit."""
 
@@ -70,27 +63,20 @@ def model_files(
     revision: str | None = None,
     cache: Path,
     endpoint: str | None = None,
-) -> ModelFiles:
-    """Fetch those files of a model repository that `wanted` picks from its listing.
+) -> tuple[Path, str]:
+    """Fetch those files of a model repository, all of its top folder, that `wanted` picks from the names of all.
 
-    Args:
-        name: `owner/name`.
-        wanted: Given all file names, gives those to fetch; all of the top folder.
-        revision: Branch, tag or commit; None for `main`.
-        cache: The harness's folder for downloads.
-        endpoint: Another Hub.
+    See `dataset_files` for the other arguments and the errors.
 
-    Raises:
-        UsageError: If there is no such repository, revision or file, or no network and a cold cache.
-        InfrastructureError: If the Hub does not answer properly, or a checksum is wrong.
+    Returns:
+        Their folder, and the commit.
     """
     repo = _resolve("model", name, revision, cache, endpoint)
     names = wanted(sorted(repo.files))
     if not names:
-        msg = f"{name}: the model repository holds no checkpoint at revision {repo.commit}; check its name."
-        raise UsageError(msg)
+        raise UsageError(f"{name}: the model repository holds no checkpoint at revision {repo.commit}; check its name.")
     paths = [_fetch(repo, file, cache, endpoint) for file in names]
-    return ModelFiles(paths[0].parent, repo.commit)
+    return paths[0].parent, repo.commit
 
 
 def dataset_files(
@@ -112,18 +98,18 @@ def dataset_files(
     """
     repo = _resolve("dataset", name, revision, cache, endpoint)
     if "README.md" not in repo.files:
-        msg = f"{name}: the dataset repository has no README.md, whose configs name the files; use --collection FILE."
-        raise UsageError(msg)
+        raise UsageError(
+            f"{name}: the dataset repository has no README.md, whose configs name the files; use --collection FILE."
+        )
     card = _fetch(repo, "README.md", cache, endpoint).read_text(encoding="utf-8")
     patterns = split_patterns(card, name, config, split)
-    files = [file for pattern in patterns for file in sorted(repo.files) if glob_expression(pattern).fullmatch(file)]
-    files = list(dict.fromkeys(files))
+    matching = (file for one in patterns for file in sorted(repo.files) if glob_expression(one).fullmatch(file))
+    files = list(dict.fromkeys(matching))
     if not files:
         listed = ", ".join(patterns)
-        msg = (
+        raise UsageError(
             f"{name}: no file matches {listed}, which its README.md names for {config}, {split}; try another revision."
         )
-        raise UsageError(msg)
     return DatasetFiles(tuple(_fetch(repo, file, cache, endpoint) for file in files), repo.commit)
 
 
@@ -139,24 +125,22 @@ def split_patterns(card: str, name: str, config: str, split: str) -> list[str]:
     try:
         front = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0].strip() else None
     except (yaml.YAMLError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
-        msg = f"{name}: the YAML of its README.md cannot be read, so its splits are unknown; use --collection FILE."
-        raise UsageError(msg) from error
+        raise UsageError(
+            f"{name}: the YAML of its README.md cannot be read, so its splits are unknown; use --collection FILE."
+        ) from error
     configs = front.get("configs") if isinstance(front, dict) else None
-    entries = configs if isinstance(configs, list) else []
     known = {
         entry["config_name"]: entry
-        for entry in entries
+        for entry in (configs if isinstance(configs, list) else ())
         if isinstance(entry, dict) and isinstance(entry.get("config_name"), str)
     }
     if config not in known:
         have = f"it has {', '.join(sorted(known))}" if known else "its README.md defines none"
-        msg = f"{name}: the dataset has no config {config}; {have}."
-        raise UsageError(msg)
+        raise UsageError(f"{name}: the dataset has no config {config}; {have}.")
     splits = dict(_splits(known[config].get("data_files")))
     if split not in splits:
         have = f"it has {', '.join(sorted(splits))}" if splits else "its README.md names no files for it"
-        msg = f"{name}: the config {config} has no split {split}; {have}."
-        raise UsageError(msg)
+        raise UsageError(f"{name}: the config {config} has no split {split}; {have}.")
     return splits[split]
 
 
@@ -187,9 +171,6 @@ def glob_expression(pattern: str) -> re.Pattern[str]:
     return re.compile("".join(translated.get(token) or re.escape(token) for token in tokens))
 
 
-# --- The record of revisions ----------------------------------------------------------------------------------------
-
-
 def _resolve(kind: str, name: str, revision: str | None, cache: Path, endpoint: str | None) -> Repo:
     """The repository at its recorded commit; at first use, ask the Hub and record."""
     asked = revision or "main"
@@ -201,8 +182,9 @@ def _resolve(kind: str, name: str, revision: str | None, cache: Path, endpoint: 
     what = f"the {kind} repository {name} (revision {asked})"
     info = _retry(what, lambda: _repo_info(kind, name, revision, endpoint))
     if not isinstance(info.sha, str) or not _COMMIT.fullmatch(info.sha):
-        msg = f"The Hub does not say at which commit {what} is, so it cannot be pinned; check the endpoint."
-        raise InfrastructureError(msg)
+        raise InfrastructureError(
+            f"The Hub does not say at which commit {what} is, so it cannot be pinned; check the endpoint."
+        )
     files = {s.rfilename: _checksum(s) for s in info.siblings or [] if _stays_inside(s.rfilename)}
     repo = Repo(kind, name, info.sha, files)
     try:
@@ -213,8 +195,9 @@ def _resolve(kind: str, name: str, revision: str | None, cache: Path, endpoint: 
             temporary.write_text(json.dumps(revisions, indent=1, sort_keys=True) + "\n", encoding="utf-8")
             temporary.replace(path)
     except OSError as error:
-        msg = f"{path}: the revision of {name} cannot be recorded: {error.strerror or error}; free some space."
-        raise InfrastructureError(msg) from error
+        raise InfrastructureError(
+            f"{path}: the revision of {name} cannot be recorded: {said(error)}; free some space."
+        ) from error
     return repo
 
 
@@ -233,8 +216,9 @@ def _read_revisions(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
-        msg = f"{path}: the record of Hub revisions cannot be read; delete the file to pin the revisions anew."
-        raise UsageError(msg) from error
+        raise UsageError(
+            f"{path}: the record of Hub revisions cannot be read; delete the file to pin the revisions anew."
+        ) from error
     return dict(revisions)
 
 
@@ -243,8 +227,7 @@ def _repo_info(kind: str, name: str, revision: str | None, endpoint: str | None)
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     if constants.HF_HUB_OFFLINE:
-        msg = "HF_HUB_OFFLINE is set"
-        raise OfflineModeIsEnabled(msg)
+        raise OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
     return HfApi(endpoint=endpoint).repo_info(
         name, repo_type=kind, revision=revision, timeout=TIMEOUT_S, files_metadata=True
     )
@@ -253,9 +236,6 @@ def _repo_info(kind: str, name: str, revision: str | None, endpoint: str | None)
 def _checksum(sibling: Any) -> str:  # noqa: ANN401 - not typed here
     """What the Hub says a file hashes to: SHA-256 for a file in LFS, git's own hash for the small ones."""
     return f"sha256:{sibling.lfs.sha256}" if sibling.lfs else f"git:{sibling.blob_id}"
-
-
-# --- Files ----------------------------------------------------------------------------------------------------------
 
 
 def _fetch(repo: Repo, file: str, cache: Path, endpoint: str | None) -> Path:
@@ -274,18 +254,13 @@ def _fetch(repo: Repo, file: str, cache: Path, endpoint: str | None) -> Path:
     if not sys.stderr.isatty():
         disable_progress_bars()
 
-    def download() -> Path:
-        return Path(
-            hf_hub_download(
-                repo.name, file, repo_type=repo.kind, revision=repo.commit, cache_dir=folder, endpoint=endpoint
-            )
-        )
-
-    path = _retry(f"{file} of {repo.name}", download)
+    where = {"repo_type": repo.kind, "revision": repo.commit, "cache_dir": folder, "endpoint": endpoint}
+    path = Path(_retry(f"{file} of {repo.name}", lambda: hf_hub_download(repo.name, file, **where)))
     if not _is_sound(path, repo.files[file]):
         _delete(path)
-        msg = f"{file} of {repo.name} arrived with a wrong checksum and was deleted; try again, or another network."
-        raise InfrastructureError(msg)
+        raise InfrastructureError(
+            f"{file} of {repo.name} arrived with a wrong checksum and was deleted; try again, or another network."
+        )
     return path.absolute()
 
 
@@ -295,10 +270,8 @@ def _is_sound(path: Path, checksum: str) -> bool:
     with path.open("rb") as file:
         if algorithm == "sha256":
             return hashlib.file_digest(file, "sha256").hexdigest() == expected
-        digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-        while block := file.read(1 << 20):
-            digest.update(block)
-        return digest.hexdigest() == expected
+        content = file.read()  # a small file, or it were in LFS
+        return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest() == expected
 
 
 def _delete(path: Path) -> None:
@@ -306,9 +279,6 @@ def _delete(path: Path) -> None:
     blob = path.resolve()
     path.unlink(missing_ok=True)
     blob.unlink(missing_ok=True)
-
-
-# --- Requests that fail ---------------------------------------------------------------------------------------------
 
 
 def _retry(what: str, request: Callable[[], T]) -> T:
@@ -321,15 +291,13 @@ def _retry(what: str, request: Callable[[], T]) -> T:
         try:
             return request()
         except HFValidationError as error:
-            msg = f"Cannot fetch {what}: {_first_line(error)}"
-            raise UsageError(msg) from error
+            raise UsageError(f"Cannot fetch {what}: {said(error)}") from error
         except network_errors as error:
             final = _explain(what, error, last=attempt == ATTEMPTS - 1)
             if final is not None:
                 raise final from error
         time.sleep(BACKOFF_S * 2**attempt)
-    msg = "the last attempt either returns or raises"
-    raise AssertionError(msg)
+    raise AssertionError("the last attempt either returns or raises")
 
 
 def _explain(what: str, error: BaseException, *, last: bool) -> HarnessError | None:
@@ -338,7 +306,7 @@ def _explain(what: str, error: BaseException, *, last: bool) -> HarnessError | N
 
     from huggingface_hub import errors
 
-    chain = list(_causes(error))
+    chain = list(causes(error))
     status = next((e.response.status_code for e in chain if isinstance(e, errors.HfHubHTTPError)), None)
     if any(isinstance(e, errors.OfflineModeIsEnabled) for e in chain):
         return UsageError(
@@ -356,7 +324,7 @@ def _explain(what: str, error: BaseException, *, last: bool) -> HarnessError | N
     ):
         if any(isinstance(e, kind) for e in chain):
             return UsageError(f"Cannot fetch {what}: {reason}.")
-    full = next((e for e in chain if getattr(e, "errno", None) in {errno.ENOSPC, errno.EDQUOT, errno.EACCES}), None)
+    full = next((e for e in chain if getattr(e, "errno", None) in {*FULL_DISK, errno.EACCES}), None)
     if full is not None:
         return InfrastructureError(f"Cannot store {what}: {full}; free some space or choose another cache folder.")
     if not last:
@@ -367,20 +335,7 @@ def _explain(what: str, error: BaseException, *, last: bool) -> HarnessError | N
             f"Cannot fetch {what}: it is not in the cache, and the Hub cannot be reached; go online for one run, or "
             f"{INSTEAD}."
         )
-    reason = f"the Hub answered with status {status}" if status else f"the connection failed ({_first_line(error)})"
+    reason = f"the Hub answered with status {status}" if status else f"the connection failed ({said(error)})"
     return InfrastructureError(
         f"Cannot fetch {what}: {reason}, {ATTEMPTS} times in a row; try again later, or {INSTEAD}."
     )
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and those behind it."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -18,30 +18,22 @@ _HELD_OUT, _MOST_HELD_OUT = 0.05, 50_000
 _CHUNK = 25_000
 
 
-# ---- where job, checkpoint and collection meet
-
-
 def job_runs(job: IndexJob, checkpoint: CheckpointFiles, passages: Passages) -> None:
     """Refuse a job that colbert-ai is certain to end after minutes of work.
 
     Raises:
         UsageError: `nbits` and `dim` do not go together, or the collection is too small to be clustered.
     """
-    _packable(job.nbits, checkpoint)
+    # colbert-ai packs residuals into bytes and asserts this (`ResidualCodec.binarize`).
+    dim, nbits = checkpoint.dim, job.nbits
+    if dim % (8 * nbits):
+        works = [str(value) for value in (1, 2, 4, 8) if dim % (8 * value) == 0]
+        mend = f"set nbits to {' or '.join(works)}, or use another" if works else "no nbits goes with it, use another"
+        raise UsageError(
+            f"matrix.yaml: jobs.index.nbits is {nbits} and the checkpoint {checkpoint.name} has dim {dim}, but "
+            f"colbert-ai needs a dim that is a multiple of 8 * nbits ({8 * nbits}): {mend} checkpoint."
+        )
     _clusterable(job.doc_maxlen, passages)
-
-
-def _packable(nbits: int, checkpoint: CheckpointFiles) -> None:
-    """colbert-ai packs residuals into bytes and asserts `dim % (nbits * 8) == 0` (`ResidualCodec.binarize`)."""
-    dim = checkpoint.dim
-    if dim % (8 * nbits) == 0:
-        return
-    works = [str(value) for value in (1, 2, 4, 8) if dim % (8 * value) == 0]
-    mend = f"set nbits to {' or '.join(works)}, or use another" if works else "no nbits goes with it, use another"
-    raise UsageError(
-        f"matrix.yaml: jobs.index.nbits is {nbits} and the checkpoint {checkpoint.name} has dim {dim}, but colbert-ai "
-        f"needs a dim that is a multiple of 8 * nbits ({8 * nbits}): {mend} checkpoint."
-    )
 
 
 def partitions(embeddings: float) -> int:

@@ -103,21 +103,19 @@ _MENDS = {
     "union_tag_not_found": "this key is required: add it",
     "union_tag_invalid": "'{tag}' is not one of {expected_tags}: write one of them",
     "string_type": "{found} is not text: put it in quotes",
-    "int_type": "{found} is not a whole number: write one",
-    "int_parsing": "{found} is not a whole number: write one",
-    "int_from_float": "{found} is not a whole number: write one",
-    "float_type": "{found} is not a number: write one",
-    "float_parsing": "{found} is not a number: write one",
-    "bool_type": "{found} is neither true nor false: write one of them",
-    "bool_parsing": "{found} is neither true nor false: write one of them",
-    "datetime_type": "{found} is not a time: write one such as 2025-09-14T00:00:00Z",
-    "datetime_parsing": "{found} is not a time: write one such as 2025-09-14T00:00:00Z",
-    "datetime_from_date_parsing": "{found} is not a time: write one such as 2025-09-14T00:00:00Z",
     "list_type": "{found} is not a list: write one item a line, each after `- `",
-    "dict_type": "{found} is not a mapping: write `name: value`, one a line",
-    "model_type": "{found} is not a mapping: write `name: value`, one a line",
-    "model_attributes_type": "{found} is not a mapping: write `name: value`, one a line",
     "too_short": "it needs at least {min_length} entries and has {actual_length}: add what is missing",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "{found} is not a whole number: write one"),
+    **dict.fromkeys(("float_type", "float_parsing"), "{found} is not a number: write one"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "{found} is neither true nor false: write one of them"),
+    **dict.fromkeys(
+        ("datetime_type", "datetime_parsing", "datetime_from_date_parsing"),
+        "{found} is not a time: write one such as 2025-09-14T00:00:00Z",
+    ),
+    **dict.fromkeys(
+        ("dict_type", "model_type", "model_attributes_type"),
+        "{found} is not a mapping: write `name: value`, one a line",
+    ),
 }
 """By pydantic's type of error; `found` is the value as it was read, the other fields are pydantic's own."""
 _TAGS = {"union_tag_invalid", "union_tag_not_found"}

@@ -5,14 +5,15 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
 from harness.errors import InfrastructureError, UsageError
+from harness.words import said
 
 Row: TypeAlias = tuple[str, Any, Any]
 """Where it stands ("line 3"), its id or None, its text; neither checked yet."""
@@ -86,24 +87,24 @@ def collect(
         UsageError: With the row, for the first that is none; also for no rows at all.
     """
     if limit is not None and limit < 1:
-        msg = f"The limit of {limit} {of.NOUNS} for {what} is below 1; give a positive number, or none for all."
-        raise UsageError(msg)
+        raise UsageError(
+            f"The limit of {limit} {of.NOUNS} for {what} is below 1; give a positive number, or none for all."
+        )
     texts: list[str] = []
     seen: dict[str, str] = {}
     for where, raw_id, text in itertools.islice(rows, limit):
         problem = _text_problem(text, allow_blank=allow_blank)
         if problem is not None:
-            msg = f"{what}: the field {text_column} in {where} {problem}; give it a text, or drop the row."
-            raise UsageError(msg)
+            raise UsageError(f"{what}: the field {text_column} in {where} {problem}; give it a text, or drop the row.")
         row_id = str(len(texts)) if raw_id is None else _id_text(raw_id, where, what)
         if row_id in seen:
-            msg = f"{what}: the id {row_id!r} is in {seen[row_id]} and again in {where}; ids must be distinct."
-            raise UsageError(msg)
+            raise UsageError(
+                f"{what}: the id {row_id!r} is in {seen[row_id]} and again in {where}; ids must be distinct."
+            )
         seen[row_id] = where
         texts.append(text)
     if not texts:
-        msg = f"{what}: this is empty; it needs at least one {of.NOUN}."
-        raise UsageError(msg)
+        raise UsageError(f"{what}: this is empty; it needs at least one {of.NOUN}.")
     return list(seen), texts
 
 
@@ -125,8 +126,7 @@ def _text_problem(text: object, *, allow_blank: bool) -> str | None:
 def _id_text(raw: object, where: str, what: str) -> str:
     if isinstance(raw, str) or (isinstance(raw, int) and not isinstance(raw, bool)):
         return str(raw)
-    msg = f"{what}: the id in {where} is a {type(raw).__name__}; an id is a string or a whole number."
-    raise UsageError(msg)
+    raise UsageError(f"{what}: the id in {where} is a {type(raw).__name__}; an id is a string or a whole number.")
 
 
 def write_jsonl(passages: Passages, path: Path) -> None:
@@ -137,19 +137,16 @@ def write_jsonl(passages: Passages, path: Path) -> None:
     Raises:
         InfrastructureError: If the file cannot be written.
     """
-    temporary: str | None = None
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            for text in passages.texts:
-                file.write(json.dumps(text))
-                file.write("\n")
-        Path(temporary).replace(path)
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(f"{json.dumps(text)}\n" for text in passages.texts)
+        temporary.replace(path)
     except OSError as error:
-        reason = error.strerror or error
-        msg = f"{path}: the passages cannot be written: {reason}; free some space or choose another folder."
-        raise InfrastructureError(msg) from error
+        raise InfrastructureError(
+            f"{path}: the passages cannot be written: {said(error)}; free some space or choose another folder."
+        ) from error
     finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()

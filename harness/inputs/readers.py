@@ -12,12 +12,10 @@ from typing import Any, TypeAlias
 
 from harness.errors import UsageError
 from harness.inputs.passages import Row
+from harness.words import said
 
 Reader: TypeAlias = Callable[[Path, str, str | None], Iterator[Row]]
 """Given a file, its text column and its id column, the rows."""
-
-
-# --- Parquet --------------------------------------------------------------------------------------------------------
 
 
 def open_parquet(path: Path) -> Any:  # noqa: ANN401 - pyarrow is not typed here
@@ -34,8 +32,9 @@ def open_parquet(path: Path) -> Any:  # noqa: ANN401 - pyarrow is not typed here
 
 def bad_parquet(path: Path, error: Exception) -> UsageError:
     """What to say of a Parquet file that cannot be read."""
-    reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-    return UsageError(f"{path}: this is not a readable Parquet file, or it is cut short ({reason}); write it again.")
+    return UsageError(
+        f"{path}: this is not a readable Parquet file, or it is cut short ({said(error)}); write it again."
+    )
 
 
 def _read_parquet(path: Path, text_column: str, id_column: str | None) -> Iterator[Row]:
@@ -56,12 +55,14 @@ def _read_parquet(path: Path, text_column: str, id_column: str | None) -> Iterat
                 for raw_id, text in zip(ids, texts, strict=True):
                     number += 1
                     if id_column is not None and raw_id is None:
-                        msg = f"{path}: the field {id_column} in row {number} is null; every row needs an id."
-                        raise UsageError(msg)
+                        raise UsageError(
+                            f"{path}: the field {id_column} in row {number} is null; every row needs an id."
+                        )
                     yield f"row {number}", raw_id, text
         except UnicodeDecodeError as error:
-            msg = f"{path}: a text near row {number + 1} is not valid UTF-8; write the file again as UTF-8."
-            raise UsageError(msg) from error
+            raise UsageError(
+                f"{path}: a text near row {number + 1} is not valid UTF-8; write the file again as UTF-8."
+            ) from error
         except (pa.ArrowException, OSError, ValueError, LookupError, MemoryError) as error:
             raise bad_parquet(path, error) from error
 
@@ -69,20 +70,15 @@ def _read_parquet(path: Path, text_column: str, id_column: str | None) -> Iterat
 def _check_columns(what: str, present: list[str], text_column: str, id_column: str | None) -> str | None:
     """The id column to use; a sentence when a column that was asked for is not there."""
     if text_column not in present:
-        msg = (
+        raise UsageError(
             f"{what}: there is no column {text_column}; it has {', '.join(present) or 'none'}: "
             f"rename the one that holds the text."
         )
-        raise UsageError(msg)
     if id_column is None or id_column in present:
         return id_column
     if id_column == "_id":
         return None
-    msg = f"{what}: there is no column {id_column} for ids; it has {', '.join(present)}."
-    raise UsageError(msg)
-
-
-# --- TSV and JSONL --------------------------------------------------------------------------------------------------
+    raise UsageError(f"{what}: there is no column {id_column} for ids; it has {', '.join(present)}.")
 
 
 def lines_of(path: Path) -> Iterator[tuple[int, str]]:
@@ -96,14 +92,13 @@ def lines_of(path: Path) -> Iterator[tuple[int, str]]:
                 if text:
                     yield number, text
     except UnicodeDecodeError as error:
-        msg = f"{path}: line {number} is not valid UTF-8; save the file as UTF-8."
-        raise UsageError(msg) from error
+        raise UsageError(f"{path}: line {number} is not valid UTF-8; save the file as UTF-8.") from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        msg = f"{path}: the gzip stream is damaged or cut short after line {number}; compress the file again."
-        raise UsageError(msg) from error
+        raise UsageError(
+            f"{path}: the gzip stream is damaged or cut short after line {number}; compress the file again."
+        ) from error
     except OSError as error:
-        msg = f"{path}: the file cannot be read: {error.strerror or error}; check its permissions."
-        raise UsageError(msg) from error
+        raise UsageError(f"{path}: the file cannot be read: {said(error)}; check its permissions.") from error
 
 
 def _read_tsv(path: Path, text_column: str, id_column: str | None) -> Iterator[Row]:
@@ -121,11 +116,10 @@ def _read_tsv(path: Path, text_column: str, id_column: str | None) -> Iterator[R
     for number, line in lines:
         fields = line.split("\t")
         if len(fields) != len(header):
-            msg = (
+            raise UsageError(
                 f"{path}: line {number} has {len(fields)} fields, and the header names {len(header)}; "
                 f"take tabs out of the texts, or use JSONL."
             )
-            raise UsageError(msg)
         yield f"line {number}", None if id_at is None else fields[id_at], fields[text_at]
 
 
@@ -133,11 +127,10 @@ def _read_colbert_tsv(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[
     for number, line in lines:
         fields = line.split("\t")
         if len(fields) not in (2, 3) or not fields[0].strip().isdecimal():
-            msg = (
+            raise UsageError(
                 f"{path}: line {number} is not pid<TAB>text or pid<TAB>text<TAB>title with a number as pid; "
                 f"take tabs and line breaks out of the texts, or use JSONL."
             )
-            raise UsageError(msg)
         text = fields[1] if len(fields) == 2 else f"{fields[2]} | {fields[1]}"
         yield f"line {number}", fields[0].strip(), text if fields[1].strip() else fields[1]
 
@@ -149,19 +142,22 @@ def _read_jsonl(path: Path, text_column: str, id_column: str | None) -> Iterator
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
             reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-            msg = f"{path}: line {number} is not valid JSON ({reason}); each line must be one JSON object."
-            raise UsageError(msg) from error
+            raise UsageError(
+                f"{path}: line {number} is not valid JSON ({reason}); each line must be one JSON object."
+            ) from error
         if isinstance(value, str):
             value = {text_column: value}
         if not isinstance(value, dict):
-            msg = f"{path}: line {number} is a JSON {type(value).__name__}; each line must be one JSON object."
-            raise UsageError(msg)
+            raise UsageError(
+                f"{path}: line {number} is a JSON {type(value).__name__}; each line must be one JSON object."
+            )
         if use_ids is None:
             # The first line decides, as a header would; a later line without an id is then a mistake in that line.
             use_ids = _check_columns(str(path), list(value), text_column, id_column) is not None
         if use_ids and value.get(id_column or "") is None:
-            msg = f"{path}: line {number} has no {id_column}, though the first line has one; every row needs an id."
-            raise UsageError(msg)
+            raise UsageError(
+                f"{path}: line {number} has no {id_column}, though the first line has one; every row needs an id."
+            )
         yield f"line {number}", value[id_column or ""] if use_ids else None, value.get(text_column)
 
 
@@ -177,11 +173,10 @@ def format_of(path: Path) -> str:
     suffix = Path(name.removesuffix(".gz")).suffix
     kind = _FORMATS.get(suffix)
     if kind is None or (kind == "parquet" and name.endswith(".gz")):
-        msg = (
+        raise UsageError(
             f"{path}: the suffix {path.suffix or '(none)'} is not one of a file of texts; "
             f"use .parquet, .tsv, .jsonl or .ndjson (the last three also with .gz)."
         )
-        raise UsageError(msg)
     return kind
 
 

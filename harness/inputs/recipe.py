@@ -9,8 +9,6 @@ from harness.inputs.passages import Passages
 from harness.inputs.topics import ITEMS, MONTHS, PERIODS, PLACES, SENTENCES, TOPICS, Topic
 from harness.words import count
 
-# --- Passages -------------------------------------------------------------------------------------------------------
-
 PASSAGES_SEED = 20250801
 """Seed of the embedded collection; another seed is another collection with the same look."""
 
@@ -109,8 +107,7 @@ def embedded_passages(n: int = 1000, seed: int = PASSAGES_SEED) -> list[str]:
         UsageError: If `n` is not a positive number.
     """
     if n < 1:
-        msg = f"The embedded collection cannot have {n} passages; ask for 1 or more."
-        raise UsageError(msg)
+        raise UsageError(f"The embedded collection cannot have {n} passages; ask for 1 or more.")
     draws = Draws(seed)
     seen: dict[str, None] = {}
     while len(seen) < n:
@@ -118,8 +115,6 @@ def embedded_passages(n: int = 1000, seed: int = PASSAGES_SEED) -> list[str]:
         seen.setdefault(_passage(draws))
     return list(seen)
 
-
-# --- Queries --------------------------------------------------------------------------------------------------------
 
 QUERIES_SEED = 20250802
 _FEWEST_WORDS = 4
@@ -157,9 +152,6 @@ def _words(text: str) -> list[str]:
     return [word for part in text.split() if (word := part.strip(".,;:!?()\"'"))]
 
 
-# --- Larger collections, and the way to the worker ------------------------------------------------------------------
-
-
 def scale_up(passages: Passages, n: int, seed: int) -> Passages:
     """Make `n` passages out of fewer real ones, with the same distribution of lengths.
 
@@ -178,8 +170,9 @@ def scale_up(passages: Passages, n: int, seed: int) -> Passages:
     """
     real = len(passages)
     if n < real:
-        msg = f"{passages.name} has {count(real, 'passage')}, more than the {n:,} to scale it up to; use --limit."
-        raise UsageError(msg)
+        raise UsageError(
+            f"{passages.name} has {count(real, 'passage')}, more than the {n:,} to scale it up to; use --limit."
+        )
     draws = Draws(seed)
     words = [text.split() for text in passages.texts]
     seen = {*passages.texts, ""}
@@ -195,8 +188,9 @@ def scale_up(passages: Passages, n: int, seed: int) -> Passages:
         text = _splice(words, order[turn], draws, seen) if any(words) else None
         if text is None:
             limit = len(texts)
-            msg = f"{passages.name} has too few different words for {n:,} distinct passages; ask for at most {limit:,}."
-            raise UsageError(msg)
+            raise UsageError(
+                f"{passages.name} has too few different words for {n:,} distinct passages; ask for at most {limit:,}."
+            )
         seen.add(text)
         texts.append(text)
         new_id = f"scaled-{seed}-{made}"

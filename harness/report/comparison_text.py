@@ -8,58 +8,37 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from harness.artifacts.comparison import DIVERGENT, STATUSES, ArtifactComparison, Comparison
 from harness.artifacts.graph import Change
+from harness.artifacts.kind import JobKind
 from harness.report.kinds import Kinds
 from harness.report.readable import clean, number, share, value
 from harness.report.screen import PLAIN, Screen, table, wrap
 from harness.tensors.metrics import Metrics, Mismatch
-from harness.tensors.profiles import Verdict
+from harness.tensors.profiles import ProfileVerdict
 from harness.words import count
 
 Group = Sequence[ArtifactComparison]
 """What is told together: the chunks of one kind, or one artifact by itself."""
 
-LABELS = {
-    "bit_equal": "bit-equal",
-    "value_equal": "value-equal",
-    "close": "close",
-    "different": "DIFFERENT",
-    "shape_mismatch": "SHAPE",
-    "dtype_mismatch": "DTYPE",
-    "missing_a": "missing in A",
-    "missing_b": "missing in B",
-    "unreadable": "UNREADABLE",
-}
-# The same of some chunks of a kind: in the table, and after their number in a paragraph.
-_OF_CHUNKS = {
-    "bit_equal": ("bit-equal", "the same, bit for bit"),
-    "value_equal": ("value-equal", "equal in value, not in bits"),
-    "close": ("close", "different within the tolerance"),
-    "different": ("differ", "different beyond the tolerance"),
-    "shape_mismatch": ("differ in shape", "different in shape"),
-    "dtype_mismatch": ("differ in dtype", "different in dtype"),
-    "missing_a": ("missing in A", "only in B"),
-    "missing_b": ("missing in B", "only in A"),
-    "unreadable": ("unreadable", "unreadable"),
+# A status in the table: of one artifact, and of some chunks of a kind; and in a paragraph, after the number of chunks.
+_SAID = {
+    "bit_equal": ("bit-equal", "bit-equal", "the same, bit for bit"),
+    "value_equal": ("value-equal", "value-equal", "equal in value, not in bits"),
+    "close": ("close", "close", "different within the tolerance"),
+    "different": ("DIFFERENT", "differ", "different beyond the tolerance"),
+    "shape_mismatch": ("SHAPE", "differ in shape", "different in shape"),
+    "dtype_mismatch": ("DTYPE", "differ in dtype", "different in dtype"),
+    "missing_a": ("missing in A", "missing in A", "only in B"),
+    "missing_b": ("missing in B", "missing in B", "only in A"),
+    "unreadable": ("UNREADABLE", "unreadable", "unreadable"),
 }
 _TOLD = 3  # chunks of a kind whose shapes or reasons are told one by one
 LISTED = 6  # names in a sentence
-# Facts of chunks that are put together for a kind. Any other fact is told once where it is the same for all chunks, and
-# else apart, so that one that is not known here is never lost.
-_SUMMED = frozenset(
-    (
-        "buckets_n", "buckets_n_mismatch", "codes_n_mismatch_unpermuted", "codes_n_moved", "codes_judged",
-        "codes_near_ties", "codes_real_moves",
-    )
-)  # fmt: skip
-_SUMMED_BY_KEY = frozenset(("buckets_steps",))
-_GREATEST = frozenset(("buckets_max_step", "codes_margin_max"))
-_OF_ONE_CHUNK = frozenset(("buckets_mean_step", "codes_margin_p50"))  # no number for all follows from those of each
 
 
 def kinds_of(comparison: Comparison, *, apart: bool = False) -> Kinds:
@@ -166,14 +145,14 @@ def rows(comparison: Comparison, kinds: Kinds) -> Iterator[list[str]]:
 def _status(group: Group) -> str:
     """A status; of several chunks "all differ", "3 of 16 differ" where the others are bit-equal, else each count."""
     if len(group) == 1:
-        return LABELS[group[0].status]
+        return _SAID[group[0].status][0]
     counts = Counter(one.status for one in group)
     if len(counts) == 1:
-        return f"all {_OF_CHUNKS[group[0].status][0]}"
+        return f"all {_SAID[group[0].status][1]}"
     if len(counts) == 2 and counts["bit_equal"]:
         status = next(status for status in counts if status != "bit_equal")
-        return f"{counts[status]} of {len(group)} {_OF_CHUNKS[status][0]}"
-    return ", ".join(f"{counts[status]} {_OF_CHUNKS[status][0]}" for status in STATUSES if counts[status])
+        return f"{counts[status]} of {len(group)} {_SAID[status][1]}"
+    return ", ".join(f"{counts[status]} {_SAID[status][1]}" for status in STATUSES if counts[status])
 
 
 def _common(texts: Iterable[str]) -> str:
@@ -197,15 +176,10 @@ def _differ(measured: Sequence[Metrics], of: int) -> str:
 
 def _verdict(group: Group, profile: str) -> str:
     """What a profile says of all chunks: the worst that it says of any."""
-    said = {_verdict_of_one(one, profile) for one in group}
+    judged = [one.tensor and one.status != "unreadable" for one in group]
+    words = {True: "yes", False: "NO", None: "no verdict"}
+    said = {words[one.close(profile)] if known else "-" for one, known in zip(group, judged, strict=True)}
     return next(word for word in ("NO", "no verdict", "-", "yes") if word in said)
-
-
-def _verdict_of_one(one: ArtifactComparison, profile: str) -> str:
-    if not one.tensor or one.status == "unreadable":
-        return "-"
-    close = one.close(profile)
-    return "no verdict" if close is None else "yes" if close else "NO"
 
 
 def _shape(shape: tuple[int, ...] | None) -> str | None:
@@ -225,13 +199,8 @@ def _style(group: Group) -> str:
     return "yellow" if any(map(_worth_telling, group)) else ""
 
 
-def paragraphs(comparison: Comparison, kinds: Kinds) -> list[list[str]]:
-    """Lines for each kind of which an artifact is not bit-equal, or holds NaN, or may."""
-    groups = groups_of(comparison, kinds)
-    return [paragraph(group, comparison.chosen, kinds) for group in groups if any(map(_worth_telling, group))]
-
-
 def _worth_telling(one: ArtifactComparison) -> bool:
+    """Whether an artifact is not bit-equal, or holds NaN, or may."""
     return not one.bit_equal or bool(one.reason) or (one.metrics is not None and one.metrics.nan_a > 0)
 
 
@@ -261,33 +230,33 @@ def _differences(differing: Sequence[tuple[ArtifactComparison, Metrics]], chosen
     def where(one: ArtifactComparison) -> str:
         return f" in {clean(one.name)}" if named else ""
 
-    places = [(m.max_abs, one, m.max_abs_at) for one, m in differing if m.max_abs_at is not None]
-    if places:
-        greatest, one, at = max(places, key=_first)
-        allowed = _allowed(one.profiles[chosen], at)
-        yield f"Greatest absolute difference: {number(greatest)}{where(one)}{_at(at, one.dtype_a)}{allowed}"
-    places = [(_relative(m.max_rel_at), one, m.max_rel_at) for one, m in differing if m.max_rel_at is not None]
-    if places:
-        greatest, one, at = max(places, key=_first)
-        yield f"Greatest relative difference: {number(greatest)}{where(one)}{_at(at, one.dtype_a)}"
+    def worst(of: Callable[[Metrics], Any]) -> tuple[Any, ArtifactComparison, Any] | None:
+        """The greatest of what any chunk has, the chunk, and its metrics; None where none has it."""
+        found = [(most, one, m) for one, m in differing if (most := of(m)) is not None]
+        return max(found, key=_first, default=None)
+
+    if found := worst(lambda m: m.max_abs_at and m.max_abs):
+        greatest, one, m = found
+        allowed = _allowed(one.profiles[chosen], m.max_abs_at)
+        yield f"Greatest absolute difference: {number(greatest)}{where(one)}{_at(m.max_abs_at, one.dtype_a)}{allowed}"
+    if found := worst(lambda m: m.max_rel_at and abs(m.max_rel_at.a - m.max_rel_at.b) / abs(m.max_rel_at.b)):
+        greatest, one, m = found
+        yield f"Greatest relative difference: {number(greatest)}{where(one)}{_at(m.max_rel_at, one.dtype_a)}"
     infinite = sum(m.n_rel_inf for _, m in differing)
     if infinite:
         yield f"Where B is zero and A is not: {count(infinite, 'element')} (relative difference infinite)"
-    means = [(m.mean_abs, one, m) for one, m in differing if m.mean_abs is not None and m.n > 1]
-    if means:
-        mean, one, m = max(means, key=_first)
+    if found := worst(lambda m: m.mean_abs if m.n > 1 else None):
+        mean, one, m = found
         yield (
             f"|A-B|{where(one)}: mean {number(mean)}, p50 {number(m.p50_abs)}, p99 {number(m.p99_abs)}, "
             f"p99.9 {number(m.p999_abs)}; relative L2 {number(m.rel_l2)}, cosine {number(m.cosine)}"
         )
-    steps = [(m.max_ulp, one, m) for one, m in differing if m.max_ulp is not None and m.max_ulp_at is not None]
-    if steps:
-        ulp, one, m = max(steps, key=_first)
-        assert m.max_ulp_at is not None
+    if found := worst(lambda m: m.max_ulp_at and m.max_ulp):
+        ulp, one, m = found
         p99 = f", p99 {number(m.p99_ulp)}" if m.n > 1 else ""
         yield f"ULP: max {ulp:,}{where(one)}{_at(m.max_ulp_at, one.dtype_a)}{p99}"
-    verdicts = [(one.profiles[chosen].min_rtol, one.profiles[chosen]) for one, _ in differing]
-    needed = [(least, verdict) for least, verdict in verdicts if least is not None]
+    verdicts = [one.profiles[chosen] for one, _ in differing]
+    needed = [(verdict.min_rtol, verdict) for verdict in verdicts if verdict.min_rtol is not None]
     if needed:
         yield _needed(max(needed, key=_first)[1])
     # A scalar has been shown; of equal digests only the number of NaNs is known.
@@ -300,16 +269,12 @@ def _first(entry: tuple[Any, ...]) -> Any:  # noqa: ANN401
     return entry[0]
 
 
-def _relative(at: Mismatch) -> float:
-    return abs(at.a - at.b) / abs(at.b)
-
-
 def _openings(group: Group, kinds: Kinds) -> str:
     """How many chunks of a kind are what, and which."""
     said: dict[str, list[str]] = {}
     for one in sorted(group, key=lambda one: STATUSES.index(one.status)):
         judged = one.status != "different" or one.profiles
-        said.setdefault(_OF_CHUNKS[one.status][1] if judged else "different", []).append(one.name)
+        said.setdefault(_SAID[one.status][2] if judged else "different", []).append(one.name)
     if len(said) == 1:
         return f"all {len(group)} {next(iter(said))}."
     return "; ".join(f"{len(names)} {what} ({kinds.chunks(names)})" for what, names in said.items()) + "."
@@ -327,30 +292,29 @@ def _reasons(group: Group) -> Iterator[str]:
 def _meanings(group: Group, kinds: Kinds) -> Iterator[str]:
     """What the numbers mean, put together over the chunks of which the same can be said."""
     alike: dict[str, list[ArtifactComparison]] = {}
-    added = _SUMMED | _SUMMED_BY_KEY | _GREATEST | _OF_ONE_CHUNK
     for one in group:
-        same = sorted((name, repr(fact)) for name, fact in one.facts.items() if name not in added)
+        same = sorted((name, repr(fact)) for name, fact in one.facts.items() if name not in kinds.job.united)
         alike.setdefault(repr(same), []).append(one)
-    told = [
-        (part, _meaning(replace(part[0], facts=_put_together([one.facts for one in part])))) for part in alike.values()
-    ]
+    united = [(part, _put_together([one.facts for one in part], kinds.job)) for part in alike.values()]
+    told = [(part, _meaning(replace(part[0], facts=facts))) for part, facts in united]
     yield from _by_chunks([(part, lines) for part, lines in told if lines], kinds)
 
 
-def _put_together(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _put_together(facts: Sequence[Mapping[str, Any]], job: JobKind) -> dict[str, Any]:
     """Facts of chunks of a kind as those of the kind; those of one chunk stay what they are."""
     if len(facts) == 1:
         return dict(facts[0])
-    found = {name: fact for name, fact in facts[0].items() if name not in _OF_ONE_CHUNK}
-    for other in facts[1:]:
-        for name, fact in other.items():
-            if name in _SUMMED:
-                found[name] = found.get(name, 0) + fact
-            elif name in _GREATEST:
-                found[name] = max(found.get(name, fact), fact)
-            elif name in _SUMMED_BY_KEY:
-                found[name] = dict(Counter(found.get(name, {})) + Counter(fact))
+    found: dict[str, Any] = {}
+    for name, fact in (item for one in facts for item in one.items()):
+        # Any other fact is the same for all of them.
+        unite = job.united.get(name, _first_of)
+        if unite is not None:
+            found[name] = unite(found[name], fact) if name in found else fact
     return found
+
+
+def _first_of(one: Any, _other: Any) -> Any:  # noqa: ANN401
+    return one
 
 
 def _by_chunks(parts: Sequence[tuple[Group, Sequence[str]]], kinds: Kinds) -> Iterator[str]:
@@ -409,13 +373,13 @@ def _at(at: Mismatch, dtype: str | None) -> str:
     return f" at {_place(at, dtype)}" if at.index else f" (A {value(at.a, dtype)}, B {value(at.b, dtype)})"
 
 
-def _allowed(verdict: Verdict, at: Mismatch) -> str:
+def _allowed(verdict: ProfileVerdict, at: Mismatch) -> str:
     if verdict.min_rtol is None:
         return " (integers must be equal)"
     return f", {number(verdict.atol + verdict.rtol * abs(at.b))} allowed there by {verdict.profile!r}"
 
 
-def _needed(verdict: Verdict) -> str:
+def _needed(verdict: ProfileVerdict) -> str:
     assert verdict.min_rtol is not None
     if math.isinf(verdict.min_rtol):
         return f"No rtol would pass at the atol of {verdict.profile!r} ({number(verdict.atol)})."
@@ -495,12 +459,15 @@ def told_in_short(lines: Iterable[str], screen: Screen) -> list[str]:
 def text(comparison: Comparison, screen: Screen = PLAIN, *, apart: bool = False) -> str:
     """The whole of it; `apart` shows every chunk by itself."""
     kinds = kinds_of(comparison, apart=apart)
-    styles = [_style(group) for group in groups_of(comparison, kinds)]
+    groups = groups_of(comparison, kinds)
+    styles = [_style(group) for group in groups]
     body = [*rows(comparison, kinds)]
     told = [comparison.first] if comparison.first else []
     notes = (clean(note, 600) for note in comparison.notes if note not in told)
     lines = told_in_short([*told, sentence(comparison, kinds), *notes], screen)
     lines += ["", *table(columns(comparison), body, screen, lesser=lesser(comparison), styles=styles)]
-    for paragraph in paragraphs(comparison, kinds):
-        lines += ["", *(part for line in paragraph for part in wrap(line, screen.width, 4))]
+    for group in groups:
+        if any(map(_worth_telling, group)):
+            told = paragraph(group, comparison.chosen, kinds)
+            lines += ["", *(part for line in told for part in wrap(line, screen.width, 4))]
     return "\n".join(lines)

@@ -7,7 +7,8 @@ from rich.console import Console
 
 from harness.artifacts.comparison import ArtifactComparison
 from harness.errors import printable
-from harness.report.headline import COLUMNS, ComparedCells, Headline, headline_cells
+from harness.explain.compared import ComparedCells
+from harness.report.headline import COLUMNS, Headline, headline_cells
 from harness.report.readable import markdown_table
 from harness.report.reduce import Reduced
 from harness.report.screen import PLAIN, Screen, table, wrap

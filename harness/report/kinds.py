@@ -12,13 +12,13 @@ class Kinds:
     """The kinds of a set of artifacts of one kind of job. `apart` has every chunk be a kind of its own."""
 
     def __init__(self, names: Iterable[str], *, apart: bool = False, job: JobKind = INDEX) -> None:
-        self._apart, self._job = apart, job
+        self._apart, self.job = apart, job
         self._sizes = {kind: len(members) for kind, members in self._sorted(dict.fromkeys(names)).items()}
 
     def _sorted(self, names: Iterable[str]) -> dict[str, list[str]]:
         kinds: dict[str, list[str]] = {}
         for name in names:
-            kinds.setdefault(name if self._apart else self._job.pattern(name)[0], []).append(name)
+            kinds.setdefault(name if self._apart else self.job.pattern(name)[0], []).append(name)
         return kinds
 
     def groups(self, names: Iterable[str]) -> list[list[str]]:
@@ -32,7 +32,7 @@ class Kinds:
         """
         if len(names) == 1:
             return names[0]
-        generic = self._job.pattern(names[0])[0]
+        generic = self.job.pattern(names[0])[0]
         size = self._sizes.get(generic, len(names))
         some = self.chunks(names) if numbered else f"{len(names)} of {size} chunks"
         return f"{all_chunks(generic)} ({f'{size} chunks' if len(names) == size else some})"
@@ -43,7 +43,7 @@ class Kinds:
 
     def chunks(self, names: Iterable[str]) -> str:
         """Which chunks these artifacts are of, as ranges: `chunk 7`, `chunks 0-3, 7`."""
-        numbers = sorted(int(chunk) for _, chunk in map(self._job.pattern, names) if chunk is not None)
+        numbers = sorted(int(chunk) for _, chunk in map(self.job.pattern, names) if chunk is not None)
         runs: list[list[int]] = []
         for number in numbers:
             if runs and number <= runs[-1][1] + 1:

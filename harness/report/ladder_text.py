@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from harness.artifacts.ladder import Ladder, Pair, Step
+from harness.artifacts.ladder import ItemPair, Ladder, Step
 from harness.artifacts.source import listed
 from harness.report.comparison_text import LISTED, told_in_short
 from harness.report.kinds import Kinds
@@ -99,7 +99,7 @@ def noise_lines(found: Ladder, kinds: Kinds) -> list[str]:
     return lines or ["Noise floor: not known, because no item is stored with a repeat."]
 
 
-def pairs_text(items: Sequence[str], pairs: Sequence[Pair], screen: Screen = PLAIN) -> str:
+def pairs_text(items: Sequence[str], pairs: Sequence[ItemPair], screen: Screen = PLAIN) -> str:
     """All pairs as a triangle: how many tensors differ between each two items."""
     counts = {(one.a, one.b): str(len(one.changed)) for one in pairs}
     body = [[clean(item), *(counts.get((item, other), "") for other in items)] for item in items[:-1]]

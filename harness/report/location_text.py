@@ -14,9 +14,9 @@ from rich.tree import Tree
 from harness.artifacts.graph import Change, Place, main_input, origins
 from harness.explain.difference import Difference, amount
 from harness.explain.locate import Location, StepFinding
-from harness.explain.noise import Noise, noisy_calls
-from harness.explain.replay import MISSING_A, MISSING_B, ORIGIN, CallVerdict, counts
-from harness.tensors.metrics import Metrics
+from harness.explain.noise import Noise
+from harness.explain.replay import MISSING_A, MISSING_B, ORIGIN, CallVerdict
+from harness.report.parquet import MEASURED, picked
 from harness.words import count
 
 _MARK = {
@@ -26,6 +26,7 @@ _MARK = {
     Change.NOISE: ("noise", "magenta"),
     Change.SWAPPED: ("swapped in", "cyan"),
 }
+_SHOWN = 3  # calls of a step that are named before the rest is counted
 
 
 def tree(places: Sequence[Place], differences: Mapping[str, Difference]) -> Tree:
@@ -98,6 +99,13 @@ def noise_sentence(noise: Noise) -> str:
     return f"{noise.label} is not repeatable: {names} change when it is run again, first in {starts}."
 
 
+def noisy_calls(step: str, verdicts: Sequence[CallVerdict]) -> str:
+    """A step, and the calls in it."""
+    names = list(dict.fromkeys(f"{v.kind} {v.name}" for v in verdicts))
+    more = [f"{len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
+    return step + (f" ({', '.join(names[:_SHOWN] + more)})" if names else "")
+
+
 def _finding(finding: StepFinding) -> list[str]:
     head = f"{finding.step}: "
     if finding.outcome != "ok" and finding.inherited:
@@ -107,11 +115,11 @@ def _finding(finding: StepFinding) -> list[str]:
     failed = [name for name, held in finding.gates.items() if not held]
     if failed:
         return [f"{head}nothing is claimed, because a gate failed: {'; '.join(failed)}."]
-    found = counts(finding.verdicts)
-    total = sum(number for status, number in found.items() if status != MISSING_A)
+    found = Counter(verdict.status for verdict in finding.verdicts)
+    total = found.total() - found[MISSING_A]
     lines = summary(finding.verdicts, gpu=finding.gpu)
-    rest = f"{found.get('propagates', 0)} of {total} calls only pass a difference on"
-    structure = found.get(MISSING_A, 0) + found.get(MISSING_B, 0)
+    rest = f"{found['propagates']} of {total} calls only pass a difference on"
+    structure = found[MISSING_A] + found[MISSING_B]
     if structure:
         rest += f", {count(structure, 'call')} on one side only"
     if not lines and finding.inherited:
@@ -163,28 +171,14 @@ def show(location: Location, console: Console) -> None:
 
 def rows(location: Location) -> list[dict[str, Any]]:
     """One row per call of each replayed step, for `locations.parquet`."""
-    found = []
-    for finding in location.findings:
-        for verdict in finding.verdicts:
-            metrics: Metrics | None = verdict.metrics
-            found.append(
-                {
-                    "a": location.a,
-                    "b": location.b,
-                    "step": finding.step,
-                    "artifacts": ",".join(finding.artifacts),
-                    "kind": verdict.kind,
-                    "module": verdict.module,
-                    "name": verdict.name,
-                    "number": verdict.number,
-                    "device": verdict.device,
-                    "status": verdict.status,
-                    "reason": verdict.reason,
-                    "n": metrics.n if metrics else None,
-                    "n_mismatch": metrics.n_mismatch if metrics else None,
-                    "max_abs": metrics.max_abs if metrics else None,
-                    "max_ulp": metrics.max_ulp if metrics else None,
-                    "trusted": finding.trusted,
-                }
-            )
-    return found
+    return [
+        {
+            **picked(location, "a", "b"),
+            **picked(finding, "step", "trusted"),
+            "artifacts": ",".join(finding.artifacts),
+            **picked(verdict, "kind", "module", "name", "number", "device", "status", "reason"),
+            **picked(verdict.metrics, *MEASURED),
+        }
+        for finding in location.findings
+        for verdict in finding.verdicts
+    ]

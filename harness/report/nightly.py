@@ -6,14 +6,16 @@ is compared with the most recent night that has it, so that a night in which a v
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from harness.errors import InfrastructureError, UsageError
 from harness.report.headline import Headline, VersionPair
 from harness.report.parquet import read_table
+
+Key = TypeVar("Key")
 
 TABLES = ("comparisons", "consecutive", "artifacts")
 LOOK_BACK = 30
@@ -161,7 +163,7 @@ def read_night(folder: Path) -> Night:
             tuple(map(_headline, tables["consecutive"])),
             {(row["key"], row["version"], row["artifact"]): row["digest"] for row in tables["artifacts"]},
             {row["version"]: row["key"] for row in tables["artifacts"] if not row["repeat"]},
-            tuple(dict.fromkeys(_place(row) for row in _of_steps(tables["comparisons"]) if _is_unknown(row))),
+            tuple(dict.fromkeys(place for place, _ in _of_steps(tables["comparisons"], known=False))),
         )
     except (KeyError, TypeError) as error:
         raise UsageError(f"{folder}: its tables lack a column ({error}); delete the night's folder.") from error
@@ -170,10 +172,7 @@ def read_night(folder: Path) -> Night:
 def findings_of(rows: Iterable[dict[str, Any]]) -> dict[tuple[VersionPair, str], NightRow]:
     """What is known of each step and artifact, from the rows of `comparisons.parquet`."""
     found: dict[tuple[VersionPair, str], NightRow] = {}
-    for row in _of_steps(rows):
-        if _is_unknown(row):
-            continue
-        place = _place(row)
+    for place, row in _of_steps(rows, known=True):
         failing = frozenset({str(row["profile"])} if row["profile"] and row["close"] is False else ())
         if place in found:
             failing |= found[place].failing
@@ -183,17 +182,17 @@ def findings_of(rows: Iterable[dict[str, Any]]) -> dict[tuple[VersionPair, str],
     return found
 
 
-def _of_steps(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Rows of tensors: the index's metadata is none, and a repeat is the noise floor and no step."""
-    return (row for row in rows if row["kind"] == "consecutive" and row["artifact"] != "metadata")
+def _of_steps(
+    rows: Iterable[dict[str, Any]], *, known: bool
+) -> Iterator[tuple[tuple[VersionPair, str], dict[str, Any]]]:
+    """Rows of tensors that are known to differ or not, or are not, by step and artifact.
 
-
-def _place(row: dict[str, Any]) -> tuple[VersionPair, str]:
-    return (str(row["a"]), str(row["b"])), str(row["artifact"])
-
-
-def _is_unknown(row: dict[str, Any]) -> bool:
-    return row["bit_equal"] is None or row["status"] == "unreadable"
+    The index's metadata is no tensor, and a repeat is the noise floor and no step.
+    """
+    for row in rows:
+        unknown = row["bit_equal"] is None or row["status"] == "unreadable"
+        if row["kind"] == "consecutive" and row["artifact"] != "metadata" and unknown != known:
+            yield ((str(row["a"]), str(row["b"])), str(row["artifact"])), row
 
 
 def _headline(row: dict[str, Any]) -> Headline:
@@ -265,31 +264,21 @@ def report(night: Night, earlier: Sequence[Night], unreadable: tuple[str, ...] =
         elif before.worse_than(now):
             assert last is not None
             gone.append(NightChange(step, artifact, now, before, last.name))
+    drifted = _changed(night.digests, [one.digests for one in earlier])
     return Report(
         night,
         tuple(new),
         tuple(gone),
         tuple(row for row in night.headline if row.gap),
-        _drifted(night, earlier),
+        tuple(dict.fromkeys((version, artifact) for _key, version, artifact in drifted)),
         earlier[0].name if earlier else "",
         unreadable,
-        _relocked(night, earlier),
+        tuple(_changed(night.keys, [one.keys for one in earlier])),
     )
 
 
-def _relocked(night: Night, earlier: Sequence[Night]) -> tuple[str, ...]:
-    """Versions whose cell has another key than in the last night that had it: its lock or an oddity changed."""
-    before = {
-        version: next((one.keys[version] for one in earlier if version in one.keys), "") for version in night.keys
-    }
-    return tuple(version for version, key in night.keys.items() if before[version] not in {"", key})
-
-
-def _drifted(night: Night, earlier: Sequence[Night]) -> tuple[tuple[str, str], ...]:
-    """Artifacts of the same cell, by key, with another digest than the last time: the machine changed, or is noisy."""
-    found = []
-    for place, digest in night.digests.items():
-        before = next((one.digests[place] for one in earlier if place in one.digests), digest)
-        if before != digest:
-            found.append((place[1], place[2]))
-    return tuple(dict.fromkeys(found))
+def _changed(now: Mapping[Key, str], earlier: Sequence[Mapping[Key, str]]) -> Iterator[Key]:
+    """What is another than in the last night that had it."""
+    for key, found in now.items():
+        if next((one[key] for one in earlier if key in one), found) != found:
+            yield key

@@ -5,14 +5,19 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.errors import UsageError
+from harness.flock import hold
 from harness.report.columns import TABLES
+from harness.store.spec import CellSpec
 from harness.words import said
+
+if TYPE_CHECKING:
+    from harness.running.experiment import Experiment
 
 SCHEMA = "1"
 """Of all tables; another number where a column changes its name or its meaning."""
@@ -21,6 +26,24 @@ _TYPES: dict[str, pa.DataType] = {
     "text": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(), "ints": pa.list_(pa.int64()),
     "texts": pa.list_(pa.string()),
 }  # fmt: skip
+
+VERDICT = ("atol", "rtol", "close", "min_rtol")
+MEASURED = ("n", "n_mismatch", "max_abs", "max_ulp")
+"""Columns that have the names of the fields of a `Verdict`, and of `Metrics`."""
+
+
+def about_cells(spec: CellSpec) -> dict[str, str]:
+    """What a table of cells like this one is of, for its file's metadata."""
+    return {
+        "device": spec.device,
+        "collection": f"{spec.collection.name} {spec.collection.passages} {spec.collection.digest}",
+        "checkpoint": f"{spec.checkpoint.name} {spec.checkpoint.digest}",
+    }
+
+
+def picked(record: object, *names: str) -> dict[str, Any]:
+    """Attributes of a record as columns of the same names; null where there is no record."""
+    return {name: None if record is None else getattr(record, name) for name in names}
 
 
 def schema_of(name: str) -> pa.Schema:
@@ -73,3 +96,58 @@ def read_table(path: Path, mend: str) -> tuple[list[dict[str, Any]], dict[str, s
     if about.get("harness_schema") != SCHEMA:
         raise UsageError(f"{path} is not a table of this harness (schema {SCHEMA}); {mend}.")
     return rows, about
+
+
+# What makes two rows of a table answers to the same question: the later one replaces the earlier.
+_QUESTION = {
+    "locations": ("a", "b"),
+    "swaps": ("job", "artifacts", "values_of", "reference"),
+    "blame": ("a", "b"),
+}
+
+
+class Gathering:
+    """A table that gathers what several commands found: the rows of other pairs stay when a pair's are written.
+
+    It is made before the work begins, so that a folder which holds the findings of another experiment is refused then.
+
+    Args:
+        folder: made when the first rows are written.
+        name: `locations`, `swaps` or `blame`.
+        experiment: its device, collection and checkpoint go to the file's metadata; a table is of one of each.
+        version: any version of the experiment.
+
+    Raises:
+        UsageError: the table that is there cannot be read or is of another device, collection or checkpoint.
+    """
+
+    def __init__(self, folder: Path, name: str, experiment: Experiment, version: str) -> None:
+        self._folder, self._name, self._lock = folder, name, experiment.home.root / "findings.lock"
+        self._about = about_cells(experiment.spec(version))
+        self._kept()
+
+    def write(self, rows: Iterable[Mapping[str, Any]]) -> Path:
+        """Put rows in place of those of the same pair, or the same swap; returns the file."""
+        new = list(rows)
+        with hold(self._lock):
+            answered = {self._question(row) for row in new}
+            kept = [row for row in self._kept() if self._question(row) not in answered]
+            return write_table(self._folder, self._name, [*kept, *new], **self._about)
+
+    def _question(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
+        return tuple(row.get(column) for column in _QUESTION[self._name])
+
+    def _kept(self) -> list[dict[str, Any]]:
+        path = self._folder / f"{self._name}.parquet"
+        if not path.exists():
+            return []
+        if not path.is_file():
+            raise UsageError(f"{path} is not a file, so no table can be written there; choose another --output.")
+        rows, found = read_table(path, "delete it or choose another --output")
+        for key, value in self._about.items():
+            # Tables that were written before they carried this are taken as they are.
+            if found.get(key, value) != value:
+                raise UsageError(
+                    f"{path} holds the findings of another {key} ({found[key]}, not {value}); choose another --output."
+                )
+        return rows

@@ -12,15 +12,11 @@ from harness.errors import printable
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table for pasting."""
+    # Neither a bar nor HTML nor a link can come out of a cell.
+    escaped = str.maketrans({mark: f"\\{mark}" for mark in "|<>[]`*\\"})
     lines = [f"| {' | '.join(columns)} |", f"|{'|'.join(':-:' for _ in columns)}|"]
-    lines += [f"| {' | '.join(_in_markdown(cell) for cell in row)} |" for row in rows]
+    lines += [f"| {' | '.join(printable(cell).translate(escaped) for cell in row)} |" for row in rows]
     return "\n".join(lines)
-
-
-def _in_markdown(text: str) -> str:
-    """Text as it reads in a Markdown table: neither a bar nor HTML nor a link can come out of it."""
-    marks = str.maketrans({mark: f"\\{mark}" for mark in "|<>[]`*\\"})
-    return printable(text).translate(marks)
 
 
 def clean(text: str, limit: int = 200) -> str:

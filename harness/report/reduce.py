@@ -9,9 +9,11 @@ from pathlib import Path
 
 from harness.artifacts.ladder import Step, ladder
 from harness.errors import UsageError
+from harness.explain.compared import ComparedCells, pairs_of
 from harness.inputs.matrix import Matrix, profiles_of
 from harness.rankings.verdict import MUST_REINDEX, Verdict
-from harness.report.headline import ComparedCells, Headline, VersionPair, headline, pairs_of, repeat_pairs
+from harness.report.headline import Headline, VersionPair, headline
+from harness.report.parquet import about_cells
 from harness.report.retrieval import Retrieval, retrieve, write_retrieval
 from harness.report.tables import write_tables
 from harness.running.choice import Choice, describe
@@ -31,7 +33,6 @@ class Reduced:
         pairs: all comparisons.
         rows: the headline table.
         repeats: headline rows of A against A.
-        files: tables written.
         note: one line that says what is stored besides and was not used; empty where there is nothing.
         across: steps over versions that could not be compared, whose sides differ beyond noise.
         verdicts: step to its answer to "must I re-index?", where there are searches.
@@ -41,7 +42,6 @@ class Reduced:
     pairs: list[ComparedCells]
     rows: list[Headline]
     repeats: list[Headline]
-    files: list[Path]
     note: str = ""
     across: tuple[Step, ...] = ()
     verdicts: Mapping[VersionPair, Verdict] = field(default_factory=dict)
@@ -84,28 +84,19 @@ def reduce_cells(
             + (f" {choice.note}" if choice.note else "")
         )
     pairs = pairs_of(choice.store, cells, versions, profiles_of(matrix))
-    noise = repeat_pairs(pairs)
-    spec = cells[0].spec
-    collection = spec.collection
-    about = {
-        "device": spec.device,
-        "collection": f"{collection.name} {collection.passages} {collection.digest}",
-        "checkpoint": f"{spec.checkpoint.name} {spec.checkpoint.digest}",
-        "group": cells[0].group,
-    }
+    about = about_cells(cells[0].spec) | {"group": cells[0].group}
     searches, unshown = searches_of(choice.store, cells, experiment) if experiment is not None else (None, "")
     steps = [pair for pair in pairs if pair.kind == "consecutive"]
     retrieval = retrieve(searches, steps) if searches is not None else Retrieval()
-    files = write_tables(output, cells, pairs, choice.locks, about, retrieval.verdicts)
+    write_tables(output, cells, pairs, choice.locks, about, retrieval.verdicts)
     if retrieval.verdicts:
-        files += write_retrieval(output, retrieval, about)
-    rows = [(pair.kind, _with_verdict(headline(pair, noise), pair, retrieval)) for pair in pairs]
+        write_retrieval(output, retrieval, about)
+    rows = [(pair.kind, _with_verdict(headline(pair), pair, retrieval)) for pair in pairs]
     return Reduced(
         describe(cells),
         pairs,
         [row for kind, row in rows if kind == "consecutive"],
         [row for kind, row in rows if kind == "repeat"],
-        files,
         "\n".join(filter(None, (choice.note, unshown))),
         _across(cells, versions),
         retrieval.verdicts,

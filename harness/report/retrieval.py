@@ -11,11 +11,12 @@ import numpy as np
 import pyarrow as pa
 
 from harness.errors import UsageError
+from harness.explain.compared import ComparedCells
 from harness.rankings.comparison import Comparison, compare_runs
 from harness.rankings.measures import Judge
 from harness.rankings.run import Run, together
 from harness.rankings.verdict import DEPLOYMENTS, Evidence, Verdict, judge
-from harness.report.headline import ComparedCells, VersionPair
+from harness.report.headline import VersionPair
 from harness.report.parquet import schema_of, write_batches, write_table
 from harness.running.deployments import Searches
 from harness.store.cell import Cell
@@ -112,12 +113,10 @@ def _moved(searches: Searches, there: Mapping[str, Cell]) -> str:
 # ---- tables
 
 
-def write_retrieval(folder: Path, found: Retrieval, about: Mapping[str, str]) -> list[Path]:
-    """Write `rankings.parquet` and `retrieval.parquet`, each at once; returns the files."""
-    return [
-        write_batches(folder, "rankings", _rankings(found), **about),
-        write_table(folder, "retrieval", _rows(found), **about),
-    ]
+def write_retrieval(folder: Path, found: Retrieval, about: Mapping[str, str]) -> None:
+    """Write `rankings.parquet` and `retrieval.parquet`, each at once."""
+    write_batches(folder, "rankings", _rankings(found), **about)
+    write_table(folder, "retrieval", _rows(found), **about)
 
 
 def _rankings(found: Retrieval) -> Iterator[pa.Table]:

@@ -6,6 +6,7 @@ holds these decisions against rich's.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -52,7 +53,9 @@ class Screen:
         told = environ.get("COLUMNS", "")
         width = int(told) if told.isdecimal() else 0
         if not width and terminal:
-            width = _WIDTH if dumb else _columns(stream)
+            width = _WIDTH
+            with contextlib.suppress(OSError, ValueError):
+                width = _WIDTH if dumb else os.get_terminal_size(stream.fileno()).columns or _WIDTH
         styles = understands and not dumb
         return cls(width or None, styles, styles and not environ.get("NO_COLOR"))
 
@@ -64,13 +67,6 @@ class Screen:
 
 PLAIN = Screen()
 """No terminal: lines of any length, no colour."""
-
-
-def _columns(stream: TextIO) -> int:
-    try:
-        return os.get_terminal_size(stream.fileno()).columns or _WIDTH
-    except (OSError, ValueError):
-        return _WIDTH
 
 
 def cells(text: str) -> int:

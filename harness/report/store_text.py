@@ -1,12 +1,13 @@
-"""What a store holds, as a list."""
+"""What a store holds, what is wrong with it and what was tidied, as lines."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from harness.errors import printable
 from harness.running.choice import describe
+from harness.store.audit import Collected, Finding, Stock, counts
 from harness.store.cell import Cell
 from harness.store.store import Store, tell_apart
 from harness.words import count, size
@@ -50,3 +51,24 @@ def _sizes(store: Store, cell: Cell) -> dict[str, int]:
         with contextlib.suppress(OSError):
             found[artifact.digest] = store.object_path(artifact.digest).stat().st_size
     return found
+
+
+def audit_lines(store: Store, found: Stock, findings: Sequence[Finding], *, quick: bool) -> Iterator[str]:
+    """What an audit of a store found, and runs that were left beside it; `quick` where no byte was read."""
+    for finding in findings:
+        yield f"{finding.kind:9} {printable(finding.path)}: {printable(finding.text)}"
+    checked = f"{count(found.cells, 'cell')} and {count(found.objects, 'tensor')} ({size(found.size)})"
+    how = "there with their full length" if quick else "whole"
+    yield f"{store.root}: {checked} are {how}; {counts(findings) or 'nothing else'} found."
+    if findings:
+        yield "`harness store gc` removes orphans and leftovers, with --damaged also damaged cells, to be run again."
+
+
+def collected_lines(store: Store, runs: Sequence[Finding], done: Collected, *, dry_run: bool) -> Iterator[str]:
+    """What was removed, or would be, and what was left."""
+    word = "would remove" if dry_run else "removed"
+    removed = [*runs, *(finding for finding, _ in done.removed)]
+    for said, findings in ((word, removed), ("left", done.kept)):
+        for finding in findings:
+            yield f"{said} {printable(finding.path)}: {finding.kind}, {printable(finding.text)}"
+    yield f"{store.root}: {word} {count(len(removed), 'item')}, {size(done.size)} in the store."

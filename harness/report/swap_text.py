@@ -9,6 +9,7 @@ from rich.table import Table
 
 from harness.explain.difference import Difference, amount
 from harness.explain.swap import Swapped
+from harness.report.parquet import picked
 
 
 def table(swapped: Swapped) -> Table:
@@ -60,10 +61,8 @@ def rows(swapped: Sequence[Swapped]) -> list[dict[str, Any]]:
     """One row per run and artifact, for `swaps.parquet`."""
     return [
         {
-            "job": one.job,
+            **picked(one, "job", "values_of", "reference"),
             "artifacts": ",".join(one.artifacts),
-            "values_of": one.values_of,
-            "reference": one.reference,
             "artifact": name,
             "final": one.cell.job_kind.is_final(name),
             "bit_equal": name not in one.differences,

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.environments.lockfile import Lock, difference
+from harness.explain.compared import ComparedCells
 from harness.rankings.verdict import Verdict
 from harness.report.columns import TABLES
-from harness.report.headline import ComparedCells, VersionPair, headline, is_noise, repeat_pairs
-from harness.report.parquet import write_table
+from harness.report.headline import VersionPair, headline
+from harness.report.parquet import VERDICT, picked, write_table
 from harness.store.cell import Cell
 
 _BUILT_WITH = {
@@ -25,12 +26,7 @@ _BUILT_WITH = {
     "compiler": r"(GCC \S+)",
     "cpu_capability": r"CPU capability usage: (\S+)",
 }
-
-
-def _built_with(config: str) -> dict[str, str | None]:
-    """What `torch.__config__.show()` says of the libraries inside the wheel, which no package version shows."""
-    found = {name: re.search(pattern, config) for name, pattern in _BUILT_WITH.items()}
-    return {name: match[1] if match else None for name, match in found.items()}
+"""What `torch.__config__.show()` says of the libraries inside the wheel, which no package version shows."""
 
 
 def _loaded(libraries: Mapping[str, Any], file: str, name: str) -> str | None:
@@ -54,25 +50,17 @@ def cell_rows(cells: Iterable[Cell]) -> Iterable[dict[str, Any]]:
         gpu = provenance.get("gpu") or {}
         libraries = provenance.get("cuda_libraries") or {}
         observed = cell.details.get("observed") or {}
+        config = str(provenance.get("torch_config") or "")
+        built_with = {name: re.search(pattern, config) for name, pattern in _BUILT_WITH.items()}
         yield {
-            "key": cell.key,
-            "group": cell.group,
-            "version": cell.version,
-            "repeat": cell.repeat,
-            "outcome": cell.outcome,
-            "reason": cell.reason,
-            "phase": cell.phase,
-            "device": cell.spec.device,
+            **picked(cell, "key", "group", "version", "repeat", "outcome", "reason", "phase", "capture", "finished"),
+            **picked(cell.spec, "device", "lock"),
             "collection": cell.spec.collection.name,
             "collection_digest": cell.spec.collection.digest,
             "passages": cell.spec.collection.passages,
             "checkpoint": cell.spec.checkpoint.name,
             "checkpoint_digest": cell.spec.checkpoint.digest,
-            "lock": cell.spec.lock,
-            "capture": cell.capture,
-            "torch": provenance.get("torch"),
-            "torch_git": provenance.get("torch_git"),
-            "cuda": provenance.get("cuda"),
+            **{name: provenance.get(name) for name in ("torch", "torch_git", "cuda")},
             "cudnn": str(provenance["cudnn"]) if provenance.get("cudnn") else None,
             "cublas": _loaded(libraries, "libcublas", "cublas"),
             "cuda_runtime": _loaded(libraries, "libcudart", "cuda_runtime"),
@@ -81,7 +69,7 @@ def cell_rows(cells: Iterable[Cell]) -> Iterable[dict[str, Any]]:
             "gpu": gpu.get("name"),
             "driver": gpu.get("driver"),
             "attention_class": observed.get("attention_class"),
-            **_built_with(str(provenance.get("torch_config") or "")),
+            **{name: match and match[1] for name, match in built_with.items()},
             "seconds": _json(cell.seconds),
             "wall_seconds": cell.details.get("wall_seconds"),
             "peak_host_bytes": peak.get("host_bytes"),
@@ -89,22 +77,18 @@ def cell_rows(cells: Iterable[Cell]) -> Iterable[dict[str, Any]]:
             "settings": _json(cell.spec.settings),
             "environment": _json(cell.spec.environment),
             "switches": _json(provenance.get("switches")),
-            "finished": cell.finished,
             "sources": _json(cell.details.get("sources")),
         }
 
 
-def _comparison_rows(
-    pairs: Iterable[ComparedCells], noise: Mapping[str, Sequence[ComparedCells]]
-) -> Iterable[dict[str, Any]]:
+def _comparison_rows(pairs: Iterable[ComparedCells]) -> Iterable[dict[str, Any]]:
     plain = TABLES["comparisons"].columns
     for pair in pairs:
         for artifact in pair.artifacts:
-            noisy = is_noise(pair, artifact, noise)
+            noisy = pair.is_noise(artifact)
             facts = artifact.to_json()
             verdicts = artifact.profiles
             for profile in verdicts or ("",):
-                verdict = verdicts.get(profile)
                 yield {name: facts.get(name) for name in plain} | {
                     "kind": pair.kind,
                     "a": pair.a.label,
@@ -114,10 +98,7 @@ def _comparison_rows(
                     "artifact": artifact.name,
                     "final": pair.a.job_kind.is_final(artifact.name),
                     "profile": profile,
-                    "atol": verdict.atol if verdict else None,
-                    "rtol": verdict.rtol if verdict else None,
-                    "close": verdict.close if verdict else None,
-                    "min_rtol": verdict.min_rtol if verdict else None,
+                    **picked(verdicts.get(profile), *VERDICT),
                     "noise": noisy,
                     "details": json.dumps({k: v for k, v in facts.items() if k not in plain}, sort_keys=True),
                 }
@@ -130,8 +111,8 @@ def write_tables(
     locks: Mapping[str, Lock],
     about: Mapping[str, str],
     verdicts: Mapping[VersionPair, Verdict] | None = None,
-) -> list[Path]:
-    """Write the tables of one sweep below `folder`, each at once; returns the files.
+) -> None:
+    """Write the tables of one sweep below `folder`, each at once.
 
     Args:
         folder: made if it does not exist.
@@ -141,28 +122,21 @@ def write_tables(
         about: written to each file's metadata: device, collection and so on.
         verdicts: step to its answer, where there are searches.
     """
-    noise = repeat_pairs(pairs)
     consecutive = [pair for pair in pairs if pair.kind == "consecutive"]
     tables: dict[str, Iterable[Mapping[str, Any]]] = {
         "cells": cell_rows(cells),
         "artifacts": (
             {
-                "key": cell.key,
-                "version": cell.version,
-                "repeat": cell.repeat,
+                **picked(cell, "key", "version", "repeat"),
                 "artifact": name,
-                "kind": artifact.kind,
-                "dtype": artifact.dtype,
-                "shape": list(artifact.shape),
-                "digest": artifact.digest,
-                "stored": artifact.stored,
+                **picked(artifact, "kind", "dtype", "shape", "digest", "stored"),
             }
             for cell in cells
             for name, artifact in cell.artifacts.items()
         ),
-        "comparisons": _comparison_rows(pairs, noise),
+        "comparisons": _comparison_rows(pairs),
         "consecutive": (
-            _consecutive_row(pair, noise) | _verdict((verdicts or {}).get((pair.a.version, pair.b.version)))
+            _consecutive_row(pair) | _verdict((verdicts or {}).get((pair.a.version, pair.b.version)))
             for pair in consecutive
         ),
         "env_delta": (
@@ -172,28 +146,24 @@ def write_tables(
             for name, (old, new) in difference(locks[pair.a.version], locks[pair.b.version]).items()
         ),
     }
-    return [write_table(folder, name, rows, **about) for name, rows in tables.items()]
+    for name, rows in tables.items():
+        write_table(folder, name, rows, **about)
 
 
 def _verdict(found: Verdict | None) -> dict[str, Any]:
     return {} if found is None else {"verdict": found.answer, "verdict_reason": found.sentence}
 
 
-def _consecutive_row(pair: ComparedCells, noise: Mapping[str, Sequence[ComparedCells]]) -> dict[str, Any]:
-    row = headline(pair, noise)
-    found: dict[str, Any] = {
-        "a": row.a, "b": row.b, "outcome_a": pair.a.outcome, "outcome_b": pair.b.outcome, "gap": row.gap,
-    }  # fmt: skip
+def _consecutive_row(pair: ComparedCells) -> dict[str, Any]:
+    row = headline(pair)
+    found = picked(row, "a", "b", "gap") | {"outcome_a": pair.a.outcome, "outcome_b": pair.b.outcome}
     if row.gap:
         # Nothing was measured, and nothing is not the same as no difference.
         return found
     return found | {
-        "total": row.total,
+        **picked(row, "total", "bit_equal", "changed", "noisy"),
         "shapes_match": row.shapes,
         "default_match": row.profiles.get("default"),
         "bnb_match": row.profiles.get("bnb"),
-        "bit_equal": row.bit_equal,
-        "changed": row.changed,
-        "noisy": None if row.noisy is None else list(row.noisy),
         "first_changed": pair.first_changed,
     }

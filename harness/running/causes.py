@@ -25,13 +25,8 @@ _MEMORY_SIGNS = re.compile(
     r"CUBLAS_STATUS_ALLOC_FAILED|^MemoryError",
     re.MULTILINE,
 )
-_TOO_FEW = r"Number of training points \((\d+)\) should be at least as large as number of clusters \((\d+)\)"
-_TOO_LONG = (
-    r"in phase (?:sample|encode): "
-    r"The expanded size of the tensor \((\d+)\) must match the existing size \((\d+)\)"
-)
 MENDS: dict[str, str] = {
-    _TOO_FEW: (
+    r"Number of training points \((\d+)\) should be at least as large as number of clusters \((\d+)\)": (
         r"The passages gave k-means \1 embeddings, fewer than the \2 clusters that colbert-ai asks for: use more "
         r"passages, or a larger --limit."
     ),
@@ -39,7 +34,7 @@ MENDS: dict[str, str] = {
         r"torch takes quantiles of at most 16 million values, and colbert-ai asks for those of 5 % of its sample (at "
         r"most 50,000 embeddings) times dim: use a checkpoint with a smaller dim (at most 328), or fewer passages."
     ),
-    _TOO_LONG: (
+    r"in phase (?:sample|encode): The expanded size of the tensor \((\d+)\) must match the existing size \((\d+)\)": (
         r"A passage has \1 tokens and the checkpoint takes \2: set jobs.index.doc_maxlen in matrix.yaml to at most \2."
     ),
 }

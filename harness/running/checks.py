@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from harness.environments.gpus import jobs_at_a_time
+from harness.environments.device import jobs_at_a_time
 from harness.errors import UsageError
 from harness.files import writable_folder
 from harness.inputs.matrix import Matrix

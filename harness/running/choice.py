@@ -446,7 +446,7 @@ class Finder:
                 f"{item!r} is neither a ColBERT index directory nor a stored cell: give a directory, a version that "
                 "`harness plan` shows as stored, or the start of a cell's key, four characters or more."
             )
-        if len(found) > 1:
+        if len(found) > 1 and found[0].spec.index is not None:
             # A search of another version's index is meant to be compared with those of the set.
             found = [cell for cell in found if cell.group == self.choice.cells[0].group] or found
         if len(found) > 1:
@@ -465,7 +465,8 @@ class Finder:
         """Whether a cell has this label, or could have it: of equal indexes a search names only one."""
         label, _, version = item.partition(" on ")
         own = replace(cell.spec, index=None).label
-        return cell.label == item or bool(version and own == label and self._chooser.searched(cell, version))
+        searches = bool(version) and cell.spec.index is not None
+        return cell.label == item or (searches and own == label and self._chooser.searched(cell, version))
 
     def titled(self, sources: Sequence[ArtifactSource]) -> list[ArtifactSource]:
         """The same sources, the stored cells with names that tell them apart by what differs between them."""

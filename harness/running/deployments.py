@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
+from harness.artifacts.index_job import INDEX
 from harness.errors import HarnessError, UsageError
 from harness.rankings.measures import Qrels
 from harness.rankings.run import Run
@@ -74,11 +75,13 @@ def searches_of(
 
     Args:
         store: where they may be.
-        cells: of indexes, of one set.
+        cells: of one set; only indexes are searched.
         experiment: makes the experiment that these are of; asked only where there is a search, because it loads the
             collection and the checkpoint.
     """
     own = cells[0].spec
+    if own.job != INDEX.name:
+        return None, ""
     like = [
         one
         for one in store.cells()

@@ -8,9 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.environments.brought import Brought
 from harness.environments.device import Device, choose_device, missing_code, usable_cores
-from harness.environments.interpreter import Interpreter
+from harness.environments.interpreter import Brought, Interpreter
 from harness.environments.lockfile import Lock, lock_path, read_lock
 from harness.environments.uv import run_uv
 from harness.errors import UsageError
@@ -58,6 +57,13 @@ class Selection:
     on: str | None = None
     index: Path | None = None
     k: int | None = None
+
+    def over_one_index(self, version: str) -> Selection:
+        """The same for two cells that are to differ in nothing but their versions: both search the index of this one.
+
+        Unless the user named an index; what searches none is not changed by it.
+        """
+        return self if self.on or self.index else replace(self, on=version)
 
 
 def job_of(matrix: Matrix, selection: Selection) -> JobSettings:

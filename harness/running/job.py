@@ -1,4 +1,4 @@
-"""Running one worker job: its copy of the worker, its variables, its deadlines, and what it left behind."""
+"""Running one worker job: its interpreter, its copy of the worker, its variables, its deadlines and what it leaves."""
 
 from __future__ import annotations
 
@@ -12,16 +12,20 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from blake3 import blake3
 
 from harness.artifacts.kinds import kind_named
-from harness.environments.gpus import gpu_turn
+from harness.environments.build import ensure_environment
+from harness.environments.device import gpu_turn
 from harness.environments.interpreter import Interpreter
 from harness.environments.supervise import Control, Deadline, Ended, run_folder, supervise
+from harness.files import disk_errors
 from harness.home import Home, package_folder
+from harness.running.experiment import Experiment
 from harness.store.cell import OUTCOMES
 from harness.store.spec import CellSpec
 
@@ -157,14 +161,6 @@ def gpu_variables(device_kind: str) -> dict[str, str]:
     return found | ({"LD_LIBRARY_PATH": os.pathsep.join(folders)} if folders else {})
 
 
-def read(path: Path) -> str:
-    """A small text file without the blanks around it; empty where it cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""
-
-
 def log_tail(path: Path, unwritten: str = "") -> str:
     """The last lines of a job's log, and of what the disk had no room for, for its record."""
     text = ""
@@ -291,3 +287,26 @@ class Workbench:
             )  # fmt: skip
             result, outcome, reason = read_result(out, ended)
             return JobResult(outcome, reason, out, result, log_tail(run / "log.txt", ended.unwritten))
+
+
+# ---- of an experiment
+
+
+def interpreters(experiment: Experiment, note: Callable[[str], None]) -> Callable[[str], Callable[[], Interpreter]]:
+    """Version to a function that returns its interpreter, building the environment if it is needed."""
+
+    def interpreter(version: str) -> Interpreter:
+        if brought := experiment.brought(version):
+            return brought
+        home, flavour = experiment.home, experiment.device.flavour
+        with disk_errors(home):
+            return Interpreter(
+                ensure_environment(home, experiment.matrix, experiment.locks, version, flavour, report=note).python
+            )
+
+    return lambda version: partial(interpreter, version)
+
+
+def workbench(experiment: Experiment) -> Workbench:
+    """What jobs of an experiment have in common."""
+    return Workbench(experiment.home, experiment.checkpoint.path, experiment.device.kind, experiment.job.deadline)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.artifacts.directory import IndexDirectory
 from harness.errors import UsageError
-from harness.store.resolve import resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from harness.artifacts.source import ArtifactSource
     from harness.running.choice import Finder
+
+_SHOWN = 200  # characters of an argument that an error repeats
 
 
 def named_sources(items: Sequence[str], group: str | None, options: dict[str, Any]) -> tuple[list[ArtifactSource], str]:
@@ -42,5 +45,19 @@ def named_sources(items: Sequence[str], group: str | None, options: dict[str, An
                 ) from error
         return finders[0](item)
 
-    found = [resolve(item, find) for item in items]
+    found = [_resolve(item, find) for item in items]
     return (finders[0].titled(found), finders[0].note) if finders else (found, "")
+
+
+def _resolve(item: str, find: Callable[[str], ArtifactSource]) -> ArtifactSource:
+    try:
+        path = Path(item)
+        if path.is_dir():
+            return IndexDirectory(path)
+        there = path.exists()
+    except (OSError, ValueError):  # too long for a path, or with a zero byte in it
+        there = False
+    shown = item if len(item) <= _SHOWN else f"{item[:_SHOWN]}..."
+    if there:
+        raise UsageError(f"{shown} is a file: give the directory of the index that it belongs to.")
+    return find(shown)

@@ -20,13 +20,13 @@ from blake3 import blake3
 import harness
 from harness.environments.device import Device, cpu_device
 from harness.environments.lockfile import Lock
+from harness.environments.supervise import read
 from harness.environments.uv import BuildFailed
 from harness.errors import UnreadableTensor, UsageError
 from harness.home import package_folder
 from harness.inputs.matrix import JobSettings, Matrix
 from harness.running.experiment import Experiment
-from harness.running.interpreters import interpreters, workbench
-from harness.running.job import JobResult, read
+from harness.running.job import JobResult, interpreters, workbench
 from harness.running.progress import Board
 from harness.running.specs import job_environment
 from harness.store.cell import Artifact, Cell
@@ -144,9 +144,14 @@ def run_probes(
     """
     cells: list[Cell] = []
     interpreter_of = interpreters(experiment, board.note)
+    matrix, job, device, model = experiment.matrix, experiment.job, experiment.device, experiment.checkpoint.record()
     for version in versions:
+        plain = {
+            name: probe_spec(matrix, job, version, experiment.lock(version), name, Checkpoint.of(model), device)
+            for name in names
+        }
         for repeat in range((repeats or {}).get(version, 0) + 1):
-            specs = {name: _spec(experiment, version, name).again(repeat) for name in names}
+            specs = {name: spec.again(repeat) for name, spec in plain.items()}
             stored = {name: experiment.store.get(spec.key) for name, spec in specs.items()}
             pending = {
                 name: specs[name]
@@ -160,26 +165,19 @@ def run_probes(
     return cells
 
 
-def _spec(experiment: Experiment, version: str, name: str) -> CellSpec:
-    """The cell of one probe in an experiment's version."""
-    lock, checkpoint = experiment.lock(version), Checkpoint.of(experiment.checkpoint.record())
-    return probe_spec(experiment.matrix, experiment.job, version, lock, name, checkpoint, experiment.device)
-
-
 def _run_version(
     experiment: Experiment, pending: dict[str, CellSpec], interpreter: Callable[[], Any]
 ) -> dict[str, Cell]:
     """Run jobs until every pending probe has a cell: a probe that kills its job must not take the others along."""
-    made: dict[str, Cell] = {}
     if not pending:
-        return made
+        return {}
     try:
         found = interpreter()
     except BuildFailed as error:
         details = {"cause": error.cause, "log_tail": "\n".join(error.log.splitlines()[-40:])}
-        for name, spec in pending.items():
-            made[name] = experiment.store.put(_cell(spec, error.outcome, str(error), details))
-        return made
+        cells = {name: _cell(spec, error.outcome, str(error), details) for name, spec in pending.items()}
+        return {name: experiment.store.put(cell) for name, cell in cells.items()}
+    made: dict[str, Cell] = {}
     bench = workbench(experiment)
     settings = {**experiment.job.model_dump(), "dim": experiment.checkpoint.dim}
     while waiting := [name for name in pending if name not in made]:
@@ -247,12 +245,7 @@ def sample(tensor: Tensor) -> Tensor:
 def _kept(store: Store, name: str, tensor: Tensor) -> dict[str, Artifact]:
     """A digest of the whole always; the tensor if it is small, else a sample of it under a name of its own."""
     whole = tensor.nbytes <= WHOLE_BYTES
-    digest, nans = tensor.digest_and_nans()
-    found = {name: Artifact(digest, tensor.dtype, tensor.shape, "intermediate", whole, nans)}
-    kept = tensor if whole else sample(tensor)
+    found = {name: store.keep_tensor(tensor, "intermediate", stored=whole)}
     if not whole:
-        name = f"{name}{SAMPLE}"
-        digest, nans = kept.digest_and_nans()
-        found[name] = Artifact(digest, kept.dtype, kept.shape, "intermediate", stored=True, nans=nans)
-    store.put_object(kept, found[name].digest)
+        found[f"{name}{SAMPLE}"] = store.keep_tensor(sample(tensor), "intermediate", stored=True)
     return found

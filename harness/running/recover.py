@@ -12,11 +12,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness.environments.supervise import OWNER
+from harness.environments.supervise import OWNER, read
 from harness.flock import Held, try_hold
 from harness.home import Home
 from harness.running.causes import tried
-from harness.running.job import log_tail, read
+from harness.running.job import log_tail
 from harness.store.audit import LEFTOVER, Finding
 from harness.store.cell import Cell
 from harness.store.spec import CellSpec

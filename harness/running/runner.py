@@ -13,7 +13,7 @@ from typing import Any
 import harness
 from harness.artifacts.kinds import kind_named
 from harness.artifacts.source import listed
-from harness.environments.gpus import gpu_turn
+from harness.environments.device import gpu_turn
 from harness.environments.interpreter import Interpreter
 from harness.environments.supervise import Control, Ended, run_folder
 from harness.errors import UnreadableTensor

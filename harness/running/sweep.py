@@ -8,34 +8,37 @@ environments and cells: a cell that another one runs is left to it, and taken fr
 from __future__ import annotations
 
 import errno
+import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from harness.environments.gpus import Gpu
-from harness.environments.supervise import Stopped
+from harness.environments.device import Gpu, choose_gpus, foreign, gpu_lock, processes_on, visible_gpus
+from harness.environments.supervise import Control, Stopped
 from harness.environments.uv import BuildFailed
 from harness.errors import InfrastructureError, UsageError
 from harness.files import disk_errors
 from harness.flock import Held, try_hold, whose
-from harness.running.builders import Builders
+from harness.home import Home
 from harness.running.causes import is_infrastructure, tried
 from harness.running.experiment import Experiment
 from harness.running.plan import Planned
 from harness.running.progress import Board
 from harness.running.recover import recover
 from harness.running.runner import run_cell
-from harness.running.signals import Asked, wishes
-from harness.running.slots import Slot, Slots
-from harness.running.work import POLL_SECONDS, Env, Item, Work
+from harness.running.work import POLL_SECONDS, Builders, Env, Item, Work
 from harness.store.cell import LEVELS, Cell
 from harness.store.store import level, says_less
 
+_GPU_STRIKES = 2
+_TERM_PATIENCE = 10.0
+"""Seconds that a running job has after SIGTERM: a scheduler kills 30 s after it, and stopping a job may take 10."""
 _MEND_FIRST = {
     "offline": "; go online for one run, or bring the environments as files (--sites, docs/gpu-host.md).",
     "disk_full": ".",
@@ -43,41 +46,189 @@ _MEND_FIRST = {
 """Causes of a failure that the user can mend, and that every cell shares; with the mend, where the reason has none."""
 
 
-def run_plan(
-    experiment: Experiment,
-    plan: list[Planned],
-    board: Board,
-    *,
-    evict_after: bool,
-    gpus: Sequence[Gpu] = (),
-    jobs: int = 1,
-) -> list[Cell]:
-    """Run what a plan says; return the cells of the whole plan in its order, those that were stored before included.
+class Executor(Protocol):
+    """Runs a plan; the store is where its cells end, whoever ran them."""
+
+    def run(self, experiment: Experiment, plan: list[Planned], board: Board, *, evict_after: bool) -> list[Cell]:
+        """Run the cells that a plan says, and return those of the whole plan in its order.
+
+        A cell that is not among them did not run, because the user stopped the sweep; whatever else happened to a
+        cell is its outcome.
+
+        Args:
+            experiment: collection, checkpoint, device and settings.
+            plan: from `plan_cells`.
+            board: shows progress.
+            evict_after: delete each environment as soon as its cells are stored.
+
+        Raises:
+            HarnessError: not one cell could start, or nothing can be stored; the sentence says what to mend.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class LocalExecutor:
+    """Runs cells on this machine.
 
     The first Ctrl-C lets the running cells end and starts nothing more; cells that did not run are not returned. The
     second ends them at once. SIGTERM is like the first, but the running cells have ten seconds.
 
-    Args:
-        experiment: collection, checkpoint, device and settings.
-        plan: from `plan_cells`.
-        board: shows progress.
-        evict_after: delete each environment as soon as its cells are stored.
-        gpus: one cell at a time runs on each; an empty list leaves the choice to CUDA.
-        jobs: how many cells run at a time on each GPU, or on the CPU.
-
-    Raises:
-        UsageError: not one cell could start, because there is no network and the cache is cold, or the disk is full.
-            The outcomes are stored all the same.
-        InfrastructureError: no cell ended before the user stopped the sweep, or every GPU was lost.
-        KeyboardInterrupt: the user wants everything ended at once.
+    Attributes:
+        gpus: one cell at a time runs on each; all visible GPUs of the device's model when None. An empty list leaves
+            the choice to CUDA.
+        jobs: how many cells run at a time on each of them, or on the CPU.
     """
-    slots = Slots(experiment.home, gpus, jobs, board.note)
-    cells = _Sweep(Work(experiment, plan, board), slots, evict_after=evict_after).run()
-    if plan and not cells:
-        raise InfrastructureError("Stopped before any cell had ended; the same command goes on.")
-    if cells and all(cell.details.get("cause") in _MEND_FIRST for cell in cells):
-        raise UsageError(cells[0].reason.rstrip(".") + _MEND_FIRST[cells[0].details["cause"]])
-    return cells
+
+    gpus: Sequence[Gpu] | None = None
+    jobs: int = 1
+
+    def run(self, experiment: Experiment, plan: list[Planned], board: Board, *, evict_after: bool) -> list[Cell]:
+        """See `Executor.run`.
+
+        Raises:
+            UsageError: not one cell could start, because there is no network and the cache is cold, or the disk is
+                full. The outcomes are stored all the same.
+            InfrastructureError: no cell ended before the user stopped the sweep, or every GPU was lost.
+            KeyboardInterrupt: the user wants everything ended at once.
+        """
+        gpus = choose_gpus(experiment.device, None) if self.gpus is None else self.gpus
+        slots = Slots(experiment.home, gpus, self.jobs, board.note)
+        cells = _Sweep(Work(experiment, plan, board), slots, evict_after=evict_after).run()
+        if plan and not cells:
+            raise InfrastructureError("Stopped before any cell had ended; the same command goes on.")
+        if cells and all(cell.details.get("cause") in _MEND_FIRST for cell in cells):
+            raise UsageError(cells[0].reason.rstrip(".") + _MEND_FIRST[cells[0].details["cause"]])
+        return cells
+
+
+def run_plan(experiment: Experiment, plan: list[Planned], board: Board, *, evict_after: bool) -> list[Cell]:
+    """Run a plan's cells one after the other, where CUDA chooses; see `LocalExecutor.run`."""
+    return LocalExecutor(()).run(experiment, plan, board, evict_after=evict_after)
+
+
+@dataclass
+class Slot:
+    """A place where one job runs at a time.
+
+    Attributes:
+        gpu: None where there is nothing to choose.
+        number: of this place on its GPU, from 0.
+        strikes: how many jobs in a row lost it.
+        waits: whether it was said that another sweep has it.
+    """
+
+    gpu: Gpu | None = None
+    number: int = 0
+    strikes: int = 0
+    waits: bool = False
+
+
+class Slots:
+    """All places of a sweep.
+
+    Args:
+        home: whose sweeps share the GPUs.
+        gpus: an empty list leaves the choice to CUDA.
+        jobs: places on each GPU, or on the CPU.
+        note: called with a sentence for the user.
+    """
+
+    def __init__(self, home: Home, gpus: Sequence[Gpu], jobs: int, note: Callable[[str], object]) -> None:
+        self.all = [Slot(gpu, number) for number in range(jobs) for gpu in (gpus or (None,))]
+        self._home, self._note = home, note
+        self._lock = threading.Lock()
+
+    def hold(self, slot: Slot) -> list[Held] | None:
+        """The lock of a slot's GPU, if it has one; None while another sweep has it."""
+        if slot.gpu is None:
+            return []
+        # One cell at a time on each GPU, also where two sweeps are at work.
+        path = gpu_lock(self._home, slot.gpu, slot.number)
+        held = try_hold(path)
+        if held is not None:
+            return [held]
+        if not slot.waits:
+            slot.waits = True
+            self._note(f"GPU {slot.gpu.index} is in use by another sweep ({whose(path)}); waiting for it")
+        return None
+
+    def others(self, slot: Slot) -> list[dict[str, Any]]:
+        """Processes on a slot's GPU that are none of ours."""
+        if slot.gpu is None:
+            return []
+        alone = sum(other.gpu == slot.gpu for other in self.all) == 1
+        return [asdict(process) for process in foreign(processes_on(slot.gpu), alone=alone)]
+
+    def observed(self, slot: Slot, label: str, before: list[dict[str, Any]]) -> dict[str, Any]:
+        """What a cell keeps of its GPU, and of who else was on it before the job and after it."""
+        if slot.gpu is None:
+            return {}
+        others = {process["pid"]: process for process in (*before, *self.others(slot))}
+        if others:
+            names = ", ".join(f"{p['name']} (process {p['pid']})" for p in others.values())
+            self._note(f"{label}: warning: GPU {slot.gpu.index} was shared with {names}")
+        return {
+            "gpu": {"index": slot.gpu.index, "uuid": slot.gpu.uuid},
+            "foreign_processes": list(others.values()),
+        }
+
+    def retire(self, slot: Slot, cell: Cell | None) -> bool:
+        """Whether a slot is given up, because its GPU is lost and there are others."""
+        lost = cell is not None and cell.details.get("cause") == "gpu_lost"
+        slot.strikes = slot.strikes + 1 if lost else 0
+        if not lost or slot.gpu is None:
+            return False
+        gone = all(gpu.uuid != slot.gpu.uuid for gpu in visible_gpus())
+        with self._lock:
+            others = any(other is not slot and other.strikes < _GPU_STRIKES for other in self.all)
+            if not others or not (gone or slot.strikes >= _GPU_STRIKES):
+                return False
+            slot.strikes = _GPU_STRIKES
+        self._note(f"GPU {slot.gpu.index} is given up; the other GPUs go on")
+        return True
+
+
+@dataclass
+class Asked:
+    """What signals asked for.
+
+    Attributes:
+        times: how many came.
+        until: monotonic time at which everything is to have ended.
+    """
+
+    times: int = 0
+    until: float = float("inf")
+
+    @property
+    def over(self) -> bool:
+        """Whether running cells are to be ended now."""
+        return time.monotonic() >= self.until
+
+
+@contextmanager
+def wishes(control: Control) -> Iterator[Asked]:
+    """Take Ctrl-C and SIGTERM as wishes while the `with` block lasts; in the main thread only."""
+    asked = Asked()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def handler(number: int, _frame: object) -> None:
+        asked.times += 1
+        control.finishing.set()
+        if asked.times > 1:
+            asked.until = 0.0
+        elif number == signal.SIGTERM:
+            asked.until = time.monotonic() + _TERM_PATIENCE
+
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 class _Sweep:

@@ -1,20 +1,21 @@
-"""What the threads of a sweep share: its cells, its environments, and how long to wait before a try is made again."""
+"""What the threads of a sweep share, and those of them that build environments while other versions' jobs run."""
 
 from __future__ import annotations
 
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from harness.environments.build import Environment
+from harness.environments.build import Environment, ensure_environment, evict, use_environment
 from harness.environments.interpreter import Interpreter
-from harness.environments.supervise import Control
+from harness.environments.lockfile import Lock
+from harness.environments.supervise import Control, Stopped
 from harness.environments.uv import BuildFailed
 from harness.flock import Held
 from harness.inputs.matrix import Retry
-from harness.running.causes import is_infrastructure
+from harness.running.causes import INFRASTRUCTURE, is_infrastructure
 from harness.running.experiment import Experiment
 from harness.running.plan import Planned
 from harness.running.progress import Board
@@ -22,6 +23,7 @@ from harness.store.cell import LEVELS, Cell
 from harness.store.store import level
 
 POLL_SECONDS = 0.2
+MOST_BUILDERS = 4
 
 
 @dataclass
@@ -124,3 +126,151 @@ def wait_before(retry: Retry, tries: int) -> float:
     longest = min(retry.longest_wait_seconds, retry.first_wait_seconds * 2.0 ** (tries - 1))
     # So that processes that failed together do not come back together.
     return longest * random.uniform(0.5, 1.0)  # noqa: S311
+
+
+class Builders:
+    """Builds the environments of `work`, at most `ahead` of them before their jobs start.
+
+    Args:
+        work: the sweep's environments.
+        ahead: as many as can run at once.
+        evict_after: delete each environment as soon as its cells have ended.
+    """
+
+    def __init__(self, work: Work, ahead: int, *, evict_after: bool) -> None:
+        self.work, self.ahead, self.evict_after = work, ahead, evict_after
+        self.number = min(MOST_BUILDERS, ahead)
+        self.control = Control()
+        self._to_evict: list[Env] = []
+        self._evicting = 0
+
+    def run(self) -> None:
+        """Build and delete until there is nothing left of both; for a thread, of which there may be several."""
+        changed = self.work.changed
+        while True:
+            with changed:
+                while (found := self._next()) is None:
+                    if self._nothing_left():
+                        return
+                    changed.wait(POLL_SECONDS)
+            env, todo = found
+            todo(env)
+            self.work.notify()
+
+    def ensure(self, version: str, control: Control) -> Environment:
+        """A version's environment, built if it is not there, and mended if somebody has changed it."""
+        experiment = self.work.experiment
+        return ensure_environment(
+            experiment.home,
+            experiment.matrix,
+            experiment.locks,
+            version,
+            experiment.device.flavour,
+            report=self.work.board.note,
+            deadline=experiment.job.deadlines.install,
+            control=control,
+        )
+
+    def ended(self, env: Env) -> None:
+        """Let go of an environment whose last cell has ended; `work.changed` is held."""
+        if env.open or env.state == "gone":
+            return
+        env.state = "gone"
+        if env.used is not None:
+            env.used.release()
+        if self.evict_after and env.environment is not None:
+            self._to_evict.append(env)
+
+    def release(self) -> None:
+        """Let other sweeps delete what this one has used."""
+        for env in self.work.envs.values():
+            if env.used is not None:
+                env.used.release()
+
+    def _nothing_left(self) -> bool:
+        control = self.work.control
+        if control.stopping.is_set():
+            return True
+        if self._to_evict or self._evicting:
+            return False
+        if control.finishing.is_set():
+            # An environment whose last cell is still running is evicted afterwards.
+            return not (self.evict_after and any(item.running for item in self.work.items))
+        return not self.work.open
+
+    def _next(self) -> tuple[Env, Callable[[Env], None]] | None:
+        if self._to_evict:
+            self._evicting += 1
+            return self._to_evict.pop(0), self._evict
+        if self.work.control.finishing.is_set():
+            return None
+        envs = self.work.envs.values()
+        waiting = sum(
+            env.state == "building" or (env.state == "ready" and env.open and not env.started) for env in envs
+        )
+        if waiting >= self.ahead:
+            return None
+        now = time.monotonic()
+        for env in envs:
+            if env.state == "wanted" and env.open and env.not_before <= now:
+                for item in env.items:
+                    self.work.take_if_settled(item)
+                if env.open:
+                    env.state = "building"
+                    return env, self._build
+        return None
+
+    def _build(self, env: Env) -> None:
+        experiment, version, changed = self.work.experiment, env.version, self.work.changed
+        reason = experiment.unsupported(version)
+        if reason:
+            with changed:
+                env.state, env.failure = "failed", BuildFailed(reason, "unsupported", "")
+            return
+        self.work.board.phase(next(item.label for item in env.items if item.cell is None), "environment")
+        try:
+            interpreter = experiment.brought(version)
+            environment = None
+            if interpreter is None:
+                env.used = env.used or use_environment(
+                    experiment.home, version, experiment.device.flavour, experiment.lock(version)
+                )
+                environment = self.ensure(version, self.control)
+                interpreter = Interpreter(environment.python)
+        except BuildFailed as error:
+            self._failed(env, error)
+            return
+        except Stopped:
+            with changed:
+                env.state = "gone"
+            return
+        with changed:
+            env.environment, env.interpreter, env.state = environment, interpreter, "ready"
+
+    def _failed(self, env: Env, error: BuildFailed) -> None:
+        with self.work.changed:
+            env.tries += 1
+            again = error.cause in INFRASTRUCTURE and self.work.may_try_again(env)
+            if again:
+                env.state, said = "wanted", self.work.put_off(env)
+            else:
+                env.state, env.failure = "failed", error
+        if again:
+            self.work.board.note(f"{error} {said}")
+
+    def _evict(self, env: Env) -> None:
+        home, note = self.work.experiment.home, self.work.board.note
+        try:
+            assert env.environment is not None
+            freed = evict(home, env.environment, self._wanted_locks())
+            if freed is None:
+                note(f"{env.version}: another sweep uses the environment, which is left to it")
+            else:
+                note(f"{env.version}: deleted the environment ({freed / 2**30:.1f} GiB freed)")
+        finally:
+            with self.work.changed:
+                self._evicting -= 1
+
+    def _wanted_locks(self) -> list[Lock]:
+        with self.work.changed:
+            return [self.work.experiment.lock(env.version) for env in self.work.envs.values() if env.open]

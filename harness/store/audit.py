@@ -17,7 +17,7 @@ from pathlib import Path
 
 from harness.errors import InfrastructureError, UnreadableTensor
 from harness.files import file_digest
-from harness.flock import Held, hold
+from harness.flock import hold
 from harness.store.cell import Cell
 from harness.store.objects import TENSOR
 from harness.store.store import ATTEMPT, PLACING, Store
@@ -26,8 +26,7 @@ from harness.tensors.safetensors import read_safetensors
 DAMAGED, MISSING, ORPHAN, LEFTOVER, FOREIGN = "damaged", "missing", "orphan", "leftover", "foreign"
 _LOCK = ".lock"
 _OBJECT = re.compile(r"objects/([0-9a-f]{2})/([0-9a-f]+)\.safetensors")
-_CELL = re.compile(r"cells/([0-9A-Za-z]+)/(.+)")
-_ATTEMPT = re.compile(rf"(attempts/([0-9A-Za-z]+)/{ATTEMPT.pattern})/(.+)")
+_RUN = re.compile(rf"(cells/[0-9A-Za-z]+|attempts/([0-9A-Za-z]+)/{ATTEMPT.pattern})/(.+)")
 _EMPTY = re.compile(rf"(?:cells|attempts)/[0-9A-Za-z]+|attempts/[0-9A-Za-z]+/{ATTEMPT.pattern}")
 _MAKING = re.compile(r"(?:cells|objects/[0-9a-f]{2})/\.(?:new|old)-[^/]+(?:/.*)?|cells/[0-9A-Za-z]+/cell\.json\.new")
 _EARLY = re.compile(r"log\.txt|index/[^/]+\.json")
@@ -75,9 +74,8 @@ class _Listing:
     sizes: dict[str, int] = field(default_factory=dict)
     cells: dict[str, Cell] = field(default_factory=dict)
     files: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Folder of a cell, or of a run kept beside one, to the digests of its files, where its record can be read."""
     users: dict[str, list[str]] = field(default_factory=dict)
-    attempts: dict[str, dict[str, str]] = field(default_factory=dict)
-    """Folder of a run that was kept beside its cell to the digests of its files, where its record can be read."""
 
     def labels(self, keys: Iterable[str]) -> str:
         """Cells in words."""
@@ -154,7 +152,7 @@ def collect(store: Store, *, damaged: bool = False, dry_run: bool = False) -> Co
         removed = []
         for path, finding in sorted(paths.items()):
             # What lies in a folder that goes, goes with it.
-            if any(path.startswith(f"{other}/") for other in paths):
+            if _inside(path, paths):
                 continue
             size = sum(n for name, n in listing.sizes.items() if name == path or name.startswith(f"{path}/"))
             removed.append((finding, size))
@@ -175,21 +173,17 @@ def counts(findings: Iterable[Finding]) -> str:
 
 @contextlib.contextmanager
 def _alone(store: Store) -> Iterator[None]:
-    held: Held | None = None
-    if store.root.is_dir():
+    with contextlib.ExitStack() as held:
         try:
-            held = hold(store.lock_path)
+            if store.root.is_dir():
+                held.enter_context(hold(store.lock_path))
         except PermissionError as error:
             raise InfrastructureError(f"{store.lock_path} cannot be written ({error.strerror}).") from error
         except OSError as error:
             # A store on a read-only disk has no writers.
             if os.access(store.root, os.W_OK):
                 raise InfrastructureError(f"{store.lock_path} cannot be locked ({error.strerror}).") from error
-    try:
         yield
-    finally:
-        if held is not None:
-            held.release()
 
 
 def _list(store: Store) -> _Listing:
@@ -207,7 +201,7 @@ def _list(store: Store) -> _Listing:
         if cell is None:
             continue
         listing.cells[key] = cell
-        listing.files[key] = store.files(store.cell_folder(key))
+        listing.files[f"cells/{key}"] = store.files(store.cell_folder(key))
         for artifact in cell.artifacts.values():
             # Also where the record says that only the digest was kept: another cell's tensor has the same.
             users = listing.users.setdefault(artifact.digest, [])
@@ -217,7 +211,7 @@ def _list(store: Store) -> _Listing:
     for key in sorted(path.name for path in beside.iterdir()) if beside.is_dir() else ():
         for attempt in store.attempt_folders(key):
             if store.read(attempt, key) is not None:
-                listing.attempts[attempt.relative_to(store.root).as_posix()] = store.files(attempt)
+                listing.files[attempt.relative_to(store.root).as_posix()] = store.files(attempt)
     return listing
 
 
@@ -230,8 +224,7 @@ def _unexpected(listing: _Listing) -> list[Finding]:
     """Files that no record accounts for."""
     found: dict[str, Finding] = {}
     for path in sorted(listing.sizes):
-        finding = _judge(listing, path)
-        if finding is not None:
+        if finding := _judge(listing, path):
             found.setdefault(finding.path, finding)
     return list(found.values())
 
@@ -248,33 +241,23 @@ def _judge(listing: _Listing, path: str) -> Finding | None:  # noqa: PLR0911 - o
         return None if digest in listing.users else Finding(ORPHAN, path, "no record names it")
     if re.fullmatch(r"objects/[0-9a-f]{2}", path):
         return Finding(LEFTOVER, path, "an empty folder")
-    attempt = _ATTEMPT.fullmatch(path)
-    if attempt is not None:
-        return _judge_attempt(listing, *attempt.groups())
-    match = _CELL.fullmatch(path)
+    match = _RUN.fullmatch(path)
     if match is None:
         if _EMPTY.fullmatch(path):
             return Finding(LEFTOVER, path, "an empty folder")
         return Finding(FOREIGN, path, "not a file of the harness")
-    key, name = match.groups()
-    if key not in listing.cells:
-        if f"cells/{key}/cell.json" in listing.sizes:
-            return Finding(DAMAGED, f"cells/{key}", "its record cannot be read, or is not what was written")
-        return Finding(LEFTOVER, f"cells/{key}", "a folder without a record")
-    known = listing.files[key]
-    if name in {"cell.json", "index"} or name in known or (not known and _EARLY.fullmatch(name)):
-        return None
-    return Finding(FOREIGN, path, "not a file of the harness")
-
-
-def _judge_attempt(listing: _Listing, folder: str, key: str, name: str) -> Finding | None:
-    if f"cells/{key}/cell.json" not in listing.sizes:
-        return Finding(ORPHAN, f"attempts/{key}", "a run that was kept beside a cell which is not there")
-    if folder not in listing.attempts:
-        return Finding(DAMAGED, folder, "its record cannot be read, or is not what was written")
-    if name in {"cell.json", "index"} or name in listing.attempts[folder]:
-        return None
-    return Finding(FOREIGN, f"{folder}/{name}", "not a file of the harness")
+    folder, beside, name = match.groups()
+    if beside and f"cells/{beside}/cell.json" not in listing.sizes:
+        return Finding(ORPHAN, f"attempts/{beside}", "a run that was kept beside a cell which is not there")
+    known = listing.files.get(folder)
+    if known is None:
+        if beside or f"{folder}/cell.json" in listing.sizes:
+            return Finding(DAMAGED, folder, "its record cannot be read, or is not what was written")
+        return Finding(LEFTOVER, folder, "a folder without a record")
+    early = not beside and not known and _EARLY.fullmatch(name)
+    return (
+        None if name in {"cell.json", "index", *known} or early else Finding(FOREIGN, path, "not a file of the harness")
+    )
 
 
 def _missing(listing: _Listing) -> list[Finding]:
@@ -286,7 +269,7 @@ def _missing(listing: _Listing) -> list[Finding]:
                 found.append(Finding(MISSING, path, f"{name} of {cell.label}", (key,)))
         found += [
             Finding(MISSING, f"cells/{key}/{name}", f"a file of {cell.label}", (key,))
-            for name in listing.files[key]
+            for name in listing.files[f"cells/{key}"]
             if f"cells/{key}/{name}" not in listing.sizes
         ]
     return found
@@ -311,30 +294,23 @@ def _wrong_object(store: Store, digest: str, *, read: bool) -> str:
 
 
 def _wrong_files(store: Store, listing: _Listing) -> list[Finding]:
-    found = [
-        Finding(DAMAGED, folder, f"{name} is not what was stored with it")
-        for folder, files in listing.attempts.items()
-        for name, digest in files.items()
-        if not _is_file(store.root / folder / name, digest) and digest == store.files(store.root / folder).get(name)
-    ]
-    for key, files in listing.files.items():
+    found = []
+    for folder, files in listing.files.items():
+        key = folder.removeprefix("cells/") if folder.startswith("cells/") else ""
         for name, digest in files.items():
-            path = store.cell_folder(key) / name
-            if f"cells/{key}/{name}" not in listing.sizes:
+            # What a cell lacks was found already.
+            whole = bool(key)
+            if f"{folder}/{name}" in listing.sizes:
+                with contextlib.suppress(OSError):
+                    whole = file_digest(store.root / folder / name) == digest
+            if whole or store.files(store.root / folder).get(name) != digest:
                 continue
-            with contextlib.suppress(OSError):
-                if file_digest(path) != digest and store.files(store.cell_folder(key)).get(name) == digest:
-                    label = listing.cells[key].label
-                    text = f"its bytes are not those that were stored with {label}"
-                    found.append(Finding(DAMAGED, f"cells/{key}/{name}", text, (key,)))
+            if key:
+                text = f"its bytes are not those that were stored with {listing.cells[key].label}"
+                found.append(Finding(DAMAGED, f"{folder}/{name}", text, (key,)))
+            else:
+                found.append(Finding(DAMAGED, folder, f"{name} is not what was stored with it"))
     return found
-
-
-def _is_file(path: Path, digest: str) -> bool:
-    try:
-        return file_digest(path) == digest
-    except OSError:
-        return False
 
 
 def _still(store: Store, key: str, broken: Iterable[Finding]) -> bool:

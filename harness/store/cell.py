@@ -1,12 +1,9 @@
-"""A stored cell and its artifacts, and the seal that shows a changed record."""
+"""A stored cell and its artifacts."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
-
-from blake3 import blake3
 
 from harness.artifacts.kind import JobKind
 from harness.artifacts.kinds import kind_named
@@ -127,8 +124,3 @@ class Cell:
 def nans(found: object) -> int | None:
     """A record's count of NaNs, where it has one."""
     return found if type(found) is int and found >= 0 else None
-
-
-def seal_of(record: dict[str, Any]) -> str:
-    """Digest of a record without its seal."""
-    return blake3(json.dumps(record, sort_keys=True, separators=(",", ":")).encode()).hexdigest(length=16)

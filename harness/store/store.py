@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import re
 import secrets
 import shutil
@@ -31,12 +30,12 @@ from pathlib import Path
 
 from harness.artifacts.kinds import kind_named
 from harness.errors import UnreadableTensor
-from harness.files import copy, exchange, read_json, sync_file
+from harness.files import copy, exchange, read_json, sync_file, write_json
 from harness.flock import hold
-from harness.store.cell import LEVELS, OUTCOMES, SCHEMA, Artifact, Cell, nans, seal_of
+from harness.store.cell import LEVELS, OUTCOMES, SCHEMA, Artifact, Cell, nans
 from harness.store.objects import Objects
 from harness.store.records import is_record
-from harness.store.spec import CellSpec
+from harness.store.spec import CellSpec, digest_of
 
 ATTEMPTS_KEPT = 5
 """Runs that are kept beside a cell which they do not replace: the newest."""
@@ -157,7 +156,7 @@ class Store(Objects):
         assert isinstance(record, dict)
         seal = record.pop("seal", None)
         # Early records have no seal.
-        if seal is not None and seal != seal_of(record):
+        if seal is not None and seal != digest_of(record):
             return None
         record.pop("files", None)
         artifacts = {
@@ -232,11 +231,8 @@ class Store(Objects):
             whole = {name: path for name, path in files.items() if path.is_file() and not path.is_symlink()}
             digests = {name: copy(path, making / name) for name, path in whole.items()}
             record = json.loads(json.dumps({**cell.to_json(), "files": digests}))
-            record["seal"] = seal_of(record)
-            with (making / "cell.json").open("w", encoding="utf-8") as file:
-                json.dump(record, file, indent=1, sort_keys=True)
-                file.flush()
-                os.fsync(file.fileno())
+            record["seal"] = digest_of(record)
+            write_json(making / "cell.json", record, indent=1)
             sync_file(making / "index")
             sync_file(making)
             # Two writers of one cell: what is there must not change between the look and the placing.

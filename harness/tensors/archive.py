@@ -174,7 +174,7 @@ class Archive:
             )
         # torch hands out memory as it finds it for a file that is marked as a folder.
         folder = name.endswith(b"/")
-        if b"\0" in name or not _is_utf8(name) or disk != 0 or (attributes & _FOLDER and not folder):
+        if b"\0" in name or shown.encode() != name or disk != 0 or (attributes & _FOLDER and not folder):
             raise UnreadableTensor(f"{self.path} is damaged: its directory has an impossible member {shown!r}.")
         # The header repeats the name; its numbers may be zero, and the bytes come after a padding of its own.
         *_, length, padding = self._record(_LOCAL, b"PK\x03\x04", header, f"member {shown!r} has no local header")
@@ -263,11 +263,3 @@ class Archive:
             raise UnreadableTensor(f"{self.path} is damaged: storage {key!r} has two sizes or dtypes.")
         raw = self.raw[member.begin : member.begin + need]
         return Storage(raw, dtype, partial(self.verify, member))
-
-
-def _is_utf8(name: bytes) -> bool:
-    try:
-        name.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from harness.tensors.chunks import How, each_chunk
 from harness.tensors.dtypes import DTYPES, Array
-from harness.tensors.passes import P99, ULP_BINS, Partial, Rule, Total, bins_for, in_dtype, new_total
+from harness.tensors.passes import P99, ULP_BINS, How, Partial, Rule, Total, bins_for, each_chunk, in_dtype, new_total
 from harness.tensors.tensor import Tensor
 
 _FAR = np.iinfo(np.int64).max
@@ -21,10 +20,8 @@ def usable(dtype: str, n: int, how: How) -> bool:
     """Whether the kernels are worth it and work here; without them the same numbers come from NumPy, slower."""
     if n < how.compiled_from:
         return False
-    try:
-        from harness.tensors.kernels import compiler
-    except ImportError:  # pragma: no cover - numba is a dependency; this is for platforms without a wheel
-        return False
+    from harness.tensors.kernels import compiler
+
     return dtype != "float16" or (compiler.CONVERTS_HALF if how.converts_half is None else how.converts_half)
 
 
@@ -51,12 +48,12 @@ class _Thread:
     """One thread's records, work arrays and histograms for a kernel."""
 
     def __init__(self, dtype: str, rules: Sequence[Rule]) -> None:
-        from harness.tensors.kernels import compiler, exact, narrow, records, wide
+        from harness.tensors.kernels import compiler, narrow, plain, records
 
         self.is_float = DTYPES[dtype].kind == "float"
         self.is_wide = dtype == "float64"
         is_narrow = self.is_float and not self.is_wide
-        self.kernel = narrow.vector_chunk if is_narrow else wide.float_chunk if self.is_wide else exact.int_chunk
+        self.kernel = narrow.vector_chunk if is_narrow else plain.float_chunk if self.is_wide else plain.int_chunk
         real = np.float32 if is_narrow else np.float64
         self.rules = np.zeros(len(rules), records.rule_type(real))
         if rules:
@@ -124,9 +121,7 @@ class _Distances:
     """The ULP histogram of all threads, and the distance below which counting has become pointless.
 
     Only the 99th percentile is wanted, which among n elements is the `needed`-th greatest at most. As soon as as many
-    have been seen at or above some distance, it cannot lie below that distance, and what does is counted as zero. After
-    a tenth of a tensor whose parts are alike, nine tenths of the rest are. The result is the same as with every one
-    counted.
+    have been seen at or above some distance, it cannot lie below that distance, and what does may count as zero.
     """
 
     def __init__(self, n: int) -> None:
@@ -179,8 +174,8 @@ def run(a: Tensor, b: Tensor, rules: Sequence[Rule], how: How) -> Total:
 
 def pairs(a: Array, b: Array) -> Array:
     """As `passes.pairs`: how often each of the 65,536 pairs occurs in two uint8 arrays, shape (256, 256), int64."""
-    from harness.tensors.kernels import exact
+    from harness.tensors.kernels import plain
 
     table = np.zeros((4, 1 << 16), np.uint32)
-    exact.pair_chunk(a, b, table)
+    plain.pair_chunk(a, b, table)
     return _drain(table).reshape(256, 256)

@@ -40,9 +40,8 @@ def give_back(*chunks: Array) -> None:
 def _advise(chunk: Array, advice: int) -> None:
     """Tell the system about a mapped chunk's pages; an array that is no mapping is left alone.
 
-    Taking them in at once costs less than faulting one by one, and fetching ahead works on pages that are there only.
-    Giving them back keeps memory bounded whatever the file's size: only whole pages inside the chunk, which are clean
-    and come back from the file.
+    Fetching ahead works on pages that are there only. Giving them back keeps memory bounded whatever the file's size:
+    only whole pages inside the chunk, which are clean and come back from the file.
     """
     owner: object = chunk
     while isinstance(owner, np.ndarray):

@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from harness.tensors import compiled, one_byte, passes, values
-from harness.tensors.chunks import USUAL, How
-from harness.tensors.dtypes import DTYPES, Array
-from harness.tensors.passes import HAS_ULP, KEPT, P99, ULP_BINS, Bins, Rule, Total
-from harness.tensors.profiles import BUILTIN, Profile, Verdict
+from harness.tensors import compiled, one_byte, passes
+from harness.tensors.dtypes import DTYPES, Array, decode, judged
+from harness.tensors.passes import HAS_ULP, KEPT, P99, ULP_BINS, USUAL, Bins, How, Rule, Total
+from harness.tensors.profiles import BUILTIN, Profile, ProfileVerdict
 from harness.tensors.tensor import Tensor
 
 
@@ -67,7 +66,7 @@ class Metrics:
     neginf_b: int
     specials_apart: int  # places where one side is NaN, +inf or -inf and the other is not the same
     first: tuple[Mismatch, ...]
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[ProfileVerdict, ...]
 
     @property
     def value_equal(self) -> bool:
@@ -96,8 +95,8 @@ def measure(a: Tensor, b: Tensor, profiles: Sequence[Profile] = BUILTIN, how: Ho
     """
     if a.shape != b.shape or a.dtype != b.dtype:
         raise ValueError(f"cannot measure {a.dtype} {a.shape} against {b.dtype} {b.shape}")
-    judged = DTYPES[a.dtype].kind in ("float", "complex")
-    rules = [profile.rule(a.dtype) for profile in profiles] if judged else []
+    floating = DTYPES[a.dtype].kind in ("float", "complex")
+    rules = [profile.rule(a.dtype) for profile in profiles] if floating else []
     return _finish(a, b, engine(a.dtype, a.n, how)(a, b, rules, how), profiles, rules)
 
 
@@ -124,7 +123,7 @@ def element(tensor: Tensor, place: int) -> float | int | complex:
     raw = tensor.flat[place : place + 1]
     if DTYPES[tensor.dtype].kind in ("int", "bool"):
         return int(raw[0])
-    number = values.decode(raw, tensor.dtype)[0]
+    number = decode(raw, tensor.dtype)[0]
     return complex(number) if DTYPES[tensor.dtype].kind == "complex" else float(number)
 
 
@@ -151,14 +150,14 @@ def _finish(a: Tensor, b: Tensor, total: Total, profiles: Sequence[Profile], rul
     verdicts = []
     for k, profile in enumerate(profiles):
         if not rules:
-            verdicts.append(Verdict(profile.name, 0.0, 0.0, mismatches == 0))
+            verdicts.append(ProfileVerdict(profile.name, 0.0, 0.0, mismatches == 0))
             continue
         atol, rtol = rules[k]
         needed, place = _best(part.ratios[k] for part in parts)
         where = at(place)
-        close = not any(part.failed[k] for part in parts) if values.judged(a.dtype) else None
+        close = not any(part.failed[k] for part in parts) if judged(a.dtype) else None
         least = math.inf if special_differ else float(needed)
-        verdicts.append(Verdict(profile.name, atol, rtol, close, least, where.index if where else None))
+        verdicts.append(ProfileVerdict(profile.name, atol, rtol, close, least, where.index if where else None))
     firsts = [place for part in parts for place in part.firsts][:KEPT]
     special = [sum(part.special[k] for part in parts) for k in range(6)]
     p99_ulp = _percentile(total.ulps, ULP_BINS, P99, max_ulp) if has_ulp else None

@@ -17,6 +17,7 @@ from harness.errors import UnreadableTensor
 from harness.files import map_file
 from harness.tensors.mapped import check_shape
 from harness.tensors.tensor import Tensor
+from harness.words import said
 
 _HEADER_LIMIT = 10_000  # characters; that of an array without fields has some hundred
 _READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -39,8 +40,7 @@ def read_npy(path: Path) -> Tensor:
             warnings.simplefilter("ignore")
             shape, by_column, dtype = _READERS[version](start, max_header_size=_HEADER_LIMIT)
     except (ValueError, TypeError, SyntaxError, tokenize.TokenError, MemoryError, RecursionError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise UnreadableTensor(f"{path} is not a .npy file: {reason}.") from error
+        raise UnreadableTensor(f"{path} is not a .npy file: {said(error)}.") from error
     if dtype.kind not in "biufc":
         raise UnreadableTensor(f"{path} holds {dtype} where numbers are expected.")
     shape = check_shape(shape, str(path))

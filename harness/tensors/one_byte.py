@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from harness.tensors import compiled, passes
-from harness.tensors import values as values_module
-from harness.tensors.chunks import USUAL, How, each_chunk
-from harness.tensors.dtypes import Array
-from harness.tensors.passes import KEPT, Partial, Rule, Total, new_total
+from harness.tensors.dtypes import Array, byte_values, judged
+from harness.tensors.passes import KEPT, USUAL, How, Rule, Total, each_chunk, new_total, reduced
 from harness.tensors.tensor import Tensor
 
 
@@ -33,27 +30,8 @@ def run(a: Tensor, b: Tensor, rules: Sequence[Rule], how: How) -> Total:
     # Each distinct pair is an element of a small problem, weighted by its count.
     left, right = (side.astype(np.uint8) for side in np.nonzero(counts))
     weights = counts[left, right]
-    values = values_module.byte_values(a.dtype)
+    values = byte_values(a.dtype)
     u, v = values[left], values[right]
-    finite = np.isfinite(u) & np.isfinite(v)
-    with np.errstate(invalid="ignore"):
-        difference = np.where(finite, np.abs(u - v), 0.0)
-    reference = np.where(finite, np.abs(v), 0.0)
-    unequal = u != v
-    part = Partial(
-        finite=int(weights[finite].sum()),
-        differ=int(weights[unequal & finite].sum()),
-        against_zero=int(weights[(difference > 0) & (reference == 0)].sum()),
-        bits_apart=bool(np.any(left != right)),
-        special=[int(weights[mask].sum()) for side in ("nan", "up", "down") for mask in _classes(side, u, v)],
-        special_differ=int(weights[unequal & ~finite].sum()),
-        failed=[values_module.judged(a.dtype) and bool(unequal.any()) for _ in rules],
-    )
-    apart = ~finite & unequal & ~(np.isnan(u) & np.isnan(v))
-    part.special_apart = int(weights[apart].sum())
-    p, q, d, w = u[finite], v[finite], difference[finite], weights[finite]
-    part.sums = (float(d @ w), float((p * p) @ w), float((q * q) @ w), float((p * q) @ w), float((d * d) @ w))
-    np.add.at(total.histogram, total.bins.of(d), w)
 
     def find(left: Array, right: Array, count: int) -> list[int]:
         """Flat indices of the first `count` places that hold one of these pairs of bytes."""
@@ -66,28 +44,19 @@ def run(a: Tensor, b: Tensor, rules: Sequence[Rule], how: How) -> Total:
                 break
         return found
 
-    def place(scores: Array) -> tuple[float, int]:
+    def greatest(scores: Array) -> tuple[float, int]:
         best = float(scores.max()) if scores.size else 0.0
-        if best <= 0:
-            return 0.0, -1
-        return best, find(left[scores == best], right[scores == best], 1)[0]
+        return (best, find(left[scores == best], right[scores == best], 1)[0]) if best > 0 else (0.0, -1)
 
-    part.max_abs = place(difference)
-    relative = np.divide(difference, reference, out=np.zeros_like(difference), where=reference > 0)
-    part.max_rel = place(relative)
-    for atol, _ in rules:
-        needed = np.divide(difference - atol, reference, out=np.zeros_like(difference), where=reference > 0)
-        needed[(reference == 0) & (difference > atol)] = math.inf
-        part.ratios.append(place(needed))
-    if unequal.any():
-        part.firsts = find(left[unequal], right[unequal], KEPT)
+    with np.errstate(invalid="ignore"):
+        part, unequal, difference = reduced(u, v, np.abs(u - v), rules, greatest, weights)
+    finite = np.isfinite(u) & np.isfinite(v)
+    np.add.at(total.histogram, total.bins.of(difference[finite]), weights[finite])
+    part.bits_apart = bool(np.any(left != right))
+    part.failed = [judged(a.dtype) and bool(unequal.any()) for _ in rules]
+    part.firsts = find(left[unequal], right[unequal], KEPT) if unequal.any() else []
     total.parts.append(part)
     return total
-
-
-def _classes(which: str, u: Array, v: Array) -> Iterable[Array]:
-    for side in (u, v):
-        yield np.isnan(side) if which == "nan" else side == (math.inf if which == "up" else -math.inf)
 
 
 def _hits(wanted: Array, p: Array, q: Array) -> Array:

@@ -7,15 +7,18 @@ reference.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
-from harness.tensors.chunks import How, each_chunk
-from harness.tensors.dtypes import DTYPES, Array
+from harness.tensors.dtypes import DTYPES, Array, Float64s, decode, judged
+from harness.tensors.mapped import give_back, take_in
 from harness.tensors.tensor import Tensor
-from harness.tensors.values import Float64s, decode, judged
+
+Found = TypeVar("Found")
 
 KEPT = 5
 """How many of the first mismatches are kept."""
@@ -23,6 +26,52 @@ P99 = 0.99
 """The greatest share that a percentile of ULP distances is asked for; the kernels count no more than it needs."""
 HAS_ULP = ("float16", "bfloat16", "float32", "float64")
 """Dtypes whose distances are counted in units in the last place."""
+
+
+@dataclass(frozen=True)
+class How:
+    """How a pair of tensors is gone through: what a result says does not depend on it.
+
+    `threads` is how many a big tensor may take, all cores unless told; no number changes with it. Compiled kernels are
+    used from `compiled_from` elements on: importing numba costs as much as comparing these in NumPy. A thread takes
+    `chunk` elements at a time, and plain NumPy `numpy_chunk`: bigger work arrays would be fresh pages each time, which
+    cost more than the arithmetic. `converts_half` is whether the processor converts float16; it is asked unless told.
+    """
+
+    threads: int | None = None
+    compiled_from: int = 8_000_000
+    chunk: int = 1 << 22
+    numpy_chunk: int = 1 << 15
+    converts_half: bool | None = None
+
+
+USUAL = How()
+
+
+def each_chunk(
+    x: Array, y: Array, size: int, look: Callable[[Array, Array, int], Found], threads: int | None = 1
+) -> Iterator[Found]:
+    """What `look(p, q, start)` returns of each chunk of two flat arrays, in the chunks' order.
+
+    Mapped pages are taken in before and given back after. The first exception ends it.
+    """
+
+    def one(start: int) -> Found:
+        p, q = x[start : start + size], y[start : start + size]
+        take_in(p, q)
+        found = look(p, q, start)
+        give_back(p, q)
+        return found
+
+    starts = range(0, x.size, size)
+    count = min(threads or len(os.sched_getaffinity(0)), len(starts))
+    if count <= 1:
+        yield from map(one, starts)
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(count) as pool:
+        yield from pool.map(one, starts)
 
 
 @dataclass(frozen=True)
@@ -201,10 +250,6 @@ def _greatest(values: Float64s, start: int) -> tuple[float, int]:
     return (float(values[place]), start + place) if values[place] > 0 else (0.0, -1)
 
 
-def _scatter(values: Float64s, bins: Bins, histogram: Array) -> None:
-    histogram += np.bincount(bins.of(values), minlength=bins.size).astype(np.int64)
-
-
 def run(a: Tensor, b: Tensor, rules: Sequence[Rule], how: How) -> Total:
     """Compare tensors of any dtype of two bytes and more, one chunk after the other."""
     total = new_total(a.dtype)
@@ -217,75 +262,87 @@ def run(a: Tensor, b: Tensor, rules: Sequence[Rule], how: How) -> Total:
 
 
 def _chunk(a: Array, b: Array, dtype: str, start: int, rules: Sequence[Rule], total: Total) -> Partial:
-    """Compare one chunk (float64 work arrays of its size), and add to the total's histograms.
-
-    Args:
-        a: one side's elements, one-dimensional, as in `Tensor.data`.
-        b: the reference's.
-        dtype: torch's name.
-        start: flat index of the chunk's first element.
-        rules: atol and rtol to judge by; empty for integers.
-        total: whose `histogram` and `ulps` are added to.
-    """
+    """Compare one chunk (float64 work arrays of its size), and add to the total's histograms."""
     with np.errstate(all="ignore"):
         x, y = decode(a, dtype), decode(b, dtype)
-        finite = np.isfinite(x) & np.isfinite(y)
-        raw = f"<u{a.itemsize}" if a.itemsize <= 8 else "<u8"
-        result = Partial(finite=int(np.count_nonzero(finite)), bits_apart=bool(np.any(a.view(raw) != b.view(raw))))
         difference = np.abs(x - y)
         if dtype in ("int64", "uint64"):
             difference = np.where(a < b, b - a, a - b).view(np.uint64).astype(np.float64)
-        unequal = (difference != 0) & finite
-        if not finite.all():
-            unequal |= _specials(x, y, finite, result)
-        difference = np.where(finite, difference, 0.0)
-        reference = np.where(finite, np.abs(y), 0.0)
+        result, unequal, difference = reduced(x, y, difference, rules, lambda values: _greatest(values, start))
+        raw = f"<u{a.itemsize}" if a.itemsize <= 8 else "<u8"
+        result.bits_apart = bool(np.any(a.view(raw) != b.view(raw)))
         result.firsts = [start + int(place) for place in np.flatnonzero(unequal)[:KEPT]]
-        result.differ = int(np.count_nonzero(unequal)) - result.special_differ
-        result.against_zero = int(np.count_nonzero((difference > 0) & (reference == 0)))
-        p, q = x[finite], y[finite]
-        d = difference[finite]
-        result.sums = (
-            float(d.sum()),
-            float((p * p.conj()).real.sum()),
-            float((q * q.conj()).real.sum()),
-            float((p * q.conj()).real.sum()),
-            float((d * d).sum()),
-        )
-        result.max_abs = _greatest(difference, start)
-        relative = np.divide(difference, reference, out=np.zeros_like(difference), where=reference > 0)
-        result.max_rel = _greatest(relative, start)
-        _scatter(d, total.bins, total.histogram)
+        finite = np.isfinite(x) & np.isfinite(y)
+        total.histogram += np.bincount(total.bins.of(difference[finite]), minlength=total.bins.size)
         if dtype in HAS_ULP:
             distance = ulp_distance(a, b, dtype)
             distance[~finite] = 0
             place = int(np.argmax(distance)) if distance.size else 0
             if distance.size and distance[place]:
                 result.max_ulp = int(distance[place]), start + place
-            _scatter(distance[finite].astype(np.float64), ULP_BINS, total.ulps)
-        for rule in rules:
-            excess = difference - rule[0]
-            needed = np.divide(excess, reference, out=np.zeros_like(excess), where=reference > 0)
-            needed[(reference == 0) & (excess > 0)] = math.inf
-            result.ratios.append(_greatest(needed, start))
-            result.failed.append(judged(dtype) and bool(not_close(a, b, dtype, rule).any()))
+            ulps = ULP_BINS.of(distance[finite].astype(np.float64))
+            total.ulps += np.bincount(ulps, minlength=ULP_BINS.size)
+        result.failed = [judged(dtype) and bool(not_close(a, b, dtype, rule).any()) for rule in rules]
     return result
 
 
-def _specials(x: Array, y: Array, finite: Array, result: Partial) -> Array:
-    """Count what is not finite into `result`; return where a pair that is not both finite differs."""
-    classes = []
-    for side, values in enumerate((x, y)):
-        nan = np.isnan(values)
-        up = ~nan & (values == math.inf) if values.dtype.kind != "c" else ~nan & ~np.isfinite(values)
-        down = ~nan & ~up & (values == -math.inf)
-        for slot, mask in ((0, nan), (2, up), (4, down)):
-            result.special[slot + side] = int(np.count_nonzero(mask))
-        classes.append(nan * 1 + up * 2 + down * 3)
-    result.special_apart = int(np.count_nonzero(classes[0] != classes[1]))
-    differ: Array = ~finite & ~(x == y)
-    result.special_differ = int(np.count_nonzero(differ))
-    return differ
+def reduced(
+    x: Array,
+    y: Array,
+    difference: Array,
+    rules: Sequence[Rule],
+    greatest: Callable[[Float64s], tuple[float, int]],
+    weights: Array | None = None,
+) -> tuple[Partial, Array, Float64s]:
+    """What pairs of numbers add to the metrics that need no bits, of which each counts `weights` times, else once.
+
+    Args:
+        x: one side, float64 or complex128.
+        y: the reference.
+        difference: |x-y|, whatever stands where they are not finite.
+        rules: atol and rtol to judge by; empty for integers.
+        greatest: the greatest of some values, one a pair, and its place; (0, -1) where none is above zero.
+        weights: how often each pair occurs.
+
+    Returns:
+        The numbers, where the sides differ, and the differences with zeros where they are not finite.
+    """
+
+    def count(mask: Array) -> int:
+        return int(np.count_nonzero(mask) if weights is None else weights[mask].sum())
+
+    finite = np.isfinite(x) & np.isfinite(y)
+    result = Partial(finite=count(finite))
+    unequal = (difference != 0) & finite
+    if not finite.all():
+        classes = []
+        for side, values in enumerate((x, y)):
+            nan = np.isnan(values)
+            up = ~nan & (values == math.inf) if values.dtype.kind != "c" else ~nan & ~np.isfinite(values)
+            down = ~nan & ~up & (values == -math.inf)
+            result.special[side::2] = [count(mask) for mask in (nan, up, down)]
+            classes.append(nan * 1 + up * 2 + down * 3)
+        result.special_apart = count(classes[0] != classes[1])
+        special = ~finite & ~(x == y)
+        result.special_differ = count(special)
+        unequal |= special
+    difference = np.where(finite, difference, 0.0)
+    reference = np.where(finite, np.abs(y), 0.0)
+    result.differ = count(unequal) - result.special_differ
+    result.against_zero = count((difference > 0) & (reference == 0))
+    p, q, d = x[finite], y[finite], difference[finite]
+    terms = d, (p * p.conj()).real, (q * q.conj()).real, (p * q.conj()).real, d * d
+    times = None if weights is None else weights[finite]
+    result.sums = tuple(float(term.sum() if times is None else term @ times) for term in terms)
+    result.max_abs = greatest(difference)
+    relative = np.divide(difference, reference, out=np.zeros_like(difference), where=reference > 0)
+    result.max_rel = greatest(relative)
+    for atol, _ in rules:
+        excess = difference - atol
+        needed = np.divide(excess, reference, out=np.zeros_like(excess), where=reference > 0)
+        needed[(reference == 0) & (excess > 0)] = math.inf
+        result.ratios.append(greatest(needed))
+    return result, unequal, difference
 
 
 def pairs(a: Array, b: Array) -> Array:

@@ -41,7 +41,7 @@ BUILTIN = (DEFAULT, BNB)
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ProfileVerdict:
     """What one profile says about all values of two tensors: whether they are close, and by how much they are or not.
 
     `profile` is its name; `atol` and `rtol` are its tolerance for their dtype, zero for integers, which are equal or

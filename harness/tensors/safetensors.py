@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
 
 from harness.errors import UnreadableTensor
 from harness.files import map_file
 from harness.tensors.dtypes import BY_CODE, DTYPES, Array, Dtype
-from harness.tensors.mapped import HASH_SLICE, check_shape, view_bytes
+from harness.tensors.mapped import check_shape, view_bytes
 from harness.tensors.tensor import Tensor
 
 _HEADER_LIMIT = 100 * 1024 * 1024  # the safetensors specification's own limit on its JSON header
@@ -107,8 +105,7 @@ def write_safetensors(
         OSError: the file cannot be written.
     """
     with Path(path).open("wb") as file:
-        for part in _safetensors_parts(tensors, metadata or {}):
-            _write_all(file, part)
+        file.writelines(_safetensors_parts(tensors, metadata or {}))
 
 
 def _safetensors_parts(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
@@ -129,10 +126,3 @@ def _safetensors_parts(tensors: Mapping[str, Tensor], metadata: Mapping[str, str
     yield len(text).to_bytes(8, "little") + text
     for name in order:
         yield tensors[name].buffer()
-
-
-def _write_all(file: BinaryIO | io.BufferedWriter, part: bytes | memoryview) -> None:
-    """Write in slices: one `write` of more than 2 GiB is cut short on Linux."""
-    view = memoryview(part)
-    for start in range(0, len(view), HASH_SLICE):
-        file.write(view[start : start + HASH_SLICE])

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from harness.errors import UnreadableTensor
-from harness.tensors.dtypes import BY_NUMPY, DTYPES, Array
+from harness.tensors.dtypes import BY_NUMPY, DTYPES, Array, count_nan
 from harness.tensors.mapped import HASH_SLICE, slices
 
 if sys.byteorder != "little":  # pragma: no cover - no such host has a torch wheel
@@ -96,8 +96,6 @@ class Tensor:
 
         `size` is how many bytes are read at a time; they must hold whole elements.
         """
-        from harness.tensors.values import count_nan
-
         found: list[int] = []
         digest = self._read_through(lambda raw: found.append(count_nan(raw, self.dtype)), size)
         return digest, sum(found)

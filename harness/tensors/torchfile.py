@@ -14,15 +14,21 @@ from harness.tensors.unpickle import Interpreter, Name
 _DEPTH_LIMIT = 64
 
 
-def read(path: Path) -> object:
-    """Read one file; see `harness.tensors.torchfile.read_pt`."""
-    raw = map_file(path)
-    archive = Archive(path, raw)
+def read_pt(path: str | Path) -> object:
+    """Read what `torch.save` wrote, as nested dicts, lists, tuples and scalars with `Tensor` leaves.
+
+    Nothing in the file is executed: the pickle is interpreted by `harness.tensors.unpickle`, which knows torch's
+    tensors and plain containers and refuses every other name.
+
+    Raises:
+        UnreadableTensor: the file is missing, truncated, in the format of torch before 1.6, holds something else, or
+            is one that torch would refuse or might understand in another way.
+    """
+    path = Path(path)
+    archive = Archive(path, map_file(path))
     try:
         tree = Interpreter(path, archive).run(archive.pickle())
-    except UnreadableTensor:
-        raise
-    except (IndexError, KeyError, TypeError, ValueError, OverflowError, UnicodeDecodeError) as error:
+    except (IndexError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise UnreadableTensor(f"{path} holds a damaged pickle ({type(error).__name__}: {error}).") from error
     return _plain(path, tree, swapped=archive.swapped)
 
@@ -56,16 +62,3 @@ def _plain(path: Path, tree: object, *, swapped: bool) -> object:
         return done[id(node)]
 
     return visit(tree, 0)
-
-
-def read_pt(path: str | Path) -> object:
-    """Read what `torch.save` wrote, as nested dicts, lists, tuples and scalars with `Tensor` leaves.
-
-    Nothing in the file is executed: the pickle is interpreted by `harness.tensors.torchfile`, which knows torch's
-    tensors and plain containers and refuses every other name.
-
-    Raises:
-        UnreadableTensor: the file is missing, truncated, in the format of torch before 1.6, holds something else, or
-            is one that torch would refuse or might understand in another way.
-    """
-    return read(Path(path))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from pickletools import OpcodeInfo, opcodes  # descriptions: it runs nothing
 from typing import Any
 
 import numpy as np
@@ -27,7 +29,6 @@ _STORAGES = {
     "ComplexFloatStorage": "complex64", "ComplexDoubleStorage": "complex128",
     "UntypedStorage": "uint8",
 }  # fmt: skip
-
 
 # Attributes that torch.Tensor answers for itself: setting one raises, or changes the tensor (`data`, `imag`).
 _OWN_ATTRIBUTES = frozenset((
@@ -59,10 +60,6 @@ _FUNCTIONS = {
     ("torch", "Size"): "size",
 }
 _CLASSES = frozenset((("torch", "Tensor"), ("torch.nn.parameter", "Parameter")))
-
-
-class _Stop(Exception):  # noqa: N818
-    """The STOP opcode was reached."""
 
 
 class Rebuilder:
@@ -148,43 +145,46 @@ class Interpreter:
         self.stack: list[Any] = []
         self.outside: list[list[Any]] = []  # the stacks below each mark
         self.memo: dict[int, Any] = {}
-        self.position = 0
         self.rebuild = Rebuilder(path, archive)
-        self.code = b""
+        self.code = io.BytesIO()
+        self.size = 0
 
     def run(self, code: bytes) -> object:
         """Interpret a pickle and return its object."""
-        self.code = code
-        while True:
-            opcode = self._take(1)[0]
-            operation = _OPCODES.get(opcode)
-            if operation is None:
-                raise UnreadableTensor(
-                    f"{self.path} holds more than tensors and plain containers: "
-                    f"pickle opcode 0x{opcode:02x} is refused."
-                )
-            try:
-                operation(self)
-            except _Stop:
-                return self.stack.pop()
+        self.code, self.size = io.BytesIO(code), len(code)
+        while (opcode := self._opcode()).name != "STOP":
+            _OPERATIONS[opcode.name](self, self._argument(opcode))
+        return self.stack.pop()
 
-    def _take(self, count: int) -> bytes:
-        taken = self.code[self.position : self.position + count]
-        if len(taken) != count:
-            raise UnreadableTensor(f"{self.path} is damaged: its pickle ends too early.")
-        self.position += count
-        return taken
+    def _opcode(self) -> OpcodeInfo:
+        byte = self.code.read(1)
+        if not byte:
+            raise self._cut()
+        opcode = _OPCODES.get(byte)
+        if opcode is None:
+            raise UnreadableTensor(
+                f"{self.path} holds more than tensors and plain containers: pickle opcode 0x{byte.hex()} is refused."
+            )
+        return opcode
 
-    def _integer(self, count: int, *, signed: bool = False) -> int:
-        return int.from_bytes(self._take(count), "little", signed=signed)
+    def _argument(self, opcode: OpcodeInfo) -> Any:  # noqa: ANN401 - a text, a number or bytes
+        if opcode.name == "GLOBAL":  # pickletools would unescape the names, which no unpickler does
+            return self._line(), self._line()
+        try:
+            return opcode.arg.reader(self.code) if opcode.arg else None
+        except UnicodeDecodeError:
+            raise
+        except ValueError as error:
+            raise self._cut() from error
 
     def _line(self) -> str:
-        end = self.code.find(b"\n", self.position)
-        if end < 0:
-            raise UnreadableTensor(f"{self.path} is damaged: its pickle ends too early.")
-        line = self.code[self.position : end]
-        self.position = end + 1
-        return line.decode("utf-8")
+        line = self.code.readline()
+        if not line.endswith(b"\n"):
+            raise self._cut()
+        return line[:-1].decode("utf-8")
+
+    def _cut(self) -> UnreadableTensor:
+        return UnreadableTensor(f"{self.path} is damaged: its pickle ends too early.")
 
     def _marked(self) -> list[Any]:
         """Pop everything above the last mark."""
@@ -196,33 +196,20 @@ class Interpreter:
         self.outside.append(self.stack)
         self.stack = []
 
-    def frame(self) -> None:
+    def frame(self, size: int) -> None:
         """FRAME: how many bytes follow at least."""
-        if self._integer(8) > len(self.code) - self.position:
-            raise UnreadableTensor(f"{self.path} is damaged: its pickle ends too early.")
+        if size > self.size - self.code.tell():
+            raise self._cut()
 
     def push(self, value: object) -> None:
         """Put a value on the stack."""
         self.stack.append(value)
 
-    def long(self, width: int) -> None:
-        """LONG1 and LONG4: a length in `width` bytes, then a signed integer of that many bytes."""
-        count = self._integer(width)
-        if count > _LONG_LIMIT:
-            raise UnreadableTensor(f"{self.path} holds an integer of {count} bytes.")
-        self.push(self._integer(count, signed=True))
-
-    def text(self, width: int) -> None:
-        """A string whose length takes `width` bytes."""
-        self.push(self._take(self._integer(width)).decode("utf-8", "surrogatepass"))
-
-    def octets(self, width: int) -> None:
-        """A bytes object whose length takes `width` bytes."""
-        self.push(self._take(self._integer(width)))
-
-    def double(self) -> None:
-        """BINFLOAT: eight big-endian bytes."""
-        self.push(float(np.frombuffer(self._take(8), ">f8")[0]))
+    def long(self, value: int) -> None:
+        """LONG1 and LONG4."""
+        if (size := (value.bit_length() + 8) // 8) > _LONG_LIMIT:
+            raise UnreadableTensor(f"{self.path} holds an integer of {size} bytes.")
+        self.push(value)
 
     def find(self, module: str, name: str) -> None:
         """Look a global up in the tables; refuse any other, and import nothing."""
@@ -380,54 +367,36 @@ def _pop_two(machine: Interpreter) -> list[Any]:
     return [key, value]
 
 
-def _stop(_: Interpreter) -> None:
-    raise _Stop
-
-
-def void(_: object) -> None:
-    """Drop a value: the opcode table holds expressions."""
-
-
-# Opcode bytes as in CPython's Lib/pickle.py, without those that torch never writes for tensors in plain containers.
-_OPCODES: dict[int, Callable[[Interpreter], None]] = {
-    0x80: lambda m: void(m._take(1)),  # PROTO
-    0x95: lambda m: m.frame(),
-    ord("."): _stop,
-    ord("("): lambda m: m.mark(),
-    ord("N"): lambda m: m.push(None),
-    0x88: lambda m: m.push(True),
-    0x89: lambda m: m.push(False),
-    ord("J"): lambda m: m.push(m._integer(4, signed=True)),
-    ord("K"): lambda m: m.push(m._integer(1)),
-    ord("M"): lambda m: m.push(m._integer(2)),
-    0x8A: lambda m: m.long(1),
-    0x8B: lambda m: m.long(4),
-    ord("G"): lambda m: m.double(),
-    ord("X"): lambda m: m.text(4),
-    0x8C: lambda m: m.text(1),
-    0x8D: lambda m: m.text(8),
-    ord("B"): lambda m: m.octets(4),
-    ord("C"): lambda m: m.octets(1),
-    0x8E: lambda m: m.octets(8),
-    ord("c"): lambda m: m.find(m._line(), m._line()),
-    0x93: lambda m: m.stack_global(),
-    ord(")"): lambda m: m.push(()),
-    ord("t"): lambda m: m.push(tuple(m._marked())),
-    0x85: lambda m: m.tuple_of(1),
-    0x86: lambda m: m.tuple_of(2),
-    0x87: lambda m: m.tuple_of(3),
-    ord("]"): lambda m: m.push([]),
-    ord("a"): lambda m: m.append([m.stack.pop()]),
-    ord("e"): lambda m: m.append(m._marked()),
-    ord("}"): lambda m: m.push({}),
-    ord("s"): lambda m: m.set_items(_pop_two(m)),
-    ord("u"): lambda m: m.set_items(m._marked()),
-    ord("q"): lambda m: m.memoize(m._integer(1)),
-    ord("r"): lambda m: m.memoize(m._integer(4)),
-    0x94: lambda m: m.memoize(len(m.memo)),
-    ord("h"): lambda m: m.push(m.memo[m._integer(1)]),
-    ord("j"): lambda m: m.push(m.memo[m._integer(4)]),
-    ord("Q"): lambda m: m.persistent(),
-    ord("R"): lambda m: m.reduce(),
-    ord("b"): lambda m: m.build(),
+# By the names of `pickletools`, without those that torch never writes for tensors in plain containers.
+_OPERATIONS: dict[str, Callable[[Interpreter, Any], None]] = {
+    **dict.fromkeys(("BININT", "BININT1", "BININT2", "BINFLOAT"), Interpreter.push),
+    **dict.fromkeys(("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"), Interpreter.push),
+    **dict.fromkeys(("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"), Interpreter.push),
+    **dict.fromkeys(("LONG1", "LONG4"), Interpreter.long),
+    **dict.fromkeys(("BINPUT", "LONG_BINPUT"), Interpreter.memoize),
+    **dict.fromkeys(("BINGET", "LONG_BINGET"), lambda m, index: m.push(m.memo[index])),
+    "PROTO": lambda _m, _: None,
+    "FRAME": Interpreter.frame,
+    "MARK": lambda m, _: m.mark(),
+    "NONE": lambda m, _: m.push(None),
+    "NEWTRUE": lambda m, _: m.push(True),
+    "NEWFALSE": lambda m, _: m.push(False),
+    "GLOBAL": lambda m, names: m.find(*names),
+    "STACK_GLOBAL": lambda m, _: m.stack_global(),
+    "EMPTY_TUPLE": lambda m, _: m.push(()),
+    "TUPLE": lambda m, _: m.push(tuple(m._marked())),
+    "TUPLE1": lambda m, _: m.tuple_of(1),
+    "TUPLE2": lambda m, _: m.tuple_of(2),
+    "TUPLE3": lambda m, _: m.tuple_of(3),
+    "EMPTY_LIST": lambda m, _: m.push([]),
+    "APPEND": lambda m, _: m.append([m.stack.pop()]),
+    "APPENDS": lambda m, _: m.append(m._marked()),
+    "EMPTY_DICT": lambda m, _: m.push({}),
+    "SETITEM": lambda m, _: m.set_items(_pop_two(m)),
+    "SETITEMS": lambda m, _: m.set_items(m._marked()),
+    "MEMOIZE": lambda m, _: m.memoize(len(m.memo)),
+    "BINPERSID": lambda m, _: m.persistent(),
+    "REDUCE": lambda m, _: m.reduce(),
+    "BUILD": lambda m, _: m.build(),
 }
+_OPCODES = {one.code.encode("latin-1"): one for one in opcodes if one.name == "STOP" or one.name in _OPERATIONS}

@@ -6,11 +6,13 @@ way, so that whoever supervises this process knows where it stood when it was ki
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from typing import Any
 
 from harness.worker.outcomes import Ended, ending
@@ -33,30 +35,18 @@ class Phases:
         self._path = os.path.join(out_dir, "phase")
         self.current = "start"
 
-    def __call__(self, name: str) -> Phase:
-        """Return a context manager that times `name`."""
-        return Phase(self, name)
-
-    def enter(self, name: str) -> None:
-        """Say that `name` has begun."""
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Time the `with` block as phase `name`."""
         self.current = name
         with open(self._path, "w", encoding="utf-8") as file:
             file.write(name)
-
-
-class Phase:
-    """One timed phase."""
-
-    def __init__(self, phases: Phases, name: str) -> None:
-        self._phases, self._name = phases, name
-
-    def __enter__(self) -> None:
-        self._phases.enter(self._name)
-        self._start = time.perf_counter()
-
-    def __exit__(self, *_exception: object) -> None:
-        spent = time.perf_counter() - self._start
-        self._phases.seconds[self._name] = round(self._phases.seconds.get(self._name, 0.0) + spent, 4)
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - started
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 4)
 
 
 def _run(cell: dict[str, Any], out_dir: str, phases: Phases, result: dict[str, Any]) -> None:

@@ -1,73 +1,59 @@
-"""colbert-ai's C++ and CUDA kernels for searching, with torch operations instead: no compiler is needed to search.
+"""colbert-ai's C++ and CUDA kernels for searching, in NumPy and torch: no compiler is needed to search.
 
 Each gives the bits of the kernel that it replaces for whatever a search can hand it; a test compiles colbert-ai's own
-sources and compares. As there, work is shared among torch's threads.
+sources and compares. On the CPU they are NumPy on one thread, which is faster than colbert-ai's loops are on two: a
+search is many small steps, and torch's threads wait for each other at the end of every one.
 """
 
 from __future__ import annotations
 
-import torch
+import itertools
+from typing import Any
 
-_BLOCK = 16
-"""Rows that are reduced together before the segments are looked at."""
+import numpy
+import torch
 
 _UNSEEN = -9999.0
 """What `filter_pids.cpp` gives a passage for a query token that none of its centroids was kept for."""
 
+_AT_ONCE = 1 << 17
+"""Values that are worked on together: a buffer of this size is used again and again, and stays in a core's cache."""
 
-def _greatest(rows: torch.Tensor) -> torch.Tensor:
-    """The maximum along dimension 1 of (n, a power of two, q): halves against each other, which is faster than amax."""
-    while rows.shape[1] > 1:
-        half = rows.shape[1] // 2
-        rows = torch.maximum(rows[:, :half], rows[:, half:])
-    return rows[:, 0]
+Array = numpy.ndarray[Any, Any]
 
 
-def _segmented_max(rows: torch.Tensor, lengths: torch.Tensor, floor: float) -> torch.Tensor:
+def _segmented_max(table: Array, places: Array | None, starts: Array, lengths: Array, floor: float) -> Array:
     """The greatest value of each column in each segment of rows, and at least `floor`.
 
-    A segment is its first and its last `_BLOCK` rows, and the whole blocks of `_BLOCK` rows that lie in it: blocks are
-    reduced once, wherever the segments' bounds are. Rows that are looked at twice do not change a maximum.
+    Segments of about one length are worked on together: all their first rows, all their second ones, and so on.
 
     Args:
-        rows: float32 of shape (n, q), segment after segment.
-        lengths: int64 of shape (m,), which sum to n at most; 0 gives `floor`.
+        table: float32 of shape (n, q).
+        places: the rows of `table` that the segments consist of; None for all of them, in order.
+        starts: of shape (m,), where in `places` each segment begins.
+        lengths: of shape (m,); 0 gives `floor`.
         floor: what each maximum starts from.
 
     Returns:
         float32 of shape (m, q). NaN is passed over, as `std::max(so_far, value)` does.
     """
-    count, width = len(lengths), rows.shape[1]
-    ends = lengths.cumsum(0)
-    total = int(ends[-1]) if count else 0
-    if not total:
-        return rows.new_full((count, width), floor)
-    starts = ends - lengths
-    step = torch.arange(_BLOCK)
-    last = (ends - 1).clamp_min(0)[:, None]
-    found = _rows_of(rows, torch.minimum(starts[:, None] + step, last))
-    longest = int(lengths.max())
-    if longest > _BLOCK:
-        found = torch.maximum(found, _rows_of(rows, torch.maximum(last - step, torch.minimum(starts[:, None], last))))
-    if longest > 2 * _BLOCK:
-        whole = total // _BLOCK
-        blocks = rows.new_full((whole + 1, width), floor)
-        blocks[:-1] = _greatest(rows[: whole * _BLOCK].view(whole, _BLOCK, width))
-        first = (starts + _BLOCK - 1).div(_BLOCK, rounding_mode="floor")[:, None]
-        stop = ends.div(_BLOCK, rounding_mode="floor")[:, None]
-        most = 1 << (int((stop - first).max()) - 1).bit_length()
-        inside = first + torch.arange(most)
-        # The block after the last holds the floor, and so changes nothing.
-        found = torch.maximum(found, _rows_of(blocks, torch.where(inside < stop, inside, whole)))
-    if bool(found.isnan().any()):
-        return _segmented_max(rows.masked_fill(rows.isnan(), float("-inf")), lengths, floor)
-    found = found.clamp_min(floor)
-    return found.masked_fill(lengths[:, None] == 0, floor)
-
-
-def _rows_of(rows: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    taken = rows.index_select(0, places.reshape(-1))
-    return _greatest(taken.view(*places.shape, rows.shape[1]))
+    width = table.shape[1]
+    found = numpy.full((len(lengths), width), floor, dtype=numpy.float32)
+    order = numpy.argsort(-lengths, kind="stable")[: numpy.count_nonzero(lengths)]
+    together = max(1, _AT_ONCE // width)
+    buffer = numpy.empty((min(together, len(order)), width), dtype=numpy.float32)
+    for begin in range(0, len(order), together):
+        group = order[begin : begin + together]
+        so_far, rows = found[group], starts[group]
+        # The longest come first, so that those that have a row of this number are the beginning.
+        for left in numpy.searchsorted(-lengths[group], -numpy.arange(lengths[group[0]])).tolist():
+            chosen = rows[:left] if places is None else places[rows[:left]]
+            # `clip` lets NumPy write where it is told to at once; nothing is out of range.
+            numpy.take(table, chosen, axis=0, out=buffer[:left], mode="clip")
+            numpy.fmax(so_far[:left], buffer[:left], out=so_far[:left])
+            rows += 1
+        found[group] = so_far
+    return found
 
 
 def _expect(**wanted: tuple[torch.Tensor, torch.dtype]) -> None:
@@ -92,8 +78,10 @@ def segmented_maxsim(scores: torch.Tensor, lengths: torch.Tensor) -> torch.Tenso
         float32 of shape (passages,).
     """
     _expect(scores=(scores, torch.float32), lengths=(lengths, torch.int64))
-    # Adding 0 makes -0 the 0 that the kernel starts from.
-    return (_segmented_max(scores, lengths, 0.0) + 0.0).sum(1)
+    starts = lengths.cumsum(0) - lengths
+    best = _segmented_max(scores.numpy(), None, starts.numpy(), lengths.numpy(), 0.0)
+    # Adding 0 makes -0 the 0 that the kernel starts from. As there, it is torch that sums.
+    return torch.from_numpy(best).add_(0.0).sum(1)
 
 
 def segmented_lookup(
@@ -111,9 +99,9 @@ def segmented_lookup(
         What `tensor` holds there, of shape (sum of lengths, …).
     """
     del pids
-    bounds = zip(offsets.tolist(), lengths.tolist(), strict=True)
-    parts = [tensor[start : start + length] for start, length in bounds]
-    return torch.cat(parts) if parts else tensor[:0].clone()
+    held = tensor.numpy()
+    parts = [held[start : start + length] for start, length in zip(offsets.tolist(), lengths.tolist(), strict=True)]
+    return torch.from_numpy(numpy.concatenate(parts)) if parts else tensor[:0].clone()
 
 
 def keep_best(pids: torch.Tensor, scores: torch.Tensor, count: int) -> torch.Tensor:
@@ -164,31 +152,40 @@ def filter_pids(
         pids=(pids, torch.int32), centroid_scores=(centroid_scores, torch.float32), codes=(codes, torch.int32),
         doclens=(doclens, torch.int64), offsets=(offsets, torch.int64), idx=(idx, torch.bool),
     )  # fmt: skip
-    for kept, count in ((idx, nfiltered_docs), (None, nfiltered_docs // 4)):
-        segments = pids.long()
-        lengths = doclens[segments]
-        found = segmented_lookup(codes, pids, lengths, offsets[segments])
-        if kept is not None:
-            chosen = kept[found.long()]
-            lengths = _counts(chosen, lengths)
-            found = found[chosen]
-        best = _segmented_max(centroid_scores.index_select(0, found), lengths, _UNSEEN)
-        pids = keep_best(pids, _in_order(best), count)
+    table, of_index = centroid_scores.numpy(), codes.numpy()
+    segments = pids.numpy()
+    starts, lengths, places = _kept(of_index, offsets.numpy()[segments], doclens.numpy()[segments], idx.numpy())
+    for count in (nfiltered_docs, nfiltered_docs // 4):
+        best = _segmented_max(table, places, starts, lengths, _UNSEEN)
+        pids = keep_best(pids, torch.from_numpy(_in_order(best)), count)
+        segments = pids.numpy()
+        starts, lengths, places = offsets.numpy()[segments], doclens.numpy()[segments], of_index
     return pids
 
 
-def _counts(chosen: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """How many of each segment are chosen."""
-    before = torch.cat((torch.zeros(1, dtype=torch.int64), chosen.cumsum(0)))
-    ends = lengths.cumsum(0)
-    return before[ends] - before[ends - lengths]
+def _kept(codes: Array, starts: Array, lengths: Array, kept: Array) -> tuple[Array, Array, Array]:
+    """Of some segments of codes, those that are kept: where each segment begins now, its length, and the codes."""
+    ends = lengths.cumsum()
+    total = ends[-1] if len(ends) else 0
+    edges = [0, *numpy.searchsorted(ends, numpy.arange(_AT_ONCE, total, _AT_ONCE)).tolist(), len(lengths)]
+    counts, found = [], []
+    for begin, stop in itertools.pairwise(edges):
+        bounds = numpy.concatenate(([0], lengths[begin:stop].cumsum()))
+        rows = numpy.arange(bounds[-1])
+        rows += numpy.repeat(starts[begin:stop] - bounds[:-1], lengths[begin:stop])
+        of_part = codes.take(rows)
+        chosen = kept.take(of_part)
+        counts.append(numpy.diff(numpy.concatenate(([0], chosen.cumsum()))[bounds]))
+        found.append(of_part[chosen])
+    left = numpy.concatenate(counts)
+    return left.cumsum() - left, left, numpy.concatenate(found)
 
 
-def _in_order(rows: torch.Tensor) -> torch.Tensor:
-    """The sum of each row from left to right in float32, as a loop adds; torch's own sum adds in another order."""
-    total = torch.zeros(rows.shape[0])
-    for column in rows.t().contiguous():
-        total += column
+def _in_order(rows: Array) -> Array:
+    """The sum of each row from left to right, as a loop adds; NumPy's and torch's own sums add in another order."""
+    total = numpy.zeros(len(rows), dtype=numpy.float32)
+    for column in numpy.ascontiguousarray(rows.T):
+        numpy.add(total, column, out=total)
     return total
 
 
@@ -229,11 +226,19 @@ def decompress_residuals(
     )  # fmt: skip
     segments = pids.long()
     chosen, starts = lengths[segments], offsets[segments]
-    found = segmented_lookup(codes, pids, chosen, starts)
-    residuals = segmented_lookup(binary_residuals, pids, chosen, starts)
-    return _decompressed(
-        residuals, bucket_weights, reversed_bit_map, bucket_weight_combinations, found, centroids, dim, nbits
-    )
+    found = segmented_lookup(codes, pids, chosen, starts).numpy()
+    residuals = segmented_lookup(binary_residuals, pids, chosen, starts).numpy()
+    table = _of_each_byte(bucket_weights, reversed_bit_map, bucket_weight_combinations).numpy()
+    made = numpy.empty((len(found), dim), dtype=numpy.float32)
+    together = _AT_ONCE // dim
+    weights = numpy.empty((together, dim), dtype=numpy.float32)
+    for begin in range(0, len(found), together):
+        part = slice(begin, begin + together)
+        held = weights[: len(found[part])]
+        numpy.take(centroids.numpy(), found[part], axis=0, out=made[part], mode="clip")
+        numpy.take(table, residuals[part], axis=0, out=held.reshape(*residuals[part].shape, 8 // nbits), mode="clip")
+        numpy.add(made[part], held, out=made[part])
+    return torch.from_numpy(made)
 
 
 def decompress_residuals_on_gpu(
@@ -244,7 +249,7 @@ def decompress_residuals_on_gpu(
     codes: torch.Tensor,
     centroids: torch.Tensor,
     dim: int,
-    nbits: int,
+    nbits: int,  # noqa: ARG001 - as the kernel is called
 ) -> torch.Tensor:
     """Embeddings, each its centroid and the weights of its buckets: `indexing/codecs/decompress_residuals.cu`.
 
@@ -267,26 +272,14 @@ def decompress_residuals_on_gpu(
         bucket_weights=(bucket_weights, torch.float16), codes=(codes, torch.int32),
         binary_residuals=(binary_residuals, torch.uint8), centroids=(centroids, torch.float16),
     )  # fmt: skip
-    return _decompressed(
-        binary_residuals, bucket_weights, reversed_bit_map, bucket_weight_combinations, codes, centroids, dim, nbits
-    )
+    table = _of_each_byte(bucket_weights, reversed_bit_map, bucket_weight_combinations)
+    made = table[binary_residuals.long()].view(-1, dim)
+    return made.add_(centroids.index_select(0, codes))
 
 
-def _decompressed(
-    residuals: torch.Tensor,
-    weights: torch.Tensor,
-    bit_map: torch.Tensor,
-    combinations: torch.Tensor,
-    codes: torch.Tensor,
-    centroids: torch.Tensor,
-    dim: int,
-    nbits: int,
-) -> torch.Tensor:
-    # What a byte of residuals stands for, once for each of the 256.
-    table = weights[combinations[bit_map.long()].long()]
-    made = centroids.index_select(0, codes)
-    made.view(len(codes), dim * nbits // 8, 8 // nbits).add_(table[residuals.long()])
-    return made
+def _of_each_byte(weights: torch.Tensor, bit_map: torch.Tensor, combinations: torch.Tensor) -> torch.Tensor:
+    """The weights that each of the 256 bytes of residuals stands for."""
+    return weights[combinations[bit_map.long()].long()]
 
 
 def replace_extensions() -> None:

@@ -123,7 +123,7 @@ def _owner(path: str) -> str:
 _PATIENCE = 60.0
 
 
-def _in_child(ask: Callable[[], Any], **environment: str) -> str | None:
+def _in_child(ask: Callable[[], Any], **environment: str) -> Any:
     """What a child process answers to a question that reaches cuDNN; None if it fails, is killed or does not end.
 
     cuDNN does not raise when a part of it is missing, it aborts the process, and an environment that was brought to a
@@ -138,31 +138,18 @@ def _in_child(ask: Callable[[], Any], **environment: str) -> str | None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         os.environ.update(environment)
         with contextlib.suppress(Exception):
-            writer.send(str(ask()).strip())
+            writer.send(ask())
 
     child = context.Process(target=answer)
     child.start()
     writer.close()
     try:
-        return str(reader.recv()) if reader.poll(_PATIENCE) else None
+        return reader.recv() if reader.poll(_PATIENCE) else None
     except EOFError:
         return None
     finally:
         child.kill()
         child.join()
-
-
-def _torch_config(gpu: bool) -> str | None:
-    """What torch shows of its configuration."""
-    # Where no GPU is visible torch asks neither CUDA nor cuDNN; what it was built with is shown all the same.
-    shown = torch.__config__.show
-    return _in_child(shown, CUDA_VISIBLE_DEVICES="") if gpu else shown()
-
-
-def _cudnn_version() -> int | None:
-    """The version that cuDNN reports: None where a part of it is missing."""
-    version = _in_child(torch.backends.cudnn.version)
-    return int(version) if version and version.isdigit() else None
 
 
 def _gpu() -> dict[str, Any]:
@@ -214,13 +201,14 @@ _SWITCHES: dict[str, Callable[[], Any]] = {
 def collect(cell: dict[str, Any], notes: Notes) -> dict[str, Any]:
     """Everything known before the job runs; values are JSON, and what cannot be had is noted."""
     gpu = cell["device"] != "cpu"
-    capability = getattr(torch.backends, "cpu", None)
+    capability, shown = getattr(torch.backends, "cpu", None), torch.__config__.show
     facts: dict[str, Callable[[], Any]] = {
         "torch": lambda: torch.__version__,
         "torch_git": lambda: torch.version.git_version,
         # Before all that touches the GPU in this process. Without one neither question reaches cuDNN's engines.
-        "torch_config": lambda: _torch_config(gpu),
-        "cudnn": lambda: _cudnn_version() if gpu else None,
+        # Where no GPU is visible torch asks neither CUDA nor cuDNN; what it was built with is shown all the same.
+        "torch_config": lambda: _in_child(lambda: shown().strip(), CUDA_VISIBLE_DEVICES="") if gpu else shown(),
+        "cudnn": lambda: _in_child(torch.backends.cudnn.version) if gpu else None,
         "cuda": lambda: torch.version.cuda,
         "python": lambda: sys.version,
         "numpy": lambda: numpy.__version__,

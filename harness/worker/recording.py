@@ -183,18 +183,12 @@ def references(value: Any) -> list[dict[str, Any]]:
 
 
 def _is_view(operator: Any) -> bool:
-    try:
-        returned = operator._schema.returns
-    except AttributeError:
-        return False
+    returned = operator._schema.returns
     return bool(returned) and all(r.alias_info is not None and not r.alias_info.is_write for r in returned)
 
 
 def _mutates(operator: Any) -> bool:
-    try:
-        return any(a.alias_info is not None and a.alias_info.is_write for a in operator._schema.arguments)
-    except AttributeError:
-        return True
+    return any(a.alias_info is not None and a.alias_info.is_write for a in operator._schema.arguments)
 
 
 class _Operators(TorchDispatchMode):

@@ -88,10 +88,6 @@ def _encode(setting: Setting, inputs: Tensors) -> Tensors:
     return found
 
 
-def _halve_sample(_setting: Setting, inputs: Tensors) -> Tensors:
-    return {"halved": inputs["local_sample_embs"].half()}
-
-
 def _kmeans(setting: Setting, inputs: Tensors) -> Tensors:
     from colbert.indexing import collection_indexer
 
@@ -105,18 +101,11 @@ def _kmeans(setting: Setting, inputs: Tensors) -> Tensors:
 def _normalize_centroids(setting: Setting, inputs: Tensors) -> Tensors:
     from colbert.indexing import collection_indexer
 
-    def already(*_args: Any, **_kwargs: Any) -> torch.Tensor:
-        return inputs["centroids_raw"]
-
     stub = setting.indexer(num_partitions=inputs["centroids_raw"].shape[0])
     # On a GPU the method goes on to round to half, which is the next step; normalising itself is on the CPU always.
     stub.use_gpu = False
-    with patched(collection_indexer, "compute_faiss_kmeans", already):
+    with patched(collection_indexer, "compute_faiss_kmeans", lambda *_args, **_options: inputs["centroids_raw"]):
         return {"centroids_normalized": collection_indexer.CollectionIndexer._train_kmeans(stub, None, None)}
-
-
-def _halve_centroids(_setting: Setting, inputs: Tensors) -> Tensors:
-    return {"centroids": inputs["centroids_normalized"].half()}
 
 
 def _buckets(setting: Setting, inputs: Tensors) -> Tensors:
@@ -196,10 +185,10 @@ def tensorize(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]
 
 STEPS: dict[str, Callable[[Setting, Tensors], Tensors]] = {
     ENCODE: _encode,
-    "halve sample": _halve_sample,
+    "halve sample": lambda _setting, inputs: {"halved": inputs["local_sample_embs"].half()},
     "k-means": _kmeans,
     "normalize centroids": _normalize_centroids,
-    "halve centroids": _halve_centroids,
+    "halve centroids": lambda _setting, inputs: {"centroids": inputs["centroids_normalized"].half()},
     "buckets": _buckets,
     "compress": _compress,
     "sort codes": _sort_codes,

@@ -23,10 +23,9 @@ from harness.errors import UsageError
 from harness.files import dumps
 from harness.report.comparison_text import text
 from harness.report.readable import share, value
-from harness.tensors.dtypes import DTYPES
+from harness.tensors.dtypes import DTYPES, decode
 from harness.tensors.profiles import BUILTIN, Profile
 from harness.tensors.tensor import Tensor
-from harness.tensors.values import decode
 from tests.support.command import run
 from tests.support.pt_files import pack, rebuild, write_archive, write_index, write_ivf, write_pt
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.artifacts import meaning
 from harness.artifacts.meaning import code_facts, ivf_facts
 from harness.artifacts.permutation import Permutation, find_permutation
 from harness.tensors.tensor import Tensor
@@ -59,15 +58,15 @@ def random_lists(rng: np.random.Generator, k: int) -> tuple[Tensor, Tensor, list
 
 @pytest.mark.parametrize("strip", [1, 16, 1 << 20])
 @pytest.mark.parametrize("permuted", [False, True])
-def test_inverted_lists_are_compared_as_sets(strip: int, permuted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inverted_lists_are_compared_as_sets(strip: int, permuted: bool) -> None:
     """However many lists are taken at a time, the counts are those of Python's sets."""
-    monkeypatch.setattr(meaning, "_STRIP", strip)
     for seed in range(20):
         rng = np.random.default_rng(seed)
         k = int(rng.integers(1, 12))
         (ivf_a, sizes_a, a), (ivf_b, sizes_b, b) = random_lists(rng, k), random_lists(rng, k)
         to_a = rng.permutation(k) if permuted else np.arange(k)
-        found = ivf_facts((ivf_a, ivf_b), (sizes_a, sizes_b), Permutation(to_a, exact=True) if permuted else None)
+        permutation = Permutation(to_a, exact=True) if permuted else None
+        found = ivf_facts((ivf_a, ivf_b), (sizes_a, sizes_b), permutation, strip=strip)
         in_a = {int(to_a[row]): b[row] for row in range(k)}
 
         assert {
@@ -112,7 +111,7 @@ def codes_pair(rng: np.random.Generator, n: int, k: int, dim: int) -> tuple[Memo
 
 
 @pytest.mark.parametrize("permuted", [False, True])
-def test_codes_are_looked_at_in_strips(permuted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_codes_are_looked_at_in_strips(permuted: bool) -> None:
     """What is found does not depend on how many codes are taken at a time, and at most a sample is judged."""
     rng = np.random.default_rng(1)
     a, b = codes_pair(rng, 1000, 16, 8)
@@ -123,8 +122,7 @@ def test_codes_are_looked_at_in_strips(permuted: bool, monkeypatch: pytest.Monke
         b.arrays["0.codes"] = Tensor.of(np.argsort(order)[b.load("0.codes").data].astype(np.int32))
     pair = a.load("0.codes"), b.load("0.codes")
     whole = code_facts(a, b, 0, pair, permutation)
-    monkeypatch.setattr(meaning, "_STRIP", 7)
-    assert whole == code_facts(a, b, 0, pair, permutation)
+    assert whole == code_facts(a, b, 0, pair, permutation, strip=7)
 
     left, right = (side.data for side in pair)
     back = right if permutation is None else permutation.to_a[right]
@@ -132,10 +130,8 @@ def test_codes_are_looked_at_in_strips(permuted: bool, monkeypatch: pytest.Monke
     margins = [abs(embs[i] @ (centroids[left[i]] - centroids[back[i]])) for i in np.flatnonzero(left != back)]
     assert int((left != back).sum()) == whole["codes_n_moved"] == whole["codes_judged"]
     assert max(margins) == pytest.approx(whole["codes_margin_max"])
-    monkeypatch.setattr(meaning, "_SAMPLE", 50)
-    assert (whole["codes_n_moved"], 50) == tuple(
-        code_facts(a, b, 0, pair, permutation)[name] for name in ("codes_n_moved", "codes_judged")
-    )
+    sampled = code_facts(a, b, 0, pair, permutation, strip=7, sample=50)
+    assert (whole["codes_n_moved"], 50) == (sampled["codes_n_moved"], sampled["codes_judged"])
 
 
 def test_many_codes_and_centroids_take_little_memory() -> None:

@@ -19,6 +19,7 @@ from harness.artifacts.kinds import kind_of
 from harness.artifacts.ladder import all_digests, all_pairs, ladder
 from harness.artifacts.source import ArtifactSource
 from harness.errors import ExitCode, UsageError
+from harness.explain.compared import compare_cells
 from harness.explain.locate import look
 from harness.explain.marks import mark
 from harness.explain.pair import Pair, Side
@@ -26,7 +27,6 @@ from harness.explain.requests import step_request
 from harness.explain.swap import check_names, kept
 from harness.home import Home
 from harness.report.comparison_text import kinds_of, text
-from harness.report.headline import compare_cells
 from harness.running.job import Workbench
 from harness.store.cell import Cell
 from harness.store.objects import TENSOR
@@ -136,7 +136,7 @@ def test_a_difference_is_traced_and_its_step_asked_for(store: Store, tmp_path: P
     words = pair.a.cell.artifacts["words"]
     assert request == {"step": "count", "inputs": {"text": str(store.object_path(words.digest))}}
     assert outputs == {"counts-9": "counted"}
-    with pytest.raises(LookupError, match="'read' runs no torch operator"):
+    with pytest.raises(LookupError, match="'read' is not one that can be run"):
         step_request(pair, "read", ("words",), tmp_path)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.artifacts.ladder import Change, all_pairs, ladder
+from harness.artifacts.ladder import ArtifactChange, all_pairs, ladder
 from harness.artifacts.source import unique_names
 from harness.errors import ExitCode
 from harness.report.ladder_text import ladder_text, pairs_text
@@ -52,7 +52,7 @@ def test_changed_back() -> None:
     """The step that returns to an earlier value says to which."""
     changes = [change for change in ladder(ITEMS).changes if change.artifact == "centroids"]
 
-    assert [Change("centroids", "v1", "v2", None), Change("centroids", "v2", "v3", "v1")] == changes
+    assert [ArtifactChange("centroids", "v1", "v2", None), ArtifactChange("centroids", "v2", "v3", "v1")] == changes
     assert "changed back at v3: as in v1" in ladder_text(ladder(ITEMS))
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.artifacts import passages
 from harness.artifacts.comparison import Comparison, compare_sources
 from harness.artifacts.directory import IndexDirectory
 from harness.artifacts.passages import align
@@ -207,15 +206,14 @@ def test_what_changed_in_its_place_is_compared_as_ever(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("block", [1, 7, 1 << 18])
-def test_matching_is_that_of_a_multiset(tmp_path: Path, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_matching_is_that_of_a_multiset(tmp_path: Path, block: int) -> None:
     """Repeated, empty and nearly equal passages: as many match as in a dictionary, each once, each truly equal."""
-    monkeypatch.setattr(passages, "_BLOCK", block)
     rng = np.random.default_rng(block)
     pool = some(10, [0, 1, 1, 2, 2, 5, 9])
     pool += [(codes[::-1].copy(), buckets[::-1].copy()) for codes, buckets in pool]  # the same tokens, otherwise
     left, right = ([pool[k] for k in rng.integers(0, len(pool), 30)] for _ in range(2))
     a, b = (IndexDirectory(write(tmp_path / name, side, 11)) for name, side in (("a", left), ("b", right)))
-    found = align(a, b)
+    found = align(a, b, block=block)
     key = [[(codes.tobytes(), buckets.tobytes()) for codes, buckets in side] for side in (left, right)]
 
     assert found is not None

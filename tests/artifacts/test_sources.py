@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from harness.artifacts import meaning
 from harness.artifacts.directory import IndexDirectory
 from harness.artifacts.source import unique_names
 from tests.support.command import run
@@ -467,7 +469,7 @@ def test_a_sample_of_moved_codes_is_called_one(
     write_pt(tmp_path / "b" / "0.codes.pt", codes)
     assert " real moves among 9, by " in run(capsys, "compare", tmp_path / "a", tmp_path / "b")[1]
 
-    monkeypatch.setattr("harness.artifacts.meaning._SAMPLE", 4)
+    monkeypatch.setattr(meaning, "code_facts", functools.partial(meaning.code_facts, sample=4))
     assert (
         " real moves among 4 of 9, the first of each chunk, by "
         in run(capsys, "compare", tmp_path / "a", tmp_path / "b")[1]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
+from harness.artifacts.graph import Place, origins
 from harness.environments.build import Environment, ensure_environment
 from harness.explain import locate as locating
 from harness.explain import requests
@@ -61,10 +63,10 @@ def pair(experiment: Experiment) -> Pair:
 
 
 def _only_encode(pair: Pair, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Location:
-    steps = locating._differing_steps
-    monkeypatch.setattr(
-        locating, "_differing_steps", lambda places: {k: v for k, v in steps(places).items() if k == "encode"}
-    )
+    def only_encode(places: Iterable[Place], **options: bool) -> dict[str, tuple[str, ...]]:
+        return {step: names for step, names in origins(places, **options).items() if step == "encode"}
+
+    monkeypatch.setattr(locating, "origins", only_encode)
     return locate(pair, folder)
 
 

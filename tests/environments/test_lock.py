@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import subprocess
+from datetime import datetime, timedelta
 from functools import cache, partial
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from harness.environments.uv import run_uv
 from harness.errors import InfrastructureError, UsageError
 from harness.home import Home
 from harness.inputs.matrix import Flavour
-from harness.inputs.matrix_file import load_matrix, parse_matrix
+from harness.inputs.matrix_file import load_matrix
 
 ROOT = Path(__file__).parents[2]
 LOCKS = ROOT / "locks"
@@ -196,6 +197,11 @@ def test_a_new_note_keeps_the_digest_and_a_new_pin_or_hash_changes_it(tmp_path):
     assert digest(text) != digest(text.replace("0123", "1123"))
 
 
+def old(_project: str, _version: str) -> datetime:
+    """Stands in for the package index: every release is older than the matrix's date."""
+    return MATRIX.exclude_newer
+
+
 def resolver(calls: list[tuple[str, ...]], fails_at: int = 0) -> Uv:
     """Stands in for uv: notes each call, writes a lock of a few packages, and fails at one call."""
 
@@ -216,35 +222,55 @@ def resolver(calls: list[tuple[str, ...]], fails_at: int = 0) -> Uv:
     return uv
 
 
-def test_a_release_newer_than_the_matrix_s_date_brings_what_it_pins_and_nothing_else(tmp_path):
-    """`exclude_newer` holds for all but torch and the packages that torch requires in exactly one version."""
+def test_a_release_newer_than_the_matrix_s_date_is_locked_as_of_its_own_upload(tmp_path):
+    """Torch and CUDA's libraries have the release's date, not today's; everything else keeps the matrix's."""
     calls: list[tuple[str, ...]] = []
+    at = MATRIX.exclude_newer + timedelta(days=90)
+    day = (at + timedelta(days=1)).isoformat()
 
-    write_locks(MATRIX, tmp_path, ["2.8.0"], resolver(calls))
+    write_locks(MATRIX, tmp_path, ["2.8.0"], resolver(calls), uploaded=lambda _project, _version: at)
 
-    dated = [command for command in calls if MATRIX.exclude_newer.isoformat() in command]
-    free = [[name for name in command if name.endswith("=false")] for command in dated]
-    assert len(calls) == len(dated) + 1  # torch by itself, once for both flavours
-    assert free == [[], ["torch=false", "triton=false", "nvidia-a=false"]] * len(FLAVOURS)
+    of_the_matrix = [command for command in calls if MATRIX.exclude_newer.isoformat() in command]
+    own = [[name for name in command if "=20" in name] for command in of_the_matrix]
+    assert len(calls) == len(of_the_matrix) + 1  # torch by itself, once for both flavours
+    names = ("torch", "triton", "nvidia-a", "nvidia-b")
+    assert own == [[], [f"{name}={day}" for name in names]] * len(FLAVOURS)
 
 
-@pytest.mark.parametrize("fails_at", range(1, 6))
+def test_a_release_that_is_older_than_the_matrix_s_date_needs_no_other(tmp_path):
+    """No call asks for a date of its own, and torch is not resolved by itself."""
+    calls: list[tuple[str, ...]] = []
+    write_locks(MATRIX, tmp_path, ["2.8.0"], resolver(calls), uploaded=old)
+    assert len(calls) == 2 * len(FLAVOURS)
+    assert not [name for command in calls for name in command if name == "--exclude-newer-package"]
+
+
+def test_an_index_that_tells_no_upload_time_sets_no_date(tmp_path):
+    """Uv is told that these packages have none, since it would refuse files without a time of upload."""
+    calls: list[tuple[str, ...]] = []
+    write_locks(MATRIX, tmp_path, ["2.8.0"], resolver(calls), uploaded=lambda _project, _version: None)
+    assert [name for name in calls[-1] if name.endswith("=false")] == [
+        f"{name}=false" for name in ("torch", "triton", "nvidia-a", "nvidia-b")
+    ]
+
+
+@pytest.mark.parametrize("fails_at", range(1, 5))
 def test_locks_are_written_all_or_none(tmp_path, fails_at):
     """A call that fails after others went well leaves every lock as it was; uv's own words are told."""
-    write_locks(MATRIX, tmp_path, ["2.7.1"], resolver([]))
+    write_locks(MATRIX, tmp_path, ["2.7.1"], resolver([]), uploaded=old)
     for path in tmp_path.rglob("*.txt"):
         path.write_text(f"# before\n{path.read_text()}")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
     with pytest.raises(InfrastructureError, match="No solution found hint: look elsewhere"):
-        write_locks(MATRIX, tmp_path, ["2.7.1"], resolver([], fails_at))
+        write_locks(MATRIX, tmp_path, ["2.7.1"], resolver([], fails_at), uploaded=old)
 
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_a_full_disk_leaves_the_locks_as_they_were(tmp_path):
     """The last of them cannot be written: something is in the way of its new text."""
-    written = write_locks(MATRIX, tmp_path, ["2.7.1"], resolver([]))
+    written = write_locks(MATRIX, tmp_path, ["2.7.1"], resolver([]), uploaded=old)
     for path in written:
         path.write_text(f"# before\n{path.read_text()}")
     before = {path: path.read_bytes() for path in written}
@@ -252,24 +278,18 @@ def test_a_full_disk_leaves_the_locks_as_they_were(tmp_path):
     in_the_way.symlink_to(tmp_path / "nowhere" / "file")
 
     with pytest.raises(FileNotFoundError):
-        write_locks(MATRIX, tmp_path, ["2.7.1"], resolver([]))
+        write_locks(MATRIX, tmp_path, ["2.7.1"], resolver([]), uploaded=old)
 
     assert {path: path.read_bytes() for path in written} == before
     assert not list(tmp_path.rglob(".*"))
 
 
 @pytest.mark.integration
-def test_adding_the_next_release_is_one_line_plus_one_lock(tmp_path):
-    """2.9.0 came out after the matrix's date; asks the package index."""
-    text = (ROOT / "matrix.yaml").read_text(encoding="utf-8")
-    grown = parse_matrix(text.replace('  - "2.8.0"\n', '  - "2.8.0"\n  - "2.9.0"\n', 1))
-
-    written = write_locks(grown, tmp_path, ["2.9.0"], partial(run_uv, Home(tmp_path / "home")))
+def test_locking_a_release_again_gives_the_same_lock(tmp_path):
+    """2.15.0 came out after the matrix's date, and leaves versions of its libraries open; asks the package index."""
+    written = write_locks(MATRIX, tmp_path, ["2.15.0"], partial(run_uv, Home(tmp_path / "home")))
 
     for flavour in FLAVOURS:
         assert shared_path(tmp_path, flavour).read_bytes() == shared_path(LOCKS, flavour).read_bytes()
-        added = read_lock(lock_path(tmp_path, "2.9.0", flavour))
-        assert added.packages["torch"] == "2.9.0"
-        for version in MATRIX.versions:
-            assert undeclared(grown, lock_of(version, flavour), added) == []
+        assert lock_path(tmp_path, "2.15.0", flavour).read_bytes() == lock_path(LOCKS, "2.15.0", flavour).read_bytes()
     assert len(written) == 2 * len(FLAVOURS)

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.environments.exchange import exchange
+from harness.environments.exchange import Missing, exchange, owns, provider, unresolved
 from harness.environments.interpreter import packages_in
-from harness.environments.loader import Missing, owns, provider, unresolved
 from tests.support.sites import package
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from harness.artifacts.index_job import INDEX
 from harness.environments.interpreter import Interpreter
-from harness.explain.batches import embedded_passages, find_batch, first_row, rows_of_spans
 from harness.explain.pair import Pair, Side
+from harness.explain.requests import embedded_passages, find_batch, first_row, rows_of_spans
 from harness.running.job import JobResult
 from harness.store.cell import Artifact, Cell
 from harness.tensors.dtypes import Array

@@ -19,7 +19,7 @@ from harness.explain.laboratory import Laboratory
 from harness.explain.pair import Side
 from harness.explain.units import AS_A, AS_B, NEITHER, UNRESOLVED, Outcome, Unit, narrow, units_of
 from harness.home import Home
-from harness.report import blame_rows
+from harness.report import blame_text
 from tests.support.sites import package
 
 UNITS = tuple(Unit(name, (name,)) for name in ("torch", "cublas", "triton", "sympy"))
@@ -275,7 +275,7 @@ def test_a_library_without_which_torch_does_not_load_cannot_be_exchanged(laborat
 def test_a_row_says_which_packages_were_exchanged_in_fact(laboratory: Laboratory) -> None:
     found = find(units_of(VERSIONS, apart=True), laboratory.observe(("old", "new")), ("1", "2"))
     cell = SimpleNamespace(cell=SimpleNamespace(label="1"))
-    written = blame_rows.rows(found, SimpleNamespace(a=cell, b=cell), VERSIONS)  # type: ignore[arg-type]
+    written = blame_text.rows(found, SimpleNamespace(a=cell, b=cell), VERSIONS)  # type: ignore[arg-type]
 
     packages = {(row["base"], row["what"]): row["packages"] for row in written}
     assert packages["B", "torch"] == "torch,nvidia-cusparselt-cu12"

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from harness.environments.build import ensure_environment
+from harness.environments.doctor import Check, cores_check, cpu_kinds
 from harness.environments.interpreter import Interpreter
 from harness.explain import repeatability
 from harness.explain.noise import Noise
-from harness.explain.repeatability import Repeats, Subject, cores_check, cpu_kinds, thread_counts
+from harness.explain.repeatability import Repeats, Subject, thread_counts
 from harness.explain.replay import UNSTABLE, CallVerdict, unstable_calls
+from harness.report.repeatability_text import repeatability_checks, repeats_check
 from harness.running.experiment import Experiment, Selection
 from harness.store.cell import Artifact, Cell
 from tests.support.cell_specs import cell, spec
@@ -28,8 +29,8 @@ def _cell(**digests: str) -> Cell:
     return cell(spec("2.7.1"), artifacts=artifacts)
 
 
-def _check(*all_counts: Repeats, of: int = 0) -> Any:
-    return repeatability.repeats_check(all_counts[of], all_counts)
+def _check(*all_counts: Repeats, of: int = 0) -> Check:
+    return repeats_check(all_counts[of], all_counts)
 
 
 CLEAN = Repeats(1, (_cell(), _cell()))
@@ -121,8 +122,8 @@ def test_a_clean_machine_repeats_and_an_operator_that_is_not_deterministic_is_na
         Interpreter(subject.interpreter.python, FAULTS),
         {VARIABLE: "nondeterministic kernel"},
     )
-    (clean,) = repeatability.repeatability(subject, 2, [2])
-    (found,) = repeatability.repeatability(faulty, 2, [2])
+    (clean,) = repeatability_checks(repeatability.repeatability(subject, 2, [2]))
+    (found,) = repeatability_checks(repeatability.repeatability(faulty, 2, [2]))
 
     assert clean.verdict == "ok"
     assert found.verdict == "problem"

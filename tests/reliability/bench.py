@@ -21,10 +21,10 @@ from rich.console import Console
 from harness.environments import build, supervise, uv
 from harness.report.reduce import reduce_cells
 from harness.running.choice import planned_cells
-from harness.running.executor import LocalExecutor
 from harness.running.experiment import Experiment, Selection
 from harness.running.plan import plan_cells
 from harness.running.progress import Board
+from harness.running.sweep import LocalExecutor
 from harness.store.audit import DAMAGED, MISSING, collect, verify
 from harness.store.cell import Cell
 from harness.store.store import Store
@@ -213,7 +213,7 @@ class Bench:
         """Start `harness sweep` in a process of its own."""
         patched = [
             "from harness.environments import build as environments, supervise, uv",
-            "from harness.running import signals",
+            "from harness.running import sweep",
             "supervise.GRACE_SECONDS = 0.5",
             *patches,
         ]

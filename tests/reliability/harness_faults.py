@@ -156,7 +156,7 @@ def _signalled(numbers: list[int], code: int, outcome: list[str], words: str) ->
         then = "while (made / 'hold').exists(): time.sleep(0.02)" if outcome else HANG
         bench.inject("encode", f"(made / 'there').touch()\n{then}", first)
         with log.open("w") as file:
-            line = bench.line(patches=("signals._TERM_PATIENCE = 0.5",), stderr=file)
+            line = bench.line(patches=("sweep._TERM_PATIENCE = 0.5",), stderr=file)
         pid = bench.started(first)
         wait_for((bench.made / "there").exists, "the job at encode")
         for count, number in enumerate(numbers):

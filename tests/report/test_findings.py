@@ -9,8 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from harness.errors import UsageError
-from harness.report.gathering import Gathering
-from harness.report.parquet import write_table
+from harness.report.parquet import Gathering, write_table
 from harness.running.experiment import Experiment, Selection
 from tests.support.checkpoints import write_checkpoint
 

@@ -26,15 +26,16 @@ from harness.artifacts.comparison import STATUSES, ArtifactComparison, Compariso
 from harness.artifacts.directory import IndexDirectory
 from harness.artifacts.graph import Change, Place
 from harness.artifacts.ladder import all_pairs, ladder
+from harness.explain.compared import ComparedCells
 from harness.report.comparison_text import kinds_of, paragraph, rows, text
 from harness.report.console import headline_text
-from harness.report.headline import COLUMNS, ComparedCells, Headline
+from harness.report.headline import COLUMNS, Headline
 from harness.report.kinds import Kinds
 from harness.report.ladder_text import ladder_text, pairs_text
 from harness.report.reduce import Reduced
 from harness.report.screen import PLAIN, Screen, cells, table, wrap
 from harness.tensors.metrics import measure
-from harness.tensors.profiles import BUILTIN, Verdict
+from harness.tensors.profiles import BUILTIN, ProfileVerdict
 from harness.tensors.tensor import Tensor
 from tests.support.cell_specs import cell
 from tests.support.command import run
@@ -179,13 +180,13 @@ def test_the_headline_table_fits(width: int) -> None:
         ComparedCells(cell(), cell(), "consecutive"),
         ComparedCells(cell(), cell(outcome="crashed", artifacts={}), "consecutive"),
     ]
-    shown = headline_text(Reduced("about " * 30, pairs, lines, [], []), Screen(width))
+    shown = headline_text(Reduced("about " * 30, pairs, lines, []), Screen(width))
 
     assert too_long(shown, width) == []
     assert ("Left out" in shown) == (width < 120)
     assert not Counter(gap.split()) - Counter(shown.split())
     assert "False (0/12)" in shown
-    wide = headline_text(Reduced("about", pairs, lines, [], []), PLAIN)
+    wide = headline_text(Reduced("about", pairs, lines, []), PLAIN)
     assert all(title in wide for title in COLUMNS)
     assert gap in wide
 
@@ -261,7 +262,7 @@ def test_counts_are_sums_and_the_worst_chunk_is_named(comparison: Comparison) ->
 @given(st.lists(st.sampled_from(STATUSES), min_size=2, max_size=9))
 def test_a_kind_never_looks_equal_unless_all_its_chunks_are(statuses: list[str]) -> None:
     """The counts of a mixed row add up, in the table and in the paragraph, at any width."""
-    verdicts = {"default": Verdict("default", 0.0, 0.0, False)}
+    verdicts = {"default": ProfileVerdict("default", 0.0, 0.0, False)}
     artifacts = tuple(ArtifactComparison(f"{k}.codes", status, profiles=verdicts) for k, status in enumerate(statuses))
     comparison = Comparison("a", "b", artifacts, ("default",), "default")
     shown = row_of(comparison, "codes")[1]
@@ -289,7 +290,7 @@ def test_the_worst_verdict_of_any_chunk_is_that_of_the_kind() -> None:
                            profiles={one.profile: one for one in metrics.verdicts})
         for k, metrics in enumerate([fine, nan, fine])
     ]  # fmt: skip
-    unknown = replace(found[0], name="embs_3", profiles={"default": Verdict("default", 0, 0, None)})
+    unknown = replace(found[0], name="embs_3", profiles={"default": ProfileVerdict("default", 0, 0, None)})
     names = tuple(profile.name for profile in BUILTIN)
 
     comparison = Comparison("a", "b", (*found, unknown), names, "default")

@@ -244,7 +244,8 @@ def test_tables_say_their_schema_and_what_they_are_of(sweep):
     sweep.put("2.7.1", index_arrays())
     sweep.put("2.8.0", index_arrays())
 
-    written = sweep.reduce(["2.7.1", "2.8.0"]).files
+    sweep.reduce(["2.7.1", "2.8.0"])
+    written = list(sweep.output.glob("*.parquet"))
 
     assert {path.stem for path in written} == {"cells", "artifacts", "comparisons", "consecutive", "env_delta"}
     for path in written:

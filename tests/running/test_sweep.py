@@ -20,21 +20,20 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from harness.environments import build, gpus, uv
-from harness.environments.device import Device
-from harness.environments.gpus import Gpu, choose_gpus
+from harness.environments import build, device, uv
+from harness.environments.device import Device, Gpu, choose_gpus
 from harness.environments.supervise import Control, Stopped
 from harness.errors import InfrastructureError, UsageError
 from harness.flock import owner, try_hold
 from harness.home import Home
 from harness.inputs.matrix import Retry
 from harness.running import plan as plan_module
-from harness.running import slots, sweep, work
-from harness.running.executor import LocalExecutor
+from harness.running import sweep, work
 from harness.running.experiment import Experiment, Selection
 from harness.running.job import JobResult, Workbench
 from harness.running.plan import plan_cells
 from harness.running.progress import Board
+from harness.running.sweep import LocalExecutor
 from harness.store.audit import verify
 from harness.store.cell import Cell
 from harness.store.store import Store
@@ -139,7 +138,7 @@ SEEN = (
 
 
 def test_cells_run_on_every_gpu_and_one_at_a_time_on_each(bench, monkeypatch):
-    monkeypatch.setattr(gpus, "query_driver", lambda *_a: [])
+    monkeypatch.setattr(device, "query_driver", lambda *_a: [])
     experiment = bench.experiment(SEEN, identity=GPUS[0].identity)
 
     cells = bench.run(experiment, executor=LocalExecutor(gpus=GPUS))
@@ -151,7 +150,7 @@ def test_cells_run_on_every_gpu_and_one_at_a_time_on_each(bench, monkeypatch):
 
 
 def test_which_gpu_a_cell_ran_on_is_not_in_its_key(bench, monkeypatch):
-    monkeypatch.setattr(gpus, "query_driver", lambda *_a: [])
+    monkeypatch.setattr(device, "query_driver", lambda *_a: [])
     experiment = bench.experiment(identity=GPUS[0].identity)
     bench.run(experiment, ["2.8.0"], executor=LocalExecutor(gpus=GPUS[:1]))
     bench.run(bench.experiment(identity=GPUS[0].identity), ["2.8.0"], executor=LocalExecutor(gpus=GPUS[1:]))
@@ -160,7 +159,7 @@ def test_which_gpu_a_cell_ran_on_is_not_in_its_key(bench, monkeypatch):
 
 
 def test_several_jobs_at_a_time_share_a_gpu_if_the_user_says_so(bench, monkeypatch):
-    monkeypatch.setattr(gpus, "query_driver", lambda *_a: [])
+    monkeypatch.setattr(device, "query_driver", lambda *_a: [])
     body = "open(made / cell['key'], 'w').close(); end = time.time() + 120\n"
     body += "while len(list(made.glob('?' * 32))) < 2 and time.time() < end: time.sleep(0.05)\n" + WELL
     experiment = bench.experiment(body, identity=GPUS[0].identity)
@@ -175,7 +174,7 @@ def test_several_jobs_at_a_time_share_a_gpu_if_the_user_says_so(bench, monkeypat
 
 
 def test_two_sweeps_at_once_do_not_share_a_gpu(bench, monkeypatch):
-    monkeypatch.setattr(gpus, "query_driver", lambda *_a: [])
+    monkeypatch.setattr(device, "query_driver", lambda *_a: [])
     done: list[Cell] = []
     bench.experiment(SEEN, seconds=0.4)
 
@@ -208,14 +207,14 @@ def one_gpu(_question: str, _columns: int) -> list[list[str]]:
 
 def test_jobs_of_other_commands_wait_for_the_gpu_as_those_of_sweeps_do(bench, monkeypatch, tmp_path):
     """`swap` and a pair's runs index without naming a GPU; `locate`, `blame` and `probe` run steps on a workbench."""
-    monkeypatch.setattr(gpus, "query_driver", one_gpu)
+    monkeypatch.setattr(device, "query_driver", one_gpu)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     experiment = bench.experiment(ALONE, identity=GPUS[0].identity)
     said: list[str] = []
     workbench = Workbench(experiment.home, experiment.checkpoint.path, "cuda", say=said.append)
     interpreter = experiment.brought("2.8.0")
     assert interpreter is not None
-    held = try_hold(gpus.gpu_lock(experiment.home, GPUS[0]))
+    held = try_hold(device.gpu_lock(experiment.home, GPUS[0]))
     assert held is not None
     done: list[Any] = []
     works: list[Callable[[], Any]] = [
@@ -242,36 +241,36 @@ def test_jobs_of_other_commands_wait_for_the_gpu_as_those_of_sweeps_do(bench, mo
 
 
 def test_a_job_that_waits_for_the_gpu_can_be_stopped(monkeypatch, tmp_path):
-    monkeypatch.setattr(gpus, "query_driver", one_gpu)
+    monkeypatch.setattr(device, "query_driver", one_gpu)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     control = Control()
-    held = try_hold(gpus.gpu_lock(Home(tmp_path), GPUS[0]))
+    held = try_hold(device.gpu_lock(Home(tmp_path), GPUS[0]))
     assert held is not None
 
-    with held, pytest.raises(Stopped), gpus.gpu_turn(Home(tmp_path), "cuda", lambda _words: control.stop(), control):
+    with held, pytest.raises(Stopped), device.gpu_turn(Home(tmp_path), "cuda", lambda _words: control.stop(), control):
         pytest.fail("it had its turn")
 
 
 def test_a_gpu_has_as_many_places_as_the_environment_says(monkeypatch, tmp_path):
-    monkeypatch.setattr(gpus, "query_driver", one_gpu)
+    monkeypatch.setattr(device, "query_driver", one_gpu)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("HARNESS_JOBS", "2")
     home, waits = Home(tmp_path), Control()
 
-    with gpus.gpu_turn(home, "cuda", pytest.fail), gpus.gpu_turn(home, "cuda", pytest.fail):
-        with pytest.raises(Stopped), gpus.gpu_turn(home, "cuda", lambda _words: waits.stop(), waits):
+    with device.gpu_turn(home, "cuda", pytest.fail), device.gpu_turn(home, "cuda", pytest.fail):
+        with pytest.raises(Stopped), device.gpu_turn(home, "cuda", lambda _words: waits.stop(), waits):
             pytest.fail("there is no third place")
         assert sorted(path.name for path in (home.locks / "gpus").iterdir()) == ["GPU-0.0.lock", "GPU-0.1.lock"]
 
 
 @pytest.mark.parametrize("wanted", ["0", "65", "two", "-1"])
 def test_a_number_of_places_that_is_none_is_refused(monkeypatch, tmp_path, wanted):
-    monkeypatch.setattr(gpus, "query_driver", one_gpu)
+    monkeypatch.setattr(device, "query_driver", one_gpu)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("HARNESS_JOBS", wanted)
 
     with pytest.raises(UsageError, match=f"HARNESS_JOBS is '{wanted}'; set it to a number from 1 to 64"):
-        gpus.gpu_turn(Home(tmp_path), "cuda", pytest.fail).__enter__()
+        device.gpu_turn(Home(tmp_path), "cuda", pytest.fail).__enter__()
 
 
 def smi(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,36 +285,35 @@ TWO_GPUS = "0, GPU-0, Pretended, 9.0\n1, GPU-1, Pretended, 9.0\n2, GPU-2, Other,
 
 
 def test_a_foreign_process_on_the_gpu_is_recorded_and_said(bench, monkeypatch, tmp_path):
-    stranger = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    # Its parent ends at once, so that it does not descend from this process.
+    started = subprocess.run(["sh", "-c", "sleep 600 >/dev/null 2>&1 & echo $!"], capture_output=True, check=True)
+    stranger = int(started.stdout)
     script = (
         'case "$1" in *compute-apps*) [ -e ' + str(tmp_path / "made" / "ran") + " ] && "
-        f"echo 'GPU-0, {stranger.pid}, /usr/bin/train, with comma, 512' && echo 'GPU-1, 1, other, 5';; "
+        f"echo 'GPU-0, {stranger}, /usr/bin/train, with comma, 512' && echo 'GPU-1, 1, other, 5';; "
         f"*) printf '{TWO_GPUS.encode('unicode_escape').decode()}';; esac\n"
     )
     smi(tmp_path / "bin", script, monkeypatch)
-    # A process of ours would descend from this one.
-    monkeypatch.setattr(gpus, "_ours", lambda pid: pid != stranger.pid)
     try:
         cells = bench.run(bench.experiment(identity=GPUS[0].identity), ["2.8.0"], executor=LocalExecutor(gpus=GPUS[:1]))
     finally:
-        stranger.kill()
-        stranger.wait()
+        os.kill(stranger, signal.SIGKILL)
 
     assert cells[0].outcome == "ok"
     assert cells[0].details["foreign_processes"] == [
-        {"pid": stranger.pid, "name": "/usr/bin/train,with comma", "mebibytes": 512}
+        {"pid": stranger, "name": "/usr/bin/train,with comma", "mebibytes": 512}
     ]
-    assert f"warning: GPU 0 was shared with /usr/bin/train,with comma (process {stranger.pid})" in bench.said.getvalue()
+    assert f"warning: GPU 0 was shared with /usr/bin/train,with comma (process {stranger})" in bench.said.getvalue()
 
 
 def test_a_process_of_ours_is_not_foreign():
     child = subprocess.Popen(["sleep", "60"])
     try:
-        ours = gpus.Process(child.pid, "x", 1)
-        first = gpus.Process(1, "init", 1)
-        elsewhere = gpus.Process(2**22 + 5, "in another namespace", 1)
-        assert gpus.foreign([ours, first, elsewhere], alone=True) == [first, elsewhere]
-        assert gpus.foreign([ours, first, elsewhere], alone=False) == [first]
+        ours = device.Process(child.pid, "x", 1)
+        first = device.Process(1, "init", 1)
+        elsewhere = device.Process(2**22 + 5, "in another namespace", 1)
+        assert device.foreign([ours, first, elsewhere], alone=True) == [first, elsewhere]
+        assert device.foreign([ours, first, elsewhere], alone=False) == [first]
     finally:
         child.kill()
         child.wait()
@@ -351,7 +349,7 @@ LOST = (
 
 
 def test_a_gpu_that_was_lost_for_a_moment_is_tried_again_and_the_cell_says_so(bench, monkeypatch):
-    monkeypatch.setattr(gpus, "query_driver", lambda *_a: [])
+    monkeypatch.setattr(device, "query_driver", lambda *_a: [])
 
     cells = bench.run(
         bench.experiment(LOST, identity=GPUS[0].identity), ["2.8.0"], executor=LocalExecutor(gpus=GPUS[:1])
@@ -373,7 +371,7 @@ def test_a_job_that_crashes_is_not_tried_again(bench):
 
 
 def test_tries_are_bounded_and_the_last_one_is_the_cell(bench, monkeypatch):
-    monkeypatch.setattr(gpus, "query_driver", lambda *_a: [])
+    monkeypatch.setattr(device, "query_driver", lambda *_a: [])
     experiment = bench.experiment(LOST.replace("touch", "exists"), identity=GPUS[0].identity)
 
     cells = bench.run(experiment, ["2.8.0"], executor=LocalExecutor(gpus=GPUS[:1]))
@@ -385,7 +383,7 @@ def test_tries_are_bounded_and_the_last_one_is_the_cell(bench, monkeypatch):
 
 
 def test_a_gpu_that_stays_lost_is_given_up_and_the_others_do_its_cells(bench, monkeypatch):
-    monkeypatch.setattr(gpus, "query_driver", lambda *_a: [])
+    monkeypatch.setattr(device, "query_driver", lambda *_a: [])
     body = (
         "ran(os.environ['CUDA_VISIBLE_DEVICES'])\n"
         "if os.environ['CUDA_VISIBLE_DEVICES'] == '0':\n"
@@ -406,7 +404,7 @@ def test_a_gpu_that_stays_lost_is_given_up_and_the_others_do_its_cells(bench, mo
 
 
 def test_a_lost_run_does_not_take_the_place_of_one_that_ended_well(bench, monkeypatch):
-    monkeypatch.setattr(gpus, "query_driver", lambda *_a: [])
+    monkeypatch.setattr(device, "query_driver", lambda *_a: [])
     body = (
         "ran()\n"
         "if (made / 'lose').exists(): phase('encode'); sys.exit('CUDA error: no CUDA-capable device is detected')\n"
@@ -542,7 +540,7 @@ def test_evicting_keeps_the_environment_at_work_and_the_next_one(bench, fake_uv,
 
 
 def test_a_version_that_cannot_run_on_the_device_gets_no_environment(bench, fake_uv, monkeypatch):
-    monkeypatch.setattr(gpus, "query_driver", lambda *_a: [])
+    monkeypatch.setattr(device, "query_driver", lambda *_a: [])
     experiment = built(bench, monkeypatch, SAME + WELL, identity="cuda NVIDIA H100 80GB HBM3 9.0")
 
     cells = bench.run(experiment, ["2.0.1"])
@@ -752,7 +750,7 @@ def test_ctrl_c_twice_ends_the_running_cell_at_once_and_leaves_the_store_whole(t
 def test_sigterm_gives_the_running_cell_a_while_and_then_ends_it(tmp_path):
     """A scheduler kills half a minute after it asks."""
     line = Line(tmp_path, SLOW, seconds=600)
-    process = line.start(patches=("from harness.running import signals", "signals._TERM_PATIENCE = 1.0"))
+    process = line.start(patches=("from harness.running import sweep", "sweep._TERM_PATIENCE = 1.0"))
     line.wait_for("started")
     process.send_signal(signal.SIGTERM)
     code, _, err = line.end(process)
@@ -770,7 +768,7 @@ def test_stopping_before_any_cell_has_ended_is_a_sentence(bench, monkeypatch):
     running = work.Work(experiment, plan, board)
     running.control.finishing.set()
 
-    assert sweep._Sweep(running, slots.Slots(experiment.home, (), 1, board.note), evict_after=False).run() == []
+    assert sweep._Sweep(running, sweep.Slots(experiment.home, (), 1, board.note), evict_after=False).run() == []
     assert plan_module.stopped_early(plan, []).startswith("Stopped: 1 of 1 cell did not run")
     assert plan_module.stopped_early(plan, [cell()]) == ""
     monkeypatch.setattr(sweep._Sweep, "run", lambda _self: [])

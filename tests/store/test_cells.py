@@ -101,12 +101,12 @@ def test_names_do_not_change_the_key(name):
     assert spec(**{name: renamed}).to_json() != spec().to_json()
 
 
-@pytest.mark.parametrize("name", ["version", "lock", "swap", "repeat"])
+@pytest.mark.parametrize("name", ["version", "lock", "index", "swap", "repeat"])
 def test_what_a_pair_differs_in_does_not_change_the_group(name):
     assert spec(**{name: CHANGES[name]}).group == spec().group
 
 
-@pytest.mark.parametrize("name", sorted(set(CHANGES) - {"version", "lock", "swap", "repeat"}))
+@pytest.mark.parametrize("name", sorted(set(CHANGES) - {"version", "lock", "index", "swap", "repeat"}))
 def test_what_makes_cells_incomparable_changes_the_group(name):
     assert spec(**{name: CHANGES[name]}).group != spec().group
 

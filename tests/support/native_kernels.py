@@ -96,6 +96,9 @@ def filtering(draw):
         kept = torch.rand(centroids) < [0.0, 0.1, 0.5, 1.0][round_ % 4]
         yield (pids, scores, codes, doclens, offsets, kept, int(draw.choice([4, 5, 37, 256, 4096])))
     yield (torch.zeros(0, dtype=torch.int32), scores, codes, doclens, offsets, kept, 16)
+    # More embeddings than are worked on at once.
+    doclens, offsets, codes = index_of(draw, 4000, 120, 500)
+    yield (torch.arange(4000).int(), values(draw, 500, 8), codes, doclens, offsets, torch.rand(500) < 0.2, 1024)
 
 
 def codec_of(draw, dim, nbits, centroids):

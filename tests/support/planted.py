@@ -32,12 +32,11 @@ from harness.errors import InfrastructureError
 from harness.explain.blame import blame
 from harness.explain.laboratory import Laboratory
 from harness.explain.locate import Location, locate
-from harness.explain.noise import noisy_calls
 from harness.explain.pair import Pair, Side
 from harness.explain.replay import CallVerdict
+from harness.report.location_text import noisy_calls
 from harness.running.experiment import Experiment, Selection
-from harness.running.interpreters import workbench
-from harness.running.job import JobResult, Workbench
+from harness.running.job import JobResult, Workbench, workbench
 from harness.running.runner import run_cell
 from harness.store.cell import Cell
 from harness.store.repeats import noise_floor

@@ -18,9 +18,30 @@ PASSAGES = "".join(
 )
 """A JSON lines file with two passages, which a job is not refused for."""
 _HEAD = """
+import struct
 version = os.environ["PYTHONPATH"].rsplit("/", 1)[1]
 def index():
-    shutil.copytree(made / version, out / "index")
+    if cell["job"] == "search":
+        search()
+    else:
+        shutil.copytree(made / version, out / "index")
+def save(name, dtype, shape, data):
+    header = json.dumps({"tensor": {"dtype": dtype, "shape": shape, "data_offsets": [0, len(data)]}}).encode()
+    (out / "intermediates").mkdir(exist_ok=True)
+    file = out / "intermediates" / f"{name}.safetensors"
+    file.write_bytes(struct.pack("<Q", len(header)) + header + data)
+def search():
+    # The last passages first; what a passage scores is in the index.
+    queries, k = [json.loads(line) for line in open(cell["queries"])], cell["settings"]["k"]
+    passages = sum(len(json.loads(p.read_text())) for p in pathlib.Path(cell["index"]).glob("doclens.*.json"))
+    raw = (pathlib.Path(cell["index"]) / "centroids.safetensors").read_bytes()
+    for query in queries:
+        assert set(query) == {"qid", "text"}
+    pids = [passages - 1 - rank for rank in range(k)] * len(queries)
+    save("pids", "I32", [len(queries), k], struct.pack(f"<{len(pids)}i", *pids))
+    save("scores", "F32", [len(queries), k], struct.pack(f"<{len(pids)}f", *[9.5 - n % k for n in range(len(pids))]))
+    save("found", "I64", [len(queries)], struct.pack(f"<{len(queries)}q", *[k] * len(queries)))
+    save("centroid_scores", "U8", [len(queries), 4], raw[-4:] * len(queries))
 def ran(text=""):
     with open(made / "ran", "a") as file:
         file.write(f"{cell['key']} {version} {os.getpid()} {text}\\n")

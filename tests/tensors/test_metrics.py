@@ -17,13 +17,11 @@ from hypothesis import strategies as st
 
 from harness.errors import UsageError
 from harness.tensors import compiled, passes
-from harness.tensors.chunks import How
-from harness.tensors.dtypes import DTYPES, Array
+from harness.tensors.dtypes import DTYPES, Array, byte_values, count_nan, decode
 from harness.tensors.metrics import Metrics, engine, measure
-from harness.tensors.passes import ABS_BINS, ULP_BINS, not_close, ulp_distance
+from harness.tensors.passes import ABS_BINS, ULP_BINS, How, not_close, ulp_distance
 from harness.tensors.profiles import BNB, BUILTIN, DEFAULT, Profile
 from harness.tensors.tensor import Tensor
-from harness.tensors.values import byte_values, count_nan, decode
 from tests.support.torch_oracle import TorchOracle
 
 BUSY = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]

@@ -7,12 +7,14 @@ FOLDER --device WANTED` says what the node is, so that a login node without a GP
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,13 +23,21 @@ from harness.environments.device import Device, choose_device, usable_cores
 from harness.errors import HarnessError
 from harness.flock import try_hold
 from harness.inputs.matrix import Retry
-from harness.running.executor import LocalExecutor
 from harness.running.experiment import Experiment
 from harness.running.plan import plan_cells
 from harness.running.progress import Board
-from harness.running.signals import told_to_stop
-from harness.running.slurm.ledger import End, Task, read_array, read_end, write_end, write_run
-from harness.running.slurm.record import ANSWER, REACH, write_record
+from harness.running.slurm.record import (
+    ANSWER,
+    REACH,
+    End,
+    Task,
+    read_array,
+    read_end,
+    write_end,
+    write_record,
+    write_run,
+)
+from harness.running.sweep import LocalExecutor
 
 MAX_RESTARTS = 5
 """How often Slurm may put a job back into the queue by itself, after which the cell is given up."""
@@ -43,6 +53,27 @@ class _NodeBoard(Board):
     def phase(self, label: str, phase: str) -> None:
         super().phase(label, phase)
         write_run(self._task, self._host, phase)
+
+
+def told_to_stop() -> Callable[[], bool]:
+    """Watch for signals; the function returned says whether Slurm told this process to stop.
+
+    The executor has handlers of its own, so that a handler here would not be called.
+    """
+    ours, pythons = socket.socketpair()
+    ours.setblocking(False)
+    pythons.setblocking(False)
+    signal.set_wakeup_fd(pythons.fileno(), warn_on_full_buffer=False)
+    seen = bytearray()
+
+    def told() -> bool:
+        with contextlib.suppress(BlockingIOError):
+            while more := ours.recv(256):
+                seen.extend(more)
+        assert pythons.fileno() >= 0
+        return bool({signal.SIGTERM, signal.SIGINT} & set(seen))
+
+    return told
 
 
 def main(arguments: list[str]) -> int:

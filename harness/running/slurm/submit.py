@@ -13,9 +13,8 @@ from harness.inputs.matrix import JobSettings
 from harness.running.experiment import Experiment
 from harness.running.plan import Planned
 from harness.running.progress import Board
-from harness.running.slurm.ledger import Entry, Ledger, Task
 from harness.running.slurm.queue import PATIENCE_SECONDS, Refused, largest_array, submit_array
-from harness.running.slurm.record import Options, Sweep
+from harness.running.slurm.record import Entry, Ledger, Options, Sweep, Task
 from harness.words import count
 
 MARGIN_SECONDS = 1800
@@ -110,7 +109,7 @@ class Submitter:
             asked["begin"] = f"now+{BACKOFF_SECONDS * 4 ** (attempt - 2)}"
         asked |= resources(options, experiment.device.kind, experiment.job.threads, minutes)
         # What the nodes are told; the capture level and the threads are those of this experiment.
-        selection = replace(self.sweep.selection, identity=experiment.device.identity)
+        selection = replace(experiment.selection, identity=experiment.device.identity)
         named = options.extra.get("time")
         # 0 where the user named a limit in one of Slurm's other notations.
         said = minutes if named is None else int(named) if named.isdigit() else 0

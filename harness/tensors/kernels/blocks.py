@@ -1,34 +1,12 @@
 """What is done to one block of two tensors, by every kernel."""
 
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, name-defined"
-# Kernels take arrays, records and named tuples, which only numba gives types.
-# ruff: noqa: ANN001, ANN201, ANN202
-
 from __future__ import annotations
 
 import numpy as np
 from numba import njit
 
+from harness.tensors.kernels import intrinsics as op
 from harness.tensors.kernels.compiler import CACHE, SUM, bare
-from harness.tensors.kernels.intrinsics import (
-    above,
-    beyond,
-    bin_of,
-    bits,
-    bits_apart,
-    distance,
-    either,
-    gap,
-    greater,
-    is_special,
-    load,
-    not_close,
-    plus,
-    screen_slope,
-    size,
-    ulp_bin,
-    ulps,
-)
 from harness.tensors.kernels.vectors import AHEAD, fetch
 
 
@@ -38,8 +16,8 @@ def look(a, b):
     apart = np.int32(0)
     special = np.int32(0)
     for i in range(a.size):
-        apart = either(apart, bits_apart(a[i], b[i]))
-        special = either(special, either(is_special(a[i]), is_special(b[i])))
+        apart = op.either(apart, op.bits_apart(a[i], b[i]))
+        special = op.either(special, op.either(op.is_special(a[i]), op.is_special(b[i])))
     return apart, special
 
 
@@ -55,8 +33,8 @@ def ahead(a, b, start, m):
 def decode_block(a, b, x, y, m):
     """Both sides as floats that can be computed with."""
     for i in range(m):
-        x[i] = load(a[i])
-        y[i] = load(b[i])
+        x[i] = op.load(a[i])
+        y[i] = op.load(b[i])
 
 
 @njit(nogil=True, cache=CACHE, fastmath=SUM)
@@ -76,9 +54,9 @@ def sums(x, y, d, bins, shift, base, m):
     for i in range(m):
         p = np.float64(x[i])
         q = np.float64(y[i])
-        e = size(p - q)
+        e = op.size(p - q)
         d[i] = e
-        bins[i] = bin_of(e, shift, base)
+        bins[i] = op.bin_of(e, shift, base)
         total += e
         aa += p * p
         bb += q * q
@@ -92,9 +70,9 @@ def gaps(a, b, d, bins, shift, base, m):
     """As `sums`, the differences of 64-bit integers, which float64 cannot hold before subtracting."""
     total = dd = 0.0
     for i in range(m):
-        e = gap(a[i], b[i])
+        e = op.gap(a[i], b[i])
         d[i] = e
-        bins[i] = bin_of(e, shift, base)
+        bins[i] = op.bin_of(e, shift, base)
         total += e
         dd += e * e
     return total, dd
@@ -107,7 +85,7 @@ def _counts(d, y, m):
     differ = 0
     against_zero = 0
     for i in range(m):
-        top = max(top, bits(d[i]))
+        top = max(top, op.bits(d[i]))
         differ += d[i] != 0.0
         against_zero += (d[i] != 0.0) & (y[i] == 0.0)
     return top, differ, against_zero
@@ -117,7 +95,7 @@ def _counts(d, y, m):
 def _any_beyond(d, y, ratio, atol, m):
     count = np.int32(0)
     for i in range(m):
-        count = plus(count, beyond(ratio, size(np.float64(y[i])), d[i] - atol))
+        count = op.plus(count, op.beyond(ratio, op.size(np.float64(y[i])), d[i] - atol))
     return count
 
 
@@ -126,7 +104,7 @@ def _ratio(d, y, best, atol, infinite, m):
     """Greatest (d - atol) / |y| above `best`, and where; a reference of zero counts as infinite, or not at all."""
     place = -1
     for i in range(m):
-        r = size(np.float64(y[i]))
+        r = op.size(np.float64(y[i]))
         if r > 0.0:
             value = (d[i] - atol) / r
         elif infinite and d[i] > atol:
@@ -144,7 +122,7 @@ def _any_not_close(a, b, rtol, atol):
     """Whether any pair is not close."""
     count = np.int32(0)
     for i in range(a.size):
-        count = plus(count, not_close(a[i], b[i], rtol, atol))  # LLVM vectorises a sum here, and no or
+        count = op.plus(count, op.not_close(a[i], b[i], rtol, atol))  # LLVM vectorises a sum here, and no or
     return count
 
 
@@ -153,9 +131,9 @@ def ulp_block(a, b, bins, shift, base, m):
     """Fill the histogram bins of the distances of float64; return the greatest distance."""
     top = np.uint64(0)
     for i in range(m):
-        distance = ulps(a[i], b[i])
-        bins[i] = ulp_bin(distance, shift, base)
-        top = greater(top, distance)
+        distance = op.ulps(a[i], b[i])
+        bins[i] = op.ulp_bin(distance, shift, base)
+        top = op.greater(top, distance)
     return top
 
 
@@ -201,14 +179,14 @@ def compact(a, b, x, y, place, offset, rules, found):
     """
     m = 0
     for i in range(a.size):
-        if is_special(a[i]) == 0 and is_special(b[i]) == 0:
+        if op.is_special(a[i]) == 0 and op.is_special(b[i]) == 0:
             x[m] = a[i]
             y[m] = b[i]
             place[m] = i
             m += 1
             continue
-        p = np.float64(load(a[i]))
-        q = np.float64(load(b[i]))
+        p = np.float64(op.load(a[i]))
+        q = np.float64(op.load(b[i]))
         found.nan_a += p != p  # noqa: PLR0124 - the test for NaN
         found.nan_b += q != q  # noqa: PLR0124
         found.up_a += p == np.inf
@@ -242,7 +220,7 @@ def note(firsts, index):
 def where_ulp(a, b, wanted):
     """The first place with this ULP distance; -1 where there is none."""
     for i in range(a.size):
-        if ulps(a[i], b[i]) == wanted:
+        if op.ulps(a[i], b[i]) == wanted:
             return i
     return -1
 
@@ -262,9 +240,9 @@ def _screen(block, m):
     x, y, screen = block.x, block.y, block.screen
     count = np.int32(0)
     for i in range(m):
-        d = distance(x[i], y[i]) + screen.lift
-        one = either(above(screen.relative, y[i], d), above(screen.slope_1, y[i], d - screen.atol_1))
-        count = plus(count, either(one, above(screen.slope_2, y[i], d - screen.atol_2)))
+        d = op.distance(x[i], y[i]) + screen.lift
+        one = op.either(op.above(screen.relative, y[i], d), op.above(screen.slope_1, y[i], d - screen.atol_1))
+        count = op.plus(count, op.either(one, op.above(screen.slope_2, y[i], d - screen.atol_2)))
     return count
 
 
@@ -273,7 +251,7 @@ def _any_above(x, y, rtol, atol, m):
     """Whether any |a-b| exceeds atol + rtol * |b|, in the numbers' own width."""
     count = np.int32(0)
     for i in range(m):
-        count = plus(count, above(rtol, y[i], distance(x[i], y[i]) - atol))
+        count = op.plus(count, op.above(rtol, y[i], op.distance(x[i], y[i]) - atol))
     return count
 
 
@@ -281,7 +259,7 @@ def _any_above(x, y, rtol, atol, m):
 def _screened(rules, k):
     """A rule's ratio and atol for the screen; one that is not there lets everything pass."""
     if k < rules.size:
-        return screen_slope(rules[k].needed), rules[k].atol * (1 - 2.0**-20)
+        return op.screen_slope(rules[k].needed), rules[k].atol * (1 - 2.0**-20)
     return np.inf, 0.0
 
 
@@ -290,7 +268,7 @@ def ratios(block, places, rules, found, m):
     """Raise the greatest relative difference and the rtol that each rule needs, where this block has greater ones."""
     y, d, screen = block.y, block.d, block.screen
     for first in range(0, max(rules.size, 1), 2):
-        screen.relative = screen_slope(found.max_rel) if first == 0 else np.inf
+        screen.relative = op.screen_slope(found.max_rel) if first == 0 else np.inf
         screen.slope_1, screen.atol_1 = _screened(rules, first)
         screen.slope_2, screen.atol_2 = _screened(rules, first + 1)
         if not _screen(block, m):
@@ -338,9 +316,9 @@ def common(block, places, bins, table, rules, found, m):
     if differ == 0:
         table[0, 0] += m
         return differ
-    if top > bits(found.max_abs):
+    if top > op.bits(found.max_abs):
         i = 0
-        while bits(d[i]) != top:
+        while op.bits(d[i]) != top:
             i += 1
         found.max_abs = d[i]
         found.max_abs_at = position(places, i)

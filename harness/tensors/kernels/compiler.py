@@ -1,8 +1,5 @@
 """How kernels are compiled and kept, and what the processor must be able to do for them."""
 
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, name-defined"
-# Kernels take arrays, records and named tuples, which only numba gives types.
-
 from __future__ import annotations
 
 import hashlib

@@ -1,9 +1,5 @@
 """Single operations that numba has not, or not in the width that is wanted."""
 
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, name-defined"
-# Kernels take arrays, records and named tuples, which only numba gives types.
-# ruff: noqa: ANN001, ANN201, ANN202, ARG001
-
 from __future__ import annotations
 
 from typing import Any
@@ -17,27 +13,48 @@ from harness.tensors.kernels.compiler import bare
 
 _HALF, _F32, _F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
 _I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
-# float16, bfloat16, float32, float64: bits of infinity, the smallest magnitude that is not finite.
-_INFINITY = {types.uint16: 0x7C00, types.int16: 0x7F80, types.uint32: 0x7F800000, types.uint64: 0x7FF0000000000000}
+INFINITY = {types.uint16: 0x7C00, types.int16: 0x7F80, types.uint32: 0x7F800000, types.uint64: 0x7FF0000000000000}
+"""float16, bfloat16, float32, float64: bits of infinity, the smallest magnitude that is not finite."""
 
 
-def _int(kind: Any) -> Any:  # noqa: ANN401 - llvmlite has no types
-    """LLVM's integer type of a numba integer type."""
-    return ir.IntType(kind.bitwidth)
+def like(value: Any, element: Any) -> Any:  # noqa: ANN401 - llvmlite has no types
+    """LLVM's type of a value of such elements: of one, or of as many as a vector has."""
+    return ir.VectorType(element, value.type.count) if isinstance(value.type, ir.VectorType) else element
 
 
-def _magnitude(builder, kind, value):
+def constant(kind: Any, number: Any) -> Any:  # noqa: ANN401
+    """A number of this type, in every lane of a vector."""
+    if isinstance(kind, ir.VectorType):
+        return ir.Constant(kind, [ir.Constant(kind.element, number)] * kind.count)
+    return ir.Constant(kind, number)
+
+
+def magnitude(builder, bits):
     """Bits without the sign."""
-    return builder.and_(value, ir.Constant(_int(kind), (1 << (kind.bitwidth - 1)) - 1))
+    width = getattr(bits.type, "element", bits.type).width
+    return builder.and_(bits, constant(bits.type, (1 << (width - 1)) - 1))
 
 
-def _decode(builder, kind, bits):
+def absolute(builder, value):
+    """Absolute value of float32 or float64, as one bit operation."""
+    integer = like(value, _I64 if getattr(value.type, "element", value.type) is _F64 else _I32)
+    return builder.bitcast(magnitude(builder, builder.bitcast(value, integer)), value.type)
+
+
+def ordered(builder, bits):
+    """Integers that sort like the numbers, +0 and -0 alike; the distance of two finite ones fits, unsigned."""
+    size, zero = magnitude(builder, bits), constant(bits.type, 0)
+    return builder.select(builder.icmp_signed("<", bits, zero), builder.sub(zero, size), size)
+
+
+def decode(builder, kind, bits):
     """Bits as a float32, or a float64 for 64-bit ones; exact."""
     if kind == types.uint16:
-        return builder.fpext(builder.bitcast(bits, _HALF), _F32)
+        return builder.fpext(builder.bitcast(bits, like(bits, _HALF)), like(bits, _F32))
     if kind == types.int16:
-        return builder.bitcast(builder.shl(builder.zext(bits, _I32), _I32(16)), _F32)
-    return builder.bitcast(bits, _F32 if kind == types.uint32 else _F64)
+        wide = builder.zext(bits, like(bits, _I32))
+        return builder.bitcast(builder.shl(wide, constant(wide.type, 16)), like(bits, _F32))
+    return builder.bitcast(bits, like(bits, _F32 if kind == types.uint32 else _F64))
 
 
 def _round(builder, kind, value):
@@ -53,7 +70,7 @@ def _round(builder, kind, value):
 def load(_context, bits):
     """The number that bits stand for."""
     result = types.float64 if bits == types.uint64 else types.float32
-    return result(bits), lambda _c, builder, _s, args: _decode(builder, bits, args[0])
+    return result(bits), lambda _c, builder, _s, args: decode(builder, bits, args[0])
 
 
 @intrinsic
@@ -61,8 +78,8 @@ def is_special(_context, bits):
     """1 for NaN and infinities, else 0."""
 
     def generate(_c, builder, _s, args):
-        limit = ir.Constant(_int(bits), _INFINITY[bits])
-        return builder.zext(builder.icmp_unsigned(">=", _magnitude(builder, bits, args[0]), limit), _I32)
+        limit = constant(args[0].type, INFINITY[bits])
+        return builder.zext(builder.icmp_unsigned(">=", magnitude(builder, args[0]), limit), _I32)
 
     return types.int32(bits), generate
 
@@ -88,21 +105,12 @@ def plus(_context, a, b):
 @intrinsic
 def ulps(_context, a, b):
     """How many representable numbers lie between two finite ones; +0 and -0 are the same number."""
-    wide = a.bitwidth > 16
-    result = types.uint64 if wide else types.uint32
-    integer = _I64 if wide else _I32
+    result, integer = (types.uint64, _I64) if a.bitwidth > 16 else (types.uint32, _I32)
 
     def generate(_c, builder, _s, args):
-        # 64-bit distances fit an unsigned 64-bit integer (the widest is twice 0x7fefffffffffffff), so the order of the
-        # two ordered integers is compared as signed and their difference taken as unsigned.
-        ordered = []
-        for value in args:
-            size = _magnitude(builder, a, value)
-            negative = builder.icmp_signed("<", value, ir.Constant(_int(a), 0))
-            size = size if a.bitwidth == 64 else builder.zext(size, integer)
-            ordered.append(builder.select(negative, builder.neg(size), size))
-        x, y = ordered
-        return builder.select(builder.icmp_signed("<", x, y), builder.sub(y, x), builder.sub(x, y))
+        x, y = (ordered(builder, value) for value in args)
+        found = builder.select(builder.icmp_signed("<", x, y), builder.sub(y, x), builder.sub(x, y))
+        return found if a.bitwidth == 64 else builder.zext(found, integer)
 
     return result(a, b), generate
 
@@ -128,18 +136,18 @@ def not_close(_context, a, b, rtol, atol):
     """
 
     def generate(_c, builder, _s, args):
-        x, y = _decode(builder, a, args[0]), _decode(builder, a, args[1])
+        x, y = decode(builder, a, args[0]), decode(builder, a, args[1])
         product, difference = builder.fmul(y, args[2]), builder.fsub(x, y)
         if a.bitwidth == 16:
-            product = _decode(builder, a, _magnitude(builder, a, _round(builder, a, product)))
+            product = decode(builder, a, magnitude(builder, _round(builder, a, product)))
             allowed = _round(builder, a, builder.fadd(product, args[3]))
-            actual = _magnitude(builder, a, _round(builder, a, difference))
+            actual = magnitude(builder, _round(builder, a, difference))
         else:
-            size = builder.bitcast(_magnitude(builder, a, builder.bitcast(product, _int(a))), product.type)
-            allowed = builder.bitcast(builder.fadd(size, args[3]), _int(a))
-            actual = _magnitude(builder, a, builder.bitcast(difference, _int(a)))
+            word = args[0].type
+            allowed = builder.bitcast(builder.fadd(absolute(builder, product), args[3]), word)
+            actual = builder.bitcast(absolute(builder, difference), word)
         beyond = builder.icmp_unsigned(">", actual, allowed)
-        overflow = builder.icmp_unsigned(">=", actual, ir.Constant(_int(a), _INFINITY[a]))
+        overflow = builder.icmp_unsigned(">=", actual, constant(actual.type, INFINITY[a]))
         return builder.zext(builder.or_(beyond, overflow), _I32)
 
     return types.int32(a, b, rtol, atol), generate
@@ -147,13 +155,8 @@ def not_close(_context, a, b, rtol, atol):
 
 @intrinsic
 def size(_context, value):
-    """Absolute value of a float64, as one bit operation."""
-
-    def generate(_c, builder, _s, args):
-        bits = builder.and_(builder.bitcast(args[0], _I64), _I64((1 << 63) - 1))
-        return builder.bitcast(bits, _F64)
-
-    return types.float64(types.float64), generate
+    """Absolute value of a float64."""
+    return types.float64(types.float64), lambda _c, builder, _s, args: absolute(builder, args[0])
 
 
 @intrinsic
@@ -162,34 +165,34 @@ def bits(_context, value):
     return types.int64(types.float64), lambda _c, builder, _s, args: builder.bitcast(args[0], _I64)
 
 
+def _bin(builder, bits, shift, base):
+    """`harness.tensors.passes.Bins.of` a number by its bits."""
+    place = builder.sub(builder.lshr(bits, shift), base)
+    zero = constant(place.type, 0)
+    return builder.select(builder.icmp_signed("<", place, zero), zero, place)
+
+
 @intrinsic
 def bin_of(_context, value, shift, base):
-    """`harness.tensors.passes.Bins.of` one float64 that is not negative."""
+    """The bin of one float64 that is not negative."""
 
     def generate(_c, builder, _s, args):
-        place = builder.sub(builder.lshr(builder.bitcast(args[0], _I64), args[1]), args[2])
-        return builder.trunc(builder.select(builder.icmp_signed("<", place, _I64(0)), _I64(0), place), _I32)
+        return builder.trunc(_bin(builder, builder.bitcast(args[0], _I64), *args[1:]), _I32)
 
     return types.uint32(types.float64, types.int64, types.int64), generate
 
 
 @intrinsic
 def ulp_bin(_context, distance, shift, base):
-    """`harness.tensors.passes.Bins.of` a distance.
-
-    Those of 16-bit formats are exact in float32, which has twice the lanes.
-    """
+    """The bin of a distance; those of 16-bit formats are exact in float32, which has twice the lanes."""
 
     def generate(_c, builder, _s, args):
         if distance.bitwidth == 32:
-            bits = builder.bitcast(builder.uitofp(args[0], _F32), _I32)
             # float32 has 29 mantissa bits fewer, and its exponents begin 896 lower.
             shift = builder.trunc(builder.sub(args[1], _I64(29)), _I32)
             base = builder.trunc(builder.sub(args[2], builder.shl(_I64(896), builder.sub(_I64(52), args[1]))), _I32)
-            place = builder.sub(builder.lshr(bits, shift), base)
-            return builder.select(builder.icmp_signed("<", place, _I32(0)), _I32(0), place)
-        place = builder.sub(builder.lshr(builder.bitcast(builder.uitofp(args[0], _F64), _I64), args[1]), args[2])
-        return builder.trunc(builder.select(builder.icmp_signed("<", place, _I64(0)), _I64(0), place), _I32)
+            return _bin(builder, builder.bitcast(builder.uitofp(args[0], _F32), _I32), shift, base)
+        return builder.trunc(_bin(builder, builder.bitcast(builder.uitofp(args[0], _F64), _I64), *args[1:]), _I32)
 
     return types.uint32(distance, types.int64, types.int64), generate
 
@@ -214,13 +217,7 @@ def beyond(_context, ratio, reference, excess):
 @intrinsic
 def distance(_context, a, b):
     """|a - b| in the numbers' own width."""
-
-    def generate(_c, builder, _s, args):
-        integer = _int(a)
-        bits = builder.bitcast(builder.fsub(*args), integer)
-        return builder.bitcast(_magnitude(builder, a, bits), args[0].type)
-
-    return a(a, b), generate
+    return a(a, b), lambda _c, builder, _s, args: absolute(builder, builder.fsub(*args))
 
 
 @intrinsic
@@ -228,10 +225,8 @@ def above(_context, ratio, reference, excess):
     """1 where excess > ratio * |reference|, in the numbers' own width; never where the ratio is infinite."""
 
     def generate(_c, builder, _s, args):
-        bits = builder.bitcast(args[1], _int(reference))
-        size = builder.bitcast(_magnitude(builder, reference, bits), args[1].type)
-        rest = builder.fma(builder.fneg(args[0]), size, args[2])
-        return builder.zext(builder.fcmp_ordered(">", rest, ir.Constant(rest.type, 0.0)), _I32)
+        rest = builder.fma(builder.fneg(args[0]), absolute(builder, args[1]), args[2])
+        return builder.zext(builder.fcmp_ordered(">", rest, constant(rest.type, 0.0)), _I32)
 
     return types.int32(ratio, reference, excess), generate
 

@@ -1,45 +1,14 @@
 """The kernel for floats of 16 and 32 bits: a survey in vector code, and a closer look where something may differ."""
 
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, name-defined"
-# Kernels take arrays, records and named tuples, which only numba gives types.
-# ruff: noqa: ANN001, ANN201, ANN202
-
 from __future__ import annotations
 
 import numpy as np
 
-from harness.tensors.kernels.blocks import (
-    compact,
-    decode_block,
-    judge,
-    note,
-    position,
-    ratios,
-    scatter,
-    where_ulp,
-)
+from harness.tensors.kernels import blocks
+from harness.tensors.kernels import intrinsics as op
+from harness.tensors.kernels import vectors as vec
 from harness.tensors.kernels.compiler import BLOCK, bare
-from harness.tensors.kernels.intrinsics import either, is_special, load, screen_slope, size, ulp_bin, ulps
 from harness.tensors.kernels.records import Buffers, Places
-from harness.tensors.kernels.vectors import (
-    AA,
-    AB,
-    ABS,
-    AGAINST_ZERO,
-    BB,
-    DD,
-    DIFFER,
-    EIGHT,
-    FARTHEST,
-    FIRST_RULE,
-    GREATEST,
-    LANES,
-    LINES,
-    RELATIVE,
-    dense,
-    split,
-    survey,
-)
 
 
 @bare
@@ -49,23 +18,23 @@ def _slopes(lines, thresholds, rules, terms, found):
     Below a line no maximum is raised, and no verdict that is still yes becomes no. Slopes and thresholds are a little
     smaller than what they stand for, more than float32 rounds. Two rules have a line; with more, nothing is known.
     """
-    known = rules.size <= LINES - FIRST_RULE
-    lines[RELATIVE] = screen_slope(found.max_rel)
-    thresholds[RELATIVE] = 0.0
-    for k in range(LINES - FIRST_RULE):
-        lines[FIRST_RULE + k] = np.inf
-        thresholds[FIRST_RULE + k] = 0.0
+    known = rules.size <= vec.LINES - vec.FIRST_RULE
+    lines[vec.RELATIVE] = op.screen_slope(found.max_rel)
+    thresholds[vec.RELATIVE] = 0.0
+    for k in range(vec.LINES - vec.FIRST_RULE):
+        lines[vec.FIRST_RULE + k] = np.inf
+        thresholds[vec.FIRST_RULE + k] = 0.0
         if k >= rules.size:
             continue
         rule = rules[k]
-        slope = screen_slope(rule.needed)
+        slope = op.screen_slope(rule.needed)
         threshold = rule.atol * (1 - 2.0**-20)
         if not rule.failed:
             slope = min(slope, np.float64(rule.easy_rtol))
             threshold = min(threshold, np.float64(rule.easy_atol))
             known = known and threshold >= 0.0 and found.max_abs < terms.calm
-        lines[FIRST_RULE + k] = slope
-        thresholds[FIRST_RULE + k] = threshold
+        lines[vec.FIRST_RULE + k] = slope
+        thresholds[vec.FIRST_RULE + k] = threshold
     return known
 
 
@@ -75,25 +44,25 @@ def _far(tail, count, wide, bins, table, terms):
     shift, base = terms.ulp_shift, terms.ulp_base
     for i in range(count):
         wide[i] = tail[i]
-        bins[i] = ulp_bin(wide[i], shift, base)
-    scatter(bins, table, count)
+        bins[i] = op.ulp_bin(wide[i], shift, base)
+    blocks.scatter(bins, table, count)
 
 
 @bare
 def _events(p, q, m, block, places, rules, terms, found):
     """What `dense` found some reason to look at: ratios that may be greater, verdicts that may turn to no."""
     x, y, d = block.x, block.y, block.d
-    decode_block(p, q, x, y, m)
+    blocks.decode_block(p, q, x, y, m)
     for i in range(m):
-        d[i] = size(np.float64(x[i]) - np.float64(y[i]))
-    ratios(block, places, rules, found, m)
-    judge(p, q, block, rules, terms, found, m)
+        d[i] = op.size(np.float64(x[i]) - np.float64(y[i]))
+    blocks.ratios(block, places, rules, found, m)
+    blocks.judge(p, q, block, rules, terms, found, m)
 
 
 @bare
 def _pad(p, q, m):
     """Put equal zeros after the first `m` pairs of two buffers; returns their number with these, in whole steps."""
-    size = (m + LANES - 1) // LANES * LANES
+    size = (m + vec.LANES - 1) // vec.LANES * vec.LANES
     for i in range(m, size):
         p[i] = 0
         q[i] = 0
@@ -107,47 +76,47 @@ def _survey_end(p, q, start):
     special = np.int32(0)
     for i in range(start, p.size):
         differ += p[i] != q[i]
-        special = either(special, either(is_special(p[i]), is_special(q[i])))
+        special = op.either(special, op.either(op.is_special(p[i]), op.is_special(q[i])))
     return differ, special
 
 
 @bare
 def _maxima(p, q, places, sums, counts, found):
     """Find where `dense` met a greater difference or ULP distance than is known."""
-    if sums[GREATEST] > found.max_abs:
-        found.max_abs = sums[GREATEST]
+    if sums[vec.GREATEST] > found.max_abs:
+        found.max_abs = sums[vec.GREATEST]
         i = 0
-        while size(np.float64(load(p[i])) - np.float64(load(q[i]))) != found.max_abs:
+        while op.size(np.float64(op.load(p[i])) - np.float64(op.load(q[i]))) != found.max_abs:
             i += 1
-        found.max_abs_at = position(places, i)
-    if counts[FARTHEST] > np.int64(found.max_ulp):
-        found.max_ulp = counts[FARTHEST]
-        found.max_ulp_at = position(places, where_ulp(p, q, found.max_ulp))
+        found.max_abs_at = blocks.position(places, i)
+    if counts[vec.FARTHEST] > np.int64(found.max_ulp):
+        found.max_ulp = counts[vec.FARTHEST]
+        found.max_ulp_at = blocks.position(places, blocks.where_ulp(p, q, found.max_ulp))
 
 
 @bare
 def _note_first(p, q, m, places, firsts):
     """Keep the first mismatches of a block."""
     for i in range(m):
-        if ulps(p[i], q[i]) != 0:
-            index = position(places, i)
+        if op.ulps(p[i], q[i]) != 0:
+            index = blocks.position(places, i)
             if index > firsts[firsts.size - 1]:
                 break
-            note(firsts, index)
+            blocks.note(firsts, index)
 
 
 def buffers(bits: str) -> Buffers:
     """What `vector_chunk` works in, for one thread; `bits` is the dtype that its elements come in."""
-    room = BLOCK + LANES
+    room = BLOCK + vec.LANES
     word, distance = (np.uint32, np.uint64) if np.dtype(bits).itemsize == 4 else (np.uint16, np.uint32)
     return Buffers(
-        lines=np.zeros(LINES, np.float32), thresholds=np.zeros(LINES, np.float32),
+        lines=np.zeros(vec.LINES, np.float32), thresholds=np.zeros(vec.LINES, np.float32),
         bins=np.empty(BLOCK, np.uint16), tail=np.empty(room, word),
         wide=np.empty(BLOCK, distance), ulp_bins=np.empty(BLOCK, np.uint32),
         finite_a=np.empty(room, bits), finite_b=np.empty(room, bits), finite_place=np.empty(BLOCK, np.int64),
         few_a=np.empty(room, bits), few_b=np.empty(room, bits), few_place=np.empty(room, np.uint16),
         place=np.empty(BLOCK, np.int64),
-        sums=np.zeros(GREATEST + 1), squares=np.zeros(EIGHT), counts=np.zeros(FARTHEST + 1, np.int64),
+        sums=np.zeros(vec.GREATEST + 1), squares=np.zeros(vec.EIGHT), counts=np.zeros(vec.FARTHEST + 1, np.int64),
     )  # fmt: skip
 
 
@@ -166,8 +135,8 @@ def vector_chunk(a, b, state):  # noqa: C901, PLR0912, PLR0915 - handing arrays 
         p = a[start : start + BLOCK]
         q = b[start : start + BLOCK]
         m = p.size
-        size = m // LANES * LANES  # a step never straddles the end
-        differ, special = survey(p, q, size)
+        size = m // vec.LANES * vec.LANES  # a step never straddles the end
+        differ, special = vec.survey(p, q, size)
         placed = special != 0
         if size != m:
             end_differ, end_special = _survey_end(p, q, size)
@@ -175,7 +144,7 @@ def vector_chunk(a, b, state):  # noqa: C901, PLR0912, PLR0915 - handing arrays 
             placed = placed or end_special != 0
         found.bits_apart |= differ != 0
         if placed:
-            m = compact(p, q, work.finite_a, work.finite_b, work.finite_place, start, rules, found)
+            m = blocks.compact(p, q, work.finite_a, work.finite_b, work.finite_place, start, rules, found)
             for i in range(m):
                 place[i] = work.finite_place[i]
         elif size != m:
@@ -187,7 +156,7 @@ def vector_chunk(a, b, state):  # noqa: C901, PLR0912, PLR0915 - handing arrays 
             p, q = work.finite_a, work.finite_b
         found.finite += m
         if differ * 2 < m:
-            few = split(p, q, size, work.few_a, work.few_b, work.few_place, work.squares)
+            few = vec.split(p, q, size, work.few_a, work.few_b, work.few_place, work.squares)
             abs_table[0, 0] += m - few
             ulp_table[0, 0] += m - few
             for i in range(few):
@@ -199,25 +168,25 @@ def vector_chunk(a, b, state):  # noqa: C901, PLR0912, PLR0915 - handing arrays 
             continue
         places = Places(place, placed, start)
         known = _slopes(lines, thresholds, rules, terms, found)
-        distant = dense(p, q, size, lines, block.screen.lift, terms.limit, terms.base, work.bins, work.tail, sums,
+        distant = vec.dense(p, q, size, lines, block.screen.lift, terms.limit, terms.base, work.bins, work.tail, sums,
                         counts)  # fmt: skip
         if terms.limit == 0:
             distant -= size - m  # the padding, at the end
-        found.differ += counts[DIFFER]
-        found.against_zero += counts[AGAINST_ZERO]
-        if sums[GREATEST] > found.max_abs or counts[FARTHEST] > np.int64(found.max_ulp):
+        found.differ += counts[vec.DIFFER]
+        found.against_zero += counts[vec.AGAINST_ZERO]
+        if sums[vec.GREATEST] > found.max_abs or counts[vec.FARTHEST] > np.int64(found.max_ulp):
             _maxima(p, q, places, sums, counts, found)
         beyond = lines[0] > thresholds[0] or lines[1] > thresholds[1] or lines[2] > thresholds[2]
         if beyond or not known or found.max_abs >= terms.calm:
             _events(p, q, m, block, places, rules, terms, found)
-        scatter(work.bins, abs_table, m)
+        blocks.scatter(work.bins, abs_table, m)
         ulp_table[0, 0] += m - distant
         _far(work.tail, distant, work.wide, work.ulp_bins, ulp_table, terms)
-        if found.firsts[found.firsts.size - 1] > start and counts[DIFFER]:
+        if found.firsts[found.firsts.size - 1] > start and counts[vec.DIFFER]:
             _note_first(p, q, m, places, found.firsts)
-    for k in range(EIGHT):
-        found.sum_abs += sums[ABS + k]
-        found.sum_aa += sums[AA + k] + work.squares[k]
-        found.sum_bb += sums[BB + k] + work.squares[k]
-        found.sum_ab += sums[AB + k] + work.squares[k]
-        found.sum_dd += sums[DD + k]
+    for k in range(vec.EIGHT):
+        found.sum_abs += sums[vec.ABS + k]
+        found.sum_aa += sums[vec.AA + k] + work.squares[k]
+        found.sum_bb += sums[vec.BB + k] + work.squares[k]
+        found.sum_ab += sums[vec.AB + k] + work.squares[k]
+        found.sum_dd += sums[vec.DD + k]

@@ -2,7 +2,6 @@
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, name-defined"
 # Kernels take arrays, records and named tuples, which only numba gives types.
-# ruff: noqa: ANN001, ANN201, ANN202
 
 from __future__ import annotations
 

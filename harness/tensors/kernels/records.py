@@ -6,6 +6,7 @@ the arrays that belong together.
 
 from __future__ import annotations
 
+from collections import namedtuple
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,25 +70,12 @@ class Places(NamedTuple):
     start: Any
 
 
-class Buffers(NamedTuple):
-    """What `narrow.vector_chunk` works in; `vectors.dense` and `vectors.split` say what they put where."""
-
-    lines: Any
-    thresholds: Any
-    bins: Any
-    tail: Any
-    wide: Any
-    ulp_bins: Any
-    finite_a: Any
-    finite_b: Any
-    finite_place: Any
-    few_a: Any
-    few_b: Any
-    few_place: Any
-    place: Any
-    sums: Any
-    squares: Any
-    counts: Any
+Buffers = namedtuple(
+    "Buffers",
+    "lines thresholds bins tail wide ulp_bins finite_a finite_b finite_place few_a few_b few_place place "
+    "sums squares counts",
+)
+"""What `narrow.vector_chunk` works in; `vectors.dense` and `vectors.split` say what they put where."""
 
 
 class State(NamedTuple):

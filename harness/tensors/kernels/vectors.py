@@ -5,16 +5,14 @@ cache. LLVM turns the generic vectors into whatever the processor has; nothing i
 are padded with equal zeros to a multiple of `LANES`.
 """
 
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
-# Code generators take and return llvmlite's values, which have no types.
-# ruff: noqa: ANN001, ANN002, ANN201, ANN202, ARG001
-
 from __future__ import annotations
 
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from harness.tensors.kernels.intrinsics import INFINITY, absolute, constant, decode, magnitude, ordered
 
 LANES = 32
 """The most elements per step; blocks are multiples of it, and buffers that are compressed into have as many more."""
@@ -29,9 +27,8 @@ DIFFER, AGAINST_ZERO, FARTHEST = range(3)
 RELATIVE, FIRST_RULE, LINES = 0, 1, 3
 """Where `dense`'s `lines` has the relative difference's and the rules', and how many there are."""
 
-_I8, _I16, _I32, _I64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
-_HALF, _F32, _F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
-_INFINITY = {types.uint16: 0x7C00, types.int16: 0x7F80, types.uint32: 0x7F800000}
+_I8, _I16, _I32, _I64 = (ir.IntType(width) for width in (8, 16, 32, 64))
+_F32, _F64 = ir.FloatType(), ir.DoubleType()
 _EIGHT = ir.VectorType(_F64, EIGHT)
 _SHIFT = 14  # `Bins.shift`, 46, less the 32 bits that are dropped first
 
@@ -43,7 +40,7 @@ def _word(kind):
 
 def _all(kind, lanes, value):
     """A constant in every lane."""
-    return ir.Constant(ir.VectorType(kind, lanes), [ir.Constant(kind, value)] * lanes)
+    return constant(ir.VectorType(kind, lanes), value)
 
 
 def _spread(builder, value, lanes):
@@ -106,45 +103,12 @@ def _greatest(builder, place, value):
     builder.store(builder.select(builder.fcmp_ordered(">", value, old), value, old), place)
 
 
-def _same(builder, bits, value):
-    """A constant like `bits`."""
-    return _all(bits.type.element, bits.type.count, value)
-
-
 def _name(function, value):
     """LLVM's name for a function of one kind of vector."""
     element = value.type.element
     letter = "i" if isinstance(element, ir.IntType) else "f"
     width = element.width if letter == "i" else 64 if element is _F64 else 32
     return f"llvm.{function}.v{value.type.count}{letter}{width}"
-
-
-def _magnitude(builder, bits):
-    return builder.and_(bits, _same(builder, bits, (1 << (bits.type.element.width - 1)) - 1))
-
-
-def _decode(builder, kind, bits):
-    """16 lanes of bits as float32; see `harness.tensors.kernels.intrinsics.load`."""
-    if kind == types.uint32:
-        return builder.bitcast(bits, ir.VectorType(_F32, 16))
-    if kind == types.uint16:
-        return builder.fpext(builder.bitcast(bits, ir.VectorType(_HALF, 16)), ir.VectorType(_F32, 16))
-    wide = builder.shl(builder.zext(bits, ir.VectorType(_I32, 16)), _all(_I32, 16, 16))
-    return builder.bitcast(wide, ir.VectorType(_F32, 16))
-
-
-def _size(builder, value):
-    """Absolute value."""
-    lanes = value.type.count
-    integer, mask = (_I64, (1 << 63) - 1) if value.type.element is _F64 else (_I32, (1 << 31) - 1)
-    bits = builder.bitcast(value, ir.VectorType(integer, lanes))
-    return builder.bitcast(builder.and_(bits, _all(integer, lanes, mask)), value.type)
-
-
-def _ordered(builder, bits):
-    """Integers that sort like the numbers, +0 and -0 alike; the distance of two finite ones fits, unsigned."""
-    size, zero = _magnitude(builder, bits), _same(builder, bits, 0)
-    return builder.select(builder.icmp_signed("<", bits, zero), builder.sub(zero, size), size)
 
 
 def _squeeze(builder, value, mask, pointer, index):
@@ -205,13 +169,13 @@ def survey(_context, a, b, size):
         left, right = _data(context, builder, a, args[0]), _data(context, builder, b, args[1])
         word, lanes = _word(a)
         differ, special = _variable(builder, _I64, 0), _variable(builder, ir.IntType(lanes), 0)
-        limit = _all(word, lanes, _INFINITY[a.dtype])
+        limit = _all(word, lanes, INFINITY[a.dtype])
         with cgutils.for_range_slice(builder, _I64(0), args[2], _I64(lanes), _I64) as (i, _):
             _fetch(builder, left, i, AHEAD)
             _fetch(builder, right, i, AHEAD)
             p, q = _load(builder, left, i, word, lanes), _load(builder, right, i, word, lanes)
             _count(builder, differ, builder.icmp_unsigned("!=", p, q))
-            wild = [builder.icmp_unsigned(">=", _magnitude(builder, side), limit) for side in (p, q)]
+            wild = [builder.icmp_unsigned(">=", magnitude(builder, side), limit) for side in (p, q)]
             bits = builder.bitcast(builder.or_(*wild), ir.IntType(lanes))
             builder.store(builder.or_(builder.load(special), bits), special)
         parts = [builder.load(differ), builder.zext(builder.load(special), _I64)]
@@ -243,7 +207,7 @@ def split(_context, a, b, size, left, right, place, sums):
                 _squeeze(builder, value, apart, pointer, index)
             same = builder.select(apart, _all(word, lanes, 0), p)
             for start in range(0, lanes, 16):
-                x = _decode(builder, a.dtype, _pick(builder, same, same, range(start, start + 16)))
+                x = decode(builder, a.dtype, _pick(builder, same, same, range(start, start + 16)))
                 for k in range(2):
                     wide = builder.fpext(_pick(builder, x, x, range(8 * k, 8 * k + 8)), _EIGHT)
                     _add_product(builder, totals[k], wide, wide)
@@ -293,7 +257,7 @@ def dense(_context, a, b, size, lines, tiny, limit, base, bins, tail, sums, coun
         differ, against_zero, copied = (_variable(builder, _I64, 0) for _ in range(3))
         with cgutils.for_range_slice(builder, _I64(0), args[2], _I64(lanes), _I64) as (i, _):
             p, q = _load(builder, left, i, word, lanes), _load(builder, right, i, word, lanes)
-            u, v = _ordered(builder, p), _ordered(builder, q)
+            u, v = ordered(builder, p), ordered(builder, q)
             most, few = (_call(builder, _name(f"s{which}", u), u.type, u, v) for which in ("max", "min"))
             distance = builder.sub(most, few)
             old = builder.load(farthest)
@@ -305,7 +269,7 @@ def dense(_context, a, b, size, lines, tiny, limit, base, bins, tail, sums, coun
             _squeeze(builder, distance, far, given["tail"], _count(builder, copied, far))
             for start in range(0, lanes, 16):
                 half = range(start, start + 16)
-                x, y = (_decode(builder, a.dtype, _pick(builder, side, side, half)) for side in (p, q))
+                x, y = (decode(builder, a.dtype, _pick(builder, side, side, half)) for side in (p, q))
                 _screen(builder, a.dtype, x, y, slopes, least, worst)
                 place = builder.sub(_differences(builder, x, y, totals), first_bin)
                 place = _call(builder, "llvm.smax.v16i32", place.type, place, _all(_I32, 16, 0))
@@ -336,11 +300,11 @@ def dense(_context, a, b, size, lines, tiny, limit, base, bins, tail, sums, coun
 
 def _screen(builder, kind, x, y, slopes, least, worst):
     """Raise the greatest |x-y| - slope * |y| of each line, in float32."""
-    difference = _size(builder, builder.fsub(x, y))
+    difference = absolute(builder, builder.fsub(x, y))
     if kind != types.uint16:
         smaller = builder.select(builder.fcmp_ordered("<", difference, least), difference, least)
         difference = builder.fadd(difference, smaller)
-    reference = _size(builder, y)
+    reference = absolute(builder, y)
     for slope, place in zip(slopes, worst, strict=True):
         _greatest(builder, place, _call(builder, "llvm.fma.v16f32", x.type, slope, reference, difference))
 
@@ -351,7 +315,7 @@ def _differences(builder, x, y, totals):
     for k, running in enumerate(totals):
         lanes = range(8 * k, 8 * k + 8)
         p, q = (builder.fpext(_pick(builder, side, side, lanes), _EIGHT) for side in (x, y))
-        e = _size(builder, builder.fsub(p, q))
+        e = absolute(builder, builder.fsub(p, q))
         builder.store(builder.fadd(builder.load(running[0]), e), running[0])
         for place, pair in zip(running[1:5], ((p, p), (q, q), (p, q), (e, e)), strict=True):
             _add_product(builder, place, *pair)

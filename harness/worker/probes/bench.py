@@ -48,9 +48,7 @@ class Bench:
 
     def __init__(self, name: str, setting: Setting, folder: str) -> None:
         self.name, self.setting, self.folder = name, setting, folder
-        self._tensors: list[dict[str, str]] = []
-        self._facts: list[dict[str, Any]] = []
-        self._refused: list[dict[str, str]] = []
+        self._made: dict[str, list[dict[str, Any]]] = {"tensors": [], "facts": [], "refused": []}
         self._started = time.perf_counter()
         os.makedirs(folder, exist_ok=True)
 
@@ -117,27 +115,23 @@ class Bench:
             raise
         except Exception as error:
             lines = str(error).strip().splitlines() or [""]
-            self._refused.append({"case": name, "reason": f"{type(error).__name__}: {lines[0]}"[:500]})
+            self._made["refused"].append({"case": name, "reason": f"{type(error).__name__}: {lines[0]}"[:500]})
 
     def _keep(self, case: str, name: str, tensor: torch.Tensor, role: str) -> str:
-        file = f"{len(self._tensors):05}.safetensors"
+        tensors = self._made["tensors"]
+        file = f"{len(tensors):05}.safetensors"
         held = tensor.detach().to("cpu").contiguous().clone()
         save_file({"tensor": held}, os.path.join(self.folder, file))
-        self._tensors.append({"case": case, "tensor": name, "file": file, "role": role})
+        tensors.append({"case": case, "tensor": name, "file": file, "role": role})
         return file
 
     def finish(self, outcome: str = "ok", reason: str = "") -> dict[str, Any]:
         """Write `done.json`; returns how the probe ended."""
-        if outcome == "ok" and self._refused and not self._tensors:
-            outcome, reason = "crashed", f"Every case was refused; the first: {self._refused[0]['reason']}"
-        done = {
-            "outcome": outcome,
-            "reason": reason,
-            "tensors": self._tensors,
-            "facts": self._facts,
-            "refused": self._refused,
-            "seconds": round(time.perf_counter() - self._started, 3),
-        }
+        refused = self._made["refused"]
+        if outcome == "ok" and refused and not self._made["tensors"]:
+            outcome, reason = "crashed", f"Every case was refused; the first: {refused[0]['reason']}"
+        seconds = round(time.perf_counter() - self._started, 3)
+        done = {"outcome": outcome, "reason": reason, **self._made, "seconds": seconds}
         path = os.path.join(self.folder, "done.json")
         with open(f"{path}.new", "w", encoding="utf-8") as file:
             json.dump(done, file, indent=1)
@@ -169,7 +163,9 @@ class Case:
         files = None
         if pair is not None and not holds:
             files = [self._bench._keep(self.name, f"{name}: {side}", t, "pair") for side, t in zip("ab", pair)]  # noqa: B905 - Python 3.9 knows no strict
-        self._bench._facts.append({"case": self.name, "fact": name, "holds": holds, "note": note, "pair": files})
+        self._bench._made["facts"].append(
+            {"case": self.name, "fact": name, "holds": holds, "note": note, "pair": files}
+        )
 
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -21,10 +21,8 @@ from harness.environments.device import cpu_device
 from harness.environments.lockfile import lock_path
 from harness.home import Home
 from harness.running.experiment import Experiment, Selection
-from harness.running.slurm.ledger import Entry, Ledger, read_run
-from harness.running.slurm.nodes import device_key
-from harness.running.slurm.record import Options, Sweep, root_of, write_record
-from harness.running.slurm.sweeps import new_id, open_sweeps, save_sweep
+from harness.running.slurm.record import Entry, Ledger, Options, Sweep, read_run, root_of, write_record
+from harness.running.slurm.start import device_key, open_sweeps, save_sweep
 from harness.store.cell import Cell
 from harness.store.store import Store
 from tests.reliability.bench import alive
@@ -401,7 +399,7 @@ def test_a_submission_that_never_reached_slurm_is_made_again(bench):
         threads=1, sites=bench.folder / "sites", site_python=bench.python, identity=cpu_device().identity,
     )  # fmt: skip
     key = Experiment(selection).spec("2.8.0").key
-    sweep = Sweep(new_id(), "now", selection, ["2.8.0"], {}, Options(), output=bench.folder / "tables")
+    sweep = Sweep("20260101-000000-abcd", "now", selection, ["2.8.0"], {}, Options(), output=bench.folder / "tables")
     save_sweep(bench.home, sweep)
     entries = [Entry(key, "2.8.0", 0, 1)]
     array = Ledger(root_of(bench.home)).create(sweep, selection, entries, 60, time.time() - 60)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +20,8 @@ from harness.running.experiment import Experiment, Selection
 from harness.running.plan import plan_cells
 from harness.running.progress import Board
 from harness.running.slurm import follower as follower_module
-from harness.running.slurm import node, nodes, record, start, submit
-from harness.running.slurm.ends import verdict
-from harness.running.slurm.ledger import End, Entry, Ledger, Task, read_end, read_run, write_end, write_run
+from harness.running.slurm import node, record, start, submit
+from harness.running.slurm.follower import verdict
 from harness.running.slurm.queue import (
     GONE,
     Job,
@@ -34,10 +34,22 @@ from harness.running.slurm.queue import (
     states,
     submit_array,
 )
-from harness.running.slurm.record import Options, Sweep, read_record, root_of
-from harness.running.slurm.start import attach_sweep
+from harness.running.slurm.record import (
+    End,
+    Entry,
+    Ledger,
+    Options,
+    Sweep,
+    Task,
+    read_end,
+    read_record,
+    read_run,
+    root_of,
+    write_end,
+    write_run,
+)
+from harness.running.slurm.start import absolute_paths, attach_sweep, close_sweep, open_sweeps, save_sweep
 from harness.running.slurm.submit import resources, wall_minutes
-from harness.running.slurm.sweeps import close_sweep, open_sweeps, save_sweep
 from tests.support.cell_specs import cell
 from tests.support.checkpoints import write_checkpoint
 from tests.support.standin import PASSAGES
@@ -102,7 +114,8 @@ def test_a_record_that_is_damaged_is_one_sentence_with_the_mend(tmp_path, sweep)
     save_sweep(home, sweep)
     (path,) = (root_of(home) / "sweeps").glob("*.json")
 
-    for text in ("{", "[]", '{"schema": 99}', '{"schema": 1, "id": "x"}'):
+    newer = json.dumps({**json.loads(path.read_text()), "of_a_newer_release": True})
+    for text in ("{", "[]", '{"schema": 99}', '{"schema": 1, "id": "x"}', newer):
         path.write_text(text)
         with pytest.raises(UsageError, match="delete it, and start the sweep again"):
             open_sweeps(home)
@@ -346,7 +359,7 @@ def test_paths_of_a_sweep_mean_the_same_in_another_folder(tmp_path, monkeypatch)
     (tmp_path / "python").symlink_to("/bin/true")
     given = Selection(ROOT / "matrix.yaml", Path("home"), "mine.jsonl", "embedded", site_python=Path("python"))
 
-    kept = start.absolute_paths(given)
+    kept = absolute_paths(given)
 
     assert kept.home == tmp_path / "home"
     assert kept.collection == str(tmp_path / "mine.jsonl")
@@ -378,31 +391,28 @@ def test_a_node_says_whether_it_sees_the_lock_of_the_asker(tmp_path):
         ({"error": "nvidia-smi lists no GPU on this machine; use --device cpu."}, "On node1: nvidia-smi lists no GPU"),
     ],
 )
-def test_nodes_on_which_a_sweep_would_go_wrong_are_refused(tmp_path, monkeypatch, answer, part):
-    monkeypatch.setattr(nodes, "_probe", lambda *_: {"host": "node1", **answer})
-
+def test_nodes_on_which_a_sweep_would_go_wrong_are_refused(tmp_path, answer, part):
     with pytest.raises(UsageError, match=part):
-        nodes.node_device(Home(tmp_path), Options("gpu"), "auto", quiet())
+        start.node_device(Home(tmp_path), Options("gpu"), "auto", quiet(), lambda *_: {"host": "node1", **answer})
     assert not (root_of(Home(tmp_path)) / "devices.json").exists()
 
 
-def test_what_a_node_is_is_asked_once_until_it_turns_out_to_be_wrong(tmp_path, monkeypatch):
+def test_what_a_node_is_is_asked_once_until_it_turns_out_to_be_wrong(tmp_path):
     home, asked = Home(tmp_path), []
 
-    def probe(_home: Home, options: Options, *_: object) -> dict[str, object]:
+    def ask(_home: Home, options: Options, *_: object) -> dict[str, object]:
         asked.append(options.partition)
         return {"host": "node1", "identity": f"cuda {options.partition} 9.0", "locks": True}
 
-    monkeypatch.setattr(nodes, "_probe", probe)
     root_of(home).mkdir()
     for partition in ("a", "b", "a", "b"):
-        assert nodes.node_device(home, Options(partition), "auto", quiet()) == f"cuda {partition} 9.0"
+        assert start.node_device(home, Options(partition), "auto", quiet(), ask) == f"cuda {partition} 9.0"
     assert asked == ["a", "b"]
 
-    nodes.forget_device(home, Options("a"))
+    start.forget_device(home, Options("a"))
 
     for partition in ("a", "b"):
-        nodes.node_device(home, Options(partition), "auto", quiet())
+        start.node_device(home, Options(partition), "auto", quiet(), ask)
     assert asked == ["a", "b", "a"]
 
 
