@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -13,7 +12,7 @@ from harness.commands.options import group_option, selection_options
 @click.command(name="rankings")
 @click.argument("a")
 @click.argument("b")
-@click.option("--qrels", type=click.Path(path_type=Path), help="Judgements, for measures: TREC's qrels, or .parquet.")
+@click.option("--qrels", help="Judgements, for measures: TREC's qrels, or a .parquet file.")
 @click.option(
     "--k", "cutoffs", type=click.IntRange(min=1), multiple=True, metavar="K",
     help="Depth at which overlap is measured (default: `overlap` of `rankings` in matrix.yaml). May be given again.",
@@ -23,9 +22,7 @@ from harness.commands.options import group_option, selection_options
 @click.option("--limit-queries", type=click.IntRange(min=1), help="Only the first N queries, as they were searched.")
 @selection_options
 @group_option
-def command(
-    a: str, b: str, qrels: Path | None, cutoffs: tuple[int, ...], as_json: bool, group: str | None, **options: Any
-) -> int:
+def command(a: str, b: str, cutoffs: tuple[int, ...], as_json: bool, group: str | None, **options: Any) -> int:
     """Compare the rankings of A with those of B: TREC run files, or stored searches such as `2.8.0 on 2.7.1`.
 
     A line of a run file is `qid Q0 docid rank score tag`. The order of a list is that of its ranks; scores only say
@@ -37,7 +34,6 @@ def command(
     import dataclasses
 
     from harness.files import dumps
-    from harness.inputs.queries import local_qrels
     from harness.inputs.rankings import settings_for
     from harness.rankings.comparison import compare_runs
     from harness.rankings.measures import Judge
@@ -48,11 +44,9 @@ def command(
     settings = settings_for(options["matrix_path"])
     if cutoffs:
         settings = dataclasses.replace(settings, overlap=tuple(sorted(set(cutoffs))))
-    judged = local_qrels(qrels).grades if qrels is not None else None
-    (left, right), own, note = named_runs((a, b), group, options)
+    (left, right), judged, note = named_runs((a, b), group, options)
     if note:
         click.echo(note, err=True)
-    judged = judged or own
     found = compare_runs(left, right, settings, Judge(judged, settings.measures) if judged else None)
     screen = Screen.of()
     click.echo(dumps(found.to_json()) if as_json else rankings_text(found, settings, screen), color=screen.styles)

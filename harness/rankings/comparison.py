@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -122,18 +123,28 @@ class Comparison:
             "most_changed": [self._told(query) for query in self.most_changed],
         }
 
+    def shown(self, query: int) -> tuple[int, list[list[tuple[str, float]]]]:
+        """The part of a query's lists where they differ: its first rank, and of either side ten passages with scores.
+
+        That is the beginning, or from the last rank before the first difference on, where that comes later.
+        """
+        lists = [list(zip(*run.listed(query), strict=True)) for run in (self.a, self.b)]
+        names = [[name for name, _ in one] for one in lists]
+        same = next((rank for rank, pair in enumerate(zip_longest(*names)) if pair[0] != pair[1]), 0)
+        start = same - 1 if same >= _LISTED else 0
+        return start + 1, [one[start : start + _LISTED] for one in lists]
+
     def _told(self, query: int) -> dict[str, Any]:
         row = self.each[query]
-        sides = {}
-        for side, run in (("a", self.a), ("b", self.b)):
-            names, scores = run.listed(query)
-            sides[side] = [[name, score] for name, score in zip(names[:_LISTED], scores, strict=False)]
+        rank, sides = self.shown(query)
         return {
             "qid": self.a.qids[query],
+            "rank": rank,
             "tie_only": bool(row["tie_only"]),
             "rbo": float(row["rbo"]),
             "measures": {name: _or_none(one.differences[query]) for name, one in self.measures.items()},
-            **sides,
+            "a": sides[0],
+            "b": sides[1],
         }
 
 
@@ -155,7 +166,7 @@ def compare_runs(
             from one call of `together` then.
 
     Raises:
-        UsageError: no query is in both, or none of these is judged.
+        UsageError: no query is in both, or none of these is judged, or nothing that is judged was found.
     """
     only_a, only_b = (
         tuple(qid for qid in one.qids if qid not in known) for one, known in ((a, {*b.qids}), (b, {*a.qids}))
@@ -177,6 +188,12 @@ def compare_runs(
             f"{a.qids[0]}): give the judgements of these queries."
         )
     of_a, of_b = values or (judge.values(a), judge.values(b))
+    if not any(np.nansum(one) for side in (of_a, of_b) for one in side.values()):
+        # Two runs that find nothing have the same measures, which is no equivalence.
+        raise UsageError(
+            f"No list of {a.name} or {b.name} holds a passage that the judgements call relevant: give the judgements "
+            "of this collection, with the run's own names of passages."
+        )
     measures = compare_measures(of_a, of_b, settings)
     return Comparison(a, b, only_a, only_b, settings.overlap, each, measures, len(a.qids) - judged)
 

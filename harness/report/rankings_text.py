@@ -12,8 +12,6 @@ from harness.report.readable import clean, number, share
 from harness.report.screen import PLAIN, Screen, table, wrap
 from harness.words import count
 
-_TOP = 10
-
 
 def rankings_text(found: Comparison, settings: Settings, screen: Screen = PLAIN) -> str:
     """The whole comparison as text."""
@@ -129,8 +127,12 @@ def _query(found: Comparison, query: int, screen: Screen) -> list[str]:
     ties = ["only the order of equal scores"] if row["tie_only"] else []
     told = ", ".join([f"RBO {row['rbo']:.4f}", *changes, *ties])
     title = f"Query {clean(found.a.qids[query])}: {told}"
-    sides = [list(zip(*run.listed(query), strict=True))[:_TOP] for run in (found.a, found.b)]
-    body = [[str(rank), *_entry(pair[0]), *_entry(pair[1])] for rank, pair in enumerate(zip_longest(*sides), start=1)]
+    first, sides = found.shown(query)
+    if first > 1:
+        title += f" (the first {first} passages are the same)"
+    body = [
+        [str(rank), *_entry(pair[0]), *_entry(pair[1])] for rank, pair in enumerate(zip_longest(*sides), start=first)
+    ]
     names = [clean(run.name) for run in (found.a, found.b)]
     return [*wrap(title, screen.width), "", *table(["rank", names[0], "score", names[1], "score"], body, screen)]
 

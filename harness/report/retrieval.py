@@ -65,6 +65,8 @@ def retrieve(searches: Searches, pairs: Sequence[ComparedCells]) -> Retrieval:
     runs = dict(zip(everything, together([searches.run(cell) for cell in everything.values()]), strict=True))
     judged = Judge(searches.qrels, settings.measures) if searches.qrels else None
     values = {key: judged.values(run) for key, run in runs.items()} if judged else {}
+    if not any(np.nansum(one) for measured in values.values() for one in measured.values()):
+        judged = None  # nothing that is relevant was found, so they tell no ranking from another
 
     def compare(a: str, b: str) -> Comparison:
         return compare_runs(runs[a], runs[b], settings, judged, (values[a], values[b]) if judged else None)

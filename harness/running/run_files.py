@@ -11,6 +11,7 @@ import numpy as np
 
 from harness.artifacts.source import unique_names
 from harness.errors import UnreadableTensor, UsageError
+from harness.inputs.queries import local_qrels
 from harness.rankings import trec
 from harness.rankings.run import Run
 from harness.store.cell import Cell
@@ -104,9 +105,10 @@ def _digests(source: StoredCell) -> Mapping[str, str]:
 
 
 def named_runs(items: Sequence[str], group: str | None, options: dict[str, Any]) -> tuple[list[Run], Qrels | None, str]:
-    """A run for each item, the judgements of the collection where an item is a stored search, and a line as a note.
+    """A run for each item, the judgements, and a line that says which cells were not chosen.
 
-    The store is looked for only when an item is no file.
+    The judgements are those of the option `qrels`, or where an item is a stored search the collection's own; of a part
+    of the collection, those of its passages. The store is looked for only when an item is no file.
 
     Args:
         items: run files, or stored searches by label or the start of a key.
@@ -119,7 +121,8 @@ def named_runs(items: Sequence[str], group: str | None, options: dict[str, Any])
     stored = [item for item in dict.fromkeys(items) if not Path(item).is_file()]
     names = unique_names(items, [None if item in stored else item for item in items])
     if not stored:
-        return [trec.read_run(Path(item), name) for item, name in zip(items, names, strict=True)], None, ""
+        judged = None if options["qrels"] is None else local_qrels(Path(options["qrels"])).grades
+        return [trec.read_run(Path(item), name) for item, name in zip(items, names, strict=True)], judged, ""
     from harness.running.choice import Chooser, Finder
     from harness.running.experiment import Experiment, Selection
 

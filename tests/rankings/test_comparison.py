@@ -227,6 +227,19 @@ def test_the_json_is_that_of_the_contract():
     assert found["tau_b"] == -1
 
 
+def test_what_is_shown_of_a_query_is_where_its_lists_differ():
+    names = [f"d{n}" for n in range(40)]
+    late = [*names[:20], names[21], names[20], *names[22:]]
+    early = [names[1], names[0], *names[2:]]
+
+    for other, rank, first in ((late, 20, ("d19", "d19")), (early, 1, ("d0", "d1")), (names[:15], 15, ("d14", "d14"))):
+        found = compared({"q": ranked(" ".join(names))}, {"q": ranked(" ".join(other))})
+        told = found.to_json()["most_changed"][0]
+        assert told["rank"] == rank
+        assert (told["a"][0][0], told["b"][0][0]) == first
+        assert [name for name, _ in told["a"]] != [name for name, _ in told["b"]]
+
+
 def test_the_share_of_ties_is_that_of_neighbours():
     assert run_of("a", {"1": ranked("a (b c) d"), "2": ranked("(a b)"), "3": ranked("a"), "4": []}).tied == 2 / 4
     assert run_of("a", {"1": ranked("a")}).tied is None

@@ -155,6 +155,15 @@ def test_judgements_of_other_queries_are_refused():
         )
 
 
+def test_judgements_of_passages_that_nobody_found_are_no_equivalence():
+    """Such as names of another collection: both runs have zero everywhere."""
+    a, b = ({str(q): ranked(text) for q in range(30)} for text in ("1 2 3", "2 1 3"))
+    judge = Judge({str(q): {"passage-1": 1} for q in range(30)}, NAMES)
+
+    with pytest.raises(UsageError, match="with the run's own names of passages"):
+        compare_runs(run_of("a", a), run_of("b", b), Settings(), judge)
+
+
 def test_queries_that_changed_most_come_first_by_the_first_measure():
     found = worse(30, 3)
 

@@ -117,7 +117,7 @@ def test_two_run_files_need_no_store_and_are_told_apart_by_their_paths(tmp_path,
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "x.run").write_text("q Q0 d 1 2.5 t\n")
 
-    runs, qrels, note = named_runs([str(tmp_path / one / "x.run") for one in ("old", "new")], None, {})
+    runs, qrels, note = named_runs([str(tmp_path / one / "x.run") for one in ("old", "new")], None, {"qrels": None})
 
     assert [run.name for run in runs] == ["old/x.run", "new/x.run"]
     assert (qrels, note) == (None, "")
