@@ -47,7 +47,9 @@ def command(a: str, b: str, cutoffs: tuple[int, ...], as_json: bool, group: str 
     (left, right), judged, note = named_runs((a, b), group, options)
     if note:
         click.echo(note, err=True)
-    found = compare_runs(left, right, settings, Judge(judged, settings.measures) if judged else None)
+    # Of the collection's own judgements, none may be of these queries; those that were given must be.
+    judge = Judge(judged or {}, settings.measures) if judged or options["qrels"] else None
+    found = compare_runs(left, right, settings, judge)
     screen = Screen.of()
     click.echo(dumps(found.to_json()) if as_json else rankings_text(found, settings, screen), color=screen.styles)
     return int(found.outcome)
