@@ -24,10 +24,10 @@ def command(a: str, b: str, output: Path | None, **options: Any) -> int:
     versions differ beyond the noise floor, whether or not a package could be blamed.
     """
     from harness.environments.lockfile import difference
-    from harness.explain.blame import blame
+    from harness.explain.blame import blame, suspects
     from harness.explain.locate import look
     from harness.explain.pair import prepare_pair
-    from harness.report.blame_text import lines, rows
+    from harness.report.blame_text import lines, rows, suspect_lines
     from harness.report.parquet import Gathering
     from harness.running.checks import to_run, two_versions
     from harness.running.experiment import Selection
@@ -35,11 +35,15 @@ def command(a: str, b: str, output: Path | None, **options: Any) -> int:
     experiment = to_run(Selection(**options))
     a, b = two_versions(experiment.matrix, a, b, "blame")
     gathering = Gathering(output, "blame", experiment, a) if output else None
+    differing = suspects(experiment, a, b)
+    # Before anything long runs.
+    for line in suspect_lines(differing):
+        click.echo(line)
     pair = prepare_pair(experiment, a, b)
-    versions = difference(experiment.lock(pair.a.cell.version), experiment.lock(pair.b.cell.version))
     found = blame(experiment, pair, lambda text: click.echo(text, err=True))
-    for line in lines(found, a, b, versions):
+    for line in lines(found, a, b, differing.left_out):
         click.echo(line)
     if gathering:
+        versions = difference(experiment.lock(a), experiment.lock(b))
         click.echo(f"Table: {gathering.write(rows(found, pair, versions))}")
     return int(ExitCode.DIVERGENCE if look(pair).diverged else ExitCode.OK)

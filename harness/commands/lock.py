@@ -24,11 +24,13 @@ def command(
 ) -> None:
     """Write the lock files of VERSIONS (default: all), or show the package difference of two versions.
 
+    A package that has another name in B is one row, and what torch does not require has a note.
     Where one cannot be resolved, none is written. Downloads are kept in uv's cache below --home.
     """
     from functools import partial
 
-    from harness.environments.lockfile import difference, lock_path, read_lock, undeclared
+    from harness.environments.changes import changes, required_by, undeclared
+    from harness.environments.lockfile import lock_path, read_lock
     from harness.environments.resolve import write_locks
     from harness.environments.uv import run_uv
     from harness.inputs.matrix_file import load_matrix
@@ -38,9 +40,10 @@ def command(
     if diff:
         a, b = (read_lock(lock_path(locks, matrix.require(version), flavour)) for version in diff)
         forbidden = undeclared(matrix, a, b)
-        for name, (old, new) in difference(a, b).items():
-            note = "  (not required by torch, not on the allow-list)" if name in forbidden else ""
-            click.echo(f"{name:32} {old or '-':16} {new or '-':16}{note}")
+        for change in changes(a, b):
+            who = ", ".join(required_by(change, a, b))
+            more = ", not on the allow-list" if change in forbidden else ""
+            click.echo(change.title + (f"  (required by {who}, not by torch{more})" if who != "torch" else ""))
         click.get_current_context().exit(1 if forbidden else 0)
     chosen = [matrix.require(version) for version in versions] or matrix.versions
     for written in write_locks(matrix, locks, chosen, partial(run_uv, home)):

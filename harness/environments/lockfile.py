@@ -15,12 +15,12 @@ from pathlib import Path
 from blake3 import blake3
 
 from harness.errors import UsageError
-from harness.inputs.matrix import Flavour, Matrix
+from harness.inputs.matrix import Flavour
 
 FLAVOURS: tuple[Flavour, ...] = ("cpu", "gpu")
 _PIN = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>[A-Za-z0-9.!+_-]+) ?\\?$")
 _HASH = re.compile(r"^\s+--hash=sha256:[0-9a-f]{64}(?: \\)?$")
-_VIA = re.compile(r"^\s+#\s+(?:via\s+)?(?P<parent>[A-Za-z0-9._-]+)\s*$")
+_VIA = re.compile(r"^\s+#\s+(?:via\s+)?(?P<parent>(?!via\s*$)[A-Za-z0-9._-]+)\s*$")
 
 
 @dataclass(frozen=True)
@@ -118,9 +118,3 @@ def difference(a: Lock, b: Lock) -> dict[str, tuple[str | None, str | None]]:
         for name in names
         if a.packages.get(name) != b.packages.get(name)
     }
-
-
-def undeclared(matrix: Matrix, a: Lock, b: Lock) -> list[str]:
-    """Packages that differ between two locks although neither torch requires them nor the allow-list names them."""
-    allowed = a.torch_closure() | b.torch_closure()
-    return [name for name in difference(a, b) if name not in allowed and not matrix.may_differ(name)]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from harness.environments.changes import NVIDIA
 from harness.environments.lockfile import FLAVOURS, lock_path, parse, shared_path
 from harness.environments.package_index import uploaded
 from harness.errors import InfrastructureError
@@ -16,7 +17,7 @@ from harness.inputs.matrix import Flavour, Matrix
 
 _HEADER = "nox -s lock"
 
-_OWN = ("nvidia-", "cuda-", "triton")
+_OWN = (*NVIDIA, "triton")
 """How the names of CUDA's libraries and of Triton begin, which belong to torch whoever else requires them."""
 
 Uv = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -9,12 +9,47 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from harness.artifacts.graph import origins
+from harness.explain.bound import bound
 from harness.explain.laboratory import Laboratory, here_or_not
 from harness.explain.locate import look
 from harness.explain.pair import Pair
 from harness.explain.requests import step_request
-from harness.explain.units import AS_A, AS_B, UNRESOLVED, Outcome, Unit, narrow, units_of
+from harness.explain.units import AS_A, AS_B, UNRESOLVED, Outcome, Unit, exchanged, narrow, units_of
 from harness.running.experiment import Experiment
+
+_INSEPARABLE = "these can only be exchanged together, so which of them does it cannot be told"
+
+
+@dataclass(frozen=True)
+class Suspects:
+    """What differs between two environments, known before anything runs.
+
+    Attributes:
+        units: what can be exchanged.
+        left_out: packages that differ, and cannot be exchanged because neither site folder has them.
+    """
+
+    units: tuple[Unit, ...]
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def warning(self) -> str:
+        """What cannot be told apart, and why; empty where everything can."""
+        whole = next((unit for unit in self.units if unit.inseparable), None)
+        if whole is None:
+            return ""
+        others = ", ".join(unit.title for unit in self.units if unit is not whole)
+        rest = f"Exchanged by themselves: {others}." if others else "Nothing else differs."
+        return f"{whole.name}: {_INSEPARABLE}: {whole.inseparable}. {rest}"
+
+
+def suspects(experiment: Experiment, a: str, b: str) -> Suspects:
+    """What may have changed a result between two versions, by their locks."""
+    found, left = here_or_not(experiment, a, b)
+    # On a CPU NVIDIA's libraries do nothing but load.
+    apart = experiment.device.kind != "cpu" or experiment.selection.sites is not None
+    together = bound(experiment.lock(a), experiment.lock(b), found)
+    return Suspects(units_of(found, apart=apart, bound=together), left)
 
 
 @dataclass(frozen=True)
@@ -26,14 +61,12 @@ class Blame:
         guilty: names of units; empty where nothing is claimed.
         tried: every counterfactual, in order.
         sentence: the answer in words.
-        left_out: packages that differ, and were not exchanged because neither site folder has them.
     """
 
     units: tuple[Unit, ...]
     guilty: tuple[str, ...]
     tried: tuple[Outcome, ...]
     sentence: str
-    left_out: tuple[str, ...] = ()
 
 
 def find(units: Sequence[Unit], observe: Callable[[str, Sequence[Unit]], Outcome], names: tuple[str, str]) -> Blame:
@@ -53,6 +86,9 @@ def find(units: Sequence[Unit], observe: Callable[[str, Sequence[Unit]], Outcome
         return tried[key]
 
     def answer(sentence: str, guilty: Sequence[Unit] = ()) -> Blame:
+        if guilty:
+            sentence += _untouched(units, guilty, tried.values())
+            sentence += "".join(f" {one.name}: {_INSEPARABLE}: {one.inseparable}." for one in guilty if one.parts)
         return Blame(tuple(units), tuple(unit.name for unit in guilty), tuple(tried.values()), sentence)
 
     a, b = names
@@ -76,21 +112,29 @@ def find(units: Sequence[Unit], observe: Callable[[str, Sequence[Unit]], Outcome
     apart = [o for o in tried.values() if o.result == UNRESOLVED and set(o.units) < inside]
     if apart:
         why = "; ".join(f"{', '.join(o.units)} alone: {o.reason}" for o in apart)
-        # A library that the other torch does not load may well load beside its own.
-        harmless = [unit.title for unit in found if look_at("A", [unit]).result == AS_A]
-        more = f" In {a}, exchanging {' or '.join(harmless)} alone changes nothing." if harmless else ""
         return answer(
             f"{what}: exchanging them together exchanges the result, bit for bit, in both directions; they could not "
-            f"be separated ({why}).{more}",
+            f"be separated ({why}).{_in_the_older(found, look_at, names)}",
             found,
         )
     if len(found) > 1:
         return answer(
-            f"{what} together: exchanging all of these exchanges the result, bit for bit, in both directions, and no "
-            "part of them does.",
+            f"{what} together: exchanging all of these exchanges the result, bit for bit, in both directions, and in "
+            f"{b} no part of them does.{_in_the_older(found, look_at, names)}",
             found,
         )
     return answer(*_single(units, found[0], look_at))
+
+
+def _in_the_older(
+    found: Sequence[Unit], look_at: Callable[[str, Sequence[Unit]], Outcome], names: tuple[str, str]
+) -> str:
+    """What single units of a set do in A: a library that the other torch does not load may well load beside its own."""
+    a, b = names
+    alone = {unit.title: look_at("A", [unit]).result for unit in found}
+    harmless, enough = ([title for title, result in alone.items() if result == one] for one in (AS_A, AS_B))
+    said = f" In {a}, exchanging {' or '.join(harmless)} alone changes nothing." if harmless else ""
+    return said + (f" In {a}, exchanging {' or '.join(enough)} alone gives the result of {b}." if enough else "")
 
 
 def _single(
@@ -115,6 +159,13 @@ def _single(
         return f"{head}.{_bystander(units, one, look_at)}{_rest(rest)}", [one]
     with_it = [unit for unit in others if set(unit.packages) & set(along)]
     return f"{head}; which of them does it could not be separated.{_rest(rest)}", [one, *with_it]
+
+
+def _untouched(units: Sequence[Unit], guilty: Sequence[Unit], tried: Iterable[Outcome]) -> str:
+    """The bystanders that no environment in which the job ran had exchanged."""
+    was = {package for outcome in tried if outcome.result != UNRESOLVED for package in exchanged(units, outcome)}
+    left = [unit for unit in units if unit not in guilty and not was.intersection(unit.packages)]
+    return f" Bystanders that were not exchanged: {', '.join(unit.title for unit in left)}." if left else ""
 
 
 def _with(outcomes: Iterable[Outcome]) -> str:
@@ -158,15 +209,12 @@ def _bystander(units: Sequence[Unit], guilty: Unit, look_at: Callable[[str, Sequ
 def blame(experiment: Experiment, pair: Pair, report: Callable[[str], None]) -> Blame:
     """Say which packages changed the first artifact of a pair that differs and whose step can be run by itself."""
     a, b = pair.a.cell.label, pair.b.cell.label
-    changed, left = here_or_not(experiment, pair)
-    # On a CPU NVIDIA's libraries do nothing but load.
-    units = units_of(changed, apart=experiment.device.kind != "cpu" or experiment.selection.sites is not None)
+    units = suspects(experiment, pair.a.cell.version, pair.b.cell.version).units
     found = look(pair)
     if not found.diverged:
-        said = f"{a} and {b} do not differ beyond the noise floor, so no package is to blame."
-        return Blame(units, (), (), said, left)
+        return Blame(units, (), (), f"{a} and {b} do not differ beyond the noise floor, so no package is to blame.")
     if not units:
-        return Blame((), (), (), f"No package differs between {a} and {b}, so none is to blame.", left)
+        return Blame((), (), (), f"No package differs between {a} and {b}, so none is to blame.")
     reasons = []
     with pair.bench.scratch("blame-inputs") as folder:
         for step, artifacts in origins(found.places).items():
@@ -185,5 +233,5 @@ def blame(experiment: Experiment, pair: Pair, report: Callable[[str], None]) -> 
                 )
                 continue
             answer = find(units, laboratory.observe((first[2], second[2])), (a, b))
-            return replace(answer, sentence=f"{step}: {answer.sentence}", left_out=left)
-    return Blame(units, (), (), f"No package could be blamed: {' '.join(reasons)}", left)
+            return replace(answer, sentence=f"{step}: {answer.sentence}")
+    return Blame(units, (), (), f"No package could be blamed: {' '.join(reasons)}")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.environments.build import build_environment
+from harness.environments.changes import Change, changes
 from harness.environments.exchange import counterfactual, exchange, owns, provider, unresolved
 from harness.environments.interpreter import Interpreter, normal_name, packages_in, site_of
 from harness.environments.lockfile import difference, read_lock
@@ -157,12 +158,12 @@ class Laboratory:
                 source.unlink(missing_ok=True)
 
 
-def here_or_not(experiment: Experiment, pair: Pair) -> tuple[dict[str, tuple[str | None, str | None]], tuple[str, ...]]:
-    """The packages that differ and can be exchanged, and those that cannot because neither site folder has them."""
-    versions = difference(*(experiment.lock(side.cell.version) for side in (pair.a, pair.b)))
-    brought = [experiment.brought(side.cell.version) for side in (pair.a, pair.b)]
-    there = {name for one in brought if one is not None and one.site is not None for name in packages_in(one.site)}
+def here_or_not(experiment: Experiment, a: str, b: str) -> tuple[tuple[Change, ...], tuple[str, ...]]:
+    """What differs between two versions, and can be exchanged or cannot because neither site folder has it."""
+    found = changes(*(experiment.lock(version) for version in (a, b)))
+    brought = [experiment.brought(version) for version in (a, b)]
     if not any(brought):
-        return versions, ()
-    left = tuple(name for name in versions if normal_name(name) not in there)
-    return {name: both for name, both in versions.items() if name not in left}, left
+        return found, ()
+    there = {name for one in brought if one is not None and one.site is not None for name in packages_in(one.site)}
+    here = tuple(one for one in found if any(normal_name(name) in there for name in one.names))
+    return here, tuple(one.name for one in found if one not in here)

@@ -70,11 +70,12 @@ if differs.any():
 
 
 _IMPORT = "from importlib.metadata import distributions\n"
-_LIBRARIES = """\
+LIBRARIES = """\
 cublas = [f"{d.name} {d.version}" for d in distributions() if str(d.name).startswith("nvidia-cublas")]
-libraries = ", ".join([f"CUDA {torch.version.cuda}", *cublas])
+own = [one for one in cublas if one.split()[1].split(".")[0] == str(torch.version.cuda).split(".")[0]]
+libraries = ", ".join([f"CUDA {torch.version.cuda}", *own])
 """
-"""What a script on a GPU says beside torch's version; cuBLAS is a package of its own."""
+"""What a script on a GPU says beside torch's version; cuBLAS is a package of its own, and faiss may bring another."""
 
 
 def write_repros(pair: Pair, finding: StepFinding, recorded: Path, in_b: Path, folder: Path) -> list[str]:
@@ -149,7 +150,7 @@ def _write(
             device=data.device,
             call=source,
             imports=_IMPORT if on_gpu else "",
-            libraries=_LIBRARIES if on_gpu else "",
+            libraries=LIBRARIES if on_gpu else "",
             shown=" ({libraries})" if on_gpu else "",
             which=which,
             expected=expected,

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from harness.environments.changes import NVIDIA, Change, library_of
+from harness.explain.bound import Bound
+
 AS_A, AS_B, NEITHER, UNRESOLVED = "as A", "as B", "as neither", "unresolved"
+NOT_EXCHANGEABLE = "not exchangeable"
+"""Of a part that can only be exchanged with others: nothing was built or run."""
 
 
 @dataclass(frozen=True)
@@ -14,13 +19,19 @@ class Unit:
 
     Attributes:
         name: what it is called.
-        packages: names as in a lock.
+        packages: names as in a lock; both, where a package has another one in B.
         versions: `A -> B` where it is one package; otherwise empty.
+        contents: `NAME A -> B` of each package.
+        parts: the units that it would be if they could be exchanged one by one; otherwise empty.
+        inseparable: why they cannot; part of a sentence.
     """
 
     name: str
     packages: tuple[str, ...]
     versions: str = ""
+    contents: tuple[str, ...] = ()
+    parts: tuple[Unit, ...] = ()
+    inseparable: str = ""
 
     @property
     def title(self) -> str:
@@ -60,31 +71,61 @@ class Outcome:
         return along + kept
 
 
+def exchanged(units: Sequence[Unit], outcome: Outcome) -> list[str]:
+    """The packages that a counterfactual environment has of the other side in fact."""
+    asked = [package for name in outcome.units for unit in units if unit.name == name for package in unit.packages]
+    return [package for package in (*asked, *outcome.along) if package not in outcome.kept]
+
+
 _APART = ("nvidia-cublas", "nvidia-cuda-runtime", "nvidia-cudnn")
 """Libraries of NVIDIA that compute or launch what an index job runs, in the order in which they are tried."""
 
 
-def units_of(
-    changed: Mapping[str, tuple[str | None, str | None]] | Iterable[str], *, apart: bool = False
-) -> tuple[Unit, ...]:
+def units_of(changed: Sequence[Change], *, apart: bool = False, bound: Bound | None = None) -> tuple[Unit, ...]:
     """Group the packages that differ: torch first, then NVIDIA's libraries, then each other alone.
 
+    Every package is in one unit. Where torch's library has another name in B and faiss keeps the package of the old
+    name, the old name is a unit of its own.
+
     Args:
-        changed: packages; a mapping gives their versions in A and B.
+        changed: what differs.
         apart: whether cuBLAS, the CUDA runtime and cuDNN are units of their own.
+        bound: changes that cannot be exchanged one by one; they are the first unit.
     """
-    names = sorted(changed)
+    kept = {one.name for one in changed if not one.renamed_from}
 
-    def one(name: str) -> Unit:
-        if not isinstance(changed, Mapping):
-            return Unit(name, (name,))
-        return Unit(name, (name,), " -> ".join(version or "absent" for version in changed[name]))
+    def unit(name: str, some: Sequence[Change], versions: str = "") -> Unit:
+        packages = [name for one in some for name in one.names if not (one.renamed_from and name in kept)]
+        return Unit(name, tuple(packages), versions, tuple(one.title for one in some))
 
-    single = [name for prefix in _APART for name in names if apart and name.startswith(prefix)]
-    nvidia = tuple(name for name in names if name.startswith("nvidia-") and name not in single)
-    group = [Unit("other NVIDIA libraries" if single else "NVIDIA libraries", nvidia)] if nvidia else []
-    rest = [one(name) for name in names if name != "torch" and not name.startswith("nvidia-")]
-    return (*(one(name) for name in ("torch",) if name in names), *map(one, single), *group, *rest)
+    def grouped(some: Sequence[Change]) -> tuple[Unit, ...]:
+        ours = [one for one in some if one.name.startswith(NVIDIA)]
+        single = [one for name in _APART for one in ours if apart and library_of(one.name) == name]
+        group = [one for one in ours if one not in single]
+        others = [one for one in some if one not in ours]
+        first = [one for one in others if one.name == "torch"] + single
+        rest = [one for one in others if one.name != "torch"]
+        name = "other NVIDIA libraries" if single else "NVIDIA libraries"
+        return (
+            *(unit(one.names[0], [one], one.versions) for one in first),
+            *([unit(name, group)] if group else []),
+            *(unit(one.names[0], [one], one.versions) for one in rest),
+        )
+
+    if bound is None:
+        return grouped(changed)
+    parts = grouped([one for one in changed if one in bound.changes])
+    return (
+        Unit(
+            "torch with its CUDA libraries",
+            tuple(name for part in parts for name in part.packages),
+            bound.versions,
+            tuple(title for part in parts for title in part.contents),
+            parts,
+            bound.reason,
+        ),
+        *grouped([one for one in changed if one not in bound.changes]),
+    )
 
 
 def narrow(units: Sequence[Unit], reproduces: Callable[[Sequence[Unit]], bool]) -> tuple[Unit, ...]:

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.environments.lockfile import Lock, difference
+from harness.environments.changes import changes, required_by
+from harness.environments.lockfile import Lock
 from harness.explain.compared import ComparedCells
 from harness.rankings.verdict import Verdict
 from harness.report.columns import TABLES
@@ -29,12 +30,26 @@ _BUILT_WITH = {
 """What `torch.__config__.show()` says of the libraries inside the wheel, which no package version shows."""
 
 
-def _loaded(libraries: Mapping[str, Any], file: str, name: str) -> str | None:
-    """Version of a CUDA library that a job had loaded; None where it had not.
+def _copies(provenance: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The CUDA libraries that a job had loaded; older records have one copy of each, taken for torch's."""
+    if "libraries" in provenance:
+        return list(provenance["libraries"])
+    old = provenance.get("cuda_libraries") or {}
+    return [
+        {"library": library, "version": old.get(name), "package": old.get(f"{library}.package"), "used_by": ["torch"]}
+        for library, name in (("libcublas", "cublas"), ("libcudart", "cuda_runtime"))
+    ]
+
+
+def _used(copies: Iterable[Mapping[str, Any]], library: str, user: str) -> str | None:
+    """Version of the copy of a library that torch or faiss uses; None where that is not known.
 
     That of the package that the file came from, which has more digits, or else what the library says of itself.
     """
-    return str(libraries.get(f"{file}.package") or "").rpartition(" ")[2] or libraries.get(name)
+    for copy in copies:
+        if copy["library"] == library and user in copy["used_by"]:
+            return (copy["package"] or "").rpartition(" ")[2] or copy["version"]
+    return None
 
 
 def _json(value: object) -> str | None:
@@ -48,7 +63,7 @@ def cell_rows(cells: Iterable[Cell]) -> Iterable[dict[str, Any]]:
         provenance = cell.details.get("provenance", {})
         peak = cell.details.get("peak_memory", {})
         gpu = provenance.get("gpu") or {}
-        libraries = provenance.get("cuda_libraries") or {}
+        copies = _copies(provenance)
         observed = cell.details.get("observed") or {}
         config = str(provenance.get("torch_config") or "")
         built_with = {name: re.search(pattern, config) for name, pattern in _BUILT_WITH.items()}
@@ -62,8 +77,10 @@ def cell_rows(cells: Iterable[Cell]) -> Iterable[dict[str, Any]]:
             "checkpoint_digest": cell.spec.checkpoint.digest,
             **{name: provenance.get(name) for name in ("torch", "torch_git", "cuda")},
             "cudnn": str(provenance["cudnn"]) if provenance.get("cudnn") else None,
-            "cublas": _loaded(libraries, "libcublas", "cublas"),
-            "cuda_runtime": _loaded(libraries, "libcudart", "cuda_runtime"),
+            "cublas": _used(copies, "libcublas", "torch"),
+            "cublas_faiss": _used(copies, "libcublas", "faiss"),
+            "cuda_runtime": _used(copies, "libcudart", "torch"),
+            "libraries": _json(provenance.get("libraries")),
             "autocast": observed.get("autocast_dtype") if observed.get("autocast_enabled") else None,
             "cpu": (provenance.get("cpu") or {}).get("model_name"),
             "gpu": gpu.get("name"),
@@ -140,10 +157,19 @@ def write_tables(
             for pair in consecutive
         ),
         "env_delta": (
-            {"a": pair.a.version, "b": pair.b.version, "package": name, "version_a": old, "version_b": new}
+            {
+                "a": pair.a.version,
+                "b": pair.b.version,
+                "package": change.name,
+                "version_a": change.version_a,
+                "version_b": change.version_b,
+                "renamed_from": change.renamed_from,
+                "required_by": list(required_by(change, *both)),
+            }
             for pair in consecutive
             if pair.a.version in locks and pair.b.version in locks
-            for name, (old, new) in difference(locks[pair.a.version], locks[pair.b.version]).items()
+            for both in [(locks[pair.a.version], locks[pair.b.version])]
+            for change in changes(*both)
         ),
     }
     for name, rows in tables.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import importlib.metadata
 import multiprocessing
@@ -19,6 +18,7 @@ from typing import Any
 import numpy
 import torch
 
+from harness.worker.libraries import loaded
 from harness.worker.notes import Notes
 
 
@@ -56,68 +56,6 @@ def _cpu() -> dict[str, Any]:
     flags = info.pop("flags", "").split()
     info["vector_extensions"] = [f for f in flags if re.match(r"(sse|ssse|avx|fma|f16c|amx|gfni|vaes|vpcl)", f)]
     return info
-
-
-_CUDA_LIBRARIES = {"libcublas", "libcublasLt", "libcudart", "libcudnn", "libcuda", "libnccl"}
-
-
-def _loaded_libraries() -> dict[str, str]:
-    """Name to file of the CUDA libraries in this process."""
-    loaded: dict[str, str] = {}
-    try:
-        with open("/proc/self/maps", encoding="utf-8") as file:
-            for line in file:
-                path = line.rsplit(" ", 1)[-1].strip()
-                stem = os.path.basename(path).split(".so")[0]
-                if stem in _CUDA_LIBRARIES or stem.startswith("libcudart-"):
-                    loaded[stem] = path
-    except OSError:
-        return {}
-    return loaded
-
-
-def _cuda_library_versions() -> dict[str, str]:
-    """Versions that the loaded CUDA libraries report themselves, with the file that each was loaded from.
-
-    What is installed and what is loaded can differ (LD_LIBRARY_PATH, a preloaded system copy), so ask the libraries.
-    cuDNN is the exception: see `_in_child`. Its version is its package's, if the loaded file is that package's.
-    """
-    loaded = _loaded_libraries()
-    versions = {f"{name}.path": os.path.join(*path.split(os.sep)[-5:]) for name, path in loaded.items()}
-    if "libcublasLt" in loaded:
-        function = ctypes.CDLL(loaded["libcublasLt"]).cublasLtGetVersion
-        function.restype = ctypes.c_size_t
-        versions["cublasLt"] = str(function())
-    if "libcublas" in loaded:
-        # Its parts one by one, because that needs no handle.
-        parts = [ctypes.c_int() for _ in range(3)]
-        library = ctypes.CDLL(loaded["libcublas"])
-        if not any(library.cublasGetProperty(which, ctypes.byref(part)) for which, part in enumerate(parts)):
-            versions["cublas"] = ".".join(str(part.value) for part in parts)
-    if "libcuda" in loaded:
-        number = ctypes.c_int()
-        ctypes.CDLL(loaded["libcuda"]).cuDriverGetVersion(ctypes.byref(number))
-        versions["cuda_driver_api"] = str(number.value)
-    for name, path in loaded.items():
-        if name.startswith("libcudart"):
-            number = ctypes.c_int()
-            ctypes.CDLL(path).cudaRuntimeGetVersion(ctypes.byref(number))
-            versions["cuda_runtime"] = str(number.value)
-    for name in ("libcublas", "libcublasLt", "libcudnn", "libcudart"):
-        owner = _owner(loaded[name]) if name in loaded else ""
-        if owner:
-            versions[f"{name}.package"] = owner
-    return versions
-
-
-def _owner(path: str) -> str:
-    """`NAME VERSION` of the installed package that a library's file belongs to; empty if none is known."""
-    parts = path.split(os.sep)
-    if len(parts) < 4 or parts[-4] != "nvidia":
-        return ""
-    wanted = f"nvidia-{parts[-3].replace('_', '-')}-"
-    found = [f"{name} {version}" for name, version in _packages().items() if name.startswith(wanted)]
-    return found[0] if len(found) == 1 else ""
 
 
 _PATIENCE = 60.0
@@ -239,5 +177,5 @@ def after(cell: dict[str, Any], notes: Notes) -> dict[str, Any]:
     if cell["device"] != "cpu":
         # Only here: the GPU build of faiss ends the process when it is asked on a machine without a driver.
         facts["faiss_gpus"] = lambda: _faiss("get_num_gpus", 0)
-        facts["cuda_libraries"] = _cuda_library_versions
+        facts["libraries"] = loaded
     return notes.gather("provenance", facts)

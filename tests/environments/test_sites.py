@@ -48,6 +48,29 @@ def test_one_library_is_exchanged_and_nothing_else_and_the_originals_stay(
     assert [_content(site) for site in sites] == before
 
 
+def test_a_renamed_library_leaves_the_folder_that_it_shares_and_comes_with_its_own(tmp_path: Path) -> None:
+    """As of CUDA 13: other names, and one folder for libraries of several packages."""
+    a, b = tmp_path / "a", tmp_path / "b"
+    package(a, "nvidia-cublas-cu12", "12.8", {"nvidia/cublas/lib/libcublas.so.12": "12"})
+    package(a, "nvidia-nvtx-cu12", "12.8", {"nvidia/nvtx/lib/libnvtx.so.1": "12"})
+    package(b, "nvidia-cublas", "13.1", {"nvidia/cu13/lib/libcublas.so.13": "13"})
+    package(b, "nvidia-nvtx", "13.1", {"nvidia/cu13/lib/libnvtx.so.1": "13"})
+
+    for base, other, libraries in (
+        (b, a, {"nvidia/cu13/lib/libnvtx.so.1": "13", "nvidia/cublas/lib/libcublas.so.12": "12"}),
+        (a, b, {"nvidia/nvtx/lib/libnvtx.so.1": "12", "nvidia/cu13/lib/libcublas.so.13": "13"}),
+    ):
+        made = tmp_path / f"made-{base.name}"
+        exchange(base, other, ["nvidia-cublas-cu12", "nvidia-cublas"], made)
+        assert {path: text for path, text in _content(made).items() if path.startswith("nvidia/")} == libraries
+        assert len(packages_in(made)) == 2
+
+    missing = Missing(file="libcublas.so.13")
+    assert provider(b, ["nvidia-nvtx", "nvidia-cublas", "nvidia-cublas-cu12"], missing) == "nvidia-cublas"
+    assert owns(b, "nvidia-cublas", "libcublas.so.13")
+    assert not owns(b, "nvidia-nvtx", "libcublas.so.13")
+
+
 def test_no_file_of_the_replaced_version_stays_not_even_a_compiled_one(
     sites: tuple[Path, Path], tmp_path: Path
 ) -> None:

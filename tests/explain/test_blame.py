@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from harness.environments.changes import Change
 from harness.environments.exchange import counterfactual
 from harness.environments.interpreter import Interpreter
 from harness.environments.lockfile import read_lock
@@ -17,42 +18,35 @@ from harness.explain import laboratory as laboratory_module
 from harness.explain.blame import find
 from harness.explain.laboratory import Laboratory
 from harness.explain.pair import Side
-from harness.explain.units import AS_A, AS_B, NEITHER, UNRESOLVED, Outcome, Unit, narrow, units_of
+from harness.explain.units import AS_A, AS_B, UNRESOLVED, Outcome, Unit, narrow, units_of
 from harness.home import Home
 from harness.report import blame_text
+from tests.support.observers import observer
 from tests.support.sites import package
 
 UNITS = tuple(Unit(name, (name,)) for name in ("torch", "cublas", "triton", "sympy"))
 
 
-def _world(guilty: set[str], broken: Sequence[set[str]] = ()) -> Callable[[str, Sequence[Unit]], Outcome]:
-    """A world in which exactly the packages in `guilty`, together, decide the result."""
-
-    def observe(base: str, units: Sequence[Unit]) -> Outcome:
-        names = {unit.name for unit in units}
-        if names in broken:
-            return Outcome(base, tuple(names), UNRESOLVED, "import_failed", "it does not import")
-        taken = guilty & names
-        result = NEITHER if taken and taken != guilty else base if not taken else "B" if base == "A" else "A"
-        return Outcome(base, tuple(names), {"A": AS_A, "B": AS_B}.get(result, NEITHER))
-
-    return observe
+def changed(*packages: str | tuple[str, str, str]) -> tuple[Change, ...]:
+    """Packages that differ, by name or with their versions."""
+    rows = [(one, "1", "2") if isinstance(one, str) else one for one in packages]
+    return tuple(Change(name, old, name, new) for name, old, new in rows)
 
 
 def test_torch_itself_is_blamed_when_both_directions_show_it() -> None:
-    found = find(UNITS, _world({"torch"}), ("2.7.1", "2.8.0"))
+    found = find(UNITS, observer({"torch"}), ("2.7.1", "2.8.0"))
 
     assert found.guilty == ("torch",)
     assert "torch itself" in found.sentence
 
 
 def test_a_library_is_blamed_with_its_versions_and_what_torch_alone_does_is_said() -> None:
-    changed = {
-        "torch": ("2.6.0", "2.7.0"),
-        "nvidia-cublas-cu12": ("12.4.5.8", "12.6.4.1"),
-        "nvidia-nccl-cu12": ("1", "2"),
-    }
-    found = find(units_of(changed, apart=True), _world({"nvidia-cublas-cu12"}), ("2.6.0", "2.7.0"))
+    differing = changed(
+        ("torch", "2.6.0", "2.7.0"),
+        ("nvidia-cublas-cu12", "12.4.5.8", "12.6.4.1"),
+        ("nvidia-nccl-cu12", "1", "2"),
+    )
+    found = find(units_of(differing, apart=True), observer({"nvidia-cublas-cu12"}), ("2.6.0", "2.7.0"))
 
     assert found.guilty == ("nvidia-cublas-cu12",)
     assert found.sentence.startswith(
@@ -63,21 +57,21 @@ def test_a_library_is_blamed_with_its_versions_and_what_torch_alone_does_is_said
 
 
 def test_a_torch_that_does_not_import_alone_is_said_beside_the_guilty_library() -> None:
-    found = find(UNITS, _world({"cublas"}, [{"torch"}]), ("a", "b"))
+    found = find(UNITS, observer({"cublas"}, [{"torch"}]), ("a", "b"))
 
     assert found.guilty == ("cublas",)
     assert "torch alone: could not be exchanged (it does not import)" in found.sentence
 
 
 def test_two_packages_that_only_matter_together_are_blamed_together() -> None:
-    found = find(UNITS, _world({"cublas", "sympy"}), ("a", "b"))
+    found = find(UNITS, observer({"cublas", "sympy"}), ("a", "b"))
 
     assert set(found.guilty) == {"cublas", "sympy"}
     assert "together" in found.sentence
 
 
 def test_an_override_that_does_not_import_is_an_outcome_and_nothing_is_claimed() -> None:
-    found = find(UNITS[:1], _world({"torch"}, [{"torch"}]), ("a", "b"))
+    found = find(UNITS[:1], observer({"torch"}, [{"torch"}]), ("a", "b"))
 
     assert found.guilty == ()
     assert "it does not import" in found.sentence
@@ -85,14 +79,14 @@ def test_an_override_that_does_not_import_is_an_outcome_and_nothing_is_claimed()
 
 
 def test_what_could_not_be_separated_is_said_so() -> None:
-    found = find(UNITS[:2], _world({"torch"}, [{"torch"}, {"cublas"}]), ("a", "b"))
+    found = find(UNITS[:2], observer({"torch"}, [{"torch"}, {"cublas"}]), ("a", "b"))
 
     assert set(found.guilty) == {"torch", "cublas"}
     assert "could not be separated (torch alone: it does not import; cublas alone" in found.sentence
 
 
 def test_what_a_part_does_in_the_direction_in_which_it_imports_is_said() -> None:
-    whole = _world({"torch"})
+    whole = observer({"torch"})
 
     def observe(base: str, units: Sequence[Unit]) -> Outcome:
         if len(units) == 1 and (base == "B" or units[0].name == "torch"):
@@ -113,7 +107,7 @@ def test_one_direction_alone_is_not_enough() -> None:
 
 
 def test_no_difference_of_packages_blames_none() -> None:
-    assert find((), _world(set()), ("a", "b")).guilty == ()
+    assert find((), observer(set()), ("a", "b")).guilty == ()
 
 
 @pytest.mark.parametrize("number", [9, 20, 6])
@@ -126,14 +120,14 @@ def test_narrowing_gives_a_set_of_which_nothing_can_be_left_out(number: int) -> 
 
 
 def test_nvidia_libraries_are_exchanged_together_and_torch_is_tried_first() -> None:
-    found = units_of(["triton", "nvidia-cublas-cu12", "torch", "nvidia-cudnn-cu12"])
+    found = units_of(changed("triton", "nvidia-cublas-cu12", "torch", "nvidia-cudnn-cu12"))
 
     assert [unit.name for unit in found] == ["torch", "NVIDIA libraries", "triton"]
 
 
 def test_on_a_gpu_the_libraries_that_compute_are_units_of_their_own() -> None:
-    names = ["triton", "nvidia-cublas-cu12", "torch", "nvidia-cudnn-cu12", "nvidia-nccl-cu12", "nvidia-nvtx-cu12"]
-    found = units_of(names, apart=True)
+    names = ["triton", "nvidia-cudnn-cu12", "torch", "nvidia-cublas-cu12", "nvidia-nccl-cu12", "nvidia-nvtx-cu12"]
+    found = units_of(changed(*names), apart=True)
 
     assert [unit.name for unit in found] == [
         "torch", "nvidia-cublas-cu12", "nvidia-cudnn-cu12", "other NVIDIA libraries", "triton",
@@ -247,7 +241,7 @@ def laboratory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Laboratory:
 
 
 def test_a_torch_that_needs_its_own_libraries_to_load_takes_them_along(laboratory: Laboratory) -> None:
-    found = find(units_of(VERSIONS, apart=True), laboratory.observe(("old", "new")), ("1", "2"))
+    found = find(units_of(changed(*VERSIONS), apart=True), laboratory.observe(("old", "new")), ("1", "2"))
 
     assert found.guilty == ("torch",)
     assert found.sentence.startswith(
@@ -273,7 +267,7 @@ def test_a_library_without_which_torch_does_not_load_cannot_be_exchanged(laborat
 
 
 def test_a_row_says_which_packages_were_exchanged_in_fact(laboratory: Laboratory) -> None:
-    found = find(units_of(VERSIONS, apart=True), laboratory.observe(("old", "new")), ("1", "2"))
+    found = find(units_of(changed(*VERSIONS), apart=True), laboratory.observe(("old", "new")), ("1", "2"))
     cell = SimpleNamespace(cell=SimpleNamespace(label="1"))
     written = blame_text.rows(found, SimpleNamespace(a=cell, b=cell), VERSIONS)  # type: ignore[arg-type]
 
@@ -285,7 +279,7 @@ def test_a_row_says_which_packages_were_exchanged_in_fact(laboratory: Laboratory
 
 def test_what_the_other_unit_left_behind_is_said(laboratory: Laboratory) -> None:
     """Without the libraries apart, as on a CPU."""
-    found = find(units_of(VERSIONS), laboratory.observe(("old", "new")), ("1", "2"))
+    found = find(units_of(changed(*VERSIONS)), laboratory.observe(("old", "new")), ("1", "2"))
 
     assert (
         " NVIDIA libraries, but for nvidia-cusparselt-cu12 and nvidia-nccl-cu12, alone: exchanging it changes nothing, "

@@ -15,7 +15,7 @@ import pytest
 
 from harness.environments.interpreter import Interpreter
 from harness.explain import repro
-from harness.explain.repro import DATA_LIMIT, Data
+from harness.explain.repro import DATA_LIMIT, LIBRARIES, Data
 from harness.explain.trim import SMALL, windows
 from harness.tensors.tensor import Tensor
 from tests.support.scripts import imported
@@ -45,6 +45,26 @@ def test_a_kept_script_has_its_data_and_showed_no_difference_in_a_and_one_in_b(s
     assert ": 0 of " not in b
     assert script.parent.name.split("-")[0] in a
     assert script.parent.name.split("-")[1] in b
+
+
+@pytest.mark.parametrize(
+    ("cuda", "installed", "said"),
+    [
+        ("13.0", ["nvidia-cublas 13.1.0.3", "nvidia-cublas-cu12 12.9.1.4"], "CUDA 13.0, nvidia-cublas 13.1.0.3"),
+        ("11.7", ["torch 2.0.1", "nvidia-cublas-cu11 11.10.3.66"], "CUDA 11.7, nvidia-cublas-cu11 11.10.3.66"),
+        ("12.8", ["torch 2.8.0"], "CUDA 12.8"),
+    ],
+)
+def test_a_script_on_a_gpu_names_the_cublas_of_its_torch_and_not_the_one_of_faiss(
+    cuda: str, installed: list[str], said: str
+) -> None:
+    there = [SimpleNamespace(name=one.split()[0], version=one.split()[1]) for one in installed]
+    names: dict[str, Any] = {
+        "distributions": lambda: there, "torch": SimpleNamespace(version=SimpleNamespace(cuda=cuda)),
+    }  # fmt: skip
+    exec(LIBRARIES, names)
+
+    assert names["libraries"] == said
 
 
 def _argument(*shape: int) -> dict[str, Any]:

@@ -261,24 +261,68 @@ def test_tables_say_their_schema_and_what_they_are_of(sweep):
     }
 
 
-@pytest.mark.parametrize(
-    ("libraries", "observed", "expected"),
-    [
-        (
-            {"libcublas.package": "nvidia-cublas-cu12 12.4.5.8", "cublas": "12.4.5", "cuda_runtime": "12040"},
-            {"autocast_enabled": True, "autocast_dtype": "torch.float16"},
-            ("12.4.5.8", "12040", "torch.float16"),
-        ),
-        # The host's own library, of no package.
-        ({"cublas": "12.4.5"}, {"autocast_enabled": False, "autocast_dtype": "torch.float16"}, ("12.4.5", None, None)),
-        ({}, {}, (None, None, None)),
-    ],
-)
-def test_a_cell_says_which_libraries_its_job_had_loaded(libraries, observed, expected):
-    details = {"provenance": {"cuda_libraries": libraries}, "observed": observed}
-    (row,) = cell_rows([replace(cell(spec("2.8.0")), details=details)])
+def copy(library: str, version: str, package: str, *used_by: str) -> dict[str, Any]:
+    return {"library": library, "file": "lib", "version": version, "package": package, "used_by": list(used_by)}
 
-    assert (row["cublas"], row["cuda_runtime"], row["autocast"]) == expected
+
+def test_the_packages_of_a_step_name_a_renamed_one_once(sweep):
+    sweep.put("2.10.0", index_arrays())
+    sweep.put("2.11.0", index_arrays())
+    sweep.reduce(["2.10.0", "2.11.0"])
+
+    rows = {row["package"]: row for row in sweep.rows("env_delta")}
+    old, new = (LOCKS[version].packages for version in ("2.10.0", "2.11.0"))
+    assert rows["nvidia-cublas"] == {
+        "a": "2.10.0", "b": "2.11.0", "package": "nvidia-cublas", "renamed_from": "nvidia-cublas-cu12",
+        "version_a": old["nvidia-cublas-cu12"], "version_b": new["nvidia-cublas"], "required_by": ["torch"],
+    }  # fmt: skip
+    assert rows["torch"]["renamed_from"] is None
+    assert not [name for name in rows if name.endswith("-cu12")]
+
+
+@pytest.mark.parametrize(
+    ("provenance", "expected"),
+    [
+        # Torch's own, and the one that faiss brings; then the host's, of no package, which nobody uses.
+        (
+            {
+                "libraries": [
+                    copy("libcublas", "13.1.0", "nvidia-cublas 13.1.0.3", "torch"),
+                    copy("libcublas", "12.9.1", "nvidia-cublas-cu12 12.9.1.4", "faiss"),
+                    copy("libcublas", "12.2.5", ""),
+                    copy("libcudart", "13000", "", "torch"),
+                ]
+            },
+            ("13.1.0.3", "12.9.1.4", "13000"),
+        ),
+        ({"libraries": [copy("libcublas", "12.8.4", "x 12.8.4.1", "torch", "faiss")]}, ("12.8.4.1", "12.8.4.1", None)),
+        ({"libraries": [copy("libcublas", "12.8.4", "x 12.8.4.1")]}, (None, None, None)),
+        # As recorded before there could be two.
+        (
+            {
+                "cuda_libraries": {
+                    "libcublas.package": "nvidia-cublas-cu12 12.4.5.8", "cublas": "12.4.5", "cuda_runtime": "12040",
+                },
+            },
+            ("12.4.5.8", None, "12040"),
+        ),
+        ({"cuda_libraries": {"cublas": "12.4.5"}}, ("12.4.5", None, None)),
+        ({}, (None, None, None)),
+    ],
+)  # fmt: skip
+def test_a_cell_says_which_libraries_its_job_used(provenance, expected):
+    (row,) = cell_rows([replace(cell(spec("2.8.0")), details={"provenance": provenance})])
+
+    assert (row["cublas"], row["cublas_faiss"], row["cuda_runtime"]) == expected
+    assert json.loads(row["libraries"] or "null") == provenance.get("libraries")
+
+
+@pytest.mark.parametrize(("enabled", "expected"), [(True, "torch.float16"), (False, None)])
+def test_a_cell_says_whether_autocast_was_on(enabled, expected):
+    observed = {"autocast_enabled": enabled, "autocast_dtype": "torch.float16"}
+    (row,) = cell_rows([replace(cell(spec("2.8.0")), details={"observed": observed})])
+
+    assert row["autocast"] == expected
 
 
 def test_the_table_for_pasting_has_the_columns_of_the_article_first(sweep):
