@@ -92,7 +92,8 @@ def searches_of(
     ]
     if not like:
         return None, ""
-    told = f"{count(len(like), 'search', 'searches')} in these indexes stored and not shown"
+    be = "is" if len(like) == 1 else "are"
+    told = f"{count(len(like), 'search', 'searches')} in these indexes {be} stored and not shown"
     try:
         found = experiment().search()
         if found.passages.digest != own.collection.digest or found.checkpoint.digest != own.checkpoint.digest:
