@@ -13,7 +13,7 @@ from harness.store.store import Store
 from tests.support.cell_specs import cell, spec
 
 QUERIES = {"name": "queries", "digest": "9", "queries": 2}
-SEARCH = {"job": "search", "queries": QUERIES, "index": {"name": "2.8.0", "digest": "1"}}
+SEARCH: dict[str, Any] = {"job": "search", "queries": QUERIES, "index": {"name": "2.8.0", "digest": "1"}}
 
 
 def experiment(collection: str = "c0ffee", checkpoint: str = "beef") -> Any:
