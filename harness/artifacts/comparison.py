@@ -307,19 +307,26 @@ def _artifact(
         facts = meaning.facts(name, left, right)
         status, without = ("missing_b", sides[1]) if there[0] else ("missing_a", sides[0])
         return ArtifactComparison(name, status, **described, facts=facts, reason=unrecorded(without, name))
+    made = kind_of(sides[0]).known(name)
+    profiles = () if made is not None and made.digests else profiles
     return _judged(ArtifactComparison(name, "", **described), (left, right), profiles, meaning)
 
 
 def _judged(
     row: ArtifactComparison, pair: tuple[Tensor, Tensor], profiles: Sequence[Profile], meaning: Meaning
 ) -> ArtifactComparison:
-    """The row of two tensors that are there, completed; only what differs is held against the checksum of its file."""
+    """The row of two tensors that are there, completed; only what differs is held against the checksum of its file.
+
+    Without profiles they are only equal or not.
+    """
     left, right = pair
     metrics = None
     if left.shape != right.shape:
         status = "shape_mismatch"
     elif left.dtype != right.dtype:
         status = "dtype_mismatch"
+    elif not profiles:
+        status = "bit_equal" if left.digest() == right.digest() else "different"
     else:
         metrics = measure(left, right, profiles)
         close = "close" if metrics.verdicts[0].close else "different"

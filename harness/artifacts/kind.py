@@ -29,6 +29,7 @@ class Made:
         role: see `Role`.
         swappable: whether its place in the job's code can be given another value before it is used.
         by_passage: whether its rows, or what is in them, belong to single passages.
+        digests: whether its numbers are digests of what was too large to keep: they are equal or not, and no more.
         rounded: whether the job may round it to float16 before it keeps it, after the step that makes it.
     """
 
@@ -38,6 +39,7 @@ class Made:
     role: Role = "intermediate"
     swappable: bool = False
     by_passage: bool = False
+    digests: bool = False
     rounded: bool = False
 
 
@@ -142,6 +144,7 @@ class JobKind:
 
     Attributes:
         name: what a cell's specification calls it.
+        product: what its result is called.
         made: its artifacts, in the order in which it makes them.
         meaning: tells what the numbers of two sources, A and B, mean.
         added: artifacts that it does not make, and that other programs add to the same kind of result.
@@ -161,6 +164,7 @@ class JobKind:
     sizes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     result: Callable[[Path], Iterable[tuple[str, Tensor]]] = lambda _out: ()
     united: Mapping[str, Callable[[Any, Any], Any] | None] = field(default_factory=dict)
+    product: str = "index"
 
     @cached_property
     def _places(self) -> dict[str, tuple[int, Made]]:

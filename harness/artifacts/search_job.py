@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.artifacts.kind import JobKind, Made, Meaning
+from harness.artifacts.kind import JobKind, Made, Meaning, Replay
 
 if TYPE_CHECKING:
     from harness.artifacts.source import ArtifactSource
@@ -34,6 +34,13 @@ def _stage(name: str, step: str, of: str) -> tuple[Made, ...]:
     return *_ragged(name, step, *inputs), Made(f"{name}_margin", step, inputs)
 
 
+_ANSWERED = ("maxsim", "maxsim_lengths", "stage2")
+_ENCODE = Replay({name: name for name in _TOKENS})
+_SCORED = {name: name for name in ("Q", "centroids")}
+# Of an index of one chunk: the searcher has all chunks one after the other.
+_EMBEDDED = {"codes": "*.codes", "residuals": "*.residuals"} | {
+    name: name for name in ("Q", "stage2", "stage2_lengths", "centroids", "bucket_weights", "doclens")
+}
 _COMPRESSED = ("*.codes", "*.residuals", "doclens", "centroids", "bucket_weights")
 
 SEARCH = JobKind(
@@ -44,18 +51,28 @@ SEARCH = JobKind(
         Made("Q", "encode queries", _TOKENS, swappable=True),
         # Each query by itself, as `Searcher.search` encodes it: only Q is searched.
         Made("Q_alone", "encode each query", _TOKENS),
-        Made("centroid_scores", "score centroids", ("Q", "centroids")),
+        Made("centroid_scores", "score centroids", ("Q", "centroids"), digests=True),
         *_ragged("cells", "choose cells", "centroid_scores"),
         *_ragged("candidates", "look up cells", "cells", "cells_lengths", "ivf", "ivf_lengths"),
         *_stage("stage1", "prune by best tokens", "candidates"),
         *_stage("stage2", "prune by all tokens", "stage1"),
-        Made("decompressed", "decompress", ("stage2", "stage2_lengths", *_COMPRESSED)),
-        Made("normalized", "normalize", ("decompressed",)),
+        Made("decompressed", "decompress", ("stage2", "stage2_lengths", *_COMPRESSED), digests=True),
+        Made("normalized", "normalize", ("decompressed",), digests=True),
         *_ragged("maxsim", "score", "Q", "normalized", "stage2_lengths"),
-        *(
-            Made(name, "rank", ("maxsim", "maxsim_lengths", "stage2"), role="final")
-            for name in ("pids", "scores", "found")
-        ),
+        *(Made(name, "rank", _ANSWERED, role="final") for name in ("pids", "scores", "found")),
     ),
     _meaning,
+    replays={
+        "encode queries": _ENCODE,
+        "encode each query": _ENCODE,
+        "score centroids": Replay(_SCORED),
+        "choose cells": Replay(
+            _SCORED, run_as="score centroids", outputs={name: name for name in ("cells", "cells_lengths")}
+        ),
+        "decompress": Replay(_EMBEDDED, run_as="score", outputs={"decompressed": "decompressed"}),
+        "normalize": Replay(_EMBEDDED, run_as="score", outputs={"normalized": "normalized"}),
+        "score": Replay(_EMBEDDED),
+        "rank": Replay({name: name for name in _ANSWERED}),
+    },
+    product="answer",
 )

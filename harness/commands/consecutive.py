@@ -46,7 +46,7 @@ def command(versions: tuple[str, ...], group: str | None, markdown: bool, output
         # A version in the middle that has no cell is a gap in the table, not a step that is silently left out.
         first, last = (matrix.versions.index(listed[i]) for i in (0, -1))
         listed = matrix.versions[first : last + 1]
-    folder = output or chooser.path.parent / "results" / results_name(choice.cells[0].spec)
+    folder = output or chooser.path.parent / "results" / results_name(choice.cells[0].spec, chooser.selection.searched)
     reduced = reduce_cells(matrix, choice, listed, folder, lambda: Experiment(selection))
     print_headline(reduced, markdown=markdown)
     click.echo(f"Tables: {folder}")

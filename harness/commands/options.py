@@ -117,18 +117,29 @@ search_options = together(
 )
 """Options that say what is searched for, and in which index: `Selection`'s fields, too."""
 
-cell_options = together(
-    click.option(
+
+def cell_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that say which cells are meant, of any kind of job: `Selection`'s fields."""
+
+    @functools.wraps(function)
+    def fitting(*, job: str, **options: Any) -> Any:
+        from harness.errors import UsageError
+
+        names = ("queries", "qrels", "limit_queries", "on", "index", "k")
+        given = [f"--{name.replace('_', '-')}" for name in names if options[name] is not None]
+        if given and job != "search":
+            raise UsageError(f"{', '.join(given)}: of searches; give --job search, too, or leave this out.")
+        return function(job=job, **options)
+
+    kind = click.option(
         "--job",
         type=click.Choice(["index", "search"]),
         default="index",
         show_default=True,
         help="The kind of cells that is meant; of searches, these options say which (docs/search.md).",
-    ),
-    search_options,
-    selection_options,
-)
-"""Options that say which cells are meant, of any kind of job: `Selection`'s fields."""
+    )
+    return together(kind, search_options, selection_options)(fitting)
+
 
 probe_options = together(
     click.option(

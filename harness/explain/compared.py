@@ -87,7 +87,7 @@ def pairs_of(
             raise ValueError(f"{cell.key} and {first[cell.version].key} are both of {cell.version}")
 
     def missing(version: str) -> Cell:
-        spec = replace(cells[0].spec, version=version, repeat=0)
+        spec = replace(cells[0].spec, version=version, index=None, repeat=0)
         return Cell("", "", spec, "missing", "this version has no cell in the store")
 
     pairs = [

@@ -74,7 +74,11 @@ def sentence(comparison: Comparison, kinds: Kinds) -> str:
     unread = sum(one.status == "unreadable" for one in final)
     if equal == total - unread and not comparison.divergent:
         are = "is" if known else "are"
-        there = f"that {'is' if total == 1 else 'are'} there" if comparison.incomplete else "of the index"
+        there = (
+            f"that {'is' if total == 1 else 'are'} there"
+            if comparison.incomplete
+            else f"of the {comparison.kind.product}"
+        )
         every = "the one tensor" if total == 1 else f"all {total} tensors"
         of = f"{equal} of {count(total, 'tensor')}" if unread else every
         return f"{known}{a} and {b} {are} bit for bit the same in {of} {there}.{vain}"
@@ -90,7 +94,8 @@ def sentence(comparison: Comparison, kinds: Kinds) -> str:
     if comparison.divergent and not different:
         return (
             f"{cut}, and all else{' that can be read' if names else ''} passes {comparison.chosen!r}: {passing} of "
-            f"{count(total, 'tensor')} of the index are on both sides, {equal} are bit-equal.{noisy}{unreadable}"
+            f"{count(total, 'tensor')} of the {comparison.kind.product} are on both sides, {equal} are "
+            f"bit-equal.{noisy}{unreadable}"
         )
     groups = kinds.groups(different)
     differ = ", ".join(clean(kinds.label(group)) for group in groups[:LISTED])
@@ -101,8 +106,8 @@ def sentence(comparison: Comparison, kinds: Kinds) -> str:
             f"{equal} of {count(total, 'tensor')} are bit-equal, {close} more are close.{noisy}{vain}"
         )
     return (
-        f"{a} and {b} differ beyond {comparison.chosen!r} in {differ}{more}: {passing} of {total} tensors of the index "
-        f"pass, {equal} are bit-equal.{noisy}{unreadable}"
+        f"{a} and {b} differ beyond {comparison.chosen!r} in {differ}{more}: {passing} of {total} tensors of the "
+        f"{comparison.kind.product} pass, {equal} are bit-equal.{noisy}{unreadable}"
     )
 
 
@@ -413,6 +418,8 @@ def _meaning(one: ArtifactComparison) -> list[str]:
             f"Bucket numbers ({facts['nbits']} bits): {facts['buckets_n_mismatch']:,} of {facts['buckets_n']:,} changed"
             f" ({share(facts['buckets_n_mismatch'], facts['buckets_n'])}): {steps}"
         )
+    if "queries_n" in facts:
+        lines.append(f"It differs for {facts['queries_n_mismatch']:,} of {facts['queries_n']:,} queries")
     if "codes_n_mismatch_unpermuted" in facts:
         lines.append(f"With the centroids' permutation undone: {facts['codes_n_mismatch_unpermuted']:,} codes differ")
     if facts.get("codes_margin_source"):

@@ -89,7 +89,7 @@ def sentences(reduced: Reduced) -> list[str]:
     changed = [(row, pair) for row, pair in compared if row.changed]
     if compared and not changed:
         steps = "step" if len(compared) == 1 else "steps"
-        lines.append(f"No tensor of the index changed by a bit in {len(compared)} {steps}.")
+        lines.append(f"No tensor of the {shown[0].a.job_kind.product} changed by a bit in {len(compared)} {steps}.")
     lines += [_changed(row, pair) for row, pair in changed]
     lines += [found.sentence for found in reduced.verdicts.values()]
     uncovered = dict.fromkeys(one for found in reduced.verdicts.values() for one in found.uncovered)
@@ -102,7 +102,7 @@ def _changed(row: Headline, pair: ComparedCells) -> str:
     names = [artifact.name for artifact in final]
     noise = ", none of them more than a repeat does" if set(names) <= set(row.noisy or ()) else ""
     start = (
-        f"{row.a} -> {row.b} changed {len(final)} of {row.total} tensors of the index{noise}: "
+        f"{row.a} -> {row.b} changed {len(final)} of {row.total} tensors of the {pair.a.job_kind.product}{noise}: "
         f"{', '.join(map(_how, final))}"
     )
     failing = {

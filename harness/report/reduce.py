@@ -127,9 +127,20 @@ def _across(cells: Sequence[Cell], versions: Sequence[str]) -> tuple[Step, ...]:
     return tuple(step for step in steps if step.changed and (step.a, step.b) not in neighbours)
 
 
-def results_name(spec: CellSpec) -> str:
-    """Name of the tables' folder: device, collection and number of passages."""
+def results_name(spec: CellSpec, searched: str | None = None) -> str:
+    """Name of the tables' folder: device, collection and number of passages; of searches, also queries and index.
+
+    Args:
+        spec: of one of the cells.
+        searched: the one index that all of them are in; each is in its own when absent.
+    """
     from harness.environments.device import Device
 
-    collection = "".join(c if c.isalnum() else "-" for c in Path(spec.collection.name).stem).strip("-")
-    return f"{Device(spec.device_kind, spec.device).slug}--{collection}-{spec.collection.passages}"
+    def plain(name: str) -> str:
+        return "".join(c if c.isalnum() else "-" for c in Path(name).stem).strip("-")
+
+    parts = [Device(spec.device_kind, spec.device).slug, f"{plain(spec.collection.name)}-{spec.collection.passages}"]
+    if spec.queries is not None:
+        where = f"-on-{searched}" if searched else ""
+        parts.append(f"{plain(spec.queries.name)}-{spec.queries.queries}{where}")
+    return "--".join(parts)

@@ -48,7 +48,7 @@ def sentence(swapped: Swapped) -> str:
     final = [name for name in swapped.differences if swapped.cell.job_kind.is_final(name)]
     after = [name for name in swapped.downstream if name in swapped.differences]
     if not final:
-        return f"With {what}, the whole index is bit for bit that of {swapped.reference}."
+        return f"With {what}, the whole {swapped.cell.job_kind.product} is bit for bit that of {swapped.reference}."
     if not after:
         return (
             f"With {what}, everything computed from it is bit for bit that of {swapped.reference}; "

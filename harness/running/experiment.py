@@ -58,6 +58,11 @@ class Selection:
     index: Path | None = None
     k: int | None = None
 
+    @property
+    def searched(self) -> str | None:
+        """What the one index is called that all searches are in; None where each is in its own."""
+        return self.on or (self.index.resolve().name if self.index else None)
+
     def over_one_index(self, version: str) -> Selection:
         """The same for two cells that are to differ in nothing but their versions: both search the index of this one.
 

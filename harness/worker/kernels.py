@@ -8,6 +8,7 @@ search is many small steps, and torch's threads wait for each other at the end o
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy
@@ -291,12 +292,13 @@ def replace_extensions() -> None:
 
     from harness.worker.packing import packbits
 
-    for owner, replacements in (
+    places: tuple[tuple[Any, dict[str, Callable[..., torch.Tensor]]], ...] = (
         (ColBERT, {"segmented_maxsim": segmented_maxsim}),
         (StridedTensor, {"segmented_lookup": segmented_lookup}),
         (IndexScorer, {"filter_pids": filter_pids, "decompress_residuals": decompress_residuals}),
         (ResidualCodec, {"packbits": packbits, "decompress_residuals": decompress_residuals_on_gpu}),
-    ):
+    )
+    for owner, replacements in places:
         owner.loaded_extensions = True
         for name, function in replacements.items():
             setattr(owner, name, staticmethod(function))

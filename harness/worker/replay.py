@@ -38,7 +38,7 @@ def read_inputs(cell: dict[str, Any]) -> steps.Tensors:
 
 
 def _modules(cell: dict[str, Any], setting: steps.Setting) -> dict[str, Any]:
-    if cell["step"] != steps.ENCODE:
+    if cell["step"] not in steps.ENCODING:
         return {}
     return {name: module for name, module in setting.model().named_modules() if name}
 
@@ -62,7 +62,7 @@ def prepare(cell: dict[str, Any], phases: Any) -> steps.Setting:
     """
     setting = steps.Setting.imported(cell, phases)
     with phases("load"):
-        if cell["step"] == steps.ENCODE:
+        if cell["step"] in steps.ENCODING:
             setting.model()
     return setting
 

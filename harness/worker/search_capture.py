@@ -21,7 +21,6 @@ _RAGGED = ("cells", "candidates", "stage1", "stage2", "maxsim")
 _MARGINS = ("stage1_margin", "stage2_margin")
 _DIGESTS = ("centroid_scores", "decompressed", "normalized")
 _TOKENS = ("query_tokens", "query_mask")
-_MISSING_PID = -1
 
 
 def digest(tensor: torch.Tensor) -> torch.Tensor:
@@ -86,30 +85,44 @@ class SearchTap(Tap):
         Raises:
             ValueError: the scores are no numbers of that dtype.
         """
-        pids = torch.full((len(found), k), _MISSING_PID, dtype=torch.int32)
-        scores = torch.full((len(found), k), float("nan"), dtype=ranker.codec.centroids.dtype)
-        for number, entries in enumerate(found):
-            if entries:
-                of_query = [score for _pid, _rank, score in entries]
-                pids[number, : len(entries)] = torch.tensor([pid for pid, _rank, _score in entries], dtype=torch.int32)
-                scores[number, : len(entries)] = torch.tensor(of_query, dtype=scores.dtype)
-                if scores[number, : len(entries)].tolist() != of_query:
-                    raise ValueError(f"the searcher's scores are not {scores.dtype}")
+        dtype = ranker.codec.centroids.dtype
+        kept = []
+        for entries in found:
+            of_query = [score for _pid, _rank, score in entries]
+            pids = torch.tensor([pid for pid, _rank, _score in entries], dtype=torch.int32)
+            kept.append((pids, torch.tensor(of_query, dtype=dtype)))
+            if kept[-1][1].tolist() != of_query:
+                raise ValueError(f"the searcher's scores are not {dtype}")
         for name, rows in self._rows.items() if self.enabled else ():
             if len(rows) == len(found):
                 self._gathered(name, rows)
             else:
                 self.notes.add(name, f"{len(rows)} of {len(found)} queries came by")
-        self.final("pids", pids)
-        self.final("scores", scores)
-        self.final("found", torch.tensor([len(entries) for entries in found], dtype=torch.int64))
+        for name, tensor in answer_of(kept, k).items():
+            self.final(name, tensor)
 
     def _gathered(self, name: str, rows: list[torch.Tensor]) -> None:
-        if name in _RAGGED:
-            self(name, torch.cat(rows))
-            self(f"{name}_lengths", torch.tensor([len(row) for row in rows], dtype=torch.int64))
-        else:
-            self(name, torch.stack(rows))
+        for part, tensor in (ragged(name, rows) if name in _RAGGED else {name: torch.stack(rows)}).items():
+            self(part, tensor)
+
+
+def ragged(name: str, rows: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Rows of different lengths as two artifacts: one after the other, and their lengths as int64."""
+    return {name: torch.cat(rows), f"{name}_lengths": torch.tensor([len(row) for row in rows], dtype=torch.int64)}
+
+
+def answer_of(found: list[tuple[torch.Tensor, torch.Tensor]], k: int) -> dict[str, torch.Tensor]:
+    """The first `k` of each query's pids and scores as `pids` (n, k) int32, `scores` (n, k) and `found` (n,) int64.
+
+    What a query has too few of is -1 and NaN.
+    """
+    pids = torch.full((len(found), k), -1, dtype=torch.int32)
+    scores = torch.full((len(found), k), float("nan"), dtype=found[0][1].dtype if found else torch.float32)
+    for number, (of_query, best) in enumerate(found):
+        pids[number, : len(of_query)] = of_query[:k]
+        scores[number, : len(best)] = best[:k]
+    lengths = [min(k, len(of_query)) for of_query, _best in found]
+    return {"pids": pids, "scores": scores, "found": torch.tensor(lengths, dtype=torch.int64)}
 
 
 def _digest_of(pieces: list[torch.Tensor]) -> torch.Tensor:

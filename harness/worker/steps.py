@@ -1,4 +1,4 @@
-"""Single steps of colbert-ai's indexer, run by themselves from stored artifacts, with colbert-ai's own code.
+"""Single steps of colbert-ai's indexer and, from `search_steps`, its searcher, run alone with colbert-ai's own code.
 
 A step takes tensors by artifact name and returns tensors by artifact name. Where colbert-ai has a method for the step,
 that method runs, on a stand-in for the indexer that has only what the method reads.
@@ -16,12 +16,15 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from harness.worker import search_steps
 from harness.worker.index import colbert_config, refuse_remote_code, require_device, skip_extensions
 from harness.worker.notes import patched
 from harness.worker.outcomes import Ended
 
 Tensors = dict[str, torch.Tensor]
 ENCODE = "encode"
+ENCODING = frozenset({ENCODE, "encode queries", "encode each query"})
+"""Steps that run the model."""
 
 
 class Setting:
@@ -193,6 +196,7 @@ STEPS: dict[str, Callable[[Setting, Tensors], Tensors]] = {
     "compress": _compress,
     "sort codes": _sort_codes,
     "optimize ivf": _optimize_ivf,
+    **search_steps.STEPS,
 }
 
 
