@@ -7,14 +7,14 @@ from typing import Any
 
 import click
 
-from harness.commands.options import Writable, cell_options, group_option, markdown_option
+from harness.commands.options import Writable, group_option, markdown_option, table_options
 from harness.errors import ExitCode
 from harness.report.reduce import results_name
 
 
 @click.command(name="consecutive")
 @click.argument("versions", nargs=-1)
-@cell_options
+@table_options
 @group_option
 @markdown_option
 @click.option(
