@@ -137,6 +137,12 @@ def compare(session: nox.Session) -> None:
     harness(session, "compare", *session.posargs, well=FOUND_OR_NOT)
 
 
+@reducer("rankings")
+def rankings(session: nox.Session) -> None:
+    """Compare the rankings of two stored searches, or of two TREC run files: nox -s rankings -- A B."""
+    harness(session, "rankings", *session.posargs, well=FOUND_OR_NOT)
+
+
 @reducer("locate")
 def locate(session: nox.Session) -> None:
     """Say where a difference starts, down to the operator: nox -s locate -- 2.7.1 2.8.0."""

@@ -31,6 +31,7 @@ COMMANDS = {
     "all-pairs": "Show all pairs of stored versions, and which are equal to which.",
     "consecutive": "Reduce stored cells to tables; print the headline table.",
     "headlines": "Show headline tables of several sweeps side by side.",
+    "rankings": "Compare the rankings of two searches, or of two TREC run files.",
     "locate": "Say where a difference starts: step, module, function, operator.",
     "swap": "Run one version's job with artifacts of another in their place.",
     "blame": "Say which package changed the index, by exchanging packages.",

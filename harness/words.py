@@ -13,14 +13,15 @@ VERSION_SUFFIX = (
 """What may follow the numbers of a version as PEP 440 writes it, such as `.dev20251120+cpu`."""
 
 
-def count(number: int, noun: str) -> str:
+def count(number: int, noun: str, plural: str = "") -> str:
     """A number with its noun: `1 version`, `2,048 versions`.
 
     Args:
         number: how many.
-        noun: in the singular, of those that take an `s`; a noun with words before it is one, too.
+        noun: in the singular; a noun with words before it is one, too.
+        plural: of a noun that takes more than an `s`.
     """
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def size(number: int) -> str:

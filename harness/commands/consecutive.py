@@ -7,14 +7,14 @@ from typing import Any
 
 import click
 
-from harness.commands.options import Writable, cell_options, group_option, markdown_option
+from harness.commands.options import Writable, group_option, markdown_option, table_options
 from harness.errors import ExitCode
 from harness.report.reduce import results_name
 
 
 @click.command(name="consecutive")
 @click.argument("versions", nargs=-1)
-@cell_options
+@table_options
 @group_option
 @markdown_option
 @click.option(
@@ -33,9 +33,10 @@ def command(versions: tuple[str, ...], group: str | None, markdown: bool, output
     from harness.report.reduce import reduce_cells
     from harness.running.checks import versions_of
     from harness.running.choice import Chooser
-    from harness.running.experiment import Selection
+    from harness.running.experiment import Experiment, Selection
 
-    chooser = Chooser(Selection(**options), group)
+    selection = Selection(**options)
+    chooser = Chooser(selection, group)
     matrix = chooser.matrix
     named = bool(versions) and versions != ("all",)
     asked = versions_of(matrix, versions)
@@ -46,7 +47,7 @@ def command(versions: tuple[str, ...], group: str | None, markdown: bool, output
         first, last = (matrix.versions.index(listed[i]) for i in (0, -1))
         listed = matrix.versions[first : last + 1]
     folder = output or chooser.path.parent / "results" / results_name(choice.cells[0].spec, chooser.selection.searched)
-    reduced = reduce_cells(matrix, choice, listed, folder)
+    reduced = reduce_cells(matrix, choice, listed, folder, lambda: Experiment(selection))
     print_headline(reduced, markdown=markdown)
     click.echo(f"Tables: {folder}")
     if reduced.diverged:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -122,14 +122,19 @@ search_options = together(
 """Options that say what is searched for, and in which index: `Selection`'s fields, too."""
 
 
-def cell_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Options that say which cells are meant, of any kind of job: `Selection`'s fields."""
+def cell_options(
+    function: Callable[..., Any], of_searches: Iterable[str] = ("queries", "qrels", "limit_queries", "k", "on", "index")
+) -> Callable[..., Any]:
+    """Options that say which cells are meant, of any kind of job: `Selection`'s fields.
+
+    Those `of_searches` are refused where no searches are meant.
+    """
+    names = tuple(of_searches)
 
     @functools.wraps(function)
     def fitting(*, job: str, **options: Any) -> Any:
         from harness.errors import UsageError
 
-        names = ("queries", "qrels", "limit_queries", "on", "index", "k")
         given = [f"--{name.replace('_', '-')}" for name in names if options[name] is not None]
         if given and job != "search":
             raise UsageError(f"{', '.join(given)}: of searches; give --job search, too, or leave this out.")
@@ -143,6 +148,11 @@ def cell_options(function: Callable[..., Any]) -> Callable[..., Any]:
         help="The kind of cells that is meant; of searches, these options say which (docs/search.md).",
     )
     return together(kind, search_options, selection_options)(fitting)
+
+
+def table_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for a table, which of indexes says what the searches in them return, too."""
+    return cell_options(function, of_searches=("on", "index"))
 
 
 probe_options = together(

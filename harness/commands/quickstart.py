@@ -56,7 +56,7 @@ def command(matrix_path: Path, home: Home, limit: int | None) -> int:
     if early := stopped_early(plan, cells):
         raise InfrastructureError(early)
     output = experiment.home.root / "quickstart"
-    reduced = reduce_cells(matrix, planned_cells(experiment, cells), settings.versions, output)
+    reduced = reduce_cells(matrix, planned_cells(experiment, cells), settings.versions, output, lambda: experiment)
     print_headline(reduced, markdown=False)
     click.echo(f"Tables: {output}")
     if any(cell.failed for cell in cells):

@@ -118,7 +118,7 @@ def command(
     early = stopped_early(plan, cells)
     if not cells:
         raise InfrastructureError(early)
-    reduced = reduce_cells(experiment.matrix, planned_cells(experiment, cells), chosen, folder)
+    reduced = reduce_cells(experiment.matrix, planned_cells(experiment, cells), chosen, folder, lambda: experiment)
     print_headline(reduced, markdown=markdown)
     click.echo(f"Tables: {folder}")
     if sweep is not None:

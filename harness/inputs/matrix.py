@@ -23,10 +23,12 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from harness.errors import UsageError
+from harness.rankings.settings import Settings
 from harness.tensors.profiles import Profile
 from harness.words import VERSION_SUFFIX, version_key
 
 Flavour = Literal["cpu", "gpu"]
+_SETTINGS = Settings()
 _VERSION = re.compile(r"\d+\.\d+\.\d+" + VERSION_SUFFIX)
 _INDEX = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _PYTHON = re.compile(r"3\.\d{1,2}")
@@ -317,23 +319,42 @@ class Jobs(_Model):
         return found
 
 
-class Rankings(_Model):
-    """How two rankings are compared, and when their measures count as equivalent."""
-
-    delta: float = Field(
-        default=0.01, gt=0, lt=1, description="Equivalent: the interval of a measure's difference is within it."
-    )
-    overlap: list[Annotated[int, Field(ge=1)]] = Field(default=[10, 100], min_length=1, description="Cut-offs.")
-    measures: list[Annotated[str, Field(pattern=r"^[A-Za-z]+(@\d+)?$")]] = Field(
-        default=["nDCG@10", "R@100", "RR"], min_length=1, description="As ir_measures names them."
-    )
-
-
 class Tolerance(_Model):
     """`torch.allclose` passes where `|a - b| <= atol + rtol * |b|`."""
 
     atol: float = Field(ge=0, allow_inf_nan=False)
     rtol: float = Field(ge=0, allow_inf_nan=False)
+
+
+class Rankings(_Model):
+    """How two rankings are compared, and when their measures count as equivalent."""
+
+    delta: float = Field(
+        default=_SETTINGS.delta,
+        gt=0,
+        lt=1,
+        description="A measure is equivalent where the whole interval of its difference lies within it.",
+    )
+    overlap: list[Annotated[int, Field(ge=1)]] = Field(
+        default=list(_SETTINGS.overlap), min_length=1, description="The k of overlap@k."
+    )
+    measures: list[Annotated[str, Field(pattern=r"^[A-Za-z]+(@\d+)?$")]] = Field(
+        default=list(_SETTINGS.measures), min_length=1, description="As ir_measures names them."
+    )
+    confidence: float = Field(default=_SETTINGS.confidence, ge=0.5, lt=1, description="Of the bootstrap intervals.")
+    resamples: int = Field(
+        default=_SETTINGS.resamples, ge=1000, le=1_000_000, description="Of the bootstrap, whose seed is fixed."
+    )
+    least_queries: int = Field(
+        default=_SETTINGS.least_queries, ge=2, description="Judged queries without which no interval is given."
+    )
+
+    @property
+    def settings(self) -> Settings:
+        """The same, as the comparer takes it."""
+        return Settings(
+            tuple(self.overlap), tuple(self.measures), self.delta, self.confidence, self.resamples, self.least_queries
+        )
 
 
 FLOAT_DTYPES = ("float16", "bfloat16", "float32", "float64", "other")

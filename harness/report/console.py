@@ -25,13 +25,17 @@ def result_console() -> Console:
 
 def headline_text(reduced: Reduced, screen: Screen = PLAIN, *, markdown: bool = False) -> str:
     """The table, the noise floor and the sentence."""
-    cells = [headline_cells(row) for row in reduced.rows]
+    cells: list[tuple[str, ...]] = [headline_cells(row) for row in reduced.rows]
+    columns: tuple[str, ...] = COLUMNS
+    if reduced.verdicts:
+        columns = (*COLUMNS, "Must I re-index?")
+        cells = [(*of, row.must_reindex or "-") for of, row in zip(cells, reduced.rows, strict=True)]
     if markdown:
-        lines = [markdown_table(COLUMNS, cells)]
+        lines = [markdown_table(columns, cells)]
     else:
         cells = [tuple(map(printable, row)) for row in cells]
         styles = ["red" if row.gap else "yellow" if row.changed else "" for row in reduced.rows]
-        lines = table(COLUMNS, cells, screen, lesser=_LESSER, elsewhere="--markdown", styles=styles)
+        lines = table(columns, cells, screen, lesser=_LESSER, elsewhere="--markdown", styles=styles)
     told = (wrap(printable(line), None if markdown else screen.width) for line in sentences(reduced))
     return "\n".join([*lines, "", *(part for parts in told for part in parts)])
 
@@ -48,7 +52,7 @@ _SHOWN = 3
 
 def sentences(reduced: Reduced) -> list[str]:
     """What was found, in plain words: of what, the noise floor, then one sentence for each pair that changed."""
-    lines = [f"{reduced.about}.", *([reduced.note] if reduced.note else [])]
+    lines = [f"{reduced.about}.", *reduced.note.splitlines()]
     for row in reduced.repeats:
         if row.gap:
             lines.append(f"Noise floor: {row.a} could not be repeated ({row.gap}).")
@@ -85,6 +89,9 @@ def sentences(reduced: Reduced) -> list[str]:
         product = shown[0].a.job_kind.product
         lines.append(f"No tensor of the {product} changed by a bit in {count(len(compared), 'step')}.")
     lines += [_changed(row, pair) for row, pair in changed]
+    lines += [found.sentence for found in reduced.verdicts.values()]
+    uncovered = dict.fromkeys(one for found in reduced.verdicts.values() for one in found.uncovered)
+    lines += [f"Not covered: {one}" for one in uncovered]
     return lines
 
 

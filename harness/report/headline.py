@@ -24,6 +24,7 @@ class Headline:
         bit_equal: how many are bit for bit the same.
         noisy: final tensors that differ no more than a repeat of either cell shows; None where neither was run again.
         gap: outcome and reason where a cell is missing, else empty.
+        must_reindex: whether the step wants a new index; empty where nobody searched.
     """
 
     a: str
@@ -34,6 +35,7 @@ class Headline:
     bit_equal: int = 0
     noisy: tuple[str, ...] | None = None
     gap: str = ""
+    must_reindex: str = ""
 
     @property
     def changed(self) -> bool:

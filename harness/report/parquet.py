@@ -46,6 +46,11 @@ def picked(record: object, *names: str) -> dict[str, Any]:
     return {name: None if record is None else getattr(record, name) for name in names}
 
 
+def schema_of(name: str) -> pa.Schema:
+    """The Arrow schema of a table in `TABLES`."""
+    return pa.schema([(column, _TYPES[kind]) for column, (kind, _) in TABLES[name].columns.items()])
+
+
 def write_table(folder: Path, name: str, rows: Iterable[Mapping[str, Any]], **about: str) -> Path:
     """Write one table at once; returns the file.
 
@@ -55,14 +60,19 @@ def write_table(folder: Path, name: str, rows: Iterable[Mapping[str, Any]], **ab
         rows: column to value; a column that a row lacks is null.
         about: goes to the file's metadata: device, collection and so on.
     """
+    return write_batches(folder, name, [pa.Table.from_pylist(list(rows), schema=schema_of(name))], **about)
+
+
+def write_batches(folder: Path, name: str, tables: Iterable[pa.Table], **about: str) -> Path:
+    """The same from Arrow tables of its schema, one after the other: for what is too much to hold as rows."""
     folder.mkdir(parents=True, exist_ok=True)
-    metadata = {"harness_schema": SCHEMA, "harness_table": name, **about}
-    columns = [(column, _TYPES[kind]) for column, (kind, _) in TABLES[name].columns.items()]
-    table = pa.Table.from_pylist(list(rows), schema=pa.schema(columns).with_metadata(metadata))
+    schema = schema_of(name).with_metadata({"harness_schema": SCHEMA, "harness_table": name, **about})
     path = folder / f"{name}.parquet"
     # A name of its own: two commands may write to one folder at the same time.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    pq.write_table(table, temporary, compression="zstd")
+    with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        for table in tables:
+            writer.write_table(table.replace_schema_metadata(schema.metadata))
     temporary.replace(path)
     return path
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.artifacts.ladder import Step, ladder
 from harness.errors import UsageError
 from harness.explain.compared import ComparedCells, pairs_of
 from harness.inputs.matrix import Matrix, profiles_of
-from harness.report.headline import Headline, headline
+from harness.rankings.verdict import MUST_REINDEX, Verdict
+from harness.report.headline import Headline, VersionPair, headline
 from harness.report.parquet import about_cells
+from harness.report.retrieval import Retrieval, retrieve, write_retrieval
 from harness.report.tables import write_tables
 from harness.running.choice import Choice, describe
+from harness.running.deployments import searches_of
+from harness.running.experiment import Experiment
 from harness.store.cell import Cell
 from harness.store.repeats import noise_floors
 from harness.store.spec import CellSpec
@@ -31,6 +35,7 @@ class Reduced:
         repeats: headline rows of A against A.
         note: one line that says what is stored besides and was not used; empty where there is nothing.
         across: steps over versions that could not be compared, whose sides differ beyond noise.
+        verdicts: step to its answer to "must I re-index?", where there are searches.
     """
 
     about: str
@@ -39,6 +44,7 @@ class Reduced:
     repeats: list[Headline]
     note: str = ""
     across: tuple[Step, ...] = ()
+    verdicts: Mapping[VersionPair, Verdict] = field(default_factory=dict)
 
     @property
     def compared(self) -> bool:
@@ -52,8 +58,21 @@ class Reduced:
         return bool(self.across) or any(beyond)
 
 
-def reduce_cells(matrix: Matrix, choice: Choice, versions: Sequence[str], output: Path) -> Reduced:
+def reduce_cells(
+    matrix: Matrix,
+    choice: Choice,
+    versions: Sequence[str],
+    output: Path,
+    experiment: Callable[[], Experiment] | None = None,
+) -> Reduced:
     """Compare the chosen cells over `versions`, and write the tables below `output`.
+
+    Args:
+        matrix: whose versions and settings count.
+        choice: the cells.
+        versions: what the tables are about.
+        output: their folder.
+        experiment: makes the experiment that the cells are of, where the searches in their indexes are wanted, too.
 
     Raises:
         UsageError: none of the cells is of these versions.
@@ -65,16 +84,28 @@ def reduce_cells(matrix: Matrix, choice: Choice, versions: Sequence[str], output
             + (f" {choice.note}" if choice.note else "")
         )
     pairs = pairs_of(choice.store, cells, versions, profiles_of(matrix))
-    write_tables(output, cells, pairs, choice.locks, about_cells(cells[0].spec) | {"group": cells[0].group})
-    rows = [(pair.kind, headline(pair)) for pair in pairs]
+    about = about_cells(cells[0].spec) | {"group": cells[0].group}
+    searches, unshown = searches_of(choice.store, cells, experiment) if experiment is not None else (None, "")
+    steps = [pair for pair in pairs if pair.kind == "consecutive"]
+    retrieval = retrieve(searches, steps) if searches is not None else Retrieval()
+    write_tables(output, cells, pairs, choice.locks, about, retrieval.verdicts)
+    if retrieval.verdicts:
+        write_retrieval(output, retrieval, about)
+    rows = [(pair.kind, _with_verdict(headline(pair), pair, retrieval)) for pair in pairs]
     return Reduced(
         describe(cells),
         pairs,
         [row for kind, row in rows if kind == "consecutive"],
         [row for kind, row in rows if kind == "repeat"],
-        choice.note,
+        "\n".join(filter(None, (choice.note, unshown))),
         _across(cells, versions),
+        retrieval.verdicts,
     )
+
+
+def _with_verdict(row: Headline, pair: ComparedCells, retrieval: Retrieval) -> Headline:
+    found = retrieval.verdicts.get((pair.a.version, pair.b.version)) if pair.kind == "consecutive" else None
+    return row if found is None else replace(row, must_reindex=MUST_REINDEX[found.answer])
 
 
 def _across(cells: Sequence[Cell], versions: Sequence[str]) -> tuple[Step, ...]:

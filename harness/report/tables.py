@@ -11,8 +11,9 @@ from typing import Any
 from harness.environments.changes import changes, required_by
 from harness.environments.lockfile import Lock
 from harness.explain.compared import ComparedCells
+from harness.rankings.verdict import Verdict
 from harness.report.columns import TABLES
-from harness.report.headline import headline
+from harness.report.headline import VersionPair, headline
 from harness.report.parquet import VERDICT, picked, write_table
 from harness.store.cell import Cell
 
@@ -122,6 +123,7 @@ def write_tables(
     pairs: Sequence[ComparedCells],
     locks: Mapping[str, Lock],
     about: Mapping[str, str],
+    verdicts: Mapping[VersionPair, Verdict] | None = None,
 ) -> None:
     """Write the tables of one sweep below `folder`, each at once.
 
@@ -131,6 +133,7 @@ def write_tables(
         pairs: from `pairs_of`.
         locks: version to its lock, for the package differences.
         about: written to each file's metadata: device, collection and so on.
+        verdicts: step to its answer, where there are searches.
     """
     consecutive = [pair for pair in pairs if pair.kind == "consecutive"]
     tables: dict[str, Iterable[Mapping[str, Any]]] = {
@@ -145,7 +148,10 @@ def write_tables(
             for name, artifact in cell.artifacts.items()
         ),
         "comparisons": _comparison_rows(pairs),
-        "consecutive": (_consecutive_row(pair) for pair in consecutive),
+        "consecutive": (
+            _consecutive_row(pair) | _verdict((verdicts or {}).get((pair.a.version, pair.b.version)))
+            for pair in consecutive
+        ),
         "env_delta": (
             {
                 "a": pair.a.version,
@@ -164,6 +170,10 @@ def write_tables(
     }
     for name, rows in tables.items():
         write_table(folder, name, rows, **about)
+
+
+def _verdict(found: Verdict | None) -> dict[str, Any]:
+    return {} if found is None else {"verdict": found.answer, "verdict_reason": found.sentence}
 
 
 def _consecutive_row(pair: ComparedCells) -> dict[str, Any]:

@@ -248,7 +248,7 @@ class Chooser:
         if asked.checkpoint:
             files = load_checkpoint(self.matrix, self.path.parent, self.home, asked.checkpoint, run_uv)
             yield lambda spec: spec.checkpoint.digest == files.digest
-        if asked.queries or asked.limit_queries:
+        if asked.job == "search" and (asked.queries or asked.limit_queries):
             passages = load_collection(
                 self.matrix, self.path.parent, self.home, asked.collection, limit=asked.limit, scale_to=asked.scale_to
             )

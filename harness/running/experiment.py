@@ -6,7 +6,7 @@ import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.environments.device import Device, build_for, choose_device, missing_code, usable_cores
 from harness.environments.interpreter import Brought, Interpreter
@@ -146,13 +146,19 @@ class Experiment:
     @cached_property
     def index(self) -> Experiment:
         """The index cells of the same options: this experiment, where it is of these."""
-        if self.selection.job == "index":
-            return self
+        return self if self.selection.job == "index" else self._other(job="index")
+
+    def search(self, on: str | None = None) -> Experiment:
+        """The search cells of the same options, in each version's own index or in that of the version `on`."""
+        return self._other(job="search", on=on)
+
+    def _other(self, **changes: Any) -> Experiment:  # noqa: ANN401 - fields of a selection
+        """Other cells of the same files."""
         _ = self.passages, self.checkpoint  # loaded once for both
         found = copy.copy(self)
-        found.selection = replace(self.selection, job="index")
+        found.selection = replace(self.selection, **changes)
         found.job = job_of(self.matrix, found.selection)
-        found._kind, found._inputs = kind_of_job("index", found), {}
+        found._kind, found._inputs = kind_of_job(found.selection.job, found), {}
         return found
 
     @property

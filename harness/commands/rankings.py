@@ -1,0 +1,55 @@
+"""`harness rankings`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from harness.commands.options import group_option, selection_options
+
+
+@click.command(name="rankings")
+@click.argument("a")
+@click.argument("b")
+@click.option("--qrels", help="Judgements, for measures: TREC's qrels, or a .parquet file.")
+@click.option(
+    "--k", "cutoffs", type=click.IntRange(min=1), multiple=True, metavar="K",
+    help="Depth at which overlap is measured (default: `overlap` of `rankings` in matrix.yaml). May be given again.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+@click.option("--queries", help="What stored searches searched for, where it is not the collection's own.")
+@click.option("--limit-queries", type=click.IntRange(min=1), help="Only the first N queries, as they were searched.")
+@selection_options
+@group_option
+def command(a: str, b: str, cutoffs: tuple[int, ...], as_json: bool, group: str | None, **options: Any) -> int:
+    """Compare the rankings of A with those of B: TREC run files, or stored searches such as `2.8.0 on 2.7.1`.
+
+    A line of a run file is `qid Q0 docid rank score tag`. The order of a list is that of its ranks; scores only say
+    what is tied. Exit code 0 when no list differs by more than the order of equal scores, or when with judgements every
+    measure is equivalent: the whole interval of its difference within delta (matrix.yaml). 1 when lists differ and that
+    is not so. 2 when something cannot be read, and when nothing differs but one side has queries that the other has
+    not.
+    """
+    import dataclasses
+
+    from harness.files import dumps
+    from harness.inputs.rankings import settings_for
+    from harness.rankings.comparison import compare_runs
+    from harness.rankings.measures import Judge
+    from harness.report.rankings_text import rankings_text
+    from harness.report.screen import Screen
+    from harness.running.run_files import named_runs
+
+    settings = settings_for(options["matrix_path"])
+    if cutoffs:
+        settings = dataclasses.replace(settings, overlap=tuple(sorted(set(cutoffs))))
+    (left, right), judged, note = named_runs((a, b), group, options)
+    if note:
+        click.echo(note, err=True)
+    # Of the collection's own judgements, none may be of these queries; those that were given must be.
+    judge = Judge(judged or {}, settings.measures) if judged or options["qrels"] else None
+    found = compare_runs(left, right, settings, judge)
+    screen = Screen.of()
+    click.echo(dumps(found.to_json()) if as_json else rankings_text(found, settings, screen), color=screen.styles)
+    return int(found.outcome)

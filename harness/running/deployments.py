@@ -1,0 +1,103 @@
+"""The searches that `harness plan` names for the versions of a table: each version in each version's index."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+from harness.artifacts.index_job import INDEX
+from harness.errors import HarnessError, UsageError
+from harness.rankings.measures import Qrels
+from harness.rankings.run import Run
+from harness.running.experiment import Experiment
+from harness.running.run_files import refuse_moved, run_of
+from harness.store.cell import Cell
+from harness.store.repeats import repeats_of
+from harness.store.store import Store
+from harness.store.stored import StoredCell
+from harness.words import count
+
+
+class Searches:
+    """Stored searches with the same queries and settings.
+
+    Args:
+        experiment: of the searches; see `Experiment.search`.
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+        _ = experiment.queries  # loaded before the copies are made
+        self._on: dict[str, Experiment] = {}
+
+    def cell(self, searcher: str, index: str) -> Cell | None:
+        """The search of `searcher` in the index of `index`; None where it is not stored.
+
+        Versions whose indexes are the same bit for bit share it.
+        """
+        if index not in self._on:
+            self._on[index] = self.experiment.search(on=index)
+        try:
+            return self._on[index].stored(searcher)
+        except UsageError:  # there is no such index
+            return None
+
+    def repeats(self, cell: Cell) -> list[Cell]:
+        """The same search again, where it ended well."""
+        return [one for one in repeats_of(cell, self._stored) if one.outcome == "ok"]
+
+    @cached_property
+    def _stored(self) -> list[Cell]:
+        return list(self.experiment.store.cells())
+
+    def run(self, cell: Cell) -> Run:
+        """What a search answered.
+
+        Raises:
+            UsageError: it cannot be read.
+        """
+        return run_of(StoredCell(self.experiment.store, cell), self.experiment.queries, self.experiment.passages)
+
+    def check(self, a: Cell, b: Cell) -> None:
+        """See `refuse_moved`."""
+        refuse_moved(*(StoredCell(self.experiment.store, one) for one in (a, b)))
+
+    @property
+    def qrels(self) -> Qrels | None:
+        """Which passages answer the queries."""
+        return None if self.experiment.qrels is None else self.experiment.qrels.grades
+
+
+def searches_of(
+    store: Store, cells: Sequence[Cell], experiment: Callable[[], Experiment]
+) -> tuple[Searches | None, str]:
+    """The searches in the indexes of these cells, and a line that says why they are not shown; empty for none.
+
+    Args:
+        store: where they may be.
+        cells: of one set; only indexes are searched.
+        experiment: makes the experiment that these are of; asked only where there is a search, because it loads the
+            collection and the checkpoint.
+    """
+    own = cells[0].spec
+    if own.job != INDEX.name:
+        return None, ""
+    like = [
+        one
+        for one in store.cells()
+        if one.spec.queries is not None
+        and one.outcome == "ok"
+        and (one.spec.collection.digest, one.spec.checkpoint.digest, one.spec.device)
+        == (own.collection.digest, own.checkpoint.digest, own.device)
+    ]
+    if not like:
+        return None, ""
+    be = "is" if len(like) == 1 else "are"
+    told = f"{count(len(like), 'search', 'searches')} in these indexes {be} stored and not shown"
+    try:
+        found = experiment().search()
+        if found.passages.digest != own.collection.digest or found.checkpoint.digest != own.checkpoint.digest:
+            return None, f"{told}: name --collection and --checkpoint."
+        return Searches(found), ""
+    except HarnessError as error:
+        return None, f"{told}: {error}"
