@@ -26,10 +26,23 @@ def run_cells(
     again: bool,
     gpus: str | None,
     jobs: int,
+    deployments: bool = False,
 ) -> tuple[Experiment, list[Cell], ExitCode]:
-    """Run the cells of versions, after those that they need; returns the experiment, the cells and an exit code."""
+    """Run the cells of versions, after those that they need; returns the experiment, the cells and an exit code.
+
+    Args:
+        selection: with the kind of job.
+        versions: or `all`.
+        repeats: as the command line has them.
+        evict: whether an environment is deleted when its cells are stored.
+        again: whether stored cells run, too.
+        gpus: as the command line has them.
+        jobs: at a time, on each device.
+        deployments: whether each version also searches its neighbours' indexes.
+    """
     from harness.environments.device import choose_gpus
     from harness.running.checks import parse_repeats, to_run, versions_of
+    from harness.running.deployments import neighbours
     from harness.running.plan import plan_cells, run_needed, stopped_early
     from harness.running.progress import Board
     from harness.running.sweep import LocalExecutor
@@ -43,11 +56,16 @@ def run_cells(
         with Board([planned.spec.label for planned in plan]) as board:
             return executor.run(of, plan, board, evict_after=evict)
 
-    ready, bad = run_needed(experiment, chosen, run)
-    plan = plan_cells(experiment, ready, {version: extra[version] for version in ready if version in extra})
-    if again:
-        plan = [replace(planned, run=True) for planned in plan]
-    cells = run(experiment, plan) if plan else []
+    searches = [(experiment, chosen)]
+    for index, near in neighbours(chosen) if deployments else ():
+        searches.append((experiment.search(on=index), [one for one in near if one != index]))
+    plan, cells, bad = [], [], []
+    for of, those in searches:
+        ready, missing = run_needed(of, those, run)
+        planned = plan_cells(of, ready, {version: extra[version] for version in ready if version in extra})
+        plan += [replace(one, run=True) for one in planned] if again else planned
+        cells += run(of, plan[-len(planned) :]) if planned else []
+        bad += missing
     bad += [cell for cell in cells if cell.outcome not in {"ok", "unsupported"}]
     ok = sum(cell.outcome == "ok" for cell in cells)
     stored = f"{'is' if len(cells) == 1 else 'are'} stored, in {experiment.home.store}"

@@ -26,10 +26,12 @@ def command(matrix_path: Path, home: Home, limit: int | None) -> int:
     from harness.report.reduce import reduce_cells
     from harness.running.checks import to_run
     from harness.running.choice import planned_cells
-    from harness.running.experiment import Selection
-    from harness.running.plan import plan_cells, stopped_early
+    from harness.running.deployments import neighbours
+    from harness.running.experiment import Experiment, Selection
+    from harness.running.plan import Planned, plan_cells, stopped_early
     from harness.running.progress import Board
     from harness.running.sweep import run_plan
+    from harness.store.cell import Cell
 
     matrix = load_matrix(matrix_path)
     settings = matrix.quickstart
@@ -44,17 +46,26 @@ def command(matrix_path: Path, home: Home, limit: int | None) -> int:
             threads=min(matrix.jobs.index.threads, usable_cores()),
         )
     )
-    # The first version once more: what a run of the same thing changes by itself is the floor of what is found.
-    plan = plan_cells(experiment, settings.versions, {settings.versions[0]: 1})
+
+    def run(of: Experiment, plan: list[Planned]) -> list[Cell]:
+        with Board([planned.spec.label for planned in plan]) as board:
+            cells = run_plan(of, plan, board, evict_after=False)
+        if early := stopped_early(plan, cells):
+            raise InfrastructureError(early)
+        return cells
+
     click.echo(
         f"Indexing {len(experiment.passages):,} embedded passages with torch {' and '.join(settings.versions)} on the "
         "CPU; the first run downloads several GB.",
         err=True,
     )
-    with Board([planned.spec.label for planned in plan]) as board:
-        cells = run_plan(experiment, plan, board, evict_after=False)
-    if early := stopped_early(plan, cells):
-        raise InfrastructureError(early)
+    # The first version once more: what a run of the same thing changes by itself is the floor of what is found.
+    cells = run(experiment, plan_cells(experiment, settings.versions, {settings.versions[0]: 1}))
+    if not any(cell.failed for cell in cells):
+        click.echo("Searching each index with each version.", err=True)
+        for index, searchers in neighbours(settings.versions):
+            searches = experiment.search(on=index)
+            run(searches, plan_cells(searches, list(searchers), {}))
     output = experiment.home.root / "quickstart"
     reduced = reduce_cells(matrix, planned_cells(experiment, cells), settings.versions, output, lambda: experiment)
     print_headline(reduced, markdown=False)

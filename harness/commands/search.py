@@ -29,12 +29,19 @@ from harness.commands.options import (
 @local_options
 @capture_option
 @click.option("--trec", type=Writable(), help="Write a run file of each search to this folder, in TREC's format.")
+@click.option(
+    "--deployments",
+    is_flag=True,
+    help="Search the indexes of the version before and after, too: all four deployments of each two versions "
+    "(docs/rankings.md).",
+)
 @evict_option
 @again_option("cells")
 def command(
     versions: tuple[str, ...],
     repeats: tuple[str, ...],
     trec: Path | None,
+    deployments: bool,
     evict: bool,
     again: bool,
     gpus: str | None,
@@ -47,11 +54,16 @@ def command(
     does not support the device is not an error.
     """
     from harness.commands.cells import run_cells
+    from harness.errors import UsageError
     from harness.running.experiment import Selection
     from harness.running.run_files import write_run
 
     selection = Selection(job="search", **options)
-    experiment, cells, code = run_cells(selection, versions, repeats, evict=evict, again=again, gpus=gpus, jobs=jobs)
+    if deployments and selection.searched:
+        raise UsageError("--deployments searches each version's index: leave --on and --index out.")
+    experiment, cells, code = run_cells(
+        selection, versions, repeats, evict=evict, again=again, gpus=gpus, jobs=jobs, deployments=deployments
+    )
     for cell in cells if trec is not None else ():
         assert trec is not None
         if cell.outcome == "ok":

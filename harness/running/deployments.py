@@ -18,6 +18,11 @@ from harness.store.stored import StoredCell
 from harness.words import count
 
 
+def neighbours(versions: Sequence[str]) -> list[tuple[str, Sequence[str]]]:
+    """Each version with those that search its index, itself and its neighbours: all deployments of each pair."""
+    return [(version, versions[max(0, place - 1) : place + 2]) for place, version in enumerate(versions)]
+
+
 class Searches:
     """Stored searches with the same queries and settings.
 
