@@ -25,13 +25,13 @@ COMMANDS = {
     "quickstart": "Compare two PyTorch versions on this machine's CPU, end to end.",
     "plan": "List the cells of a sweep, and why each would run or be skipped.",
     "index": "Build environments if needed, run the index job, store the cells.",
-    "search": "Search with versions, each in its own index or in another's.",
+    "search": "Search with versions, each in its own index or in another's; store the cells.",
     "compare": "Compare two cells, or any two ColBERT index directories.",
     "ladder": "Show what changed at each step over any number of cells or directories.",
     "all-pairs": "Show all pairs of stored versions, and which are equal to which.",
-    "consecutive": "Reduce stored cells to tables; print the headline table.",
+    "consecutive": "Reduce stored cells to tables: what changed at each step, and must I re-index?",
     "headlines": "Show headline tables of several sweeps side by side.",
-    "rankings": "Compare the rankings of two searches, or of two TREC run files.",
+    "rankings": "Say whether two searches, or two TREC run files, rank alike.",
     "locate": "Say where a difference starts: step, module, function, operator.",
     "swap": "Run one version's job with artifacts of another in their place.",
     "blame": "Say which package changed the index, by exchanging packages.",
@@ -77,7 +77,7 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 120, "s
 @click.group(cls=LazyGroup, context_settings=_SETTINGS)
 @click.version_option(__version__, prog_name="harness")
 def harness() -> None:
-    """Show which PyTorch release changed a ColBERT index, where, by how much, and why.
+    """Show which PyTorch release changed a ColBERT index, where, by how much, why, and whether to index again.
 
     Exit codes: 0 nothing beyond the profile and the noise floor, 1 a divergence was found, 2 wrong use or unreadable
     input, 3 something around the experiment failed. A reader that leaves, as in `| head`, changes none of them.

@@ -37,7 +37,7 @@ def _stage(name: str, step: str, of: str) -> tuple[Made, ...]:
 _ANSWERED = ("maxsim", "maxsim_lengths", "stage2")
 _ENCODE = Replay({name: name for name in _TOKENS})
 _SCORED = {name: name for name in ("Q", "centroids")}
-# Of an index of one chunk: the searcher has all chunks one after the other.
+# The searcher has all chunks one after the other.
 _EMBEDDED = {"codes": "*.codes", "residuals": "*.residuals"} | {
     name: name for name in ("Q", "stage2", "stage2_lengths", "centroids", "bucket_weights", "doclens")
 }

@@ -43,7 +43,7 @@ def step_request(
     if replay is None:
         raise LookupError(f"The step {step!r} is not one that can be run by itself.")
     patterns = map(pair.kind.pattern, artifacts)
-    chunk = next((chunk for _pattern, chunk in patterns if chunk is not None), "0")
+    chunk = next((chunk for _pattern, chunk in patterns if chunk is not None), "*")  # a step over all chunks at once
     request: dict[str, Any] = {"step": replay.run_as or step}
     if sizes := _sizes(pair):
         request["settings"] = sizes
@@ -69,15 +69,21 @@ def _sizes(pair: Pair) -> dict[str, int]:
     return found
 
 
-def _inputs(pair: Pair, step: str, names: Mapping[str, str]) -> dict[str, str]:
-    """A step's name for an input to the file of the artifact that it is."""
-    found = {}
-    for name, wanted in names.items():
-        artifact = pair.a.cell.artifacts.get(wanted)
+def _inputs(pair: Pair, step: str, names: Mapping[str, str]) -> dict[str, str | list[str]]:
+    """A step's name for an input to the file of the artifact that it is, or to those of all chunks, in order."""
+    known = pair.a.cell.artifacts
+
+    def file(wanted: str) -> str:
+        artifact = known.get(wanted)
         if artifact is None or not artifact.stored:
-            raise LookupError(f"The step {step!r} needs {wanted}, which was not kept: index with --capture full.")
-        found[name] = str(pair.store.object_path(artifact.digest))
-    return found
+            raise LookupError(f"The step {step!r} needs {wanted}, which was not kept: run both with --capture full.")
+        return str(pair.store.object_path(artifact.digest))
+
+    def files(wanted: str) -> str | list[str]:
+        chunks = pair.kind.in_order(name for name in known if name != wanted and pair.kind.pattern(name)[0] == wanted)
+        return [file(chunk) for chunk in chunks] or file(wanted)
+
+    return {name: files(wanted) for name, wanted in names.items()}
 
 
 def _batch_request(
@@ -200,7 +206,7 @@ def find_batch(
         try:
             x, y = (pair.store.load(side.cell.artifacts[artifact]).data for side in (pair.a, pair.b))
         except (KeyError, UnreadableTensor):
-            reasons.append(f"{artifact} was not kept by both: index with --capture full.")
+            reasons.append(f"{artifact} was not kept by both: run both with --capture full.")
             continue
         if (row := first_row(x, y)) is not None:
             return _batch_of_row(pair, (*replay.inputs,), replay.batches, artifact, row, folder)

@@ -144,6 +144,8 @@ class SearchInputs:
 
     def write(self, run: Path) -> dict[str, Any]:
         """See `JobInputs`."""
+        # Whoever made it, and whatever became of it since it was planned: the job may read past a tensor's end.
+        check_index(self.index.source, len(self.passages), self.checkpoint.dim)
         try:
             clean_copy(self.index.source, run / "index")
         except UnreadableTensor as error:

@@ -1,8 +1,8 @@
 """colbert-ai's C++ and CUDA kernels for searching, in NumPy and torch: no compiler is needed to search.
 
 Each gives the bits of the kernel that it replaces for whatever a search can hand it; a test compiles colbert-ai's own
-sources and compares. On the CPU they are NumPy on one thread, which is faster than colbert-ai's loops are on two: a
-search is many small steps, and torch's threads wait for each other at the end of every one.
+sources and compares. On the CPU they are NumPy on one thread: a search is many small steps, and torch's threads wait
+for each other at the end of every one. `benchmarks/kernels.py` times both.
 """
 
 from __future__ import annotations

@@ -24,10 +24,17 @@ Job = Callable[[dict[str, Any], str, Any], dict[str, Any]]
 
 def read_inputs(cell: dict[str, Any]) -> steps.Tensors:
     """A step's inputs by name: the files of `inputs`, of which `rows` names the rows that are used."""
-    found = {name: load_file(path)["tensor"] for name, path in cell["inputs"].items()}
+    found = {name: _read(files) for name, files in cell["inputs"].items()}
     for name, (start, stop) in cell.get("rows", {}).items():
         found[name] = found[name][start:stop].clone()
     return found
+
+
+def _read(files: str | list[str]) -> torch.Tensor:
+    """A tensor, or those of several files one after the other."""
+    if isinstance(files, str):
+        return load_file(files)["tensor"]
+    return torch.cat([load_file(file)["tensor"] for file in files])
 
 
 def _modules(cell: dict[str, Any], setting: steps.Setting) -> dict[str, Any]:
@@ -88,8 +95,8 @@ def record(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
     """Record the calls of one step.
 
     Args:
-        cell: `step`, `inputs` (artifact name to a safetensors file), `rows` (name to the rows that are used),
-            `checkpoint`, `settings`, `device`.
+        cell: `step`, `inputs` (name to a safetensors file, or to those of all chunks), `rows` (name to the rows that
+            are used), `checkpoint`, `settings`, `device`.
         out_dir: gets `calls.json`, `tensors/` and `outputs/NAME.safetensors`.
         phases: times and names the phases.
 

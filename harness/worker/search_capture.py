@@ -130,8 +130,9 @@ def _digest_of(pieces: list[torch.Tensor]) -> torch.Tensor:
 
 
 def _margin(scores: torch.Tensor, count: int) -> torch.Tensor:
+    # Where nothing is dropped, what is kept is ahead of nothing by any margin. NaN would equal no NaN.
     if not 0 < count < len(scores):
-        return torch.tensor(float("nan"), dtype=torch.float32)
+        return torch.tensor(float("inf"), dtype=torch.float32)
     best = scores.topk(count + 1).values.float()
     return best[-2] - best[-1]
 

@@ -140,6 +140,18 @@ def test_a_difference_is_traced_and_its_step_asked_for(store: Store, tmp_path: P
         step_request(pair, "read", ("words",), tmp_path)
 
 
+def test_a_step_over_all_chunks_gets_all_of_them_in_order(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adding = replace(TOY, replays={"add up": Replay({"each": "counts-*", "text": "words"})})
+    monkeypatch.setattr(kinds, "KINDS", {**kinds.KINDS, "toy": adding})
+    pair = pair_of(store)
+    request, _ = step_request(pair, "add up", ("total",), tmp_path)
+
+    files = {name: str(store.object_path(one.digest)) for name, one in pair.a.cell.artifacts.items()}
+    assert request["inputs"] == {"each": [files["counts-9"], files["counts-10"]], "text": files["words"]}
+
+
 def test_what_can_be_swapped_is_what_it_says(store: Store) -> None:
     check_names(["words", "counts", "counts-0"], lambda: 1, TOY)
     with pytest.raises(UsageError, match="these can: words, counts-<chunk>, and counts for all chunks"):

@@ -162,6 +162,15 @@ def test_the_worker_gets_a_clean_copy_of_the_index(bench, own, tmp_path):
     assert lines == [{"qid": "q1", "text": "one?"}, {"qid": "q2", "text": "two?"}]
 
 
+def test_an_index_that_was_damaged_since_it_was_planned_is_not_handed_to_a_search(bench, folder, tmp_path):
+    """The job would read past a tensor's end without a word, so this is the last place where it can be seen."""
+    inputs = bench.experiment(index=folder).inputs("2.8.0")
+    damaged(folder, "code")
+
+    with pytest.raises(UsageError, match=r"cannot be searched: 0\.codes names a centroid that is not among its 4"):
+        inputs.write(tmp_path)
+
+
 def test_another_index_is_where_a_difference_starts(own):
     a, b = own["2.7.0"], own["2.7.1"]
     digests = [{name: one.digest for name, one in cell.artifacts.items()} for cell in (a, b)]
@@ -230,6 +239,8 @@ def damaged(folder: Path, name: str) -> Path:
     shutil.rmtree(folder)
     if name == "code":
         arrays["0.codes"][3] = 4
+    elif name == "negative code":
+        arrays["1.codes"][0] = -1
     elif name == "passage":
         arrays["ivf"][0] = PASSAGES
     elif name == "lengths":
@@ -251,6 +262,7 @@ def damaged(folder: Path, name: str) -> Path:
     [
         ("missing", "it has no 1.residuals"),
         ("code", "0.codes names a centroid that is not among its 4"),
+        ("negative code", "1.codes names a centroid that is not among its 4"),
         ("passage", "its ivf lists a passage that it does not have"),
         ("lengths", "its ivf_lengths are not those"),
         ("dtype", "0.codes is float32, where colbert-ai has int32 or int64"),

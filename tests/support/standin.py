@@ -62,8 +62,9 @@ def make_sites(folder: Path, body: str = WELL, seconds: float = 0.3) -> list[str
     for number, version in enumerate(VERSIONS):
         (folder / "sites" / version / "torch").mkdir(parents=True)
         # The last two versions make the same.
-        arrays = index_arrays()
-        arrays["centroids"] = index_arrays(seed=min(number, 2))["centroids"]
+        # As many dimensions as the checkpoint says.
+        arrays = index_arrays(dim=16)
+        arrays["centroids"] = index_arrays(seed=min(number, 2), dim=16)["centroids"]
         write_index(folder / version, arrays)
     return ["--sites", str(folder / "sites"), "--site-python", str(fake.python)]
 
