@@ -11,13 +11,13 @@ import click
 from harness.commands.options import (
     Writable,
     capture_option,
-    cell_options,
     cluster_options,
     evict_option,
     local_options,
     markdown_option,
     repeats_option,
     sites_options,
+    table_options,
 )
 from harness.errors import ExitCode, InfrastructureError, UsageError, printable
 
@@ -40,7 +40,7 @@ def _hours(_context: click.Context, _option: click.Parameter, value: float | Non
 
 @click.command(name="sweep")
 @click.argument("versions", nargs=-1)
-@cell_options
+@table_options
 @sites_options
 @repeats_option
 @local_options

@@ -118,7 +118,9 @@ def _note(
 ) -> str:
     if not counts:
         unknown = f"The noise floor is not known: no repeat of {comparison.a} or {comparison.b} is stored."
-        return f"{unknown} `harness index {version} --repeat {version}` runs one."
+        return (
+            f"{unknown} `harness {comparison.kind.name} {version} --repeat {version}` with the same options runs one."
+        )
     runs = " and ".join(f"{name} was run {count(number, 'more time')}" for name, number in counts.items())
     tensors = [n for n, rows in seen.items() if any(r.tensor and not r.unknown and not r.bit_equal for r in rows)]
     changed = f"which changed {', '.join(comparison.kind.in_order(tensors))}" if tensors else "which changed no tensor"

@@ -72,7 +72,7 @@ def sentences(reduced: Reduced) -> list[str]:
         more = f" and {len(unknown) - _SHOWN} more steps" if len(unknown) > _SHOWN else ""
         lines.append(
             f"Noise floor: not known for {', '.join(unknown[:_SHOWN])}{more}, because neither version is stored with a "
-            f"repeat: `harness index {first} --repeat {first}` with the same options makes one."
+            f"repeat: `harness {shown[0].a.job_kind.name} {first} --repeat {first}` with the same options makes one."
         )
     if gaps := len(reduced.rows) - len(compared):
         steps = count(len(reduced.rows), "step")

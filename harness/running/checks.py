@@ -67,8 +67,8 @@ def parse_repeats(matrix: Matrix, values: Sequence[str], versions: Sequence[str]
     return parsed
 
 
-def two_versions(matrix: Matrix, a: str, b: str, command: str) -> tuple[str, str]:
-    """The two versions of a command that explains their difference.
+def two_versions(matrix: Matrix, a: str, b: str, command: str, job: str = "index") -> tuple[str, str]:
+    """The two versions of a command that explains the difference of two cells of a kind of job.
 
     Raises:
         UsageError: one is unknown, or they are the same.
@@ -77,7 +77,7 @@ def two_versions(matrix: Matrix, a: str, b: str, command: str) -> tuple[str, str
     if a == b:
         raise UsageError(
             f"A and B are both {a}, and {command} explains the difference between two versions: `harness doctor "
-            f"--repeats 2 --version {a}` says what changes from run to run of one, `harness index {a} --repeat {a}` "
-            f"and `harness compare {a} {a}#1` compare two of its runs."
+            f"--repeats 2 --version {a}` says what changes from run to run of one, `harness {job} {a} --repeat {a}` "
+            f"and `harness compare --job {job} {a} {a}#1` with the same options compare two of its runs."
         )
     return a, b

@@ -654,7 +654,7 @@ WRONG: tuple[tuple[str, str], ...] = (
     ("blame 2.8.0 2.8.0 GOOD", "A and B are both 2.8.0, and blame explains"),
     ("blame x 2.8.0 GOOD", "'x' is not a version"),
     ("blame 2.7.1 2.8.0 GOOD --output FILE/x", "--output: FILE is not a folder"),
-    ("swap 2.7.1 2.7.1 sample GOOD", "`harness compare 2.7.1 2.7.1#1` compare two of its runs"),
+    ("swap 2.7.1 2.7.1 sample GOOD", "`harness compare --job index 2.7.1 2.7.1#1` with the same options"),
     ("swap 2.7.1 2.8.0 local_sample_emb GOOD", "'local_sample_emb' cannot be swapped; these can: D, local_sample_embs"),
     ("swap 2.7.1 2.8.0 sample embs_1 GOOD", "There is no 'embs_1': colbert-ai encodes 2 passages in 1 chunk"),
     ("swap 2.7.1 2.8.0 sample GOOD --output FILE", "--output: FILE is not a folder"),

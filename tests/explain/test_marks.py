@@ -73,7 +73,7 @@ def test_origin_and_inherited(runs: Runs) -> None:
     assert {"centroids": "origin", "0.codes": "inherited"} == changes(found)
     assert {None} == {one.above_noise for one in found.artifacts}
     assert "Inherited: what it is computed from differs (centroids)." in text(found)
-    assert "`harness index 2.7.1 --repeat 2.7.1` runs one" in text(found)
+    assert "`harness index 2.7.1 --repeat 2.7.1` with the same options runs one" in text(found)
 
 
 def test_places_of_directories_are_relative_to_what_they_hold(tmp_path: Path) -> None:
