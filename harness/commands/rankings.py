@@ -20,6 +20,10 @@ from harness.commands.options import group_option, selection_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 @click.option("--queries", help="What stored searches searched for, where it is not the collection's own.")
 @click.option("--limit-queries", type=click.IntRange(min=1), help="Only the first N queries, as they were searched.")
+@click.option(
+    "--search-k", "k", type=click.IntRange(min=1),
+    help="Passages that stored searches were to return (their --k), where it is not matrix.yaml's.",
+)  # fmt: skip
 @selection_options
 @group_option
 def command(a: str, b: str, cutoffs: tuple[int, ...], as_json: bool, group: str | None, **options: Any) -> int:

@@ -69,6 +69,7 @@ def test_every_command_that_reads_the_store_means_searches_by_job(run, shell):
 
     code, out, _ = run("compare", "2.8.0", "2.8.0 on 2.7.0", "--job", "search")
     assert "bit for bit the same" not in out
+    assert "`harness search 2.8.0 --repeat 2.8.0` with the same options runs one" in out
     assert code == 1
     code, out, _ = run("compare", "2.8.0", "2.8.0 on 2.7.1", "--job", "search")
     assert (code, "bit for bit the same in all 3 tensors of the answer" in out) == (0, True), out
@@ -98,6 +99,40 @@ def test_a_sweep_of_searches_is_resumed_and_reduced(run, shell):
     assert "changed" in out
     assert run("sweep", "2.7.0", "2.7.1", "2.8.0", "--job", "search", *shell.sites, *tables)[0] == 0
     assert ran(shell.folder / "made") == before
+
+
+def test_all_deployments_of_a_pair_are_stored_once_and_a_table_of_indexes_answers_by_them(run, shell):
+    pair = ["2.6.0", "2.7.0"]
+    assert run("search", *pair, "--deployments", *shell.sites)[0] == 0
+    before = ran(shell.folder / "made")
+
+    for on in pair:
+        code, out, _ = run("plan", *pair, "--job", "search", "--on", on)
+        assert (code, "0 of 2 cells would run" in out) == (0, True), out
+    code, out, err = run("search", *pair, "--deployments", *shell.sites)
+    assert (code, out.startswith("4 of 4 cells ended well")) == (0, True), (out, err)
+    _, out, err = run("sweep", *pair, *shell.sites, "--output", str(shell.folder / "indexed"))
+    assert "Must I re-index?" in out, (out, err)
+    assert ran(shell.folder / "made") == before
+    rows = pq.read_table(shell.folder / "indexed" / "consecutive.parquet").to_pylist()
+    # What is found is the same in all four, and the indexes are not.
+    assert [(row["a"], row["b"], row["verdict"]) for row in rows] == [(*pair, "keep")]
+
+
+def test_deployments_are_of_each_version_s_own_index(run, shell):
+    code, _, err = run("search", "2.7.0", "2.8.0", "--deployments", "--on", "2.7.0", *shell.sites)
+
+    assert (code, "leave --on and --index out" in err) == (2, True), err
+
+
+def test_rankings_of_one_cell_and_of_its_repeat_are_identical(run, shell):
+    """2.7.1 and 2.8.0 made the same index, so that `2.8.0 on 2.7.1` is the cell of 2.8.0."""
+    assert run("search", "2.7.1", "2.8.0", "--repeat", "2.7.1", *shell.sites)[0] == 0
+
+    for a, b in (("2.8.0", "2.8.0 on 2.7.1"), ("2.7.1", "2.7.1#1"), ("2.7.1", "2.8.0")):
+        code, out, err = run("rankings", a, b, "--search-k", "3", "--json")
+        assert code == 0, (out, err)
+        assert json.loads(out)["identical"] == 1
 
 
 @pytest.mark.parametrize(
