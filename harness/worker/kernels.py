@@ -1,8 +1,9 @@
 """colbert-ai's C++ and CUDA kernels for searching, in NumPy and torch: no compiler is needed to search.
 
 Each gives the bits of the kernel that it replaces for whatever a search can hand it; a test compiles colbert-ai's own
-sources and compares. On the CPU they are NumPy on one thread: a search is many small steps, and torch's threads wait
-for each other at the end of every one. `benchmarks/kernels.py` times both.
+sources and compares. On the CPU they are NumPy on one thread: a search is many small steps, and threads wait for each
+other at the end of every one. `benchmarks/kernels.py` times each, and all of a search together; MaxSim alone can take
+longer than colbert-ai's on two threads.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ _UNSEEN = -9999.0
 
 _AT_ONCE = 1 << 17
 """Values that are worked on together: a buffer of this size is used again and again, and stays in a core's cache."""
+
+_TORCH_ALONE = 1 << 15
+"""Values from which on torch shares a sum out among its threads (`at::internal::GRAIN_SIZE`)."""
 
 Array = numpy.ndarray[Any, Any]
 
@@ -81,8 +85,11 @@ def segmented_maxsim(scores: torch.Tensor, lengths: torch.Tensor) -> torch.Tenso
     _expect(scores=(scores, torch.float32), lengths=(lengths, torch.int64))
     starts = lengths.cumsum(0) - lengths
     best = _segmented_max(scores.numpy(), None, starts.numpy(), lengths.numpy(), 0.0)
-    # Adding 0 makes -0 the 0 that the kernel starts from. As there, it is torch that sums.
-    return torch.from_numpy(best).add_(0.0).sum(1)
+    best += 0.0  # -0 becomes the 0 that the kernel starts from
+    # As there, it is torch that sums: each row by itself, however many there are. So few at a time that it does not
+    # wake its threads: to wait for them can cost more than all else here.
+    together = max(1, (_TORCH_ALONE - 1) // best.shape[1])
+    return torch.cat([part.sum(1) for part in torch.from_numpy(best).split(together)])
 
 
 def segmented_lookup(
@@ -175,9 +182,9 @@ def _kept(codes: Array, starts: Array, lengths: Array, kept: Array) -> tuple[Arr
         rows = numpy.arange(bounds[-1])
         rows += numpy.repeat(starts[begin:stop] - bounds[:-1], lengths[begin:stop])
         of_part = codes.take(rows)
-        chosen = kept.take(of_part)
-        counts.append(numpy.diff(numpy.concatenate(([0], chosen.cumsum()))[bounds]))
-        found.append(of_part[chosen])
+        chosen = numpy.flatnonzero(kept.take(of_part))
+        counts.append(numpy.diff(chosen.searchsorted(bounds)))
+        found.append(of_part.take(chosen))
     left = numpy.concatenate(counts)
     return left.cumsum() - left, left, numpy.concatenate(found)
 

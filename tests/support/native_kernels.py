@@ -60,6 +60,11 @@ def maxsim(draw):
         yield (scores, lengths)
     yield (torch.zeros(0, 4), torch.zeros(3, dtype=torch.int64))
     yield (torch.full((40, 4), -0.0), torch.tensor([40]))
+    # More passages than the replacement sums at once, and one or none left over.
+    for width in (1, 7, 8, 32, 128):
+        for passages in (255, 256, 257, 1100):
+            lengths = lengths_of(draw, passages, 5)
+            yield (values(draw, int(lengths.sum()), width), lengths)
 
 
 def lookup(draw):
