@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -81,8 +82,9 @@ def test_no_module_of_the_harness_can_unpickle() -> None:
             continue
         source = path.read_text(encoding="utf-8")
         for word in ("import pickle", "pickle.load", "allow_pickle=True", "import dill", "joblib", "read_pickle",
-                     "yaml.load(", "yaml.unsafe", "shelve", "marshal", "eval(", "exec("):  # fmt: skip
+                     "yaml.load(", "yaml.unsafe", "shelve", "marshal"):  # fmt: skip
             assert word not in source, f"{path}: {word}"
+        assert not re.search(r"\b(eval|exec)\(", source), path
 
 
 def test_an_index_that_holds_a_pickle_in_place_of_each_file_runs_nothing(tmp_path: Path) -> None:
@@ -271,7 +273,7 @@ def test_a_hub_cannot_name_a_file_or_a_commit_outside_the_cache(tmp_path: Path) 
 
 
 def hostile_record(**changes: Any) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads(json.dumps(cell(), default=vars))
+    record: dict[str, Any] = json.loads(json.dumps(cell().to_json()))
     for field, value in changes.items():
         place, *parts = field.split("__")
         inner = record
