@@ -39,14 +39,16 @@ def lay_out(source: str, target: str) -> None:
     with open(os.path.join(source, "metadata.json"), encoding="utf-8") as file:
         chunks = range(json.load(file)["num_chunks"])
     parts = _PARTS | {f"{n}.{kind}.pt": (f"{n}.{kind}",) for n in chunks for kind in ("codes", "residuals")}
-    try:
-        for name, tensors in parts.items():
-            held = [load_file(os.path.join(source, f"{tensor}.safetensors"))["tensor"] for tensor in tensors]
-            torch.save(held[0] if len(held) == 1 else tuple(held), os.path.join(target, name))
-        for name in ("metadata.json", "plan.json", *(f"doclens.{n}.json" for n in chunks)):
-            shutil.copyfile(os.path.join(source, name), os.path.join(target, name))
-    except FileNotFoundError as error:
-        raise Ended("crashed", f"The index has no {os.path.basename(str(error.filename))}.") from error
+    plain = ("metadata.json", "plan.json", *(f"doclens.{n}.json" for n in chunks))
+    # The error of safetensors' own loader does not say which file it is.
+    for name in (*(f"{one}.safetensors" for tensors in parts.values() for one in tensors), *plain):
+        if not os.path.exists(os.path.join(source, name)):
+            raise Ended("crashed", f"The index has no {name}.")
+    for name, tensors in parts.items():
+        held = [load_file(os.path.join(source, f"{tensor}.safetensors"))["tensor"] for tensor in tensors]
+        torch.save(held[0] if len(held) == 1 else tuple(held), os.path.join(target, name))
+    for name in plain:
+        shutil.copyfile(os.path.join(source, name), os.path.join(target, name))
 
 
 def run(cell: dict[str, Any], out_dir: str, phases: Any, notes: Notes) -> dict[str, Any]:
