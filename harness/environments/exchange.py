@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fnmatch
 import mmap
 import os
 import re
@@ -94,6 +95,9 @@ def _blocks(path: Path) -> dict[str, str]:
 # ---- what the dynamic loader would miss
 
 _NO_FILE = re.compile(r"(?P<file>[\w.+-]+\.so[.\d]*): cannot open shared object file")
+# torch's own search for its libraries (`_preload_cuda_deps`), by a pattern as a shell has them.
+_NOT_PRELOADED = re.compile(r"(?P<file>lib[\w+-]+\.so\S*) not found in the system path")
+_NO_MODULE = re.compile(r"No module named '(?P<module>\w+)'")
 _NO_SYMBOL = re.compile(
     r"(?:(?P<asking>[\w.+-]+\.so[.\d]*): )?(?:undefined symbol: |symbol )(?P<symbol>\w+),?"
     r"(?: version (?P<version>\S+?))?(?: not defined in file (?P<file>\S+)|[\s,)]|$)"
@@ -102,10 +106,11 @@ _NO_SYMBOL = re.compile(
 
 @dataclass(frozen=True)
 class Missing:
-    """What the dynamic loader did not find.
+    """What the dynamic loader, torch or Python did not find.
 
     Attributes:
-        file: name of the library that is missing, or that should define the symbol; empty if the loader does not say.
+        file: name of the library that is missing, as a pattern where torch has one, or that should define the symbol;
+            the first part of a module's name; empty if the loader does not say.
         symbol: the symbol that is missing; empty if it is the whole library.
         asking: name of the library that needs it; empty if the loader does not say.
     """
@@ -116,9 +121,11 @@ class Missing:
 
 
 def unresolved(reason: str) -> Missing | None:
-    """Read a message of the dynamic loader (glibc's `ld.so`); None if it is not about a missing library or symbol."""
-    if found := _NO_FILE.search(reason):
+    """Read a message of the dynamic loader (glibc's `ld.so`) or of an import; None if it names nothing missing."""
+    if found := _NO_FILE.search(reason) or _NOT_PRELOADED.search(reason):
         return Missing(file=found["file"])
+    if found := _NO_MODULE.search(reason):
+        return Missing(file=found["module"])
     if found := _NO_SYMBOL.search(reason):
         version = found["version"] or ""
         file = found["file"] or (version if ".so" in version else "")
@@ -127,9 +134,14 @@ def unresolved(reason: str) -> Missing | None:
 
 
 def owns(site: Path, package: str, file: str) -> bool:
-    """Whether a package of a site folder holds a library of this name."""
+    """Whether a package of a site folder holds a library or a module of this name."""
     metadata = packages_in(site).get(normal_name(package))
-    return metadata is not None and any(path.name == file for path in files_of(site, metadata))
+    return metadata is not None and any(_is(path, file) for path in files_of(site, metadata))
+
+
+def _is(path: Path, file: str) -> bool:
+    """Whether a file of a site folder is a library of this name or pattern, or belongs to a module of this name."""
+    return fnmatch.fnmatchcase(path.name, file) or path.parts[0] in (file, f"{file}.py")
 
 
 def provider(site: Path, packages: Iterable[str], missing: Missing) -> str | None:
@@ -139,19 +151,19 @@ def provider(site: Path, packages: Iterable[str], missing: Missing) -> str | Non
     library is looked at first.
     """
     there = packages_in(site)
-    libraries = [
+    files = [
         (path, package)
         for package in packages
         if normal_name(package) in there
         for path in files_of(site, there[normal_name(package)])
-        if ".so" in path.name
     ]
-    for path, package in libraries:
-        if path.name == missing.file:
+    for path, package in files:
+        if _is(path, missing.file):
             return package
     if not missing.symbol:
         return None
     wanted = b"\0" + missing.symbol.encode() + b"\0"
+    libraries = [(path, package) for path, package in files if ".so" in path.name]
     for path, package in sorted(libraries, key=lambda item: (site / item[0]).stat().st_size):
         if _holds(site / path, wanted):
             return package

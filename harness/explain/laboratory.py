@@ -73,7 +73,7 @@ class Laboratory:
 
             taken, seen = asked, {asked}
             done = first = tried(taken)
-            while done.outcome == "import_failed":
+            while done.result == UNRESOLVED:
                 taken = self._adapted(side, other, taken, done.reason)
                 # An exchange of which nothing is left is none, and one that was tried fails again.
                 if not taken & asked or taken in seen:

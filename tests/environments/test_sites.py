@@ -121,7 +121,10 @@ def test_deleting_what_was_made_leaves_the_originals(sites: tuple[Path, Path], t
          Missing("libcupti.so.12", "cuptiActivity", "libtorch_cpu.so")),
         ("x/libcusparse.so.12: symbol __nvJit_12_4, version libnvJitLink.so.12 not defined in file libnvJitLink.so.12",
          Missing("libnvJitLink.so.12", "__nvJit_12_4", "libcusparse.so.12")),
-        ("ModuleNotFoundError: No module named 'sympy'", None),
+        ("ValueError in phase import: libcupti.so.*[0-9].*[0-9] not found in the system path ['/a', '/b']",
+         Missing(file="libcupti.so.*[0-9].*[0-9]")),
+        ("ModuleNotFoundError: No module named 'sympy'", Missing(file="sympy")),
+        ("RuntimeError: expected scalar type Float", None),
     ],
 )  # fmt: skip
 def test_the_loader_says_what_is_missing(said: str, missing: Missing | None) -> None:
@@ -136,5 +139,7 @@ def test_the_package_with_a_missing_library_or_symbol_is_found(sites: tuple[Path
     assert provider(sites[0], packages, Missing(symbol="cudnnCreate")) == "nvidia-cudnn-cu12"
     assert provider(sites[0], packages, Missing(symbol="cudnn")) is None
     assert provider(sites[0], packages, Missing(file="libnccl.so.2")) is None
+    assert provider(sites[0], packages, Missing(file="libcublas.so.*[0-9]")) == "nvidia-cublas-cu12"
+    assert provider(sites[0], packages, Missing(file="torch")) == "torch"
     assert owns(sites[0], "nvidia-cudnn-cu12", "libcudnn.so.9")
     assert not owns(sites[0], "triton", "libcudnn.so.9")
