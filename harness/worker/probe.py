@@ -11,7 +11,7 @@ import torch
 
 from harness.worker.outcomes import Ended
 from harness.worker.probes.bench import Bench
-from harness.worker.steps import Setting
+from harness.worker.setting import Setting
 
 
 def probe(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:

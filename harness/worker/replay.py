@@ -18,6 +18,7 @@ from harness.worker import steps
 from harness.worker.index import require_device
 from harness.worker.outcomes import ending
 from harness.worker.recording import Recorder, Shelf, decode, digests, encode, references, tensor_digest, write_calls
+from harness.worker.setting import Setting
 
 Job = Callable[[dict[str, Any], str, Any], dict[str, Any]]
 
@@ -37,13 +38,13 @@ def _read(files: str | list[str]) -> torch.Tensor:
     return torch.cat([load_file(file)["tensor"] for file in files])
 
 
-def _modules(cell: dict[str, Any], setting: steps.Setting) -> dict[str, Any]:
+def _modules(cell: dict[str, Any], setting: Setting) -> dict[str, Any]:
     if cell["step"] not in steps.ENCODING:
         return {}
     return {name: module for name, module in setting.model().named_modules() if name}
 
 
-def _recorded(cell: dict[str, Any], setting: steps.Setting, shelf: Shelf) -> tuple[list[dict[str, Any]], steps.Tensors]:
+def _recorded(cell: dict[str, Any], setting: Setting, shelf: Shelf) -> tuple[list[dict[str, Any]], steps.Tensors]:
     modules = _modules(cell, setting)
     recorder = Recorder(shelf, modules)
     inputs = read_inputs(cell)
@@ -54,13 +55,13 @@ def _recorded(cell: dict[str, Any], setting: steps.Setting, shelf: Shelf) -> tup
     return recorder.calls, outputs
 
 
-def prepare(cell: dict[str, Any], phases: Any) -> steps.Setting:
+def prepare(cell: dict[str, Any], phases: Any) -> Setting:
     """Import and load what the step of a cell needs.
 
     Raises:
         Ended: `unsupported` where it cannot run here.
     """
-    setting = steps.Setting.imported(cell, phases)
+    setting = Setting.imported(cell, phases)
     with phases("load"):
         if cell["step"] in steps.ENCODING:
             setting.model()
@@ -116,7 +117,7 @@ def record(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
     return {"outputs": found, "recorder_is_neutral": found == plain, "calls": len(calls)}
 
 
-def _resolve(call: dict[str, Any], modules: dict[str, Any], setting: steps.Setting) -> Any:
+def _resolve(call: dict[str, Any], modules: dict[str, Any], setting: Setting) -> Any:
     """What to call in this environment; `LookupError` where it does not exist."""
     name = call["name"]
     if call["kind"] == "step":
@@ -134,9 +135,7 @@ def _resolve(call: dict[str, Any], modules: dict[str, Any], setting: steps.Setti
     return found
 
 
-def _replayed(
-    call: dict[str, Any], function: Any, setting: steps.Setting, source: Shelf, target: Shelf
-) -> dict[str, Any]:
+def _replayed(call: dict[str, Any], function: Any, setting: Setting, source: Shelf, target: Shelf) -> dict[str, Any]:
     args, kwargs = decode(call["args"], source), decode(call["kwargs"], source)
     mixed = call["kind"] in {"module", "function"} and setting.has_model
     with torch.no_grad(), setting.model().amp_manager.context() if mixed else contextlib.nullcontext():
@@ -225,7 +224,7 @@ def trim(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
     require_device(cell)
     source = Shelf(os.path.join(cell["recording"], "tensors"))
     call = cell["call"]
-    function = _resolve(call, {}, steps.Setting({**cell, "step": ""}))
+    function = _resolve(call, {}, Setting({**cell, "step": ""}))
     whole = load_file(cell["whole"])["tensor"]
     made: list[str | None] = []
     pinned: list[bool] = []

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from harness.worker.kernels import segmented_lookup
 from harness.worker.search_capture import answer_of, digest, ragged
-
-if TYPE_CHECKING:
-    from harness.worker.steps import Setting
+from harness.worker.setting import Setting
 
 Tensors = dict[str, torch.Tensor]
 QUERY_BATCH = 128

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from harness.worker.outcomes import Ended
-from harness.worker.steps import Setting
+from harness.worker.setting import Setting
 
 FULL, MIXED = "full", "mixed"
 

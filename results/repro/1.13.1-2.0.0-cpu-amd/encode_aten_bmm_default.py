@@ -1,0 +1,35 @@
+"""torch 1.13.1 and 2.0.0 give different results for aten.bmm.default on the same input.
+
+Found in colbert-ai's indexer: step 'encode', module model.bert.encoder.layer.0.attention.self, from torch.matmul: 1,172,841 of 1,990,656 elements, at most 9.16e-05 (50524 ULP).
+The input is cut to a part on which both versions give the bits that they give on the whole.
+Needs torch and encode_aten_bmm_default.bin beside this file. Run it under both versions.
+"""
+import os
+
+import torch
+
+torch.set_num_threads(2)
+with open(os.path.splitext(os.path.abspath(__file__))[0] + ".bin", "rb") as file:
+    data = bytearray(file.read())
+
+
+def tensor(offset, dtype, shape, stride=None):
+    count = torch.Size(shape).numel()
+    found = torch.frombuffer(data, dtype=dtype, count=count, offset=offset).reshape(shape).to("cpu")
+    if stride is None:
+        return found
+    return torch.empty_strided(shape, stride, dtype=dtype, device=found.device).copy_(found)
+
+
+with torch.inference_mode():
+    result = torch.ops.aten.bmm.default(tensor(256, torch.float32, (1, 4, 32)), tensor(768, torch.float32, (1, 32, 16)))
+result = (result if torch.is_tensor(result) else result[0]).cpu().contiguous()
+expected = tensor(0, torch.float32, (1, 4, 16)).cpu()
+bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[expected.element_size()]
+differs = result.view(bits) != expected.view(bits)
+count = f"{int(differs.sum())} of {differs.numel()} elements"
+print(f"torch {torch.__version__}: {count} differ from torch 1.13.1's")
+if differs.any():
+    where = tuple(differs.nonzero()[0].tolist())
+    apart = (result.double() - expected.double()).abs().max().item()
+    print(f"at most {apart:.4g} apart; at {where} {result[where].item()!r}, not {expected[where].item()!r}")
