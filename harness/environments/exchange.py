@@ -95,9 +95,10 @@ def _blocks(path: Path) -> dict[str, str]:
 # ---- what the dynamic loader would miss
 
 _NO_FILE = re.compile(r"(?P<file>[\w.+-]+\.so[.\d]*): cannot open shared object file")
-# torch's own search for its libraries (`_preload_cuda_deps`), by a pattern as a shell has them.
+# torch's own search for its libraries (`_preload_cuda_deps`), by a pattern as a shell has them; and a module that is
+# not there, of which torch 2.0 only says that its name is not defined.
 _NOT_PRELOADED = re.compile(r"(?P<file>lib[\w+-]+\.so\S*) not found in the system path")
-_NO_MODULE = re.compile(r"No module named '(?P<module>\w+)'")
+_NO_MODULE = re.compile(r"(?:No module named|name) '(?P<module>\w+)'")
 _NO_SYMBOL = re.compile(
     r"(?:(?P<asking>[\w.+-]+\.so[.\d]*): )?(?:undefined symbol: |symbol )(?P<symbol>\w+),?"
     r"(?: version (?P<version>\S+?))?(?: not defined in file (?P<file>\S+)|[\s,)]|$)"

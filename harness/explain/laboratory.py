@@ -92,12 +92,16 @@ class Laboratory:
         if missing is None:
             return taken
         mine, theirs = (site_of(one.interpreter()) for one in (side, other))
-        versions = difference(*(self.experiment.lock(one.cell.version) for one in (side, other)))
+        locks = [self.experiment.lock(one.cell.version) for one in (side, other)]
+        versions = difference(*locks)
         # What is missing belongs to the side that the library comes from which asks for it; torch's, if none is named.
         asking = next((p for p in versions if missing.asking and owns(mine, p, missing.asking)), None)
         asking = asking or next((p for p in versions if missing.asking and owns(theirs, p, missing.asking)), "torch")
         exchanged = asking in taken
         found = provider(theirs if exchanged else mine, (p for p in versions if p != asking), missing)
+        if found in taken and exchanged:
+            # It is there, and does not import without what it requires itself.
+            return taken | {name for name in versions if found in locks[1].parents.get(name, ())}
         if found is None or (found in taken) == exchanged:
             return taken
         return taken | {found} if exchanged else taken - {found}

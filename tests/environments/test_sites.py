@@ -124,6 +124,7 @@ def test_deleting_what_was_made_leaves_the_originals(sites: tuple[Path, Path], t
         ("ValueError in phase import: libcupti.so.*[0-9].*[0-9] not found in the system path ['/a', '/b']",
          Missing(file="libcupti.so.*[0-9].*[0-9]")),
         ("ModuleNotFoundError: No module named 'sympy'", Missing(file="sympy")),
+        ("NameError in phase import: name 'sympy' is not defined", Missing(file="sympy")),
         ("RuntimeError: expected scalar type Float", None),
     ],
 )  # fmt: skip
