@@ -156,17 +156,19 @@ def test_an_answer_that_is_not_the_truth_is_said(changes: dict[str, Any], words:
 # Runs the worker as `-m harness.worker` does, and stays at the start of one phase until it is killed: over 20 passages
 # a phase can be shorter than the time between two looks of the supervisor.
 LINGER = """
-import signal, sys
+import contextlib, signal, sys
 from harness.worker import __main__ as worker
 
-enter = worker.Phases.enter
+timed = worker.Phases.__call__
 
+@contextlib.contextmanager
 def linger(self, name):
-    enter(self, name)
-    if name == open(__file__ + ".phase").read():
-        signal.pause()
+    with timed(self, name):
+        if name == open(__file__ + ".phase").read():
+            signal.pause()
+        yield
 
-worker.Phases.enter = linger
+worker.Phases.__call__ = linger
 sys.argv = sys.argv[sys.argv.index("harness.worker"):]
 sys.exit(worker.main(sys.argv))
 """

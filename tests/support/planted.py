@@ -186,6 +186,7 @@ class PlantedExperiment(Experiment):
             )
         )
         self.job = self.job.model_copy(update=SMALL)
+        self.matrix = self.matrix.model_copy(update={"versions": [*self.matrix.versions, OTHER]})
         self.made = folder / "locks"
         path = lock_path(self.made, OTHER, "cpu")
         path.parent.mkdir(parents=True, exist_ok=True)
