@@ -34,6 +34,7 @@ from harness.explain.laboratory import Laboratory
 from harness.explain.locate import Location, locate
 from harness.explain.pair import Pair, Side
 from harness.explain.replay import CallVerdict
+from harness.inputs.matrix import Listed
 from harness.report.location_text import noisy_calls
 from harness.running.experiment import Experiment, Selection
 from harness.running.job import JobResult, Workbench, workbench
@@ -186,7 +187,9 @@ class PlantedExperiment(Experiment):
             )
         )
         self.job = self.job.model_copy(update=SMALL)
-        self.matrix = self.matrix.model_copy(update={"versions": [*self.matrix.versions, OTHER]})
+        self.matrix = self.matrix.model_copy(
+            update={"listed": [*self.matrix.listed, Listed.model_construct(version=OTHER)]}
+        )
         self.made = folder / "locks"
         path = lock_path(self.made, OTHER, "cpu")
         path.parent.mkdir(parents=True, exist_ok=True)
