@@ -266,6 +266,30 @@ def test_a_library_without_which_torch_does_not_load_cannot_be_exchanged(laborat
     assert (tried.along, tried.kept) == ((), ())
 
 
+def test_a_module_that_torch_imports_comes_along_with_what_it_requires_itself(
+    laboratory: Laboratory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with 1.13.1 and 2.0.0: torch says the same without sympy as with it and without mpmath, in a NameError."""
+    with (tmp_path / "2.txt").open("a") as lock:
+        for name, parent in (("sympy", "torch"), ("mpmath", "sympy"), ("lit", "torch")):
+            package(tmp_path / "2", name, "2", {f"{name}/__init__.py": ""})
+            lock.write(f"{name}==2 \\\n    --hash=sha256:2{'0' * 63}\n    # via {parent}\n")
+
+    def result(_self: Laboratory, _side: Side, interpreter: Interpreter) -> tuple[str, str, str]:
+        assert interpreter.site is not None
+        outcome = _loads(interpreter.site)
+        if outcome[2] == "new" and not all((interpreter.site / name).exists() for name in ("sympy", "mpmath")):
+            return "crashed", "NameError in phase import: name 'sympy' is not defined", ""
+        return outcome
+
+    monkeypatch.setattr(Laboratory, "result", result)
+
+    tried = laboratory.observe(("old", "new"))("A", [Unit("torch", ("torch",))])
+
+    assert tried.result == AS_B
+    assert tried.along == ("mpmath", "nvidia-nccl-cu12", "sympy")
+
+
 def test_a_row_says_which_packages_were_exchanged_in_fact(laboratory: Laboratory) -> None:
     found = find(units_of(changed(*VERSIONS), apart=True), laboratory.observe(("old", "new")), ("1", "2"))
     cell = SimpleNamespace(cell=SimpleNamespace(label="1"))
