@@ -36,9 +36,10 @@ sys.path.insert(0, str(ROOT))
 
 from harness.report.reduce import reduce_cells  # noqa: E402
 from harness.running.choice import planned_cells  # noqa: E402
-from harness.running.experiment import Experiment, Selection  # noqa: E402
+from harness.running.experiment import Experiment  # noqa: E402
 from harness.running.plan import Planned, plan_cells  # noqa: E402
 from harness.running.progress import Board  # noqa: E402
+from harness.running.selection import Selection  # noqa: E402
 from harness.running.slurm.follower import Follower  # noqa: E402
 from harness.running.slurm.record import Options, Sweep  # noqa: E402
 from harness.running.slurm.start import save_sweep  # noqa: E402

@@ -20,8 +20,9 @@ from pathlib import Path
 from harness.environments.build import ensure_environment
 from harness.environments.interpreter import Interpreter
 from harness.inputs.passages import write_jsonl
-from harness.running.experiment import Experiment, Selection
+from harness.running.experiment import Experiment
 from harness.running.job import worker_copy, worker_environment
+from harness.running.selection import Selection
 
 MODES = ("bare", "final", "full")
 BARE = Path(__file__).with_name("bare_index.py")

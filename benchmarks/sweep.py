@@ -31,9 +31,10 @@ from harness.environments.lockfile import Lock  # noqa: E402
 from harness.home import Home  # noqa: E402
 from harness.inputs.matrix import Matrix  # noqa: E402
 from harness.running import sweep  # noqa: E402
-from harness.running.experiment import Experiment, Selection  # noqa: E402
+from harness.running.experiment import Experiment  # noqa: E402
 from harness.running.plan import plan_cells  # noqa: E402
 from harness.running.progress import Board  # noqa: E402
+from harness.running.selection import Selection  # noqa: E402
 from tests.support.fake_worker import fake_interpreter  # noqa: E402
 from tests.support.standin import make_inputs  # noqa: E402
 

@@ -27,9 +27,10 @@ from harness.environments.build import Environment
 from harness.environments.interpreter import Interpreter
 from harness.home import Home
 from harness.inputs.recipe import PASSAGES_SEED
-from harness.running.experiment import Experiment, Selection
+from harness.running.experiment import Experiment
 from harness.running.job import worker_copy
 from harness.running.runner import run_cell
+from harness.running.selection import Selection
 from harness.store.cell import Cell
 from harness.store.store import Store
 from harness.tensors.safetensors import write_safetensors

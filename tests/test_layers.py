@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,35 @@ def test_every_contract_breaks_where_a_forbidden_import_is_planted(tmp_path):
     assert planted.returncode == 1, planted.stdout + planted.stderr
     assert " 0 kept" in planted.stdout
     assert not [arrow for arrow in SEEN if arrow not in planted.stdout], planted.stdout
+
+
+def imported_modules(text: str, modules: set[str]) -> set[str]:
+    """Modules of the package that a file imports anywhere, also where only a type checker or a call gets there."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(text)):
+        match node:
+            case ast.Import(names=names):
+                found |= {alias.name for alias in names}
+            case ast.ImportFrom(module=str(module), names=names):
+                found |= {f"{module}.{alias.name}" for alias in names} | {module}
+    return found & modules
+
+
+def test_no_module_imports_one_that_imports_it_not_even_for_a_type():
+    texts = {
+        ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file.read_text("utf-8")
+        for file in PACKAGE.rglob("*.py")
+    }
+    imports = {name: imported_modules(text, set(texts)) - {name, "harness"} for name, text in texts.items()}
+
+    TopologicalSorter(imports).prepare()  # raises CycleError
+
+
+def test_a_circle_by_a_lazy_import_is_seen():
+    texts = {"a": "def late():\n    from b import value", "b": "if TYPE_CHECKING:\n    import a"}
+
+    with pytest.raises(CycleError):
+        TopologicalSorter({name: imported_modules(text, set(texts)) for name, text in texts.items()}).prepare()
 
 
 def private_names(text: str) -> Iterator[str]:

@@ -15,8 +15,9 @@ import pytest
 
 from harness.environments.build import ensure_environment
 from harness.environments.interpreter import Interpreter
-from harness.running.experiment import Experiment, Selection
+from harness.running.experiment import Experiment
 from harness.running.runner import run_cell
+from harness.running.selection import Selection
 from harness.store.audit import verify
 from harness.store.cell import Cell
 from tests.reliability.__main__ import in_table, main

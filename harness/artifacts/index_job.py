@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from harness.artifacts.kind import Batches, Blocks, JobKind, Made, Meaning, Replay
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from harness.artifacts.source import ArtifactSource
-    from harness.tensors.tensor import Tensor
 
 _TOKENS = {"input_ids": "tensorize_output.input_ids", "attention_mask": "tensorize_output.attention_mask"}
 _ORDER = "tensorize_output.reverse_indices"
@@ -26,12 +22,6 @@ def _meaning(a: ArtifactSource, b: ArtifactSource) -> Meaning:
     from harness.artifacts.index_meaning import IndexMeaning
 
     return IndexMeaning(INDEX, a, b)
-
-
-def _result(out: Path) -> Iterable[tuple[str, Tensor]]:
-    from harness.artifacts.directory import index_tensors
-
-    return index_tensors(out / "index")
 
 
 INDEX = JobKind(
@@ -96,7 +86,7 @@ INDEX = JobKind(
         "optimize ivf": Replay({name: name for name in ("ivf_unoptimized", "values", "doclens")}),
     },
     sizes={"partitions": ("centroids_raw", "ivf_lengths", "centroids")},
-    result=_result,
+    folder="index",
     united={
         **dict.fromkeys(("buckets_n", "buckets_n_mismatch", "codes_n_mismatch_unpermuted"), operator.add),
         **dict.fromkeys(("codes_n_moved", "codes_judged", "codes_near_ties", "codes_real_moves"), operator.add),

@@ -9,8 +9,6 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from harness.artifacts.source import ArtifactSource
     from harness.tensors.tensor import Tensor
 
@@ -150,8 +148,8 @@ class JobKind:
         added: artifacts that it does not make, and that other programs add to the same kind of result.
         replays: the steps that can be run by themselves.
         sizes: numbers that such a step must be told: the length of the first of these artifacts that is there.
-        result: reads, from the folder that a finished job left, the artifacts that it did not write as files of
-            `intermediates/`, by name; raises `UnreadableTensor` where the result is not whole.
+        folder: where, in what a finished job left, a ColBERT index is with the artifacts that it did not write as
+            files of `intermediates/`; None where there is none.
         united: facts that differ from chunk to chunk, each with how those of two chunks become that of both; None where
             no fact of both follows. A fact that is not here is only told together of chunks that have the same.
     """
@@ -162,7 +160,7 @@ class JobKind:
     added: tuple[Made, ...] = ()
     replays: Mapping[str, Replay] = field(default_factory=dict)
     sizes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    result: Callable[[Path], Iterable[tuple[str, Tensor]]] = lambda _out: ()
+    folder: str | None = None
     united: Mapping[str, Callable[[Any, Any], Any] | None] = field(default_factory=dict)
     product: str = "index"
 

@@ -26,7 +26,7 @@ def command(as_json: bool, apart: bool, group: str | None, **options: Any) -> in
     from harness.report.ladder_text import ladder_text, pairs_text
     from harness.report.screen import Screen
     from harness.running.choice import Chooser, describe
-    from harness.running.experiment import Selection
+    from harness.running.selection import Selection
     from harness.store.repeats import noise_floors
 
     choice = Chooser(Selection(**options), group).choose()

@@ -42,7 +42,7 @@ def command(
     from harness.files import dumps
     from harness.report.bisect_text import sentences, to_json
     from harness.running.checks import to_run
-    from harness.running.experiment import Selection
+    from harness.running.selection import Selection
     from harness.words import count
 
     experiment = to_run(Selection(**options, capture="digests" if artifact else "final"))

@@ -30,7 +30,7 @@ def command(a: str, b: str, output: Path | None, **options: Any) -> int:
     from harness.report.blame_text import lines, rows, suspect_lines
     from harness.report.parquet import Gathering
     from harness.running.checks import to_run, two_versions
-    from harness.running.experiment import Selection
+    from harness.running.selection import Selection
 
     experiment = to_run(Selection(**options))
     a, b = two_versions(experiment.matrix, a, b, "blame")

@@ -12,8 +12,9 @@ from harness.errors import ExitCode, printable
 from harness.words import count
 
 if TYPE_CHECKING:
-    from harness.running.experiment import Experiment, Selection
+    from harness.running.experiment import Experiment
     from harness.running.plan import Planned
+    from harness.running.selection import Selection
     from harness.store.cell import Cell
 
 

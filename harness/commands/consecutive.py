@@ -33,7 +33,8 @@ def command(versions: tuple[str, ...], group: str | None, markdown: bool, output
     from harness.report.reduce import reduce_cells
     from harness.running.checks import versions_of
     from harness.running.choice import Chooser
-    from harness.running.experiment import Experiment, Selection
+    from harness.running.experiment import Experiment
+    from harness.running.selection import Selection
 
     selection = Selection(**options)
     chooser = Chooser(selection, group)

@@ -61,7 +61,7 @@ def command(
         from harness.environments.doctor import cores_check
         from harness.explain.repeatability import PASSAGES, examine_repeats
         from harness.report.repeatability_text import repeatability_checks
-        from harness.running.experiment import Selection
+        from harness.running.selection import Selection
 
         chosen = Selection(
             matrix_path,

@@ -40,7 +40,7 @@ def command(
     Exit code 3 when a cell ended badly; a version whose wheel does not support the device is not an error.
     """
     from harness.commands.cells import run_cells
-    from harness.running.experiment import Selection
+    from harness.running.selection import Selection
 
     *_, code = run_cells(Selection(**options), versions, repeats, evict=evict, again=again, gpus=gpus, jobs=jobs)
     return int(code)

@@ -45,7 +45,7 @@ def command(
     from harness.report.location_text import rows, show
     from harness.report.parquet import Gathering
     from harness.running.checks import to_run, two_versions
-    from harness.running.experiment import Selection
+    from harness.running.selection import Selection
 
     if no_replay and repro is not None:
         raise UsageError("--repro needs the replay that --no-replay leaves out: give one of the two.")

@@ -20,8 +20,9 @@ def command(versions: tuple[str, ...], repeats: tuple[str, ...], as_json: bool, 
     import json
 
     from harness.running.checks import parse_repeats, versions_of
-    from harness.running.experiment import Experiment, Selection
+    from harness.running.experiment import Experiment
     from harness.running.plan import plan_cells
+    from harness.running.selection import Selection
     from harness.words import count
 
     experiment = Experiment(Selection(**options))

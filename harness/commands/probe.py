@@ -27,9 +27,9 @@ def command(
     from harness.explain.probe_rows import by_probe, compare_probes
     from harness.report.probe_text import fact_lines, version_lines
     from harness.running.checks import parse_repeats, to_run, versions_of
-    from harness.running.experiment import Selection
     from harness.running.probes import check_probes, run_probes
     from harness.running.progress import Board
+    from harness.running.selection import Selection
 
     wanted = check_probes(names)
     experiment = to_run(Selection(**options))

@@ -31,8 +31,8 @@ def command(
     from harness.report.probe_text import fact_lines, summaries
     from harness.report.screen import Screen, wrap
     from harness.running.choice import Chooser
-    from harness.running.experiment import Selection
     from harness.running.probes import JOB, check_probes
+    from harness.running.selection import Selection
 
     wanted = check_probes(names)
     chooser = Chooser(Selection(**options), key)

@@ -27,9 +27,10 @@ def command(matrix_path: Path, home: Home, limit: int | None) -> int:
     from harness.running.checks import to_run
     from harness.running.choice import planned_cells
     from harness.running.deployments import neighbours
-    from harness.running.experiment import Experiment, Selection
+    from harness.running.experiment import Experiment
     from harness.running.plan import Planned, plan_cells, stopped_early
     from harness.running.progress import Board
+    from harness.running.selection import Selection
     from harness.running.sweep import run_plan
     from harness.store.cell import Cell
 

@@ -55,8 +55,8 @@ def command(
     """
     from harness.commands.cells import run_cells
     from harness.errors import UsageError
-    from harness.running.experiment import Selection
     from harness.running.run_files import write_run
+    from harness.running.selection import Selection
 
     selection = Selection(job="search", **options)
     if deployments and selection.searched:

@@ -32,8 +32,8 @@ def command(a: str, b: str, artifacts: tuple[str, ...], gates: bool, output: Pat
     from harness.report.parquet import Gathering
     from harness.report.swap_text import rows, sentence, table
     from harness.running.checks import to_run, two_versions
-    from harness.running.experiment import Selection
     from harness.running.progress import Board
+    from harness.running.selection import Selection
 
     # Swapped artifacts are tensors, whatever matrix.yaml keeps of other cells.
     experiment = to_run(Selection(**options, capture="full").over_one_index(a))

@@ -24,8 +24,9 @@ from harness.errors import ExitCode, InfrastructureError, UsageError, printable
 _MOST_HOURS = 1_000_000
 
 if TYPE_CHECKING:
-    from harness.running.experiment import Experiment, Selection
+    from harness.running.experiment import Experiment
     from harness.running.plan import Planned
+    from harness.running.selection import Selection
     from harness.running.slurm.record import Sweep
     from harness.running.sweep import Executor
     from harness.store.cell import Cell
@@ -80,9 +81,9 @@ def command(
     from harness.report.reduce import reduce_cells, results_name
     from harness.running.checks import parse_repeats, to_run, versions_of
     from harness.running.choice import planned_cells
-    from harness.running.experiment import Selection
     from harness.running.plan import plan_cells, run_needed, run_older, stopped_early
     from harness.running.progress import Board
+    from harness.running.selection import Selection
     from harness.running.sweep import LocalExecutor
 
     sweep = _on_cluster(Selection(**options), versions, repeats, gpus, cluster, evict=evict, output=output)

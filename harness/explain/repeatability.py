@@ -19,9 +19,10 @@ from harness.explain.noise import Noise, noise_of
 from harness.explain.pair import Pair, Side
 from harness.inputs.matrix_file import find_matrix, load_matrix
 from harness.running.checks import to_run
-from harness.running.experiment import Experiment, Selection
+from harness.running.experiment import Experiment
 from harness.running.job import interpreter_of, workbench
 from harness.running.runner import run_cell
+from harness.running.selection import Selection
 from harness.store.cell import Cell
 from harness.store.spec import CellSpec
 from harness.store.store import Store

@@ -12,7 +12,8 @@ from harness.environments.device import jobs_at_a_time
 from harness.errors import UsageError
 from harness.files import writable_folder
 from harness.inputs.matrix import Matrix
-from harness.running.experiment import Experiment, Selection
+from harness.running.experiment import Experiment
+from harness.running.selection import Selection
 
 
 def to_run(selection: Selection) -> Experiment:

@@ -29,10 +29,11 @@ from harness.inputs.matrix import (
     ScaledCollection,
 )
 from harness.inputs.matrix_file import find_matrix, load_matrix
-from harness.running.experiment import Experiment, Selection, job_of
+from harness.running.experiment import Experiment
 from harness.running.probes import JOB as PROBE
 from harness.running.probes import known_probes, probe_spec
 from harness.running.searching import SearchedBy
+from harness.running.selection import Selection, job_of
 from harness.running.specs import job_spec
 from harness.store.cell import Cell
 from harness.store.repeats import repeats_of

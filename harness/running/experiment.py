@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.environments.device import Device, build_for, choose_device, missing_code, usable_cores
@@ -19,7 +19,9 @@ from harness.inputs.loaders import load_checkpoint, load_collection, load_querie
 from harness.inputs.matrix import Build, Flavour, HubCollection, JobSettings, Matrix, ScaledCollection
 from harness.inputs.matrix_file import find_matrix, load_matrix
 from harness.inputs.passages import Passages
-from harness.running.kinds import JobInputs, kind_of_job
+from harness.running.kinds import IndexKind, JobInputs, Kind
+from harness.running.searching import SearchKind
+from harness.running.selection import Selection, job_of
 from harness.running.specs import job_spec
 from harness.store.cell import Cell
 from harness.store.spec import CellSpec, Checkpoint, Collection
@@ -29,53 +31,8 @@ if TYPE_CHECKING:
     from harness.inputs.queries import Qrels, Queries
 
 
-@dataclass(frozen=True)
-class Selection:
-    """Options of `plan`, `index`, `search`, `sweep` and `consecutive`, as the user gave them.
-
-    `identity` is that of another machine's device, where the cells will run there: on a cluster, of the nodes. `job` is
-    the kind of cells that is meant. A search is over the index of its own version, of the version `on`, or of the
-    folder `index`.
-    """
-
-    matrix_path: Path | None = None
-    home: Path | None = None
-    collection: str | None = None
-    checkpoint: str | None = None
-    limit: int | None = None
-    device: str = "auto"
-    capture: str | None = None
-    threads: int | None = None
-    sites: Path | None = None
-    site_python: Path | None = None
-    scale_to: int | None = None
-    identity: str | None = None
-    job: str = "index"
-    queries: str | None = None
-    qrels: str | None = None
-    limit_queries: int | None = None
-    on: str | None = None
-    index: Path | None = None
-    k: int | None = None
-
-    @property
-    def searched(self) -> str | None:
-        """What the one index is called that all searches are in; None where each is in its own."""
-        return self.on or (self.index.resolve().name if self.index else None)
-
-    def over_one_index(self, version: str) -> Selection:
-        """The same for two cells that are to differ in nothing but their versions: both search the index of this one.
-
-        Unless the user named an index; what searches none is not changed by it.
-        """
-        return self if self.on or self.index else replace(self, on=version)
-
-
-def job_of(matrix: Matrix, selection: Selection) -> JobSettings:
-    """The settings of the job that is meant, with what the user asked for instead."""
-    own = matrix.jobs.named(selection.job)
-    asked = {name: getattr(selection, name) for name in ("capture", "threads", "k") if name in type(own).model_fields}
-    return own.model_validate(own.model_dump() | {name: value for name, value in asked.items() if value})
+_KINDS: Mapping[str, Callable[[Experiment], Kind]] = {"index": IndexKind, "search": SearchKind}
+"""How the cells of each kind of job are planned and run."""
 
 
 class Experiment:
@@ -101,7 +58,7 @@ class Experiment:
             else choose_device(selection.device)
         )
         self.job: JobSettings = job_of(self.matrix, selection)
-        self._kind = kind_of_job(selection.job, self)
+        self._kind = _KINDS[selection.job](self)
         self._inputs: dict[str, JobInputs] = {}
         if not selection.identity and self.device.kind == "cpu" and self.job.threads > usable_cores():
             raise UsageError(
@@ -158,7 +115,7 @@ class Experiment:
         found = copy.copy(self)
         found.selection = replace(self.selection, **changes)
         found.job = job_of(self.matrix, found.selection)
-        found._kind, found._inputs = kind_of_job(found.selection.job, found), {}
+        found._kind, found._inputs = _KINDS[found.selection.job](found), {}
         return found
 
     @property

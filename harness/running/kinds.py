@@ -6,18 +6,46 @@ What is left is here, and nothing else in this wing asks which kind a cell is of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from harness.inputs.checkpoint import CheckpointFiles
-from harness.inputs.matrix import IndexJob
+from harness.inputs.matrix import IndexJob, JobSettings, Matrix
 from harness.inputs.passages import Passages, write_jsonl
-from harness.store.cell import Artifact
+from harness.inputs.queries import Queries
+from harness.running.selection import Selection
+from harness.store.cell import Artifact, Cell
+from harness.store.store import Store
 
-if TYPE_CHECKING:
-    from harness.running.experiment import Experiment
+
+class Asked(Protocol):
+    """What a command line asks for, looked up: what a kind of job needs of `harness.running.experiment.Experiment`."""
+
+    selection: Selection
+    matrix: Matrix
+    job: JobSettings
+    store: Store
+
+    @property
+    def passages(self) -> Passages:
+        """The collection, loaded."""
+
+    @property
+    def checkpoint(self) -> CheckpointFiles:
+        """The checkpoint's files, checked."""
+
+    @property
+    def queries(self) -> Queries:
+        """What is searched for, loaded."""
+
+    @property
+    def index(self) -> Asked:
+        """The index cells of the same options."""
+
+    def stored(self, version: str) -> Cell | None:
+        """The cell of a version, where it is stored with all of its result."""
 
 
 class JobInputs(Protocol):
@@ -99,7 +127,7 @@ class IndexInputs:
 class IndexKind:
     """The index job; see `Kind`."""
 
-    experiment: Experiment
+    experiment: Asked
 
     def load(self) -> None:
         """See `Kind`."""
@@ -115,11 +143,3 @@ class IndexKind:
     def needs(self, version: str) -> str | None:  # noqa: ARG002 - part of the protocol
         """See `Kind`."""
         return None
-
-
-def kind_of_job(name: str, experiment: Experiment) -> Kind:
-    """How an experiment's cells of the kind of this name are planned and run."""
-    from harness.running.searching import SearchKind
-
-    kinds: Mapping[str, Callable[[Experiment], Kind]] = {"index": IndexKind, "search": SearchKind}
-    return kinds[name](experiment)

@@ -35,7 +35,7 @@ def named_sources(items: Sequence[str], group: str | None, options: dict[str, An
     def find(item: str) -> ArtifactSource:
         if not finders:
             from harness.running.choice import Chooser, Finder
-            from harness.running.experiment import Selection
+            from harness.running.selection import Selection
 
             try:
                 finders.append(Finder(Chooser(Selection(**options), group), items))

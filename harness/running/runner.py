@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import harness
+from harness.artifacts.directory import index_tensors
 from harness.artifacts.kinds import kind_named
 from harness.artifacts.source import listed
 from harness.environments.device import gpu_turn
@@ -119,7 +120,8 @@ def conclude(
         if outcome == "ok":
             try:
                 kind = kind_named(spec.job)
-                artifacts = store.ingest(kind, kind.result(out), out / "intermediates", capture)
+                left = index_tensors(out / kind.folder) if kind.folder else ()
+                artifacts = store.ingest(kind, left, out / "intermediates", capture)
                 if lacking := kind.lacking(artifacts):
                     raise UnreadableTensor(f"it left no {listed(lacking)}")
                 artifacts |= given

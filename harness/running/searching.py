@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.artifacts.directory import IndexDirectory
 from harness.artifacts.meaning import nbits_of
@@ -17,16 +17,13 @@ from harness.inputs.checkpoint import CheckpointFiles
 from harness.inputs.matrix import SearchJob
 from harness.inputs.passages import Passages
 from harness.inputs.queries import Queries
+from harness.running.kinds import Asked, JobInputs
 from harness.store.cell import Artifact, Cell
 from harness.store.spec import Index, digest_of
 from harness.store.spec import Queries as QueriesRecord
 from harness.store.store import Store
 from harness.store.stored import StoredCell
 from harness.words import count
-
-if TYPE_CHECKING:
-    from harness.running.experiment import Experiment
-    from harness.running.kinds import JobInputs
 
 
 @dataclass(frozen=True)
@@ -160,7 +157,7 @@ class SearchInputs:
 class SearchKind:
     """The search job; see `harness.running.kinds.Kind`."""
 
-    def __init__(self, experiment: Experiment) -> None:
+    def __init__(self, experiment: Asked) -> None:
         self.experiment = experiment
 
     @cached_property

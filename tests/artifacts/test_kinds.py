@@ -174,16 +174,14 @@ def test_the_index_job_declares_each_artifact_once_and_only_from_what_it_declare
 
 def test_what_a_finished_job_left_is_read_as_its_kind_says(tmp_path: Path) -> None:
     made = {name: Tensor.of(np.full(2, value)) for name, value in SAME.items()}
-    kind = replace(TOY, result=lambda out: [("counts-10", made[out.name])])
     for name in ("words", "counts-9"):
         write_safetensors(tmp_path / f"{name}.safetensors", {TENSOR: made[name]})
     store = Store(tmp_path / "store")
 
-    kept = store.ingest(kind, kind.result(Path("counts-10")), tmp_path, "digests")
+    kept = store.ingest(TOY, [("counts-10", made["counts-10"])], tmp_path, "digests")
 
     assert list(kept) == ["words", "counts-9", "counts-10"]
     assert {name: artifact.kind for name, artifact in kept.items() if artifact.stored} == {
         "counts-9": "final", "counts-10": "final",
     }  # fmt: skip
     assert all(store.load(kept[name]).digest() == made[name].digest() for name in ("counts-9", "counts-10"))
-    assert not list(TOY.result(tmp_path))

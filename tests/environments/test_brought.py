@@ -21,8 +21,9 @@ from harness.explain.requests import step_request
 from harness.explain.units import AS_A, AS_B, Unit
 from harness.home import Home
 from harness.inputs.matrix_file import load_matrix
-from harness.running.experiment import Experiment, Selection
+from harness.running.experiment import Experiment
 from harness.running.job import worker_copy
+from harness.running.selection import Selection
 
 pytestmark = pytest.mark.integration
 

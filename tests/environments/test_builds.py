@@ -18,7 +18,8 @@ from harness.errors import UsageError
 from harness.home import Home
 from harness.inputs.matrix import Matrix
 from harness.inputs.matrix_file import load_matrix, parse_matrix
-from harness.running.experiment import Experiment, Selection
+from harness.running.experiment import Experiment
+from harness.running.selection import Selection
 from tests.support.package_index import PackageIndex
 from tests.support.small_matrix import CP311, CP312, TEXT, SmallWorld
 

@@ -16,7 +16,8 @@ from harness.explain.noise import Noise
 from harness.explain.repeatability import Repeats, Subject, thread_counts
 from harness.explain.replay import UNSTABLE, CallVerdict, unstable_calls
 from harness.report.repeatability_text import repeatability_checks, repeats_check
-from harness.running.experiment import Experiment, Selection
+from harness.running.experiment import Experiment
+from harness.running.selection import Selection
 from harness.store.cell import Artifact, Cell
 from tests.support.cell_specs import cell, spec
 from tests.support.planted import FAULTS, SMALL, VARIABLE, VERSION

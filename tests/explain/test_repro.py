@@ -41,7 +41,7 @@ def test_a_kept_script_has_its_data_and_showed_no_difference_in_a_and_one_in_b(s
     a, b = script.with_suffix(".txt").read_text(encoding="utf-8").splitlines()[:2]
     data = script.with_suffix(".bin")
 
-    # cuBLAS and MKL choose a kernel by the shape, so that a product may show its difference only with all the columns of
+    # cuBLAS and MKL choose a kernel by the shape, so that a product may show its difference only with all columns of
     # its matrix, or as a part of its batch.
     assert 0 < data.stat().st_size <= (LARGEST_PRODUCT if "mm_" in script.name else SMALL)
     assert LARGEST_PRODUCT < DATA_LIMIT

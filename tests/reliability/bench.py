@@ -21,9 +21,10 @@ from rich.console import Console
 from harness.environments import build, supervise, uv
 from harness.report.reduce import reduce_cells
 from harness.running.choice import planned_cells
-from harness.running.experiment import Experiment, Selection
+from harness.running.experiment import Experiment
 from harness.running.plan import plan_cells
 from harness.running.progress import Board
+from harness.running.selection import Selection
 from harness.running.sweep import LocalExecutor
 from harness.store.audit import DAMAGED, MISSING, collect, verify
 from harness.store.cell import Cell

@@ -10,7 +10,8 @@ import pytest
 
 from harness.errors import UsageError
 from harness.report.parquet import Gathering, write_table
-from harness.running.experiment import Experiment, Selection
+from harness.running.experiment import Experiment
+from harness.running.selection import Selection
 from tests.support.checkpoints import write_checkpoint
 
 

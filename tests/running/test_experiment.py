@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UsageError
-from harness.running.experiment import Experiment, Selection
+from harness.running.experiment import Experiment
 from harness.running.plan import plan_cells
+from harness.running.selection import Selection
 from tests.support.cell_specs import cell
 from tests.support.checkpoints import write_checkpoint
 

@@ -21,7 +21,7 @@ from harness.home import Home
 from harness.report.parquet import write_table
 from harness.report.probe_text import fact_lines, summaries, version_lines
 from harness.running import probes
-from harness.running.experiment import Experiment, Selection
+from harness.running.experiment import Experiment
 from harness.running.job import JobResult
 from harness.running.probes import (
     SAMPLE_BYTES,
@@ -33,6 +33,7 @@ from harness.running.probes import (
     sample,
 )
 from harness.running.progress import Board
+from harness.running.selection import Selection
 from harness.store.cell import Cell
 from harness.store.store import Store
 from harness.tensors.tensor import Tensor

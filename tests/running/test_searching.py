@@ -16,10 +16,11 @@ from harness.artifacts.graph import origins, trace
 from harness.artifacts.kinds import KINDS
 from harness.errors import UsageError
 from harness.running.choice import Chooser, Finder
-from harness.running.experiment import Experiment, Selection
+from harness.running.experiment import Experiment
 from harness.running.plan import Planned, plan_cells, run_needed
 from harness.running.progress import Board
 from harness.running.run_files import write_run
+from harness.running.selection import Selection
 from harness.running.sweep import LocalExecutor
 from harness.store.cell import Cell
 from harness.store.stored import StoredCell

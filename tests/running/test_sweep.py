@@ -29,10 +29,11 @@ from harness.home import Home
 from harness.inputs.matrix import Retry
 from harness.running import plan as plan_module
 from harness.running import sweep, work
-from harness.running.experiment import Experiment, Selection
+from harness.running.experiment import Experiment
 from harness.running.job import JobResult, Workbench
 from harness.running.plan import plan_cells
 from harness.running.progress import Board
+from harness.running.selection import Selection
 from harness.running.sweep import LocalExecutor
 from harness.store.audit import verify
 from harness.store.cell import Cell

@@ -36,9 +36,10 @@ from harness.explain.pair import Pair, Side
 from harness.explain.replay import CallVerdict
 from harness.inputs.matrix import Listed
 from harness.report.location_text import noisy_calls
-from harness.running.experiment import Experiment, Selection
+from harness.running.experiment import Experiment
 from harness.running.job import JobResult, Workbench, workbench
 from harness.running.runner import run_cell
+from harness.running.selection import Selection
 from harness.store.cell import Cell
 from harness.store.repeats import noise_floor
 from harness.store.spec import CellSpec

@@ -16,8 +16,9 @@ from harness.artifacts.directory import IndexDirectory
 from harness.environments.build import Environment
 from harness.environments.interpreter import Interpreter
 from harness.home import Home
-from harness.running.experiment import Experiment, Selection
+from harness.running.experiment import Experiment
 from harness.running.job import run_worker, worker_copy, worker_environment
+from harness.running.selection import Selection
 from harness.tensors.safetensors import read_safetensors, write_safetensors
 from tests.support.real_environments import ROOT
 

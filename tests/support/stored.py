@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.environments.lockfile import lock_path, read_lock
 from harness.running.choice import Choice, Chooser
-from harness.running.experiment import Selection
+from harness.running.selection import Selection
 from harness.store.cell import Artifact, Cell
 from harness.store.spec import CellSpec
 from harness.store.store import Store

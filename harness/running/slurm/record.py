@@ -19,7 +19,7 @@ from pydantic import ConfigDict, TypeAdapter, with_config
 from harness.errors import UsageError
 from harness.files import write_json
 from harness.home import Home
-from harness.running.experiment import Selection
+from harness.running.selection import Selection
 from harness.words import said
 
 _Record = TypeVar("_Record")

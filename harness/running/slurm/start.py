@@ -29,9 +29,10 @@ from harness.flock import try_hold
 from harness.home import Home, resolve_home
 from harness.inputs.matrix_file import find_matrix, load_matrix
 from harness.running.checks import parse_repeats, versions_of
-from harness.running.experiment import Experiment, Selection
+from harness.running.experiment import Experiment
 from harness.running.job import log_tail
 from harness.running.progress import Board
+from harness.running.selection import Selection
 from harness.running.slurm.queue import (
     ENDED,
     GONE,

@@ -20,7 +20,8 @@ import pytest
 from harness.environments.device import cpu_device
 from harness.environments.lockfile import lock_path
 from harness.home import Home
-from harness.running.experiment import Experiment, Selection
+from harness.running.experiment import Experiment
+from harness.running.selection import Selection
 from harness.running.slurm.record import Entry, Ledger, Options, Sweep, read_run, root_of, write_record
 from harness.running.slurm.start import device_key, open_sweeps, save_sweep
 from harness.store.cell import Cell

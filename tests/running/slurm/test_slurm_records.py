@@ -16,9 +16,10 @@ from harness.errors import UsageError
 from harness.flock import try_hold
 from harness.home import Home
 from harness.inputs.matrix_file import load_matrix
-from harness.running.experiment import Experiment, Selection
+from harness.running.experiment import Experiment
 from harness.running.plan import plan_cells
 from harness.running.progress import Board
+from harness.running.selection import Selection
 from harness.running.slurm import follower as follower_module
 from harness.running.slurm import node, record, start, submit
 from harness.running.slurm.follower import verdict
