@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.artifacts.kind import JobKind, Made, Meaning
+from harness.artifacts.kind import JobKind, Made, Meaning, Replay
 
 if TYPE_CHECKING:
     from harness.artifacts.source import ArtifactSource
@@ -24,6 +24,8 @@ def _parameters(name: str, step: str, *inputs: str) -> tuple[Made, Made]:
     )
 
 
+PHASES = ("forward", "loss", "backward", "clip", "scaler", "optimizer")
+"""What can be run by itself, as a part of one training step from the state in which that began."""
 _UPDATE = ("clipped", "skipped", "learning_rate")
 
 # A row is a step of the training, and inputs are those of the same step. What the steps before have left (weights,
@@ -51,6 +53,7 @@ TRAIN = JobKind(
         Made("trained", "optimizer", ("weights",), role="final"),
     ),
     _meaning,
+    replays=dict.fromkeys(PHASES, Replay({}, run_as="training step")),
     product="model",
     stepwise=True,
 )

@@ -119,6 +119,7 @@ class StepCapture(Watcher):
         """Record what a step begins with."""
         if not self._parameters:
             self._parts, self._parameters = parts, [parameter for _name, parameter in parts.parameters()]
+            self._count = self._made()  # a training may begin in the state of another one
         del step
         self._row("batch", lambda: _rows_of(parts.reader, batch))
         self._row("input_ids", lambda: digests([digests(_given(batch))])[0])
@@ -162,11 +163,14 @@ class StepCapture(Watcher):
 
     def _skipped(self) -> torch.Tensor:
         """1 where the optimizer's own count of its steps is what it was."""
-        before, state = self._count, self._parts.optimizer.state
-        counts = [state[one]["step"] for one in self._parameters if one in state and "step" in state[one]]
-        if counts:
-            self._count = counts[0].detach().clone()
+        before, self._count = self._count, self._made()
         return (self._count == before.to(self._count.device)).to(torch.int64)
+
+    def _made(self) -> torch.Tensor:
+        """The optimizer's own count of its steps; of one that has made none, 0."""
+        state = self._parts.optimizer.state
+        counts = [state[one]["step"] for one in self._parameters if one in state and "step" in state[one]]
+        return torch.as_tensor(counts[0]).detach().clone() if counts else torch.zeros(())
 
     def _to_host(self) -> None:
         for name, fresh in self._fresh.items():
