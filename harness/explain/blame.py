@@ -212,11 +212,11 @@ def blame(experiment: Experiment, pair: Pair, report: Callable[[str], None]) -> 
         return Blame(units, (), (), f"{a} and {b} do not differ beyond the noise floor, so no package is to blame.")
     if not units:
         return Blame((), (), (), f"No package differs between {a} and {b}, so none is to blame.")
-    reasons = []
+    reasons: list[str] = []
     with pair.bench.scratch("blame-inputs") as folder:
         for step, artifacts in origins(found.places).items():
-            asked, why = requests_for(pair, {step: artifacts}, folder / step.replace(" ", "-"))
-            reasons += why.values()
+            asked, refused = requests_for(pair, {step: artifacts}, folder / step.replace(" ", "-"))
+            reasons += refused.values()
             if not asked:
                 continue
             request = {**asked[0].request, "only": [*asked[0].outputs[step].values()]}

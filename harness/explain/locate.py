@@ -168,9 +168,8 @@ def _judge_step(pair: Pair, step: str, artifacts: tuple[str, ...], asked: Asked,
     assert runs.again is not None
     assert runs.in_b is not None
     request, outputs = asked.request, asked.outputs[step]
-    verdicts = judge(runs.recorded.out, runs.in_b.out, runs.again.out)
-    if "phases" in request:
-        verdicts = [verdict for verdict in verdicts if verdict.phase == step]
+    verdicts = asked.among(step, judge(runs.recorded.out, runs.in_b.out, runs.again.out))
+    if step in asked.parts:
         verdicts += _whole(pair, step, verdicts, runs)
     jobs = (runs.recorded, runs.again, runs.in_b)
     gates = {

@@ -57,5 +57,5 @@ def noise_of(pair: Pair, side: Side, again: Sequence[Cell], folder: Path) -> Noi
         if run.recorded.ok and repeated:
             found = unstable_calls(run.recorded.out, *repeated)
             for step in one.outputs:
-                sources[step] = tuple(call for call in found if "phases" not in one.request or call.phase == step)
+                sources[step] = tuple(one.among(step, found))
     return Noise(side.cell.label, tuple(one.name for one in places if one.name in changing), sources)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from harness.artifacts.kind import Batches, Blocks, Replay
 from harness.errors import InfrastructureError, UnreadableTensor
 from harness.explain.pair import Pair
+from harness.explain.replay import CallVerdict
 from harness.explain.stepwise import beginning, state_before
 from harness.tensors.dtypes import Array
 from harness.tensors.safetensors import read_safetensors
@@ -30,10 +31,17 @@ class Asked:
         request: beside what the job reads it may have `where` (which part of the artifacts it is, in words), `spans`
             (the rows of a batch's passages), `first` (the row that the job makes) and `gates`.
         outputs: step of the pipeline to its outputs by the artifact that each must be equal to in A.
+        parts: step of the pipeline to the phases of the request's step that it is; empty where it is all of that.
     """
 
     request: dict[str, Any]
     outputs: dict[str, dict[str, str]]
+    parts: dict[str, list[str]] = field(default_factory=dict)
+
+    def among(self, step: str, verdicts: Sequence[CallVerdict]) -> list[CallVerdict]:
+        """Those of the calls' verdicts that are of a step."""
+        of = self.parts.get(step)
+        return [verdict for verdict in verdicts if of is None or verdict.phase in of]
 
 
 def requests_for(
@@ -73,11 +81,14 @@ def _stepwise(pair: Pair, differing: Mapping[str, Sequence[str]], folder: Path) 
         given = state_before(pair, first.step, folder)
     except LookupError as error:
         return [], {**dict.fromkeys(phases, str(error)), **why}
+    parts = {phase: [*filter(None, (replays[phase].after,)), phase] for phase in phases}
+    parts = {phase: [part for part in of if part == phase or part not in phases] for phase, of in parts.items()}
     request = {
-        **given, "step": replays[phases[0]].run_as, "phases": phases, "where": f"step {first.step} of the training",
+        **given, "step": replays[phases[0]].run_as, "phases": [*dict.fromkeys(p for of in parts.values() for p in of)],
+        "where": f"step {first.step} of the training",
     }  # fmt: skip
     outputs = {step: {name: name for name in differing[step] if name in first.artifacts} for step in phases}
-    return [Asked(request, outputs)], why
+    return [Asked(request, outputs, parts)], why
 
 
 def _not_alone(step: str) -> str:

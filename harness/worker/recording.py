@@ -311,7 +311,8 @@ class Recorder:
         if _written(function):
             self.shelf.forget()
         with self.quiet():
-            record["result"] = encode(outcome(function, args, kwargs, result), self.shelf)
+            made = outcome(function, args, kwargs, result)
+            record["result"], record["written"] = encode(made, self.shelf), made is not result
             if not same(before, after := generators()):
                 record["drawn"] = {"from": encode(before, self.shelf), "to": encode(after, self.shelf)}
         record["inner"] = len(self.calls) - at - 1

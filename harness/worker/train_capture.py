@@ -19,6 +19,7 @@ from harness.worker.capture import Tap
 from harness.worker.device_digest import digests
 from harness.worker.notes import Notes
 from harness.worker.outcomes import Ended
+from harness.worker.randomness import generators, put_back
 from harness.worker.train_watch import Parts, Watcher
 
 ROWS = (
@@ -109,22 +110,47 @@ class StepCapture(Watcher):
         self.tap.seconds += time.perf_counter() - started
 
     def _tensors(self, step: int, name: str, tensors: Callable[[], list[torch.Tensor | None]]) -> None:
-        """A row of digests, one a parameter, and the tensors themselves where they are asked for."""
-        self._row(name, lambda: digests(tensors()))
-        if step in self.full:
+        """A row of digests, one a parameter, and the tensors themselves where they are asked for, or swapped."""
+        if self._whole(f"{name}_{step}", step):
             with self.notes.recording(f"{name}_{step}"):
-                self.tap(f"{name}_{step}", flat(self._parameters, tensors()))
+                held = flat(self._parameters, tensors())
+                self._put(tensors(), held, self.tap(f"{name}_{step}", held))
+        self._row(name, lambda: digests(tensors()))
+
+    def _whole(self, name: str, step: int) -> bool:
+        return step in self.full or name in self.tap.swap
+
+    def _put(self, tensors: Sequence[torch.Tensor | None], held: torch.Tensor, swapped: torch.Tensor) -> None:
+        """Put in place what a tap gave for the elements of all parameters."""
+        if swapped is held:
+            return
+        parts = swapped.split([one.numel() for one in self._parameters])
+        with torch.no_grad():
+            for tensor, part in zip(tensors, parts, strict=True):
+                if tensor is not None:
+                    tensor.copy_(part.view(tensor.shape))
 
     def batch(self, step: int, parts: Parts, batch: Any) -> Any:
         """Record what a step begins with."""
         if not self._parameters:
             self._parts, self._parameters = parts, [parameter for _name, parameter in parts.parameters()]
             self._count = self._made()  # a training may begin in the state of another one
-        del step
+        self._random(step)
         self._row("batch", lambda: _rows_of(parts.reader, batch))
         self._row("input_ids", lambda: digests([digests(_given(batch))])[0])
         self._row("random_before", lambda: _each(random_states()))
         return batch
+
+    def _random(self, step: int) -> None:
+        """The states of torch's generators themselves, which dropout draws from."""
+        name = f"random_{step}"
+        if self._whole(name, step):
+            with self.notes.recording(name):
+                states = generators()
+                held = torch.cat(states)
+                swapped = self.tap(name, held)
+                if swapped is not held:
+                    put_back(tuple(swapped.split([one.numel() for one in states])))
 
     def made(self, step: int, name: str, tensor: torch.Tensor) -> None:
         """Record what a phase made."""

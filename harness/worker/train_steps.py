@@ -11,6 +11,7 @@ import torch
 
 from harness.worker import train_state
 from harness.worker.calls import Call, each_again, named_modules, resolve
+from harness.worker.capture import Tap
 from harness.worker.notes import Notes
 from harness.worker.recording import Recorder, Shelf
 from harness.worker.setting import Setting
@@ -43,18 +44,25 @@ class _OneStep(Watcher):
         return batch
 
 
-class _Row(Watcher):
-    """What the job `train` records of one step, in memory: watchers of its own."""
+class _Memory(Tap):
+    """Keeps artifacts in memory, and writes nothing."""
 
     def __init__(self) -> None:
-        self._tensors: dict[str, torch.Tensor] = {}
-        self._losses, self._capture = Losses(), StepCapture(self, ())
-        self.notes, self.seconds = Notes(), 0.0
+        super().__init__("", "digests", {}, Notes())
+        self.tensors: dict[str, torch.Tensor] = {}
 
     def __call__(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        """Keep an artifact, as a `Tap` would write it."""
-        self._tensors[name] = tensor
+        """Keep an artifact."""
+        self.tensors[name] = tensor
         return tensor
+
+
+class _Row(Watcher):
+    """What the job `train` records of one step: the watchers of that job."""
+
+    def __init__(self) -> None:
+        self._memory, self._losses = _Memory(), Losses()
+        self._capture = StepCapture(self._memory, ())
 
     def batch(self, step: int, parts: Parts, batch: train_state.Batch) -> train_state.Batch:
         """See `Watcher`."""
@@ -77,7 +85,7 @@ class _Row(Watcher):
     def tensors(self) -> dict[str, torch.Tensor]:
         """The step's row of each artifact, by name."""
         self._capture.write(1)
-        return {**self._tensors, "loss": self._losses.rows_so_far()}
+        return {**self._memory.tensors, "loss": self._losses.rows_so_far()}
 
 
 class _Recorded(Watcher):

@@ -1,6 +1,5 @@
 """The faults that a test can plant in a training, by name; runs inside the environment under test."""
 
-import functools
 import random
 
 import torch
@@ -13,8 +12,7 @@ def _up(tensor):
 
 
 def _wrapped(owner, name, make):
-    original = getattr(owner, name)
-    setattr(owner, name, functools.wraps(original)(make(original)))
+    setattr(owner, name, make(getattr(owner, name)))
 
 
 def _steps(optimizer):
@@ -64,7 +62,6 @@ def _noisy_embedding(grad, indices, num_weights, padding_idx, scale_grad_by_freq
 
 def plant(fault, training):  # noqa: C901, PLR0912 - one branch for each fault
     """Plant one fault; `training` is colbert-ai's module `training.training`."""
-    amp = training.MixedPrecisionManager
     if fault == "dropout seed":
         _wrapped(torch, "manual_seed", lambda o: lambda seed: o(seed + (seed == 12345)))
     elif fault == "dropout draws":
@@ -129,4 +126,3 @@ def plant(fault, training):  # noqa: C901, PLR0912 - one branch for each fault
         _LIBRARY.impl("embedding_dense_backward", _noisy_embedding, "CPU")
     else:
         raise ValueError(f"no fault is named {fault!r}")
-    return amp
