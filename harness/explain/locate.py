@@ -21,7 +21,7 @@ from harness.explain.pair import Pair, Side
 from harness.explain.places import places_of
 from harness.explain.replay import ORIGIN, UNSTABLE, CallVerdict, Runs, judge, run_steps
 from harness.explain.requests import Asked, requests_for, rows_of_spans
-from harness.explain.stepwise import row
+from harness.explain.stepwise import beginning, row
 from harness.store.store import Store
 from harness.tensors.dtypes import Array
 from harness.tensors.safetensors import read_safetensors
@@ -77,6 +77,7 @@ class Location:
         findings: one per step of origin.
         noise: of each side that is not repeatable, where that comes from.
         not_captured: label of the side, artifact and reason, for each that could not be recorded; not in `places`.
+        step: of a job that goes in steps, the first one that differs, from 0.
     """
 
     a: str
@@ -87,6 +88,7 @@ class Location:
     findings: tuple[StepFinding, ...] = ()
     noise: tuple[Noise, ...] = ()
     not_captured: tuple[tuple[str, str, str], ...] = ()
+    step: int | None = None
 
     @property
     def origins(self) -> list[tuple[str, CallVerdict]]:
@@ -113,7 +115,11 @@ def look(pair: Pair) -> Location:
         for place in places
         if place.change not in {Change.EQUAL, Change.SWAPPED}
     }
-    return Location(pair.a.cell.label, pair.b.cell.label, pair.repeats, places, differences, not_captured=tuple(lost))
+    first = beginning(pair) if pair.kind.stepwise else None
+    return Location(
+        pair.a.cell.label, pair.b.cell.label, pair.repeats, places, differences, not_captured=tuple(lost),
+        step=None if first is None else first.step,
+    )  # fmt: skip
 
 
 def locate(

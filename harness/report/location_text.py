@@ -75,9 +75,10 @@ def sentences(location: Location) -> list[str]:
         )
     else:
         inherited = sum(place.change is Change.INHERITED for place in location.places)
+        when = "" if location.step is None else f"step {location.step}, "
         starts = "; ".join(f"{step} ({', '.join(names)})" for step, names in origins(location.places).items())
         lines.append(
-            f"{location.a} -> {location.b}: the difference starts in {starts or 'nothing but noise'}; "
+            f"{location.a} -> {location.b}: the difference starts in {when}{starts or 'nothing but noise'}; "
             f"{count(inherited, 'more artifact')} inherit{'s' if inherited == 1 else ''} it ({floor})."
         )
     lines += [
