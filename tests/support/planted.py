@@ -311,7 +311,7 @@ class Planter:
             found_guilty = blame(self.experiment, pair, lambda _text: None)
         blamed = found_guilty.guilty
         # Unless packages were exchanged, or there is nothing that could be run with others, nothing was tested.
-        tried = bool(found_guilty.tried) or case.noise or "run by itself" in found_guilty.sentence
+        tried = bool(found_guilty.tried) or case.noise or "run by itself" in " ".join(found_guilty.reasons)
         wanted = (INNOCENT,) if case.comes_with_package else ()
         return Answer(case, said(found), blamed, tried and case.right(found) and blamed == wanted)
 
