@@ -45,8 +45,9 @@ def differing(left: Tensor, right: Tensor, *, digests: bool) -> Array:
     if left.dtype != right.dtype or left.shape[1:] != right.shape[1:]:
         return np.ones((steps, 1), np.bool_)
     different: Array = _bits(left.data[:steps]) != _bits(right.data[:steps])
-    different = different.reshape(steps, math.prod(left.shape[1:]))
-    return different.reshape(steps, -1, left.shape[-1]).any(axis=-1) if digests else different
+    if digests:
+        different = different.any(axis=-1)
+    return different.reshape(steps, math.prod(different.shape[1:]))
 
 
 def apart(left: Array, right: Array) -> Apart:

@@ -178,14 +178,12 @@ class Training:
     def differs(self) -> bool:
         """Whether anything is known to differ."""
         return (
-            self.start is not None
-            or len(set(self.steps)) > 1
-            or (self.trained is not None and not self.trained.equal)
+            self.start is not None or len(set(self.steps)) > 1 or (self.trained is not None and not self.trained.equal)
         )
 
     @property
     def noise(self) -> Start | None:
-        """The earliest place at which a repeat parts from its first run; None where none does, or nothing was repeated."""
+        """The earliest place at which a repeat parts from its first run; None where none does, or there is none."""
         starts = [start for one in self.repeats if (start := one.start) is not None]
         return min(starts, key=_place, default=None)
 
@@ -371,7 +369,7 @@ def _labels(name: str, parameters: tuple[str, ...], parts: int) -> tuple[str, ..
 
 
 def _numbers(made: Made, pair: tuple[Tensor, Tensor]) -> tuple[Array | None, Array | None]:
-    """The one number of each step that both have; the losses of a step's micro-batches are summed, as colbert-ai does."""
+    """The one number of each step that both have; the losses of a step's micro-batches are summed."""
     single = made.name == "loss" or all(len(one.shape) == 1 for one in pair)
     if made.digests or not single or any(DTYPES[one.dtype].kind not in ("float", "int") for one in pair):
         return None, None
@@ -394,8 +392,7 @@ def _trained(a: StoredCell, b: StoredCell, parameters: Sequence[Parameter]) -> t
         return Trained(equal=False), ""
     found = {}
     for one in parameters:
-        part = slice(one.offset, one.offset + one.elements)
-        if part.stop <= left.n and (of := apart(left.flat[part], right.flat[part])).n_mismatch:
+        if one.part.stop <= left.n and (of := apart(left.flat[one.part], right.flat[one.part])).n_mismatch:
             found[one.name] = of
     return Trained(equal=False, whole=apart(left.flat, right.flat), parameters=found), ""
 

@@ -8,7 +8,7 @@ from itertools import takewhile
 import numpy as np
 
 from harness.artifacts.steps import nearest_to_loss
-from harness.explain.training import Quantity, Start, Training
+from harness.explain.training import TRAINED, Quantity, Start, Training
 from harness.report.readable import clean, number, share
 from harness.report.screen import PLAIN, Screen, table, wrap
 from harness.words import count
@@ -36,19 +36,30 @@ def training_text(found: Training, screen: Screen = PLAIN) -> str:
 
 def answer(found: Training) -> str:
     """What differs first, or that nothing does, in one sentence or two."""
-    start = found.start
-    if start is not None and found.unseen and _only_results(found):
-        return f"{_results_only(found, start)} {_unseen(found)}"
+    start, steps = found.start, count(found.shared, "step")
+    rest = _unseen(found) if found.unseen else ""
+    if start is not None and [one.name for one in found.quantities] == ["loss"]:
+        return (
+            f"The loss differs first in step {start.step:,} ({_what(start.quantities[0], start)}). In which phase the "
+            f"difference began, and whether in an earlier step, is not known. {rest}"
+        )
     if start is not None:
-        more = f" It may have begun before that: {_unseen(found)}" if found.unseen else ""
-        return f"The first difference is in {_where(start)}: {'; '.join(_what(one, start) for one in start.quantities)}.{more}"
+        what = "; ".join(_what(one, start) for one in start.quantities)
+        return f"The first difference is in {_where(start)}: {what}." + (
+            f" It may have begun earlier. {rest}" if rest else ""
+        )
+    compared = [*(one.name for one in found.quantities), *([TRAINED] if found.trained else [])]
+    if len(set(found.steps)) > 1:
+        same = f"In the {steps} that both have, {', '.join(compared[:-1])} are equal in every bit."
+        return f"The trainings are not equally long. {same} {rest}".strip()
     if found.differs:
-        return _end_differs(found)
-    compared = [one.name for one in found.quantities] + ([] if found.trained is None else ["the trained weights"])
-    if found.unseen:
-        told = f"what was compared ({', '.join(compared)}) is equal in every bit." if compared else "nothing was compared."
-        return f"Nothing is known to differ in {count(found.shared, 'step')}: {told} The rest is not known: {_unseen(found)}"
-    return f"Nothing differs in {count(found.shared, 'step')}: {', '.join(compared)} are equal in every bit."
+        named = f" ({', '.join(compared[:-1])})" if rest else ""
+        return (
+            f"The trained weights differ, though nothing else that was compared{named} does in {steps}. {rest}".strip()
+        )
+    if rest:
+        return f"Nothing that was compared differs in {steps}: {', '.join(compared)} are equal in every bit. {rest}"
+    return f"Nothing differs in {steps}: loss, gradients, weights and all else are equal in every bit."
 
 
 def notes(found: Training) -> Iterator[str]:
@@ -57,16 +68,12 @@ def notes(found: Training) -> Iterator[str]:
         told = "; ".join(f"{clean(one.what)} is {clean(one.a)} in A and {clean(one.b)} in B" for one in found.otherwise)
         yield f"The two were not asked to do the same, so this says nothing of versions alone: {told}."
     if len(set(found.steps)) > 1:
-        more, least = ("A", found.shared) if found.steps[0] > found.shared else ("B", found.shared)
-        yield (
-            f"A has {count(found.steps[0], 'step')} and B {count(found.steps[1], 'step')}: only the first {least:,} are "
-            f"compared, and what {more} did after them is not."
-        )
-    if not found.differs:
-        return
-    yield from _growth(found)
-    yield from _distance(found)
-    yield _noise(found)
+        a, b = (count(one, "step") for one in found.steps)
+        yield f"A has {a} and B {b}: what one did after the end of the other is not compared."
+    if found.differs:
+        yield from _growth(found)
+        yield from _distance(found)
+        yield _noise(found)
 
 
 def curve(found: Training) -> tuple[list[str], list[list[str]]]:
@@ -110,48 +117,31 @@ def _what(one: Quantity, start: Start) -> str:
         return f"{one.name} differ" if one.parts == 1 else f"{differ:,} of {one.parts:,} numbers of {one.name}"
     names = start.parts(one)
     if start.phase == "random state":
-        return f"{one.name} of {', '.join(names)}"
+        return f"the stream{'' if len(names) == 1 else 's'} {', '.join(names)}"
     if start.phase in ("backward", "clip"):  # what is computed first is named first
         names = tuple(names[place] for place in nearest_to_loss(names))
     named = ", ".join(clean(name) for name in names[:_NAMED])
-    return f"{one.name} of {differ:,} of {count(one.parts, 'parameter')}, first {named}{' and so on' if differ > _NAMED else ''}"
+    more = " and so on" if differ > _NAMED else ""
+    return f"{one.name} of {differ:,} of {count(one.parts, 'parameter')}, first {named}{more}"
 
 
 def _exact(value: float) -> str:
     return repr(value)
 
 
-def _only_results(found: Training) -> bool:
-    """Whether nothing but the loss was recorded of each step."""
-    return [one.name for one in found.quantities] == ["loss"]
-
-
-def _results_only(found: Training, start: Start) -> str:
-    return (
-        f"The loss differs first in step {start.step:,} ({_what(start.quantities[0], start)}). In which phase the "
-        "difference began, and whether in an earlier step, is not known."
-    )
-
-
-def _end_differs(found: Training) -> str:
-    """What to say where no step that both have is known to differ, and something is."""
-    steps = count(found.shared, "step")
-    if len(set(found.steps)) > 1:
-        same = "what was recorded of them is" if found.unseen else "all that was recorded of them is"
-        more = f" {_unseen(found)}" if found.unseen else ""
-        return f"The trainings are not equally long; in the {steps} that both have, {same} equal in every bit.{more}"
-    more = f" {_unseen(found)}" if found.unseen else ""
-    return f"The trained weights differ, though nothing else that was recorded of {steps} does.{more}"
-
-
 def _unseen(found: Training) -> str:
     """Why something is not known."""
     final = [letter for letter, capture in zip("AB", found.captures, strict=True) if capture == "final"]
     if final:
-        who = " and ".join(final)
-        return f"{who} {'was' if len(final) == 1 else 'were'} captured with `final`; `--capture digests` records every step."
-    names = list(found.unseen)
-    return f"{', '.join(names)} cannot be compared ({clean(next(iter(found.unseen.values())), 300)})."
+        who = f"{' and '.join(final)} {'was' if len(final) == 1 else 'were'}"
+        return (
+            f"{who} captured with `final`, which keeps the loss and the trained weights; `digests` records each step."
+        )
+    told: dict[str, list[str]] = {}
+    for name, reason in found.unseen.items():
+        told.setdefault(reason, []).append(name)
+    shown = [f"{', '.join(names)} ({clean(reason, 300)})" for reason, names in told.items()]
+    return f"Not known: {'; '.join(shown)}."
 
 
 def _growth(found: Training) -> Iterator[str]:
@@ -188,11 +178,9 @@ def _distance(found: Training) -> Iterator[str]:
         yield "The trained weights differ, and by how much cannot be said: they are not of one form, or not there."
         return
     whole = trained.whole
-    yield (
-        f"Of the trained weights {whole.n_mismatch:,} of {whole.n:,} numbers differ ({share(whole.n_mismatch, whole.n)}); "
-        f"|A - B| / |B| is {number(whole.distance)} over all"
-        + (f", {_furthest(found)}." if trained.parameters else ".")
-    )
+    part = f"{whole.n_mismatch:,} of {whole.n:,} numbers ({share(whole.n_mismatch, whole.n)})"
+    far = f", {_furthest(found)}" if trained.parameters else ""
+    yield f"The trained weights differ in {part}; |A - B| / |B| is {number(whole.distance)} over all{far}."
 
 
 def _furthest(found: Training) -> str:
@@ -211,7 +199,7 @@ def _noise(found: Training) -> str:
     if noise is None and not any(one.differs for one in found.repeats):
         told = "not one bit" if all(not one.unseen for one in found.repeats) else "no bit that was recorded"
         return f"That is above the noise floor: of {runs} {told} differs from the first run."
-    where = f"from {_where(noise)} on" if noise is not None else "in the trained weights"
+    where = f"first in {_where(noise)}" if noise is not None else "in the trained weights"
     if found.above_noise:
-        return f"That is above the noise floor, though the same training again differs, too: {where}."
-    return f"That is no more than noise: the same training again differs as early or as much, {where}."
+        return f"That is above the noise floor, though the same training again differs, too, {where}."
+    return f"That is no more than noise: the same training again differs as much, {where}."

@@ -1,4 +1,4 @@
-"""Two trainings step by step, over planted data: what parts first, in which phase, of which parameters, beyond what noise."""
+"""Two trainings step by step, over planted data: what parts first, in which phase, and beyond what noise."""
 
 from __future__ import annotations
 
@@ -83,7 +83,10 @@ def test_a_against_a_differs_in_nothing(trainings):
 
 def test_the_parameters_that_differ_first_are_those_of_the_first_step_only(trainings):
     """One ULP in one gradient is one parameter's; a step later the loss has handed it to all."""
-    found = compared(trainings, planted("gradients", 2, lambda g: g + np.where(np.arange(len(g)) == STARTS[2], 1e-3, 0).astype(g.dtype)))
+    found = compared(
+        trainings,
+        planted("gradients", 2, lambda g: g + np.where(np.arange(len(g)) == STARTS[2], 1e-3, 0).astype(g.dtype)),
+    )
     (gradients,) = found.start.quantities
 
     assert found.start.parts(gradients) == (LAYER,)
@@ -115,7 +118,12 @@ def test_an_earlier_step_comes_before_an_earlier_phase(trainings):
 def test_a_zero_of_the_other_sign_is_a_difference_of_bits_and_no_distance(trainings):
     def zero(sign):
         def fault(step, name, numbers):
-            return np.where(np.arange(numbers.size) == 0, np.float32(sign * 0.0), numbers) if name == "weights" and step == STEPS - 1 else numbers
+            return (
+                np.where(np.arange(numbers.size) == 0, np.float32(sign * 0.0), numbers)
+                if name == "weights" and step == STEPS - 1
+                else numbers
+            )
+
         return fault
 
     found = compare_training(trainings.put(fault=zero(1)), trainings.put("2.8.0", zero(-1)))
@@ -141,7 +149,12 @@ def test_the_loss_of_a_step_is_the_sum_over_its_micro_batches(trainings):
 
 def test_the_distance_of_trained_weights_is_relative_to_b_and_told_for_each_parameter(trainings):
     a = trainings.put()
-    found = compare_training(a, trainings.put("2.8.0", planted("weights", STEPS - 1, lambda w: np.where(np.arange(w.size) < SIZES[0], 2 * w, w))))
+    found = compare_training(
+        a,
+        trainings.put(
+            "2.8.0", planted("weights", STEPS - 1, lambda w: np.where(np.arange(w.size) < SIZES[0], 2 * w, w))
+        ),
+    )
     b = trainings.store
     assert b is not None
 

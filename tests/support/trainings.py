@@ -1,9 +1,10 @@
-"""Stored trainings that nobody ran: a model of three parameters in NumPy, with a fault planted where a test wants one."""
+"""Stored trainings that nobody ran: a model of three parameters in NumPy, with faults where a test wants them."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def digest(numbers: Array | bytes) -> list[int]:
 
 def by_parameter(numbers: Array) -> list[list[int]]:
     """The digest of each parameter's part."""
-    return [digest(numbers[start:stop]) for start, stop in zip(STARTS, STARTS[1:], strict=False)]
+    return [digest(numbers[start:stop]) for start, stop in pairwise(STARTS)]
 
 
 def train(fault: Fault = none, steps: int = STEPS, lr: float = 0.05) -> dict[str, Array]:
@@ -94,7 +95,7 @@ def train(fault: Fault = none, steps: int = STEPS, lr: float = 0.05) -> dict[str
             weights = weights - np.float32(rate) * first / (np.sqrt(second) + np.float32(1e-3))
         weights = seen("weights", weights)
         row = {
-            "batch": batch, "input_ids": digest(ids), "random_before": [digest(np.int64(one).tobytes()) for one in random],
+            "batch": batch, "input_ids": digest(ids), "random_before": [digest(one.tobytes()) for one in random],
             "scores": scores, "loss": losses, "scale": scale, "gradients": by_parameter(gradients),
             "gradient_norm": norm, "clipped": by_parameter(clipped), "skipped": skipped, "learning_rate": rate,
             "first_moments": by_parameter(first), "second_moments": by_parameter(second),
