@@ -29,14 +29,19 @@ class Parameter:
     """A parameter of the model: where its elements are in an artifact that has those of all parameters.
 
     Attributes:
-        name: as `named_parameters()` has it.
+        name: as the checkpoint's file has it.
         offset: of its first element.
-        elements: how many it has.
+        shape: sizes of its dimensions.
     """
 
     name: str
     offset: int
-    elements: int
+    shape: tuple[int, ...]
+
+    @property
+    def elements(self) -> int:
+        """How many it has."""
+        return math.prod(self.shape)
 
     @property
     def part(self) -> slice:
@@ -58,7 +63,7 @@ def _parameter(record: object) -> Parameter | None:
     name, shape, offset = (record.get(field) for field in ("name", "shape", "offset"))
     if not isinstance(name, str) or not isinstance(shape, list) or not _counts([offset, *shape]):
         return None
-    return Parameter(name, int(str(offset)), math.prod(shape))
+    return Parameter(name, int(str(offset)), tuple(shape))
 
 
 def _counts(numbers: Sequence[object]) -> bool:
