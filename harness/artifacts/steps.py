@@ -44,9 +44,9 @@ def differing(left: Tensor, right: Tensor, *, digests: bool) -> Array:
     steps = min(left.shape[0], right.shape[0])
     if left.dtype != right.dtype or left.shape[1:] != right.shape[1:]:
         return np.ones((steps, 1), np.bool_)
-    different: Array = _bits(left.data[:steps]) != _bits(right.data[:steps])
+    different = np.asarray(_bits(left.data[:steps]) != _bits(right.data[:steps]))
     if digests:
-        different = different.any(axis=-1)
+        different = np.asarray(different.any(axis=-1))
     return different.reshape(steps, math.prod(different.shape[1:]))
 
 

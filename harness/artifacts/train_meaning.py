@@ -89,8 +89,8 @@ class TrainMeaning:
         if not left.shape or not right.shape:
             return {}
         known = TRAIN.known(name)
-        differ = differing(left, right, digests=known is not None and known.digests).any(axis=1)
-        both = len(differ)
+        different = differing(left, right, digests=known is not None and known.digests)
+        differ, both = different.any(axis=1), len(different)
         # A training that ends earlier differs from the step on that it does not have.
         steps = [*np.flatnonzero(differ).tolist(), *range(both, max(left.shape[0], right.shape[0]))]
         if not steps:

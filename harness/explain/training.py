@@ -400,23 +400,25 @@ def _trained(a: StoredCell, b: StoredCell, parameters: Sequence[Parameter]) -> t
 def _otherwise(a: CellSpec, b: CellSpec) -> Iterator[Otherwise]:
     """What differs between two cells and is not the version, its lock, its oddities or the repeat."""
     left, right = a.to_json(), b.to_json()
-    if a.group != b.group:
-        for name in sorted({*left, *right} - {"version", "lock", "oddities", "repeat", "swap"}):
-            one, other = left.get(name), right.get(name)
-            if one == other:
-                continue
-            if name in ("settings", "environment"):
-                odd = {*a.oddities, *b.oddities} if name == "environment" else set()
-                for key in sorted({*one, *other} - odd):
-                    if one.get(key) != other.get(key):
-                        yield Otherwise(key, _said(one.get(key)), _said(other.get(key)))
-            elif isinstance(one, dict) and isinstance(other, dict) and one.get("digest") != other.get("digest"):
-                yield Otherwise(name, *(f"{of.get('name')} {str(of.get('digest'))[:8]}" for of in (one, other)))
-            elif not isinstance(one, dict):
-                yield Otherwise(name, _said(one), _said(other))
-    if a.swap != b.swap:
-        yield Otherwise("swap", *(", ".join(sorted(one)) or "none" for one in (a.swap, b.swap)))
+    odd = {*a.oddities, *b.oddities}
+    for name in sorted({*left, *right} - {"version", "lock", "oddities", "repeat"}):
+        one, other = left.get(name), right.get(name)
+        if isinstance(one, dict) and isinstance(other, dict) and name in ("settings", "environment"):
+            for key in sorted({*one, *other} - (odd if name == "environment" else set())):
+                if one.get(key) != other.get(key):
+                    yield Otherwise(key, _said(one.get(key)), _said(other.get(key)))
+        elif _identity(one) != _identity(other):
+            yield Otherwise(name, _said(one), _said(other))
 
 
-def _said(value: object) -> str:
+def _identity(value: Any) -> Any:  # noqa: ANN401 - of any field of a specification
+    """What of a field decides: of what a cell is given, its digest and not its name."""
+    return value.get("digest", value) if isinstance(value, dict) else value
+
+
+def _said(value: Any) -> str:  # noqa: ANN401
+    if isinstance(value, dict):
+        return (
+            f"{value['name']} ({str(value['digest'])[:8]})" if "digest" in value else ", ".join(sorted(value)) or "none"
+        )
     return "unset" if value is None else str(value)

@@ -53,7 +53,7 @@ def _steps(own: Mapping[str, str], training: Training, quantity: Quantity) -> pa
     return pa.Table.from_arrays([_column(columns.get(one.name), one.type, len(steps)) for one in schema], schema=schema)
 
 
-def _column(values: Any, kind: pa.DataType, length: int) -> pa.Array:  # noqa: ANN401 - an array, or one value for all
+def _column(values: Any, kind: pa.DataType, length: int) -> Any:  # noqa: ANN401 - an array, or one value for all
     return pa.array([values] * length if values is None or isinstance(values, str) else values, kind)
 
 
@@ -68,7 +68,7 @@ def _whole(training: Training) -> Iterator[dict[str, Any]]:
     trained = training.trained
     if trained is not None:
         for parameter, one in [(None, trained.whole), *trained.parameters.items()]:
-            row = {"quantity": TRAINED, "phase": phases[TRAINED], "parameter": parameter}
+            row: dict[str, Any] = {"quantity": TRAINED, "phase": phases[TRAINED], "parameter": parameter}
             row |= {"first": False} if training.start is not None or trained.equal else {}
             if one is not None:
                 row |= {"n": one.n, "n_mismatch": one.n_mismatch, "relative_distance": one.distance}
