@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from harness.artifacts.kind import chunk_of
+from harness.artifacts.kind import JobKind, chunk_of
 from harness.artifacts.source import ArtifactSource
 from harness.artifacts.steps import apart, differing, nearest_to_loss
-from harness.artifacts.train_job import TRAIN
 from harness.tensors.dtypes import DTYPES
 from harness.tensors.tensor import Tensor
 
@@ -75,8 +74,8 @@ class TrainMeaning:
 
     first = ""
 
-    def __init__(self, a: ArtifactSource, b: ArtifactSource) -> None:
-        self.a, self.b = a, b
+    def __init__(self, kind: JobKind, a: ArtifactSource, b: ArtifactSource) -> None:
+        self.kind, self.a, self.b = kind, a, b
 
     def facts(self, name: str, left: Tensor | None, right: Tensor | None) -> dict[str, Any]:
         """Steps in which it differs, and the first; of this one the parameters; of numbers of all, how far apart."""
@@ -88,7 +87,7 @@ class TrainMeaning:
             return ({} if step is None else {"first_step": step}) | self._distance(left, right)
         if not left.shape or not right.shape:
             return {}
-        known = TRAIN.known(name)
+        known = self.kind.known(name)
         different = differing(left, right, digests=known is not None and known.digests)
         differ, both = different.any(axis=1), len(different)
         # A training that ends earlier differs from the step on that it does not have.

@@ -157,7 +157,7 @@ def refuse_others(job: str, options: Mapping[str, Any], beside: Iterable[str] = 
     """
     from harness.errors import UsageError
 
-    given = [name for name in _OF if options[name] is not None and name not in beside]
+    given = [name for name in _OF if options.get(name) is not None and name not in beside]
     for kinds in dict.fromkeys(_OF[name] for name in given if job not in _OF[name]):
         named = ", ".join(f"--{name.replace('_', '-')}" for name in given if _OF[name] == kinds)
         whose = " and ".join(_KINDS[kind] for kind in kinds)
