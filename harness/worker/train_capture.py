@@ -27,7 +27,9 @@ ROWS = (
 )  # fmt: skip
 """What has one row for each step, beside the loss, in the order of a step."""
 
+_HOST = torch.device("cpu")
 _STEPS_ON_DEVICE = 64
+"""After so many, what was recorded is copied to the host."""
 
 
 class Losses(Watcher):
@@ -110,7 +112,7 @@ class StepCapture(Watcher):
 
     def _tensors(self, step: int, name: str, tensors: Callable[[], list[torch.Tensor | None]]) -> None:
         """A row of digests, one a parameter, and the tensors themselves where they are asked for."""
-        self._row(name, lambda: digests(tensors()))
+        self._row(name, lambda: digests(tensors(), self._parameters[0].device))
         if step in self.full:
             with self.notes.recording(f"{name}_{step}"):
                 self.tap(f"{name}_{step}", flat(self._parameters, tensors()))
@@ -121,8 +123,8 @@ class StepCapture(Watcher):
             self._parts, self._parameters = parts, [parameter for _name, parameter in parts.parameters()]
         del step
         self._row("batch", lambda: _rows_of(parts.reader, batch))
-        self._row("input_ids", lambda: digests([digests(_given(batch))])[0])
-        self._row("random_before", lambda: _each(random_states()))
+        self._row("input_ids", lambda: digests([digests(_given(batch), _HOST)], _HOST)[0])
+        self._row("random_before", lambda: digests(list(random_states().values()), _HOST))
         return batch
 
     def made(self, step: int, name: str, tensor: torch.Tensor) -> None:
@@ -194,10 +196,6 @@ def flat(like: Sequence[torch.Tensor], tensors: Sequence[torch.Tensor | None]) -
 
 def _number(number: float) -> torch.Tensor:
     return torch.tensor(number, dtype=torch.float64)
-
-
-def _each(states: dict[str, torch.Tensor | None]) -> torch.Tensor:
-    return digests(list(states.values()))
 
 
 def _given(batch: Any) -> list[torch.Tensor]:
