@@ -11,7 +11,7 @@ import pytest
 
 from harness.artifacts.graph import Change, trace
 from harness.artifacts.kinds import KINDS
-from harness.artifacts.train_meaning import TrainMeaning, beginning, parameters_of
+from harness.artifacts.train_meaning import TrainMeaning, parameters_of
 from harness.tensors.tensor import Tensor
 
 TRAIN = KINDS["train"]
@@ -40,7 +40,7 @@ def table(steps: int = 4) -> np.ndarray:
 
 def facts(name: str, left: np.ndarray, right: np.ndarray, listed: Any = None) -> dict[str, Any]:
     sides = Side({name: left}, listed), Side({name: right}, listed)
-    return TrainMeaning(*sides).facts(name, *(side.load(name) for side in sides))
+    return TrainMeaning(TRAIN, *sides).facts(name, *(side.load(name) for side in sides))
 
 
 def test_a_table_of_digests_says_in_which_step_which_parameters_differ_first():
@@ -115,8 +115,6 @@ def test_what_begins_later_inherits_whatever_the_graph_of_a_step_says():
     found = changes({"scores": 3, "loss": 3, "gradients": 2, "clipped": 2, "weights": 2, "random_before": 5})
 
     assert {name for name, change in found.items() if change is Change.ORIGIN} == {"gradients"}
-    assert beginning(TRAIN, {"scores": 3, "weights": 2, "gradients": 2}).phase == "backward"
-    assert beginning(TRAIN, {}) is None
 
 
 @pytest.mark.parametrize(
@@ -136,7 +134,6 @@ def test_within_the_first_step_the_graph_says_what_is_the_origin(began, origin):
     found = changes(began | {"trained": 99})
 
     assert [name for name, change in found.items() if change is Change.ORIGIN] == [origin]
-    assert beginning(TRAIN, began).artifacts[0] == origin
 
 
 def test_noise_of_an_early_step_does_not_hide_where_a_later_one_starts():
