@@ -75,16 +75,23 @@ def _keys(device: torch.device) -> torch.Tensor:
     return _mix_(torch.arange(1, BLOCK + 1, dtype=torch.int64, device=device).mul_(_signed(_GOLDEN)))
 
 
+_Kind = tuple[torch.dtype, tuple[int, ...]]
+
+
 @functools.lru_cache(maxsize=4096)
-def _salts(dtype: torch.dtype, shape: tuple[int, ...]) -> tuple[int, int]:
-    state = 0
+def _salts(kind: _Kind | None) -> tuple[int, int]:
+    if kind is None:
+        return 0, 0  # which `mix` leaves as they are
+    state, (dtype, shape) = 0, kind
     for number in (*str(dtype).encode(), 256, *shape):
         state = _mix((state + number + _GOLDEN) & _MASK)
     return _signed(state), _signed(_mix(state ^ _GOLDEN))
 
 
-def _words(tensor: torch.Tensor) -> torch.Tensor:
+def _words(tensor: torch.Tensor | None) -> torch.Tensor | None:
     """A tensor's bytes as int64 of one dimension, with zeros behind them where they are no whole words."""
+    if tensor is None:
+        return None
     flat = tensor.detach().contiguous().reshape(-1)
     missing = -flat.numel() * flat.element_size() % 8
     if missing or flat.storage_offset() * flat.element_size() % 8:
@@ -94,13 +101,14 @@ def _words(tensor: torch.Tensor) -> torch.Tensor:
 
 
 class _Plan:
-    """How tensors of these sizes are cut into pieces, and which pieces are worked on together.
+    """How some tensors are cut into pieces, and which pieces are worked on together.
 
-    A piece is a part of a block of one tensor; small ones share a pass.
+    A piece is a part of a block of one tensor; small ones share a pass. All that the device must be told is made here,
+    once for every set of tensors of the same kinds: to send it anything later would be to wait for it.
     """
 
-    def __init__(self, sizes: tuple[int, ...], device: torch.device) -> None:
-        together = _TOGETHER[device.type]
+    def __init__(self, kinds: tuple[_Kind | None, ...], sizes: tuple[int, ...], device: torch.device) -> None:
+        together = _TOGETHER.get(device.type, BLOCK)
         self.passes: list[list[tuple[int, int, int, int]]] = []
         """Of each pass its pieces: the tensor's number, the first word in it, how many, the place in the pass."""
         blocks: dict[tuple[int, int], int] = {}
@@ -115,22 +123,18 @@ class _Plan:
                 filled += length
                 of_piece.append(blocks.setdefault((owner, start // BLOCK), len(blocks)))
 
-        def on_device(numbers: list[int]) -> torch.Tensor:
-            return torch.tensor(numbers, dtype=torch.int64).to(device)
+        def on_device(numbers: Sequence[object], *shape: int) -> torch.Tensor:
+            return torch.tensor(numbers, dtype=torch.int64).view(-1, *shape).to(device)
 
-        self.blocks = len(blocks)
+        self.together, self.blocks = together, len(blocks)
         self.block_of_piece = on_device(of_piece)
         self.owner_of_block = on_device([owner for owner, _number in blocks])
-        self.numbers = on_device([_signed(_GOLDEN * (number + 1)) for _owner, number in blocks])[:, None]
+        self.numbers = on_device([_signed(_GOLDEN * (number + 1)) for _owner, number in blocks], 1)
         self.ends = [on_device([piece[3] + piece[2] - 1 for piece in pieces]) for pieces in self.passes]
+        self.salts = on_device([_salts(kind) for kind in kinds], 2)
 
 
 _plan = functools.lru_cache(maxsize=64)(_Plan)
-
-
-@functools.lru_cache(maxsize=64)
-def _all_salts(kinds: tuple[tuple[torch.dtype, tuple[int, ...]], ...], device: torch.device) -> torch.Tensor:
-    return torch.tensor([_salts(*kind) for kind in kinds], dtype=torch.int64).to(device)
 
 
 def _sums(words: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
@@ -141,41 +145,32 @@ def _sums(words: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def digests(tensors: Sequence[torch.Tensor | None]) -> torch.Tensor:
+def digests(tensors: Sequence[torch.Tensor | None], device: torch.device) -> torch.Tensor:
     """Take the digest of each tensor; the formula is above.
 
     It only reads, takes no random number, and waits for nothing: on a GPU the result is there when the GPU is done.
 
     Args:
-        tensors: of any dtypes, shapes and strides, all on one device.
+        tensors: of any dtypes, shapes and strides.
+        device: where they are.
 
     Returns:
         int64 of shape (number of tensors, 2) on that device; 0, 0 for None.
     """
-    there = [number for number, tensor in enumerate(tensors) if tensor is not None]
-    held = [tensor for tensor in tensors if tensor is not None]
-    found = torch.zeros(len(tensors), 2, dtype=torch.int64, device=held[0].device if held else "cpu")
-    if not held:
-        return found
-    device = found.device
-    words = [_words(tensor) for tensor in held]
-    plan, keys = _plan(tuple(map(len, words)), device), _keys(device)
-    buffer = torch.empty(_TOGETHER[device.type], dtype=torch.int64, device=device)
+    words = [_words(tensor) for tensor in tensors]
+    kinds = tuple(None if tensor is None else (tensor.dtype, tuple(tensor.shape)) for tensor in tensors)
+    plan = _plan(kinds, tuple(0 if held is None else len(held) for held in words), device)
+    keys = _keys(device)
+    buffer = torch.empty(plan.together, dtype=torch.int64, device=device)
     sums = [torch.empty(0, 2, dtype=torch.int64, device=device)]
     for pieces, ends in zip(plan.passes, plan.ends, strict=True):
+        used = 0
         for owner, start, length, place in pieces:
-            key = start % BLOCK
-            torch.bitwise_xor(
-                words[owner][start : start + length], keys[key : key + length], out=buffer[place : place + length]
-            )
-        used = buffer[: place + length]
-        first = _sums(_mix_(used), ends)
-        sums.append(torch.stack((first, _sums(_mix_(used), ends)), 1))
+            held, key, used = words[owner], start % BLOCK, place + length
+            assert held is not None
+            torch.bitwise_xor(held[start : start + length], keys[key : key + length], out=buffer[place:used])
+        first = _sums(_mix_(buffer[:used]), ends)
+        sums.append(torch.stack((first, _sums(_mix_(buffer[:used]), ends)), 1))
     blocks = torch.zeros(plan.blocks, 2, dtype=torch.int64, device=device)
     blocks.index_add_(0, plan.block_of_piece, torch.cat(sums)).add_(plan.numbers)
-    totals = _all_salts(tuple((tensor.dtype, tuple(tensor.shape)) for tensor in held), device).clone()
-    _mix_(totals.index_add_(0, plan.owner_of_block, _mix_(blocks)))
-    if len(there) == len(tensors):
-        return totals
-    found[torch.tensor(there).to(device)] = totals
-    return found
+    return _mix_(plan.salts.clone().index_add_(0, plan.owner_of_block, _mix_(blocks)))

@@ -195,7 +195,7 @@ def step(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
     subject = _subject(cell, out_dir, phases)
     with phases("step"):
         made = digests(subject.run())
-    return {"outputs": {name: made[name] for name in cell.get("only", made)}}
+    return {"outputs": {name: digest for name, digest in made.items() if name in cell.get("only", made)}}
 
 
 def _save(tensor: torch.Tensor, path: str) -> None:

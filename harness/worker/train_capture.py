@@ -28,7 +28,9 @@ ROWS = (
 )  # fmt: skip
 """What has one row for each step, beside the loss, in the order of a step."""
 
+_HOST = torch.device("cpu")
 _STEPS_ON_DEVICE = 64
+"""After so many, what was recorded is copied to the host."""
 
 
 class Losses(Watcher):
@@ -115,7 +117,7 @@ class StepCapture(Watcher):
             with self.notes.recording(f"{name}_{step}"):
                 held = flat(self._parameters, tensors())
                 self._put(tensors(), held, self.tap(f"{name}_{step}", held))
-        self._row(name, lambda: digests(tensors()))
+        self._row(name, lambda: digests(tensors(), self._parameters[0].device))
 
     def _whole(self, name: str, step: int) -> bool:
         return step in self.full or name in self.tap.swap
@@ -137,8 +139,8 @@ class StepCapture(Watcher):
             self._count = self._made()  # a training may begin in the state of another one
         self._random(step)
         self._row("batch", lambda: _rows_of(parts.reader, batch))
-        self._row("input_ids", lambda: digests([digests(_given(batch))])[0])
-        self._row("random_before", lambda: _each(random_states()))
+        self._row("input_ids", lambda: digests([digests(_given(batch), _HOST)], _HOST)[0])
+        self._row("random_before", lambda: digests(list(random_states().values()), _HOST))
         return batch
 
     def _random(self, step: int) -> None:
@@ -224,10 +226,6 @@ def flat(like: Sequence[torch.Tensor], tensors: Sequence[torch.Tensor | None]) -
 
 def _number(number: float) -> torch.Tensor:
     return torch.tensor(number, dtype=torch.float64)
-
-
-def _each(states: dict[str, torch.Tensor | None]) -> torch.Tensor:
-    return digests(list(states.values()))
 
 
 def _given(batch: Any) -> list[torch.Tensor]:
