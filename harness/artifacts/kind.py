@@ -29,6 +29,7 @@ class Made:
         by_passage: whether its rows, or what is in them, belong to single passages.
         digests: whether its numbers are digests of what was too large to keep: they are equal or not, and no more.
         rounded: whether the job may round it to float16 before it keeps it, after the step that makes it.
+        small: whether it is kept itself, and not only its digest, as soon as anything of the inside is.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Made:
     by_passage: bool = False
     digests: bool = False
     rounded: bool = False
+    small: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ class Replay:
             their own names.
         batches: where it runs on a batch.
         blocks: where it runs on a block.
+        after: of a part of a larger step, another part before it that is looked at with it unless that differs itself:
+            it makes something for this one that is no artifact.
     """
 
     inputs: Mapping[str, str]
@@ -96,6 +100,7 @@ class Replay:
     outputs: Mapping[str, str] | None = None
     batches: Batches | None = None
     blocks: Blocks | None = None
+    after: str | None = None
 
 
 class Meaning(Protocol):
@@ -152,6 +157,8 @@ class JobKind:
             files of `intermediates/`; None where there is none.
         united: facts that differ from chunk to chunk, each with how those of two chunks become that of both; None where
             no fact of both follows. A fact that is not here is only told together of chunks that have the same.
+        stepwise: whether the rows of its intermediates are steps, each of which begins with what the steps before left.
+            Inputs are those of the same step then, and chunks are steps whose numbers were kept.
     """
 
     name: str
@@ -163,6 +170,7 @@ class JobKind:
     folder: str | None = None
     united: Mapping[str, Callable[[Any, Any], Any] | None] = field(default_factory=dict)
     product: str = "index"
+    stepwise: bool = False
 
     @cached_property
     def _places(self) -> dict[str, tuple[int, Made]]:

@@ -16,6 +16,7 @@ from harness.report.headline import Headline, VersionPair, headline
 from harness.report.parquet import about_cells
 from harness.report.retrieval import Retrieval, retrieve, write_retrieval
 from harness.report.tables import write_tables
+from harness.report.training import write_training
 from harness.running.choice import Choice, describe
 from harness.running.deployments import searches_of
 from harness.running.experiment import Experiment
@@ -91,6 +92,8 @@ def reduce_cells(
     write_tables(output, cells, pairs, choice.locks, about, retrieval.verdicts)
     if retrieval.verdicts:
         write_retrieval(output, retrieval, about)
+    if any(pair.training is not None for pair in pairs):
+        write_training(output, pairs, about)
     rows = [(pair.kind, _with_verdict(headline(pair), pair, retrieval)) for pair in pairs]
     return Reduced(
         describe(cells),
@@ -128,7 +131,7 @@ def _across(cells: Sequence[Cell], versions: Sequence[str]) -> tuple[Step, ...]:
 
 
 def results_name(spec: CellSpec, searched: str | None = None) -> str:
-    """Name of the tables' folder: device, collection and number of passages; of searches, also queries and index.
+    """Name of the tables' folder: device, collection and number of passages; also queries and index, or triples.
 
     Args:
         spec: of one of the cells.
@@ -143,4 +146,6 @@ def results_name(spec: CellSpec, searched: str | None = None) -> str:
     if spec.queries is not None:
         where = f"-on-{searched}" if searched else ""
         parts.append(f"{plain(spec.queries.name)}-{spec.queries.queries}{where}")
+    if spec.triples is not None:
+        parts.append(f"{plain(spec.triples.name)}-{spec.triples.triples}")
     return "--".join(parts)

@@ -12,7 +12,8 @@ import pytest
 
 from harness.environments.device import Device
 from harness.environments.lockfile import lock_path, read_lock
-from harness.inputs.matrix import Deadlines, IndexJob, Matrix, Retry
+from harness.inputs.jobs import Deadlines, IndexJob, Retry
+from harness.inputs.matrix import Matrix
 from harness.inputs.matrix_file import load_matrix, parse_matrix
 from harness.inputs.passages import Passages
 from harness.running.specs import job_environment, job_spec
