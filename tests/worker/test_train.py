@@ -71,7 +71,7 @@ def test_every_artifact_is_there_with_a_row_for_each_step(plain):
     a, parameters = plain.arrays, plain.result["parameters"]
 
     assert plain.result["steps"] == STEPS
-    assert set(a) == ROWS | FINAL | {f"{name}_{FULL}" for name in DIGESTS}
+    assert set(a) == ROWS | FINAL | {f"{name}_{FULL}" for name in (*DIGESTS, "random")}
     assert {len(a[name]) for name in ROWS} == {STEPS}
     assert {a[name].shape for name in DIGESTS} == {(STEPS, len(parameters), 2)}
     assert a["loss"].shape == (STEPS, TRAIN["accumsteps"])
