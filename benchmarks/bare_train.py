@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """What a user would write to train with colbert-ai, and nothing of the harness: the reference of `training.py`.
 
     python bare_train.py CELL.json OUT

@@ -92,7 +92,7 @@ def test_artifacts_agree_with_each_other_as_in_the_loop(training, plain):
     np.testing.assert_allclose(a["learning_rate"], TRAIN["lr"] * np.array(rates))
     assert a["skipped"].tolist() == [0] * STEPS
     assert a["scale"].tolist() == [1.0] * STEPS
-    norm = np.linalg.norm(a[f"gradients_{FULL}"].astype(np.float64))
+    norm = float(np.linalg.norm(a[f"gradients_{FULL}"].astype(np.float64)))
     np.testing.assert_allclose(a["gradient_norm"][FULL], norm, rtol=1e-4)
     np.testing.assert_allclose(np.linalg.norm(a[f"clipped_{FULL}"].astype(np.float64)), min(norm, 2.0), rtol=1e-4)
     assert a[f"weights_{FULL}"].tobytes() == a["trained"].tobytes()
