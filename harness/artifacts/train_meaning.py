@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.artifacts.kind import JobKind, chunk_of
+from harness.artifacts.kind import chunk_of
 from harness.artifacts.source import ArtifactSource
 from harness.tensors.dtypes import DTYPES, Array
 from harness.tensors.tensor import Tensor
@@ -43,21 +43,6 @@ class Parameter:
         return math.prod(self.shape)
 
 
-@dataclass(frozen=True)
-class Beginning:
-    """Where two trainings begin to differ.
-
-    Attributes:
-        step: the first one that differs, from 0.
-        phase: of it, what made the first of the artifacts.
-        artifacts: those that differ in that step, in order.
-    """
-
-    step: int
-    phase: str
-    artifacts: tuple[str, ...]
-
-
 def parameters_of(source: ArtifactSource) -> list[Parameter]:
     """The parameters of a stored training's model, in their order, as its job listed them; empty where it did not."""
     listed = getattr(getattr(source, "cell", None), "details", {}).get("parameters")
@@ -77,16 +62,6 @@ def _parameter(record: object) -> Parameter | None:
 
 def _counts(numbers: Sequence[object]) -> bool:
     return all(type(one) is int and 0 <= one < 1 << 40 for one in numbers)
-
-
-def beginning(kind: JobKind, began: Mapping[str, int]) -> Beginning | None:
-    """Where it begins, of the first differing step of each artifact (`began`, from facts); None where none is known."""
-    if not began:
-        return None
-    step = min(began.values())
-    names = kind.in_order(name for name, first in began.items() if first == step)
-    known = kind.known(names[0])
-    return Beginning(step, known.step if known else names[0], tuple(names))
 
 
 class TrainMeaning:

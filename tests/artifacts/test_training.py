@@ -11,7 +11,7 @@ import pytest
 
 from harness.artifacts.graph import Change, trace
 from harness.artifacts.kinds import KINDS
-from harness.artifacts.train_meaning import TrainMeaning, beginning, parameters_of
+from harness.artifacts.train_meaning import TrainMeaning, parameters_of
 from harness.tensors.tensor import Tensor
 
 TRAIN = KINDS["train"]
@@ -21,17 +21,28 @@ LISTED = [{"name": name, "shape": [2], "offset": 2 * place} for place, name in e
 
 @dataclass
 class Side:
-    """A training's artifacts."""
+    """A training with one artifact."""
 
-    artifacts: dict[str, Any]
+    artifact: str
+    array: np.ndarray
     listed: Any = None
+    name: str = "side"
 
     @property
     def cell(self) -> SimpleNamespace:
         return SimpleNamespace(details={"parameters": LISTED if self.listed is None else self.listed})
 
-    def load(self, name: str) -> Tensor:
-        return Tensor.of(self.artifacts[name])
+    def names(self) -> tuple[str, ...]:
+        return (self.artifact,)
+
+    def load(self, name: str) -> Tensor:  # noqa: ARG002 - part of the protocol
+        return Tensor.of(self.array)
+
+    def digest(self, name: str) -> str | None:  # noqa: ARG002 - part of the protocol
+        return None
+
+    def metadata(self) -> dict[str, Any]:
+        return {}
 
 
 def table(steps: int = 4) -> np.ndarray:
@@ -39,8 +50,8 @@ def table(steps: int = 4) -> np.ndarray:
 
 
 def facts(name: str, left: np.ndarray, right: np.ndarray, listed: Any = None) -> dict[str, Any]:
-    sides = Side({name: left}, listed), Side({name: right}, listed)
-    return TrainMeaning(*sides).facts(name, *(side.load(name) for side in sides))
+    a, b = Side(name, left, listed), Side(name, right, listed)
+    return TrainMeaning(a, b).facts(name, a.load(name), b.load(name))
 
 
 def test_a_table_of_digests_says_in_which_step_which_parameters_differ_first():
@@ -95,7 +106,7 @@ def test_two_models_are_told_by_their_distance_and_the_parameter_that_is_farthes
     ],
 )  # fmt: skip
 def test_a_list_of_parameters_that_is_none_gives_no_names_and_breaks_nothing(listed):
-    assert parameters_of(Side({}, listed)) == []  # type: ignore[arg-type]  # as much of a source as is looked at
+    assert parameters_of(Side("gradients", table(), listed)) == []
     found = facts("gradients", table(), table() + 1, listed)
     assert all(name.startswith("parameter ") for name in found["first_parameters"])
     assert facts("trained", np.ones(3, np.float32), np.zeros(3, np.float32), listed).keys() == {"relative_distance"}
@@ -115,8 +126,6 @@ def test_what_begins_later_inherits_whatever_the_graph_of_a_step_says():
     found = changes({"scores": 3, "loss": 3, "gradients": 2, "clipped": 2, "weights": 2, "random_before": 5})
 
     assert {name for name, change in found.items() if change is Change.ORIGIN} == {"gradients"}
-    assert beginning(TRAIN, {"scores": 3, "weights": 2, "gradients": 2}).phase == "backward"
-    assert beginning(TRAIN, {}) is None
 
 
 @pytest.mark.parametrize(
@@ -136,7 +145,6 @@ def test_within_the_first_step_the_graph_says_what_is_the_origin(began, origin):
     found = changes(began | {"trained": 99})
 
     assert [name for name, change in found.items() if change is Change.ORIGIN] == [origin]
-    assert beginning(TRAIN, began).artifacts[0] == origin
 
 
 def test_noise_of_an_early_step_does_not_hide_where_a_later_one_starts():

@@ -203,6 +203,7 @@ def test_a_cell_takes_its_model_along_to_another_store(bench, own, tmp_path):
     target = Store(tmp_path / "store")
     copy_cells(bench.experiment().store, target, [own["2.7.0"]], "final")
     there = target.get(own["2.7.0"].key)
+    assert there is not None
 
     home = replace(bench.experiment().home, root=tmp_path / "home")
     assert trained_checkpoint(home, target, there).digest == (
