@@ -237,6 +237,7 @@ def typecheck(session: nox.Session) -> None:
 JOBS = {
     "index": "Index with torch {} and store the cell",
     "search": "Search with torch {}, in its own index, and store the cell",
+    "train": "Train with torch {}, and store the cell",
     "probe": "Run small experiments with torch {} and store them",
 }
 

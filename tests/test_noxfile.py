@@ -30,7 +30,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = [ROOT / "README.md", *(path for path in sorted((ROOT / "docs").glob("*.md")) if path.name != "cli.md")]
 NAMED = {"compare-consecutive", "sweep", "quickstart", "lock", "tests", "lint", "typecheck"}
-JOBS = ("index", "search", "probe")
+JOBS = ("index", "search", "train", "probe")
 """Those that have a session for each version."""
 
 

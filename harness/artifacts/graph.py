@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -46,6 +47,7 @@ def trace(
     noise: Iterable[str] = (),
     swapped: Iterable[str] = (),
     unknown: Iterable[str] = (),
+    began: Mapping[str, int] | None = None,
     kind: JobKind = INDEX,
 ) -> tuple[Place, ...]:
     """Find where the difference of two cells starts.
@@ -56,6 +58,8 @@ def trace(
         noise: artifacts that change when A or B is run again.
         swapped: artifacts that were put in their place from outside, so that nothing before them counts.
         unknown: artifacts that one of the cells made and could not record: they are left out, as if neither had them.
+        began: of a kind that goes in steps, artifact to the first step in which it differs: what begins to differ later
+            than another inherits from it, through what a step leaves to the next.
         kind: of the job that made them.
 
     Returns:
@@ -65,10 +69,12 @@ def trace(
     present = frozenset(names)
     differing = {name for name in names if a.get(name) != b.get(name)}
     noisy, given = set(noise), set(swapped)
+    first = {name: (began or {}).get(name, math.inf) for name in differing}
+    earliest = min((first[name] for name in differing - noisy), default=math.inf)
     places = []
     for name in names:
         inputs = () if name in given else kind.inputs_of(name, present)
-        changed = tuple(other for other in inputs if other in differing)
+        changed = tuple(other for other in inputs if other in differing and first[other] <= first.get(name, math.inf))
         if name in given and name not in differing:
             change = Change.SWAPPED
         elif name not in differing:
@@ -76,7 +82,7 @@ def trace(
         elif name in noisy:
             change = Change.NOISE
         else:
-            change = Change.INHERITED if changed else Change.ORIGIN
+            change = Change.INHERITED if changed or first[name] > earliest else Change.ORIGIN
         known = kind.known(name)  # what nobody declared is its own step
         places.append(Place(name, known.step if known else name, inputs, change, changed))
     return tuple(places)

@@ -29,6 +29,7 @@ class Made:
         by_passage: whether its rows, or what is in them, belong to single passages.
         digests: whether its numbers are digests of what was too large to keep: they are equal or not, and no more.
         rounded: whether the job may round it to float16 before it keeps it, after the step that makes it.
+        small: whether it is kept itself, and not only its digest, as soon as anything of the inside is.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Made:
     by_passage: bool = False
     digests: bool = False
     rounded: bool = False
+    small: bool = False
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,8 @@ class JobKind:
             files of `intermediates/`; None where there is none.
         united: facts that differ from chunk to chunk, each with how those of two chunks become that of both; None where
             no fact of both follows. A fact that is not here is only told together of chunks that have the same.
+        stepwise: whether the rows of its intermediates are steps, each of which begins with what the steps before left.
+            Inputs are those of the same step then, and chunks are steps whose numbers were kept.
     """
 
     name: str
@@ -163,6 +167,7 @@ class JobKind:
     folder: str | None = None
     united: Mapping[str, Callable[[Any, Any], Any] | None] = field(default_factory=dict)
     product: str = "index"
+    stepwise: bool = False
 
     @cached_property
     def _places(self) -> dict[str, tuple[int, Made]]:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from harness.artifacts.index_job import INDEX
 from harness.artifacts.search_job import SEARCH
+from harness.artifacts.train_job import TRAIN
 
 if TYPE_CHECKING:
     from harness.artifacts.kind import JobKind
 
-KINDS: Mapping[str, JobKind] = {kind.name: kind for kind in (INDEX, SEARCH)}
+KINDS: Mapping[str, JobKind] = {kind.name: kind for kind in (INDEX, SEARCH, TRAIN)}
 
 
 def kind_named(job: object) -> JobKind:

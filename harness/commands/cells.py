@@ -1,4 +1,4 @@
-"""What `harness index` and `harness search` share: run cells of one kind, store them, and say how they ended."""
+"""What `harness index`, `search` and `train` share: run cells of one kind, store them, and say how they ended."""
 
 from __future__ import annotations
 

@@ -60,7 +60,9 @@ home_option = click.option(
     envvar="HARNESS_HOME",
     help="Folder of environments, caches and the store (default: .harness beside matrix.yaml).",
 )
-checkpoint_option = click.option("--checkpoint", help="A checkpoint in matrix.yaml, or a folder.")
+checkpoint_option = click.option(
+    "--checkpoint", help="A checkpoint in matrix.yaml, a folder, or trained@VERSION: the model of a stored training."
+)
 device_option = click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
@@ -107,10 +109,14 @@ selection_options = together(
 )
 """Options that say which experiment is meant: `Selection`'s fields."""
 
-search_options = together(
+query_options = together(
     click.option("--queries", help="A .parquet, .tsv or .jsonl file (default: the collection's own)."),
     click.option("--qrels", help="Which passages answer them: TREC's qrels, or a .parquet file."),
     click.option("--limit-queries", type=click.IntRange(min=1), help="Only the first N queries."),
+)
+"""Options that say what is searched for, or what triples are of: `Selection`'s fields, as all that follow are."""
+
+_search_options = together(
     click.option("--on", metavar="VERSION", help="Search this version's index, not each version its own."),
     click.option(
         "--index",
@@ -119,40 +125,65 @@ search_options = together(
     ),
     click.option("--k", type=click.IntRange(min=1), help="Passages that a search returns (part of its key)."),
 )
-"""Options that say what is searched for, and in which index: `Selection`'s fields, too."""
+_train_options = together(
+    click.option("--triples", help="Train from this .jsonl file (default: the collection's own, or drawn from qrels)."),
+    click.option("--maxsteps", type=click.IntRange(min=1), help="Steps of a training."),
+    click.option("--bsize", type=click.IntRange(min=1), help="Triples of a training's step."),
+    click.option("--accumsteps", type=click.IntRange(min=1), help="Into how many parts a step is cut."),
+    click.option("--nway", type=click.IntRange(min=2), help="Passages of a triple."),
+    click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Learning rate of a training."),
+    click.option("--warmup", type=click.IntRange(min=0), help="Steps to the full learning rate, which then falls."),
+)
+search_options = together(query_options, _search_options)
+"""Options that say what is searched for, and in which index."""
+train_options = together(query_options, _train_options)
+"""Options that say what is trained from, and how; part of a cell's key."""
+
+_KINDS = {"search": "searches", "train": "trainings"}
+_OF = {
+    **dict.fromkeys(("queries", "qrels", "limit_queries"), ("search", "train")),
+    **dict.fromkeys(("on", "index", "k"), ("search",)),
+    **dict.fromkeys(("triples", "maxsteps", "bsize", "accumsteps", "nway", "lr", "warmup"), ("train",)),
+}
+"""Options that are not for every kind of job, and for which they are."""
 
 
-def cell_options(
-    function: Callable[..., Any], of_searches: Iterable[str] = ("queries", "qrels", "limit_queries", "k", "on", "index")
-) -> Callable[..., Any]:
+def cell_options(function: Callable[..., Any], beside: Iterable[str] = ()) -> Callable[..., Any]:
     """Options that say which cells are meant, of any kind of job: `Selection`'s fields.
 
-    Those `of_searches` are refused where no searches are meant.
+    Those of other kinds than the one that is meant are refused. Those `beside` an index are not: they say what is done
+    with it.
     """
-    names = tuple(of_searches)
+    allowed = frozenset(beside)
 
     @functools.wraps(function)
     def fitting(*, job: str, **options: Any) -> Any:
         from harness.errors import UsageError
 
-        given = [f"--{name.replace('_', '-')}" for name in names if options[name] is not None]
-        if given and job != "search":
-            raise UsageError(f"{', '.join(given)}: of searches; give --job search, too, or leave this out.")
+        given = [name for name in _OF if options[name] is not None]
+        if job == "index":
+            given = [name for name in given if name not in allowed]
+        for kinds in dict.fromkeys(_OF[name] for name in given if job not in _OF[name]):
+            named = ", ".join(f"--{name.replace('_', '-')}" for name in given if _OF[name] == kinds)
+            whose = " and ".join(_KINDS[kind] for kind in kinds)
+            meant = " or ".join(f"--job {kind}" for kind in kinds)
+            raise UsageError(f"{named}: of {whose}; give {meant}, too, or leave this out.")
         return function(job=job, **options)
 
     kind = click.option(
         "--job",
-        type=click.Choice(["index", "search"]),
+        type=click.Choice(["index", *_KINDS]),
         default="index",
         show_default=True,
-        help="The kind of cells that is meant; of searches, these options say which (docs/search.md).",
+        help="The kind of cells that is meant; of searches and trainings, these options say which (docs/search.md, "
+        "docs/training.md).",
     )
-    return together(kind, search_options, selection_options)(fitting)
+    return together(kind, query_options, _search_options, _train_options, selection_options)(fitting)
 
 
 def table_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """The same for a table, which of indexes says what the searches in them return, too."""
-    return cell_options(function, of_searches=("on", "index"))
+    return cell_options(function, beside=("queries", "qrels", "limit_queries", "k"))
 
 
 probe_options = together(

@@ -69,7 +69,7 @@ def command(
     cluster: dict[str, Any],
     **options: Any,
 ) -> int:
-    """Index, or search, with VERSIONS (default: all), then reduce to tables. Stored cells are not run again.
+    """Index, search, or train with VERSIONS (default: all), then reduce to tables. Stored cells are not run again.
 
     One version that fails does not stop the others. Ctrl-C once lets the running cells end and reduces what is there;
     twice ends them at once. Exit code 3 when a cell ended badly or did not run, 1 when a pair differs beyond the noise

@@ -110,7 +110,8 @@ def _trace(
                 right[one.name] = "a" if one.bit_equal else "b"
     noise = [one.name for one in rows if one.above_noise is False and not one.bit_equal]
     swapped = {name for side in (a, b) if _cell(side) is not None for name in _cell(side).spec.swap}
-    return trace(left, right, noise=noise, swapped=swapped, kind=kind)
+    began = {one.name: one.facts["first_step"] for one in rows if "first_step" in one.facts}
+    return trace(left, right, noise=noise, swapped=swapped, began=began, kind=kind)
 
 
 def _note(

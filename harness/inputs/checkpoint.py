@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from harness.words import said
 SAFETENSORS = "model.safetensors"
 PICKLE = "pytorch_model.bin"
 METADATA = "artifact.metadata"
-QUERY_MAXLEN = 32
+QUERY_MAXLEN, DOC_MAXLEN, SIMILARITY = 32, 220, "cosine"
 """colbert-ai's own, for a checkpoint that names none."""
 
 SMALL_FILES = (
@@ -50,7 +51,7 @@ class CheckpointFiles:
     `path` is absolute, because colbert-ai takes a relative one for a Hub id. `digest` is over the files that matter, by
     name and content, wherever the folder lies. `source` says where it came from, and never holds an absolute path; its
     key `weights` names the weights file that was hashed and that transformers will load. `query_maxlen` is how many
-    tokens its queries have.
+    tokens its queries have, `doc_maxlen` how many its passages have at most, and `similarity` how it scores two tokens.
     """
 
     name: str
@@ -59,6 +60,8 @@ class CheckpointFiles:
     dim: int
     source: dict[str, str | int]
     query_maxlen: int = QUERY_MAXLEN
+    doc_maxlen: int = DOC_MAXLEN
+    similarity: str = SIMILARITY
 
     def record(self) -> dict[str, Any]:
         """What a cell's specification keeps of it: name, digest and dim."""
@@ -72,6 +75,15 @@ def load_checkpoint_local(path: Path) -> CheckpointFiles:
         UsageError: If it is not one that colbert-ai loads as it stands.
     """
     return _load(path, path.resolve().name, {"kind": "local"})
+
+
+def load_checkpoint_folder(path: Path, name: str, source: dict[str, str | int]) -> CheckpointFiles:
+    """Check a folder that this harness made a checkpoint of; see `CheckpointFiles` for what it is called.
+
+    Raises:
+        UsageError: If it is not one that colbert-ai loads as it stands.
+    """
+    return _load(path, name, source)
 
 
 def load_checkpoint_embedded(home: Home, run_uv: RunUv) -> CheckpointFiles:
@@ -130,15 +142,40 @@ def _load(folder: Path, name: str, source: dict[str, str | int]) -> CheckpointFi
         # colbert-ai takes the model's class from this name, from the Hub if it is not a folder; who starts the job
         # has to set model_name to the checkpoint's own path where the Hub is not to be asked.
         source["model_name"] = base
-    query_maxlen = _whole_number(folder, metadata, "query_maxlen", "set it to what it was trained with", QUERY_MAXLEN)
-    return CheckpointFiles(name, folder, digest_files(folder, weights.name), dim, source, query_maxlen)
+    query_maxlen, doc_maxlen = (
+        _whole_number(folder, metadata, field, "set it to what it was trained with", default)
+        for field, default in (("query_maxlen", QUERY_MAXLEN), ("doc_maxlen", DOC_MAXLEN))
+    )
+    # As colbert-ai takes it: whatever is not l2 is cosine.
+    similarity = "l2" if metadata.get("similarity") == "l2" else SIMILARITY
+    digest = digest_files(folder, weights.name)
+    return CheckpointFiles(name, folder, digest, dim, source, query_maxlen, doc_maxlen, similarity)
+
+
+def set_metadata(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Set fields of a checkpoint's `artifact.metadata`, as colbert-ai does when it saves what it has trained.
+
+    Where they are so already, or where colbert-ai takes them for it, the file stays as it is.
+    """
+    path = folder / METADATA
+    metadata = _read_json(path, "save the checkpoint with colbert-ai, which writes its settings there.")
+    inner = metadata["config"] if isinstance(metadata.get("config"), dict) else metadata
+    known = {"query_maxlen": QUERY_MAXLEN, "doc_maxlen": DOC_MAXLEN, "similarity": SIMILARITY, **inner}
+    if changed := {name: value for name, value in settings.items() if known.get(name) != value}:
+        inner.update(changed)
+        path.write_text(json.dumps(metadata, indent=1), encoding="utf-8")
+
+
+def small_files(folder: Path) -> list[Path]:
+    """The files of a checkpoint, other than the weights, that decide what it computes."""
+    return [p for p in folder.iterdir() if p.is_file() and any(fnmatch.fnmatch(p.name, s) for s in SMALL_FILES)]
 
 
 def digest_files(folder: Path, weights: str) -> str:
     """Hex blake3 over the files that matter, sorted by name: each name and content is preceded by its length."""
     import blake3
 
-    names = [p.name for p in folder.iterdir() if p.is_file() and any(fnmatch.fnmatch(p.name, s) for s in SMALL_FILES)]
+    names = [path.name for path in small_files(folder)]
     digest = blake3.blake3(b"harness checkpoint 1\n")
     try:
         for name in sorted([*names, weights]):

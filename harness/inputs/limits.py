@@ -8,7 +8,7 @@ import unicodedata
 
 from harness.errors import UsageError
 from harness.inputs.checkpoint import CheckpointFiles
-from harness.inputs.matrix import IndexJob
+from harness.inputs.jobs import IndexJob
 from harness.inputs.passages import Passages
 from harness.words import count
 

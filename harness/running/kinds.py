@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from harness.inputs.checkpoint import CheckpointFiles
-from harness.inputs.matrix import IndexJob, JobSettings, Matrix
+from harness.inputs.jobs import IndexJob, JobSettings
+from harness.inputs.matrix import Matrix
 from harness.inputs.passages import Passages, write_jsonl
 from harness.inputs.queries import Queries
+from harness.inputs.triples import Triples
 from harness.running.selection import Selection
 from harness.store.cell import Artifact, Cell
 from harness.store.store import Store
@@ -38,7 +40,11 @@ class Asked(Protocol):
 
     @property
     def queries(self) -> Queries:
-        """What is searched for, loaded."""
+        """What is searched for, or what triples are of, loaded."""
+
+    @property
+    def triples(self) -> Triples:
+        """What is trained from, loaded or drawn."""
 
     @property
     def index(self) -> Asked:

@@ -23,7 +23,8 @@ from harness.environments.supervise import read
 from harness.environments.uv import BuildFailed
 from harness.errors import UnreadableTensor, UsageError
 from harness.home import package_folder
-from harness.inputs.matrix import JobSettings, Matrix
+from harness.inputs.jobs import JobSettings
+from harness.inputs.matrix import Matrix
 from harness.running.experiment import Experiment
 from harness.running.job import JobResult, interpreter_of, workbench
 from harness.running.progress import Board

@@ -25,7 +25,7 @@ from harness.running.kinds import JobInputs
 from harness.running.recover import RECORD, this_process
 from harness.store.cell import Artifact, Cell
 from harness.store.spec import CellSpec
-from harness.store.store import Store
+from harness.store.store import MODEL, Store
 
 
 def run_cell(
@@ -153,7 +153,7 @@ def conclude(
                 details={name: value for name, value in details.items() if name not in result},
             )
         try:
-            return store.put(cell, log=run / "log.txt", index=out / "index")
+            return store.put(cell, log=run / "log.txt", index=out / "index", model=run / MODEL)
         except OSError as error:
             if cell.outcome == "ok" or error.errno not in {errno.ENOSPC, errno.EDQUOT}:
                 raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -14,9 +13,9 @@ from harness.artifacts.meaning import nbits_of
 from harness.artifacts.searchable import IndexFiles, check_index, clean_copy, settings_of, tensors_of
 from harness.errors import UnreadableTensor, UsageError
 from harness.inputs.checkpoint import CheckpointFiles
-from harness.inputs.matrix import SearchJob
+from harness.inputs.jobs import SearchJob
 from harness.inputs.passages import Passages
-from harness.inputs.queries import Queries
+from harness.inputs.queries import Queries, write_queries
 from harness.running.kinds import Asked, JobInputs
 from harness.store.cell import Artifact, Cell
 from harness.store.spec import Index, digest_of
@@ -147,10 +146,7 @@ class SearchInputs:
             clean_copy(self.index.source, run / "index")
         except UnreadableTensor as error:
             raise UsageError(f"The index {self.index.name} cannot be searched: {error}") from error
-        with (run / "queries.jsonl").open("w", encoding="utf-8") as file:
-            for qid, text in zip(self.queries.ids, self.queries.texts, strict=True):
-                # Everything beyond ASCII is escaped: no locale and no way of splitting lines can change a text.
-                file.write(json.dumps({"qid": qid, "text": text}) + "\n")
+        write_queries(self.queries, run / "queries.jsonl")
         return {"index": str(run / "index"), "queries": str(run / "queries.jsonl")}
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.inputs.matrix import JobSettings, Matrix
+from harness.inputs.jobs import JobSettings
+from harness.inputs.matrix import Matrix
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Options of `plan`, `index`, `search`, `sweep` and `consecutive`, as the user gave them.
+    """Options of `plan`, `index`, `search`, `train`, `sweep` and `consecutive`, as the user gave them.
 
     `identity` is that of another machine's device, where the cells will run there: on a cluster, of the nodes. `job` is
     the kind of cells that is meant. A search is over the index of its own version, of the version `on`, or of the
-    folder `index`.
+    folder `index`. An option that a kind of job has a setting of the same name for is given in place of that.
     """
 
     matrix_path: Path | None = None
@@ -36,6 +37,13 @@ class Selection:
     on: str | None = None
     index: Path | None = None
     k: int | None = None
+    triples: str | None = None
+    maxsteps: int | None = None
+    bsize: int | None = None
+    accumsteps: int | None = None
+    nway: int | None = None
+    lr: float | None = None
+    warmup: int | None = None
 
     @property
     def searched(self) -> str | None:
@@ -53,5 +61,5 @@ class Selection:
 def job_of(matrix: Matrix, selection: Selection) -> JobSettings:
     """The settings of the job that is meant, with what the user asked for instead."""
     own = matrix.jobs.named(selection.job)
-    asked = {name: getattr(selection, name) for name in ("capture", "threads", "k") if name in type(own).model_fields}
-    return own.model_validate(own.model_dump() | {name: value for name, value in asked.items() if value})
+    asked = {name: value for name, value in vars(selection).items() if name in type(own).model_fields}
+    return own.model_validate(own.model_dump() | {name: value for name, value in asked.items() if value is not None})

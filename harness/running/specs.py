@@ -7,7 +7,8 @@ from typing import Any
 
 from harness.environments.device import Device
 from harness.environments.lockfile import Lock
-from harness.inputs.matrix import JobSettings, Matrix
+from harness.inputs.jobs import JobSettings
+from harness.inputs.matrix import Matrix
 from harness.store.spec import CellSpec, Checkpoint, Collection
 
 FIXED_ENVIRONMENT = {

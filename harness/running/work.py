@@ -13,7 +13,7 @@ from harness.environments.interpreter import Interpreter
 from harness.environments.supervise import Control, Stopped
 from harness.environments.uv import BuildFailed
 from harness.flock import Held
-from harness.inputs.matrix import Retry
+from harness.inputs.jobs import Retry
 from harness.running.causes import INFRASTRUCTURE, is_infrastructure
 from harness.running.experiment import Experiment
 from harness.running.plan import Planned

@@ -20,7 +20,7 @@ from harness.files import file_digest
 from harness.flock import hold
 from harness.store.cell import Cell
 from harness.store.objects import TENSOR
-from harness.store.store import ATTEMPT, PLACING, Store
+from harness.store.store import ATTEMPT, MODEL, PLACING, Store
 from harness.tensors.safetensors import read_safetensors
 
 DAMAGED, MISSING, ORPHAN, LEFTOVER, FOREIGN = "damaged", "missing", "orphan", "leftover", "foreign"
@@ -250,9 +250,8 @@ def _judge(listing: _Listing, path: str) -> Finding | None:  # noqa: PLR0911 - o
             return Finding(DAMAGED, folder, "its record cannot be read, or is not what was written")
         return Finding(LEFTOVER, folder, "a folder without a record")
     early = not beside and not known and _EARLY.fullmatch(name)
-    return (
-        None if name in {"cell.json", "index", *known} or early else Finding(FOREIGN, path, "not a file of the harness")
-    )
+    ours = early or name in {"cell.json", "index", MODEL, *known}
+    return None if ours else Finding(FOREIGN, path, "not a file of the harness")
 
 
 def _missing(listing: _Listing) -> list[Finding]:

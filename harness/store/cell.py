@@ -101,8 +101,13 @@ class Cell:
         """Why nothing is known of an artifact that the job makes; empty where it is known, or was never made."""
         if name in self.artifacts:
             return ""
-        not_kept = self.capture == LEVELS[0] and self.job_kind.is_captured(name) and name != "doclens"
-        words = "only the index was kept; index with `--capture digests` or more for this artifact" if not_kept else ""
+        kind = self.job_kind
+        not_kept = self.capture == LEVELS[0] and kind.is_captured(name) and name != "doclens"
+        words = (
+            f"only the {kind.product} was kept; {kind.name} with `--capture digests` or more for this artifact"
+            if not_kept
+            else ""
+        )
         return self.not_captured.get(name, words)
 
     @property

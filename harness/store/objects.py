@@ -98,7 +98,8 @@ class Objects:
             kind: of the job.
             result: what the job left in files of another form (`JobKind.result`).
             intermediates: `NAME.safetensors` files, each with one tensor named `tensor`; moved when kept.
-            capture: `digests` keeps intermediates as digest, dtype and shape only; final tensors are always kept.
+            capture: `digests` keeps intermediates as digest, dtype and shape only, unless they are declared small;
+                final tensors are always kept.
 
         Raises:
             UnreadableTensor: a file of the job cannot be read; the job's output is invalid then.
@@ -107,9 +108,9 @@ class Objects:
         for name, tensor in result:
             artifacts[name] = self.keep_tensor(tensor, kind.role(name) or "value", stored=True)
         for path in sorted(intermediates.glob("*.safetensors")) if intermediates.is_dir() else ():
-            tensor = read_safetensors(path)[TENSOR]
+            tensor, known = read_safetensors(path)[TENSOR], kind.known(path.stem)
             role = kind.role(path.stem) or "intermediate"
-            stored = capture == "full" or role == "final"
+            stored = capture == "full" or role == "final" or (known is not None and known.small)
             artifacts[path.stem] = self.keep_tensor(tensor, role, stored=stored, move=path)
         return {name: artifacts[name] for name in kind.in_order(artifacts)}
 

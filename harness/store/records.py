@@ -36,6 +36,7 @@ FIELDS: dict[str, tuple[type, ...]] = {
     "spec.checkpoint": _OBJECT, "spec.checkpoint.name": _TEXT, "spec.checkpoint.digest": _TEXT,
     "spec.checkpoint.dim": (int,),
     "spec.queries": _OBJECT, "spec.queries.name": _TEXT, "spec.queries.digest": _TEXT, "spec.queries.queries": (int,),
+    "spec.triples": _OBJECT, "spec.triples.name": _TEXT, "spec.triples.digest": _TEXT, "spec.triples.triples": (int,),
     "spec.index": _OBJECT, "spec.index.name": _TEXT, "spec.index.digest": _TEXT,
     "seconds.total": _NUMBER,
     "details.wall_seconds": _NUMBER, "details.cause": _TEXT, "details.log_tail": _TEXT,

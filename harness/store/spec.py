@@ -73,11 +73,26 @@ class Queries(_Record):
 
 
 @dataclass(frozen=True)
+class Triples(_Record):
+    """What a cell trains from: what the triples are called, the digest of those that it reads and how many they are."""
+
+    name: str
+    digest: str
+    triples: int
+
+
+@dataclass(frozen=True)
 class Index(_Record):
     """The index that a cell searches: the version whose index it is, or a folder's name, and the index's digest."""
 
     name: str
     digest: str
+
+
+_GIVEN: dict[str, type[_Record]] = {
+    "collection": Collection, "checkpoint": Checkpoint, "queries": Queries, "index": Index, "triples": Triples,
+}  # fmt: skip
+"""Fields of a specification that say what a job is given. Of these the digest counts, and no name."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +110,9 @@ class CellSpec(_Record):
         environment: variables that the job's process is started with, apart from paths of one run.
         swap: artifact name to the digest of the tensor that is put in its place.
         repeat: 0 for the cell, 1, 2, … for its repeats (A against A).
-        queries: what is searched for, by a job that searches.
+        queries: what is searched for, by a job that searches; what triples are of, by one that trains.
         index: what is searched, by a job that searches.
+        triples: what is trained from, by a job that trains.
         oddities: variables in `environment` that only this version has, because of an oddity in the matrix, with what
             they are without it (None: absent). Counted in the key through `environment`, and not in the group.
         unknown: fields of a newer harness, which count, too.
@@ -115,18 +131,20 @@ class CellSpec(_Record):
     revision: int = JOB_REVISION
     queries: Queries | None = None
     index: Index | None = None
+    triples: Triples | None = None
     oddities: dict[str, str | None] = field(default_factory=dict)
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Self:
         """Read a specification; see `_Record.of`."""
-        kinds: dict[str, type[_Record]] = {
-            "collection": Collection,
-            "checkpoint": Checkpoint,
-            "queries": Queries,
-            "index": Index,
-        }
-        return super().of({**record, **{name: kind.of(record[name]) for name, kind in kinds.items() if name in record}})
+        return super().of(
+            {**record, **{name: kind.of(record[name]) for name, kind in _GIVEN.items() if name in record}}
+        )
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What its kind of job is given beside what every job is."""
+        return {name: getattr(self, name) for name in _GIVEN.keys() - {"collection", "checkpoint"}}
 
     @property
     def key(self) -> str:
@@ -167,7 +185,7 @@ class CellSpec(_Record):
 
     def _counted(self) -> dict[str, Any]:
         counted = self.to_json()
-        for name in ("collection", "checkpoint", "queries", "index"):
+        for name in _GIVEN:
             if name in counted:
                 counted[name] = getattr(self, name).digest
         del counted["oddities"]

@@ -4,6 +4,7 @@
 store/cells/KEY/cell.json      the record, written last: a folder without it is not a cell
 store/cells/KEY/log.txt        what the job printed; its beginning and its end where that is more than 128 MiB
 store/cells/KEY/index/*.json   the index's own small files
+store/cells/KEY/model/*        those of the checkpoint that a training began with
 store/attempts/KEY/TIME-…/     the same files of a later run that does not replace the cell (`says_less`); the last few
 store/objects/DI/DIGEST.safetensors   one tensor named `tensor`; the name is its digest
 store/.lock                    shared by writers; held alone by whoever takes stock (`harness.store.audit`)
@@ -43,6 +44,7 @@ ATTEMPTS_KEPT = 5
 ATTEMPT = re.compile(r"[0-9-]{10}T[0-9]{6}-[0-9a-z_]+")
 """The folder of one of them: when it ended, and letters that no other has."""
 PLACING = ".placing.lock"
+MODEL = "model"
 _TOLD = 3  # differences that a name holds
 
 
@@ -195,7 +197,7 @@ class Store(Objects):
         found = (self.get(key) for key in self.keys())
         return sorted((cell for cell in found if cell), key=lambda c: (version_key(c.version), c.label, c.key))
 
-    def put(self, cell: Cell, *, log: Path | None = None, index: Path | None = None) -> Cell:
+    def put(self, cell: Cell, *, log: Path | None = None, index: Path | None = None, model: Path | None = None) -> Cell:
         """Keep how a run of a cell ended; a cell that ended well is replaced only by one that did and says as much.
 
         Any other is kept beside it, for `attempts`. Whoever reads sees the old cell or the new one, whole, or none
@@ -205,32 +207,38 @@ class Store(Objects):
             cell: its objects are already stored; `finished` is filled in.
             log: what the job printed.
             index: the ColBERT index folder whose JSON files are kept.
+            model: the folder of a checkpoint's small files, which are kept.
 
         Returns:
             The cell as it was given, also where another one stays in its place.
         """
         cell = replace(cell, finished=datetime.now(UTC).isoformat(timespec="seconds"))
-        self.write(cell, log=log, index=index)
+        self.write(cell, log=log, index=index, model=model)
         return cell
 
-    def write(self, cell: Cell, *, log: Path | None = None, index: Path | None = None) -> None:
+    def write(
+        self, cell: Cell, *, log: Path | None = None, index: Path | None = None, model: Path | None = None
+    ) -> None:
         """Write a cell as it is; see `put`."""
         cells = self.root / "cells"
         cells.mkdir(parents=True, exist_ok=True)
         making = Path(tempfile.mkdtemp(prefix=".new-", dir=cells))
         try:
             making.chmod(0o755)
-            (making / "index").mkdir()
             files = {"log.txt": log} if log else {}
             files |= {f"index/{path.name}": path for path in (sorted(index.glob("*.json")) if index else ())}
+            files |= {f"{MODEL}/{path.name}": path for path in (sorted(model.glob("*")) if model else ())}
+            folders = [making / name for name in ("index", *([MODEL] if model and model.is_dir() else []))]
+            for folder in folders:
+                folder.mkdir()
             # A link in a folder from elsewhere would bring in whatever it points to.
             whole = {name: path for name, path in files.items() if path.is_file() and not path.is_symlink()}
             digests = {name: copy(path, making / name) for name, path in whole.items()}
             record = json.loads(json.dumps({**cell.to_json(), "files": digests}))
             record["seal"] = digest_of(record)
             write_json(making / "cell.json", record, indent=1)
-            sync_file(making / "index")
-            sync_file(making)
+            for folder in (*folders, making):
+                sync_file(folder)
             # Two writers of one cell: what is there must not change between the look and the placing.
             with hold(self.root / PLACING):
                 if says_less(cell, self.get(cell.key)):

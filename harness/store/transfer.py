@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from harness.errors import UnreadableTensor, UsageError
 from harness.store.cell import Cell
-from harness.store.store import Store, says_less
+from harness.store.store import MODEL, Store, says_less
 
 
 def copy_cells(source: Store, target: Store, cells: Iterable[Cell], tensors: str) -> tuple[int, int]:
@@ -45,8 +45,8 @@ def copy_cells(source: Store, target: Store, cells: Iterable[Cell], tensors: str
                 name: replace(artifact, stored=name in wanted or target.object_path(artifact.digest).exists())
                 for name, artifact in cell.artifacts.items()
             }
-            folder = source.cell_folder(cell.key)
-            target.write(replace(cell, artifacts=artifacts), log=folder / "log.txt", index=folder / "index")
+            folder, kept = source.cell_folder(cell.key), replace(cell, artifacts=artifacts)
+            target.write(kept, log=folder / "log.txt", index=folder / "index", model=folder / MODEL)
         copied += 1
     return copied, objects
 

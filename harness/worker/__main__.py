@@ -66,6 +66,10 @@ def _run(cell: dict[str, Any], out_dir: str, phases: Phases, result: dict[str, A
         from harness.worker import search
 
         make = search.run
+    elif job == "train":
+        from harness.worker import train
+
+        make = train.run
     elif job == "index":
         make = index.run
     else:

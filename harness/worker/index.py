@@ -120,18 +120,18 @@ def attention_class(model: torch.nn.Module) -> str:
     return ", ".join(sorted(f"{kind.__module__}.{kind.__qualname__}" for kind in inner))
 
 
-def model_facts(checkpoint: Any, gpu: bool) -> dict[str, Callable[[], Any]]:
-    """What ran, as questions: the attention class, the model's device, and autocast where it encodes."""
+def model_facts(model: Any, amp: Any, gpu: bool) -> dict[str, Callable[[], Any]]:
+    """What ran, as questions: the attention class, the model's device, and autocast where `amp` says so."""
 
     def autocast() -> tuple[bool, str | None]:
-        with checkpoint.amp_manager.context():
+        with amp.context():
             return torch.is_autocast_enabled(), str(torch.get_autocast_gpu_dtype()) if gpu else None
 
     return {
-        "attention_class": lambda: attention_class(checkpoint),
+        "attention_class": lambda: attention_class(model),
         "autocast_enabled": lambda: autocast()[0],
         "autocast_dtype": lambda: autocast()[1],
-        "parameters_device": lambda: str(checkpoint.device),
+        "parameters_device": lambda: str(model.device),
     }
 
 
@@ -152,7 +152,9 @@ def _watch(phases: Any, notes: Notes, seen: dict[str, Any]) -> contextlib.ExitSt
         def loaded(self: Any, *args: Any, **kwargs: Any) -> None:
             with phases("load"):
                 initialise(self, *args, **kwargs)
-            seen.update(notes.gather("observed", model_facts(self.checkpoint, self.use_gpu)))
+            seen.update(
+                notes.gather("observed", model_facts(self.checkpoint, self.checkpoint.amp_manager, self.use_gpu))
+            )
 
         return loaded
 
@@ -185,12 +187,12 @@ def colbert_config(cell: dict[str, Any], **more: Any) -> Any:
     )
 
 
-def one_process(gpu: bool, root: str) -> Any:
-    """A context in which colbert-ai runs in this process alone, and writes below `root`."""
+def one_process(gpu: bool, root: str, **more: Any) -> Any:
+    """A context in which colbert-ai runs in this process alone and writes below `root`; `more` is its `RunConfig`'s."""
     from colbert.infra import Run, RunConfig
 
     return Run().context(
-        RunConfig(nranks=1, gpus=1 if gpu else 0, root=root, experiment="run", avoid_fork_if_possible=True)
+        RunConfig(nranks=1, gpus=1 if gpu else 0, root=root, experiment="run", avoid_fork_if_possible=True, **more)
     )
 
 

@@ -1,4 +1,4 @@
-"""The jobs beside those that make a cell (`index`, `search`), by name."""
+"""The jobs beside those that make a cell (`index`, `search`, `train`), by name."""
 
 from __future__ import annotations
 
@@ -24,5 +24,7 @@ def run(name: str, cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str,
         Ended: `unsupported` for a name that this worker does not know.
     """
     if name not in JOBS:
-        raise Ended("unsupported", f"This worker knows no job {name!r}; it knows index, search, {', '.join(JOBS)}.")
+        raise Ended(
+            "unsupported", f"This worker knows no job {name!r}; it knows index, search, train, {', '.join(JOBS)}."
+        )
     return JOBS[name](cell, out_dir, phases)

@@ -90,7 +90,7 @@ def run(cell: dict[str, Any], out_dir: str, phases: Any, notes: Notes) -> dict[s
             )
             # It is in memory now, and no artifact of this job.
             shutil.rmtree(laid_out)
-        seen = notes.gather("observed", model_facts(searcher.checkpoint, gpu))
+        seen = notes.gather("observed", model_facts(searcher.checkpoint, searcher.checkpoint.amp_manager, gpu))
         with phases("search"), capture.install(tap):
             # By place and not by id: colbert-ai takes them as a dict.
             ranking = searcher.search_all(dict(enumerate(texts)), k=settings["k"])

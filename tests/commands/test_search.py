@@ -74,7 +74,7 @@ def test_every_command_that_reads_the_store_means_searches_by_job(run, shell):
     code, out, _ = run("compare", "2.8.0", "2.8.0 on 2.7.1", "--job", "search")
     assert (code, "bit for bit the same in all 3 tensors of the answer" in out) == (0, True), out
     code, _, err = run("compare", "2.7.0", "2.8.0")
-    assert (code, "--queries, --k: of searches; give --job search" in err) == (2, True)
+    assert (code, "--queries: of searches and trainings; give --job search or --job train, too" in err) == (2, True)
 
     tables = shell.folder / "tables"
     code, out, err = run("consecutive", "--job", "search", "--output", str(tables))

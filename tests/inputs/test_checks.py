@@ -13,8 +13,8 @@ from harness.errors import UsageError
 from harness.files import writable_file, writable_folder
 from harness.inputs.checkpoint import CheckpointFiles
 from harness.inputs.collection import load_embedded
+from harness.inputs.jobs import IndexJob
 from harness.inputs.limits import can_be_clustered, chunks_of, job_runs, partitions
-from harness.inputs.matrix import IndexJob
 from harness.inputs.passages import Passages
 from harness.running.causes import MENDS, with_mend
 

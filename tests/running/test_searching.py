@@ -109,7 +109,7 @@ def test_a_cell_says_what_it_searched_for_and_in_which_index(own):
 )
 def test_what_is_not_set_is_what_colbert_takes_for_k(k, ncells, threshold, ndocs):
     """`Searcher.dense_search` of colbert-ai 0.2.22."""
-    from harness.inputs.matrix import SearchJob
+    from harness.inputs.jobs import SearchJob
 
     found = SearchJob(k=k).decisive({})
     assert (found["ncells"], found["centroid_score_threshold"], found["ndocs"]) == (ncells, threshold, ndocs)

@@ -26,7 +26,7 @@ from harness.environments.supervise import Control, Stopped
 from harness.errors import InfrastructureError, UsageError
 from harness.flock import owner, try_hold
 from harness.home import Home
-from harness.inputs.matrix import Retry
+from harness.inputs.jobs import Retry
 from harness.running import plan as plan_module
 from harness.running import sweep, work
 from harness.running.experiment import Experiment

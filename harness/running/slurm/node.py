@@ -20,7 +20,7 @@ from typing import Any
 from harness.environments.device import Device, choose_device, usable_cores
 from harness.errors import HarnessError
 from harness.flock import try_hold
-from harness.inputs.matrix import Retry
+from harness.inputs.jobs import Retry
 from harness.running.experiment import Experiment
 from harness.running.plan import plan_cells
 from harness.running.progress import Board

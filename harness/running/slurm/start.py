@@ -136,6 +136,7 @@ def absolute_paths(selection: Selection) -> Selection:
         checkpoint=named(selection.checkpoint, matrix.checkpoints),
         queries=named(selection.queries, ()),
         qrels=named(selection.qrels, ()),
+        triples=named(selection.triples, ()),
         index=selection.index and selection.index.absolute(),
         sites=selection.sites and selection.sites.absolute(),
         # Not resolved: a virtualenv's interpreter is a link, and means another environment when it is followed.

@@ -9,7 +9,7 @@ from collections.abc import Container, Sequence
 from dataclasses import replace
 
 from harness.flock import hold
-from harness.inputs.matrix import JobSettings
+from harness.inputs.jobs import JobSettings
 from harness.running.experiment import Experiment
 from harness.running.plan import Planned
 from harness.running.progress import Board

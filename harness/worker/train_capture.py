@@ -1,0 +1,215 @@
+"""What is recorded of each step of a training; see docs/training.md.
+
+Tensors are only read. What is a number or a digest stays on the device, and is copied to the host together with that of
+many other steps, so that the GPU need not wait for the host.
+"""
+
+from __future__ import annotations
+
+import random
+import struct
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import numpy
+import torch
+
+from harness.worker.capture import Tap
+from harness.worker.device_digest import digests
+from harness.worker.notes import Notes
+from harness.worker.outcomes import Ended
+from harness.worker.train_watch import Parts, Watcher
+
+ROWS = (
+    "batch", "input_ids", "random_before", "scores", "scale", "gradients", "gradient_norm", "clipped", "skipped",
+    "learning_rate", "first_moments", "second_moments", "weights",
+)  # fmt: skip
+"""What has one row for each step, beside the loss, in the order of a step."""
+
+_HOST = torch.device("cpu")
+_STEPS_ON_DEVICE = 64
+"""After so many, what was recorded is copied to the host."""
+
+
+class Losses(Watcher):
+    """The loss of each micro-batch, which is part of the job's result; one that is no number ends the job."""
+
+    def __init__(self) -> None:
+        self.rows: list[torch.Tensor] = []
+        self._step: list[torch.Tensor] = []
+
+    def made(self, step: int, name: str, tensor: torch.Tensor) -> None:  # noqa: ARG002 - as every watcher
+        """Keep a loss."""
+        if name == "loss":
+            # As precise as it is, and at least float32.
+            self._step.append(tensor.to(torch.promote_types(tensor.dtype, torch.float32)))
+
+    def phase(self, step: int, name: str) -> None:
+        """Look at the losses of a step when colbert-ai has, which waited for them: it costs no wait here.
+
+        Raises:
+            Ended: `invalid_output`, where one is NaN.
+        """
+        if name != "scaler" or not self._step:
+            return
+        self.rows.append(torch.stack(self._step).to("cpu"))
+        self._step = []
+        if self.rows[-1].isnan().any():
+            raise Ended("invalid_output", f"The loss is NaN at step {step}.")
+
+    def rows_so_far(self) -> torch.Tensor:
+        """float32 of shape (steps, micro-batches)."""
+        return torch.stack(self.rows) if self.rows else torch.zeros(0, 0)
+
+
+def random_states() -> dict[str, torch.Tensor | None]:
+    """The states of all random number generators on the host, and the GPU's where there is one, by name."""
+
+    def bits(number: float | None) -> int:
+        (found,) = struct.unpack("<q", struct.pack("<d", number or 0.0))
+        return int(found)
+
+    _version, words, gauss = random.getstate()
+    kind, keys, place, has_gauss, cached = cast("tuple[str, Any, int, int, float]", numpy.random.get_state())
+    return {
+        "python": torch.tensor([*words, gauss is not None, bits(gauss)], dtype=torch.int64),
+        "numpy": torch.tensor([*kind.encode(), *keys.tolist(), place, has_gauss, bits(cached)], dtype=torch.int64),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+    }
+
+
+class StepCapture(Watcher):
+    """Gathers the rows of `ROWS`, and writes them when the training is over.
+
+    Args:
+        tap: writes artifacts.
+        full: steps of which the tensors themselves are written.
+    """
+
+    def __init__(self, tap: Tap, full: Sequence[int]) -> None:
+        self.tap, self.full = tap, frozenset(full)
+        self.rows: dict[str, list[torch.Tensor]] = {name: [] for name in ROWS}
+        self._fresh: dict[str, list[torch.Tensor]] = {name: [] for name in ROWS}
+        self._scores: list[torch.Tensor] = []
+        self._parts = Parts()
+        self._parameters: list[torch.nn.Parameter] = []
+        self._count = torch.zeros(())
+
+    @property
+    def notes(self) -> Notes:
+        """Why something was not recorded."""
+        return self.tap.notes
+
+    def _row(self, name: str, make: Callable[[], torch.Tensor]) -> None:
+        if name in self.notes.reasons:
+            return
+        started = time.perf_counter()
+        with self.notes.recording(name):
+            self._fresh[name].append(make().detach())
+        self.tap.seconds += time.perf_counter() - started
+
+    def _tensors(self, step: int, name: str, tensors: Callable[[], list[torch.Tensor | None]]) -> None:
+        """A row of digests, one a parameter, and the tensors themselves where they are asked for."""
+        self._row(name, lambda: digests(tensors(), self._parameters[0].device))
+        if step in self.full:
+            with self.notes.recording(f"{name}_{step}"):
+                self.tap(f"{name}_{step}", flat(self._parameters, tensors()))
+
+    def batch(self, step: int, parts: Parts, batch: Any) -> Any:
+        """Record what a step begins with."""
+        if not self._parameters:
+            self._parts, self._parameters = parts, [parameter for _name, parameter in parts.parameters()]
+        del step
+        self._row("batch", lambda: _rows_of(parts.reader, batch))
+        self._row("input_ids", lambda: digests([digests(_given(batch), _HOST)], _HOST)[0])
+        self._row("random_before", lambda: digests(list(random_states().values()), _HOST))
+        return batch
+
+    def made(self, step: int, name: str, tensor: torch.Tensor) -> None:
+        """Record what a phase made."""
+        if name == "scores":
+            self._scores.append(tensor)
+        elif name == "gradient_norm":
+            self._row("gradient_norm", lambda: tensor.to(torch.float32))
+            self._tensors(step, "clipped", self._gradients)
+
+    def phase(self, step: int, name: str) -> None:
+        """Record what is there when a phase begins."""
+        if name == "clip":
+            self._tensors(step, "gradients", self._gradients)
+        elif name == "scaler" and self._scores:
+            held, self._scores = self._scores, []
+            self._row("scores", lambda: torch.cat(held))
+            scaler, optimizer = self._parts.scaler, self._parts.optimizer
+            self._row("scale", lambda: _number(scaler.get_scale() if scaler else 1.0))
+            self._row("learning_rate", lambda: _number(optimizer.param_groups[0]["lr"]))
+
+    def end(self, step: int) -> None:
+        """Record what the optimizer left."""
+        self._row("skipped", self._skipped)
+        self._tensors(step, "first_moments", lambda: self._moments("exp_avg"))
+        self._tensors(step, "second_moments", lambda: self._moments("exp_avg_sq"))
+        self._tensors(step, "weights", lambda: list(self._parameters))
+        if len(self._fresh["weights"]) >= _STEPS_ON_DEVICE:
+            self._to_host()
+
+    def _gradients(self) -> list[torch.Tensor | None]:
+        return [parameter.grad for parameter in self._parameters]
+
+    def _moments(self, name: str) -> list[torch.Tensor | None]:
+        state = self._parts.optimizer.state
+        return [state[parameter].get(name) if parameter in state else None for parameter in self._parameters]
+
+    def _skipped(self) -> torch.Tensor:
+        """1 where the optimizer's own count of its steps is what it was."""
+        before, state = self._count, self._parts.optimizer.state
+        counts = [state[one]["step"] for one in self._parameters if one in state and "step" in state[one]]
+        if counts:
+            self._count = counts[0].detach().clone()
+        return (self._count == before.to(self._count.device)).to(torch.int64)
+
+    def _to_host(self) -> None:
+        for name, fresh in self._fresh.items():
+            if fresh:
+                with self.notes.recording(name):
+                    self.rows[name].append(torch.stack(fresh).to("cpu"))
+                fresh.clear()
+
+    def write(self, steps: int) -> None:
+        """Write what was gathered in a number of steps."""
+        self._to_host()
+        for name, rows in self.rows.items():
+            with self.notes.recording(name):
+                if sum(map(len, rows)) != steps:
+                    self.notes.add(name, f"{sum(map(len, rows))} of {steps} steps came by")
+                elif rows:
+                    self.tap(name, torch.cat(rows))
+
+
+def flat(like: Sequence[torch.Tensor], tensors: Sequence[torch.Tensor | None]) -> torch.Tensor:
+    """Elements of all tensors one after the other on the host, float32; zeros in the place of None."""
+    parts = (torch.zeros_like(one) if tensor is None else tensor for one, tensor in zip(like, tensors, strict=True))
+    return torch.cat([part.detach().reshape(-1).to(device="cpu", dtype=torch.float32) for part in parts])
+
+
+def _number(number: float) -> torch.Tensor:
+    return torch.tensor(number, dtype=torch.float64)
+
+
+def _given(batch: Any) -> list[torch.Tensor]:
+    """All that the reader made of texts, and the scores to be learned."""
+    return [
+        tensor
+        for queries, passages, scores in batch
+        for tensor in (*queries, *passages, torch.tensor(scores, dtype=torch.float64))
+    ]
+
+
+def _rows_of(reader: Any, batch: Any) -> torch.Tensor:
+    """Rows of queries and passages of the batch that a reader gave last."""
+    size = sum(len(queries[0]) for queries, _passages, _scores in batch)
+    lines = reader.triples[reader.position - size : reader.position]
+    rows = [[query, *(one[0] if isinstance(one, list) else one for one in pids)] for query, *pids in lines]
+    return torch.tensor([row[: reader.nway + 1] for row in rows], dtype=torch.int64)
