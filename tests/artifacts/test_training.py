@@ -39,7 +39,7 @@ def table(steps: int = 4) -> np.ndarray:
 
 
 def facts(name: str, left: np.ndarray, right: np.ndarray, listed: Any = None) -> dict[str, Any]:
-    sides = Side({name: left}, listed), Side({name: right}, listed)
+    sides: Any = (Side({name: left}, listed), Side({name: right}, listed))
     return TrainMeaning(TRAIN, *sides).facts(name, *(side.load(name) for side in sides))
 
 
