@@ -19,7 +19,7 @@ from harness.explain.difference import Difference, difference
 from harness.explain.noise import Noise, noise_of
 from harness.explain.pair import Pair, Side
 from harness.explain.replay import ORIGIN, UNSTABLE, CallVerdict, Runs, judge, run_steps
-from harness.explain.requests import rows_of_spans, step_request
+from harness.explain.requests import ragged_ends, rows_of_spans, step_request
 from harness.store.repeats import unrecorded
 from harness.store.store import Store
 from harness.tensors.dtypes import Array
@@ -190,7 +190,6 @@ def _judge_step(
 
 
 def _reproduced(store: Store, a: Side, outputs: dict[str, str], folder: Path, request: dict[str, Any]) -> bool:
-
     for artifact, output in outputs.items():
         if artifact not in a.cell.artifacts:
             continue
@@ -202,7 +201,10 @@ def _reproduced(store: Store, a: Side, outputs: dict[str, str], folder: Path, re
                 wanted = rows_of_spans(wanted, request["spans"])
                 got = got[_output(folder, "mask").reshape(got.shape[:-1]).astype(bool)]
             elif request.get("rows"):
-                wanted = wanted[slice(*next(iter(request["rows"].values())))]
+                bounds, ends = next(iter(request["rows"].values())), ragged_ends(store, a.cell, artifact)
+                if ends is not None:
+                    bounds = [int(ends[bound - 1]) if bound else 0 for bound in bounds]
+                wanted = wanted[slice(*bounds)]
         except UnreadableTensor:
             return False
         known = a.cell.job_kind.known(artifact)

@@ -24,10 +24,16 @@ Job = Callable[[dict[str, Any], str, Any], dict[str, Any]]
 
 
 def read_inputs(cell: dict[str, Any]) -> steps.Tensors:
-    """A step's inputs by name: the files of `inputs`, of which `rows` names the rows that are used."""
-    found = {name: _read(files) for name, files in cell["inputs"].items()}
-    for name, (start, stop) in cell.get("rows", {}).items():
-        found[name] = found[name][start:stop].clone()
+    """A step's inputs by name: the files of `inputs`, of which `rows` names the rows that are used.
+
+    Those of an input that has its segments' lengths beside it, as `NAME_lengths`, are its segments.
+    """
+    whole = {name: _read(files) for name, files in cell["inputs"].items()}
+    found = dict(whole)
+    for name, bounds in cell.get("rows", {}).items():
+        lengths = whole.get(f"{name}_lengths")
+        start, stop = bounds if lengths is None else (int(lengths[:bound].sum()) for bound in bounds)
+        found[name] = whole[name][start:stop].clone()
     return found
 
 
