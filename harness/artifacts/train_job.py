@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def _meaning(a: ArtifactSource, b: ArtifactSource) -> Meaning:
     from harness.artifacts.train_meaning import TrainMeaning
 
-    return TrainMeaning(a, b)
+    return TrainMeaning(TRAIN, a, b)
 
 
 def _parameters(name: str, step: str, *inputs: str) -> tuple[Made, Made]:

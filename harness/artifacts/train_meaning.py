@@ -9,18 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from harness.artifacts.kind import chunk_of
+from harness.artifacts.kind import JobKind, chunk_of
 from harness.artifacts.source import ArtifactSource
-from harness.tensors.dtypes import DTYPES, Array
+from harness.artifacts.steps import apart, differing, nearest_to_loss
+from harness.tensors.dtypes import DTYPES
 from harness.tensors.tensor import Tensor
 
 STREAMS = ("python", "numpy", "torch", "cuda")
 """The random-number states whose digests a row of `random_before` has, in this order."""
 _BACKWARDS = frozenset(("gradients", "clipped"))
-"""What is computed for the last parameter first."""
+"""What a backward pass makes, whose order is not that of the parameters."""
 _OF_PARAMETERS = (*_BACKWARDS, "first_moments", "second_moments", "weights")
 _NAMED = 4
-_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,11 @@ class Parameter:
     def elements(self) -> int:
         """How many it has."""
         return math.prod(self.shape)
+
+    @property
+    def part(self) -> slice:
+        """Where its elements are."""
+        return slice(self.offset, self.offset + self.elements)
 
 
 def parameters_of(source: ArtifactSource) -> list[Parameter]:
@@ -69,8 +74,8 @@ class TrainMeaning:
 
     first = ""
 
-    def __init__(self, a: ArtifactSource, b: ArtifactSource) -> None:
-        self.a, self.b = a, b
+    def __init__(self, kind: JobKind, a: ArtifactSource, b: ArtifactSource) -> None:
+        self.kind, self.a, self.b = kind, a, b
 
     def facts(self, name: str, left: Tensor | None, right: Tensor | None) -> dict[str, Any]:
         """Steps in which it differs, and the first; of this one the parameters; of numbers of all, how far apart."""
@@ -82,8 +87,9 @@ class TrainMeaning:
             return ({} if step is None else {"first_step": step}) | self._distance(left, right)
         if not left.shape or not right.shape:
             return {}
-        differ = _rows_that_differ(left, right)
-        both = min(left.shape[0], right.shape[0])
+        known = self.kind.known(name)
+        different = differing(left, right, digests=known is not None and known.digests)
+        differ, both = different.any(axis=1), len(different)
         # A training that ends earlier differs from the step on that it does not have.
         steps = [*np.flatnonzero(differ).tolist(), *range(both, max(left.shape[0], right.shape[0]))]
         if not steps:
@@ -106,42 +112,19 @@ class TrainMeaning:
         if name == "random_before":
             return {"streams": [STREAMS[place] for place in which if place < len(STREAMS)]}
         names = [parameter.name for parameter in parameters_of(self.a)]
-        ordered = which[::-1] if name in _BACKWARDS else which
-        named = [names[place] if len(names) == len(one) else f"parameter {place}" for place in ordered[:_NAMED]]
-        return {"parameters_n": len(one), "parameters_differ": len(which), "first_parameters": named}
+        named = [names[place] if len(names) == len(one) else f"parameter {place}" for place in which]
+        if name in _BACKWARDS:
+            named = [named[place] for place in nearest_to_loss(named)]
+        return {"parameters_n": len(one), "parameters_differ": len(which), "first_parameters": named[:_NAMED]}
 
     def _distance(self, left: Tensor, right: Tensor) -> dict[str, Any]:
-        """How far apart two models are, |a - b| / |a| in float64, and the parameter of which that is greatest."""
+        """How far apart two models are, |a - b| / |b| in float64, and the parameter of which that is greatest."""
         if left.shape != right.shape or DTYPES[left.dtype].kind != "float" or left.data.dtype.kind != "f":
             return {}
-        whole = _relative(left.flat, right.flat)
-        found: dict[str, Any] = {"relative_distance": whole}
+        found: dict[str, Any] = {"relative_distance": apart(left.flat, right.flat).distance}
         parts = [one for one in parameters_of(self.a) if one.elements and one.offset + one.elements <= left.n]
         if not parts:
             return found
-        apart = {}
-        for one in parts:
-            part = slice(one.offset, one.offset + one.elements)
-            apart[one.name] = _relative(left.flat[part], right.flat[part])
-        largest = max(apart, key=lambda of: math.inf if math.isnan(apart[of]) else apart[of])
-        return found | {"largest_parameter": largest, "largest_relative_distance": apart[largest]}
-
-
-def _rows_that_differ(left: Tensor, right: Tensor) -> Array:
-    """Which of the steps that both have differ in any bit: a NaN is a NaN's equal."""
-    both = min(left.shape[0], right.shape[0])
-    if left.shape[1:] != right.shape[1:] or not both:
-        return np.ones(both, dtype=bool)
-    one, other = (side.data[:both].reshape(both, -1).view(np.uint8) for side in (left, right))
-    return np.asarray((one != other).any(axis=1))
-
-
-def _relative(left: Array, right: Array) -> float:
-    """|a - b| / |a| in float64; infinite where a is nothing and b is not, NaN where a number is."""
-    apart = size = 0.0
-    for start in range(0, left.size, _BLOCK):
-        one, other = (side[start : start + _BLOCK].astype(np.float64) for side in (left, right))
-        with np.errstate(invalid="ignore", over="ignore"):
-            difference = one - other
-            apart, size = apart + float(difference @ difference), size + float(one @ one)
-    return math.sqrt(apart / size) if size else 0.0 if apart == 0 else math.inf
+        far = {one.name: apart(left.flat[one.part], right.flat[one.part]).distance for one in parts}
+        largest = max(far, key=lambda of: math.inf if math.isnan(far[of]) else far[of])
+        return found | {"largest_parameter": largest, "largest_relative_distance": far[largest]}

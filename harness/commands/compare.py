@@ -42,6 +42,14 @@ def command(a: str, b: str, profile: str, as_json: bool, apart: bool, group: str
     comparison = mark(compare_sources(left, right, profiles, chosen=profile), left, right)
     a, b = names_of((left, right))
     comparison = dataclasses.replace(comparison, a=a, b=b)
-    screen = Screen.of()
-    click.echo(dumps(comparison.to_json()) if as_json else text(comparison, screen, apart=apart), color=screen.styles)
+    screen, also = Screen.of(), {}
+    told = text(comparison, screen, apart=apart)
+    if comparison.kind.stepwise:
+        from harness.explain.training import training_of
+        from harness.report.training_text import training_text
+
+        if training := training_of(left, right):
+            told = f"{training_text(training, screen)}\n\n{told}"
+            also = {"training": training.to_json()}
+    click.echo(dumps(comparison.to_json() | also) if as_json else told, color=screen.styles)
     return int(comparison.outcome)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -125,7 +125,7 @@ _search_options = together(
     ),
     click.option("--k", type=click.IntRange(min=1), help="Passages that a search returns (part of its key)."),
 )
-_train_options = together(
+training_options = together(
     click.option("--triples", help="Train from this .jsonl file (default: the collection's own, or drawn from qrels)."),
     click.option("--maxsteps", type=click.IntRange(min=1), help="Steps of a training."),
     click.option("--bsize", type=click.IntRange(min=1), help="Triples of a training's step."),
@@ -134,9 +134,10 @@ _train_options = together(
     click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Learning rate of a training."),
     click.option("--warmup", type=click.IntRange(min=0), help="Steps to the full learning rate, which then falls."),
 )
+"""Options that say how a model was trained."""
 search_options = together(query_options, _search_options)
 """Options that say what is searched for, and in which index."""
-train_options = together(query_options, _train_options)
+train_options = together(query_options, training_options)
 """Options that say what is trained from, and how; part of a cell's key."""
 
 _KINDS = {"search": "searches", "train": "trainings"}
@@ -146,6 +147,22 @@ _OF = {
     **dict.fromkeys(("triples", "maxsteps", "bsize", "accumsteps", "nway", "lr", "warmup"), ("train",)),
 }
 """Options that are not for every kind of job, and for which they are."""
+
+
+def refuse_others(job: str, options: Mapping[str, Any], beside: Iterable[str] = ()) -> None:
+    """Refuse options that are of other kinds of job than the one that is meant, but for those `beside` it.
+
+    Raises:
+        UsageError: one is given.
+    """
+    from harness.errors import UsageError
+
+    given = [name for name in _OF if options.get(name) is not None and name not in beside]
+    for kinds in dict.fromkeys(_OF[name] for name in given if job not in _OF[name]):
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in given if _OF[name] == kinds)
+        whose = " and ".join(_KINDS[kind] for kind in kinds)
+        meant = " or ".join(f"--job {kind}" for kind in kinds)
+        raise UsageError(f"{named}: of {whose}; give {meant}, too, or leave this out.")
 
 
 def cell_options(function: Callable[..., Any], beside: Iterable[str] = ()) -> Callable[..., Any]:
@@ -158,16 +175,7 @@ def cell_options(function: Callable[..., Any], beside: Iterable[str] = ()) -> Ca
 
     @functools.wraps(function)
     def fitting(*, job: str, **options: Any) -> Any:
-        from harness.errors import UsageError
-
-        given = [name for name in _OF if options[name] is not None]
-        if job == "index":
-            given = [name for name in given if name not in allowed]
-        for kinds in dict.fromkeys(_OF[name] for name in given if job not in _OF[name]):
-            named = ", ".join(f"--{name.replace('_', '-')}" for name in given if _OF[name] == kinds)
-            whose = " and ".join(_KINDS[kind] for kind in kinds)
-            meant = " or ".join(f"--job {kind}" for kind in kinds)
-            raise UsageError(f"{named}: of {whose}; give {meant}, too, or leave this out.")
+        refuse_others(job, options, allowed if job == "index" else ())
         return function(job=job, **options)
 
     kind = click.option(
@@ -178,7 +186,7 @@ def cell_options(function: Callable[..., Any], beside: Iterable[str] = ()) -> Ca
         help="The kind of cells that is meant; of searches and trainings, these options say which (docs/search.md, "
         "docs/training.md).",
     )
-    return together(kind, query_options, _search_options, _train_options, selection_options)(fitting)
+    return together(kind, query_options, _search_options, training_options, selection_options)(fitting)
 
 
 def table_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,7 +6,13 @@ from typing import Any
 
 import click
 
-from harness.commands.options import group_option, selection_options
+from harness.commands.options import (
+    group_option,
+    refuse_others,
+    selection_options,
+    sites_options,
+    training_options,
+)
 
 
 @click.command(name="rankings")
@@ -24,10 +30,26 @@ from harness.commands.options import group_option, selection_options
     "--search-k", "k", type=click.IntRange(min=1),
     help="Passages that stored searches were to return (their --k), where it is not matrix.yaml's.",
 )  # fmt: skip
+@click.option(
+    "--job", type=click.Choice(["search", "train"]), default="search", show_default=True,
+    help="train: A and B are stored trainings, each of whose models indexes and searches the collection first.",
+)  # fmt: skip
+@click.option(
+    "--with", "version", metavar="VERSION",
+    help="The version in whose environment both trained models index and search (default: A's).",
+)  # fmt: skip
+@training_options
 @selection_options
+@sites_options
 @group_option
-def command(a: str, b: str, cutoffs: tuple[int, ...], as_json: bool, group: str | None, **options: Any) -> int:
+def command(
+    a: str, b: str, cutoffs: tuple[int, ...], as_json: bool, group: str | None, job: str, version: str | None,
+    **options: Any,
+) -> int:  # fmt: skip
     """Compare the rankings of A with those of B: TREC run files, or stored searches such as `2.8.0 on 2.7.1`.
+
+    With --job train, compare what two trained models find (docs/training.md); an index or a search that is not stored
+    is made first.
 
     A line of a run file is `qid Q0 docid rank score tag`. The order of a list is that of its ranks; scores only say
     what is tied. Exit code 0 when no list differs by more than the order of equal scores, or when with judgements every
@@ -37,23 +59,48 @@ def command(a: str, b: str, cutoffs: tuple[int, ...], as_json: bool, group: str 
     """
     import dataclasses
 
+    from harness.errors import UsageError
     from harness.files import dumps
     from harness.inputs.rankings import settings_for
     from harness.rankings.comparison import compare_runs
     from harness.rankings.measures import Judge
     from harness.report.rankings_text import rankings_text
-    from harness.report.screen import Screen
-    from harness.running.run_files import named_runs
+    from harness.report.screen import Screen, wrap
 
+    refuse_others(job, options, ("queries", "limit_queries", "qrels", "k"))
     settings = settings_for(options["matrix_path"])
     if cutoffs:
         settings = dataclasses.replace(settings, overlap=tuple(sorted(set(cutoffs))))
-    (left, right), judged, note = named_runs((a, b), group, options)
+    below, also = "", {}
+    if job == "train":
+        from harness.running.retrained import search_with_models
+
+        retrained = search_with_models((a, b), group, options, version)
+        (left, right), judged, note = retrained.runs, retrained.qrels, retrained.note
+        same = " The two models are equal in every bit." if retrained.same else ""
+        below = (
+            f"Both models indexed and searched {retrained.collection} with torch {retrained.version}, so that nothing "
+            f"but the model differs.{same}"
+        )
+        also = {"with": retrained.version, "same_model": retrained.same}
+    else:
+        from harness.running.run_files import named_runs
+
+        if version or options["sites"]:
+            raise UsageError(
+                "--with and --sites: of the searches that --job train makes; give it, too, or leave them out."
+            )
+        (left, right), judged, note = named_runs((a, b), group, options)
     if note:
         click.echo(note, err=True)
     # Of the collection's own judgements, none may be of these queries; those that were given must be.
     judge = Judge(judged or {}, settings.measures) if judged or options["qrels"] else None
     found = compare_runs(left, right, settings, judge)
     screen = Screen.of()
-    click.echo(dumps(found.to_json()) if as_json else rankings_text(found, settings, screen), color=screen.styles)
+    if as_json:
+        click.echo(dumps(found.to_json() | also))
+    else:
+        click.echo(rankings_text(found, settings, screen), color=screen.styles)
+        if below:
+            click.echo("\n".join(["", *wrap(below, screen.width)]))
     return int(found.outcome)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from harness.artifacts.comparison import ArtifactComparison, compare_sources
 from harness.explain.marks import above_noise
+from harness.explain.training import Training, compare_training
 from harness.store.cell import Cell
 from harness.store.repeats import repeats_of
 from harness.store.store import Store
@@ -25,6 +26,7 @@ class ComparedCells:
         kind: `consecutive` or `repeat` (A against A: the noise floor).
         artifacts: one comparison per artifact, in the order of the pipeline; empty where a cell did not end well.
         repeats: either cell against repeats of it: what A against A shows is noise.
+        training: the same step by step, of two trainings.
     """
 
     a: Cell
@@ -32,6 +34,7 @@ class ComparedCells:
     kind: str
     artifacts: tuple[ArtifactComparison, ...] = ()
     repeats: tuple[ComparedCells, ...] = ()
+    training: Training | None = None
 
     @property
     def complete(self) -> bool:
@@ -44,10 +47,12 @@ class ComparedCells:
 
     @property
     def first_changed(self) -> str | None:
-        """The first tensor of the pipeline that is known to differ by a bit.
+        """The first tensor of the pipeline that is known to differ by a bit; of trainings, in the first step.
 
         Tensors only: the index's metadata names a folder of one run, and is never the same.
         """
+        if self.training is not None and self.training.start is not None:
+            return self.training.start.quantities[0].name
         differ = (one for one in self.artifacts if one.tensor and not one.bit_equal and not one.unknown)
         return next((one.name for one in differ), None)
 
@@ -62,9 +67,10 @@ def compare_cells(store: Store, a: Cell, b: Cell, kind: str, profiles: Sequence[
     pair = ComparedCells(a, b, kind)
     if not pair.complete:
         return pair
-    found = compare_sources(StoredCell(store, a), StoredCell(store, b), profiles).artifacts
-    by_name = {artifact.name: artifact for artifact in found}
-    return ComparedCells(a, b, kind, tuple(by_name[name] for name in a.job_kind.in_order(by_name)))
+    sides = StoredCell(store, a), StoredCell(store, b)
+    by_name = {artifact.name: artifact for artifact in compare_sources(*sides, profiles).artifacts}
+    ordered = tuple(by_name[name] for name in a.job_kind.in_order(by_name))
+    return ComparedCells(a, b, kind, ordered, training=compare_training(*sides))
 
 
 def pairs_of(
@@ -104,6 +110,12 @@ def pairs_of(
         if pair.kind == "repeat" and pair.complete:
             repeats.setdefault(pair.a.key, []).append(pair)
     return [
-        replace(pair, repeats=tuple(one for side in (pair.a, pair.b) for one in repeats.get(side.key, ())))
+        _with_repeats(pair, tuple(one for side in (pair.a, pair.b) for one in repeats.get(side.key, ())))
         for pair in pairs
     ]
+
+
+def _with_repeats(pair: ComparedCells, repeats: tuple[ComparedCells, ...]) -> ComparedCells:
+    steps = tuple(one.training for one in repeats if one.training is not None)
+    training = pair.training and replace(pair.training, repeats=steps)
+    return replace(pair, repeats=repeats, training=training)

@@ -84,6 +84,9 @@ def above_noise(one: ArtifactComparison, repeats: Iterable[ArtifactComparison]) 
     repeats = [other for other in known if not other.bit_equal]
     if one.bit_equal or not repeats:
         return not one.bit_equal
+    began = one.facts.get("first_step")
+    if began is not None and all(other.facts.get("first_step", began) > began for other in repeats):
+        return True  # of a training, whose later steps may not be repeatable: it differs before any repeat does
     if one.metrics is None:
         # Only digests were kept, or shapes differ: a repeat that does the same shows as much.
         return all(other.status != one.status for other in repeats)

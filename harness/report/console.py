@@ -12,6 +12,7 @@ from harness.report.headline import COLUMNS, Headline, headline_cells
 from harness.report.readable import markdown_table
 from harness.report.reduce import Reduced
 from harness.report.screen import PLAIN, Screen, table, wrap
+from harness.report.training_text import answer, notes
 from harness.words import count
 
 _LESSER = [COLUMNS.index(name) for name in ("All shapes match", "bnb", "Bit-equal")]
@@ -84,6 +85,9 @@ def sentences(reduced: Reduced) -> list[str]:
     ]
     if not reduced.rows:
         lines.append("There is one version, and no step to compare.")
+    for row, pair in compared:
+        if pair.training is not None:
+            lines += [f"{row.a} -> {row.b}: {answer(pair.training)}", *notes(pair.training)]
     changed = [(row, pair) for row, pair in compared if row.changed]
     if compared and not changed:
         product = shown[0].a.job_kind.product

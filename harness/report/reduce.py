@@ -16,6 +16,7 @@ from harness.report.headline import Headline, VersionPair, headline
 from harness.report.parquet import about_cells
 from harness.report.retrieval import Retrieval, retrieve, write_retrieval
 from harness.report.tables import write_tables
+from harness.report.training import write_training
 from harness.running.choice import Choice, describe
 from harness.running.deployments import searches_of
 from harness.running.experiment import Experiment
@@ -91,6 +92,8 @@ def reduce_cells(
     write_tables(output, cells, pairs, choice.locks, about, retrieval.verdicts)
     if retrieval.verdicts:
         write_retrieval(output, retrieval, about)
+    if any(pair.training is not None for pair in pairs):
+        write_training(output, pairs, about)
     rows = [(pair.kind, _with_verdict(headline(pair), pair, retrieval)) for pair in pairs]
     return Reduced(
         describe(cells),

@@ -51,7 +51,7 @@ def table(steps: int = 4) -> np.ndarray:
 
 def facts(name: str, left: np.ndarray, right: np.ndarray, listed: Any = None) -> dict[str, Any]:
     a, b = Side(name, left, listed), Side(name, right, listed)
-    return TrainMeaning(a, b).facts(name, a.load(name), b.load(name))
+    return TrainMeaning(TRAIN, a, b).facts(name, a.load(name), b.load(name))
 
 
 def test_a_table_of_digests_says_in_which_step_which_parameters_differ_first():

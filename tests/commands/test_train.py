@@ -62,7 +62,7 @@ def test_a_training_is_run_once_and_every_command_means_it_by_job(run, shell):
     assert (code, "0 of 2 cells would run" in out) == (0, True), out
     code, out, _ = run("compare", "2.7.0", "2.7.1", "--job", "train")
     assert code == 1, out
-    assert "trained" in out
+    assert out.startswith("The first difference is in step 1, in the backward pass: gradients of 1 of 2 parameters")
     code, out, _ = run("compare", "2.7.1", "2.8.0", "--job", "train")
     assert (code, "bit for bit the same" in out) == (0, True), out
     code, out, _ = run("ladder", "2.7.0", "2.7.1", "2.8.0", "--job", "train", "--json")
@@ -98,6 +98,43 @@ def test_a_trained_model_is_indexed_and_searched(run, shell):
     code, out, _ = run("plan", "2.8.0", "--job", "search", "--k", "3", "--checkpoint", "trained@2.7.0")
     assert "checkpoint trained@2.7.0" in out
     assert "0 of 1 cell would run" in out
+
+
+def test_what_two_trained_models_find_is_made_in_one_environment_and_compared(run, shell):
+    assert run("train", "2.7.0", "2.7.1", "2.8.0", *shell.sites)[0] == 0
+    before = len(ran(shell.folder / "made"))
+    asked = ["--job", "train", "--search-k", "3", *shell.sites]
+    code, out, err = run("rankings", "2.7.0", "2.7.1", "--with", "2.6.0", *asked)
+
+    assert code == 0, (out, err)
+    assert out.index("trained@2.7.0") < out.index("trained@2.7.1") < out.index("Both models indexed and searched")
+    assert "with torch 2.6.0, so that nothing but the model differs." in out
+    assert ran(shell.folder / "made")[before:] == ["2.6.0"] * 4
+    code, out, err = run("rankings", "2.7.1", "2.8.0", "--with", "2.6.0", "--json", *asked)
+    found = json.loads(out)
+    # Models that are equal in every bit are one checkpoint, whose searches are there.
+    assert (code, found["same_model"], found["with"], found["identical"]) == (0, True, "2.6.0", 1.0)
+    assert ran(shell.folder / "made")[before:] == ["2.6.0"] * 4
+    assert found["measures"]["RR"]["queries"] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["2.7.0", "2.7.1", "--with", "2.7.1"], "--with and --sites: of the searches that --job train makes"),
+        (["2.7.0", "2.7.1", "--maxsteps", "4"], "--maxsteps: of trainings; give --job train, too"),
+        (["2.7.0", "9.9.9", "--job", "train"], "'9.9.9'"),
+        (["2.7.0", "2.7.1", "--job", "train", "--with", "9.9.9"], "9.9.9"),
+    ],
+)
+def test_rankings_of_models_that_cannot_be_is_one_sentence(run, shell, words, said):
+    assert run("train", "2.7.0", "2.7.1", *shell.sites)[0] == 0
+    before = ran(shell.folder / "made")
+    code, _, err = run("rankings", *words)
+
+    assert (code, said in err) == (2, True), err
+    assert "Traceback" not in err
+    assert ran(shell.folder / "made") == before
 
 
 @pytest.mark.parametrize(
