@@ -92,6 +92,8 @@ class Replay:
             their own names.
         batches: where it runs on a batch.
         blocks: where it runs on a block.
+        after: of a part of a larger step, another part before it that is looked at with it unless that differs itself:
+            it makes something for this one that is no artifact.
     """
 
     inputs: Mapping[str, str]
@@ -99,6 +101,7 @@ class Replay:
     outputs: Mapping[str, str] | None = None
     batches: Batches | None = None
     blocks: Blocks | None = None
+    after: str | None = None
 
 
 class Meaning(Protocol):

@@ -27,7 +27,7 @@ def command(a: str, b: str, artifacts: tuple[str, ...], gates: bool, output: Pat
     """
     from harness.artifacts.kinds import KINDS
     from harness.explain.pair import prepare_pair
-    from harness.explain.swap import Swapper, check_names, kept
+    from harness.explain.swap import Swapper, check_names, kept, steps_named
     from harness.report.console import result_console
     from harness.report.parquet import Gathering
     from harness.report.swap_text import rows, sentence, table
@@ -38,7 +38,12 @@ def command(a: str, b: str, artifacts: tuple[str, ...], gates: bool, output: Pat
     # Swapped artifacts are tensors, whatever matrix.yaml keeps of other cells.
     experiment = to_run(Selection(**options, capture="full").over_one_index(a))
     a, b = two_versions(experiment.matrix, a, b, "swap", experiment.selection.job)
-    check_names(artifacts, lambda: len(experiment.passages), KINDS[experiment.job.NAME])
+    kind = KINDS[experiment.job.NAME]
+    # Of a job that goes in steps, those are kept that are to be swapped.
+    steps = getattr(experiment.job, "maxsteps", None) if kind.stepwise else None
+    check_names(artifacts, lambda: len(experiment.passages), kind, steps)
+    if kind.stepwise:
+        experiment.job = experiment.job.model_copy(update={"full_steps": steps_named(artifacts, kind)})
     gathering = Gathering(output, "swaps", experiment, a) if output else None
     pair = prepare_pair(experiment, a, b, repeats=0)
     names = kept(pair.a, artifacts)

@@ -10,7 +10,7 @@ from harness.explain.bound import bound
 from harness.explain.laboratory import Laboratory, here_or_not
 from harness.explain.locate import look
 from harness.explain.pair import Pair
-from harness.explain.requests import step_request
+from harness.explain.requests import requests_for
 from harness.explain.units import AS_A, AS_B, Outcome, Unit, narrow, units_of
 from harness.running.experiment import Experiment
 
@@ -138,14 +138,17 @@ def blame(experiment: Experiment, pair: Pair, report: Callable[[str], None]) -> 
         return Blame(units, reasons=(f"{a} and {b} do not differ beyond the noise floor, so no package is to blame.",))
     if not units:
         return Blame(())
-    reasons = []
+    reasons: list[str] = []
     with pair.bench.scratch("blame-inputs") as folder:
         for step, artifacts in origins(found.places).items():
-            try:
-                request, _outputs = step_request(pair, step, artifacts, folder / step.replace(" ", "-"))
-            except LookupError as error:
-                reasons.append(str(error))
+            asked, refused = requests_for(pair, {step: artifacts}, folder / step.replace(" ", "-"))
+            reasons += refused.values()
+            if not asked:
                 continue
+            request = asked[0].request
+            if step in asked[0].parts:
+                # What follows in the larger step may have a difference of its own, by another package.
+                request = {**request, "only": [*asked[0].outputs[step].values()]}
             laboratory = Laboratory(experiment, pair, request, report)
             first, second = (laboratory.result(side, side.interpreter()) for side in (pair.a, pair.b))
             again = laboratory.result(pair.a, pair.a.interpreter())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import numpy as np
 from harness.artifacts.kind import Batches, Blocks, Replay
 from harness.errors import InfrastructureError, UnreadableTensor
 from harness.explain.pair import Pair
+from harness.explain.replay import CallVerdict
+from harness.explain.stepwise import beginning, state_before
 from harness.store.cell import Cell
 from harness.store.store import Store
 from harness.tensors.dtypes import Array
@@ -22,28 +25,98 @@ _ORDER = "reverse_indices"
 """What the tokenizer says beside a step's inputs: where each passage, in the order of the texts, is in the batch."""
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a `record` job is asked for.
+
+    Attributes:
+        request: beside what the job reads it may have `where` (which part of the artifacts it is, in words), `spans`
+            (the rows of a batch's passages), `first` (the row that the job makes) and `gates`.
+        outputs: step of the pipeline to its outputs by the artifact that each must be equal to in A.
+        parts: step of the pipeline to the phases of the request's step that it is; empty where it is all of that.
+    """
+
+    request: dict[str, Any]
+    outputs: dict[str, dict[str, str]]
+    parts: dict[str, list[str]] = field(default_factory=dict)
+
+    def among(self, step: str, verdicts: Sequence[CallVerdict]) -> list[CallVerdict]:
+        """Those of the calls' verdicts that are of a step."""
+        of = self.parts.get(step)
+        return [verdict for verdict in verdicts if of is None or verdict.phase in of]
+
+
+def requests_for(
+    pair: Pair, differing: Mapping[str, Sequence[str]], folder: Path
+) -> tuple[list[Asked], dict[str, str]]:
+    """What is asked of A to run some steps with A's artifacts.
+
+    Args:
+        pair: A and B.
+        differing: step to those of its artifacts that differ.
+        folder: for inputs that the job did not keep and that are made again; must last as long as the requests.
+
+    Returns:
+        The requests, and why other steps cannot be run, step to sentence.
+    """
+    if pair.kind.stepwise:
+        return _stepwise(pair, differing, folder)
+    asked, why = [], {}
+    for step, artifacts in differing.items():
+        try:
+            request, outputs = step_request(pair, step, artifacts, folder)
+        except LookupError as error:
+            why[step] = str(error)
+        else:
+            asked.append(Asked(request, {step: outputs}))
+    return asked, why
+
+
+def _stepwise(pair: Pair, differing: Mapping[str, Sequence[str]], folder: Path) -> tuple[list[Asked], dict[str, str]]:
+    """One request for all phases of the first step that differs."""
+    first, replays = beginning(pair), pair.kind.replays
+    why = {step: _not_alone(step) for step in differing if step not in replays}
+    phases = [step for step in differing if step in replays]
+    if first is None or not phases:
+        return [], {**dict.fromkeys(phases, "In which step it begins is not known."), **why}
+    try:
+        given = state_before(pair, first.step, folder)
+    except LookupError as error:
+        return [], {**dict.fromkeys(phases, str(error)), **why}
+    parts = {phase: [*filter(None, (replays[phase].after,)), phase] for phase in phases}
+    parts = {phase: [part for part in of if part == phase or part not in phases] for phase, of in parts.items()}
+    request = {
+        **given, "step": replays[phases[0]].run_as, "phases": [*dict.fromkeys(p for of in parts.values() for p in of)],
+        "where": f"step {first.step} of the training",
+    }  # fmt: skip
+    outputs = {step: {name: name for name in differing[step] if name in first.artifacts} for step in phases}
+    return [Asked(request, outputs, parts)], why
+
+
+def _not_alone(step: str) -> str:
+    return f"The step {step!r} is not one that can be run by itself."
+
+
 def step_request(
     pair: Pair, step: str, artifacts: Sequence[str], folder: Path
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """What a `record` job needs to run one step with A's artifacts.
+    """What a `record` job needs to run one step of a job that is not stepwise with A's artifacts.
 
     Args:
         pair: A and B.
         step: of the pipeline.
         artifacts: those of the step that differ.
-        folder: for inputs that the job did not keep and that are made again; must last as long as the request is used.
+        folder: see `requests_for`.
 
     Returns:
-        The request, and the step's outputs by the artifact that each must be equal to in A. Beside what the job reads
-        the request has `where` (which part of the artifacts it is, in words), `spans` (the rows of a batch's passages)
-        and `gates`.
+        The request, and the step's outputs by the artifact that each must be equal to in A.
 
     Raises:
         LookupError: the step cannot be run by itself, or an artifact that it needs was not kept; one sentence.
     """
     replay = pair.kind.replays.get(step)
     if replay is None:
-        raise LookupError(f"The step {step!r} is not one that can be run by itself.")
+        raise LookupError(_not_alone(step))
     patterns = map(pair.kind.pattern, artifacts)
     chunk = next((chunk for _pattern, chunk in patterns if chunk is not None), "*")  # a step over all chunks at once
     request: dict[str, Any] = {"step": replay.run_as or step}
