@@ -23,7 +23,7 @@ def command(a: str, b: str, artifacts: tuple[str, ...], gates: bool, output: Pat
     """Run B's job with ARTIFACTS of A in their place and compare with A; then A's with B's, and compare with B.
 
     ARTIFACTS are swapped together. Versions that are not indexed yet are indexed first. Exit code 3 when a gate fails,
-    1 when the index still differs from that of the side whose artifacts were put in.
+    1 when the index, or the answer, still differs from that of the side whose artifacts were put in.
     """
     from harness.artifacts.kinds import KINDS
     from harness.explain.pair import prepare_pair
@@ -57,7 +57,8 @@ def command(a: str, b: str, artifacts: tuple[str, ...], gates: bool, output: Pat
             with pair.bench.scratch("capture-gate") as folder:
                 changed = swapper.capture_gate(folder)
             failed = failed or bool(changed)
-            lines.append(f"Gate: capturing changes {', '.join(changed) or 'nothing'} in the index of {a}.")
+            product = pair.kind.product
+            lines.append(f"Gate: capturing changes {', '.join(changed) or 'nothing'} in the {product} of {a}.")
         else:
             lines.append(f"The noise floor is not known: --no-gates, so {a} was not run again.")
     console = result_console()
