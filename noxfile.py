@@ -220,11 +220,12 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def lint(session: nox.Session) -> None:
-    """Check style and formatting with ruff, and with import-linter the layers of docs/design.md."""
+    """Check style and formatting with ruff, the layers of docs/design.md with import-linter, workflows with zizmor."""
     command = prepare(session, "dev")
     session.run(f"{command}/ruff", "check", ".", external=True)
     session.run(f"{command}/ruff", "format", "--check", ".", external=True)
     session.run(f"{command}/lint-imports", "--no-cache", "--no-logo", external=True)
+    session.run(f"{command}/zizmor", "--offline", "--quiet", ".github/workflows", external=True)
 
 
 @nox.session(venv_backend="none")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.artifacts.kind import JobKind, Made, Meaning
+from harness.artifacts.kind import JobKind, Made, Meaning, Replay
 
 if TYPE_CHECKING:
     from harness.artifacts.source import ArtifactSource
@@ -20,10 +20,13 @@ def _parameters(name: str, step: str, *inputs: str) -> tuple[Made, Made]:
     """What each parameter has at each step, as digests; and in steps that were chosen, the numbers of all of them."""
     return (
         Made(name, step, inputs, digests=True, small=True),
-        Made(f"{name}_*", step, inputs),
+        Made(f"{name}_*", step, inputs, swappable=True),
     )
 
 
+_STEP = "training step"
+_PHASES = {name: Replay({}, run_as=_STEP) for name in ("forward", "backward", "clip", "scaler", "optimizer")}
+"""What can be run by itself, as a part of one training step from the state in which that began."""
 _UPDATE = ("clipped", "skipped", "learning_rate")
 
 # A row is a step of the training, and inputs are those of the same step. What the steps before have left (weights,
@@ -35,6 +38,8 @@ TRAIN = JobKind(
         Made("batch", "batch", small=True),
         Made("input_ids", "batch", ("batch",), digests=True, small=True),
         Made("random_before", "random state", digests=True, small=True),
+        # The states themselves of the generators that dropout draws from.
+        Made("random_*", "random state", swappable=True),
         Made("scores", "forward", ("input_ids", "random_before"), small=True),
         Made("loss", "loss", ("batch", "scores"), role="final"),
         # The one that the loss of the step is multiplied by; 1 where nothing is scaled.
@@ -51,6 +56,8 @@ TRAIN = JobKind(
         Made("trained", "optimizer", ("weights",), role="final"),
     ),
     _meaning,
+    # The loss of in-batch negatives is computed in the forward pass.
+    replays={**_PHASES, "loss": Replay({}, run_as=_STEP, after="forward")},
     product="model",
     stepwise=True,
 )

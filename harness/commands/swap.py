@@ -23,11 +23,11 @@ def command(a: str, b: str, artifacts: tuple[str, ...], gates: bool, output: Pat
     """Run B's job with ARTIFACTS of A in their place and compare with A; then A's with B's, and compare with B.
 
     ARTIFACTS are swapped together. Versions that are not indexed yet are indexed first. Exit code 3 when a gate fails,
-    1 when the index still differs from that of the side whose artifacts were put in.
+    1 when the index, or the answer, still differs from that of the side whose artifacts were put in.
     """
     from harness.artifacts.kinds import KINDS
     from harness.explain.pair import prepare_pair
-    from harness.explain.swap import Swapper, check_names, kept
+    from harness.explain.swap import Swapper, check_names, kept, steps_named
     from harness.report.console import result_console
     from harness.report.parquet import Gathering
     from harness.report.swap_text import rows, sentence, table
@@ -38,7 +38,12 @@ def command(a: str, b: str, artifacts: tuple[str, ...], gates: bool, output: Pat
     # Swapped artifacts are tensors, whatever matrix.yaml keeps of other cells.
     experiment = to_run(Selection(**options, capture="full").over_one_index(a))
     a, b = two_versions(experiment.matrix, a, b, "swap", experiment.selection.job)
-    check_names(artifacts, lambda: len(experiment.passages), KINDS[experiment.job.NAME])
+    kind = KINDS[experiment.job.NAME]
+    # Of a job that goes in steps, those are kept that are to be swapped.
+    steps = getattr(experiment.job, "maxsteps", None) if kind.stepwise else None
+    check_names(artifacts, lambda: len(experiment.passages), kind, steps)
+    if kind.stepwise:
+        experiment.job = experiment.job.model_copy(update={"full_steps": steps_named(artifacts, kind)})
     gathering = Gathering(output, "swaps", experiment, a) if output else None
     pair = prepare_pair(experiment, a, b, repeats=0)
     names = kept(pair.a, artifacts)
@@ -52,7 +57,8 @@ def command(a: str, b: str, artifacts: tuple[str, ...], gates: bool, output: Pat
             with pair.bench.scratch("capture-gate") as folder:
                 changed = swapper.capture_gate(folder)
             failed = failed or bool(changed)
-            lines.append(f"Gate: capturing changes {', '.join(changed) or 'nothing'} in the index of {a}.")
+            product = pair.kind.product
+            lines.append(f"Gate: capturing changes {', '.join(changed) or 'nothing'} in the {product} of {a}.")
         else:
             lines.append(f"The noise floor is not known: --no-gates, so {a} was not run again.")
     console = result_console()

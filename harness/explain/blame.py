@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from harness.artifacts.graph import origins
@@ -10,11 +10,9 @@ from harness.explain.bound import bound
 from harness.explain.laboratory import Laboratory, here_or_not
 from harness.explain.locate import look
 from harness.explain.pair import Pair
-from harness.explain.requests import step_request
-from harness.explain.units import AS_A, AS_B, UNRESOLVED, Outcome, Unit, exchanged, narrow, units_of
+from harness.explain.requests import requests_for
+from harness.explain.units import AS_A, AS_B, Outcome, Unit, narrow, units_of
 from harness.running.experiment import Experiment
-
-_INSEPARABLE = "these can only be exchanged together, so which of them does it cannot be told"
 
 
 @dataclass(frozen=True)
@@ -28,16 +26,6 @@ class Suspects:
 
     units: tuple[Unit, ...]
     left_out: tuple[str, ...] = ()
-
-    @property
-    def warning(self) -> str:
-        """What cannot be told apart, and why; empty where everything can."""
-        whole = next((unit for unit in self.units if unit.inseparable), None)
-        if whole is None:
-            return ""
-        others = ", ".join(unit.title for unit in self.units if unit is not whole)
-        rest = f"Exchanged by themselves: {others}." if others else "Nothing else differs."
-        return f"{whole.name}: {_INSEPARABLE}: {whole.inseparable}. {rest}"
 
 
 def suspects(experiment: Experiment, a: str, b: str) -> Suspects:
@@ -55,24 +43,35 @@ class Blame:
 
     Attributes:
         units: what differs between the two environments.
-        guilty: names of units; empty where nothing is claimed.
+        found: the fewest units whose exchange in B gives A's result; empty where there are none.
+        guilty: those that are blamed, by name: the ones found where the other direction agrees, with what cannot be
+            told apart from them.
         tried: every counterfactual, in order.
-        sentence: the answer in words.
+        separated: False where packages had to come along with the only unit found, and nothing clears them.
+        step: the step that was run alone; empty where none was.
+        reasons: why nothing was tried, a sentence each; empty where something was, or where no unit differs.
     """
 
     units: tuple[Unit, ...]
-    guilty: tuple[str, ...]
-    tried: tuple[Outcome, ...]
-    sentence: str
+    found: tuple[Unit, ...] = ()
+    guilty: tuple[str, ...] = ()
+    tried: tuple[Outcome, ...] = ()
+    separated: bool = True
+    step: str = ""
+    reasons: tuple[str, ...] = ()
+
+    def at(self, base: str, units: Sequence[Unit]) -> Outcome | None:
+        """What became of base `A` or `B` with these units of the other side; None where that was not tried."""
+        names = {unit.name for unit in units}
+        return next((one for one in self.tried if one.base == base and set(one.units) == names), None)
 
 
-def find(units: Sequence[Unit], observe: Callable[[str, Sequence[Unit]], Outcome], names: tuple[str, str]) -> Blame:
+def find(units: Sequence[Unit], observe: Callable[[str, Sequence[Unit]], Outcome]) -> Blame:
     """Exchange units until the smallest sufficient set is found, then check it in the other direction.
 
     Args:
         units: what differs.
         observe: runs the experiment in base `A` or `B` with units of the other side.
-        names: labels of A and B.
     """
     tried: dict[tuple[str, tuple[str, ...]], Outcome] = {}
 
@@ -82,125 +81,52 @@ def find(units: Sequence[Unit], observe: Callable[[str, Sequence[Unit]], Outcome
             tried[key] = observe(base, some)
         return tried[key]
 
-    def answer(sentence: str, guilty: Sequence[Unit] = ()) -> Blame:
-        if guilty:
-            sentence += _untouched(units, guilty, tried.values())
-            sentence += "".join(f" {one.name}: {_INSEPARABLE}: {one.inseparable}." for one in guilty if one.parts)
-        return Blame(tuple(units), tuple(unit.name for unit in guilty), tuple(tried.values()), sentence)
+    def both(some: Sequence[Unit]) -> tuple[Outcome, Outcome]:
+        return look_at("B", some), look_at("A", some)
 
-    a, b = names
-    if not units:
-        return answer(f"No package differs between {a} and {b}, so none is to blame.")
     # One that does it alone comes before one that needs others to load: the others may be what does it.
     alone = next((unit for unit in units if (o := look_at("B", [unit])).result == AS_A and not o.along), None)
-    found = (alone,) if alone else narrow(units, lambda some: look_at("B", some).result == AS_A)
-    if not found:
-        why = "; ".join(f"{', '.join(o.units)}: {o.reason or o.result}" for o in tried.values())
-        return answer(f"No package could be blamed: no exchange of packages in {b} gives the result of {a} ({why}).")
-    back = look_at("A", found)
-    what = " and ".join(unit.title for unit in found)
-    what += _with((look_at("B", found), back)) if len(found) > 1 else ""
-    if back.result != AS_B:
-        return answer(
-            f"{what} of {a} in {b} gives the result of {a}, but {what} of {b} in {a} does not give that of {b} "
-            f"({back.reason or back.result}), so it could not be separated from the rest."
-        )
-    inside = {unit.name for unit in found}
-    apart = [o for o in tried.values() if o.result == UNRESOLVED and set(o.units) < inside]
-    if apart:
-        why = "; ".join(f"{', '.join(o.units)} alone: {o.reason}" for o in apart)
-        return answer(
-            f"{what}: exchanging them together exchanges the result, bit for bit, in both directions; they could not "
-            f"be separated ({why}).{_in_the_older(found, look_at, names)}",
-            found,
-        )
-    if len(found) > 1:
-        return answer(
-            f"{what} together: exchanging all of these exchanges the result, bit for bit, in both directions, and in "
-            f"{b} no part of them does.{_in_the_older(found, look_at, names)}",
-            found,
-        )
-    return answer(*_single(units, found[0], look_at))
+    found = (alone,) if alone else tuple(narrow(units, lambda some: look_at("B", some).result == AS_A))
+    guilty: Sequence[Unit] = ()
+    separated = True
+    if found and look_at("A", found).result == AS_B:
+        guilty = found
+        if len(found) > 1:
+            # A library that the other torch does not load may well load beside its own.
+            for unit in found:
+                look_at("A", [unit])
+        else:
+            with_it = _inseparable_from(units, found[0], both)
+            separated = with_it is None
+            guilty = (*found, *(with_it or ()))
+            if separated and (other := bystander(units, found[0])):
+                both([other])
+    return Blame(tuple(units), found, tuple(unit.name for unit in guilty), tuple(tried.values()), separated)
 
 
-def _in_the_older(
-    found: Sequence[Unit], look_at: Callable[[str, Sequence[Unit]], Outcome], names: tuple[str, str]
-) -> str:
-    """What single units of a set do in A: a library that the other torch does not load may well load beside its own."""
-    a, b = names
-    alone = {unit.title: look_at("A", [unit]).result for unit in found}
-    harmless, enough = ([title for title, result in alone.items() if result == one] for one in (AS_A, AS_B))
-    said = f" In {a}, exchanging {' or '.join(harmless)} alone changes nothing." if harmless else ""
-    return said + (f" In {a}, exchanging {' or '.join(enough)} alone gives the result of {b}." if enough else "")
+def _inseparable_from(
+    units: Sequence[Unit], one: Unit, both: Callable[[Sequence[Unit]], tuple[Outcome, Outcome]]
+) -> Sequence[Unit] | None:
+    """The units of packages that had to come along with one whose exchange exchanges the result in both directions.
 
-
-def _single(
-    units: Sequence[Unit], one: Unit, look_at: Callable[[str, Sequence[Unit]], Outcome]
-) -> tuple[str, list[Unit]]:
-    """The sentence for a unit whose exchange exchanges the result in both directions, and who is guilty by it."""
-    forth, back = look_at("B", [one]), look_at("A", [one])
-    along = sorted({*forth.along, *back.along})
-    itself = " itself" if one.name == "torch" and not along else ""
-    head = f"{one.name}{itself}{f' {one.versions}' if one.versions else ''}: exchanging it "
-    does = "exchanges the result, bit for bit, in both directions"
+    None where nothing came along, or where what did is cleared.
+    """
+    exchanges = both([one])
+    along = {package for outcome in exchanges for package in outcome.along}
     if not along:
-        return f"{head}alone {does}.{_bystander(units, one, look_at)}", [one]
-    head += f"together with {' and '.join(along)}, without which it does not load, {does}"
+        return None
     others = [unit for unit in units if unit is not one]
-    rest = look_at("B", others), look_at("A", others)
+    rest = both(others)
     # What went along is cleared where everything but the guilty unit was exchanged, it too, and nothing changed.
     cleared = [outcome.result for outcome in rest] == [AS_B, AS_A] and not any(
-        set(outcome.along) & set(without.kept) for outcome, without in zip((forth, back), rest, strict=True)
+        set(outcome.along) & set(without.kept) for outcome, without in zip(exchanges, rest, strict=True)
     )
-    if cleared:
-        return f"{head}.{_bystander(units, one, look_at)}{_rest(rest)}", [one]
-    with_it = [unit for unit in others if set(unit.packages) & set(along)]
-    return f"{head}; which of them does it could not be separated.{_rest(rest)}", [one, *with_it]
+    return None if cleared else [unit for unit in others if set(unit.packages) & along]
 
 
-def _untouched(units: Sequence[Unit], guilty: Sequence[Unit], tried: Iterable[Outcome]) -> str:
-    """The bystanders that no environment in which the job ran had exchanged."""
-    was = {package for outcome in tried if outcome.result != UNRESOLVED for package in exchanged(units, outcome)}
-    left = [unit for unit in units if unit not in guilty and not was.intersection(unit.packages)]
-    return f" Bystanders that were not exchanged: {', '.join(unit.title for unit in left)}." if left else ""
-
-
-def _with(outcomes: Iterable[Outcome]) -> str:
-    """What was exchanged besides, as part of a sentence."""
-    along = sorted({package for outcome in outcomes for package in outcome.along})
-    return f" (with {' and '.join(along)}, to load)" if along else ""
-
-
-def _but(outcomes: Iterable[Outcome]) -> str:
-    """What was not exchanged after all, as part of a sentence."""
-    kept = sorted({package for outcome in outcomes for package in outcome.kept})
-    return f", but for {' and '.join(kept)}," if kept else ""
-
-
-def _rest(outcomes: tuple[Outcome, Outcome]) -> str:
-    """What exchanging everything but the guilty unit did, in the newer and in the older."""
-    but = _but(outcomes).rstrip(",")
-    if [outcome.result for outcome in outcomes] == [AS_B, AS_A]:
-        return f" Everything else{but}: exchanging it changes nothing, in either direction."
-    said = " and ".join(
-        f"in the {where} {o.result}{f' ({o.reason})' if o.reason else ''}"
-        for where, o in zip(("newer", "older"), outcomes, strict=True)
-    )
-    return f" Everything else{but}: {said}."
-
-
-def _bystander(units: Sequence[Unit], guilty: Unit, look_at: Callable[[str, Sequence[Unit]], Outcome]) -> str:
-    """What exchanging the other large unit alone does: torch, or, where torch is guilty, the first library."""
-    other = next((unit for unit in units if unit is not guilty), None)
-    if other is None:
-        return ""
-    directions = [look_at(base, [other]) for base in ("B", "A")]
-    said = f" {other.title}{_but(directions)} alone{_with(directions)}: "
-    if [outcome.result for outcome in directions] == [AS_B, AS_A]:
-        return f"{said}exchanging it changes nothing, in either direction."
-    if all(outcome.result == UNRESOLVED for outcome in directions):
-        return f"{said}could not be exchanged ({directions[0].reason})."
-    return f"{said}in the newer it gives the result {directions[0].result}, in the older {directions[1].result}."
+def bystander(units: Sequence[Unit], guilty: Unit) -> Unit | None:
+    """The other large unit, which is exchanged by itself: torch, or, where torch is guilty, the first library."""
+    return next((unit for unit in units if unit is not guilty), None)
 
 
 def blame(experiment: Experiment, pair: Pair, report: Callable[[str], None]) -> Blame:
@@ -209,17 +135,20 @@ def blame(experiment: Experiment, pair: Pair, report: Callable[[str], None]) -> 
     units = suspects(experiment, pair.a.cell.version, pair.b.cell.version).units
     found = look(pair)
     if not found.diverged:
-        return Blame(units, (), (), f"{a} and {b} do not differ beyond the noise floor, so no package is to blame.")
+        return Blame(units, reasons=(f"{a} and {b} do not differ beyond the noise floor, so no package is to blame.",))
     if not units:
-        return Blame((), (), (), f"No package differs between {a} and {b}, so none is to blame.")
-    reasons = []
+        return Blame(())
+    reasons: list[str] = []
     with pair.bench.scratch("blame-inputs") as folder:
         for step, artifacts in origins(found.places).items():
-            try:
-                request, _outputs = step_request(pair, step, artifacts, folder / step.replace(" ", "-"))
-            except LookupError as error:
-                reasons.append(str(error))
+            asked, refused = requests_for(pair, {step: artifacts}, folder / step.replace(" ", "-"))
+            reasons += refused.values()
+            if not asked:
                 continue
+            request = asked[0].request
+            if step in asked[0].parts:
+                # What follows in the larger step may have a difference of its own, by another package.
+                request = {**request, "only": [*asked[0].outputs[step].values()]}
             laboratory = Laboratory(experiment, pair, request, report)
             first, second = (laboratory.result(side, side.interpreter()) for side in (pair.a, pair.b))
             again = laboratory.result(pair.a, pair.a.interpreter())
@@ -229,6 +158,5 @@ def blame(experiment: Experiment, pair: Pair, report: Callable[[str], None]) -> 
                     f"The step {step!r} alone does not show the difference repeatably{f' ({why})' if why else ''}."
                 )
                 continue
-            answer = find(units, laboratory.observe((first[2], second[2])), (a, b))
-            return replace(answer, sentence=f"{step}: {answer.sentence}")
-    return Blame(units, (), (), f"No package could be blamed: {' '.join(reasons)}")
+            return replace(find(units, laboratory.observe((first[2], second[2]))), step=step)
+    return Blame(units, reasons=("No package could be blamed:", *reasons))

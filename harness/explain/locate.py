@@ -6,7 +6,7 @@ See docs/localisation.md.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ from harness.errors import UnreadableTensor
 from harness.explain.difference import Difference, difference
 from harness.explain.noise import Noise, noise_of
 from harness.explain.pair import Pair, Side
+from harness.explain.places import places_of
 from harness.explain.replay import ORIGIN, UNSTABLE, CallVerdict, Runs, judge, run_steps
-from harness.explain.requests import rows_of_spans, step_request
-from harness.store.repeats import unrecorded
+from harness.explain.requests import Asked, ragged_ends, requests_for, rows_of_spans
+from harness.explain.stepwise import beginning, row
 from harness.store.store import Store
 from harness.tensors.dtypes import Array
 from harness.tensors.safetensors import read_safetensors
@@ -54,8 +55,8 @@ class StepFinding:
 
     @property
     def origins(self) -> list[CallVerdict]:
-        """The calls that differ with A's exact input and hold no such call inside."""
-        return [verdict for verdict in self.verdicts if verdict.status == ORIGIN]
+        """The calls that a difference starts in, and that hold no such call inside."""
+        return [verdict for verdict in self.verdicts if verdict.starts]
 
     @property
     def trusted(self) -> bool:
@@ -76,6 +77,7 @@ class Location:
         findings: one per step of origin.
         noise: of each side that is not repeatable, where that comes from.
         not_captured: label of the side, artifact and reason, for each that could not be recorded; not in `places`.
+        step: of a job that goes in steps, the first one that differs, from 0.
     """
 
     a: str
@@ -86,6 +88,7 @@ class Location:
     findings: tuple[StepFinding, ...] = ()
     noise: tuple[Noise, ...] = ()
     not_captured: tuple[tuple[str, str, str], ...] = ()
+    step: int | None = None
 
     @property
     def origins(self) -> list[tuple[str, CallVerdict]]:
@@ -101,8 +104,7 @@ class Location:
 def look(pair: Pair) -> Location:
     """The first stage: origins in the graph of artifacts, without running anything."""
     lost = [(side.cell.label, *why) for side in (pair.a, pair.b) for why in side.cell.not_captured.items()]
-    unknown = unrecorded(pair.a.cell, pair.b.cell)
-    places = trace(pair.a.digests(), pair.b.digests(), noise=pair.noise, unknown=unknown, kind=pair.kind)
+    places = places_of(pair)
     differences = {
         place.name: difference(
             pair.store,
@@ -113,7 +115,11 @@ def look(pair: Pair) -> Location:
         for place in places
         if place.change not in {Change.EQUAL, Change.SWAPPED}
     }
-    return Location(pair.a.cell.label, pair.b.cell.label, pair.repeats, places, differences, not_captured=tuple(lost))
+    first = beginning(pair) if pair.kind.stepwise else None
+    return Location(
+        pair.a.cell.label, pair.b.cell.label, pair.repeats, places, differences, not_captured=tuple(lost),
+        step=None if first is None else first.step,
+    )  # fmt: skip
 
 
 def locate(
@@ -139,20 +145,16 @@ def locate(
     found = look(pair)
     first = origins(found.places)
     differing = {s: names for s, names in origins(found.places, inherited=True).items() if inherited or s in first}
-    findings: dict[str, StepFinding] = {}
-    requests: dict[str, tuple[dict[str, Any], dict[str, str]]] = {}
-    for step, artifacts in differing.items():
-        try:
-            requests[step] = step_request(pair, step, artifacts, folder / "batch")
-        except LookupError as error:
-            findings[step] = StepFinding(step, artifacts, "unsupported", str(error))
-    if requests:
-        report(f"replaying {', '.join(requests)}")
-    runs = run_steps(pair.bench, pair.a, pair.b, [request for request, _outputs in requests.values()], folder)
-    for (step, (request, outputs)), run in zip(requests.items(), runs, strict=True):
-        findings[step] = _judge_step(pair, step, differing[step], request, outputs, run)
-        if findings[step].outcome == "ok" and run.in_b is not None:
-            on_recording(findings[step], run.recorded.out, run.in_b.out)
+    asked, why = requests_for(pair, differing, folder / "inputs")
+    findings = {step: StepFinding(step, differing[step], "unsupported", reason) for step, reason in why.items()}
+    if asked:
+        report(f"replaying {', '.join(step for one in asked for step in one.outputs)}")
+    runs = run_steps(pair.bench, pair.a, pair.b, [one.request for one in asked], folder)
+    for one, run in zip(asked, runs, strict=True):
+        for step in one.outputs:
+            findings[step] = _judge_step(pair, step, differing[step], one, run)
+            if findings[step].outcome == "ok" and run.in_b is not None:
+                on_recording(findings[step], run.recorded.out, run.in_b.out)
     noise = []
     shutil.rmtree(folder, ignore_errors=True)
     for side, again in ((pair.a, pair.again_a), (pair.b, pair.again_b)):
@@ -162,9 +164,7 @@ def locate(
     return replace(found, findings=ordered, noise=tuple(filter(None, noise)))
 
 
-def _judge_step(
-    pair: Pair, step: str, artifacts: tuple[str, ...], request: dict[str, Any], outputs: dict[str, str], runs: Runs
-) -> StepFinding:
+def _judge_step(pair: Pair, step: str, artifacts: tuple[str, ...], asked: Asked, runs: Runs) -> StepFinding:
     """What the record of one step in A, its replay in A (which must change nothing) and its replay in B show."""
     for job, side, done in (
         ("record", pair.a, runs.recorded), ("replay", pair.a, runs.again), ("replay", pair.b, runs.in_b),
@@ -173,7 +173,10 @@ def _judge_step(
             return StepFinding(step, artifacts, done.outcome, f"{job} in {side.cell.label}: {done.reason}")
     assert runs.again is not None
     assert runs.in_b is not None
-    verdicts = judge(runs.recorded.out, runs.in_b.out, runs.again.out)
+    request, outputs = asked.request, asked.outputs[step]
+    verdicts = asked.among(step, judge(runs.recorded.out, runs.in_b.out, runs.again.out))
+    if step in asked.parts:
+        verdicts += _whole(pair, step, verdicts, runs)
     jobs = (runs.recorded, runs.again, runs.in_b)
     gates = {
         "hooks on = hooks off": all(bool(done.result["recorder_is_neutral"]) for done in jobs),
@@ -189,8 +192,19 @@ def _judge_step(
     return StepFinding(step, artifacts, "ok", "", tuple(verdicts), gates=gates, request=request, gpu=gpu)
 
 
-def _reproduced(store: Store, a: Side, outputs: dict[str, str], folder: Path, request: dict[str, Any]) -> bool:
+def _whole(pair: Pair, step: str, verdicts: Sequence[CallVerdict], runs: Runs) -> list[CallVerdict]:
+    """A phase as a call of its own: what B makes of it, from A's state, where the phases before it make no difference.
 
+    It is an origin where it differs and no call in it does: what is between the calls is code, too.
+    """
+    assert runs.in_b is not None
+    digests = (runs.recorded.result["outputs"], runs.in_b.result["outputs"])
+    if step not in origins(trace(*digests, kind=pair.kind)) or any(verdict.starts for verdict in verdicts):
+        return []
+    return [CallVerdict("step", "", step, 0, ORIGIN, phase=step)]
+
+
+def _reproduced(store: Store, a: Side, outputs: dict[str, str], folder: Path, request: dict[str, Any]) -> bool:
     for artifact, output in outputs.items():
         if artifact not in a.cell.artifacts:
             continue
@@ -201,8 +215,13 @@ def _reproduced(store: Store, a: Side, outputs: dict[str, str], folder: Path, re
                 # What is stored of a batch is its passages' tokens, without padding and what the skip list names.
                 wanted = rows_of_spans(wanted, request["spans"])
                 got = got[_output(folder, "mask").reshape(got.shape[:-1]).astype(bool)]
+            elif "first" in request:
+                wanted = row(wanted, request)
             elif request.get("rows"):
-                wanted = wanted[slice(*next(iter(request["rows"].values())))]
+                bounds, ends = next(iter(request["rows"].values())), ragged_ends(store, a.cell, artifact)
+                if ends is not None:
+                    bounds = [int(ends[bound - 1]) if bound else 0 for bound in bounds]
+                wanted = wanted[slice(*bounds)]
         except UnreadableTensor:
             return False
         known = a.cell.job_kind.known(artifact)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.artifacts.graph import origins, trace
+from harness.artifacts.graph import origins
 from harness.explain.pair import Pair, Side
+from harness.explain.places import places_of
 from harness.explain.replay import CallVerdict, run_steps, unstable_calls
-from harness.explain.requests import step_request
+from harness.explain.requests import requests_for
 from harness.store.cell import Cell
-from harness.store.repeats import noise_floor, unrecorded
+from harness.store.repeats import noise_floor
 
 
 @dataclass(frozen=True)
@@ -46,17 +46,16 @@ def noise_of(pair: Pair, side: Side, again: Sequence[Cell], folder: Path) -> Noi
     if not (changing := noise_floor(side.cell, again)):
         return None
     other = replace(side, cell=next(cell for cell in again if noise_floor(side.cell, [cell])))
-    runs_of_one = replace(pair, a=side, b=other)
-    unknown = unrecorded(side.cell, other.cell)
-    places = trace(side.digests(), other.digests(), unknown=unknown, kind=side.cell.job_kind)
-    sources: dict[str, tuple[CallVerdict, ...]] = dict.fromkeys(origins(places), ())
-    requests = {}
-    for step, artifacts in origins(places).items():
-        with suppress(LookupError):
-            requests[step], _outputs = step_request(runs_of_one, step, artifacts, folder / "batch")
-    runs = run_steps(pair.bench, side, side, list(requests.values()), folder)
-    for step, run in zip(requests, runs, strict=True):
+    runs_of_one = replace(pair, a=side, b=other, noise=frozenset(), again_a=(), again_b=())
+    places = places_of(runs_of_one)
+    differing = origins(places)
+    sources: dict[str, tuple[CallVerdict, ...]] = dict.fromkeys(differing, ())
+    asked, _why = requests_for(runs_of_one, differing, folder / "inputs")
+    runs = run_steps(pair.bench, side, side, [one.request for one in asked], folder)
+    for one, run in zip(asked, runs, strict=True):
         repeated = [job.out for job in (run.again, run.in_b) if job is not None and job.ok]
         if run.recorded.ok and repeated:
-            sources[step] = tuple(unstable_calls(run.recorded.out, *repeated))
+            found = unstable_calls(run.recorded.out, *repeated)
+            for step in one.outputs:
+                sources[step] = tuple(one.among(step, found))
     return Noise(side.cell.label, tuple(one.name for one in places if one.name in changing), sources)

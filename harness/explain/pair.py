@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from harness.artifacts.kind import JobKind
 from harness.environments.interpreter import Interpreter
@@ -50,6 +52,8 @@ class Pair:
         texts: the collection's passages; without them, a step can only be run on inputs that were kept.
         again_a: A's other runs.
         again_b: B's other runs.
+        write: writes what the job of a version is given into a folder, and returns what its request says of that;
+            without it, no job can be run again up to a point.
     """
 
     a: Side
@@ -61,6 +65,7 @@ class Pair:
     texts: Callable[[], Sequence[str]] | None = None
     again_a: tuple[Cell, ...] = ()
     again_b: tuple[Cell, ...] = ()
+    write: Callable[[str, Path], dict[str, Any]] | None = None
 
     @property
     def kind(self) -> JobKind:
@@ -109,4 +114,5 @@ def prepare_pair(experiment: Experiment, a: str, b: str, *, repeats: int = 1) ->
         lambda: experiment.passages.texts,
         tuple(again),
         tuple(again_b),
+        lambda version, folder: experiment.inputs(version).write(folder),
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from harness.tensors.safetensors import read_safetensors
 from harness.tensors.tensor import Tensor
 
 ORIGIN = "origin"
+ARGUMENTS = "arguments"
 UNSTABLE = "unstable"
 MISSING_A = "missing_a"
 MISSING_B = "missing_b"
@@ -31,14 +33,20 @@ class CallVerdict:
         name: path of a module, or name of a function or operator.
         number: how many calls of that name ran in the same module before it.
         status: `origin` (differs with A's exact input, and nothing inside it does), `contains_origin`, `propagates`
-            (equal with A's exact input, different in B's own run), `equal`, `unstable` (differs even in A: not
+            (equal with A's exact input, different in B's own run), `arguments` (the same, though B's own run gave it
+            the same tensors: what it was told beside them differs), `equal`, `unstable` (differs even in A: not
             repeatable), `absent` or `refused` (cannot be called in B), `missing_a` or `missing_b` (structure).
-        reason: why it is absent or refused.
+        reason: why it is absent or refused, or what it was told.
         index: its place in the recording; -1 for `missing_a`.
         metrics: the difference of the first tensor of the result that differs, for origins.
         shapes: shapes of its tensor inputs.
         device: kind of device that its tensors are on, `cuda` or `cpu`, or both with a comma where it copies between;
             empty if it has none.
+        phase: the part of the step that it is of; empty where a step has no parts.
+        node: the node of autograd's graph that ran it; empty outside of the backward pass.
+        of: what made the node, a function or a parameter; empty where that is not known.
+        draws: whether it draws random numbers.
+        stream: whether it is other numbers that it drew, from the same state, and not only what it made of them.
     """
 
     kind: str
@@ -51,6 +59,24 @@ class CallVerdict:
     metrics: Metrics | None = None
     shapes: tuple[tuple[int, ...], ...] = ()
     device: str = ""
+    phase: str = ""
+    node: str = ""
+    of: str = ""
+    draws: bool = False
+    stream: bool = False
+
+    @property
+    def starts(self) -> bool:
+        """Whether a difference starts in it: it differs with A's exact input, or is told something else."""
+        return self.status in {ORIGIN, ARGUMENTS}
+
+    @property
+    def place(self) -> str:
+        """The module, or what of the backward pass, that it ran in."""
+        if not self.node:
+            return self.module or "the step itself"
+        made = f" of {self.of}" if self.of else ""
+        return f"{self.node}{made}" + (f" in {self.module}" if self.module and self.module not in self.of else "")
 
     @property
     def where(self) -> str:
@@ -58,7 +84,7 @@ class CallVerdict:
         call = f", call {self.number + 1}" if self.number else ""
         if self.kind in {"module", "step"}:
             return f"{self.kind} {self.name}{call}"
-        return f"{self.name} in {self.module or 'the step itself'}{call}"
+        return f"{self.name} in {self.place}{call}"
 
 
 @dataclass(frozen=True)
@@ -133,12 +159,74 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
     return cast("list[dict[str, Any]]", json.loads((folder / "replay.json").read_text(encoding="utf-8")))
 
 
-def _identity(call: dict[str, Any]) -> tuple[str, str, str, int]:
-    return call["kind"], call["module"], call["name"], call["number"]
+def _identity(call: dict[str, Any]) -> tuple[str, str, str, str, int]:
+    return call.get("phase", ""), call["kind"], call["module"], call["name"], call["number"]
 
 
-def _digests(call: dict[str, Any]) -> list[str]:
-    return [reference["tensor"] for reference in references(call["result"])]
+def _digests(*values: object) -> list[str]:
+    return [reference["tensor"] for value in values for reference in references(value)]
+
+
+def _drawn(call: dict[str, Any], which: str) -> object:
+    return call["drawn"][which] if "drawn" in call else None
+
+
+def _verdict(call: dict[str, Any], status: str) -> CallVerdict:
+    """A call's verdict, with what its record says of it."""
+    known = {name: call[name] for name in ("kind", "module", "name", "number")}
+    known |= {name: call.get(name, "") for name in ("phase", "node", "of")}
+    return CallVerdict(**known, status=status, draws="drawn" in call)
+
+
+def _told(call: dict[str, Any], mine: dict[str, Any] | None) -> str:
+    """What B's own run told a call that got A's tensors, and made something else of them; empty where it is the same.
+
+    Args:
+        call: of A's recording; B gives the same result for what A told it.
+        mine: the same call of B's own run; None where it has none.
+    """
+    if mine is None or _digests(mine["result"]) == _digests(call["result"]):
+        return ""
+    given = [_digests(one["args"], one["kwargs"], _drawn(one, "from")) for one in (call, mine)]
+    if given[0] != given[1]:
+        return ""
+    for name, one, other in _arguments(call, mine):
+        if (in_a := _plain(one)) != (in_b := _plain(other)):
+            return f"{name} is {in_a} in A, {in_b} in B"
+    return ""
+
+
+def _arguments(call: dict[str, Any], mine: dict[str, Any]) -> Iterator[tuple[str, object, object]]:
+    places = zip_longest(call["args"]["tuple"], mine["args"]["tuple"], fillvalue="nothing")
+    yield from ((f"argument {number + 1}", *pair) for number, pair in enumerate(places))
+    one, other = (dict(side["kwargs"]["dict"]) for side in (call, mine))
+    yield from ((name, one.get(name, "nothing"), other.get(name, "nothing")) for name in {**one, **other})
+
+
+def _plain(value: object) -> str:
+    """An encoded value in short; of a tensor how it lies in memory, which may choose a kernel."""
+    if not isinstance(value, dict):
+        return repr(value)
+    if "tensor" in value:
+        return f"a tensor with strides {value['stride']} and offset {value['offset']}"
+    (kind, content), *_ = value.items()
+    if kind == "float":
+        return repr(float.fromhex(content))
+    return f"[{', '.join(map(_plain, content))}]" if isinstance(content, list) else str(content)
+
+
+def _other_numbers(call: dict[str, Any], found: dict[str, Any]) -> bool:
+    """Whether a call drew other numbers from the same state.
+
+    A dropout kernel gives a mask beside its product; what draws and gives none gives the numbers themselves.
+    """
+    if "drawn" not in call:
+        return False
+    pairs = [*zip(references(call["result"]), references(found["result"]), strict=False)]
+    masks = [(one, other) for one, other in pairs if one["dtype"] == "bool"]
+    return any(one["tensor"] != other["tensor"] for one, other in masks or pairs) or (
+        _digests(_drawn(call, "to")) != _digests(found.get("drawn"))
+    )
 
 
 def judge(recording: Path, replayed: Path, repeated: Path) -> list[CallVerdict]:
@@ -158,28 +246,35 @@ def judge(recording: Path, replayed: Path, repeated: Path) -> list[CallVerdict]:
     known = {_identity(call) for call in calls}
     unstable = [found["status"] != "equal" for found in in_a]
     differs = [found["status"] == "different" and not unstable[index] for index, found in enumerate(in_b)]
+    told = [
+        _told(call, free.get(_identity(call))) if found["status"] == "equal" and not unstable[index] else ""
+        for index, (call, found) in enumerate(zip(calls, in_b, strict=True))
+    ]
     verdicts = []
     for index, (call, found) in enumerate(zip(calls, in_b, strict=True)):
         inside = range(index + 1, index + 1 + call["inner"])
-        status, metrics = "equal", None
+        status, metrics, stream, reason = "equal", None, False, found.get("reason", "")
         if unstable[index]:
             status = UNSTABLE
+        elif (differs[index] or told[index]) and any(differs[i] or told[i] for i in inside):
+            status = "contains_origin"
         elif differs[index]:
-            status = "contains_origin" if any(differs[i] for i in inside) else ORIGIN
+            status, stream = ORIGIN, _other_numbers(call, found)
+            metrics = _measure(call["result"], found["result"], recording, replayed)
+        elif told[index]:
+            status, reason = ARGUMENTS, told[index]
         elif found["status"] in {"absent", "refused"}:
             status = found["status"]
         elif _identity(call) not in free:
             status = MISSING_B
-        elif _digests(free[_identity(call)]) != _digests(call):
+        elif _digests(free[_identity(call)]["result"]) != _digests(call["result"]):
             status = "propagates"
-        if status == ORIGIN:
-            metrics = _measure(call["result"], found["result"], recording, replayed)
         inputs = references(call["args"]) + references(call["kwargs"])
         shapes = tuple(tuple(r["shape"]) for r in inputs)
         device = ",".join(sorted({r["device"] for r in inputs + references(call["result"])}))
-        verdicts.append(CallVerdict(*_identity(call), status, found.get("reason", ""), index, metrics, shapes, device))
-    verdicts += [CallVerdict(*identity, status=MISSING_A) for identity in free if identity not in known]
-    return verdicts
+        verdict = replace(_verdict(call, status), reason=reason, index=index, metrics=metrics)
+        verdicts.append(replace(verdict, shapes=shapes, device=device, stream=stream))
+    return verdicts + [_verdict(call, MISSING_A) for identity, call in free.items() if identity not in known]
 
 
 def unstable_calls(recording: Path, *repeated: Path) -> list[CallVerdict]:
@@ -193,7 +288,7 @@ def unstable_calls(recording: Path, *repeated: Path) -> list[CallVerdict]:
     replays = [read_results(folder) for folder in repeated]
     differs = [any(replay[index]["status"] == "different" for replay in replays) for index in range(len(calls))]
     return [
-        CallVerdict(*_identity(call), UNSTABLE, index=index)
+        replace(_verdict(call, UNSTABLE), index=index)
         for index, call in enumerate(calls)
         if differs[index] and not any(differs[index + 1 : index + 1 + call["inner"]])
     ]

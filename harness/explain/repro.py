@@ -16,13 +16,15 @@ from harness.environments.device import gpu_turn
 from harness.explain.difference import amount
 from harness.explain.locate import StepFinding
 from harness.explain.pair import Pair, Side
-from harness.explain.replay import CallVerdict, read_calls, read_results, references, tensor
+from harness.explain.replay import ORIGIN, CallVerdict, read_calls, read_results, references, tensor
 from harness.explain.trim import Window, cut, trim
 from harness.running.job import gpu_variables
 from harness.tensors.tensor import Tensor
 
 DATA_LIMIT = 16 * 1024 * 1024
 """Bytes of input above which no repro is written: it would not be a small data file."""
+_CODE = {"index": "colbert-ai's indexer", "search": "colbert-ai's searcher", "train": "colbert-ai's training"}
+"""What a kind of job runs."""
 _ALIGNED = 64
 """Bytes; each tensor of a data file starts at a multiple."""
 
@@ -49,10 +51,11 @@ def tensor(offset, dtype, shape, stride=None):
         return found
     return torch.empty_strided(shape, stride, dtype=dtype, device=found.device).copy_(found)
 
-
+{seeded}
 with torch.inference_mode():
     result = {call}
-result = (result if torch.is_tensor(result) else result[{which}]).cpu().contiguous()
+result = [one for one in ([result] if torch.is_tensor(result) else result) if one is not None][{which}]
+result = result.cpu().contiguous()
 expected = {expected}.cpu()
 bits = {{1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}}[expected.element_size()]
 differs = result.view(bits) != expected.view(bits)
@@ -100,7 +103,8 @@ def _smallest(verdicts: Iterable[CallVerdict], calls: list[dict[str, Any]]) -> l
     found: dict[str, list[CallVerdict]] = {}
     for verdict in verdicts:
         call = calls[verdict.index]
-        if verdict.kind in {"operator", "function"} and '"opaque"' not in json.dumps([call["args"], call["kwargs"]]):
+        plain = verdict.status == ORIGIN and verdict.kind in {"operator", "function"} and not call.get("written")
+        if plain and '"opaque"' not in json.dumps([call["args"], call["kwargs"]]):
             found.setdefault(verdict.name, []).append(verdict)
     return [min(of_one, key=lambda verdict: sum(map(math.prod, verdict.shapes))) for of_one in found.values()]
 
@@ -125,6 +129,7 @@ def _write(
     data = Data("cuda" if on_gpu else "cpu")
     expected = data.add(wanted)
     source = _call_source(call, recorded, window, data)
+    seeded = _seeded(call, recorded, data)
     if len(data.content) > DATA_LIMIT:
         return False
     script.parent.mkdir(parents=True, exist_ok=True)
@@ -133,11 +138,15 @@ def _write(
         (c["name"] for i, c in enumerate(calls) if c["kind"] == "function" and i < verdict.index <= i + c["inner"]), ""
     )
     a, b = pair.a.cell.version, pair.b.cell.version
-    place = f"step {finding.step!r}" + (f", module {verdict.module}" if verdict.module else "")
+    place = f"step {finding.step!r}"
+    if verdict.node:
+        place += f", {verdict.place}"
+    elif verdict.module:
+        place += f", module {verdict.module}"
     script.write_text(
         _SCRIPT.format(
             title=f"torch {a} and {b} give different results for {verdict.name} on the same input.",
-            found=f"Found in colbert-ai's indexer: {place}"
+            found=f"Found in {_CODE[pair.kind.name]}: {place}"
             + (f", from {parent}" if parent else "")
             + (f": {amount(verdict.metrics)}." if verdict.metrics else "."),
             cut=said,
@@ -145,6 +154,7 @@ def _write(
             threads=pair.a.cell.spec.settings.get("threads", 1),
             device=data.device,
             call=source,
+            seeded=seeded,
             imports=_IMPORT if on_gpu else "",
             libraries=LIBRARIES if on_gpu else "",
             shown=" ({libraries})" if on_gpu else "",
@@ -155,6 +165,14 @@ def _write(
         encoding="utf-8",
     )
     return True
+
+
+def _seeded(call: dict[str, Any], recorded: Path, data: Data) -> str:
+    """The lines that make torch's generators draw what they drew; none for a call that draws nothing."""
+    states = references(call["drawn"]["from"]) if "drawn" in call else []
+    setters = ("torch.set_rng_state", "torch.cuda.set_rng_state")
+    lines = [f"{f}({data.add(tensor(recorded, r))}.cpu())\n" for f, r in zip(setters, states, strict=False)]
+    return "".join(lines)
 
 
 class Data:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,10 @@ import numpy as np
 from harness.artifacts.kind import Batches, Blocks, Replay
 from harness.errors import InfrastructureError, UnreadableTensor
 from harness.explain.pair import Pair
+from harness.explain.replay import CallVerdict
+from harness.explain.stepwise import beginning, state_before
+from harness.store.cell import Cell
+from harness.store.store import Store
 from harness.tensors.dtypes import Array
 from harness.tensors.safetensors import read_safetensors
 from harness.tensors.tensor import Tensor
@@ -20,28 +25,98 @@ _ORDER = "reverse_indices"
 """What the tokenizer says beside a step's inputs: where each passage, in the order of the texts, is in the batch."""
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a `record` job is asked for.
+
+    Attributes:
+        request: beside what the job reads it may have `where` (which part of the artifacts it is, in words), `spans`
+            (the rows of a batch's passages), `first` (the row that the job makes) and `gates`.
+        outputs: step of the pipeline to its outputs by the artifact that each must be equal to in A.
+        parts: step of the pipeline to the phases of the request's step that it is; empty where it is all of that.
+    """
+
+    request: dict[str, Any]
+    outputs: dict[str, dict[str, str]]
+    parts: dict[str, list[str]] = field(default_factory=dict)
+
+    def among(self, step: str, verdicts: Sequence[CallVerdict]) -> list[CallVerdict]:
+        """Those of the calls' verdicts that are of a step."""
+        of = self.parts.get(step)
+        return [verdict for verdict in verdicts if of is None or verdict.phase in of]
+
+
+def requests_for(
+    pair: Pair, differing: Mapping[str, Sequence[str]], folder: Path
+) -> tuple[list[Asked], dict[str, str]]:
+    """What is asked of A to run some steps with A's artifacts.
+
+    Args:
+        pair: A and B.
+        differing: step to those of its artifacts that differ.
+        folder: for inputs that the job did not keep and that are made again; must last as long as the requests.
+
+    Returns:
+        The requests, and why other steps cannot be run, step to sentence.
+    """
+    if pair.kind.stepwise:
+        return _stepwise(pair, differing, folder)
+    asked, why = [], {}
+    for step, artifacts in differing.items():
+        try:
+            request, outputs = step_request(pair, step, artifacts, folder)
+        except LookupError as error:
+            why[step] = str(error)
+        else:
+            asked.append(Asked(request, {step: outputs}))
+    return asked, why
+
+
+def _stepwise(pair: Pair, differing: Mapping[str, Sequence[str]], folder: Path) -> tuple[list[Asked], dict[str, str]]:
+    """One request for all phases of the first step that differs."""
+    first, replays = beginning(pair), pair.kind.replays
+    why = {step: _not_alone(step) for step in differing if step not in replays}
+    phases = [step for step in differing if step in replays]
+    if first is None or not phases:
+        return [], {**dict.fromkeys(phases, "In which step it begins is not known."), **why}
+    try:
+        given = state_before(pair, first.step, folder)
+    except LookupError as error:
+        return [], {**dict.fromkeys(phases, str(error)), **why}
+    parts = {phase: [*filter(None, (replays[phase].after,)), phase] for phase in phases}
+    parts = {phase: [part for part in of if part == phase or part not in phases] for phase, of in parts.items()}
+    request = {
+        **given, "step": replays[phases[0]].run_as, "phases": [*dict.fromkeys(p for of in parts.values() for p in of)],
+        "where": f"step {first.step} of the training",
+    }  # fmt: skip
+    outputs = {step: {name: name for name in differing[step] if name in first.artifacts} for step in phases}
+    return [Asked(request, outputs, parts)], why
+
+
+def _not_alone(step: str) -> str:
+    return f"The step {step!r} is not one that can be run by itself."
+
+
 def step_request(
     pair: Pair, step: str, artifacts: Sequence[str], folder: Path
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """What a `record` job needs to run one step with A's artifacts.
+    """What a `record` job needs to run one step of a job that is not stepwise with A's artifacts.
 
     Args:
         pair: A and B.
         step: of the pipeline.
         artifacts: those of the step that differ.
-        folder: for inputs that the job did not keep and that are made again; must last as long as the request is used.
+        folder: see `requests_for`.
 
     Returns:
-        The request, and the step's outputs by the artifact that each must be equal to in A. Beside what the job reads
-        the request has `where` (which part of the artifacts it is, in words), `spans` (the rows of a batch's passages)
-        and `gates`.
+        The request, and the step's outputs by the artifact that each must be equal to in A.
 
     Raises:
         LookupError: the step cannot be run by itself, or an artifact that it needs was not kept; one sentence.
     """
     replay = pair.kind.replays.get(step)
     if replay is None:
-        raise LookupError(f"The step {step!r} is not one that can be run by itself.")
+        raise LookupError(_not_alone(step))
     patterns = map(pair.kind.pattern, artifacts)
     chunk = next((chunk for _pattern, chunk in patterns if chunk is not None), "*")  # a step over all chunks at once
     request: dict[str, Any] = {"step": replay.run_as or step}
@@ -54,9 +129,8 @@ def step_request(
     if replay.outputs is not None:
         outputs = {artifact.replace("*", chunk): output for artifact, output in replay.outputs.items()}
     if replay.blocks is not None:
-        block = replay.blocks
-        artifact = replay.inputs[block.of].replace("*", chunk)
-        request |= _block_rows(pair, [*outputs], artifact, block, sizes[block.width])
+        artifact = replay.inputs[replay.blocks.of[0]].replace("*", chunk)
+        request |= _block_rows(pair, [*outputs], artifact, replay.blocks, sizes)
     return request, outputs
 
 
@@ -109,29 +183,43 @@ def _batch_request(
     return request, {batches.kept: batches.kept} if batches.kept in pair.a.cell.artifacts else {}
 
 
+def ragged_ends(store: Store, cell: Cell, name: str) -> Array | None:
+    """Where each segment of an artifact ends, if it is ragged: if the cell has `NAME_lengths`, too.
+
+    Raises:
+        UnreadableTensor: these cannot be read.
+    """
+    lengths = cell.artifacts.get(f"{name}_lengths")
+    return None if lengths is None else np.cumsum(store.load(lengths).data)
+
+
 def _first_differing(pair: Pair, *names: str) -> int | None:
-    """The first row in which the two sides' artifacts differ; None if none does or they were not kept."""
+    """The first row, or segment, in which the two sides' artifacts differ; None if none does or they were not kept."""
     found = []
     for name in names:
         try:
             x, y = (pair.store.load(side.cell.artifacts[name]).data for side in (pair.a, pair.b))
+            row, ends = first_row(x, y), ragged_ends(pair.store, pair.a.cell, name)
         except (KeyError, UnreadableTensor):
             continue
-        found.append(first_row(x, y))
+        found.append(row if row is None or ends is None else int(np.searchsorted(ends, row, side="right")))
     return min((row for row in found if row is not None), default=None)
 
 
-def _block_rows(pair: Pair, outputs: list[str], artifact: str, block: Blocks, width: int) -> dict[str, Any]:
+def _block_rows(
+    pair: Pair, outputs: list[str], artifact: str, block: Blocks, sizes: Mapping[str, int]
+) -> dict[str, Any]:
     """The rows that a step computes at once, around the first that differs."""
     total = pair.a.cell.artifacts[artifact].shape[0]
     first = _first_differing(pair, *outputs) or 0
     begin = first // block.rows * block.rows
-    at_once = max(1, block.elements // width)
+    at_once = max(1, block.elements // sizes[block.width]) if block.width else block.rows
     start = begin + (first - begin) // at_once * at_once
     stop = min(start + at_once, begin + block.rows, total)
     if stop - start == total:
         return {}
-    return {"rows": {block.of: [start, stop]}, "where": f"rows {start:,} to {stop:,} of {artifact}"}
+    where = f"row {start:,} of {artifact}" if stop - start == 1 else f"rows {start:,} to {stop:,} of {artifact}"
+    return {"rows": {name: [start, stop] for name in block.of}, "where": where}
 
 
 # The job keeps the token ids of its first outer batch only. For a difference that starts later, the passage is found

@@ -68,30 +68,43 @@ def _together(kind: JobKind) -> dict[str, str]:
     return {all_chunks(pattern): pattern for pattern in kind.swappable if "*" in pattern}
 
 
-def check_names(names: Sequence[str], passages: Callable[[], int], kind: JobKind = INDEX) -> None:
-    """Refuse what no job over so many passages makes, or what cannot be swapped, before anything is indexed.
+def check_names(
+    names: Sequence[str], passages: Callable[[], int], kind: JobKind = INDEX, steps: int | None = None
+) -> None:
+    """Refuse what no such job makes, or what cannot be swapped, before anything is run.
 
     Args:
         names: of artifacts.
         passages: how many there are; called only where a chunk is named, since it may fetch them.
         kind: of the job.
+        steps: how many a job has that goes in steps, which are its chunks.
 
     Raises:
         UsageError: the sentence lists what can be swapped.
     """
     together = _together(kind)
+    part = "chunk" if steps is None else "step"
     for name in names:
         pattern, chunk = kind.pattern(name)
         if name not in together and pattern not in kind.swappable:
-            whole = "".join(f", and {one} for all chunks" for one in together)
+            whole = "".join(f", and {one} for all {part}s" for one in together)
             raise UsageError(
-                f"{name!r} cannot be swapped; these can: {', '.join(kind.swappable).replace('*', '<chunk>')}{whole}."
+                f"{name!r} cannot be swapped; these can: {', '.join(kind.swappable).replace('*', f'<{part}>')}{whole}."
             )
-        if chunk is not None and int(chunk) >= chunks_of(passages()):
+        if chunk is None:
+            continue
+        if steps is not None and int(chunk) >= steps:
+            raise UsageError(f"There is no {name!r}: the training has {count(steps, 'step')}, numbered from 0.")
+        if steps is None and int(chunk) >= chunks_of(passages()):
             raise UsageError(
                 f"There is no {name!r}: colbert-ai encodes {count(passages(), 'passage')} in "
                 f"{count(chunks_of(passages()), 'chunk')}, numbered from 0."
             )
+
+
+def steps_named(names: Sequence[str], kind: JobKind) -> list[int]:
+    """The steps, or chunks, that artifacts' names have, in order."""
+    return sorted({int(chunk) for _pattern, chunk in map(kind.pattern, names) if chunk is not None})
 
 
 def kept(side: Side, names: Sequence[str]) -> tuple[str, ...]:
@@ -107,11 +120,22 @@ def kept(side: Side, names: Sequence[str]) -> tuple[str, ...]:
         chunks = [known for known in side.cell.artifacts if kind.pattern(known)[0] == together.get(name)]
         for known in chunks if name in together else [name]:
             if known not in side.cell.artifacts:
-                raise UsageError(f"{side.cell.label} has no artifact {known!r}.")
+                raise UsageError(f"{side.cell.label} has no artifact {known!r}.{_hint(side, known)}")
             if not side.cell.artifacts[known].stored:
-                raise UsageError(f"{known} of {side.cell.label} was not kept: index again with --capture full.")
+                raise UsageError(f"{known} of {side.cell.label} was not kept: run it again with --capture full.")
             found[known] = None
     return tuple(found)
+
+
+def _hint(side: Side, name: str) -> str:
+    """How to get what a job keeps of chosen steps only."""
+    kind, step = side.cell.job_kind, side.cell.job_kind.pattern(name)[1]
+    if not kind.stepwise or step is None:
+        return ""
+    return (
+        f" Put {step} into jobs.{kind.name}.full_steps of matrix.yaml, and run `harness {kind.name} "
+        f"{side.cell.version} --again --capture full` with the same options."
+    )
 
 
 @dataclass(frozen=True)

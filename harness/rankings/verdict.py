@@ -121,12 +121,13 @@ def _same_bits(found: Comparison) -> bool:
 
 
 def _lists(found: Comparison) -> str:
-    n = int(found.changed.sum())
     ties = int(found.each["tie_only"].sum())
-    if not n and not ties:
+    n = int(found.changed.sum()) + ties
+    if not n:
         return f"all {found.queries:,} lists are the same"
-    but = f", {ties:,} differ in the order of equal scores" if ties else ""
-    return f"{n:,} of {count(found.queries, 'list')} differ{but}" if n else f"{but[2:]} of {found.queries:,} lists"
+    of_them = "of them " if n > ties else ""
+    but = f", {ties:,} {of_them}only in the order of equal scores" if ties else ""
+    return f"{n:,} of {count(found.queries, 'list')} {'differs' if n == 1 else 'differ'}{but}"
 
 
 def _told(found: Comparison) -> str:

@@ -15,7 +15,7 @@ from harness.artifacts.graph import Change, Place, main_input, origins
 from harness.explain.difference import Difference, amount
 from harness.explain.locate import Location, StepFinding
 from harness.explain.noise import Noise
-from harness.explain.replay import MISSING_A, MISSING_B, ORIGIN, CallVerdict
+from harness.explain.replay import MISSING_A, MISSING_B, CallVerdict
 from harness.report.parquet import MEASURED, picked
 from harness.words import count
 
@@ -75,9 +75,10 @@ def sentences(location: Location) -> list[str]:
         )
     else:
         inherited = sum(place.change is Change.INHERITED for place in location.places)
+        when = "" if location.step is None else f"step {location.step}, "
         starts = "; ".join(f"{step} ({', '.join(names)})" for step, names in origins(location.places).items())
         lines.append(
-            f"{location.a} -> {location.b}: the difference starts in {starts or 'nothing but noise'}; "
+            f"{location.a} -> {location.b}: the difference starts in {when}{starts or 'nothing but noise'}; "
             f"{count(inherited, 'more artifact')} inherit{'s' if inherited == 1 else ''} it ({floor})."
         )
     lines += [
@@ -115,16 +116,44 @@ def _finding(finding: StepFinding) -> list[str]:
     total = found.total() - found[MISSING_A]
     lines = summary(finding.verdicts, gpu=finding.gpu)
     rest = f"{found['propagates']} of {total} calls only pass a difference on"
+    sided = one_sided(finding.verdicts)
     if structure := found[MISSING_A] + found[MISSING_B]:
         rest += f", {count(structure, 'call')} on one side only"
+    looked = f" ({finding.request['where']})" if "where" in finding.request else ""
+    rest += f" ({sided})" if sided else ""
     if not lines and finding.inherited:
-        return [f"{head}gives the same with A's exact input: it only inherits."]
+        return [f"{head}gives the same with A's exact input{looked}: it only inherits."]
     if not lines:
         return [f"{head}no call differs when it gets A's exact input; {rest}."]
     if finding.inherited:
         head = f"{finding.step} (a difference of its own, besides what it inherits): "
     where = [f"{head}looked at {finding.request['where']}."] if "where" in finding.request else []
     return [*where, *(f"{head}{line}." for line in lines), f"{head}{rest}."]
+
+
+def one_sided(verdicts: Iterable[CallVerdict]) -> str:
+    """Which operators each side runs more often than the other, and how AdamW goes through the parameters."""
+    verdicts = [verdict for verdict in verdicts if verdict.kind == "operator"]
+    said = []
+    for status, side in ((MISSING_B, "A"), (MISSING_A, "B")):
+        names = Counter(verdict.name for verdict in verdicts if verdict.status == status)
+        drawing = {verdict.name for verdict in verdicts if verdict.status == status and verdict.draws}
+        shown = [f"{name}{', which draws random numbers,' * (name in drawing)} {n}x" for name, n in names.items()]
+        more = [f"{len(shown) - _SHOWN} more"] if len(shown) > _SHOWN else []
+        if shown:
+            said.append(f"only in {side}: {', '.join(shown[:_SHOWN] + more)}")
+    ways = [_way(v for v in verdicts if v.status != other) for other in (MISSING_A, MISSING_B)]
+    if ways[0] != ways[1]:
+        said.append(f"AdamW runs {ways[0]} in A, {ways[1]} in B")
+    return "; ".join(said)
+
+
+def _way(verdicts: Iterable[CallVerdict]) -> str:
+    """How an optimizer goes through the parameters, by the operators of its phase."""
+    names = {verdict.name.split(".")[1] for verdict in verdicts if verdict.phase == "optimizer"}
+    if any(name.startswith("_fused_") for name in names):
+        return "fused"
+    return "foreach" if any(name.startswith("_foreach_addcdiv") for name in names) else "one parameter at a time"
 
 
 def summary(verdicts: Iterable[CallVerdict], *, gpu: bool = False) -> list[str]:
@@ -138,7 +167,7 @@ def summary(verdicts: Iterable[CallVerdict], *, gpu: bool = False) -> list[str]:
     total = Counter((v.kind, v.name) for v in verdicts if v.index >= 0)
     grouped: dict[tuple[str, str], list[CallVerdict]] = {}
     for verdict in verdicts:
-        if verdict.status == ORIGIN:
+        if verdict.starts:
             grouped.setdefault((verdict.kind, verdict.name), []).append(verdict)
     lines = []
     for (kind, name), found in grouped.items():
@@ -147,8 +176,10 @@ def summary(verdicts: Iterable[CallVerdict], *, gpu: bool = False) -> list[str]:
         if gpu and first.device == "cpu":
             what += " on the CPU"
         if not one:
-            of = f", {len(found)} of {total[kind, name]} calls, first in {first.module or 'the step itself'}"
-        much = f": {amount(first.metrics)}" if first.metrics else ""
+            of = f", {len(found)} of {total[kind, name]} calls, first in {first.place}"
+        if first.stream:
+            of += ", draws other random numbers from the same state"
+        much = f": {amount(first.metrics) if first.metrics else first.reason}" if first.metrics or first.reason else ""
         lines.append(f"{what}{of}{much}")
     return lines
 
@@ -169,6 +200,7 @@ def rows(location: Location) -> list[dict[str, Any]]:
             **picked(finding, "step", "trusted"),
             "artifacts": ",".join(finding.artifacts),
             **picked(verdict, "kind", "module", "name", "number", "device", "status", "reason"),
+            **picked(verdict, "node", "of", "draws", "stream"),
             **picked(verdict.metrics, *MEASURED),
         }
         for finding in location.findings

@@ -12,7 +12,7 @@ import json
 import os
 import types
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -20,7 +20,9 @@ from safetensors.torch import load_file, save_file
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from harness.worker.graph_nodes import GraphNodes
 from harness.worker.notes import patched
+from harness.worker.randomness import generators, same
 
 _DATA_FREE = {
     "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "resize_", "_local_scalar_dense",
@@ -34,6 +36,7 @@ _MOVES_NOTHING = {
     "data_ptr", "tolist", "item", "detach", "numpy", "__array__", "__bool__", "__int__", "__format__", "__repr__",
     "cpu",
     "size_", "ndimension", "get_device", "is_contiguous", "type", "chunk", "unbind", "__iter__", "__contains__",
+    "backward",  # of a loss: the whole backward pass
     "has_names", "element_size", "is_cuda", "storage_offset", "narrow", "__hash__", "requires_grad_",
 }  # fmt: skip
 """Functions that compute nothing: seeing them as calls of their own would only repeat their neighbours' tensors."""
@@ -41,7 +44,7 @@ _MOVES_NOTHING = {
 
 def tensor_digest(tensor: torch.Tensor) -> str:
     """Hex digest of a tensor's dtype, shape and elements."""
-    plain = tensor.to("cpu").contiguous()
+    plain = tensor.detach().to("cpu").contiguous()
     found = hashlib.sha256(f"{plain.dtype} {tuple(plain.shape)} ".encode())
     if plain.numel():
         found.update(plain.reshape(-1).view(torch.uint8).numpy().data)
@@ -81,7 +84,7 @@ class Shelf:
         """Keep a tensor; return how to find and to lay it out again."""
         digest = self._digest(tensor)
         if self.keep and digest not in self._written:
-            save_file({"tensor": tensor.to("cpu").contiguous().clone()}, self.path(digest))
+            save_file({"tensor": tensor.detach().to("cpu").contiguous().clone()}, self.path(digest))
             self._written.add(digest)
         return {
             "tensor": digest,
@@ -98,7 +101,7 @@ class Shelf:
             if _place(held) == place:
                 return digest
         digest = tensor_digest(tensor)
-        self._recent.append((tensor, digest))
+        self._recent.append((tensor.detach(), digest))
         return digest
 
     def forget(self) -> None:
@@ -184,6 +187,21 @@ def _is_view(operator: Any) -> bool:
     return bool(returned) and all(r.alias_info is not None and not r.alias_info.is_write for r in returned)
 
 
+def _written(function: Any) -> list[str]:
+    """The arguments that an operator changes in place; none of anything else."""
+    schema = getattr(function, "_schema", None)
+    arguments = [] if schema is None else schema.arguments
+    return [one.name for one in arguments if one.alias_info is not None and one.alias_info.is_write]
+
+
+def outcome(function: Any, args: Any, kwargs: Any, result: Any) -> Any:
+    """What a call made: its result; of an operator that returns nothing, such as a fused optimizer, what it changed."""
+    written = [] if result is not None else _written(function)
+    names = [one.name for one in function._schema.arguments] if written else []
+    given = {**dict(zip(names, args)), **kwargs}  # noqa: B905 - defaults are not given
+    return tuple(given[name] for name in written if name in given) or result
+
+
 class _Operators(TorchDispatchMode):
     def __init__(self, recorder: Recorder) -> None:
         super().__init__()
@@ -191,10 +209,9 @@ class _Operators(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, name = kwargs or {}, str(func)
-        if self._recorder.paused or _is_view(func) or name.split(".")[1] in _DATA_FREE:
+        if self._recorder.paused or _is_view(func) or name.split(".")[1] in _DATA_FREE or name.startswith("profiler."):
             return func(*args, **kwargs)
-        mutates = any(a.alias_info is not None and a.alias_info.is_write for a in func._schema.arguments)
-        return self._recorder.call("operator", name, func, args, kwargs, mutates=mutates)
+        return self._recorder.call("operator", name, func, args, kwargs)
 
 
 class _Functions(TorchFunctionMode):
@@ -237,36 +254,75 @@ class Recorder:
     Args:
         shelf: for tensors.
         modules: the model's modules by path; empty where a step has no model.
+        phases: the parts of the step (see `enter`) whose calls are wanted; None for all.
     """
 
-    def __init__(self, shelf: Shelf, modules: dict[str, Any]) -> None:
+    def __init__(self, shelf: Shelf, modules: dict[str, Any], phases: Collection[str] | None = None) -> None:
         self.shelf = shelf
         self.calls: list[dict[str, Any]] = []
         self.paused = False
+        self.nodes = GraphNodes()
         self._paths = {id(module): path for path, module in modules.items()}
-        self._numbers: Counter[tuple[str, str, str]] = Counter()
+        self._numbers: Counter[tuple[str, str, str, str]] = Counter()
         self._module = [""]
         self._inside = 0
+        self._phase, self._phases = "", phases
+
+    def know(self, modules: dict[str, Any], parameters: Iterable[tuple[str, Any]]) -> None:
+        """Learn the names of a model's modules and parameters, where it was not there when the recorder was made."""
+        self._paths = {id(module): path for path, module in modules.items()}
+        self.nodes.know(parameters)
+
+    def enter(self, phase: str) -> None:
+        """Say which part of the step begins: its calls are told from those of other parts."""
+        self._phase = phase
+        self.shelf.forget()
 
     @contextlib.contextmanager
-    def _quiet(self) -> Iterator[None]:
+    def quiet(self) -> Iterator[None]:
+        """Write nothing down inside the `with` block."""
         paused, self.paused = self.paused, True
         try:
             yield
         finally:
             self.paused = paused
 
-    def call(self, kind: str, name: str, function: Any, args: Any, kwargs: Any, *, mutates: bool = False) -> Any:
+    def call(self, kind: str, name: str, function: Any, args: Any, kwargs: Any) -> Any:
         """Run `function` and write the call down; the inputs first, because it may change them in place."""
-        place = self._module[-1]
-        number = self._numbers[kind, place, name]
-        self._numbers[kind, place, name] += 1
-        record: dict[str, Any] = {"kind": kind, "module": place, "name": name, "number": number}
-        with self._quiet():
-            record["args"] = encode(tuple(args), self.shelf)
-            record["kwargs"] = encode(dict(kwargs), self.shelf)
-        before = len(self.calls)
+        with self.quiet():
+            node = self.nodes.running()
+            place = node.module if node else self._module[-1]
+            number = self._numbers[self._phase, kind, place, name]
+            self._numbers[self._phase, kind, place, name] += 1
+        if self._phases is not None and self._phase not in self._phases:
+            return self._run(kind, name, number, function, args, kwargs)
+        with self.quiet():
+            record: dict[str, Any] = {
+                "kind": kind, "module": place, "name": name, "number": number, "phase": self._phase,
+                "node": node.name if node else "", "of": node.of if node else "",
+                "args": encode(tuple(args), self.shelf), "kwargs": encode(dict(kwargs), self.shelf),
+            }  # fmt: skip
+            # Operators are below autocast.
+            record["mixed"] = kind in {"module", "function"} and torch.is_autocast_enabled()
+            before = generators()
+        at = len(self.calls)
         self.calls.append(record)
+        result = self._run(kind, name, number, function, args, kwargs)
+        if _written(function):
+            self.shelf.forget()
+        with self.quiet():
+            made = outcome(function, args, kwargs, result)
+            record["result"], record["written"] = encode(made, self.shelf), made is not result
+            if not same(before, after := generators()):
+                record["drawn"] = {"from": encode(before, self.shelf), "to": encode(after, self.shelf)}
+        record["inner"] = len(self.calls) - at - 1
+        if kind == "function" and not record["inner"]:
+            # It came down to no operator: a getter, or a change of layout.
+            self.calls.pop(at)
+            self._numbers[self._phase, kind, place, name] -= 1
+        return result
+
+    def _run(self, kind: str, name: str, number: int, function: Any, args: Any, kwargs: Any) -> Any:
         if kind == "module":
             self._module.append(f"{name}#{number}" if number else name)
         self._inside += kind == "function"
@@ -276,15 +332,10 @@ class Recorder:
             self._inside -= kind == "function"
             if kind == "module":
                 self._module.pop()
-        if mutates:
-            self.shelf.forget()
-        with self._quiet():
-            record["result"] = encode(result, self.shelf)
-        record["inner"] = len(self.calls) - before - 1
-        if kind == "function" and not record["inner"]:
-            # It came down to no operator: a getter, or a change of layout.
-            self.calls.pop(before)
-            self._numbers[kind, place, name] -= 1
+        if kind == "function" and torch.is_grad_enabled():
+            with self.quiet():
+                # One that returns nothing changes its first argument in place.
+                self.nodes.mark(args[:1] if result is None else result, self._module[-1], name)
         return result
 
     def _one_call(self, name: str, patch: Any) -> Any:

@@ -9,63 +9,37 @@ import os
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from harness.worker import steps
+from harness.worker.calls import Call, resolve
 from harness.worker.index import require_device
 from harness.worker.outcomes import ending
-from harness.worker.recording import Recorder, Shelf, decode, digests, encode, references, tensor_digest, write_calls
-from harness.worker.setting import Setting
+from harness.worker.randomness import put_back
+from harness.worker.recording import Shelf, decode, digests, outcome, tensor_digest, write_calls
+from harness.worker.step_alone import StepAlone
+from harness.worker.train_steps import TRAINING_STEP, TrainingStep
 
 Job = Callable[[dict[str, Any], str, Any], dict[str, Any]]
 
 
-def read_inputs(cell: dict[str, Any]) -> steps.Tensors:
-    """A step's inputs by name: the files of `inputs`, of which `rows` names the rows that are used."""
-    found = {name: _read(files) for name, files in cell["inputs"].items()}
-    for name, (start, stop) in cell.get("rows", {}).items():
-        found[name] = found[name][start:stop].clone()
-    return found
+class Subject(Protocol):
+    """What is run by itself: a step of the index or search job, or one training step."""
+
+    def run(self) -> dict[str, torch.Tensor]:
+        """Run it as its job does; returns its outputs by name."""
+
+    def record(self, shelf: Shelf) -> tuple[list[Call], dict[str, torch.Tensor]]:
+        """Run it with every call written down; returns its calls and its outputs."""
+
+    def again(self, calls: list[Call], source: Shelf, target: Shelf) -> list[dict[str, Any]]:
+        """Make each call of a recording again here; see `each_again`."""
 
 
-def _read(files: str | list[str]) -> torch.Tensor:
-    """A tensor, or those of several files one after the other."""
-    if isinstance(files, str):
-        return load_file(files)["tensor"]
-    return torch.cat([load_file(file)["tensor"] for file in files])
-
-
-def _modules(cell: dict[str, Any], setting: Setting) -> dict[str, Any]:
-    if cell["step"] not in steps.ENCODING:
-        return {}
-    return {name: module for name, module in setting.model().named_modules() if name}
-
-
-def _recorded(cell: dict[str, Any], setting: Setting, shelf: Shelf) -> tuple[list[dict[str, Any]], steps.Tensors]:
-    modules = _modules(cell, setting)
-    recorder = Recorder(shelf, modules)
-    inputs = read_inputs(cell)
-    with recorder.recording():
-        outputs = recorder.call(
-            "step", cell["step"], lambda given: steps.run(cell["step"], setting, given), (inputs,), {}
-        )
-    return recorder.calls, outputs
-
-
-def prepare(cell: dict[str, Any], phases: Any) -> Setting:
-    """Import and load what the step of a cell needs.
-
-    Raises:
-        Ended: `unsupported` where it cannot run here.
-    """
-    setting = Setting.imported(cell, phases)
-    with phases("load"):
-        if cell["step"] in steps.ENCODING:
-            setting.model()
-    return setting
+def _subject(cell: dict[str, Any], out_dir: str, phases: Any) -> Subject:
+    return TrainingStep(cell, out_dir, phases) if cell["step"] == TRAINING_STEP else StepAlone(cell, phases)
 
 
 def _or_each(job: Job) -> Job:
@@ -96,58 +70,24 @@ def record(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
     """Record the calls of one step.
 
     Args:
-        cell: `step`, `inputs` (name to a safetensors file, or to those of all chunks), `rows` (name to the rows that
-            are used), `checkpoint`, `settings`, `device`.
+        cell: as for its `Subject`.
         out_dir: gets `calls.json`, `tensors/` and `outputs/NAME.safetensors`.
         phases: times and names the phases.
 
     Returns:
         `outputs` (name to digest) and `recorder_is_neutral`.
     """
-    setting = prepare(cell, phases)
+    subject = _subject(cell, out_dir, phases)
     with phases("plain"):
-        plain = digests(steps.run(cell["step"], setting, read_inputs(cell)))
+        plain = digests(subject.run())
     with phases("record"):
-        calls, outputs = _recorded(cell, setting, Shelf(os.path.join(out_dir, "tensors"), keep=cell.get("keep", True)))
+        calls, outputs = subject.record(Shelf(os.path.join(out_dir, "tensors"), keep=cell.get("keep", True)))
     write_calls(os.path.join(out_dir, "calls.json"), calls)
     os.makedirs(os.path.join(out_dir, "outputs"), exist_ok=True)
     for name, tensor in outputs.items():
         _save(tensor, os.path.join(out_dir, "outputs", f"{name}.safetensors"))
     found = digests(outputs)
     return {"outputs": found, "recorder_is_neutral": found == plain, "calls": len(calls)}
-
-
-def _resolve(call: dict[str, Any], modules: dict[str, Any], setting: Setting) -> Any:
-    """What to call in this environment; `LookupError` where it does not exist."""
-    name = call["name"]
-    if call["kind"] == "step":
-        return lambda given: steps.run(name, setting, given)
-    if call["kind"] == "module":
-        if name not in modules:
-            raise LookupError(f"the model has no module {name} here")
-        return modules[name]
-    found: Any = torch.ops if call["kind"] == "operator" else torch
-    parts = name.split(".")
-    for part in parts if call["kind"] == "operator" else parts[1:]:
-        if not hasattr(found, part):
-            raise LookupError(f"{name} does not exist in torch {torch.__version__}")
-        found = getattr(found, part)
-    return found
-
-
-def _replayed(call: dict[str, Any], function: Any, setting: Setting, source: Shelf, target: Shelf) -> dict[str, Any]:
-    args, kwargs = decode(call["args"], source), decode(call["kwargs"], source)
-    mixed = call["kind"] in {"module", "function"} and setting.has_model
-    with torch.no_grad(), setting.model().amp_manager.context() if mixed else contextlib.nullcontext():
-        result = function(*args, **kwargs)
-    expected = [reference["tensor"] for reference in references(call["result"])]
-    target.forget()
-    target.keep = False
-    got = references(encode(result, target))
-    if [reference["tensor"] for reference in got] == expected:
-        return {"status": "equal"}
-    target.keep = True
-    return {"status": "different", "result": encode(result, target)}
 
 
 @_or_each
@@ -162,31 +102,19 @@ def replay(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
     Returns:
         `outputs` of the free run, by digest.
     """
-    setting = prepare(cell, phases)
+    subject = _subject(cell, out_dir, phases)
     target = Shelf(os.path.join(out_dir, "tensors"), keep=False)
     with phases("plain"):
         # A first run also does what is only done once (lazy imports, some of which call torch).
-        plain = digests(steps.run(cell["step"], setting, read_inputs(cell)))
+        plain = digests(subject.run())
     with phases("free run"):
-        free, outputs = _recorded(cell, setting, target)
+        free, outputs = subject.record(target)
     write_calls(os.path.join(out_dir, "calls.json"), free)
     source = Shelf(os.path.join(cell["recording"], "tensors"))
     with open(os.path.join(cell["recording"], "calls.json"), encoding="utf-8") as file:
         calls = json.load(file)
-    modules = _modules(cell, setting)
-    found = []
     with phases("replay"):
-        for call in calls:
-            try:
-                function = _resolve(call, modules, setting)
-            except LookupError as error:
-                found.append({"status": "absent", "reason": str(error)})
-                continue
-            try:
-                found.append(_replayed(call, function, setting, source, target))
-            except Exception as error:
-                # A call that this version refuses is a row of the table; the other calls go on.
-                found.append({"status": "refused", "reason": f"{type(error).__name__}: {error}"[:500]})
+        found = subject.again(calls, source, target)
     write_calls(os.path.join(out_dir, "replay.json"), found)
     made = digests(outputs)
     return {"outputs": made, "recorder_is_neutral": made == plain, "calls": len(calls)}
@@ -224,7 +152,7 @@ def trim(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
     require_device(cell)
     source = Shelf(os.path.join(cell["recording"], "tensors"))
     call = cell["call"]
-    function = _resolve(call, {}, Setting({**cell, "step": ""}))
+    function = resolve(call, {})
     whole = load_file(cell["whole"])["tensor"]
     made: list[str | None] = []
     pinned: list[bool] = []
@@ -239,7 +167,11 @@ def trim(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
                     args[place] = part.clone(memory_format=torch.contiguous_format)
                 # What cannot be cut so is refused by the call itself, such as a product of shapes that do not fit.
                 with contextlib.suppress(Exception):
-                    found = _tensors(function(*args, **decode(call["kwargs"], source)))[cell["which"]]
+                    kwargs = decode(call["kwargs"], source)
+                    if "drawn" in call:
+                        put_back(decode(call["drawn"]["from"], source))
+                    made = outcome(function, args, kwargs, function(*args, **kwargs))
+                    found = _tensors(made)[cell["which"]]
             digest = None if found is None else tensor_digest(found)
             made.append(digest)
             fits = all(stop <= whole.shape[dimension] for dimension, _start, stop in window["result"])
@@ -249,20 +181,21 @@ def trim(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
     return {"digests": made, "pinned": pinned}
 
 
-def step(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:  # noqa: ARG001 - as every job
+def step(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
     """Run one step with nothing recorded.
 
     Args:
-        cell: as for the job `record`.
-        out_dir: gets nothing.
+        cell: as for the job `record`, and `only`, the outputs that are wanted.
+        out_dir: gets nothing that stays.
         phases: times and names the phases.
 
     Returns:
         `outputs` (name to digest).
     """
-    setting = prepare(cell, phases)
+    subject = _subject(cell, out_dir, phases)
     with phases("step"):
-        return {"outputs": digests(steps.run(cell["step"], setting, read_inputs(cell)))}
+        made = digests(subject.run())
+    return {"outputs": {name: digest for name, digest in made.items() if name in cell.get("only", made)}}
 
 
 def _save(tensor: torch.Tensor, path: str) -> None:

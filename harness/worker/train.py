@@ -12,6 +12,7 @@ from harness.worker.index import finished, model_facts, refuse_remote_code, skip
 from harness.worker.notes import Notes
 from harness.worker.train_capture import Losses, StepCapture, flat
 from harness.worker.train_drive import drive
+from harness.worker.train_state import Saved
 from harness.worker.train_watch import Parts, Watcher
 
 
@@ -34,8 +35,8 @@ def run(cell: dict[str, Any], out_dir: str, phases: Any, notes: Notes) -> dict[s
 
     Args:
         cell: the cell's specification (`triples`, `queries`, `passages`, `checkpoint`, `settings`, `device`, `capture`,
-            `full_steps`).
-        out_dir: gets `intermediates/`.
+            `full_steps`; `state_at`, optional: the step before which it ends, to leave its state).
+        out_dir: gets `intermediates/`, and with `state_at`, `state/` (see `train_state`).
         phases: times and names the phases.
         notes: gets the reason of what could not be recorded.
 
@@ -61,7 +62,9 @@ def run(cell: dict[str, Any], out_dir: str, phases: Any, notes: Notes) -> dict[s
             phase.enter_context(phases("train"))
 
         phase.enter_context(phases("load"))
-        watchers = [_Beginning(begin), losses, *([capture] if tap.enabled else [])]
+        watchers: list[Watcher] = [_Beginning(begin), losses, *([capture] if tap.enabled else [])]
+        if "state_at" in cell:
+            watchers.append(Saved(cell["state_at"], os.path.join(out_dir, "state")))
         parts = drive(cell, out_dir, watchers, cell["triples"])
     with phases("write"):
         named = list(parts.parameters())

@@ -19,6 +19,7 @@ from harness.worker.capture import Tap
 from harness.worker.device_digest import digests
 from harness.worker.notes import Notes
 from harness.worker.outcomes import Ended
+from harness.worker.randomness import generators, put_back
 from harness.worker.train_watch import Parts, Watcher
 
 ROWS = (
@@ -111,21 +112,47 @@ class StepCapture(Watcher):
         self.tap.seconds += time.perf_counter() - started
 
     def _tensors(self, step: int, name: str, tensors: Callable[[], list[torch.Tensor | None]]) -> None:
-        """A row of digests, one a parameter, and the tensors themselves where they are asked for."""
-        self._row(name, lambda: digests(tensors(), self._parameters[0].device))
-        if step in self.full:
+        """A row of digests, one a parameter, and the tensors themselves where they are asked for, or swapped."""
+        if self._whole(f"{name}_{step}", step):
             with self.notes.recording(f"{name}_{step}"):
-                self.tap(f"{name}_{step}", flat(self._parameters, tensors()))
+                held = flat(self._parameters, tensors())
+                self._put(tensors(), held, self.tap(f"{name}_{step}", held))
+        self._row(name, lambda: digests(tensors(), self._parameters[0].device))
+
+    def _whole(self, name: str, step: int) -> bool:
+        return step in self.full or name in self.tap.swap
+
+    def _put(self, tensors: Sequence[torch.Tensor | None], held: torch.Tensor, swapped: torch.Tensor) -> None:
+        """Put in place what a tap gave for the elements of all parameters."""
+        if swapped is held:
+            return
+        parts = swapped.split([one.numel() for one in self._parameters])
+        with torch.no_grad():
+            for tensor, part in zip(tensors, parts, strict=True):
+                if tensor is not None:
+                    tensor.copy_(part.view(tensor.shape))
 
     def batch(self, step: int, parts: Parts, batch: Any) -> Any:
         """Record what a step begins with."""
         if not self._parameters:
             self._parts, self._parameters = parts, [parameter for _name, parameter in parts.parameters()]
-        del step
+            self._count = self._made()  # a training may begin in the state of another one
+        self._random(step)
         self._row("batch", lambda: _rows_of(parts.reader, batch))
         self._row("input_ids", lambda: digests([digests(_given(batch), _HOST)], _HOST)[0])
         self._row("random_before", lambda: digests(list(random_states().values()), _HOST))
         return batch
+
+    def _random(self, step: int) -> None:
+        """The states of torch's generators themselves, which dropout draws from."""
+        name = f"random_{step}"
+        if self._whole(name, step):
+            with self.notes.recording(name):
+                states = generators()
+                held = torch.cat(states)
+                swapped = self.tap(name, held)
+                if swapped is not held:
+                    put_back(tuple(swapped.split([one.numel() for one in states])))
 
     def made(self, step: int, name: str, tensor: torch.Tensor) -> None:
         """Record what a phase made."""
@@ -164,11 +191,14 @@ class StepCapture(Watcher):
 
     def _skipped(self) -> torch.Tensor:
         """1 where the optimizer's own count of its steps is what it was."""
-        before, state = self._count, self._parts.optimizer.state
-        counts = [state[one]["step"] for one in self._parameters if one in state and "step" in state[one]]
-        if counts:
-            self._count = counts[0].detach().clone()
+        before, self._count = self._count, self._made()
         return (self._count == before.to(self._count.device)).to(torch.int64)
+
+    def _made(self) -> torch.Tensor:
+        """The optimizer's own count of its steps; of one that has made none, 0."""
+        state = self._parts.optimizer.state
+        counts = [state[one]["step"] for one in self._parameters if one in state and "step" in state[one]]
+        return torch.as_tensor(counts[0]).detach().clone() if counts else torch.zeros(())
 
     def _to_host(self) -> None:
         for name, fresh in self._fresh.items():

@@ -21,6 +21,7 @@ from harness.explain.pair import Side
 from harness.explain.units import AS_A, AS_B, UNRESOLVED, Outcome, Unit, narrow, units_of
 from harness.home import Home
 from harness.report import blame_text
+from harness.report.blame_text import sentence
 from tests.support.observers import observer
 from tests.support.sites import package
 
@@ -34,10 +35,10 @@ def changed(*packages: str | tuple[str, str, str]) -> tuple[Change, ...]:
 
 
 def test_torch_itself_is_blamed_when_both_directions_show_it() -> None:
-    found = find(UNITS, observer({"torch"}), ("2.7.1", "2.8.0"))
+    found = find(UNITS, observer({"torch"}))
 
     assert found.guilty == ("torch",)
-    assert "torch itself" in found.sentence
+    assert "torch itself" in sentence(found, "2.7.1", "2.8.0")
 
 
 def test_a_library_is_blamed_with_its_versions_and_what_torch_alone_does_is_said() -> None:
@@ -46,43 +47,45 @@ def test_a_library_is_blamed_with_its_versions_and_what_torch_alone_does_is_said
         ("nvidia-cublas-cu12", "12.4.5.8", "12.6.4.1"),
         ("nvidia-nccl-cu12", "1", "2"),
     )
-    found = find(units_of(differing, apart=True), observer({"nvidia-cublas-cu12"}), ("2.6.0", "2.7.0"))
+    found = find(units_of(differing, apart=True), observer({"nvidia-cublas-cu12"}))
 
     assert found.guilty == ("nvidia-cublas-cu12",)
-    assert found.sentence.startswith(
+    assert sentence(found, "2.6.0", "2.7.0").startswith(
         "nvidia-cublas-cu12 12.4.5.8 -> 12.6.4.1: exchanging it alone exchanges the result"
     )
-    assert "torch 2.6.0 -> 2.7.0 alone: exchanging it changes nothing, in either direction" in found.sentence
+    assert "torch 2.6.0 -> 2.7.0 alone: exchanging it changes nothing, in either direction" in sentence(
+        found, "2.6.0", "2.7.0"
+    )
     assert {o.base for o in found.tried if o.units == ("torch",)} == {"A", "B"}
 
 
 def test_a_torch_that_does_not_import_alone_is_said_beside_the_guilty_library() -> None:
-    found = find(UNITS, observer({"cublas"}, [{"torch"}]), ("a", "b"))
+    found = find(UNITS, observer({"cublas"}, [{"torch"}]))
 
     assert found.guilty == ("cublas",)
-    assert "torch alone: could not be exchanged (it does not import)" in found.sentence
+    assert "torch alone: could not be exchanged (it does not import)" in sentence(found, "a", "b")
 
 
 def test_two_packages_that_only_matter_together_are_blamed_together() -> None:
-    found = find(UNITS, observer({"cublas", "sympy"}), ("a", "b"))
+    found = find(UNITS, observer({"cublas", "sympy"}))
 
     assert set(found.guilty) == {"cublas", "sympy"}
-    assert "together" in found.sentence
+    assert "together" in sentence(found, "a", "b")
 
 
 def test_an_override_that_does_not_import_is_an_outcome_and_nothing_is_claimed() -> None:
-    found = find(UNITS[:1], observer({"torch"}, [{"torch"}]), ("a", "b"))
+    found = find(UNITS[:1], observer({"torch"}, [{"torch"}]))
 
     assert found.guilty == ()
-    assert "it does not import" in found.sentence
+    assert "it does not import" in sentence(found, "a", "b")
     assert found.tried[0].outcome == "import_failed"
 
 
 def test_what_could_not_be_separated_is_said_so() -> None:
-    found = find(UNITS[:2], observer({"torch"}, [{"torch"}, {"cublas"}]), ("a", "b"))
+    found = find(UNITS[:2], observer({"torch"}, [{"torch"}, {"cublas"}]))
 
     assert set(found.guilty) == {"torch", "cublas"}
-    assert "could not be separated (torch alone: it does not import; cublas alone" in found.sentence
+    assert "could not be separated (torch alone: it does not import; cublas alone" in sentence(found, "a", "b")
 
 
 def test_what_a_part_does_in_the_direction_in_which_it_imports_is_said() -> None:
@@ -93,21 +96,21 @@ def test_what_a_part_does_in_the_direction_in_which_it_imports_is_said() -> None
             return Outcome(base, (units[0].name,), UNRESOLVED, "import_failed", "it does not import")
         return whole(base, units)
 
-    found = find(UNITS[:2], observe, ("a", "b"))
+    found = find(UNITS[:2], observe)
 
     assert set(found.guilty) == {"torch", "cublas"}
-    assert "In a, exchanging cublas alone changes nothing" in found.sentence
+    assert "In a, exchanging cublas alone changes nothing" in sentence(found, "a", "b")
 
 
 def test_one_direction_alone_is_not_enough() -> None:
     def observe(base: str, units: Sequence[Unit]) -> Outcome:
         return Outcome(base, tuple(u.name for u in units), AS_A)
 
-    assert find(UNITS, observe, ("a", "b")).guilty == ()
+    assert find(UNITS, observe).guilty == ()
 
 
 def test_no_difference_of_packages_blames_none() -> None:
-    assert find((), observer(set()), ("a", "b")).guilty == ()
+    assert find((), observer(set())).guilty == ()
 
 
 @pytest.mark.parametrize("number", [9, 20, 6])
@@ -241,15 +244,15 @@ def laboratory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Laboratory:
 
 
 def test_a_torch_that_needs_its_own_libraries_to_load_takes_them_along(laboratory: Laboratory) -> None:
-    found = find(units_of(changed(*VERSIONS), apart=True), laboratory.observe(("old", "new")), ("1", "2"))
+    found = find(units_of(changed(*VERSIONS), apart=True), laboratory.observe(("old", "new")))
 
     assert found.guilty == ("torch",)
-    assert found.sentence.startswith(
+    assert sentence(found, "1", "2").startswith(
         "torch 1 -> 2: exchanging it together with nvidia-cusparselt-cu12 and nvidia-nccl-cu12, without which it does "
         "not load, exchanges the result, bit for bit, in both directions. nvidia-cublas-cu12 1 -> 2 alone: exchanging "
         "it changes nothing, in either direction."
     )
-    assert found.sentence.endswith(
+    assert sentence(found, "1", "2").endswith(
         "Everything else, but for nvidia-cusparselt-cu12 and nvidia-nccl-cu12: exchanging it changes nothing, in "
         "either direction."
     )
@@ -291,7 +294,7 @@ def test_a_module_that_torch_imports_comes_along_with_what_it_requires_itself(
 
 
 def test_a_row_says_which_packages_were_exchanged_in_fact(laboratory: Laboratory) -> None:
-    found = find(units_of(changed(*VERSIONS), apart=True), laboratory.observe(("old", "new")), ("1", "2"))
+    found = find(units_of(changed(*VERSIONS), apart=True), laboratory.observe(("old", "new")))
     cell = SimpleNamespace(cell=SimpleNamespace(label="1"))
     written = blame_text.rows(found, SimpleNamespace(a=cell, b=cell), VERSIONS)  # type: ignore[arg-type]
 
@@ -303,11 +306,11 @@ def test_a_row_says_which_packages_were_exchanged_in_fact(laboratory: Laboratory
 
 def test_what_the_other_unit_left_behind_is_said(laboratory: Laboratory) -> None:
     """Without the libraries apart, as on a CPU."""
-    found = find(units_of(changed(*VERSIONS)), laboratory.observe(("old", "new")), ("1", "2"))
+    found = find(units_of(changed(*VERSIONS)), laboratory.observe(("old", "new")))
 
     assert (
         " NVIDIA libraries, but for nvidia-cusparselt-cu12 and nvidia-nccl-cu12, alone: exchanging it changes nothing, "
-        "in either direction." in found.sentence
+        "in either direction." in sentence(found, "1", "2")
     )
 
 
@@ -330,23 +333,25 @@ def _world_in_which_torch_needs(library: str, guilty: str) -> Callable[[str, Seq
 
 def test_a_library_that_torch_takes_along_is_not_cleared_by_torch() -> None:
     """It alone does it in the newer; in the older it was never exchanged without torch."""
-    found = find(UNITS, _world_in_which_torch_needs("cublas", "cublas"), ("a", "b"))
+    found = find(UNITS, _world_in_which_torch_needs("cublas", "cublas"))
 
     assert found.guilty != ("torch",)
-    assert "cublas" in found.sentence
+    assert "cublas" in sentence(found, "a", "b")
 
 
 def test_what_went_along_and_was_never_exchanged_alone_is_not_cleared() -> None:
-    found = find(UNITS, _world_in_which_torch_needs("cublas", "torch"), ("a", "b"))
+    found = find(UNITS, _world_in_which_torch_needs("cublas", "torch"))
 
     assert set(found.guilty) == {"torch", "cublas"}
-    assert "which of them does it could not be separated" in found.sentence
-    assert "Everything else, but for cublas: exchanging it changes nothing" in found.sentence
+    assert "which of them does it could not be separated" in sentence(found, "a", "b")
+    assert "Everything else, but for cublas: exchanging it changes nothing" in sentence(found, "a", "b")
 
 
 def test_what_went_along_with_a_bystander_is_named() -> None:
     world = _world_in_which_torch_needs("sympy", "cublas")
-    found = find(UNITS, world, ("a", "b"))
+    found = find(UNITS, world)
 
     assert found.guilty == ("cublas",)
-    assert " torch alone (with sympy, to load): exchanging it changes nothing, in either direction." in found.sentence
+    assert " torch alone (with sympy, to load): exchanging it changes nothing, in either direction." in sentence(
+        found, "a", "b"
+    )

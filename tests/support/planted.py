@@ -16,7 +16,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -74,6 +74,19 @@ class Case:
     calls: tuple[str, ...] = ()
     noise: bool = False
     comes_with_package: bool = False
+
+    def right(self, found: Location) -> bool:
+        """Whether the right places were named, and no step that the fault does not touch."""
+        differing = set(origins(found.places)), found.origins
+        noisy = [(step, verdict) for n in found.noise for step, verdicts in n.sources.items() for verdict in verdicts]
+        noise = {step for n in found.noise for step in n.sources}, noisy
+        (steps, calls), other = (noise, differing) if self.noise else (differing, noise)
+        names = [f"{verdict.module} {verdict.name}" for _step, verdict in calls]
+        return (
+            self.steps == steps | {step for step, _verdict in calls}
+            and all(any(part in name for name in names) for part in self.calls)
+            and not any(other)
+        )
 
 
 def _case(fault: str, *steps: str, call: str | tuple[str, ...] = (), **more: bool) -> Case:
@@ -179,15 +192,26 @@ class PlantedExperiment(Experiment):
     Args:
         home: whose environments and caches are used; None for the repository's own.
         folder: for the lock.
+        checkpoint: as the command line names one.
+        job: whose cells it makes.
+        settings: of the job, beside those of `matrix.yaml`.
     """
 
-    def __init__(self, home: Path | None, folder: Path) -> None:
+    def __init__(
+        self,
+        home: Path | None,
+        folder: Path,
+        checkpoint: str = "embedded",
+        job: str = "index",
+        settings: Mapping[str, object] = SMALL,
+    ) -> None:
         super().__init__(
             Selection(
-                home=home, collection="embedded", checkpoint="embedded", limit=LIMIT, device="cpu", capture="full"
+                home=home, collection="embedded", checkpoint=checkpoint, limit=LIMIT, device="cpu", capture="full",
+                job=job,
             )
-        )
-        self.job = self.job.model_copy(update=SMALL)
+        )  # fmt: skip
+        self.job = self.job.model_copy(update=settings)
         self.matrix = self.matrix.model_copy(
             update={"listed": [*self.matrix.listed, Listed.model_construct(version=OTHER)]}
         )
@@ -207,10 +231,15 @@ class Planter:
     Args:
         home: whose environments and caches are used; None for the repository's own.
         folder: of a store that lasts as long as the caller wants.
+        experiment: of another job than the index.
+        after: the module with which a fault comes, where that is not the indexer.
     """
 
-    def __init__(self, home: Path | None, folder: Path) -> None:
-        self.experiment = PlantedExperiment(home, folder)
+    def __init__(
+        self, home: Path | None, folder: Path, experiment: PlantedExperiment | None = None, after: str = ""
+    ) -> None:
+        self.experiment = experiment or PlantedExperiment(home, folder)
+        self.after = after
         e = self.experiment
         # Another run, a test's for instance, may use the same environments, and must not lose them when one ends.
         self._used = [use_environment(e.home, v, "cpu", e.lock(v)) for v in (VERSION, OTHER)]
@@ -223,8 +252,8 @@ class Planter:
         (folder / "cache").mkdir()
         bench = workbench(e)
         self.bench = CachedBench(bench.home, bench.checkpoint, "cpu", DEADLINE, cache=folder / "cache")
-        self.a = self.index(VERSION, "")
-        self.again = self.index(VERSION, "", repeat=1)
+        self.a = self.made(VERSION, "")
+        self.again = self.made(VERSION, "", repeat=1)
 
     def close(self) -> None:
         """Delete B's environment, unless another run uses it."""
@@ -232,12 +261,16 @@ class Planter:
             used.release()
         evict(self.experiment.home, self._other, [self.experiment.lock(v) for v in (VERSION, DONOR)])
 
-    def index(self, version: str, fault: str, repeat: int = 0) -> Cell:
-        """Index with a fault, or none."""
+    def variables(self, fault: str) -> dict[str, str]:
+        """What plants a fault, or says that there is none."""
+        return {VARIABLE: fault, **({f"{VARIABLE}_AFTER": self.after} if self.after else {})}
+
+    def made(self, version: str, fault: str, repeat: int = 0) -> Cell:
+        """Run the job with a fault, or none."""
         e = self.experiment
         spec = e.spec(version, repeat)
         if fault:
-            spec = replace(spec, environment={**spec.environment, VARIABLE: fault})
+            spec = replace(spec, environment={**spec.environment, **self.variables(fault)})
         cell = run_cell(
             e.home, self.store, spec, self.interpreter(version, fault), e.inputs(version), device_kind="cpu",
             capture="full", deadline=DEADLINE,
@@ -252,19 +285,23 @@ class Planter:
 
     def pair(self, fault: str, *, repeat_b: bool = False) -> Pair:
         """A, and B with the fault; the noise floor from A's repeat and, if wanted, from B's."""
-        b = self.index(OTHER, fault)
-        again = [self.index(OTHER, fault, repeat=1)] if repeat_b else []
+        b = self.made(OTHER, fault)
+        again = [self.made(OTHER, fault, repeat=1)] if repeat_b else []
         noise = (noise_floor(self.a, [self.again]) or frozenset()) | (noise_floor(b, again) or frozenset())
         return Pair(
             Side(self.a, lambda: self.interpreter(VERSION, "")), Side(b, lambda: self.interpreter(OTHER, fault)),
             noise, 1, self.store, self.bench, lambda: self.experiment.passages.texts,
-            (self.again,), tuple(again),
+            (self.again,), tuple(again), self.write,
         )  # fmt: skip
 
     def against_itself(self) -> Pair:
         """A and its own repeat, without a noise floor that could hide a difference."""
         sides = [Side(cell, lambda: self.interpreter(VERSION, "")) for cell in (self.a, self.again)]
-        return Pair(sides[0], sides[1], frozenset(), 0, self.store, self.bench)
+        return Pair(sides[0], sides[1], frozenset(), 0, self.store, self.bench, write=self.write)
+
+    def write(self, version: str, folder: Path) -> dict[str, Any]:
+        """Write what the job of a version is given; see `Pair`."""
+        return self.experiment.inputs(version).write(folder)
 
     def answer(self, case: Case) -> Answer:
         """Locate and blame one case."""
@@ -274,9 +311,9 @@ class Planter:
             found_guilty = blame(self.experiment, pair, lambda _text: None)
         blamed = found_guilty.guilty
         # Unless packages were exchanged, or there is nothing that could be run with others, nothing was tested.
-        tried = bool(found_guilty.tried) or case.noise or "no torch operator" in found_guilty.sentence
+        tried = bool(found_guilty.tried) or case.noise or "run by itself" in " ".join(found_guilty.reasons)
         wanted = (INNOCENT,) if case.comes_with_package else ()
-        return Answer(case, said(found), blamed, tried and right(case, found) and blamed == wanted)
+        return Answer(case, said(found), blamed, tried and case.right(found) and blamed == wanted)
 
 
 @contextmanager
@@ -297,7 +334,8 @@ def _laboratory(planter: Planter, case: Case) -> Iterator[None]:
             with_b = interpreter.python == planter.pythons[OTHER]
             faulty = with_b if case.comes_with_package else side.cell.version == OTHER
             spec = replace(
-                side.cell.spec, environment={**side.cell.spec.environment, VARIABLE: case.fault if faulty else ""}
+                side.cell.spec,
+                environment={**side.cell.spec.environment, **planter.variables(case.fault if faulty else "")},
             )
             cell = replace(side.cell, spec=spec)
             return super().result(
@@ -321,34 +359,20 @@ def said(found: Location) -> str:
     return "; ".join([noisy_calls(step, verdicts) for step, verdicts in calls.items()] + ([noise] if noise else []))
 
 
-def right(case: Case, found: Location) -> bool:
-    """Whether the right places were named, and no step that the fault does not touch."""
-    differing = set(origins(found.places)), found.origins
-    noisy = [(step, verdict) for n in found.noise for step, verdicts in n.sources.items() for verdict in verdicts]
-    noise = {step for n in found.noise for step in n.sources}, noisy
-    (steps, calls), other = (noise, differing) if case.noise else (differing, noise)
-    names = [f"{verdict.module} {verdict.name}" for _step, verdict in calls]
-    return (
-        case.steps == steps | {step for step, _verdict in calls}
-        and all(any(part in name for name in names) for part in case.calls)
-        and not any(other)
-    )
-
-
-def main() -> int:
-    """Print the table."""
+def main(cases: Sequence[Case] = CASES, planting: Callable[[Path | None, Path], Planter] = Planter) -> int:
+    """Print the table of some cases, each of which is planted by what `planting` makes."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--home", type=Path)
     parser.add_argument("cases", nargs="*")
     options = parser.parse_args()
-    chosen = [case for case in CASES if not options.cases or case.fault in options.cases]
-    unknown = sorted(set(options.cases) - {case.fault for case in CASES})
+    chosen = [case for case in cases if not options.cases or case.fault in options.cases]
+    unknown = sorted(set(options.cases) - {case.fault for case in cases})
     if unknown:
         parser.error(f"no case is named {', '.join(unknown)}")
     wrong = 0
     print("| planted in B | `locate` says | `blame` says | right |\n|---|---|---|:-:|", flush=True)
     with tempfile.TemporaryDirectory() as name:
-        planter = Planter(options.home, Path(name))
+        planter = planting(options.home, Path(name))
         try:
             for label, pair in (("A against A", planter.against_itself()), ("another Triton", planter.pair(""))):
                 found = locate(pair, Path(name) / "scratch")
