@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.artifacts.steps import differing
 from harness.errors import UnreadableTensor
 from harness.explain.pair import Pair
 from harness.store.cell import Artifact, Cell
@@ -40,18 +41,13 @@ def beginnings(store: Store, a: Cell, b: Cell) -> dict[str, int]:
 
 def _first(store: Store, one: Artifact, other: Artifact) -> int | None:
     try:
-        x, y = store.load(one).data, store.load(other).data
+        x, y = store.load(one), store.load(other)
     except UnreadableTensor:
         return None
-    both = min(len(x), len(y))
-    if x.dtype != y.dtype or x.shape[1:] != y.shape[1:] or not both:
+    if not x.shape or not y.shape:
         return 0
-    differs = (_bytes(x[:both]) != _bytes(y[:both])).any(axis=1)
-    return int(np.argmax(differs)) if differs.any() else both
-
-
-def _bytes(rows: Array) -> Array:
-    return np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), -1)
+    parts = np.asarray(differing(x, y, digests=False).any(axis=1))
+    return int(np.argmax(parts)) if parts.any() else len(parts)
 
 
 def noisy(pair: Pair, began: Mapping[str, int]) -> frozenset[str]:
