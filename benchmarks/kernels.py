@@ -2,8 +2,9 @@
 
     python benchmarks/kernels.py --version 2.8.0 [--rounds 40] [--threads 2] [--home HOME]
 
-Compiles colbert-ai's own sources first (a minute or two; needs g++). Both have the same input, whose results are
-compared bit for bit, and take turns. A ratio below 1 means that the replacement is the faster.
+Compiles colbert-ai's own sources first (a minute or two; needs g++), in the folder TORCH_EXTENSIONS_DIR where that is
+set, so that another run finds them there. Both have the same input, whose results are compared bit for bit, and take
+turns. A ratio below 1 means that the replacement is the faster.
 """
 
 from __future__ import annotations

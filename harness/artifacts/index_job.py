@@ -80,7 +80,7 @@ INDEX = JobKind(
             {"embs": "embs_*"} | {n: n for n in ("centroids", "avg_residual", "bucket_cutoffs", "bucket_weights")},
             outputs={"*.codes": "chunk.codes", "*.residuals": "chunk.residuals"},
             # colbert-ai cuts its rows into blocks, and each block so that scores against all centroids fit in memory.
-            blocks=Blocks("embs", 1 << 18, 1 << 29, "partitions"),
+            blocks=Blocks(("embs",), 1 << 18, 1 << 29, "partitions"),
         ),
         "sort codes": Replay({"codes": "codes"}),
         "optimize ivf": Replay({name: name for name in ("ivf_unoptimized", "values", "doclens")}),

@@ -65,19 +65,20 @@ class Batches:
 
 @dataclass(frozen=True)
 class Blocks:
-    """The rows of its input `of` that a step computes at once, where all of them would not fit in memory.
+    """The rows of its inputs that a step computes at once, where it would not run on all of them, or too long.
 
     Attributes:
-        of: the step's name for the input.
+        of: the step's names for these inputs, which have as many rows as each other. Those of a ragged one are its
+            segments, whose lengths are an input `NAME_lengths`.
         rows: as many rows are a block.
         elements: and as many numbers of a block are computed at once, `width` a row.
-        width: one of `JobKind.sizes`.
+        width: one of `JobKind.sizes`; empty where a whole block is computed at once.
     """
 
-    of: str
+    of: tuple[str, ...]
     rows: int
-    elements: int
-    width: str
+    elements: int = 0
+    width: str = ""
 
 
 @dataclass(frozen=True)

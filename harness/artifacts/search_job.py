@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.artifacts.kind import JobKind, Made, Meaning, Replay
+from harness.artifacts.kind import Blocks, JobKind, Made, Meaning, Replay
 
 if TYPE_CHECKING:
     from harness.artifacts.source import ArtifactSource
@@ -35,12 +35,15 @@ def _stage(name: str, step: str, of: str) -> tuple[Made, ...]:
 
 
 _ANSWERED = ("maxsim", "maxsim_lengths", "stage2")
-_ENCODE = Replay({name: name for name in _TOKENS})
+_ENCODED = {name: name for name in _TOKENS}
 _SCORED = {name: name for name in ("Q", "centroids")}
 # The searcher has all chunks one after the other.
 _EMBEDDED = {"codes": "*.codes", "residuals": "*.residuals"} | {
     name: name for name in ("Q", "stage2", "stage2_lengths", "centroids", "bucket_weights", "doclens")
 }
+# Queries are searched one by one, and what is recorded of one is 10 MB or more.
+_BATCH, _EACH = Blocks(_TOKENS, 128), Blocks(_TOKENS, 1)
+_OF_Q, _OF_STAGE2 = Blocks(("Q",), 1), Blocks(("Q", "stage2", "stage2_lengths"), 1)
 _COMPRESSED = ("*.codes", "*.residuals", "doclens", "centroids", "bucket_weights")
 
 SEARCH = JobKind(
@@ -63,15 +66,15 @@ SEARCH = JobKind(
     ),
     _meaning,
     replays={
-        "encode queries": _ENCODE,
-        "encode each query": _ENCODE,
-        "score centroids": Replay(_SCORED),
+        "encode queries": Replay(_ENCODED, blocks=_BATCH),
+        "encode each query": Replay(_ENCODED, blocks=_EACH),
+        "score centroids": Replay(_SCORED, blocks=_OF_Q),
         "choose cells": Replay(
-            _SCORED, run_as="score centroids", outputs={name: name for name in ("cells", "cells_lengths")}
+            _SCORED, "score centroids", {name: name for name in ("cells", "cells_lengths")}, blocks=_OF_Q
         ),
-        "decompress": Replay(_EMBEDDED, run_as="score", outputs={"decompressed": "decompressed"}),
-        "normalize": Replay(_EMBEDDED, run_as="score", outputs={"normalized": "normalized"}),
-        "score": Replay(_EMBEDDED),
+        "decompress": Replay(_EMBEDDED, "score", {"decompressed": "decompressed"}, blocks=_OF_STAGE2),
+        "normalize": Replay(_EMBEDDED, "score", {"normalized": "normalized"}, blocks=_OF_STAGE2),
+        "score": Replay(_EMBEDDED, blocks=_OF_STAGE2),
         "rank": Replay({name: name for name in _ANSWERED}),
     },
     product="answer",

@@ -125,8 +125,10 @@ _search_options = together(
     ),
     click.option("--k", type=click.IntRange(min=1), help="Passages that a search returns (part of its key)."),
 )
+_triples_option = click.option(
+    "--triples", help="Train from this .jsonl file (default: the collection's own, or drawn from qrels)."
+)
 training_options = together(
-    click.option("--triples", help="Train from this .jsonl file (default: the collection's own, or drawn from qrels)."),
     click.option("--maxsteps", type=click.IntRange(min=1), help="Steps of a training."),
     click.option("--bsize", type=click.IntRange(min=1), help="Triples of a training's step."),
     click.option("--accumsteps", type=click.IntRange(min=1), help="Into how many parts a step is cut."),
@@ -134,10 +136,10 @@ training_options = together(
     click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Learning rate of a training."),
     click.option("--warmup", type=click.IntRange(min=0), help="Steps to the full learning rate, which then falls."),
 )
-"""Options that say how a model was trained."""
+"""Options that say how a model is trained, from whatever triples."""
 search_options = together(query_options, _search_options)
 """Options that say what is searched for, and in which index."""
-train_options = together(query_options, training_options)
+train_options = together(query_options, _triples_option, training_options)
 """Options that say what is trained from, and how; part of a cell's key."""
 
 _KINDS = {"search": "searches", "train": "trainings"}
@@ -186,7 +188,7 @@ def cell_options(function: Callable[..., Any], beside: Iterable[str] = ()) -> Ca
         help="The kind of cells that is meant; of searches and trainings, these options say which (docs/search.md, "
         "docs/training.md).",
     )
-    return together(kind, query_options, _search_options, training_options, selection_options)(fitting)
+    return together(kind, query_options, _search_options, _triples_option, training_options, selection_options)(fitting)
 
 
 def table_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -58,7 +58,8 @@ def command(a: str, b: str, artifacts: tuple[str, ...], gates: bool, output: Pat
             with pair.bench.scratch("capture-gate") as folder:
                 changed = swapper.capture_gate(folder)
             failed = failed or bool(changed)
-            lines.append(f"Gate: capturing changes {', '.join(changed) or 'nothing'} in the {kind.product} of {a}.")
+            product = pair.kind.product
+            lines.append(f"Gate: capturing changes {', '.join(changed) or 'nothing'} in the {product} of {a}.")
         else:
             lines.append(f"The noise floor is not known: --no-gates, so {a} was not run again.")
     console = result_console()

@@ -20,7 +20,7 @@ from harness.explain.noise import Noise, noise_of
 from harness.explain.pair import Pair, Side
 from harness.explain.places import places_of
 from harness.explain.replay import ORIGIN, UNSTABLE, CallVerdict, Runs, judge, run_steps
-from harness.explain.requests import Asked, requests_for, rows_of_spans
+from harness.explain.requests import Asked, ragged_ends, requests_for, rows_of_spans
 from harness.explain.stepwise import beginning, row
 from harness.store.store import Store
 from harness.tensors.dtypes import Array
@@ -205,7 +205,6 @@ def _whole(pair: Pair, step: str, verdicts: Sequence[CallVerdict], runs: Runs) -
 
 
 def _reproduced(store: Store, a: Side, outputs: dict[str, str], folder: Path, request: dict[str, Any]) -> bool:
-
     for artifact, output in outputs.items():
         if artifact not in a.cell.artifacts:
             continue
@@ -219,7 +218,10 @@ def _reproduced(store: Store, a: Side, outputs: dict[str, str], folder: Path, re
             elif "first" in request:
                 wanted = row(wanted, request)
             elif request.get("rows"):
-                wanted = wanted[slice(*next(iter(request["rows"].values())))]
+                bounds, ends = next(iter(request["rows"].values())), ragged_ends(store, a.cell, artifact)
+                if ends is not None:
+                    bounds = [int(ends[bound - 1]) if bound else 0 for bound in bounds]
+                wanted = wanted[slice(*bounds)]
         except UnreadableTensor:
             return False
         known = a.cell.job_kind.known(artifact)

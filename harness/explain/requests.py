@@ -15,6 +15,8 @@ from harness.errors import InfrastructureError, UnreadableTensor
 from harness.explain.pair import Pair
 from harness.explain.replay import CallVerdict
 from harness.explain.stepwise import beginning, state_before
+from harness.store.cell import Cell
+from harness.store.store import Store
 from harness.tensors.dtypes import Array
 from harness.tensors.safetensors import read_safetensors
 from harness.tensors.tensor import Tensor
@@ -127,9 +129,8 @@ def step_request(
     if replay.outputs is not None:
         outputs = {artifact.replace("*", chunk): output for artifact, output in replay.outputs.items()}
     if replay.blocks is not None:
-        block = replay.blocks
-        artifact = replay.inputs[block.of].replace("*", chunk)
-        request |= _block_rows(pair, [*outputs], artifact, block, sizes[block.width])
+        artifact = replay.inputs[replay.blocks.of[0]].replace("*", chunk)
+        request |= _block_rows(pair, [*outputs], artifact, replay.blocks, sizes)
     return request, outputs
 
 
@@ -182,29 +183,43 @@ def _batch_request(
     return request, {batches.kept: batches.kept} if batches.kept in pair.a.cell.artifacts else {}
 
 
+def ragged_ends(store: Store, cell: Cell, name: str) -> Array | None:
+    """Where each segment of an artifact ends, if it is ragged: if the cell has `NAME_lengths`, too.
+
+    Raises:
+        UnreadableTensor: these cannot be read.
+    """
+    lengths = cell.artifacts.get(f"{name}_lengths")
+    return None if lengths is None else np.cumsum(store.load(lengths).data)
+
+
 def _first_differing(pair: Pair, *names: str) -> int | None:
-    """The first row in which the two sides' artifacts differ; None if none does or they were not kept."""
+    """The first row, or segment, in which the two sides' artifacts differ; None if none does or they were not kept."""
     found = []
     for name in names:
         try:
             x, y = (pair.store.load(side.cell.artifacts[name]).data for side in (pair.a, pair.b))
+            row, ends = first_row(x, y), ragged_ends(pair.store, pair.a.cell, name)
         except (KeyError, UnreadableTensor):
             continue
-        found.append(first_row(x, y))
+        found.append(row if row is None or ends is None else int(np.searchsorted(ends, row, side="right")))
     return min((row for row in found if row is not None), default=None)
 
 
-def _block_rows(pair: Pair, outputs: list[str], artifact: str, block: Blocks, width: int) -> dict[str, Any]:
+def _block_rows(
+    pair: Pair, outputs: list[str], artifact: str, block: Blocks, sizes: Mapping[str, int]
+) -> dict[str, Any]:
     """The rows that a step computes at once, around the first that differs."""
     total = pair.a.cell.artifacts[artifact].shape[0]
     first = _first_differing(pair, *outputs) or 0
     begin = first // block.rows * block.rows
-    at_once = max(1, block.elements // width)
+    at_once = max(1, block.elements // sizes[block.width]) if block.width else block.rows
     start = begin + (first - begin) // at_once * at_once
     stop = min(start + at_once, begin + block.rows, total)
     if stop - start == total:
         return {}
-    return {"rows": {block.of: [start, stop]}, "where": f"rows {start:,} to {stop:,} of {artifact}"}
+    where = f"row {start:,} of {artifact}" if stop - start == 1 else f"rows {start:,} to {stop:,} of {artifact}"
+    return {"rows": {name: [start, stop] for name in block.of}, "where": where}
 
 
 # The job keeps the token ids of its first outer batch only. For a difference that starts later, the passage is found

@@ -130,7 +130,7 @@ def kept(side: Side, names: Sequence[str]) -> tuple[str, ...]:
             if known not in side.cell.artifacts:
                 raise UsageError(f"{side.cell.label} has no artifact {known!r}.{_hint(side, known)}")
             if not side.cell.artifacts[known].stored:
-                raise UsageError(f"{known} of {side.cell.label} was not kept: {kind.name} again with --capture full.")
+                raise UsageError(f"{known} of {side.cell.label} was not kept: run it again with --capture full.")
             found[known] = None
     return tuple(found)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,20 @@ def _load(folder: Path, name: str, source: dict[str, str | int]) -> CheckpointFi
     similarity = "l2" if metadata.get("similarity") == "l2" else SIMILARITY
     digest = digest_files(folder, weights.name)
     return CheckpointFiles(name, folder, digest, dim, source, query_maxlen, doc_maxlen, similarity)
+
+
+def set_metadata(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Set fields of a checkpoint's `artifact.metadata`, as colbert-ai does when it saves what it has trained.
+
+    Where they are so already, or where colbert-ai takes them for it, the file stays as it is.
+    """
+    path = folder / METADATA
+    metadata = _read_json(path, "save the checkpoint with colbert-ai, which writes its settings there.")
+    inner = metadata["config"] if isinstance(metadata.get("config"), dict) else metadata
+    known = {"query_maxlen": QUERY_MAXLEN, "doc_maxlen": DOC_MAXLEN, "similarity": SIMILARITY, **inner}
+    if changed := {name: value for name, value in settings.items() if known.get(name) != value}:
+        inner.update(changed)
+        path.write_text(json.dumps(metadata, indent=1), encoding="utf-8")
 
 
 def small_files(folder: Path) -> list[Path]:

@@ -135,7 +135,8 @@ def collect_qrels(rows: Iterable[Judged], what: str) -> Qrels:
     for where, query, passage, grade in rows:
         if not all(isinstance(one, (str, int)) and not isinstance(one, bool) for one in (query, passage)):
             raise UsageError(f"{what}: an id in {where} is neither a string nor a whole number; give it one.")
-        if isinstance(grade, bool) or not isinstance(grade, (int, float)) or int(grade) != grade or abs(grade) > _MOST:
+        number = isinstance(grade, (int, float)) and not isinstance(grade, bool)
+        if not number or not abs(grade) <= _MOST or int(grade) != grade:  # NaN is not, either
             raise UsageError(f"{what}: the score in {where} is {grade!r}; a grade is a whole number.")
         known = grades.setdefault(str(query), {})
         if known.setdefault(str(passage), int(grade)) != int(grade):

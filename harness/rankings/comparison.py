@@ -19,6 +19,8 @@ from harness.tensors.dtypes import Array
 PERSISTENCE = 0.9
 """RBO's p: the first ten ranks have 86 % of the weight (Webber, Moffat, Zobel 2010, equation 21)."""
 _LISTED = 10
+_ROUNDING = 1e-9
+"""How far from 1 a sum of a thousand weights may be that is 1."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,14 @@ class Comparison:
         if not self.equivalent:
             return ExitCode.DIVERGENCE
         return ExitCode.USAGE if self.only_a or self.only_b else ExitCode.OK
+
+    @cached_property
+    def tied_on_one_side(self) -> int:
+        """How many lists are the same although RBO or tau-b is below 1: scores are equal there on one side only."""
+        below = np.zeros(self.queries, np.bool_)
+        for name in ("rbo", "tau_b"):
+            below |= self.each[name] < 1 - _ROUNDING
+        return int((below & ~self.changed).sum())
 
     @cached_property
     def most_changed(self) -> list[int]:

@@ -31,10 +31,12 @@ _STATUS = ("text", "bit_equal, value_equal, close, different, or why values coul
 _JSON = "as a JSON object"
 
 TABLES = {
-    "cells": Table("a cell, ended well or badly", {
+    "cells": Table("a cell, ended well or badly; beside indexes, the searches in them that were compared", {
         "key": ("text", "digest of the whole specification"),
         "group": ("text", "digest of what cells must share to be comparable"),
+        "job": ("text", "index or search"),
         "version": ("text", "release of PyTorch"),
+        "index": ("text", "of a search, the version whose index was searched"),
         "repeat": ("int", "0, or the number of the repeat"),
         "outcome": ("text", "ok, or how it ended"),
         "reason": ("text", "why it did not end well; one sentence"),
@@ -72,7 +74,7 @@ TABLES = {
         "environment": ("text", f"variables that were set for the job, {_JSON}"),
         "switches": ("text", f"switches of torch that change numbers, {_JSON}"),
         "finished": ("text", "UTC time at which it ended, ISO 8601"),
-        "sources": ("text", f"where the collection and the checkpoint came from, {_JSON}"),
+        "sources": ("text", f"where the collection, the checkpoint, queries and index came from, {_JSON}"),
     }),
     "artifacts": Table("an artifact of a cell", {
         "key": ("text", "of its cell"),

@@ -327,7 +327,7 @@ def _standing(group: Group, kinds: Kinds) -> Iterator[str]:
         inputs = ", ".join(map(clean, kinds.labels(changed)))
         lines = {
             Change.ORIGIN: f"Origin (step: {step}): of what it is computed from, nothing that is known differs.",
-            Change.INHERITED: f"Inherited: what it is computed from differs ({inputs}).",
+            Change.INHERITED: f"Inherited: what it is computed from differs ({inputs or 'an earlier step'}).",
             Change.NOISE: "Noise: running a cell again changes it about as much.",
         }
         if change in lines:
@@ -400,6 +400,15 @@ def _meaning(facts: Mapping[str, Any]) -> list[str]:
             f"Bucket numbers ({facts['nbits']} bits): {facts['buckets_n_mismatch']:,} of {facts['buckets_n']:,} changed"
             f" ({share(facts['buckets_n_mismatch'], facts['buckets_n'])}): {steps}"
         )
+    if "steps_n" in facts:
+        lines.append(
+            f"It differs in {facts['steps_differ']:,} of {count(facts['steps_n'], 'step')}, first in step "
+            f"{facts['first_step']:,}{_in_step(facts)}"
+        )
+    if "relative_distance" in facts:
+        far = facts.get("largest_parameter")
+        of = f", greatest of {clean(far)}: {number(facts['largest_relative_distance'])}" if far is not None else ""
+        lines.append(f"|A-B| / |B| is {number(facts['relative_distance'])} over all{of}")
     if "queries_n" in facts:
         lines.append(f"It differs for {facts['queries_n_mismatch']:,} of {facts['queries_n']:,} queries")
     if "codes_n_mismatch_unpermuted" in facts:
@@ -435,6 +444,18 @@ def _meaning(facts: Mapping[str, Any]) -> list[str]:
     if facts.get("metadata_run_only"):
         lines.append("Not counted: " + clean(", ".join(facts["metadata_run_only"]), 400))
     return lines
+
+
+def _in_step(facts: Mapping[str, Any]) -> str:
+    """Of what an artifact differs in the first step that does."""
+    if "streams" in facts:
+        return f": {', '.join(facts['streams'])}"
+    if "parameters_n" not in facts:
+        return ""
+    named = ", ".join(map(clean, facts["first_parameters"]))
+    more = " and so on" if facts["parameters_differ"] > len(facts["first_parameters"]) else ""
+    of = f"{facts['parameters_differ']:,} of {count(facts['parameters_n'], 'parameter')}"
+    return f", in {of} there: {named}{more}"
 
 
 def told_in_short(lines: Iterable[str], screen: Screen) -> list[str]:

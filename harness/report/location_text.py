@@ -120,8 +120,9 @@ def _finding(finding: StepFinding) -> list[str]:
     if structure := found[MISSING_A] + found[MISSING_B]:
         rest += f", {count(structure, 'call')} on one side only"
     rest += f" ({sided})" if sided else ""
+    looked = f" ({finding.request['where']})" if "where" in finding.request else ""
     if not lines and finding.inherited:
-        return [f"{head}gives the same with A's exact input: it only inherits."]
+        return [f"{head}gives the same with A's exact input{looked}: it only inherits."]
     if not lines:
         return [f"{head}no call differs when it gets A's exact input; {rest}."]
     if finding.inherited:

@@ -123,7 +123,8 @@ class Gathering:
 
     def __init__(self, folder: Path, name: str, experiment: Experiment, version: str) -> None:
         self._folder, self._name, self._lock = folder, name, experiment.home.root / "findings.lock"
-        self._about = about_cells(experiment.spec(version))
+        # Of the index, which can be planned before anything has run; a search is of the same three.
+        self._about = about_cells(experiment.index.spec(version))
         self._kept()
 
     def write(self, rows: Iterable[Mapping[str, Any]]) -> Path:

@@ -40,6 +40,11 @@ def sentences(found: Comparison, settings: Settings) -> Iterator[str]:
     else:
         but = f", {ties:,} only in the order of equal scores" if ties else ""
         yield f"{a} and {b} give another list for {found.queries - same:,} of {queries}{but}."
+    if some := found.tied_on_one_side:
+        yield (
+            f"In {count(some, 'list')} of the same order, passages have equal scores on one side only: RBO and tau-b "
+            "count ties, and are below 1 there for no other reason."
+        )
     if found.measures:
         yield from _of_measures(found, settings)
     elif changed:

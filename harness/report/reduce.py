@@ -14,9 +14,8 @@ from harness.inputs.matrix import Matrix, profiles_of
 from harness.rankings.verdict import MUST_REINDEX, Verdict
 from harness.report.headline import Headline, VersionPair, headline
 from harness.report.parquet import about_cells
-from harness.report.retrieval import Retrieval, retrieve, write_retrieval
+from harness.report.retrieval import Retrieval, retrieve
 from harness.report.tables import write_tables
-from harness.report.training import write_training
 from harness.running.choice import Choice, describe
 from harness.running.deployments import searches_of
 from harness.running.experiment import Experiment
@@ -89,11 +88,7 @@ def reduce_cells(
     searches, unshown = searches_of(choice.store, cells, experiment) if experiment is not None else (None, "")
     steps = [pair for pair in pairs if pair.kind == "consecutive"]
     retrieval = retrieve(searches, steps) if searches is not None else Retrieval()
-    write_tables(output, cells, pairs, choice.locks, about, retrieval.verdicts)
-    if retrieval.verdicts:
-        write_retrieval(output, retrieval, about)
-    if any(pair.training is not None for pair in pairs):
-        write_training(output, pairs, about)
+    write_tables(output, cells, pairs, choice.locks, about, retrieval)
     rows = [(pair.kind, _with_verdict(headline(pair), pair, retrieval)) for pair in pairs]
     return Reduced(
         describe(cells),

@@ -33,7 +33,7 @@ class Retrieval:
         found: step to its deployments, each against A's version in A's index.
         keys: step to the deployments' cells.
         runs: cell to its rankings.
-        cells: by key.
+        cells: by key, repeats included.
     """
 
     verdicts: Mapping[VersionPair, Verdict] = field(default_factory=dict)
@@ -89,7 +89,7 @@ def retrieve(searches: Searches, pairs: Sequence[ComparedCells]) -> Retrieval:
             )
         verdicts[step] = judge(Evidence(*step, same[step], found[step], repeats, tuple(caveats)))
     keys = {step: {name: cell.key for name, cell in there.items()} for step, there in steps.items()}
-    return Retrieval(verdicts, found, keys, {key: runs[key] for key in cells_of}, cells_of)
+    return Retrieval(verdicts, found, keys, {key: runs[key] for key in cells_of}, everything)
 
 
 def _same_index(pair: ComparedCells) -> bool | None:
@@ -116,7 +116,11 @@ def _moved(searches: Searches, there: Mapping[str, Cell]) -> str:
 
 
 def write_retrieval(folder: Path, found: Retrieval, about: Mapping[str, str]) -> None:
-    """Write `rankings.parquet` and `retrieval.parquet`, each at once."""
+    """Write `rankings.parquet` and `retrieval.parquet`, each at once; without searches, remove those of before."""
+    if not found.verdicts:
+        for name in ("rankings", "retrieval"):
+            (folder / f"{name}.parquet").unlink(missing_ok=True)
+        return
     write_batches(folder, "rankings", _rankings(found), **about)
     write_table(folder, "retrieval", _rows(found), **about)
 

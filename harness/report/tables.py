@@ -13,8 +13,10 @@ from harness.environments.lockfile import Lock
 from harness.explain.compared import ComparedCells
 from harness.rankings.verdict import Verdict
 from harness.report.columns import TABLES
-from harness.report.headline import VersionPair, headline
+from harness.report.headline import headline
 from harness.report.parquet import VERDICT, picked, write_table
+from harness.report.retrieval import Retrieval, write_retrieval
+from harness.report.training import write_training
 from harness.store.cell import Cell
 
 _BUILT_WITH = {
@@ -65,7 +67,8 @@ def cell_rows(cells: Iterable[Cell]) -> Iterable[dict[str, Any]]:
         built_with = {name: re.search(pattern, config) for name, pattern in _BUILT_WITH.items()}
         yield {
             **picked(cell, "key", "group", "version", "repeat", "outcome", "reason", "phase", "capture", "finished"),
-            **picked(cell.spec, "device", "lock"),
+            **picked(cell.spec, "job", "device", "lock"),
+            "index": None if cell.spec.index is None else cell.spec.index.name,
             "collection": cell.spec.collection.name,
             "collection_digest": cell.spec.collection.digest,
             "passages": cell.spec.collection.passages,
@@ -123,7 +126,7 @@ def write_tables(
     pairs: Sequence[ComparedCells],
     locks: Mapping[str, Lock],
     about: Mapping[str, str],
-    verdicts: Mapping[VersionPair, Verdict] | None = None,
+    searched: Retrieval | None = None,
 ) -> None:
     """Write the tables of one sweep below `folder`, each at once.
 
@@ -133,11 +136,12 @@ def write_tables(
         pairs: from `pairs_of`.
         locks: version to its lock, for the package differences.
         about: written to each file's metadata: device, collection and so on.
-        verdicts: step to its answer, where there are searches.
+        searched: what is known of the searches in these indexes.
     """
+    searched = searched or Retrieval()
     consecutive = [pair for pair in pairs if pair.kind == "consecutive"]
     tables: dict[str, Iterable[Mapping[str, Any]]] = {
-        "cells": cell_rows(cells),
+        "cells": cell_rows([*cells, *searched.cells.values()]),
         "artifacts": (
             {
                 **picked(cell, "key", "version", "repeat"),
@@ -149,7 +153,7 @@ def write_tables(
         ),
         "comparisons": _comparison_rows(pairs),
         "consecutive": (
-            _consecutive_row(pair) | _verdict((verdicts or {}).get((pair.a.version, pair.b.version)))
+            _consecutive_row(pair) | _verdict(searched.verdicts.get((pair.a.version, pair.b.version)))
             for pair in consecutive
         ),
         "env_delta": (
@@ -170,6 +174,8 @@ def write_tables(
     }
     for name, rows in tables.items():
         write_table(folder, name, rows, **about)
+    write_retrieval(folder, searched, about)
+    write_training(folder, pairs, about)
 
 
 def _verdict(found: Verdict | None) -> dict[str, Any]:

@@ -16,9 +16,12 @@ from harness.report.parquet import schema_of, write_batches
 from harness.tensors.dtypes import Array
 
 
-def write_training(folder: Path, pairs: Iterable[ComparedCells], about: Mapping[str, str]) -> None:
-    """Write `training.parquet`: of each pair of trainings a row for each step and quantity."""
-    write_batches(folder, "training", _tables(pairs), **about)
+def write_training(folder: Path, pairs: Sequence[ComparedCells], about: Mapping[str, str]) -> None:
+    """Write `training.parquet`, a row for each step and quantity; without trainings, remove that of before."""
+    if any(pair.training is not None for pair in pairs):
+        write_batches(folder, "training", _tables(pairs), **about)
+    else:
+        (folder / "training.parquet").unlink(missing_ok=True)
 
 
 def _tables(pairs: Iterable[ComparedCells]) -> Iterator[pa.Table]:

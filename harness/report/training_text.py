@@ -151,7 +151,7 @@ def _growth(found: Training) -> Iterator[str]:
         steps = np.flatnonzero(apart > 0)
         if steps.size:
             yield (
-                f"The loss differs in {share(steps.size, found.shared)} of the steps, first in step {steps[0]:,} by "
+                f"The loss differs in {steps.size:,} of {count(found.shared, 'step')}, first in step {steps[0]:,} by "
                 f"{number(float(apart[steps[0]]))}, at most by {number(float(np.nanmax(apart)))} in step "
                 f"{int(np.nanargmax(apart)):,}, and in the last by {number(float(apart[-1]))}."
             )

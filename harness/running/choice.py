@@ -241,12 +241,12 @@ class Chooser:
         if asked.checkpoint:
             files = checkpoint_named(self.matrix, self.path.parent, self.home, self.store, asked.checkpoint)
             yield lambda spec: spec.checkpoint.digest == files.digest
-        if asked.queries or asked.limit_queries or asked.triples:
+        # Of indexes, the queries are those of the searches that are shown beside them.
+        if asked.job != INDEX and (asked.queries or asked.limit_queries or asked.triples):
             place = self.matrix, self.path.parent, self.home, asked.collection
             passages = load_collection(*place, limit=asked.limit, scale_to=asked.scale_to)
             queries, _ = load_queries(*place, passages, queries=asked.queries, limit=asked.limit_queries, whole=False)
-            # Cells of another kind are of no queries, which are then those of the searches beside them.
-            yield lambda spec: spec.queries is None or spec.queries.digest == queries.digest
+            yield lambda spec: spec.queries is not None and spec.queries.digest == queries.digest
             if asked.triples and isinstance(job := self._job(asked.job), TrainJob):
                 triples = load_triples(*place, passages, queries, None, job, triples=asked.triples)
                 yield lambda spec: spec.triples is not None and spec.triples.digest == triples.digest

@@ -52,20 +52,21 @@ def search_with_models(
     Args:
         items: stored trainings, by label or the start of a key.
         group: start of the digest of one of several sets of stored trainings.
-        options: of a `Selection`: the trainings that are meant, and the collection and queries that are searched.
+        options: of a `Selection`: how the models were trained, and what is searched, where.
         version: whose environment runs all of it, so that nothing but the model differs; that of the first when absent.
 
     Raises:
         UsageError: an item names no training, or something that is to be searched is not there.
         InfrastructureError: an index or a search ended badly.
     """
-    training = Selection(**options, job=TRAIN.name)
+    # What they were trained from is not asked for: what is searched for may be something else.
+    training = Selection(**options | dict.fromkeys(_SEARCHED), job=TRAIN.name)
     finder = Finder(Chooser(training, group), items)
     found = [one for one in finder.titled([finder(item) for item in items]) if isinstance(one, StoredCell)]
     for one in found:
         if one.cell.job_kind is not TRAIN:
             raise UsageError(f"{one.name} ({one.cell.spec.job}) is no training, so it has no model to search with.")
-    own = {name: None for name in options if name not in _SHARED}
+    own = {name: None for name in options if name not in (*_SEARCHED, *_PLACE)}
     searching = Selection(**options | own, job="search")
     experiments = [to_run(replace(searching, checkpoint=f"{TRAINED}{one.cell.key}")) for one in found]
     first = experiments[0]
@@ -96,8 +97,7 @@ def _searched(experiment: Experiment, version: str) -> Cell:
     return cells[0]
 
 
-_SHARED = frozenset(
-    ("matrix_path", "home", "collection", "limit", "scale_to", "device", "threads", "sites", "site_python", "queries",
-     "qrels", "limit_queries", "k")
-)  # fmt: skip
-"""Options that say what is searched, where; the others say which trainings are meant."""
+_SEARCHED = ("queries", "qrels", "limit_queries", "k")
+"""Options that say what is searched for."""
+_PLACE = ("matrix_path", "home", "collection", "limit", "scale_to", "device", "threads", "sites", "site_python")
+"""Options that say where; the others say how the models were trained."""

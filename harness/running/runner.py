@@ -17,7 +17,7 @@ from harness.artifacts.source import listed
 from harness.environments.device import gpu_turn
 from harness.environments.interpreter import Interpreter
 from harness.environments.supervise import Control, Ended, run_folder
-from harness.errors import UnreadableTensor
+from harness.errors import UnreadableTensor, UsageError
 from harness.home import Home
 from harness.running.causes import classify
 from harness.running.job import log_tail, read_result, run_worker, worker_copy
@@ -66,6 +66,9 @@ def run_cell(
         control: stops the job.
         hold: descriptors of locks that the job holds to its end, even if this process ends before it.
 
+    Returns:
+        The cell; `invalid_output`, without a run, where what the job is to be given cannot be used.
+
     Raises:
         Stopped: `control` said so; nothing is stored.
         OSError: the interpreter cannot be started, or nothing can be written.
@@ -75,8 +78,15 @@ def run_cell(
     with turn as places, run_folder(home, f"{spec.version}-{spec.key[:8]}") as (run, held):
         note = {"spec": spec.to_json(), "store": str(store.root), "capture": capture, "job": spec.job, **this_process()}
         (run / RECORD).write_text(json.dumps(note), encoding="utf-8")
+        try:
+            given = inputs.write(run)
+        except UsageError as error:
+            # What it was to be given, such as another cell's index, is wrong: no reason to end the cells beside it.
+            return store.put(
+                Cell.of(spec, "invalid_output", str(error), phase="start", capture=capture, details=extra())
+            )
         request = {
-            **inputs.write(run),
+            **given,
             "checkpoint": str(inputs.checkpoint.path),
             "settings": spec.settings,
             "capture": capture,

@@ -16,7 +16,7 @@ from harness.environments.uv import run_uv
 from harness.errors import UnreadableTensor, UsageError
 from harness.files import disk_errors
 from harness.home import Home
-from harness.inputs.checkpoint import SAFETENSORS, CheckpointFiles, load_checkpoint_folder, small_files
+from harness.inputs.checkpoint import SAFETENSORS, CheckpointFiles, load_checkpoint_folder, set_metadata, small_files
 from harness.inputs.jobs import TrainJob
 from harness.inputs.loaders import load_checkpoint
 from harness.inputs.matrix import Matrix
@@ -158,7 +158,7 @@ def trained_cell(store: Store, name: str) -> Cell:
 
 
 def trained_checkpoint(home: Home, store: Store, cell: Cell) -> CheckpointFiles:
-    """A stored training's model as a checkpoint: the files that it began with, and the weights that it ended with.
+    """A stored training's model as a checkpoint: its files and settings, with the weights that it ended with.
 
     It is made in the home at first use. Models that are equal in every bit are one checkpoint, whoever trained them.
 
@@ -171,8 +171,10 @@ def trained_checkpoint(home: Home, store: Store, cell: Cell) -> CheckpointFiles:
         UsageError: its weights cannot be read, or are not those of the parameters that it lists.
     """
     name = f"{TRAINED}{cell.label}"
-    # A key does not say what a run made, of which another may have made something else.
-    folder = home.data_cache / "trained" / digest_of([cell.artifacts["trained"].digest, cell.spec.checkpoint.digest])
+    settings = {field: cell.spec.settings[field] for field in TrainJob.GIVEN if field in cell.spec.settings}
+    # Of what it is made of, not of the cell: another run of it may have made something else.
+    made_of = [cell.artifacts["trained"].digest, cell.spec.checkpoint.digest, settings]
+    folder = home.data_cache / "trained" / digest_of(made_of)
     kept = store.cell_folder(cell.key) / MODEL
     if not kept.is_dir():
         raise UsageError(
@@ -185,6 +187,7 @@ def trained_checkpoint(home: Home, store: Store, cell: Cell) -> CheckpointFiles:
             with tempfile.TemporaryDirectory(prefix=".new-", dir=folder.parent) as making:
                 made = Path(making) / "model"
                 shutil.copytree(kept, made)
+                set_metadata(made, settings)
                 try:
                     weights = _weights(StoredCell(store, cell))
                     # transformers takes no file that does not say so.

@@ -56,8 +56,7 @@ def _codec(setting: Setting, inputs: Tensors) -> Any:
 def _score(setting: Setting, inputs: Tensors) -> Tensors:
     """Embeddings of the passages that are left, and their scores, with the index's codes and residuals as a whole."""
     from colbert.indexing.codecs.residual_embeddings import ResidualEmbeddings
-    from colbert.modeling.colbert import colbert_score_packed
-    from colbert.search.index_storage import IndexScorer
+    from colbert.search.index_storage import IndexScorer, colbert_score_packed
 
     codec, config, doclens = _codec(setting, inputs), setting.config(), inputs["doclens"]
     offsets = torch.cat((torch.zeros(1, dtype=torch.int64), doclens.cumsum(0)))

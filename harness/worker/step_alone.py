@@ -58,9 +58,16 @@ class StepAlone:
         return steps.run(name, self._setting, given)
 
     def _inputs(self) -> steps.Tensors:
-        found = {name: _read(files) for name, files in self._cell["inputs"].items()}
-        for name, (start, stop) in self._cell.get("rows", {}).items():
-            found[name] = found[name][start:stop].clone()
+        """The tensors of `inputs`, of which `rows` names the rows that are used.
+
+        Those of an input that has its segments' lengths beside it, as `NAME_lengths`, are its segments.
+        """
+        whole = {name: _read(files) for name, files in self._cell["inputs"].items()}
+        found = dict(whole)
+        for name, bounds in self._cell.get("rows", {}).items():
+            lengths = whole.get(f"{name}_lengths")
+            start, stop = bounds if lengths is None else (int(lengths[:bound].sum()) for bound in bounds)
+            found[name] = whole[name][start:stop].clone()
         return found
 
     def _modules(self) -> dict[str, Any]:

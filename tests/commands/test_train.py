@@ -63,6 +63,7 @@ def test_a_training_is_run_once_and_every_command_means_it_by_job(run, shell):
     code, out, _ = run("compare", "2.7.0", "2.7.1", "--job", "train")
     assert code == 1, out
     assert out.startswith("The first difference is in step 1, in the backward pass: gradients of 1 of 2 parameters")
+    assert "It differs in 3 of 4 steps, first in step 1, in 1 of 2 parameters there: linear.weight" in out
     code, out, _ = run("compare", "2.7.1", "2.8.0", "--job", "train")
     assert (code, "bit for bit the same" in out) == (0, True), out
     code, out, _ = run("ladder", "2.7.0", "2.7.1", "2.8.0", "--job", "train", "--json")

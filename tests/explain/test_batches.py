@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from harness.artifacts.index_job import INDEX
 from harness.environments.interpreter import Interpreter
 from harness.explain.pair import Pair, Side
-from harness.explain.requests import embedded_passages, find_batch, first_row, rows_of_spans
+from harness.explain.requests import embedded_passages, find_batch, first_row, rows_of_spans, step_request
 from harness.running.job import JobResult
 from harness.store.cell import Artifact, Cell
 from harness.tensors.dtypes import Array
@@ -40,13 +41,16 @@ class _Store:
     def load(self, artifact: Artifact) -> Tensor:
         return Tensor.of(self.held[artifact.digest])
 
-    def cell(self, side: str, arrays: dict[str, Array]) -> Cell:
+    def object_path(self, digest: str) -> Path:
+        return Path(digest)
+
+    def cell(self, side: str, arrays: dict[str, Array], job: str = "index") -> Cell:
         self.held |= {f"{side}{name}": array for name, array in arrays.items()}
         artifacts = {
             name: Artifact(f"{side}{name}", str(array.dtype), array.shape, "intermediate", True)
             for name, array in arrays.items()
         }
-        return cell(spec("2.7.1", settings={"index_bsize": SIZE}), artifacts=artifacts)
+        return cell(spec("2.7.1", job=job, settings={"index_bsize": SIZE}), artifacts=artifacts)
 
 
 class _Bench:
@@ -156,3 +160,27 @@ def test_a_row_differs_in_bits_and_not_in_value() -> None:
     assert first_row(x, y) == 2
     assert first_row(x, y[:2]) is None
     assert first_row(np.full((2, 1), np.nan), np.full((2, 1), np.nan)) is None
+
+
+@pytest.mark.parametrize(("place", "query"), [(0, 0), (2, 0), (3, 2), (4, 3), (7, 3)])
+def test_a_step_of_a_search_runs_alone_for_the_first_query_that_differs(place, query, tmp_path):
+    """Rows of all queries lie one after the other: three of the first, none of the second, and so on."""
+    lengths = np.array([3, 0, 1, 4], dtype=np.int64)
+    arrays: dict[str, Array] = {
+        "Q": np.zeros((4, 2), np.float32), "stage2": np.arange(8, dtype=np.int32), "stage2_lengths": lengths,
+        "maxsim": np.zeros(8, np.float32), "maxsim_lengths": lengths, "0.codes": np.zeros(9, np.int32),
+        "0.residuals": np.zeros((9, 2), np.uint8), "doclens": np.ones(9, np.int64),
+        "centroids": np.zeros((2, 2), np.float32), "bucket_weights": np.zeros(4, np.float32),
+    }  # fmt: skip
+    other = {**arrays, "maxsim": np.where(np.arange(8) == place, 1, 0).astype(np.float32)}
+    store = _Store()
+    a, b = (
+        Side(store.cell(name, of, "search"), partial(Interpreter, Path(name)))
+        for name, of in (("a", arrays), ("b", other))
+    )
+
+    request, outputs = step_request(Pair(a, b, frozenset(), 0, store, _Bench()), "score", ["maxsim"], tmp_path)  # type: ignore[arg-type]
+
+    assert request["rows"] == {key: [query, query + 1] for key in ("Q", "stage2", "stage2_lengths")}
+    assert request["where"] == f"row {query} of Q"
+    assert list(outputs) == ["maxsim"]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from harness.explain.training import Training, compare_training, training_of
+from harness.explain.training import compare_training, training_of
 from harness.store.stored import StoredCell
 from tests.support.cell_specs import cell, spec
-from tests.support.trainings import ACCUMSTEPS, NAMES, SIZES, STARTS, STEPS, Trainings, none, one_ulp, planted
+from tests.support.trainings import ACCUMSTEPS, NAMES, SIZES, STARTS, STEPS, Fault, Trainings, none, one_ulp, planted
 
 LINEAR, EMBEDDINGS, LAYER = NAMES
 
@@ -23,7 +25,21 @@ def half_more(numbers):
     return numbers * np.float32(1.5)
 
 
-def compared(trainings: Trainings, *faults, **options) -> Training:
+def both(a: StoredCell, b: StoredCell) -> Any:
+    """Two trainings compared."""
+    found = compare_training(a, b)
+    assert found is not None
+    return found
+
+
+def with_repeats(a: StoredCell, b: StoredCell) -> Any:
+    """The same beside the noise floor."""
+    found = training_of(a, b)
+    assert found is not None
+    return found
+
+
+def compared(trainings: Trainings, *faults: Fault, **options: Any) -> Any:
     """A without a fault against B with these."""
 
     def fault(step, name, numbers):
@@ -31,9 +47,7 @@ def compared(trainings: Trainings, *faults, **options) -> Training:
             numbers = one(step, name, numbers)
         return numbers
 
-    found = compare_training(trainings.put(), trainings.put("2.8.0", fault, **options))
-    assert found is not None
-    return found
+    return both(trainings.put(), trainings.put("2.8.0", fault, **options))
 
 
 def swapped_rows(batch):
@@ -126,7 +140,7 @@ def test_a_zero_of_the_other_sign_is_a_difference_of_bits_and_no_distance(traini
 
         return fault
 
-    found = compare_training(trainings.put(fault=zero(1)), trainings.put("2.8.0", zero(-1)))
+    found = both(trainings.put(fault=zero(1)), trainings.put("2.8.0", zero(-1)))
 
     assert found.differs
     assert (found.start.step, found.start.phase) == (STEPS - 1, "optimizer")
@@ -137,7 +151,7 @@ def test_a_zero_of_the_other_sign_is_a_difference_of_bits_and_no_distance(traini
 
 def test_the_loss_of_a_step_is_the_sum_over_its_micro_batches(trainings):
     a = trainings.put()
-    found = compare_training(a, trainings.put("2.8.0", planted("loss", 4, one_ulp(1))))
+    found = both(a, trainings.put("2.8.0", planted("loss", 4, one_ulp(1))))
     loss = found.quantity("loss")
     rows = a.load("loss").data.astype(np.float64)
 
@@ -149,15 +163,12 @@ def test_the_loss_of_a_step_is_the_sum_over_its_micro_batches(trainings):
 
 def test_the_distance_of_trained_weights_is_relative_to_b_and_told_for_each_parameter(trainings):
     a = trainings.put()
-    found = compare_training(
+    found = both(
         a,
         trainings.put(
             "2.8.0", planted("weights", STEPS - 1, lambda w: np.where(np.arange(w.size) < SIZES[0], 2 * w, w))
         ),
     )
-    b = trainings.store
-    assert b is not None
-
     assert list(found.trained.parameters) == [LINEAR]
     assert found.trained.parameters[LINEAR].distance == pytest.approx(0.5)
     assert 0 < found.trained.whole.distance < 0.5
@@ -167,7 +178,7 @@ def test_the_distance_of_trained_weights_is_relative_to_b_and_told_for_each_para
 
 
 def test_with_only_the_results_kept_the_phase_is_not_known(trainings):
-    found = compare_training(
+    found = both(
         trainings.put(capture="final"), trainings.put("2.8.0", planted("gradients", 2, half_more), capture="final")
     )
 
@@ -198,7 +209,7 @@ def test_a_damaged_tensor_is_not_taken_for_a_difference(trainings):
     raw[-1] ^= 1
     path.write_bytes(bytes(raw))
 
-    found = compare_training(a, b)
+    found = both(a, b)
 
     assert "is damaged" in found.unseen["loss"]
     assert found.start.step == 3
@@ -219,7 +230,7 @@ def test_other_inputs_and_settings_are_named(trainings):
     checkpoint = {"name": "other", "digest": "feed" * 8, "dim": 8}
     b = trainings.put(of=spec("2.8.0", job="train", settings={"lr": 0.05}, checkpoint=checkpoint, lock="another"))
 
-    told = {one.what for one in compare_training(trainings.put(), b).otherwise}
+    told = {one.what for one in both(trainings.put(), b).otherwise}
 
     assert {"checkpoint", "maxsteps", "bsize"} <= told
     assert not {"lock", "version"} & told
@@ -241,7 +252,7 @@ def test_a_difference_that_begins_before_that_of_any_repeat_is_above_noise(train
     trainings.put(fault=planted("gradients", 6, lambda g: g * 2), repeat=1)
     b = trainings.put("2.8.0", planted("gradients", 1, one_ulp()))
 
-    found = training_of(a, b)
+    found = with_repeats(a, b)
 
     assert len(found.repeats) == 1
     assert (found.noise.step, found.noise.phase) == (6, "backward")
@@ -253,7 +264,7 @@ def test_a_difference_as_early_and_as_great_as_a_repeats_is_noise(trainings):
     trainings.put(fault=planted("gradients", 1, lambda g: g * 1.5), repeat=1)
     b = trainings.put("2.8.0", planted("gradients", 2, one_ulp()))
 
-    assert training_of(a, b).above_noise is False
+    assert with_repeats(a, b).above_noise is False
 
 
 def test_a_difference_that_is_much_greater_than_a_repeats_is_not(trainings):
@@ -261,21 +272,21 @@ def test_a_difference_that_is_much_greater_than_a_repeats_is_not(trainings):
     trainings.put(fault=planted("gradients", 1, one_ulp()), repeat=1)
     b = trainings.put("2.8.0", planted("gradients", 1, lambda g: g * 2))
 
-    assert training_of(a, b).above_noise is True
+    assert with_repeats(a, b).above_noise is True
 
 
 def test_a_repeat_of_b_counts_as_well(trainings):
     a, b = trainings.put(), trainings.put("2.8.0", planted("scores", 0, one_ulp()))
     trainings.put("2.8.0", none, repeat=1)
 
-    found = training_of(a, b)
+    found = with_repeats(a, b)
 
     assert (found.noise.step, found.noise.phase) == (0, "forward")
     assert found.above_noise is False
 
 
 def test_without_a_repeat_the_noise_floor_is_not_known(trainings):
-    found = training_of(trainings.put(), trainings.put("2.8.0", planted("scores", 0, one_ulp())))
+    found = with_repeats(trainings.put(), trainings.put("2.8.0", planted("scores", 0, one_ulp())))
 
     assert found.above_noise is None
     assert found.noise_of_loss is None
@@ -287,4 +298,4 @@ def test_a_repeat_that_kept_less_hides_no_early_noise(trainings):
     trainings.put(fault=planted("gradients", 1, lambda g: g * 2), repeat=1, capture="final")
     b = trainings.put("2.8.0", planted("gradients", 1, one_ulp()))
 
-    assert training_of(a, b).above_noise is False
+    assert with_repeats(a, b).above_noise is False

@@ -14,6 +14,7 @@ from harness.errors import ExitCode, UsageError
 from harness.rankings.comparison import Comparison, compare_lists, compare_runs
 from harness.rankings.run import together
 from harness.rankings.settings import Settings
+from harness.report.rankings_text import sentences
 from tests.support.runs import Listed, ranked, run_of
 
 
@@ -32,6 +33,21 @@ lists = st.builds(
     st.lists(st.sampled_from([1.0, 2.0, 2.5, 3.0, 7.0, 8.0]), min_size=12, max_size=12),
 )
 """Ranked lists of a few of the same passages, with many ties."""
+
+
+# ---- ties on one side
+
+
+def test_lists_of_one_order_whose_scores_are_tied_on_one_side_are_said_to_be_why_rbo_is_below_1():
+    one, ties, moved = ranked("red blue green"), ranked("red (blue green)"), ranked("green blue red")
+
+    found = compared({"1": one, "2": one, "3": one}, {"1": ties, "2": one, "3": moved})
+    told = " ".join(sentences(found, Settings()))
+
+    assert (found.each["identical"].tolist(), found.tied_on_one_side) == ([True, True, False], 1)
+    assert found.each["rbo"][0] < 1 > found.each["tau_b"][0]
+    assert "In 1 list of the same order, passages have equal scores on one side only" in told
+    assert "one side only" not in " ".join(sentences(compared({"1": ties}, {"1": ties}), Settings()))
 
 
 # ---- RBO

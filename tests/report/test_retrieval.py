@@ -150,3 +150,26 @@ def test_without_searches_there_is_no_column_and_no_table(tmp_path, reduced):
     assert "2 searches are not shown" in text
     assert rows(tmp_path, "consecutive")[0]["verdict"] is None
     assert not (tmp_path / "tables" / "retrieval.parquet").exists()
+
+
+def test_tables_of_searches_that_are_not_there_any_more_go(tmp_path, reduced):
+    """Beside new tables, those of an earlier reduction would be taken for theirs."""
+    reduced(Planted(all_four()))
+    assert rows(tmp_path, "rankings")
+
+    reduced(None)
+
+    left = {path.stem for path in (tmp_path / "tables").iterdir()}
+    assert left == {"cells", "artifacts", "comparisons", "consecutive", "env_delta"}
+    assert {row["job"] for row in rows(tmp_path, "cells")} == {"index"}
+
+
+def test_every_key_of_the_tables_of_searches_is_a_cell_of_the_table_of_cells(tmp_path, reduced):
+    reduced(Planted(all_four()))
+    found = {row["key"]: row for row in rows(tmp_path, "cells")}
+    named = {row["key"] for row in rows(tmp_path, "rankings")}
+    named |= {row[side] for row in rows(tmp_path, "retrieval") for side in ("key_a", "key_b")}
+
+    assert {key for key, row in found.items() if row["job"] == "search"} == named
+    searched = {(found[key]["version"], found[key]["index"]) for key in named}
+    assert searched == {(by, of) for by in STEP for of in STEP}

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from harness.commands.compare import command
-from harness.explain.training import training_of
+from harness.explain.training import Training, training_of
 from harness.inputs.matrix_file import load_matrix
 from harness.report.columns import TABLES
 from harness.report.console import sentences
@@ -19,6 +19,7 @@ from harness.report.reduce import Reduced, reduce_cells
 from harness.report.screen import Screen, cells
 from harness.report.training_text import answer, notes, shown_steps, training_text
 from harness.running.choice import Choice
+from harness.store.stored import StoredCell
 from tests.support.cell_specs import ROOT
 from tests.support.trainings import NAMES, STARTS, STEPS, Trainings, one_ulp, planted
 
@@ -40,9 +41,15 @@ def trainings(tmp_path, monkeypatch) -> Trainings:
     return Trainings(tmp_path)
 
 
+def compared(a: StoredCell, b: StoredCell) -> Training:
+    found = training_of(a, b)
+    assert found is not None
+    return found
+
+
 def said(trainings: Trainings, fault=None, a: Any = None, **options) -> tuple[str, str]:
     """The answer, and what is noted below it."""
-    found = training_of(a or trainings.put(), trainings.put("2.8.0", *([fault] if fault else []), **options))
+    found = compared(a or trainings.put(), trainings.put("2.8.0", *([fault] if fault else []), **options))
     return answer(found), " ".join(notes(found))
 
 
@@ -71,8 +78,10 @@ def test_what_is_one_number_is_told_with_both_values(trainings):
 
 
 def test_a_number_with_other_bits_and_the_same_value_is_not_told_as_another_number(trainings):
-    norm = planted("gradient_norm", 3, lambda _: np.float32(0.0))
-    first, _ = said(trainings, planted("gradient_norm", 3, lambda _: np.float32(-0.0)), trainings.put(fault=norm))
+    norm = planted("gradient_norm", 3, lambda _: np.array(0.0, np.float32))
+    first, _ = said(
+        trainings, planted("gradient_norm", 3, lambda _: np.array(-0.0, np.float32)), trainings.put(fault=norm)
+    )
 
     assert first.endswith("(other bits of the same number).")
 
@@ -129,7 +138,7 @@ def test_noise_is_told_as_noise(trainings):
 def test_curves_show_where_the_two_part_and_the_noise_floor(trainings):
     a = trainings.put()
     trainings.put(repeat=1)
-    found = training_of(a, trainings.put("2.8.0", planted("weights", 4, half_more)))
+    found = compared(a, trainings.put("2.8.0", planted("weights", 4, half_more)))
     steps, text = shown_steps(found), training_text(found)
 
     assert {0, 3, 4, STEPS - 1} <= set(steps)

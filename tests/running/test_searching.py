@@ -23,6 +23,7 @@ from harness.running.run_files import write_run
 from harness.running.selection import Selection
 from harness.running.sweep import LocalExecutor
 from harness.store.cell import Cell
+from harness.store.store import Store
 from harness.store.stored import StoredCell
 from harness.tensors.safetensors import read_safetensors
 from tests.support.small_index import index_arrays, write_index
@@ -170,6 +171,22 @@ def test_an_index_that_was_damaged_since_it_was_planned_is_not_handed_to_a_searc
 
     with pytest.raises(UsageError, match=r"cannot be searched: 0\.codes names a centroid that is not among its 4"):
         inputs.write(tmp_path)
+
+
+def test_an_index_that_cannot_be_searched_ends_its_own_cell_and_no_other(bench, own, tmp_path):
+    home = tmp_path / "home"
+    shutil.copytree(bench.folder / "home" / "store", home / "store")
+    experiment = bench.experiment(home=home, k=2)
+    cell = experiment.index.stored("2.7.0")
+    (home / "store" / "cells" / cell.key / "index" / "doclens.0.json").write_text("[1]")
+
+    plan = plan_cells(experiment, ["2.7.0", "2.8.0"], {})
+    bad, good = LocalExecutor(()).run(experiment, plan, Board([]), evict_after=False)
+
+    assert (bad.outcome, good.outcome) == ("invalid_output", "ok")
+    assert "2.7.0 cannot be searched: chunk 0 has" in bad.reason
+    assert [one.key for one in Store(home / "store").cells() if one.outcome != "ok"] == [bad.key]
+    assert [one.why for one in plan_cells(experiment, ["2.7.0", "2.8.0"], {})][1] == "stored"
 
 
 def test_another_index_is_where_a_difference_starts(own):

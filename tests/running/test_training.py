@@ -180,6 +180,17 @@ def test_a_trained_model_is_the_base_with_other_weights(bench, own):
     assert named.checkpoint.digest == files.digest
 
 
+def test_a_trained_model_has_the_lengths_that_it_was_trained_with(bench, tmp_path):
+    text = (ROOT / "matrix.yaml").read_text().replace("    nway: 2\n", "    nway: 2\n    query_maxlen: 48\n")
+    shutil.copytree(ROOT / "locks", tmp_path / "locks")
+    (tmp_path / "matrix.yaml").write_text(text)
+    there = {"matrix_path": tmp_path / "matrix.yaml", "home": tmp_path / "home"}
+    bench.run("2.7.0", **there)
+
+    files = bench.experiment(checkpoint="trained@2.7.0", job="search", triples=None, **there).checkpoint
+    assert (files.query_maxlen, files.doc_maxlen) == (48, 300)
+
+
 def test_models_that_are_equal_are_one_checkpoint_whoever_trained_them(bench, own):
     digests = {version: bench.experiment(checkpoint=f"trained@{version}").checkpoint.digest for version in own}
 
@@ -203,6 +214,7 @@ def test_a_cell_takes_its_model_along_to_another_store(bench, own, tmp_path):
     target = Store(tmp_path / "store")
     copy_cells(bench.experiment().store, target, [own["2.7.0"]], "final")
     there = target.get(own["2.7.0"].key)
+    assert there is not None
 
     home = replace(bench.experiment().home, root=tmp_path / "home")
     assert trained_checkpoint(home, target, there).digest == (

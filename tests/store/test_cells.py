@@ -43,6 +43,7 @@ CHANGES: dict[str, Any] = {
     "oddities": {"OMP_NUM_THREADS": None},
     "queries": {"name": "queries", "digest": "c0ffee", "queries": 3},
     "index": {"name": "2.7.1", "digest": "c0ffee"},
+    "triples": {"name": "triples", "digest": "c0ffee", "triples": 3},
 }
 """`oddities` only explains `environment`, which counts."""
 
@@ -113,10 +114,10 @@ def test_what_makes_cells_incomparable_changes_the_group(name):
 
 
 def test_a_kind_of_job_that_is_added_changes_no_other_s_keys_and_records():
-    """The key of an index cell is that of the fields that it had before there were searches."""
+    """The key of an index cell is that of the fields that it had before there were searches and trainings."""
     record = spec().to_json()
 
-    assert {"queries", "index"}.isdisjoint(record)
+    assert {"queries", "index", "triples"}.isdisjoint(record)
     counted = {name: value for name, value in record.items() if name != "oddities"}
     counted |= {name: record[name]["digest"] for name in ("collection", "checkpoint")}
     assert spec().key == digest_of(counted)

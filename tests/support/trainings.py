@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +21,7 @@ from harness.tensors.tensor import Tensor
 from tests.support.cell_specs import cell, spec
 
 Array = np.ndarray[Any, Any]
-Fault = Callable[[int, str, Array], Array]
+Fault = Callable[[int, str, Any], Any]
 """Gets the step, the name of what was computed, and its numbers; returns what is there instead."""
 
 NAMES = ("model.linear.weight", "model.bert.embeddings.weight", "model.bert.encoder.layer.0.weight")
@@ -37,7 +38,7 @@ def none(_step: int, _name: str, numbers: Array) -> Array:
     return numbers
 
 
-def planted(name: str, step: int, change: Callable[[Array], Array]) -> Fault:
+def planted(name: str, step: int, change: Callable[[Any], Any]) -> Fault:
     """A fault in what is called `name`, in one step."""
     return lambda at, of, numbers: change(numbers.copy()) if (at, of) == (step, name) else numbers
 
@@ -55,7 +56,7 @@ def one_ulp(place: int = 0) -> Callable[[Array], Array]:
 def digest(numbers: Array | bytes) -> list[int]:
     """128 bits of some numbers, as two integers."""
     raw = numbers if isinstance(numbers, bytes) else numbers.tobytes()
-    return np.frombuffer(hashlib.blake2b(raw, digest_size=16).digest(), np.int64).tolist()
+    return list(struct.unpack("<2q", hashlib.blake2b(raw, digest_size=16).digest()))
 
 
 def by_parameter(numbers: Array) -> list[list[int]]:

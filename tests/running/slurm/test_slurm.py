@@ -30,7 +30,7 @@ from tests.reliability.bench import alive
 from tests.support.checkpoints import write_checkpoint
 from tests.support.fake_worker import fake_interpreter
 from tests.support.slurm_cluster import SlurmCluster, missing, wait_for
-from tests.support.standin import PASSAGES
+from tests.support.standin import PASSAGES, make_sites
 
 ROOT = Path(__file__).parents[3]
 ABSENT = missing()
@@ -184,6 +184,23 @@ def test_a_sweep_runs_each_missing_cell_as_a_job_with_one_gpu_and_reduces(bench)
     assert "Submitted" not in again
     assert "2.8.0: stored" in again
     assert set(bench.ran().values()) == {1}
+
+
+def test_searches_are_jobs_after_those_of_the_indexes_that_they_need(bench):
+    passages, queries = bench.folder / "ten.jsonl", bench.folder / "queries.jsonl"
+    passages.write_text(PASSAGES * 5)  # as many as the stand-in's index has
+    queries.write_text('{"_id": "q1", "text": "one?"}\n{"_id": "q2", "text": "two?"}\n')
+    options = ["--job", "search", "--queries", str(queries), "--k", "3", "--collection", str(passages)]
+    options += ["--checkpoint", str(bench.folder / "ck"), "--threads", "1", "--device", "cpu", "--executor", "slurm"]
+    options += [*make_sites(bench.folder / "standin"), "--output", str(bench.folder / "tables")]
+
+    said = bench.finish(bench.command("2.7.1", "2.8.0", *options))
+
+    found = {(cell.spec.job, cell.label): cell.outcome for cell in bench.store.cells()}
+    assert found == {(job, version): "ok" for job in ("index", "search") for version in ("2.7.1", "2.8.0")}
+    assert said.count("Submitted 2 cells as job") == 2
+    assert "No tensor of the answer changed by a bit" in said
+    assert bench.left() == []
 
 
 class Story:

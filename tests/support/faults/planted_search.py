@@ -47,8 +47,8 @@ def _by_one_ulp(encode):
     return wrapped
 
 
-def plant(fault, searcher):
-    """Plant one fault; `searcher` is colbert-ai's module `searcher`."""
+def plant(fault, module):
+    """Plant one fault; `module` is colbert-ai's `searcher`, or `index_storage` for faults of steps that run alone."""
     from colbert.search import index_storage
 
     scorer = index_storage.IndexScorer
@@ -61,6 +61,6 @@ def plant(fault, searcher):
     elif fault == "scores rounded to half":
         _wrapped(index_storage, "colbert_score_packed", lambda o: lambda *a, **k: o(*a, **k).half().float())
     elif fault == "queries by one ULP":
-        _wrapped(searcher.Searcher, "encode", _by_one_ulp)
+        _wrapped(module.Searcher, "encode", _by_one_ulp)
     else:
         raise ValueError(f"no fault is named {fault!r}")
