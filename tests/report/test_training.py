@@ -197,9 +197,9 @@ def test_compare_of_trainings_that_differ_before_any_repeat_does_is_no_noise(tra
 
 def test_an_artifact_that_differs_before_that_of_a_repeat_is_noise_where_the_repeat_parted_before(trainings, compare):
     """The repeat's weights part in step 2 and its learning rate in step 9; B's all part in step 4."""
-    late = planted("learning_rate", 9, lambda rate: rate * 4)
+    early, late = planted("weights", 2, lambda w: w * 2), planted("learning_rate", 9, lambda rate: rate * 4)
     a = trainings.put()
-    trainings.put(fault=lambda *at: late(*at[:2], planted("weights", 2, lambda w: w * 2)(*at)), repeat=1)
+    trainings.put(fault=lambda step, name, numbers: late(step, name, early(step, name, numbers)), repeat=1)
     b = trainings.put("2.8.0", planted("learning_rate", 4, lambda rate: rate * np.float64(1.0000001)))
 
     assert compare(a, b).return_value == 0
