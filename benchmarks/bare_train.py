@@ -61,7 +61,10 @@ def main() -> None:
         config = ColBERTConfig.from_existing(config, Run().config, RunConfig(rank=0))
         started = time.perf_counter()
         model = run_process_without_mp(train, config, cell["triples"], queries, passages)
-        print(json.dumps({"seconds": time.perf_counter() - started, "model": model}))
+        seconds = time.perf_counter() - started
+        if gpu:
+            torch.distributed.destroy_process_group()  # else newer NCCL aborts the process when the driver shuts down
+        print(json.dumps({"seconds": seconds, "model": model}))
 
 
 if __name__ == "__main__":

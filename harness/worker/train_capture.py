@@ -139,7 +139,7 @@ class StepCapture(Watcher):
             self._count = self._made()  # a training may begin in the state of another one
         self._random(step)
         self._row("batch", lambda: _rows_of(parts.reader, batch))
-        self._row("input_ids", lambda: digests([digests(_given(batch), _HOST)], _HOST)[0])
+        self._row("input_ids", lambda: digests([digests([one.to(_HOST) for one in _given(batch)], _HOST)], _HOST)[0])
         self._row("random_before", lambda: digests(list(random_states().values()), _HOST))
         return batch
 
