@@ -7,18 +7,18 @@ from typing import Any
 
 import click
 
-from harness.commands.options import gathering_option, selection_options, sites_options
+from harness.commands.options import cell_options, gathering_option, sites_options
 from harness.errors import ExitCode
 
 
 @click.command(name="blame")
 @click.argument("a")
 @click.argument("b")
-@selection_options
+@cell_options
 @sites_options
 @gathering_option("blame")
 def command(a: str, b: str, output: Path | None, **options: Any) -> int:
-    """Say which package changed the index between versions A and B, by exchanging packages in both directions.
+    """Say which package changed what versions A and B make, by exchanging packages in both directions.
 
     Each exchange is an environment of its own, built from the locks and deleted afterwards. Exit code 1 when the two
     versions differ beyond the noise floor, whether or not a package could be blamed.
@@ -32,8 +32,8 @@ def command(a: str, b: str, output: Path | None, **options: Any) -> int:
     from harness.running.checks import to_run, two_versions
     from harness.running.selection import Selection
 
-    experiment = to_run(Selection(**options))
-    a, b = two_versions(experiment.matrix, a, b, "blame")
+    experiment = to_run(Selection(**options).over_one_index(a))
+    a, b = two_versions(experiment.matrix, a, b, "blame", experiment.selection.job)
     gathering = Gathering(output, "blame", experiment, a) if output else None
     differing = suspects(experiment, a, b)
     # Before anything long runs.

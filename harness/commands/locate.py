@@ -37,7 +37,8 @@ def command(
 ) -> int:
     """Say where the difference of version B from version A starts: step, module, function, operator.
 
-    Versions that are not indexed yet are indexed first. Exit code 1 when they differ beyond the noise floor.
+    With --job train: in which step of the training, in which phase of it, in arithmetic or in the random numbers.
+    What is not stored yet is run first. Exit code 1 when they differ beyond the noise floor.
     """
     from harness.explain.locate import locate, look
     from harness.explain.pair import prepare_pair

@@ -22,8 +22,9 @@ from harness.errors import ExitCode
 def command(a: str, b: str, artifacts: tuple[str, ...], gates: bool, output: Path | None, **options: Any) -> int:
     """Run B's job with ARTIFACTS of A in their place and compare with A; then A's with B's, and compare with B.
 
-    ARTIFACTS are swapped together. Versions that are not indexed yet are indexed first. Exit code 3 when a gate fails,
-    1 when the index, or the answer, still differs from that of the side whose artifacts were put in.
+    ARTIFACTS are swapped together; with --job train they are those of a step, such as weights_0 or random_3. What is
+    not stored yet is run first. Exit code 3 when a gate fails, 1 when the result still differs from that of the side
+    whose artifacts were put in.
     """
     from harness.artifacts.kinds import KINDS
     from harness.explain.pair import prepare_pair

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from harness.artifacts.kind import JobKind
+from harness.artifacts.steps import differing
 from harness.errors import UnreadableTensor
 from harness.explain.pair import Pair
 from harness.store.cell import Artifact, Cell
 from harness.store.store import Store
 from harness.tensors.dtypes import Array
 
+RANDOM = "random_*"
+"""The artifact that is put in place as a step begins; others are what a part of the step has made."""
 _STATE = "state"
 """The folder in which the job leaves the state of a step."""
 
 
-def beginnings(store: Store, a: Cell, b: Cell) -> dict[str, int]:
+def beginnings(store: Store, a: Cell, b: Cell, since: int = 0) -> dict[str, int]:
     """Artifact to the first row, which is a step, in which two cells differ in any bit; only of those that have rows.
 
-    A training that ends earlier differs from the step on that it does not have.
+    Steps before `since` are not looked at. A training that ends earlier differs from the step on that it does not have.
     """
     found = {}
     for name in {*a.artifacts, *b.artifacts}:
@@ -32,26 +36,23 @@ def beginnings(store: Store, a: Cell, b: Cell) -> dict[str, int]:
         one, other = a.artifacts.get(name), b.artifacts.get(name)
         if one is None or other is None or one.digest == other.digest:
             continue
-        step = _first(store, one, other)
+        step = _first(store, one, other, since)
         if step is not None:
             found[name] = step
     return found
 
 
-def _first(store: Store, one: Artifact, other: Artifact) -> int | None:
+def _first(store: Store, one: Artifact, other: Artifact, since: int) -> int | None:
     try:
-        x, y = store.load(one).data, store.load(other).data
+        x, y = store.load(one), store.load(other)
     except UnreadableTensor:
         return None
-    both = min(len(x), len(y))
-    if x.dtype != y.dtype or x.shape[1:] != y.shape[1:] or not both:
+    if not x.shape or not y.shape:
         return 0
-    differs = (_bytes(x[:both]) != _bytes(y[:both])).any(axis=1)
-    return int(np.argmax(differs)) if differs.any() else both
-
-
-def _bytes(rows: Array) -> Array:
-    return np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), -1)
+    parts = np.asarray(differing(x, y, digests=False).any(axis=1))
+    if parts[since:].any():
+        return since + int(np.argmax(parts[since:]))
+    return None if x.shape[0] == y.shape[0] else max(since, len(parts))
 
 
 def noisy(pair: Pair, began: Mapping[str, int]) -> frozenset[str]:
@@ -62,6 +63,15 @@ def noisy(pair: Pair, began: Mapping[str, int]) -> frozenset[str]:
             for name, step in beginnings(pair.store, side.cell, again).items():
                 first[name] = min(step, first.get(name, step))
     return frozenset(name for name in pair.noise if name not in began or first.get(name, 0) <= began[name])
+
+
+def after(names: Iterable[str], kind: JobKind) -> int:
+    """The first step that begins with artifacts of steps in their place; random states are there from the start."""
+    steps = []
+    for pattern, step in map(kind.pattern, names):
+        if step is not None:
+            steps.append(int(step) + (pattern != RANDOM))
+    return max(steps, default=0)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ If A's artifact in B's job gives A's index, what made it is the cause; if B's in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from harness.artifacts.kind import JobKind, all_chunks
 from harness.errors import InfrastructureError, UsageError
 from harness.explain.difference import Difference, difference
 from harness.explain.pair import Pair, Side
+from harness.explain.stepwise import after, beginnings
 from harness.inputs.limits import chunks_of
 from harness.running.kinds import JobInputs
 from harness.running.progress import Board
@@ -36,6 +37,8 @@ class Swapped:
         cell: the cell of the swapped run.
         differences: artifact to how it differs from the reference's; absent where it is bit for bit equal.
         gate: whether this run is a gate: it must change nothing.
+        since: of a job that goes in steps, the first that begins with what was swapped in place.
+        later: of such a job, artifact to the first step from then on in which it differs; None of other jobs.
     """
 
     job: str
@@ -45,6 +48,8 @@ class Swapped:
     cell: Cell
     differences: dict[str, Difference]
     gate: bool = False
+    since: int = 0
+    later: Mapping[str, int] | None = None
 
     @property
     def downstream(self) -> list[str]:
@@ -53,14 +58,17 @@ class Swapped:
         found: list[str] = []
         for name in kind.in_order(names):
             inputs = kind.inputs_of(name, names)
-            if name not in self.artifacts and any(one in found or one in self.artifacts for one in inputs):
+            # A step begins with all that the steps before it have left.
+            reached = kind.stepwise or any(one in found or one in self.artifacts for one in inputs)
+            if name not in self.artifacts and reached:
                 found.append(name)
         return found
 
     @property
     def resolved(self) -> bool:
-        """Whether everything final is bit for bit the reference's."""
-        return not any(map(self.cell.job_kind.is_final, self.differences))
+        """Whether everything final is bit for bit the reference's, in as far as it came after what was swapped."""
+        final = [name for name in self.differences if self.cell.job_kind.is_final(name)]
+        return not self.later and not [name for name in final if self.later is None or name == "trained"]
 
 
 def _together(kind: JobKind) -> dict[str, str]:
@@ -167,9 +175,12 @@ class Swapper:
             cell = self._job(job, spec, self.pair.store, label, "full", files)
         if cell.outcome != "ok":
             raise InfrastructureError(f"The swapped job {cell.label} ended as {cell.outcome}: {cell.reason}")
+        kind, store = cell.job_kind, self.pair.store
+        since = after(names, kind)
+        later = beginnings(store, cell, reference.cell, since) if kind.stepwise else None
         return Swapped(
             job.cell.label, values.cell.label, reference.cell.label, tuple(names), cell,
-            differences(self.pair.store, cell, reference.cell), gate,
+            differences(store, cell, reference.cell), gate, since, later,
         )  # fmt: skip
 
     def both(self, names: Sequence[str], *, gates: bool = True) -> list[Swapped]:

@@ -119,8 +119,8 @@ def _finding(finding: StepFinding) -> list[str]:
     sided = one_sided(finding.verdicts)
     if structure := found[MISSING_A] + found[MISSING_B]:
         rest += f", {count(structure, 'call')} on one side only"
-    looked = f" ({finding.request['where']})" if "where" in finding.request else ""
     rest += f" ({sided})" if sided else ""
+    looked = f" ({finding.request['where']})" if "where" in finding.request else ""
     if not lines and finding.inherited:
         return [f"{head}gives the same with A's exact input{looked}: it only inherits."]
     if not lines:

@@ -44,6 +44,8 @@ def sentence(swapped: Swapped) -> str:
     if swapped.gate:
         state = "changes nothing" if not swapped.differences else f"changes {', '.join(swapped.differences)}"
         return f"Gate: {what} {state}."
+    if swapped.later is not None:
+        return _from_step_on(swapped, what)
     final = [name for name in swapped.differences if swapped.cell.job_kind.is_final(name)]
     after = [name for name in swapped.downstream if name in swapped.differences]
     if not final:
@@ -54,6 +56,22 @@ def sentence(swapped: Swapped) -> str:
             f"{', '.join(final)} still differ for another reason."
         )
     return f"With {what}, these still differ from {swapped.reference}: {', '.join(after)}."
+
+
+def _from_step_on(swapped: Swapped, what: str) -> str:
+    """What one swapped run of a training says: whether it goes on as the other side's does."""
+    if swapped.resolved:
+        return f"With {what}, everything from step {swapped.since} on is bit for bit that of {swapped.reference}."
+    kind = swapped.cell.job_kind
+    if not swapped.later:
+        return f"With {what}, the trained weights still differ from {swapped.reference}, and no step says where."
+    step = min(swapped.later.values())
+    names = kind.in_order(name for name, first in swapped.later.items() if first == step)
+    known = kind.known(names[0])
+    return (
+        f"With {what}, the training differs from that of {swapped.reference} in step {step}, first in "
+        f"{known.step if known else names[0]} ({names[0]})."
+    )
 
 
 def rows(swapped: Sequence[Swapped]) -> list[dict[str, Any]]:

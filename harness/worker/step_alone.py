@@ -58,7 +58,7 @@ class StepAlone:
         return steps.run(name, self._setting, given)
 
     def _inputs(self) -> steps.Tensors:
-        """The step's inputs by name: the files of `inputs`, of which `rows` names the rows that are used.
+        """The tensors of `inputs`, of which `rows` names the rows that are used.
 
         Those of an input that has its segments' lengths beside it, as `NAME_lengths`, are its segments.
         """

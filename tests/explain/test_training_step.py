@@ -18,10 +18,11 @@ from harness.explain.pair import Pair, Side
 from harness.explain.places import places_of
 from harness.explain.replay import CallVerdict, judge
 from harness.explain.requests import requests_for
-from harness.explain.stepwise import beginning, beginnings
-from harness.explain.swap import check_names, steps_named
+from harness.explain.stepwise import after, beginning, beginnings
+from harness.explain.swap import Swapped, check_names, differences, steps_named
 from harness.home import Home
 from harness.report.location_text import one_sided, sentences, summary
+from harness.report.swap_text import sentence
 from harness.running.job import JobResult, Workbench
 from harness.store.cell import Cell
 from harness.store.repeats import noise_floor
@@ -285,3 +286,24 @@ def test_how_an_optimizer_runs_and_what_only_one_side_runs_is_said() -> None:
         "random numbers, 1x; AdamW runs one parameter at a time in A, fused in B"
     )
     assert one_sided([of("equal", "aten.addcdiv_.default")]) == ""
+
+
+def test_a_swap_says_whether_the_training_goes_on_as_the_other_one(store: Store) -> None:
+    """What differs before the step whose weights were put in place is not held against them."""
+    a = trained(store, "2.7.1")
+
+    def swapped(cell: Cell, since: int) -> Swapped:
+        return Swapped("2.8.0", "2.7.1", "2.7.1", (f"weights_{since - 1}",), cell, differences(store, cell, a),
+                       since=since, later=beginnings(store, cell, a, since))  # fmt: skip
+
+    again = swapped(trained(store, "2.8.0", gradients=1, scores=3, loss=3), 2)
+    assert not again.resolved
+    assert sentence(again).endswith("the training differs from that of 2.7.1 in step 2, first in backward (gradients).")
+    healed = trained(store, "2.7.1", 3)
+    assert swapped(healed, 2).resolved
+    assert sentence(swapped(healed, 2)).endswith("everything from step 2 on is bit for bit that of 2.7.1.")
+
+
+@pytest.mark.parametrize(("names", "first"), [(["random_3"], 3), (["weights_3", "random_1"], 4), (["gradients_0"], 1)])
+def test_random_states_are_in_place_as_their_step_begins_and_weights_after_it(names: list[str], first: int) -> None:
+    assert after(names, TRAIN) == first

@@ -4,8 +4,8 @@
 A test puts this folder on the worker's path beside the worker; Python imports `sitecustomize` by itself. The variable
 `HARNESS_TEST_FAULT` names one or more faults of `planted`, joined by `+`. They are planted when colbert-ai's indexer
 has been imported, or the module `HARNESS_TEST_FAULT_AFTER`: after `torch`, where a fault needs no more, it is also in a
-script that has nothing of colbert-ai; after a module of its searcher, they are those of `planted_search`, and after
-`colbert.training.training` those of `planted_train`. Nothing of this is part of the package.
+script that has nothing of colbert-ai; after a module of its searcher, they are those of `planted_search`, and after one
+of its training those of `planted_train`. Nothing of this is part of the package.
 """
 
 import importlib
@@ -18,6 +18,7 @@ from pathlib import Path
 _AFTER = os.environ.get("HARNESS_TEST_FAULT_AFTER", "colbert.indexing.collection_indexer")
 
 _FAULTS = {"colbert.search": "planted_search", "colbert.training": "planted_train"}
+"""How the name of a module begins to the faults that are planted after it."""
 
 
 class _Finder(importlib.abc.MetaPathFinder):
@@ -33,8 +34,7 @@ class _Finder(importlib.abc.MetaPathFinder):
         def exec_module(module):
             run(module)
             sys.path.insert(0, str(Path(__file__).resolve().parent))
-            of = next((fault for start, fault in _FAULTS.items() if name.startswith(start)), "planted")
-            planted = importlib.import_module(of)
+            planted = importlib.import_module(next((_FAULTS[of] for of in _FAULTS if name.startswith(of)), "planted"))
             for fault in os.environ["HARNESS_TEST_FAULT"].split("+"):
                 planted.plant(fault, module)
 
