@@ -93,7 +93,7 @@ def expected(tensor: Bits | None) -> list[int]:
         salt = _mixed(salt + number + _GOLDEN)
     totals = [salt, _mixed(salt ^ _GOLDEN)]
     words = np.frombuffer(tensor.raw + bytes(-len(tensor.raw) % 8), dtype="<u8")
-    keys = _mix(np.arange(1, BLOCK + 1, dtype=np.uint64) * np.uint64(_GOLDEN))
+    keys = _mix(np.arange(1, min(BLOCK, len(words)) + 1, dtype=np.uint64) * np.uint64(_GOLDEN))
     for number, start in enumerate(range(0, len(words), BLOCK)):
         block = words[start : start + BLOCK]
         once = _mix(block ^ keys[: len(block)])
