@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from harness.artifacts.comparison import ArtifactComparison, compare_sources
-from harness.explain.marks import above_noise
+from harness.explain.marks import above_noise, begins_before
 from harness.explain.training import Training, compare_training
 from harness.store.cell import Cell
 from harness.store.repeats import repeats_of
@@ -56,9 +57,14 @@ class ComparedCells:
         differ = (one for one in self.artifacts if one.tensor and not one.bit_equal and not one.unknown)
         return next((one.name for one in differ), None)
 
+    @cached_property
+    def _earlier(self) -> bool:
+        return begins_before(self.artifacts, [one.artifacts for one in self.repeats], self.a.job_kind)
+
     def is_noise(self, one: ArtifactComparison) -> bool | None:
         """Whether an artifact differs, and no more than a repeat of either cell shows; None where it is unknown."""
-        above = above_noise(one, [row for repeat in self.repeats for row in repeat.artifacts if row.name == one.name])
+        again = [row for repeat in self.repeats for row in repeat.artifacts if row.name == one.name]
+        above = above_noise(one, again, earlier=self._earlier)
         return None if above is None else not above and not one.bit_equal
 
 

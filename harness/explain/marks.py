@@ -30,9 +30,14 @@ def mark(comparison: Comparison, a: ArtifactSource, b: ArtifactSource) -> Compar
     known but their own artifacts, so a place is relative to these.
     """
     stored = _cell(a) is not None and _cell(b) is not None
-    counts, seen = _repeats(a, b) if stored else ({}, {})
+    counts, again = _repeats(a, b) if stored else ({}, [])
+    earlier = begins_before(comparison.artifacts, again, comparison.kind)
+    seen: dict[str, list[ArtifactComparison]] = {}
+    for row in (row for rows in again for row in rows):
+        seen.setdefault(row.name, []).append(row)
     marked = [
-        dataclasses.replace(one, above_noise=above_noise(one, seen.get(one.name, []))) for one in comparison.artifacts
+        dataclasses.replace(one, above_noise=above_noise(one, seen.get(one.name, []), earlier=earlier))
+        for one in comparison.artifacts
     ]
     # Where rows do not line up, a row that differs starts nothing: it is another token's.
     unplaced = {one.name for one in marked if not one.facts.get("rows_line_up", True)}
@@ -50,30 +55,64 @@ def _cell(source: ArtifactSource) -> Any:  # noqa: ANN401 - a stored cell's reco
     return getattr(source, "cell", None)
 
 
-def _repeats(a: ArtifactSource, b: ArtifactSource) -> tuple[dict[str, int], dict[str, list[ArtifactComparison]]]:
-    """How often each stored cell was run again, and each artifact against its repeats."""
+def _repeats(a: ArtifactSource, b: ArtifactSource) -> tuple[dict[str, int], list[tuple[ArtifactComparison, ...]]]:
+    """How often each stored cell was run again, and its artifacts against those of each repeat."""
     from harness.store.repeats import repeats_of
     from harness.store.store import Store
     from harness.store.stored import StoredCell
 
     counts: dict[str, int] = {}
-    seen: dict[str, list[ArtifactComparison]] = {}
+    again = []
     for side in (a, b):
         store: Store = getattr(side, "store")  # noqa: B009 - what has a cell has a store
         for other in repeats_of(_cell(side), store.cells()):
             if other.outcome == "ok":
                 counts[side.name] = counts.get(side.name, 0) + 1
-                for one in compare_sources(side, StoredCell(store, other), [DEFAULT]).artifacts:
-                    seen.setdefault(one.name, []).append(one)
-    return counts, seen
+                again.append(compare_sources(side, StoredCell(store, other), [DEFAULT]).artifacts)
+    return counts, again
 
 
-def above_noise(one: ArtifactComparison, repeats: Iterable[ArtifactComparison]) -> bool | None:
+def begins_before(
+    pair: Sequence[ArtifactComparison], repeats: Iterable[Sequence[ArtifactComparison]], kind: JobKind
+) -> bool:
+    """Whether two cells that go in steps begin to differ before any repeat does, in what both have recorded.
+
+    Args:
+        pair: artifacts of the two.
+        repeats: the artifacts of either cell against those of a repeat of it, for each repeat.
+        kind: of the cells; False where it does not go in steps.
+    """
+
+    def begins(rows: Sequence[ArtifactComparison], among: Iterable[str]) -> tuple[int, int] | None:
+        order = {name: place for place, name in enumerate(kind.in_order(among))}
+        found = [
+            (row.facts["first_step"], order[row.name])
+            for row in rows
+            if "first_step" in row.facts and row.name in order
+        ]
+        return min(found, default=None)
+
+    if not kind.stepwise:
+        return False
+    known = {row.name for row in pair if not row.unknown}
+    for rows in repeats:
+        both = known & {row.name for row in rows if not row.unknown}
+        own, other = begins(pair, both), begins(rows, both)
+        if own is None or (other is not None and own >= other):
+            return False
+    return True
+
+
+def above_noise(
+    one: ArtifactComparison, repeats: Iterable[ArtifactComparison], *, earlier: bool = False
+) -> bool | None:
     """Whether a difference is more than what repeats show, by one rule for `compare` and for tables.
 
     Args:
         one: an artifact of a pair.
         repeats: the same artifact of either cell and of a repeat of it, equal or not.
+        earlier: whether the pair begins to differ before any repeat does; see `begins_before`. Then an artifact that
+            begins to is above noise, however little it differs: later steps may not be repeatable.
 
     Returns:
         None where it is not known that there is a difference, or what a repeat does.
@@ -85,8 +124,8 @@ def above_noise(one: ArtifactComparison, repeats: Iterable[ArtifactComparison]) 
     if one.bit_equal or not repeats:
         return not one.bit_equal
     began = one.facts.get("first_step")
-    if began is not None and all(other.facts.get("first_step", began) > began for other in repeats):
-        return True  # of a training, whose later steps may not be repeatable: it differs before any repeat does
+    if earlier and began is not None and all(other.facts.get("first_step", began) > began for other in repeats):
+        return True
     if one.metrics is None:
         # Only digests were kept, or shapes differ: a repeat that does the same shows as much.
         return all(other.status != one.status for other in repeats)

@@ -119,6 +119,7 @@ def _across(cells: Sequence[Cell], versions: Sequence[str]) -> tuple[Step, ...]:
             for v in shown
         ],
         noise=noise_floors(good, cells),
+        kind=cells[0].job_kind,
     )
     neighbours = set(itertools.pairwise(versions))
     steps = (replace(step, changed=found.beyond_noise(step)) for step in found.steps)

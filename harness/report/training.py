@@ -75,6 +75,9 @@ def _whole(training: Training) -> Iterator[dict[str, Any]]:
             row |= {"first": False} if training.start is not None or trained.equal else {}
             if one is not None:
                 row |= {"n": one.n, "n_mismatch": one.n_mismatch, "relative_distance": one.distance}
+            if parameter is None and training.repeats:
+                again = [of.trained.whole for of in training.repeats if of.trained and of.trained.whole]
+                row["noise_mismatch"] = max((one.n_mismatch for one in again), default=None)
             yield row
     for name, reason in training.unseen.items():
         yield {"quantity": name, "phase": phases[name], "unseen": reason}

@@ -58,7 +58,8 @@ def answer(found: Training) -> str:
             f"The trained weights differ, though nothing else that was compared{named} does in {steps}. {rest}".strip()
         )
     if rest:
-        return f"Nothing that was compared differs in {steps}: {', '.join(compared)} are equal in every bit. {rest}"
+        equal = f"{', '.join(compared)} are equal in every bit" if compared else "but nothing was compared"
+        return f"Nothing that was compared differs in {steps}: {equal}. {rest}"
     return f"Nothing differs in {steps}: loss, gradients, weights and all else are equal in every bit."
 
 
@@ -202,4 +203,5 @@ def _noise(found: Training) -> str:
     where = f"first in {_where(noise)}" if noise is not None else "in the trained weights"
     if found.above_noise:
         return f"That is above the noise floor, though the same training again differs, too, {where}."
-    return f"That is no more than noise: the same training again differs as much, {where}."
+    by = "By where it begins, the loss and the trained weights"
+    return f"{by}, that is no more than noise: the same training again differs, too, {where}."

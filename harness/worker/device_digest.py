@@ -1,8 +1,8 @@
 """Digests of tensors, 128 bits, taken on their device by integer operations that give the same everywhere.
 
-Copying all gradients and weights of a training step to the host to hash them there would more than double the step. So
-each tensor is hashed on its own device, in 64-bit integer arithmetic that wraps (modulo 2**64); nothing is rounded,
-and sums of integers do not depend on their order. With `mix` the bijection of 64-bit integers
+Copying all gradients and weights of a training step to the host to hash them there would cost far more than this. Each
+tensor is hashed on its own device, in 64-bit integer arithmetic that wraps (modulo 2**64); nothing is rounded, and
+sums of integers do not depend on their order. With `mix` the bijection of 64-bit integers
 
     r(x) = x ^ (x >> 32)        (a logical shift)
     mix(x) = r(r(r(x) * M) * M)  with M = 0xD6E8FEB86659FD93
@@ -19,11 +19,11 @@ where the salts, one a lane, are made of the dtype's name and the shape. So -0.0
 bits are.
 
 How safe it is: a word's place decides, through its key, by which bijection it is spread over all 64 bits. Two tensors
-that differ in one word differ in the first lane for certain, within a block: one term of the sum is another. For all
-other differences (swapped elements, signs, any number of words) the sums are as those of random numbers, and the second
-lane, which is no linear function of the first, is independent of it: two different tensors have one digest with a
-chance of about 2**-128. A table that rests on 10**12 comparisons would be wrong with one of about 2**-88. It is no
-cryptographic hash: who wants two tensors with one digest can make them.
+that differ in one word differ in both lanes for certain: one term of the sum is another, and all else is a bijection.
+For all other differences (swapped elements, signs, any number of words) the sums are as those of random numbers, and
+what is summed in the second lane is no linear function of what is summed in the first: two different tensors have one
+digest with a chance of about 2**-128. A table that rests on 10**12 comparisons would be wrong with one of about
+2**-88. It is no cryptographic hash: who wants two tensors with one digest can make them.
 """
 
 from __future__ import annotations

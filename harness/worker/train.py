@@ -45,10 +45,9 @@ def run(cell: dict[str, Any], out_dir: str, phases: Any, notes: Notes) -> dict[s
         artifacts that hold them all, `offset` of each.
     """
     with phases("import"):
-        # Both import colbert-ai's loop.
         skip_extensions(cell)
         refuse_remote_code(cell["checkpoint"])
-        import colbert.training.training  # noqa: F401 - what it imports is part of this phase
+        import colbert.training.training  # noqa: F401 - takes long, and belongs to this phase
     gpu = cell["device"] != "cpu"
     seen: dict[str, Any] = {}
     tap = Tap(os.path.join(out_dir, "intermediates"), cell["capture"], cell.get("swap") or {}, notes)

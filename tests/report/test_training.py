@@ -131,7 +131,7 @@ def test_noise_is_told_as_noise(trainings):
     _, noise = said(trainings, planted("gradients", 1, one_ulp()), a)
     _, real = said(trainings, planted("scores", 0, half_more), a)
 
-    assert "That is no more than noise" in noise
+    assert "that is no more than noise" in noise
     assert "That is above the noise floor, though the same training again differs, too, first in step 1" in real
 
 
@@ -195,6 +195,16 @@ def test_compare_of_trainings_that_differ_before_any_repeat_does_is_no_noise(tra
     assert compare(a, again).return_value == 0
 
 
+def test_an_artifact_that_differs_before_that_of_a_repeat_is_noise_where_the_repeat_parted_before(trainings, compare):
+    """The repeat's weights part in step 2 and its learning rate in step 9; B's all part in step 4."""
+    early, late = planted("weights", 2, lambda w: w * 2), planted("learning_rate", 9, lambda rate: rate * 4)
+    a = trainings.put()
+    trainings.put(fault=lambda step, name, numbers: late(step, name, early(step, name, numbers)), repeat=1)
+    b = trainings.put("2.8.0", planted("learning_rate", 4, lambda rate: rate * np.float64(1.0000001)))
+
+    assert compare(a, b).return_value == 0
+
+
 def test_the_json_has_the_curves_and_where_they_part(trainings, compare):
     a = trainings.put()
     trainings.put(repeat=1)
@@ -242,6 +252,7 @@ def test_the_table_has_a_row_for_each_step_and_quantity_of_each_pair(trainings):
     assert pair["loss", 5]["diff"] > pair["loss", 5]["noise_diff"] == 0
     assert pair["gradients", 2]["value_a"] is None
     assert pair["trained", None]["n"] == STARTS[-1]
+    assert pair["trained", None]["noise_mismatch"] == 0 < pair["trained", None]["n_mismatch"]
     assert {r["parameter"] for r in found if r["quantity"] == "trained"} == {None, *NAMES}
     repeat = [r for r in found if r["kind"] == "repeat"]
     assert repeat

@@ -21,7 +21,7 @@ from tests.support.real_environments import ROOT
 
 FAULTS = Path(__file__).parent / "faults"
 PASSAGES, QUERIES, STEPS = 24, 12, 3
-TRAIN = {
+TRAIN: dict[str, Any] = {
     "maxsteps": STEPS, "bsize": 4, "accumsteps": 2, "nway": 2, "lr": 1e-4, "warmup": 2, "use_ib_negatives": False,
     "ignore_scores": False, "distillation_alpha": 1.0, "query_maxlen": 32, "doc_maxlen": 40, "dim": 96,
     "similarity": "cosine", "threads": 1, "native_extensions": False,
