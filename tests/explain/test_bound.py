@@ -44,7 +44,8 @@ def experiment_on(flavour: Flavour) -> Any:
     """What `blame` asks of an experiment before anything runs."""
     return SimpleNamespace(
         matrix=MATRIX, lock=lambda version: lock_of(version, flavour), brought=lambda _version: None,
-        device=SimpleNamespace(kind="cuda" if flavour == "gpu" else "cpu"), selection=SimpleNamespace(sites=None),
+        device=SimpleNamespace(kind="cuda" if flavour == "gpu" else "cpu"),
+        selection=SimpleNamespace(sites=None, job="index"),
     )  # fmt: skip
 
 

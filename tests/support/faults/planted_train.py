@@ -1,5 +1,6 @@
 """The faults that a test can plant in a training, by name; runs inside the environment under test."""
 
+import math
 import random
 
 import torch
@@ -74,10 +75,9 @@ def plant(fault, training):  # noqa: C901, PLR0912 - one branch for each fault
     elif fault == "gelu backward":
 
         def gelu(grad, x, *, approximate="none"):
-            wide = x.double().requires_grad_()
-            with torch.enable_grad():
-                (found,) = torch.autograd.grad(0.5 * wide * (1 + torch.erf(wide / 2**0.5)), wide, grad.double())
-            return _up(found.to(x.dtype))
+            wide = x.double()
+            slope = 0.5 * (1 + torch.erf(wide / 2**0.5)) + wide * torch.exp(-0.5 * wide**2) / (2 * math.pi) ** 0.5
+            return _up((grad.double() * slope).to(x.dtype))
 
         _LIBRARY.impl("gelu_backward", gelu, "CPU")
     elif fault == "clip threshold":
