@@ -42,7 +42,7 @@ def store(tmp_path: Path) -> Store:
 
 def trained(store: Store, version: str, repeat: int = 0, steps: int = STEPS, **first: int) -> Cell:
     """A training of which each artifact that is named differs from a step on; the model does where anything does."""
-    values = {name: np.zeros((STEPS, 3), np.float32) for name in ROWS}
+    values: dict[str, np.ndarray] = {name: np.zeros((STEPS, 3), np.float32) for name in ROWS}
     for name, step in first.items():
         values[name][step:] = 1
     values = {name: rows[:steps] for name, rows in values.items()}
@@ -56,7 +56,7 @@ def trained(store: Store, version: str, repeat: int = 0, steps: int = STEPS, **f
 def pair_of(store: Store, b: Cell, again: Cell | None = None, **more: Any) -> Pair:
     a = trained(store, "2.7.1")
     repeats = (again,) if again else ()
-    side = [Side(one, lambda: pytest.fail("nothing is run")) for one in (a, b)]  # type: ignore[arg-type]
+    side = [Side(one, lambda: pytest.fail("nothing is run")) for one in (a, b)]
     noise = noise_floor(a, repeats) or frozenset()
     bench = Workbench(Home(store.root), store.root)
     return Pair(side[0], side[1], noise, len(repeats), store, more.pop("bench", bench), again_a=repeats, **more)
