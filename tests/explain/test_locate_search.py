@@ -107,7 +107,8 @@ def test_each_planted_fault_of_the_searcher_is_told_from_the_others(planter, fau
     found = planter.located(fault)
 
     assert list(origins(found.places)) == [step]
-    assert [(of, verdict.name) for of, verdict in found.origins] == ([(step, call)] if call else [])
+    # A step that sorts query by query has a call for each; all that differ are the same one.
+    assert {(of, verdict.name) for of, verdict in found.origins} == ({(step, call)} if call else set())
     ended = {finding.step: finding for finding in found.findings}
     assert all(finding.trusted for finding in ended.values())
     assert {name for name, finding in ended.items() if finding.outcome != "ok"} <= {
