@@ -233,6 +233,8 @@ def test_keys_and_groups_are_those_of_the_tables_that_are_kept():
     """What was measured must not become something else: a stored cell would run again, a table lose its cells."""
     kept = sorted((ROOT / "results").glob("*/cells.parquet"))
     rows = [row for path in kept for row in pq.read_table(path).to_pylist()]
+    # The keys of other kinds have more in them than a table has columns for.
+    rows = [row for row in rows if row.get("job", "index") == "index"]
 
     assert rows
     for row in rows:
