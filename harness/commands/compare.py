@@ -32,7 +32,7 @@ def command(a: str, b: str, profile: str, as_json: bool, apart: bool, group: str
     from harness.files import dumps
     from harness.inputs.tolerances import profiles_for
     from harness.report.comparison_text import text
-    from harness.report.screen import Screen
+    from harness.report.screen import Screen, wrap
     from harness.running.named import named_sources
 
     profiles = profiles_for(options["matrix_path"], (profile,))
@@ -43,5 +43,17 @@ def command(a: str, b: str, profile: str, as_json: bool, apart: bool, group: str
     a, b = names_of((left, right))
     comparison = dataclasses.replace(comparison, a=a, b=b)
     screen = Screen.of()
-    click.echo(dumps(comparison.to_json()) if as_json else text(comparison, screen, apart=apart), color=screen.styles)
+    cells = [cell for one in (left, right) if (cell := getattr(one, "cell", None)) is not None]
+    # Between two versions of the matrix torch differs, and what it requires.
+    own = len(cells) == 2 and any(cell.spec.own for cell in cells)
+    record, told = comparison.to_json(), []
+    if own:
+        from harness.explain.packages import package_changes  # here: two folders need nothing of it, and start fast
+        from harness.report.packages_text import packages_json, packages_sentence
+
+        differ = package_changes(*cells)
+        record, told = record | {"packages": packages_json(differ)}, wrap(packages_sentence(a, b, differ), screen.width)
+    click.echo(
+        dumps(record) if as_json else "\n".join([text(comparison, screen, apart=apart), *told]), color=screen.styles
+    )
     return int(comparison.outcome)

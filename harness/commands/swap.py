@@ -37,7 +37,7 @@ def command(a: str, b: str, artifacts: tuple[str, ...], gates: bool, output: Pat
 
     # Swapped artifacts are tensors, whatever matrix.yaml keeps of other cells.
     experiment = to_run(Selection(**options, capture="full").over_one_index(a))
-    a, b = two_versions(experiment.matrix, a, b, "swap", experiment.selection.job)
+    a, b = two_versions(experiment, a, b, "swap", experiment.selection.job)
     check_names(artifacts, lambda: len(experiment.passages), KINDS[experiment.job.NAME])
     gathering = Gathering(output, "swaps", experiment, a) if output else None
     pair = prepare_pair(experiment, a, b, repeats=0)
