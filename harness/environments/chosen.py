@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -158,44 +160,58 @@ class Names:
 
     def __init__(self, home: Home, say: Say = _say) -> None:
         self.home, self._say = home, say
-        self._given: dict[str, str] = {}  # name to what this command line says that it is
-        self._own: dict[str, Own | str | None] = {}
+        self._given: dict[str, str] = {}  # name to what this command line says that it is; empty for one known before
+        self._to_make: dict[str, Callable[[], Own]] = {}
+        self._known: dict[str, Own | str | None] = {}
 
     def require(self, matrix: Matrix, item: str) -> str:
         """The name of the environment that an item of a command line means: a version, a name, or `NAME=WHAT`.
 
+        Nothing is built or read for it before `own` asks for it, so that a mistake elsewhere is found first.
+
         Raises:
-            UsageError: it means none, or a name is used for two things, or two names for one environment.
-            BuildFailed: a lock file cannot be built, and the machine or the package index is at fault.
+            UsageError: it means none, or a name is used for two things.
         """
         name, defined, what = item.partition("=")
         if defined:
             self._define(matrix, name, what)
-        if name in matrix.versions:
+        if name in matrix.versions or name in self._to_make:
             return name
-        own = self._find(name)
-        if isinstance(own, str):
-            return matrix.require(own)
-        if own is None:
+        found = self._find(name)
+        if isinstance(found, str):
+            return matrix.require(found)
+        if found is None:
             mine = ", ".join(sorted(path.stem for path in self.home.own.glob("*.json")))
             raise UsageError(
                 f"{item!r} is not a version in matrix.yaml: choose from {', '.join(matrix.versions)}, or add it with "
                 f"`harness versions --add`. Nor is an environment of your own called so (there is {mine or 'none'}): "
                 "write NAME=WHAT to name one, where WHAT is a virtualenv, a `python` or a lock file."
             )
-        for other, one in self._own.items():
-            if other != name and other in self._given and isinstance(one, Own) and one.digest == own.digest:
-                raise UsageError(
-                    f"{other} and {name} are the same environment: the same Python, and the same packages, file for "
-                    "file. There is nothing to compare."
-                )
-        self._given.setdefault(name, what)
+        self._given.setdefault(name, "")
         return name
 
     def own(self, name: str) -> Own | None:
-        """The environment of the user's own that has a name; None where none has."""
+        """The environment of the user's own that has a name; None where none has.
+
+        Raises:
+            UsageError: it cannot be resolved, installed or read, or is the same as another of this command line.
+            BuildFailed: a lock file cannot be built, and the machine or the package index is at fault.
+        """
+        if name in self._to_make:
+            self._known[name] = self._to_make[name]()
+            del self._to_make[name]
         found = self._find(name)
-        return found if isinstance(found, Own) else None
+        if not isinstance(found, Own):
+            return None
+        for other in self._given.keys() - {name, *self._to_make} if name in self._given else ():
+            one = self._find(other)
+            if isinstance(one, Own) and one.digest == found.digest:
+                first, second = sorted((name, other), key=[*self._given].index)
+                raise UsageError(
+                    f"{first} and {second} are the same environment: the same Python, and the same packages, file for "
+                    "file. There is nothing to compare."
+                )
+        return found
 
     def canonical(self, matrix: Matrix, item: str) -> str:
         """An item of a command line that may be a label (`old#1`, `2.8.0 on old`), with the names that cells have.
@@ -212,9 +228,9 @@ class Names:
         return re.sub(rf"^{NAME}(?=$|#| on )|(?<= on ){NAME}$", named, item)
 
     def _find(self, name: str) -> Own | str | None:
-        if name not in self._own:
-            self._own[name] = read_record(self.home, name) if re.fullmatch(NAME, name) else None
-        return self._own[name]
+        if name not in self._known:
+            self._known[name] = read_record(self.home, name) if re.fullmatch(NAME, name) else None
+        return self._known[name]
 
     def _define(self, matrix: Matrix, name: str, what: str) -> None:
         item = f"{name}={what}"
@@ -223,15 +239,18 @@ class Names:
                 f"{item}: an environment cannot be called {name!r}: begin with a letter, use letters, digits, dots, "
                 "hyphens and underscores, 40 at most, and no word that means something else."
             )
-        if self._given.setdefault(name, what) != what:
-            raise UsageError(f"{name} is used for two things, {self._given[name]} and {what}: give each its own name.")
-        if name in self._own:
+        before = self._given.setdefault(name, what)
+        if before != what:
+            told = before or "what it was called for before"
+            raise UsageError(f"{name} is used for two things, {told} and {what}: give each its own name.")
+        if name in self._known or name in self._to_make:
             return
         if what in matrix.versions:
             write_record(self.home, name, {"name": name, "version": what})
-            self._own[name] = what
+            self._known[name] = what
             return
-        self._own[name] = make(self.home, name, item, recognise(item, what), matrix.python, self._say)
+        source = recognise(item, what)
+        self._to_make[name] = partial(make, self.home, name, item, source, matrix.python, self._say)
 
 
 def interpreter_for(item: str, home: Home, matrix: Matrix, say: Say = _say) -> Path:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 
 from harness.worker import capture
 from harness.worker.kernels import replace_extensions
-from harness.worker.notes import Notes
+from harness.worker.notes import Notes, patched
 from harness.worker.outcomes import Ended
 
 
@@ -175,7 +176,8 @@ def colbert_config(cell: dict[str, Any], **more: Any) -> Any:
     """colbert-ai's configuration for a cell: those settings that its job has, the checkpoint, and `more`."""
     from colbert.infra import ColBERTConfig
 
-    return ColBERTConfig(
+    return _config(
+        ColBERTConfig,
         **{name: cell["settings"][name] for name in _SETTINGS if name in cell["settings"]},
         checkpoint=cell["checkpoint"],
         # A checkpoint's metadata may name the model it was trained from, which colbert-ai would look up on the Hub.
@@ -185,13 +187,49 @@ def colbert_config(cell: dict[str, Any], **more: Any) -> Any:
     )
 
 
-def one_process(gpu: bool, root: str) -> Any:
-    """A context in which colbert-ai runs in this process alone, and writes below `root`."""
-    from colbert.infra import Run, RunConfig
+def unknown_settings(cell: dict[str, Any]) -> list[str]:
+    """Settings of a cell that this version of colbert-ai does not have, and so does as it did."""
+    from colbert.infra import ColBERTConfig
 
-    return Run().context(
-        RunConfig(nranks=1, gpus=1 if gpu else 0, root=root, experiment="run", avoid_fork_if_possible=True)
+    known = {one.name for one in dataclasses.fields(ColBERTConfig)}
+    return [name for name in _SETTINGS if name in cell["settings"] and name not in known]
+
+
+def _config(kind: Any, **settings: Any) -> Any:
+    """A configuration of colbert-ai with those of some settings that this version of it has."""
+    known = {one.name for one in dataclasses.fields(kind)}
+    return kind(**{name: value for name, value in settings.items() if name in known})
+
+
+@contextlib.contextmanager
+def one_process(gpu: bool, root: str) -> Iterator[None]:
+    """Have colbert-ai run in this process alone, and write below `root`, for as long as the `with` block lasts."""
+    from colbert.infra import Run, RunConfig
+    from colbert.infra.launcher import Launcher
+
+    config = _config(
+        RunConfig, nranks=1, gpus=1 if gpu else 0, root=root, experiment="run", avoid_fork_if_possible=True
     )
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(Run().context(config))
+        if not hasattr(Launcher, "launch_without_fork"):
+            # In older ones even one rank is a process of its own, in which nothing would be recorded.
+            stack.enter_context(patched(Launcher, "launch", _launch_here))
+        yield
+
+
+def _launch_here(self: Any, custom_config: Any, *args: Any) -> Any:
+    """What colbert-ai's `setup_new_process` does, and later its `run_process_without_mp`, in this process."""
+    from colbert.infra import Run, RunConfig
+    from colbert.infra.launcher import set_seed
+    from colbert.utils import distributed
+
+    config = type(custom_config).from_existing(custom_config, self.run_config, RunConfig(rank=0))
+    set_seed(12345)
+    os.environ.update(MASTER_ADDR="localhost", MASTER_PORT="12355", WORLD_SIZE="1", RANK="0")
+    distributed.init(0)
+    with Run().context(config, inherit_config=False):
+        return self.callee(config, *args)
 
 
 def finished(tap: capture.Tap, observed: dict[str, Any], gpu: bool) -> dict[str, Any]:
@@ -236,6 +274,8 @@ def run(cell: dict[str, Any], out_dir: str, phases: Any, notes: Notes) -> dict[s
     config = colbert_config(cell, index_path=os.path.join(out_dir, "index"))
     with _watch(phases, notes, seen), capture.install(tap), one_process(gpu, out_dir):
         Indexer(checkpoint=cell["checkpoint"], config=config).index(name="index", collection=passages)
+    for name in unknown_settings(cell):
+        notes.add(f"settings.{name}", "this version of colbert-ai does not have it")
     return {**finished(tap, seen, gpu), "passages": len(passages)}
 
 

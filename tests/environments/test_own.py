@@ -180,9 +180,19 @@ def test_a_name_for_two_things_and_two_names_for_one(bench):
     names.require(MATRIX, f"a={one}")
     with pytest.raises(UsageError, match="a is used for two things"):
         names.require(MATRIX, f"a={different}")
+    names.require(MATRIX, f"b={other}")
+    assert names.own("a") is not None
     with pytest.raises(UsageError, match="a and b are the same environment"):
-        names.require(MATRIX, f"b={other}")
-    assert bench.names().require(MATRIX, f"c={different}") == "c"
+        names.own("b")
+    assert names.require(MATRIX, f"c={different}") == "c"
+    assert names.own("c") is not None
+
+
+def test_nothing_is_built_or_read_before_it_is_asked_for(bench):
+    venv = make_virtualenv(bench.folder / "venv", {"colbert-ai": None})  # type: ignore[dict-item]
+
+    assert bench.names().require(MATRIX, f"a={venv}") == "a"
+    assert bench.said == []
 
 
 @pytest.mark.parametrize("name", ["", "2.8.0", "all", "a b", "../up", "x" * 41, "9lives"])
@@ -206,7 +216,7 @@ def test_what_is_not_there_not_known_or_not_python(bench):
         ("uv.lock", "there is no pyproject.toml beside"),
     ):
         with pytest.raises(UsageError, match=said) as raised:
-            bench.names().require(MATRIX, f"x={bench.folder / what}")
+            bench.own(f"x={bench.folder / what}")
         assert str(raised.value).count("\n") == 0
     with pytest.raises(UsageError, match=r"'prod' is not a version.* Nor is an environment of your own"):
         bench.names().require(MATRIX, "prod")
@@ -216,7 +226,7 @@ def test_a_virtualenv_without_what_a_job_needs(bench):
     venv = make_virtualenv(bench.folder / "venv", {"colbert-ai": None, "faiss-cpu": None})  # type: ignore[dict-item]
 
     with pytest.raises(UsageError, match="colbert-ai, faiss-cpu, or a build of faiss for the GPU are not installed"):
-        bench.names().require(MATRIX, f"x={venv}")
+        bench.own(f"x={venv}")
     verdicts = {check.name: check.verdict for check in examine_own(venv / "bin/python", "x", Device("cpu", "cpu X"))}
     assert verdicts == {"python": "ok", "colbert": "problem", "faiss": "problem"}
 
@@ -287,10 +297,10 @@ def test_what_uv_says_of_a_lock_that_cannot_be_installed_is_said(bench, fake_uv)
     lock.write_text(HASHED)
 
     with pytest.raises(UsageError, match=r"mac=.*: installing the locked packages failed: .*no wheels for your platf"):
-        bench.names().require(MATRIX, f"mac={lock}")
+        bench.own(f"mac={lock}")
     (fake_uv / "fail").write_text("error: error sending request for url\n  Caused by: dns error\n")
     with pytest.raises(BuildFailed, match="cannot be reached"):
-        bench.names().require(MATRIX, f"mac={lock}")
+        bench.own(f"mac={lock}")
 
 
 def test_a_folder_is_a_virtualenv_before_it_is_a_project(bench):
