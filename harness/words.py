@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -45,8 +46,12 @@ def said(error: BaseException) -> str:
 
 
 def name_key(name: str) -> tuple[bool, Version, str]:
-    """Sort key of environments by their names: versions in order of release, then those of the user's own."""
-    own = not name[:1].isdigit()
+    """Sort key of environments by their names: versions in order of release, then those of the user's own.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    own = re.fullmatch(NAME, name) is not None
     return own, version_key("0" if own else name), name
 
 

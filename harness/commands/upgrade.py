@@ -81,7 +81,7 @@ def command(
     experiment.check()
     for name in (a, b):
         experiment.lock(name)
-    run = partial(run_cells, evict=evict, again=False, gpus=gpus, jobs=jobs, quiet=as_json)
+    run = partial(run_cells, evict=evict, again=False, gpus=gpus, jobs=jobs, quiet=True)
 
     def searched(again: list[str]) -> ExitCode:
         if folder is None:

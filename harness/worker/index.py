@@ -6,10 +6,12 @@ import contextlib
 import dataclasses
 import json
 import os
+import random
 import resource
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy
 import torch
 
 from harness.worker import capture
@@ -221,11 +223,13 @@ def one_process(gpu: bool, root: str) -> Iterator[None]:
 def _launch_here(self: Any, custom_config: Any, *args: Any) -> Any:
     """What colbert-ai's `setup_new_process` does, and later its `run_process_without_mp`, in this process."""
     from colbert.infra import Run, RunConfig
-    from colbert.infra.launcher import set_seed
     from colbert.utils import distributed
 
     config = type(custom_config).from_existing(custom_config, self.run_config, RunConfig(rank=0))
-    set_seed(12345)
+    random.seed(12345)
+    numpy.random.seed(12345)
+    torch.manual_seed(12345)
+    torch.cuda.manual_seed_all(12345)
     os.environ.update(MASTER_ADDR="localhost", MASTER_PORT="12355", WORLD_SIZE="1", RANK="0")
     distributed.init(0)
     with Run().context(config, inherit_config=False):
