@@ -69,7 +69,9 @@ def command(
         _print(checks)
         return int(ExitCode.INFRASTRUCTURE if any(check.verdict == "problem" for check in checks) else ExitCode.OK)
     if version is not None:
-        matrix.require(version)
+        from harness.environments.chosen import Names
+
+        Names(home).require(matrix, version)
     if repeats is None and (version or sites or site_python):
         raise UsageError("--version, --sites and --site-python say where --repeats runs: give --repeats N, too.")
     checks = examine(matrix, home, matrix_path.parent / "locks", device)
