@@ -23,7 +23,7 @@ from harness.environments.installed import Installed, examine
 from harness.environments.interpreter import Interpreter
 from harness.environments.lockfile import Lock
 from harness.environments.supervise import Control, Deadline, wait_for
-from harness.environments.uv import BuildFailed, cache_lock, run_logged, run_uv, uv_command, uv_words
+from harness.environments.uv import BuildFailed, cache_lock, index_failed, run_logged, run_uv, uv_command, uv_words
 from harness.errors import UsageError
 from harness.files import read_json, write_json
 from harness.flock import Held
@@ -343,6 +343,8 @@ def _asked(home: Home, item: str, *arguments: str) -> str:
     done = run_uv(home, *arguments)
     if done.returncode:
         cause, hint = uv_words(done.stderr)
+        if index_failed(done.stderr):
+            raise BuildFailed(f"{item}: uv gets no answer from the package index: {cause}.{hint}", "resolve_failed", "")
         raise UsageError(f"{item}: uv cannot resolve it: {cause}.{hint}")
     return done.stdout
 

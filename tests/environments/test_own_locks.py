@@ -10,7 +10,7 @@ import pytest
 from harness.environments.build import evict
 from harness.environments.chosen import Names
 from harness.environments.own import Own
-from harness.environments.uv import run_uv
+from harness.environments.uv import BuildFailed, run_uv
 from harness.errors import UsageError
 from harness.home import Home
 from harness.inputs.matrix_file import load_matrix
@@ -142,6 +142,13 @@ def test_a_lock_that_cannot_be_built_is_one_sentence_with_uv_s_words(bench, name
 
     assert "\n" not in str(raised.value)
     assert not list((bench.home.root / "own").glob("*.json"))
+
+
+def test_an_index_that_does_not_answer_is_nobody_s_wrong_use(bench):
+    bench.index.status = 500
+
+    with pytest.raises(BuildFailed, match="uv gets no answer from the package index"):
+        bench.own(f"x={bench.write('loose.txt', LOOSE)}")
 
 
 def test_a_project_without_its_lock_says_what_to_run(bench):

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from harness.environments.device import Device
-from harness.environments.lockfile import lock_path, read_lock
+from harness.environments.lockfile import Lock, lock_path, read_lock
 from harness.inputs.matrix import Deadlines, IndexJob, Matrix, Retry
 from harness.inputs.matrix_file import load_matrix, parse_matrix
 from harness.inputs.passages import Passages
@@ -227,6 +227,23 @@ def test_an_oddity_s_variables_are_in_the_key_and_not_in_the_group():
     assert of(matrix, "2.4.1").key != of(MATRIX, "2.4.1").key
     assert {of(matrix, v).group for v in ("2.4.0", "2.4.1", "2.5.0")} == {of(MATRIX, "2.4.1").group}
     assert of(matrix, "2.5.0").key == of(MATRIX, "2.5.0").key
+
+
+def test_an_environment_of_the_user_s_own_has_the_oddities_of_its_torch_and_can_be_compared_with_any():
+    text = (ROOT / "matrix.yaml").read_text(encoding="utf-8")
+    odd = '\n  - versions: ["2.4.1"]\n    environment: {A: "1"}\n    reason: Made up here.\n'
+    matrix = parse_matrix(text.replace("\ncollections:\n", f"{odd}collections:\n"))
+    passages, own = Passages(["0"], ["text"], "tiny", {}), {"kind": "interpreter", "torch": "2.4.1+cpu"}
+
+    def of(version: str, lock: Lock) -> CellSpec:
+        return job_spec(matrix, matrix.jobs.index, version, lock, Collection.of(passages.record()), CHECKPOINT, CPU)
+
+    plain = read_lock(lock_path(ROOT / "locks", "2.4.1", "cpu"))
+    prod, version = of("prod", replace(plain, digest="f11e5", own=own)), of("2.4.1", plain)
+
+    assert (prod.own, prod.label, prod.environment["A"]) == (own, "prod", "1")
+    assert prod.group == version.group
+    assert prod.key != version.key
 
 
 def test_keys_and_groups_are_those_of_the_tables_that_are_kept():
