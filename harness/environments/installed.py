@@ -158,7 +158,7 @@ def examine(python: Path, what: str, cache: Path) -> Installed:
     Args:
         python: an interpreter.
         what: what the user called it, for a sentence.
-        cache: a file with the digests of files that were read before, by inode, size and times.
+        cache: a folder; gets a file for each interpreter, with the digests of its files by inode, size and times.
 
     Raises:
         UsageError: as `ask`, or a file of a package cannot be read.
@@ -168,7 +168,7 @@ def examine(python: Path, what: str, cache: Path) -> Installed:
     # In the order in which they are imported from: the first of two packages of one name is the one that is used.
     folders = [Path(one) for one in dict.fromkeys(map(os.path.realpath, filter(None, told["path"])))]
     folders = [one for one in folders if one.is_dir() and str(one) not in library and one.name != "lib-dynload"]
-    known = _Known(cache)
+    known = _Known(cache / f"{blake3(str(python).encode()).hexdigest(length=8)}.json")
     found = _Found()
     sites = [one for one in folders if one.name in _SITES]
     try:
@@ -191,27 +191,31 @@ class _Known:
     """Digests of files, of which those that did not change since they were read are not read again."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._new = path, False
-        self._digests: dict[str, str] = {}
+        self._path = path
+        self._before: dict[str, str] = {}
+        self._now: dict[str, str] = {}
         with suppress(OSError, ValueError):
             read = json.loads(path.read_text(encoding="utf-8"))
-            self._digests = read if isinstance(read, dict) else {}
+            self._before = read if isinstance(read, dict) else {}
 
     def __call__(self, path: str) -> str:
         about = Path(path).stat()
         # No write leaves a file's change time as it was, whatever is done to its modification time.
         key = f"{about.st_dev}:{about.st_ino}:{about.st_size}:{about.st_mtime_ns}:{about.st_ctime_ns}"
-        if key not in self._digests:
-            hasher = blake3(max_threads=blake3.AUTO)
-            self._digests[key] = (hasher.update_mmap(path) if about.st_size else hasher).hexdigest(length=16)
-            self._new = True
-        return self._digests[key]
+        if key not in self._now:
+            known = self._before.get(key)
+            if known is None:
+                hasher = blake3(max_threads=blake3.AUTO)
+                known = (hasher.update_mmap(path) if about.st_size else hasher).hexdigest(length=16)
+            self._now[key] = known
+        return self._now[key]
 
     def save(self) -> None:
-        if self._new:
+        """Keep the digests of this time's files, and of no others."""
+        if self._now != self._before:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-            write_json(temporary, self._digests)
+            write_json(temporary, self._now)
             temporary.replace(self._path)
 
 

@@ -21,7 +21,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from harness.environments.build import Environment, complete_mark, ensure_built, mark_built, use_folder
 from harness.environments.installed import Installed, examine
 from harness.environments.interpreter import Interpreter
-from harness.environments.lockfile import Lock
+from harness.environments.lockfile import Lock, head
 from harness.environments.supervise import Control, Deadline, wait_for
 from harness.environments.uv import BuildFailed, cache_lock, index_failed, run_logged, run_uv, uv_command, uv_words
 from harness.errors import UsageError
@@ -265,7 +265,7 @@ def read_record(home: Home, name: str) -> Own | str | None:
 
 
 def _files(home: Home) -> Path:
-    return home.own / "cache" / "files.json"
+    return home.own / "cache"
 
 
 def _told(own: Own, found: Installed) -> str:
@@ -303,7 +303,7 @@ def _pinned(home: Home, item: str, source: Source, python: str, report: Say) -> 
             home, item, "export", "--quiet", "--frozen", "--no-dev", "--no-emit-workspace", "--no-header", "--format",
             "requirements.txt", "--project", str(source.path.parent),
         )  # fmt: skip
-        return _kept(home, text, "txt")
+        return _kept(home, head(python, ()) + text, "txt")
     try:
         text = source.path.read_text(encoding="utf-8")
     except (OSError, UnicodeError) as error:
@@ -316,7 +316,7 @@ def _pinned(home: Home, item: str, source: Source, python: str, report: Say) -> 
                 f"{item}: {source.path} has hashes and names other files (-r, -c, -e or a path): give one file with "
                 "all packages, as `uv pip compile --generate-hashes` writes it."
             )
-        return _kept(home, text, "txt")
+        return _kept(home, head(python, ()) + text, "txt", "hashed")
     # Resolved once for a text: the same name must not mean another environment tomorrow without a word.
     resolved = _of(home, "resolved", f"{python}\n{_with_included(source.path)}", "txt")
     if not resolved.exists():
@@ -325,7 +325,7 @@ def _pinned(home: Home, item: str, source: Source, python: str, report: Say) -> 
             home, item, "pip", "compile", "--quiet", "--no-header", "--generate-hashes", "--emit-index-url",
             "--index-strategy", "unsafe-best-match", "--python", python, str(source.path),
         )  # fmt: skip
-        _put(resolved, text)
+        _put(resolved, head(python, ()) + text)
     return resolved
 
 
@@ -362,8 +362,8 @@ def _put(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def _kept(home: Home, text: str, ending: str) -> Path:
-    path = _of(home, "pins", text, ending)
+def _kept(home: Home, text: str, ending: str, kind: str = "pins") -> Path:
+    path = _of(home, kind, text, ending)
     if not path.exists():
         _put(path, text)
     return path
@@ -395,9 +395,9 @@ def _build(
 
     def build(keep: Sequence[int]) -> Path:
         report(f"{name}: building the environment from {pins.name}")
-        hashed = pins.suffix == ".txt" and all(
-            _HASHED.search(entry) for entry in re.split(r"\n(?=[A-Za-z0-9])", _bare(pins)) if "==" in entry
-        )
+        # What uv resolved may hold packages that have no hash, such as those of a repository. The user's own may not.
+        entries = re.split(r"\n(?=[A-Za-z0-9])", _bare(pins)) if pins.suffix == ".txt" else [""]
+        hashed = pins.name.startswith("hashed-") or all(_HASHED.search(entry) for entry in entries)
         commands = {
             "a virtualenv": ["venv", "--quiet", "--python", python, "--no-project", str(path)],
             "the locked packages": [

@@ -48,11 +48,13 @@ def suspects(experiment: Experiment, a: str, b: str) -> Suspects:
         UsageError: one is no lock that packages could be taken from.
     """
     for version in (a, b):
-        if (experiment.lock(version).own or {}).get("kind") == "interpreter":
+        kind = (experiment.lock(version).own or {}).get("kind")
+        if kind in {"interpreter", "pylock"}:
+            what = "an interpreter that is used as it is" if kind == "interpreter" else "built from a pylock.toml"
             raise UsageError(
-                f"{version} is an interpreter that is used as it is, and blame builds environments with packages "
-                f"exchanged: name its lock file instead, {version}=requirements.txt with hashes. `harness locate` says "
-                "which operator the difference starts in."
+                f"{version} is {what}, and blame builds environments with packages exchanged, from pins with hashes: "
+                f"name its requirements file instead, {version}=requirements.txt. `harness locate` says which operator "
+                "the difference starts in."
             )
     found, left = here_or_not(experiment, a, b)
     # On a CPU NVIDIA's libraries do nothing but load.

@@ -631,8 +631,9 @@ def test_no_secret_of_the_user_is_written_to_the_disk(bench, monkeypatch):
 
 
 def test_no_python_is_compiled_into_an_environment_that_is_used_as_it_is(tmp_path):
-    def of(**more: bool) -> dict[str, str]:
-        return worker_environment(spec(), Interpreter(tmp_path / "bin" / "python", **more), tmp_path, tmp_path, "cpu")
+    def of(*, as_is: bool = False) -> dict[str, str]:
+        interpreter = Interpreter(tmp_path / "bin" / "python", as_is=as_is)
+        return worker_environment(spec(), interpreter, tmp_path, tmp_path, "cpu")
 
     assert of(as_is=True) == {**of(), "PYTHONDONTWRITEBYTECODE": "1"}
     assert "PYTHONDONTWRITEBYTECODE" not in of()
