@@ -78,10 +78,11 @@ def complete_environment(path: Path, version: str, flavour: Flavour, lock: Lock)
     return Environment(version, flavour, path, lock, found, 0.0)
 
 
-def complete_mark(path: Path, digest: str) -> bool:
-    """Whether an environment was built to the end, of a lock with this digest."""
+def complete_mark(path: Path, digest: str, **more: str) -> bool:
+    """Whether an environment was built to the end, of a lock with this digest; and of what else `mark_built` noted."""
     try:
-        return bool(json.loads((path / _SENTINEL).read_text(encoding="utf-8"))["lock"] == digest)
+        sentinel = json.loads((path / _SENTINEL).read_text(encoding="utf-8"))
+        return all(sentinel[name] == value for name, value in {"lock": digest, **more}.items())
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 

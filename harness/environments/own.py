@@ -11,6 +11,7 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -140,20 +141,25 @@ class Own:
 
     def there(self, flavour: Flavour) -> Environment | None:
         """What may be deleted, because it can be built again."""
-        if self.pins is None or not complete_mark(path := _folder(self.home, self.pins, self.python), path.name):
+        if self.pins is None:
+            return None
+        path = _folder(self.home, self.pins, self.python)
+        if not complete_mark(path, path.name):
             return None
         return Environment(self.name, flavour, path, self.lock, dict(self.packages), 0.0)
 
     def ensure(self, report: Say, deadline: float | None = None, control: Control | None = None) -> Interpreter:
-        """Its interpreter, built again if it was deleted, with all that was installed when it was named.
+        """Its interpreter with all that was installed when it was named; built again if it was deleted or changed.
 
         Raises:
             BuildFailed: it cannot be built, or is not what it was.
             Stopped: `control` said so.
         """
         try:
-            python = self._interpreter(report, deadline, control)
-            found = examine(python, self.name, _files(self.home))
+            if self.pins is None:
+                python, found = Path(self.python), examine(Path(self.python), self.name, _files(self.home))
+            else:
+                python, found = _build(self.home, self.name, self.pins, self.python, report, deadline, control)
         except UsageError as error:
             raise BuildFailed(str(error), "install_failed", "") from error
         if found.digest != self.digest:
@@ -162,11 +168,6 @@ class Own:
                 f"{self.name}={self.path}, for what it is now.", "install_failed", "",
             )  # fmt: skip
         return Interpreter(python, as_is=self.pins is None)
-
-    def _interpreter(self, report: Say, deadline: float | None, control: Control | None) -> Path:
-        if self.pins is None:
-            return Path(self.python)
-        return _build(self.home, self.name, self.pins, self.python, report, deadline, control)
 
 
 def interpreter_of(
@@ -183,7 +184,7 @@ def interpreter_of(
     asked = _python_for(source, item, default_python)
     pins = _pinned(home, item, source, asked, report)
     try:
-        return _build(home, name, pins, asked, report), pins, asked
+        return _build(home, name, pins, asked, report)[0], pins, asked
     except BuildFailed as error:
         if error.cause or error.outcome in {"timeout", "lost"}:
             raise
@@ -207,7 +208,8 @@ def make(home: Home, name: str, item: str, source: Source, default_python: str, 
         BuildFailed: the package index or the machine is at fault.
     """
     python, pins, asked = interpreter_of(home, name, item, source, default_python, report)
-    report(f"{name}: reading what is installed")
+    if pins is None:
+        report(f"{name}: reading what is installed")
     found = examine(python, item, _files(home))
     if found.missing:
         raise UsageError(
@@ -253,14 +255,15 @@ def read_record(home: Home, name: str) -> Own | str | None:
         return None
     try:
         record = read_json(path)
-        assert isinstance(record, dict)
+        if not isinstance(record, dict):
+            raise TypeError("it is no object")
         if "version" in record:
             return str(record["version"])
         fields = {one: record[one] for one in ("name", "kind", "python", "digest", "packages", "digests", "parents")}
         fields["parents"] = {one: tuple(who) for one, who in fields["parents"].items()}
         pins = home.own / "pins" / record["pins"] if record["pins"] else None
         return Own(home=home, path=Path(record["path"]), pins=pins, **fields)
-    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path} cannot be read ({said(error)}): name {name} again, {name}=WHAT.") from error
 
 
@@ -383,17 +386,18 @@ def _build(
     report: Say,
     deadline: float | None = None,
     control: Control | None = None,
-) -> Path:
-    """Make a virtualenv of pins, if it is not there; returns its interpreter.
+) -> tuple[Path, Installed]:
+    """Make a virtualenv of pins, if it is not there as it was built; returns its interpreter and what it has.
 
     Raises:
         BuildFailed: uv could not.
+        UsageError: what uv made cannot be read.
         Stopped: `control` said so.
     """
     path = _folder(home, pins, python)
     made = path / "bin" / "python"
 
-    def build(keep: Sequence[int]) -> Path:
+    def build(keep: Sequence[int]) -> Installed:
         report(f"{name}: building the environment from {pins.name}")
         # What uv resolved may hold packages that have no hash, such as those of a repository. The user's own may not.
         entries = re.split(r"\n(?=[A-Za-z0-9])", _bare(pins)) if pins.suffix == ".txt" else [""]
@@ -409,13 +413,22 @@ def _build(
             for what, command in commands.items():
                 left = [] if deadline is None else [Deadline("install", deadline)]
                 run_logged([*uv_command(), *command], home, name, what, left, control, [cache.fileno(), *keep])
-        mark_built(path, path.name)
-        return made
+        report(f"{name}: reading what is installed")
+        found = examine(made, name, _files(home))
+        mark_built(path, path.name, installed=found.digest)
+        return found
 
-    def there() -> Path | None:
-        return made if complete_mark(path, path.name) and made.exists() else None
+    def there() -> Installed | None:
+        if not complete_mark(path, path.name) or not made.exists():
+            return None
+        with suppress(UsageError):
+            found = examine(made, name, _files(home))
+            # Somebody's `pip install` into it would go unnoticed otherwise.
+            if complete_mark(path, path.name, installed=found.digest):
+                return found
+        return None
 
-    return ensure_built(home, path, name, there, build, report=report, control=control)
+    return made, ensure_built(home, path, name, there, build, report=report, control=control)
 
 
 def _bare(pins: Path) -> str:
