@@ -14,14 +14,15 @@ from harness.errors import HarnessError
 
 _TRY = r"""
 import importlib, json
+def told(error):
+    return "%s: %s" % (type(error).__name__, (str(error).strip().splitlines() or [""])[-1][:300])
 found = {}
 for name in MODULES:
     try:
         module = importlib.import_module(name)
         found[name] = {"version": str(getattr(module, "__version__", ""))}
     except BaseException as error:
-        text = (str(error).strip().splitlines() or [""])[-1]
-        found[name] = {"error": "%s: %s" % (type(error).__name__, text[:300])}
+        found[name] = {"error": told(error)}
 if "error" not in found["torch"]:
     import torch
     found["torch"]["cuda"] = torch.version.cuda
@@ -30,8 +31,23 @@ if "error" not in found["torch"]:
 if "error" not in found["faiss"]:
     import faiss
     found["faiss"]["gpu"] = hasattr(faiss, "StandardGpuResources")
+if not any("error" in one for one in found.values()):
+    try:
+        import tempfile
+        from colbert.infra import ColBERTConfig
+        from colbert.modeling.hf_colbert import class_factory
+        from transformers import BertConfig, BertModel
+        small = dict(num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, max_position_embeddings=16)
+        with tempfile.TemporaryDirectory() as folder:
+            BertModel(BertConfig(vocab_size=32, hidden_size=16, **small)).save_pretrained(folder)
+            class_factory(folder).from_pretrained(folder, ColBERTConfig(dim=8))
+        found["model"] = {}
+    except Exception as error:
+        found["model"] = {"error": told(error)}
 print("harness:" + json.dumps(found))
 """
+_SECONDS = 900
+"""Importing all of it from a cold disk, on a busy machine, takes minutes."""
 _ORDER = ("numpy", *NEEDED)
 
 
@@ -56,7 +72,7 @@ def examine_own(python: Path, what: str, device: Device) -> Iterator[Check]:
         yield Check(name, "problem", f"{name} is not installed there, and no job can run without: {NEEDED[name]}.")
     if missing:
         return
-    done = run_quietly(python, ["-c", f"MODULES = {list(_ORDER)!r}\n{_TRY}"], what)
+    done = run_quietly(python, ["-c", f"MODULES = {list(_ORDER)!r}\n{_TRY}"], what, _SECONDS)
     line = next((one for one in done.stdout.splitlines() if one.startswith("harness:")), "")
     if not line:
         last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
@@ -68,6 +84,10 @@ def examine_own(python: Path, what: str, device: Device) -> Iterator[Check]:
         verdict: Verdict = "problem" if wrong else "ok"
         shown = f"It does not import: {wrong}." if wrong else f"{found[name]['version']} imports.".strip()
         yield Check(name, verdict, shown)
+    if "model" in found:
+        wrong = found["model"].get("error")
+        shown = f"colbert-ai does not load a model with this transformers: {wrong}." if wrong else "A small one loads."
+        yield Check("model", "problem" if wrong else "ok", shown)
     if device.kind != "cpu" and "error" not in found["torch"]:
         yield _code(found["torch"], device)
         if not found["faiss"].get("gpu"):

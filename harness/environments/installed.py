@@ -40,7 +40,10 @@ OLDEST, NEWEST = (3, 9), (3, 13)
 """The Pythons that the worker is tested with."""
 STRAY = "*"
 """What the files of site folders are called that no package has listed, such as a `sitecustomize.py`."""
-VARIABLES = {"PYTHONNOUSERSITE": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"}
+VARIABLES = {
+    "PYTHONNOUSERSITE": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8",
+    "HF_HUB_OFFLINE": "1",
+}  # fmt: skip
 """What an interpreter is started with that is only asked something; nothing of the caller's shell reaches it."""
 
 _SECONDS = 120
@@ -136,7 +139,9 @@ def ask(python: Path, what: str) -> dict[str, Any]:
     return dict(found)
 
 
-def run_quietly(python: Path, arguments: list[str], what: str) -> subprocess.CompletedProcess[str]:
+def run_quietly(
+    python: Path, arguments: list[str], what: str, seconds: float = _SECONDS
+) -> subprocess.CompletedProcess[str]:
     """Run an interpreter to its end without writing into it, and with nothing of the caller's shell.
 
     Raises:
@@ -146,7 +151,7 @@ def run_quietly(python: Path, arguments: list[str], what: str) -> subprocess.Com
     try:
         return subprocess.run(
             [str(python), "-B", *arguments], env=variables, cwd="/", stdin=subprocess.DEVNULL, capture_output=True,
-            text=True, errors="replace", timeout=_SECONDS, check=False,
+            text=True, errors="replace", timeout=seconds, check=False,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError) as error:
         raise UsageError(f"{what}: {python} cannot be run as a Python interpreter: {said(error)}.") from error

@@ -255,6 +255,29 @@ def test_the_doctor_imports_what_a_job_needs(bench):
 GPU = Device("cuda", "cuda Pretended 9.0")
 
 
+def test_the_doctor_has_colbert_ai_load_a_small_model(bench):
+    torch = (
+        "class cuda:\n    is_available = get_arch_list = staticmethod(lambda: [])\n"
+        "class version:\n    cuda = None\n__version__ = '2.7.1'\n"
+    )
+    model = "class Model:\n    def __init__(self, *a, **k): pass\n    def save_pretrained(self, folder): pass\n"
+    factory = (
+        "class Class:\n    @staticmethod\n    def from_pretrained(*a):\n        {}\n"
+        "def class_factory(folder):\n    return Class\n"
+    )
+    verdicts = []
+    for number, line in enumerate(("pass", "raise AttributeError('no all_tied_weights_keys')")):
+        files = {
+            "torch/__init__.py": torch, "transformers/__init__.py": f"{model}BertConfig = BertModel = Model\n",
+            "colbert/infra.py": "ColBERTConfig = dict\n", "colbert/modeling/hf_colbert.py": factory.format(line),
+        }  # fmt: skip
+        venv = make_virtualenv(bench.folder / f"venv{number}", {"numpy": "2.0.0"}, files)
+        found = {check.name: check for check in examine_own(venv / "bin" / "python", "x", Device("cpu", "cpu X"))}
+        verdicts.append((found["model"].verdict, "all_tied_weights_keys" in found["model"].detail))
+
+    assert verdicts == [("ok", False), ("problem", True)]
+
+
 # ---- lock files
 
 
