@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from tests.support.checkpoints import write_checkpoint
-from tests.support.fake_worker import fake_interpreter
+from tests.support.fake_worker import fake_interpreter, script_of
 from tests.support.small_index import index_arrays, write_index
 
 VERSIONS = ("2.6.0", "2.7.0", "2.7.1", "2.8.0")
@@ -93,6 +93,13 @@ def make_sites(folder: Path, body: str = WELL, seconds: float = 0.3) -> list[str
         arrays["centroids"] = index_arrays(seed=min(number, 2), dim=16)["centroids"]
         write_index(folder / version, arrays)
     return ["--sites", str(folder / "sites"), "--site-python", str(fake.python)]
+
+
+def stand_in(made: Path, *, turned: bool = False) -> str:
+    """The lines of a job whose index is `made/index`; `turned` finds the passages the other way round."""
+    head = _HEAD.replace('os.environ["PYTHONPATH"].rsplit("/", 1)[1]', repr("index"))
+    head = head.replace("passages - 1 - rank", "rank") if turned else head
+    return script_of(made, head + WELL.replace("SECONDS", "0"))
 
 
 def ran(folder: Path) -> list[str]:
