@@ -143,6 +143,12 @@ def rankings(session: nox.Session) -> None:
     harness(session, "rankings", *session.posargs, well=FOUND_OR_NOT)
 
 
+@reducer("upgrade")
+def upgrade(session: nox.Session) -> None:
+    """Say whether an upgrade of your own environment wants a new index: nox -s upgrade -- old.txt .venv-new."""
+    harness(session, "upgrade", *session.posargs, well=FOUND_OR_NOT)
+
+
 @reducer("locate")
 def locate(session: nox.Session) -> None:
     """Say where a difference starts, down to the operator: nox -s locate -- 2.7.1 2.8.0."""

@@ -42,6 +42,11 @@ class Home:
         return self.root / "build-locks"
 
     @property
+    def own(self) -> Path:
+        """What the names of the user's own environments stand for, and what those are built from."""
+        return self.root / "own"
+
+    @property
     def store(self) -> Path:
         """Finished cells and their artifacts."""
         return self.root / "store"

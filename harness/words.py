@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,6 +12,10 @@ VERSION_SUFFIX = (
     r"((a|b|rc)[0-9]{1,8})?(\.post[0-9]{1,8})?(\.dev[0-9]{1,10})?(\+[0-9a-z]{1,20}(\.[0-9a-z]{1,20}){0,3})?"
 )
 """What may follow the numbers of a version as PEP 440 writes it, such as `.dev20251120+cpu`."""
+
+
+NAME = r"[A-Za-z][A-Za-z0-9._-]{0,39}"
+"""What the user may call an environment; no version is one."""
 
 
 def count(number: int, noun: str, plural: str = "") -> str:
@@ -38,6 +43,16 @@ def said(error: BaseException) -> str:
     """Why something failed, for a sentence: without the number of an errno, the path again, and further lines."""
     words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return (words.strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def name_key(name: str) -> tuple[bool, Version, str]:
+    """Sort key of environments by their names: versions in order of release, then those of the user's own.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    own = re.fullmatch(NAME, name) is not None
+    return own, version_key("0" if own else name), name
 
 
 def version_key(version: str) -> Version:

@@ -425,3 +425,21 @@ def test_consecutive_prints_the_table(home, cells, tmp_path):
     assert (tmp_path / "tables" / "consecutive.parquet").exists()
     same = digests(cells[OLD], FINAL) == digests(cells[NEW], FINAL)
     assert (done.returncode == 0) >= same
+
+
+# ---- the same environments as a user's own
+
+
+def test_an_interpreter_that_is_used_as_it_is_makes_the_index_of_the_version_that_it_is(home, cells, environments):
+    """By another name, under another key, known by its files: the bits are those of the version of the matrix."""
+    venv = environments[NEW].path
+    before = {path: path.stat().st_mtime_ns for path in venv.rglob("*.py*")}
+    indexed = harness(home, "index", f"bare={venv / 'bin' / 'python'}", *SELECTION)
+    compared = harness(home, "compare", NEW, "bare", "--json", *SELECTION)
+
+    assert (indexed.returncode, indexed.stderr.count("Traceback")) == (0, 0), indexed.stderr
+    assert compared.returncode == 0, compared.stdout
+    found = json.loads(compared.stdout)
+    assert {one["status"] for one in found["artifacts"] if one["name"] != "metadata"} == {"bit_equal"}
+    assert found["packages"] == []
+    assert {path: path.stat().st_mtime_ns for path in venv.rglob("*.py*")} == before

@@ -299,6 +299,8 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "version that speaks": {"spec__version": f"2.8.0{EVIL}"},
     "version with a line": {"spec__version": "2.8.0\n"},
     "version with letters": {"spec__version": "2.8.x"},
+    "a name that is a path": {"spec__version": "prod/../../up"},
+    "an own environment of a number": {"spec__own": {"kind": 3}},
     "repeat infinite": {"spec__repeat": float("inf")},
     "repeat true": {"spec__repeat": True},
     "swap that speaks": {"spec__swap": {EVIL: "d1"}},

@@ -33,7 +33,7 @@ def command(a: str, b: str, output: Path | None, **options: Any) -> int:
     from harness.running.selection import Selection
 
     experiment = to_run(Selection(**options).over_one_index(a))
-    a, b = two_versions(experiment.matrix, a, b, "blame", experiment.selection.job)
+    a, b = two_versions(experiment, a, b, "blame", experiment.selection.job)
     gathering = Gathering(output, "blame", experiment, a) if output else None
     differing = suspects(experiment, a, b)
     # Before anything long runs.

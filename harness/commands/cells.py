@@ -28,6 +28,7 @@ def run_cells(
     gpus: str | None,
     jobs: int,
     deployments: bool = False,
+    quiet: bool = False,
 ) -> tuple[Experiment, list[Cell], ExitCode]:
     """Run the cells of versions, after those that they need; returns the experiment, the cells and an exit code.
 
@@ -40,6 +41,7 @@ def run_cells(
         gpus: as the command line has them.
         jobs: at a time, on each device.
         deployments: whether each version also searches its neighbours' indexes.
+        quiet: whether standard output is for something else.
     """
     from harness.environments.device import choose_gpus
     from harness.running.checks import parse_repeats, to_run, versions_of
@@ -50,8 +52,8 @@ def run_cells(
 
     experiment = to_run(selection)
     executor = LocalExecutor(tuple(choose_gpus(experiment.device, gpus)), jobs)
-    chosen = versions_of(experiment.matrix, versions)
-    extra = parse_repeats(experiment.matrix, repeats, chosen)
+    chosen = versions_of(experiment, versions)
+    extra = parse_repeats(experiment, repeats, chosen)
 
     def run(of: Experiment, plan: list[Planned]) -> list[Cell]:
         with Board([planned.spec.label for planned in plan]) as board:
@@ -70,7 +72,7 @@ def run_cells(
     bad += [cell for cell in cells if cell.outcome not in {"ok", "unsupported"}]
     ok = sum(cell.outcome == "ok" for cell in cells)
     stored = f"{'is' if len(cells) == 1 else 'are'} stored, in {experiment.home.store}"
-    click.echo(f"{ok} of {count(len(cells), 'cell')} ended well and {stored}.")
+    click.echo(f"{ok} of {count(len(cells), 'cell')} ended well and {stored}.", err=quiet)
     for cell in bad:
         click.echo(printable(f"{cell.label}: {cell.outcome}: {cell.reason}"), err=True)
     early = stopped_early(plan, cells)

@@ -32,7 +32,7 @@ def command(a: str, b: str, profile: str, as_json: bool, apart: bool, group: str
     from harness.files import dumps
     from harness.inputs.tolerances import profiles_for
     from harness.report.comparison_text import text
-    from harness.report.screen import Screen
+    from harness.report.screen import Screen, wrap
     from harness.running.named import named_sources
 
     profiles = profiles_for(options["matrix_path"], (profile,))
@@ -42,14 +42,24 @@ def command(a: str, b: str, profile: str, as_json: bool, apart: bool, group: str
     comparison = mark(compare_sources(left, right, profiles, chosen=profile), left, right)
     a, b = names_of((left, right))
     comparison = dataclasses.replace(comparison, a=a, b=b)
-    screen, also = Screen.of(), {}
-    told = text(comparison, screen, apart=apart)
+    screen = Screen.of()
+    record, told = comparison.to_json(), [text(comparison, screen, apart=apart)]
+    # What only some comparisons need is imported here: two folders are compared without it, and start fast.
     if comparison.kind.stepwise:
         from harness.explain.training import training_of
         from harness.report.training_text import training_text
 
         if training := training_of(left, right):
-            told = f"{training_text(training, screen)}\n\n{told}"
-            also = {"training": training.to_json()}
-    click.echo(dumps(comparison.to_json() | also) if as_json else told, color=screen.styles)
+            record |= {"training": training.to_json()}
+            told = [training_text(training, screen), "", *told]
+    cells = [cell for one in (left, right) if (cell := getattr(one, "cell", None)) is not None]
+    # Between two versions of the matrix torch differs, and what it requires.
+    if len(cells) == 2 and any(cell.spec.own for cell in cells):
+        from harness.explain.packages import package_changes
+        from harness.report.packages_text import packages_json, packages_sentence
+
+        differ = package_changes(*cells)
+        record |= {"packages": packages_json(differ)}
+        told += wrap(packages_sentence(a, b, differ), screen.width)
+    click.echo(dumps(record) if as_json else "\n".join(told), color=screen.styles)
     return int(comparison.outcome)

@@ -40,10 +40,12 @@ def command(versions: tuple[str, ...], group: str | None, markdown: bool, output
     chooser = Chooser(selection, group)
     matrix = chooser.matrix
     named = bool(versions) and versions != ("all",)
-    asked = versions_of(matrix, versions)
+    asked = versions_of(chooser, versions)
     choice = chooser.choose(labels=asked if named else ())
     listed = asked if named else [version for version in matrix.versions if version in choice.versions]
-    if not named:
+    if not listed:
+        listed = choice.versions
+    elif not named:
         # A version in the middle that has no cell is a gap in the table, not a step that is silently left out.
         first, last = (matrix.versions.index(listed[i]) for i in (0, -1))
         listed = matrix.versions[first : last + 1]

@@ -29,9 +29,17 @@ if TYPE_CHECKING:
     default="auto",
     help="What has to work: with cuda, a machine without a GPU is a problem. --repeats runs there.",
 )
+@click.option(
+    "--env",
+    "env",
+    metavar="[NAME=]WHAT",
+    help="Say instead what cannot run in an environment of your own, and why: a virtualenv, a `python`, or a lock "
+    "file, which is built for it (docs/environments.md).",
+)
 @sites_options
 @place_options
 def command(
+    env: str | None,
     repeats: int | None,
     version: str | None,
     device: str,
@@ -50,8 +58,20 @@ def command(
     from harness.inputs.matrix_file import load_matrix
 
     matrix = load_matrix(matrix_path)
+    if env is not None:
+        if repeats is not None or version or sites or site_python:
+            raise UsageError("--env looks at one environment alone: leave --repeats, --version and --sites out.")
+        from harness.environments.chosen import interpreter_for
+        from harness.environments.device import choose_device
+        from harness.environments.doctor_own import examine_own
+
+        checks = list(examine_own(interpreter_for(env, home, matrix), env, choose_device(device)))
+        _print(checks)
+        return int(ExitCode.INFRASTRUCTURE if any(check.verdict == "problem" for check in checks) else ExitCode.OK)
     if version is not None:
-        matrix.require(version)
+        from harness.environments.chosen import Names
+
+        Names(home).require(matrix, version)
     if repeats is None and (version or sites or site_python):
         raise UsageError("--version, --sites and --site-python say where --repeats runs: give --repeats N, too.")
     checks = examine(matrix, home, matrix_path.parent / "locks", device)

@@ -53,7 +53,7 @@ def command(
     # A step is replayed with A's artifacts, whatever matrix.yaml keeps of other cells.
     selection = Selection(**options, capture=None if no_replay else "full")
     experiment = to_run(selection.over_one_index(a))
-    a, b = two_versions(experiment.matrix, a, b, "locate", experiment.selection.job)
+    a, b = two_versions(experiment, a, b, "locate", experiment.selection.job)
     gathering = Gathering(output, "locations", experiment, a) if output else None
     pair = prepare_pair(experiment, a, b, repeats=repeats)
     written: list[str] = []

@@ -26,8 +26,8 @@ def command(versions: tuple[str, ...], repeats: tuple[str, ...], as_json: bool, 
     from harness.words import count
 
     experiment = Experiment(Selection(**options))
-    chosen = versions_of(experiment.matrix, versions)
-    plan = plan_cells(experiment, chosen, parse_repeats(experiment.matrix, repeats, chosen))
+    chosen = versions_of(experiment, versions)
+    plan = plan_cells(experiment, chosen, parse_repeats(experiment, repeats, chosen))
     if as_json:
         cells = [
             {"version": p.spec.version, "repeat": p.spec.repeat, "key": p.spec.key, "run": p.run, "why": p.why}

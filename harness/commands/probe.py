@@ -33,8 +33,8 @@ def command(
 
     wanted = check_probes(names)
     experiment = to_run(Selection(**options))
-    chosen = versions_of(experiment.matrix, versions)
-    more = parse_repeats(experiment.matrix, repeats, chosen)
+    chosen = versions_of(experiment, versions)
+    more = parse_repeats(experiment, repeats, chosen)
     with Board([]) as board:
         cells = run_probes(experiment, chosen, wanted, board, repeats=more, again=again)
     for line in version_lines(cells):

@@ -37,10 +37,10 @@ def command(
     wanted = check_probes(names)
     chooser = Chooser(Selection(**options), key)
     matrix, store = chooser.matrix, chooser.store
-    asked = [matrix.require(version) for version in versions]
+    asked = [chooser.require(version) for version in versions]
     choice = chooser.choose(JOB, labels=asked, probes=wanted)
     cells = by_probe(choice.cells)
-    listed = asked or [version for version in matrix.versions if version in choice.versions]
+    listed = asked or choice.versions
     rows = compare_probes(store, cells, listed, profiles_of(matrix))
     if choice.note:
         click.echo(choice.note, err=True)

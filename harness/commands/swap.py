@@ -38,7 +38,7 @@ def command(a: str, b: str, artifacts: tuple[str, ...], gates: bool, output: Pat
 
     # Swapped artifacts are tensors, whatever matrix.yaml keeps of other cells.
     experiment = to_run(Selection(**options, capture="full").over_one_index(a))
-    a, b = two_versions(experiment.matrix, a, b, "swap", experiment.selection.job)
+    a, b = two_versions(experiment, a, b, "swap", experiment.selection.job)
     kind = KINDS[experiment.job.NAME]
     # Of a job that goes in steps, those are kept that are to be swapped.
     steps = getattr(experiment.job, "maxsteps", None) if kind.stepwise else None

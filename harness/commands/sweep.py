@@ -96,8 +96,8 @@ def command(
         evict, output = sweep.evict, sweep.output
     else:
         executor = LocalExecutor(tuple(choose_gpus(experiment.device, gpus)), jobs)
-        chosen = versions_of(experiment.matrix, versions)
-        extra_runs = parse_repeats(experiment.matrix, repeats, chosen)
+        chosen = versions_of(experiment, versions)
+        extra_runs = parse_repeats(experiment, repeats, chosen)
 
     def run(of: Experiment, planned: list[Planned]) -> list[Cell]:
         with Board([one.spec.label for one in planned]) as board:

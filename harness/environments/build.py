@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from harness.environments.interpreter import installed_packages, mismatches
 from harness.environments.lockfile import Lock, lock_of, lock_path, read_lock
@@ -22,6 +23,7 @@ from harness.files import write_json
 from harness.flock import Held, hold, try_hold
 from harness.home import Home
 from harness.inputs.matrix import Build, Flavour, Matrix
+from harness.words import count
 
 _SENTINEL = "harness-complete.json"
 
@@ -57,25 +59,32 @@ def environment_path(home: Home, version: str, flavour: Flavour, lock: Lock) -> 
     return home.environments / f"{version}-{flavour}-{lock.digest[:12]}"
 
 
-def find_environment(home: Home, locks: Path, version: str, flavour: Flavour) -> Environment | None:
-    """Return the complete environment of a version, or None if it would have to be built."""
-    lock = read_lock(lock_path(locks, version, flavour))
+def find_environment(
+    home: Home, locks: Path, version: str, flavour: Flavour, build: Build | None = None
+) -> Environment | None:
+    """Return the complete environment of a version, or of another build of it, or None if it is not built."""
+    lock = read_lock(lock_path(locks, build.version if build else version, flavour))
     return complete_environment(environment_path(home, version, flavour, lock), version, flavour, lock)
 
 
 def complete_environment(path: Path, version: str, flavour: Flavour, lock: Lock) -> Environment | None:
     """What is installed at `path`, if it was built to the end and holds what the lock names; otherwise None."""
-    try:
-        sentinel = json.loads((path / _SENTINEL).read_text(encoding="utf-8"))
-        if sentinel["lock"] != lock.digest or not (path / "bin" / "python").exists():
-            return None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    if not complete_mark(path, lock.digest) or not (path / "bin" / "python").exists():
         return None
     found = installed_packages(path)
     # Somebody's `pip install` into the environment would go unnoticed otherwise.
     if mismatches(lock, found):
         return None
     return Environment(version, flavour, path, lock, found, 0.0)
+
+
+def complete_mark(path: Path, digest: str, **more: str) -> bool:
+    """Whether an environment was built to the end, of a lock with this digest; and of what else `mark_built` noted."""
+    try:
+        sentinel = json.loads((path / _SENTINEL).read_text(encoding="utf-8"))
+        return all(sentinel[name] == value for name, value in {"lock": digest, **more}.items())
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def ensure_environment(
@@ -112,26 +121,61 @@ def ensure_environment(
     """
     lock = lock_of(matrix, locks, version, flavour, build)
     path = environment_path(home, version, flavour, lock)
+
+    def make(keep: Sequence[int]) -> Environment:
+        report(f"{version}: building the environment ({count(len(lock.packages), 'package')})")
+        started = time.monotonic()
+        found = build_environment(home, matrix, path, lock, version, deadline=deadline, control=control, keep=keep)
+        seconds = time.monotonic() - started
+        mark_complete(path, lock)
+        return Environment(version, flavour, path, lock, found, seconds)
+
+    def there() -> Environment | None:
+        return complete_environment(path, version, flavour, lock)
+
+    return ensure_built(home, path, version, there, make, report=report, control=control)
+
+
+Made = TypeVar("Made")
+
+
+def ensure_built(
+    home: Home,
+    path: Path,
+    label: str,
+    there: Callable[[], Made | None],
+    make: Callable[[Sequence[int]], Made],
+    *,
+    report: Callable[[str], None],
+    control: Control | None = None,
+) -> Made:
+    """What is at `path`, made if it is not there; whoever comes meanwhile waits, and finds it.
+
+    Args:
+        home: where it is.
+        path: a folder of `home.environments`.
+        label: what it is called in a sentence.
+        there: what is there, if it is whole.
+        make: makes it; is given descriptors of locks that are to be held until that has ended.
+        report: says what is under way.
+        control: stops the waiting.
+
+    Raises:
+        Stopped: `control` said so.
+    """
     home.environments.mkdir(parents=True, exist_ok=True)
     with wait_for([_building(path)], control) as held:
-        existing = complete_environment(path, version, flavour, lock)
-        if existing:
+        existing = there()
+        if existing is not None:
             return existing
         if path.exists():
-            report(f"{version}: rebuilding an environment that is incomplete or does not match its lock")
+            report(f"{label}: rebuilding an environment that is incomplete or does not match its lock")
             _delete(path)
-        report(f"{version}: building the environment ({len(lock.packages)} packages)")
-        started = time.monotonic()
         try:
-            found = build_environment(
-                home, matrix, path, lock, version, deadline=deadline, control=control, keep=[held.fileno()]
-            )
+            return make([held.fileno()])
         except BaseException:
             shutil.rmtree(path, ignore_errors=True)
             raise
-        seconds = time.monotonic() - started
-        mark_complete(path, lock)
-    return Environment(version, flavour, path, lock, found, seconds)
 
 
 def _building(path: Path) -> Path:
@@ -141,7 +185,12 @@ def _building(path: Path) -> Path:
 
 def use_environment(home: Home, version: str, flavour: Flavour, lock: Lock) -> Held:
     """A lock that keeps other sweeps from deleting an environment; take it before `ensure_environment`."""
-    return hold(_use(environment_path(home, version, flavour, lock)), shared=True)
+    return use_folder(environment_path(home, version, flavour, lock))
+
+
+def use_folder(path: Path) -> Held:
+    """A lock that keeps other sweeps from deleting the environment at `path`."""
+    return hold(_use(path), shared=True)
 
 
 def _use(path: Path) -> Path:
@@ -191,8 +240,13 @@ def build_environment(
 
 def mark_complete(path: Path, lock: Lock) -> None:
     """Write the mark that makes an environment count as complete, once everything in it is on the disk."""
+    mark_built(path, lock.digest, lock_file=lock.path.name)
+
+
+def mark_built(path: Path, digest: str, **more: str) -> None:
+    """The same, by the digest of what it was built from; see `complete_mark`."""
     temporary = path / f"{_SENTINEL}.tmp"
-    write_json(temporary, {"lock": lock.digest, "lock_file": lock.path.name})
+    write_json(temporary, {"lock": digest, **more})
     temporary.replace(path / _SENTINEL)
 
 

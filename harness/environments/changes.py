@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from harness.environments.installed import STRAY
 from harness.environments.lockfile import Lock
 from harness.inputs.matrix import Matrix
 
 NVIDIA = ("nvidia-", "cuda-")
 """How the names of NVIDIA's packages begin."""
+_NO_PACKAGE = "files of no package"
 _FOR_CUDA = re.compile(r"-cu(\d+)$")
 
 
@@ -75,13 +77,23 @@ def changes(a: Lock, b: Lock) -> tuple[Change, ...]:
     ours, theirs = _Side.of(a), _Side.of(b)
     pairs: set[tuple[str | None, str | None]] = {(name, ours.counterpart(name, theirs)) for name in a.packages}
     pairs |= {(theirs.counterpart(name, ours), name) for name in b.packages}
-    found = (Change(old, a.packages.get(old or ""), new, b.packages.get(new or "")) for old, new in pairs)
+    found = [Change(old, _shown(a, old, b, new), new, _shown(b, new, a, old)) for old, new in pairs]
+    if a.digests and b.digests and a.digests.get(STRAY) != b.digests.get(STRAY):
+        stray = [f"files {lock.digests[STRAY][:8]}" if STRAY in lock.digests else None for lock in (a, b)]
+        found.append(Change(_NO_PACKAGE, stray[0], _NO_PACKAGE, stray[1]))
     return tuple(
         sorted(
             (one for one in found if (one.name_a, one.version_a) != (one.name_b, one.version_b)),
             key=lambda one: (one.name, one.names),
         )
     )
+
+
+def _shown(lock: Lock, name: str | None, other: Lock, other_name: str | None) -> str | None:
+    """A package's version; with a digest of its files, where those are all that differs and both sides know them."""
+    version, files, others = lock.packages.get(name or ""), lock.digests.get(name or ""), other.digests.get(name or "")
+    same = name == other_name and version == other.packages.get(name or "")
+    return f"{version} (files {files[:8]})" if same and files and others and files != others else version
 
 
 @dataclass(frozen=True)
@@ -125,7 +137,7 @@ def required_by(change: Change, a: Lock, b: Lock) -> tuple[str, ...]:
     lock = b if change.name_b else a
     if change.name in lock.torch_closure():
         return ("torch",)
-    who = lock.parents[change.name]
+    who = lock.parents.get(change.name, frozenset())
     return tuple(sorted(who & lock.packages.keys() or who - {"shared.txt"}))
 
 

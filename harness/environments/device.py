@@ -159,13 +159,13 @@ def build_for(matrix: Matrix, version: str, identity: str) -> Build | None:
     """Another build of a version, that has code for a GPU that the version's own wheel has none for; else None."""
     if not _without_code(matrix, version, identity):
         return None
-    return next((one for one in matrix.builds_of(version) if _runs(one.architectures, identity)), None)
+    return next((one for one in matrix.builds_of(version) if has_code(one.architectures, identity)), None)
 
 
 def _without_code(matrix: Matrix, version: str, identity: str) -> str:
     capability = capability_of(identity)
     for oddity in matrix.oddities_of(version, "gpu") if capability else ():
-        if oddity.architectures and not _runs(oddity.architectures, identity):
+        if oddity.architectures and not has_code(oddity.architectures, identity):
             name = identity.removeprefix("cuda ").rsplit(" ", 1)[0]
             return (
                 f"The wheel of torch {version} holds code for {', '.join(oddity.architectures)}, none of which runs on "
@@ -174,8 +174,8 @@ def _without_code(matrix: Matrix, version: str, identity: str) -> str:
     return ""
 
 
-def _runs(architectures: Sequence[str], identity: str) -> bool:
-    """Whether code for one of some architectures runs on a GPU: one of its major version, and no newer."""
+def has_code(architectures: Sequence[str], identity: str) -> bool:
+    """Whether code for one of some architectures (`sm_90`) runs on a GPU: one of its major version, and no newer."""
     major, minor = capability_of(identity) or (0, 0)
     numbers = [int(name.removeprefix("sm_")) for name in architectures]
     return any(number // 10 == major and number % 10 <= minor for number in numbers)

@@ -23,10 +23,12 @@ class Interpreter:
     Attributes:
         python: an interpreter.
         site: a site folder that it needs on its path beside its own, for environments that were brought as files.
+        as_is: whether it is the user's own, into which nothing may be written.
     """
 
     python: Path
     site: Path | None = None
+    as_is: bool = False
 
 
 def site_of(interpreter: Interpreter) -> Path:

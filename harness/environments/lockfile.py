@@ -10,8 +10,8 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from blake3 import blake3
@@ -38,6 +38,10 @@ class Lock:
             and of `python`.
         python: what it was resolved for, where that is not the matrix's.
         indexes: names of the indexes that have what uv's own does not.
+        own: kind and torch of an environment of the user's own (`harness.environments.own`), of which this says what
+            is installed; None for a version of the matrix.
+        digests: package to the digest of its files, where these were read; a package of the same version may be
+            another build, or may have been changed in place.
     """
 
     path: Path
@@ -46,6 +50,8 @@ class Lock:
     digest: str
     python: str | None = None
     indexes: tuple[str, ...] = ()
+    own: Mapping[str, str] | None = None
+    digests: Mapping[str, str] = field(default_factory=dict)
 
     def torch_closure(self) -> frozenset[str]:
         """`torch` and everything that torch, directly or not, requires, whoever else requires it too."""

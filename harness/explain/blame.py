@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from harness.artifacts.graph import origins
+from harness.errors import UsageError
 from harness.explain.bound import bound
 from harness.explain.laboratory import Laboratory, here_or_not
 from harness.explain.locate import look
@@ -29,7 +30,20 @@ class Suspects:
 
 
 def suspects(experiment: Experiment, a: str, b: str) -> Suspects:
-    """What may have changed a result between two versions, by their locks."""
+    """What may have changed a result between two versions, by their locks.
+
+    Raises:
+        UsageError: one is no lock that packages could be taken from.
+    """
+    for version in (a, b):
+        kind = (experiment.lock(version).own or {}).get("kind")
+        if kind in {"interpreter", "pylock"}:
+            what = "an interpreter that is used as it is" if kind == "interpreter" else "built from a pylock.toml"
+            raise UsageError(
+                f"{version} is {what}, and blame builds environments with packages exchanged, from pins with hashes: "
+                f"name its requirements file instead, {version}=requirements.txt. `harness locate` says which operator "
+                "the difference starts in."
+            )
     found, left = here_or_not(experiment, a, b)
     # On a CPU NVIDIA's libraries do nothing but load.
     apart = experiment.device.kind != "cpu" or experiment.selection.sites is not None

@@ -81,7 +81,7 @@ def prepare_pair(experiment: Experiment, a: str, b: str, *, repeats: int = 1) ->
     Raises:
         InfrastructureError: a cell ended badly.
     """
-    a, b = experiment.matrix.require(a), experiment.matrix.require(b)
+    a, b = experiment.require(a), experiment.require(b)
     same = a == b
 
     def run(of: Experiment, planned: list[Planned]) -> list[Cell]:

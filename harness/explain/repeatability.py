@@ -129,7 +129,7 @@ def examine_repeats(
     # A machine with fewer cores than the matrix has threads is a finding of its own, not the end of this one.
     configured = load_matrix((selection.matrix_path or find_matrix()).resolve()).jobs.index.threads
     experiment = to_run(replace(selection, threads=min(configured, usable_cores())))
-    chosen = experiment.matrix.require(version or experiment.matrix.quickstart.versions[-1])
+    chosen = experiment.require(version or experiment.matrix.quickstart.versions[-1])
     experiment.check()
     subject = Subject(experiment, chosen, interpreter_of(experiment, chosen, report), report=report)
     # On a GPU the threads of the CPU only feed it.

@@ -9,6 +9,7 @@ from harness.artifacts.comparison import ArtifactComparison
 from harness.errors import printable
 from harness.explain.compared import ComparedCells
 from harness.report.headline import COLUMNS, Headline, headline_cells
+from harness.report.packages_text import packages_sentence
 from harness.report.readable import markdown_table
 from harness.report.reduce import Reduced
 from harness.report.screen import PLAIN, Screen, table, wrap
@@ -93,6 +94,7 @@ def sentences(reduced: Reduced) -> list[str]:
         product = shown[0].a.job_kind.product
         lines.append(f"No tensor of the {product} changed by a bit in {count(len(compared), 'step')}.")
     lines += [_changed(row, pair) for row, pair in changed]
+    lines += [packages_sentence(*step, found) for step, found in reduced.packages.items()]
     lines += [found.sentence for found in reduced.verdicts.values()]
     uncovered = dict.fromkeys(one for found in reduced.verdicts.values() for one in found.uncovered)
     lines += [f"Not covered: {one}" for one in uncovered]

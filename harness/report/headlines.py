@@ -12,7 +12,7 @@ from harness.artifacts.source import unique_names
 from harness.errors import UsageError
 from harness.report.headline import VersionPair
 from harness.report.parquet import read_table
-from harness.words import count, said, version_key
+from harness.words import count, name_key, said
 
 if TYPE_CHECKING:
     from packaging.version import Version
@@ -105,7 +105,7 @@ def _checked(
         step, gap = (row["a"], row["b"]), row.get("gap") or ""
         try:
             for version in step:
-                version_key(version)
+                name_key(version)
             counts = {column: _count(row[column]) for column in COUNTS}
             # A row that lacks a count was not measured, whether or not it says why.
             gap = gap or ("not measured" if None in counts.values() else "")
@@ -144,8 +144,8 @@ def side_by_side(tables: Sequence[Headlines]) -> tuple[list[str], dict[VersionPa
     }
 
 
-def _order(step: VersionPair) -> list[Version]:
-    return [version_key(version) for version in step]
+def _order(step: VersionPair) -> list[tuple[bool, Version, str]]:
+    return [name_key(version) for version in step]
 
 
 def _words(row: Mapping[str, Any]) -> str:

@@ -8,13 +8,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.artifacts.ladder import Step, ladder
+from harness.environments.changes import Change
 from harness.errors import UsageError
 from harness.explain.compared import ComparedCells, pairs_of
+from harness.explain.packages import package_changes
 from harness.inputs.matrix import Matrix, profiles_of
 from harness.rankings.verdict import MUST_REINDEX, Verdict
 from harness.report.headline import Headline, VersionPair, headline
 from harness.report.parquet import about_cells
-from harness.report.retrieval import Retrieval, retrieve
+from harness.report.retrieval import Retrieval, retrieve, same_index
 from harness.report.tables import write_tables
 from harness.running.choice import Choice, describe
 from harness.running.deployments import searches_of
@@ -36,6 +38,7 @@ class Reduced:
         note: one line that says what is stored besides and was not used; empty where there is nothing.
         across: steps over versions that could not be compared, whose sides differ beyond noise.
         verdicts: step to its answer to "must I re-index?", where there are searches.
+        packages: step to the packages that differ, where a side is an environment of the user's own.
     """
 
     about: str
@@ -45,6 +48,7 @@ class Reduced:
     note: str = ""
     across: tuple[Step, ...] = ()
     verdicts: Mapping[VersionPair, Verdict] = field(default_factory=dict)
+    packages: Mapping[VersionPair, tuple[Change, ...]] = field(default_factory=dict)
 
     @property
     def compared(self) -> bool:
@@ -87,7 +91,8 @@ def reduce_cells(
     about = about_cells(cells[0].spec) | {"group": cells[0].group}
     searches, unshown = searches_of(choice.store, cells, experiment) if experiment is not None else (None, "")
     steps = [pair for pair in pairs if pair.kind == "consecutive"]
-    retrieval = retrieve(searches, steps) if searches is not None else Retrieval()
+    same = {(one.a.version, one.b.version): same_index(one.final() if one.complete else ()) for one in steps}
+    retrieval = retrieve(searches, same) if searches is not None else Retrieval()
     write_tables(output, cells, pairs, choice.locks, about, retrieval)
     rows = [(pair.kind, _with_verdict(headline(pair), pair, retrieval)) for pair in pairs]
     return Reduced(
@@ -98,6 +103,11 @@ def reduce_cells(
         "\n".join(filter(None, (choice.note, unshown))),
         _across(cells, versions),
         retrieval.verdicts,
+        {
+            (pair.a.version, pair.b.version): package_changes(pair.a, pair.b)
+            for pair in steps
+            if pair.complete and (pair.a.spec.own or pair.b.spec.own)
+        },
     )
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from harness.artifacts.comparison import ArtifactComparison
 from harness.errors import UsageError
-from harness.explain.compared import ComparedCells
 from harness.rankings.comparison import Comparison, compare_runs
 from harness.rankings.measures import Judge
 from harness.rankings.run import Run, together
@@ -43,20 +43,24 @@ class Retrieval:
     cells: Mapping[str, Cell] = field(default_factory=dict)
 
 
-def retrieve(searches: Searches, pairs: Sequence[ComparedCells]) -> Retrieval:
-    """Compare the deployments of each step whose sides were compared.
+def retrieve(searches: Searches, same: Mapping[VersionPair, bool | None]) -> Retrieval:
+    """Compare the deployments of each step.
+
+    Args:
+        searches: finds them.
+        same: step to whether its sides made the same index, bit for bit; None where nobody knows.
 
     Raises:
         UsageError: a search cannot be read.
     """
     settings = searches.experiment.matrix.rankings.settings
     steps: dict[VersionPair, dict[str, Cell]] = {}
-    for pair in pairs:
-        sides = {"a": pair.a.version, "b": pair.b.version}
+    for a, b in same:
+        sides = {"a": a, "b": b}
         cells = {name: searches.cell(sides[by], sides[of]) for name, (by, of) in DEPLOYMENTS.items()}
         there = {name: cell for name, cell in cells.items() if cell is not None}
         if there:
-            steps[pair.a.version, pair.b.version] = there
+            steps[a, b] = there
     cells_of = {cell.key: cell for there in steps.values() for cell in there.values()}
     again = {key: searches.repeats(cell) for key, cell in cells_of.items()}
     everything = {**cells_of, **{one.key: one for many in again.values() for one in many}}
@@ -71,7 +75,6 @@ def retrieve(searches: Searches, pairs: Sequence[ComparedCells]) -> Retrieval:
     def compare(a: str, b: str) -> Comparison:
         return compare_runs(runs[a], runs[b], settings, judged, (values[a], values[b]) if judged else None)
 
-    same = {(pair.a.version, pair.b.version): _same_index(pair) for pair in pairs}
     found, verdicts = {}, {}
     for step, there in steps.items():
         base = there.get("a_on_a")
@@ -92,9 +95,9 @@ def retrieve(searches: Searches, pairs: Sequence[ComparedCells]) -> Retrieval:
     return Retrieval(verdicts, found, keys, {key: runs[key] for key in cells_of}, everything)
 
 
-def _same_index(pair: ComparedCells) -> bool | None:
-    final = pair.final()
-    if not pair.complete or not final:
+def same_index(final: Sequence[ArtifactComparison]) -> bool | None:
+    """Whether two indexes are the same bit for bit, by the comparisons of their tensors; None where nobody knows."""
+    if not final:
         return None
     if any(not one.bit_equal and not one.unknown for one in final):
         return False

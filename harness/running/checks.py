@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Protocol
 
 from harness.environments.device import jobs_at_a_time
 from harness.errors import UsageError
 from harness.files import writable_folder
-from harness.inputs.matrix import Matrix
 from harness.running.experiment import Experiment
 from harness.running.selection import Selection
 
@@ -35,18 +35,33 @@ def to_run(selection: Selection) -> Experiment:
     return experiment
 
 
-def versions_of(matrix: Matrix, named: Sequence[str]) -> list[str]:
-    """The versions that a command line means, each once; all of them for none, or for `all`.
+class Known(Protocol):
+    """What knows environments by what a command line calls them: an experiment, or a matrix alone."""
+
+    @property
+    def versions(self) -> list[str]:
+        """Those of the matrix."""
+
+    def require(self, item: str, /) -> str:
+        """The name of the environment that an item means.
+
+        Raises:
+            UsageError: it means none.
+        """
+
+
+def versions_of(known: Known, named: Sequence[str]) -> list[str]:
+    """The environments that a command line means, by name, each once; all versions for none, or for `all`.
 
     Raises:
-        UsageError: one that the matrix does not have.
+        UsageError: one that is not known.
     """
     if not named or tuple(named) == ("all",):
-        return list(matrix.versions)
-    return [matrix.require(version) for version in dict.fromkeys(named)]
+        return list(known.versions)
+    return list(dict.fromkeys(map(known.require, named)))
 
 
-def parse_repeats(matrix: Matrix, values: Sequence[str], versions: Sequence[str]) -> dict[str, int]:
+def parse_repeats(known: Known, values: Sequence[str], versions: Sequence[str]) -> dict[str, int]:
     """`--repeat` values as version to number of extra runs.
 
     Raises:
@@ -57,7 +72,8 @@ def parse_repeats(matrix: Matrix, values: Sequence[str], versions: Sequence[str]
         version, _, number = value.partition("=")
         if number and not (number.isdecimal() and int(number) > 0):
             raise UsageError(f"--repeat {value!r}: write VERSION=N with N at least 1, such as 2.4.1=2.")
-        if matrix.require(version) not in versions:
+        version = known.require(version)
+        if version not in versions:
             raise UsageError(
                 f"--repeat {value}: {version} is not among the versions of this command ({', '.join(versions)}): name "
                 "it there too, or leave its repeat out."
@@ -68,13 +84,13 @@ def parse_repeats(matrix: Matrix, values: Sequence[str], versions: Sequence[str]
     return parsed
 
 
-def two_versions(matrix: Matrix, a: str, b: str, command: str, job: str = "index") -> tuple[str, str]:
+def two_versions(known: Known, a: str, b: str, command: str, job: str = "index") -> tuple[str, str]:
     """The two versions of a command that explains the difference of two cells of a kind of job.
 
     Raises:
         UsageError: one is unknown, or they are the same.
     """
-    a, b = matrix.require(a), matrix.require(b)
+    a, b = known.require(a), known.require(b)
     if a == b:
         raise UsageError(
             f"A and B are both {a}, and {command} explains the difference between two versions: `harness doctor "

@@ -6,15 +6,15 @@ here to have them chosen, so that no table mixes them, and none is of a lock tha
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from harness.artifacts.kinds import KINDS
-from harness.artifacts.source import ArtifactSource
-from harness.environments.device import Device, build_for, choose_device
-from harness.environments.lockfile import Lock, lock_of
+from harness.environments.chosen import Names, OfMatrix
+from harness.environments.device import Device, choose_device
+from harness.environments.lockfile import Lock
 from harness.errors import HarnessError, UsageError, printable
 from harness.home import Home, resolve_home
 from harness.inputs.jobs import JobSettings, TrainJob
@@ -31,14 +31,12 @@ from harness.running.training import checkpoint_named
 from harness.store.cell import Cell
 from harness.store.repeats import repeats_of
 from harness.store.spec import CellSpec, digest_of
-from harness.store.store import Store, tell_apart
-from harness.store.stored import StoredCell
-from harness.words import count, version_key
+from harness.store.store import Store
+from harness.words import count, name_key
 
 INDEX = "index"
-KEY_LENGTH = 4
-"""Characters of a key that are enough to name a cell, where no other key starts with them."""
-_SHOWN = 12
+KEY_SHOWN = 12
+"""Characters of a key or of a group's digest that a sentence shows."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Choice:
     Attributes:
         store: where they are.
         cells: in the order of the versions, each followed by its repeats; of probes, one for each probe and version.
-        locks: version to its lock; that of a cell is the one that it was made with.
+        locks: version, or name, to its lock; that of a cell is the one that it was made with.
         note: one line that says what else is stored and was not chosen, and why; empty where there is nothing.
     """
 
@@ -59,8 +57,8 @@ class Choice:
 
     @property
     def versions(self) -> list[str]:
-        """Versions of the cells, in order of release."""
-        return sorted({cell.version for cell in self.cells}, key=version_key)
+        """Versions of the cells, in order of release, and then the user's own environments."""
+        return sorted({cell.version for cell in self.cells}, key=name_key)
 
 
 @dataclass(frozen=True)
@@ -69,6 +67,7 @@ class _Judged:
 
     cell: Cell
     lock: Lock | None
+    flavour: Flavour | None
     differs: Mapping[str, str]
 
     @property
@@ -93,8 +92,20 @@ class Chooser:
         self.path = (selection.matrix_path or find_matrix()).resolve()
         self.matrix: Matrix = load_matrix(self.path)
         self.home: Home = resolve_home(selection.home, self.path)
+        self.names = Names(self.home)
+        if selection.on is not None:
+            self.selection = replace(selection, on=self.require(selection.on))
         self.store = Store(self.home.store)
         self._jobs: dict[str, JobSettings] = {}
+
+    @property
+    def versions(self) -> list[str]:
+        """Those of the matrix, in order of release."""
+        return self.matrix.versions
+
+    def require(self, item: str) -> str:
+        """The name of the environment that an item of a command line means; see `Names.require`."""
+        return self.names.require(self.matrix, item)
 
     @cached_property
     def cells(self) -> list[Cell]:
@@ -109,12 +120,21 @@ class Chooser:
             self._jobs[name] = job_of(self.matrix, replace(self.selection, job=name))
         return self._jobs[name]
 
-    def _lock(self, version: str, flavour: Flavour, device: str) -> Lock | None:
-        try:
-            build = build_for(self.matrix, version, device) if flavour == "gpu" else None
-            return lock_of(self.matrix, self.path.parent / "locks", version, flavour, build)
-        except HarnessError:
-            return None
+    def _locks(self, version: str, device: Device) -> dict[Flavour, Lock]:
+        """The locks that a version's cells on a device may be of, by flavour; the device's own comes first.
+
+        The environments of a GPU host also run on a CPU, so the lock of the other flavour is as good as the device's.
+        One of the user's own has no flavour but that of the device.
+        """
+        if (own := self.names.own(version)) is not None:
+            return {device.flavour: own.lock}
+        of = OfMatrix(self.home, self.matrix, self.path.parent / "locks", version, device)
+        found: dict[Flavour, Lock] = {}
+        flavours: tuple[Flavour, ...] = ("cpu", "gpu") if device.flavour == "cpu" else ("gpu", "cpu")
+        for flavour in flavours:
+            with suppress(HarnessError):
+                found[flavour] = of.lock_for(flavour)
+        return found
 
     def _planned(self, own: CellSpec, lock: Lock) -> CellSpec | None:
         """The cell that would be planned for a cell's version, collection, checkpoint and device; None: no such job."""
@@ -133,22 +153,20 @@ class Chooser:
         return found.again(own.repeat)
 
     def judge(self, cell: Cell) -> _Judged:
-        """Compare a cell with the one that would be planned in its place.
-
-        The environments of a GPU host also run on a CPU, so the lock of the other flavour is as good as the device's.
-        """
+        """Compare a cell with the one that would be planned in its place."""
         own = cell.spec
         if own.unknown:
-            return _Judged(cell, None, {"lock": "with a record of another form"})
-        flavours: tuple[Flavour, ...] = ("cpu", "gpu") if own.device_kind == "cpu" else ("gpu", "cpu")
-        locks = [lock for flavour in flavours if (lock := self._lock(cell.version, flavour, own.device))]
-        lock = next((lock for lock in locks if lock.digest == own.lock), None)
+            return _Judged(cell, None, None, {"lock": "with a record of another form"})
+        locks = self._locks(cell.version, Device(own.device_kind, own.device))
+        flavour = next((flavour for flavour, lock in locks.items() if lock.digest == own.lock), None)
         if not locks:
-            return _Judged(cell, None, {"lock": "of no version in matrix.yaml, or of none that is locked"})
-        planned = self._planned(own, lock or locks[0])
+            known = "of an environment that has no name here" if own.own else "of no version in matrix.yaml"
+            return _Judged(cell, None, None, {"lock": f"{known}, or of none that is locked"})
+        planned = self._planned(own, locks[flavour] if flavour else next(iter(locks.values())))
         if planned is None:
-            return _Judged(cell, None, {"job": f"of a job {own.job} that this harness does not have"})
-        return _Judged(cell, lock, dict(_differences(own, planned)))
+            return _Judged(cell, None, None, {"job": f"of a job {own.job} that this harness does not have"})
+        lock = locks[flavour] if flavour else None
+        return _Judged(cell, lock, flavour, dict(_differences(own, planned)))
 
     # ---- choosing
 
@@ -182,14 +200,15 @@ class Chooser:
         usable = [one for one in found if not (one.decisive if self.group else one.differs)]
         sets: dict[tuple[str, str], list[_Judged]] = {}
         for one in usable:
-            assert one.lock is not None
-            sets.setdefault((_set_of(one.cell), one.lock.path.parent.name), []).append(one)
+            assert one.flavour is not None
+            sets.setdefault((_set_of(one.cell), one.flavour), []).append(one)
         chosen = self._only(sets, found, labels)
         members = [one.cell for one in chosen]
-        assert chosen[0].lock is not None
-        flavour: Flavour = "gpu" if chosen[0].lock.path.parent.name == "gpu" else "cpu"
-        device = members[0].spec.device
-        locks = {version: lock for version in self.matrix.versions if (lock := self._lock(version, flavour, device))}
+        flavour = chosen[0].flavour
+        assert flavour is not None
+        device = Device(members[0].spec.device_kind, members[0].spec.device)
+        versions = dict.fromkeys([*self.matrix.versions, *(cell.version for cell in members)])
+        locks = {version: lock for version in versions if (lock := self._locks(version, device).get(flavour))}
         return Choice(self.store, tuple(_with_own_repeats(members)), locks, self._note(chosen, found))
 
     @cached_property
@@ -239,7 +258,7 @@ class Chooser:
             )
             yield lambda spec: spec.collection.digest == passages.digest
         if asked.checkpoint:
-            files = checkpoint_named(self.matrix, self.path.parent, self.home, self.store, asked.checkpoint)
+            files = checkpoint_named(self.matrix, self.path.parent, self.names, self.store, asked.checkpoint)
             yield lambda spec: spec.checkpoint.digest == files.digest
         # Of indexes, the queries are those of the searches that are shown beside them.
         if asked.job != INDEX and (asked.queries or asked.limit_queries or asked.triples):
@@ -277,7 +296,7 @@ class Chooser:
     # ---- words
 
     def _nothing(self, sets: dict[tuple[str, str], list[_Judged]], found: Sequence[_Judged]) -> UsageError:
-        unused = _unused([one for one in found if one.differs])
+        unused = unused_words([one for one in found if one.differs])
         text = "The store holds no cells that `harness plan` names for these options"
         if self.group:
             text = f"--group {self.group!r} names no set of cells in the store that `harness plan` could make"
@@ -298,7 +317,7 @@ class Chooser:
         keys = {one.cell.key for one in chosen}
         place = _place_of(chosen[0].cell)
         left = [one for one in found if one.cell.key not in keys and _place_of(one.cell) == place]
-        unused = _unused(left)
+        unused = unused_words(left)
         return printable(f"Not used: {unused}; `harness plan` names other cells.") if unused else ""
 
 
@@ -311,7 +330,7 @@ def _lines(sets: Iterable[Sequence[_Judged]]) -> list[str]:
         spec = cells[0].spec
         digests = f", collection {spec.collection.digest[:8]}, checkpoint {spec.checkpoint.digest[:8]}"
         more = digests if told.count(words) > 1 else ""
-        lines.append(f"--group {_set_of(cells[0])[:_SHOWN]}   {words}{more}")
+        lines.append(f"--group {_set_of(cells[0])[:KEY_SHOWN]}   {words}{more}")
     return lines
 
 
@@ -331,7 +350,7 @@ def _differences(own: CellSpec, planned: CellSpec) -> Iterator[tuple[str, str]]:
                 yield f"{'oddity' if odd else part}.{name}", f"with {name} {mine.get(name, 'unset')}"
 
 
-def _unused(left: Iterable[_Judged]) -> str:
+def unused_words(left: Iterable[_Judged]) -> str:
     """Cells by the first thing in which they differ from what would be planned, in words."""
     by: dict[str, list[Cell]] = {}
     for one in left:
@@ -359,7 +378,7 @@ def _place_of(cell: Cell) -> tuple[str, str, str]:
 
 def _with_own_repeats(cells: Sequence[Cell]) -> Iterator[Cell]:
     """Cells in the order of their versions, each followed by its repeats."""
-    yield from sorted(cells, key=lambda c: (version_key(c.version), c.spec.probe, c.repeat))
+    yield from sorted(cells, key=lambda c: (name_key(c.version), c.spec.probe, c.repeat))
 
 
 def describe(cells: Sequence[Cell]) -> str:
@@ -384,94 +403,5 @@ def planned_cells(experiment: Experiment, cells: Sequence[Cell]) -> Choice:
     stored = experiment.store.cells()
     own = {one.key: one for cell in cells for one in repeats_of(cell, stored)} | {cell.key: cell for cell in cells}
     versions = {cell.version for cell in cells}
-    locks = {version: experiment.lock(version) for version in experiment.matrix.versions if version in versions}
+    locks = {version: experiment.lock(version) for version in sorted(versions, key=name_key)}
     return Choice(experiment.store, tuple(_with_own_repeats(list(own.values()))), locks)
-
-
-# ---- items of a command line
-
-
-class Finder:
-    """Stored cells that items of a command line name: a version or a label, or the start of a key.
-
-    Args:
-        chooser: says which cells a version means.
-        items: all that will be asked for, so that versions come from one set of cells.
-    """
-
-    def __init__(self, chooser: Chooser, items: Sequence[str]) -> None:
-        self._chooser, self._items = chooser, items
-
-    @cached_property
-    def choice(self) -> Choice:
-        """The set that versions come from."""
-        return self._chooser.choose(labels=self._items)
-
-    @property
-    def note(self) -> str:
-        """What was not chosen; empty where no item was a version."""
-        return self.choice.note if "choice" in self.__dict__ else ""
-
-    def __call__(self, item: str) -> StoredCell:
-        """The stored cell of an item.
-
-        Raises:
-            UsageError: there is none, more than one, or one that did not end well.
-        """
-        store, cells = self._chooser.store, self._chooser.cells
-        found = [cell for cell in cells if len(item) >= KEY_LENGTH and cell.key.startswith(item)]
-        if not found and self._is_label(item):
-            found = [cell for cell in self.choice.cells if cell.label == item]
-            if not found:
-                raise UsageError(
-                    f"No cell {item} is stored for {describe(self.choice.cells)}: `harness plan` shows what is."
-                    + (f" {self.choice.note}" if self.choice.note else "")
-                )
-        if not found:
-            # Swapped cells and probes: of the locks and settings of today, too.
-            judged = [self._chooser.judge(cell) for cell in cells if self._is_called(cell, item)]
-            found = [one.cell for one in judged if not one.differs]
-            if judged and not found:
-                raise UsageError(
-                    f"No cell {item} that `harness plan` could make is stored (there is {_unused(judged)}); its key "
-                    f"names it all the same: {', '.join(one.cell.key[:_SHOWN] for one in judged)}."
-                )
-        if not found:
-            raise UsageError(
-                f"{item!r} is neither a ColBERT index directory nor a stored cell: give a directory, a version that "
-                "`harness plan` shows as stored, or the start of a cell's key, four characters or more."
-            )
-        if len(found) > 1 and found[0].spec.index is not None:
-            # A search of another version's index is meant to be compared with those of the set.
-            found = [cell for cell in found if cell.group == self.choice.cells[0].group] or found
-        if len(found) > 1:
-            raise UsageError(
-                f"{item!r} names {len(found)} cells; give the start of a key instead:",
-                (f"{cell.key[:_SHOWN]}   {name}" for cell, name in zip(found, tell_apart(found), strict=True)),
-            )
-        if found[0].outcome != "ok":
-            raise UsageError(f"The cell {item} ended as {found[0].outcome} and has no artifacts: {found[0].reason}")
-        return StoredCell(store, found[0])
-
-    def _is_label(self, item: str) -> bool:
-        return item.partition("#")[0] in {cell.version for cell in self._chooser.cells if cell.spec.job in KINDS}
-
-    def _is_called(self, cell: Cell, item: str) -> bool:
-        """Whether a cell has this label, or could have it: of equal indexes a search names only one."""
-        label, _, version = item.partition(" on ")
-        own = replace(cell.spec, index=None).label
-        searches = bool(version) and cell.spec.index is not None
-        return cell.label == item or (searches and own == label and self._chooser.searched(cell, version))
-
-    def titled(self, sources: Sequence[ArtifactSource]) -> list[ArtifactSource]:
-        """The same sources, the stored cells with names that tell them apart by what differs between them."""
-        names = iter(tell_apart([source.cell for source in sources if isinstance(source, StoredCell)]))
-        seen: Counter[str] = Counter()
-        found: list[ArtifactSource] = []
-        for one in sources:
-            title = next(names) if isinstance(one, StoredCell) else ""
-            seen[title] += 1
-            # The same cell once more: neither a number nor a repeat of it.
-            again = "" if seen[title] == 1 else " again" if seen[title] == 2 else f" again ({seen[title]})"
-            found.append(replace(one, title=title + again) if isinstance(one, StoredCell) else one)
-        return found

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 
 from harness.artifacts.index_job import INDEX
 from harness.errors import HarnessError, UsageError
@@ -28,10 +29,11 @@ class Searches:
 
     Args:
         experiment: of the searches; see `Experiment.search`.
+        folders: names whose index is a folder that somebody made, and not that of their own cell.
     """
 
-    def __init__(self, experiment: Experiment) -> None:
-        self.experiment = experiment
+    def __init__(self, experiment: Experiment, folders: Mapping[str, Path] | None = None) -> None:
+        self.experiment, self.folders = experiment, folders or {}
         _ = experiment.queries  # loaded before the copies are made
         self._on: dict[str, Experiment] = {}
 
@@ -41,7 +43,8 @@ class Searches:
         Versions whose indexes are the same bit for bit share it.
         """
         if index not in self._on:
-            self._on[index] = self.experiment.search(on=index)
+            folder = self.folders.get(index)
+            self._on[index] = self.experiment.search(on=None if folder else index, index=folder)
         try:
             return self._on[index].stored(searcher)
         except UsageError:  # there is no such index

@@ -6,17 +6,19 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.environments.device import Device, build_for, choose_device, missing_code, usable_cores
+from harness.environments.chosen import Names, OfSites, UnderTest, under_test
+from harness.environments.device import Device, choose_device, usable_cores
 from harness.environments.interpreter import Brought, Interpreter
-from harness.environments.lockfile import Lock, lock_of
+from harness.environments.lockfile import Lock
 from harness.errors import UsageError
 from harness.home import Home, resolve_home
 from harness.inputs.checkpoint import CheckpointFiles
 from harness.inputs.jobs import JobSettings, TrainJob
 from harness.inputs.loaders import load_collection, load_queries, load_triples
-from harness.inputs.matrix import Build, Flavour, HubCollection, Matrix, ScaledCollection
+from harness.inputs.matrix import HubCollection, Matrix, ScaledCollection
 from harness.inputs.matrix_file import find_matrix, load_matrix
 from harness.inputs.passages import Passages
 from harness.running.kinds import IndexKind, JobInputs, Kind
@@ -59,6 +61,9 @@ class Experiment:
             if selection.identity
             else choose_device(selection.device)
         )
+        self._names = Names(self.home)
+        if selection.on is not None:
+            self.selection = replace(selection, on=self.require(selection.on))
         self.job: JobSettings = job_of(self.matrix, selection)
         self._kind = _KINDS[selection.job](self)
         self._inputs: dict[str, JobInputs] = {}
@@ -81,7 +86,9 @@ class Experiment:
     @cached_property
     def checkpoint(self) -> CheckpointFiles:
         """The checkpoint's files, checked."""
-        return checkpoint_named(self.matrix, self.matrix_path.parent, self.home, self.store, self.selection.checkpoint)
+        return checkpoint_named(
+            self.matrix, self.matrix_path.parent, self._names, self.store, self.selection.checkpoint
+        )
 
     @cached_property
     def _searched(self) -> tuple[Queries, Qrels | None]:
@@ -116,9 +123,9 @@ class Experiment:
         """The index cells of the same options: this experiment, where it is of these."""
         return self if self.selection.job == "index" else self._other(job="index")
 
-    def search(self, on: str | None = None) -> Experiment:
-        """The search cells of the same options, in each version's own index or in that of the version `on`."""
-        return self._other(job="search", on=on)
+    def search(self, on: str | None = None, index: Path | None = None) -> Experiment:
+        """The search cells of the same options: in each version's own index, that of the version `on`, or a folder."""
+        return self._other(job="search", on=on, index=index)
 
     def _other(self, **changes: Any) -> Experiment:  # noqa: ANN401 - fields of a selection
         """Other cells of the same files."""
@@ -130,36 +137,40 @@ class Experiment:
         return found
 
     @property
+    def versions(self) -> list[str]:
+        """Those of the matrix, in order of release."""
+        return self.matrix.versions
+
+    def require(self, item: str) -> str:
+        """The name of the environment that an item of a command line means; see `Names.require`."""
+        return self._names.require(self.matrix, item)
+
+    def environment(self, version: str) -> UnderTest:
+        """The environment of a version, or of the user's own that has this name: the one place where it is chosen."""
+        return under_test(version, self._names, self.matrix, self.locks, self.device, self.sites)
+
+    @property
     def sites(self) -> Brought | None:
         """The environments that were brought as files (`--sites`); None without that option."""
         folder = self.selection.sites
         return Brought(folder, self.selection.site_python) if folder is not None else None
 
     def brought(self, version: str) -> Interpreter | None:
-        """The interpreter of an environment that was brought as files; None without `--sites`.
+        """The interpreter of an environment that was brought as files; None where it was not.
 
         Raises:
             UsageError, BuildFailed: as `Brought.interpreter`.
         """
-        return self.sites.interpreter(version, lambda: self.lock(version)) if self.sites else None
+        found = self.environment(version)
+        return found.brought.interpreter(version, lambda: self.lock(version)) if isinstance(found, OfSites) else None
 
     def unsupported(self, version: str) -> str:
         """Why a version cannot run on this device, known before its environment is; empty if nothing speaks against."""
-        return missing_code(self.matrix, version, self.device.identity)
-
-    def build(self, version: str) -> Build | None:
-        """The other build of a version that this device needs, for want of code in its own wheel."""
-        return build_for(self.matrix, version, self.device.identity)
+        return self.environment(version).unsupported
 
     def lock(self, version: str) -> Lock:
-        """The lock of a version's environment on this device, or of the one that was brought."""
-        flavours: list[Flavour] = [self.device.flavour]
-        if self.sites is not None:
-            # A GPU host's environments also run on a CPU (a dry run before the GPU is there), with their own lock.
-            flavours.append("cpu" if flavours[0] == "gpu" else "gpu")
-        builds = {"gpu": self.build(version)}
-        locks = [lock_of(self.matrix, self.locks, version, flavour, builds.get(flavour)) for flavour in flavours]
-        return self.sites.closest(version, locks) if self.sites is not None else locks[0]
+        """The lock of a version's environment on this device, or of the one that was brought, or of the user's own."""
+        return self.environment(version).lock
 
     def inputs(self, version: str) -> JobInputs:
         """What the job of a version is given beside its settings.

@@ -18,7 +18,6 @@ from typing import Any
 from blake3 import blake3
 
 from harness.artifacts.kinds import kind_named
-from harness.environments.build import ensure_environment
 from harness.environments.device import gpu_turn
 from harness.environments.interpreter import Interpreter
 from harness.environments.supervise import Control, Deadline, Ended, run_folder, supervise
@@ -131,6 +130,8 @@ def worker_environment(
         "TORCH_EXTENSIONS_DIR": str(run / "tmp" / "torch_extensions"),
         "MPLCONFIGDIR": str(run / "tmp"),
     }
+    if interpreter.as_is:
+        environment["PYTHONDONTWRITEBYTECODE"] = "1"
     if device_kind != "cpu" and gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = gpu
     return environment
@@ -284,14 +285,8 @@ class Workbench:
 
 def interpreter_of(experiment: Experiment, version: str, note: Callable[[str], None]) -> Interpreter:
     """The interpreter of a version; builds its environment if it is needed."""
-    if brought := experiment.brought(version):
-        return brought
-    home, flavour = experiment.home, experiment.device.flavour
-    with disk_errors(home):
-        made = ensure_environment(
-            home, experiment.matrix, experiment.locks, version, flavour, experiment.build(version), report=note
-        )
-    return Interpreter(made.python)
+    with disk_errors(experiment.home):
+        return experiment.environment(version).ensure(note)
 
 
 def workbench(experiment: Experiment) -> Workbench:

@@ -50,6 +50,9 @@ class Asked(Protocol):
     def index(self) -> Asked:
         """The index cells of the same options."""
 
+    def require(self, item: str) -> str:
+        """The name of the environment that an item of a command line means."""
+
     def stored(self, version: str) -> Cell | None:
         """The cell of a version, where it is stored with all of its result."""
 

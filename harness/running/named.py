@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from harness.artifacts.source import ArtifactSource
-    from harness.running.choice import Finder
+    from harness.running.finder import Finder
 
 _SHOWN = 200  # characters of an argument that an error repeats
 
@@ -34,7 +34,8 @@ def named_sources(items: Sequence[str], group: str | None, options: dict[str, An
 
     def find(item: str) -> ArtifactSource:
         if not finders:
-            from harness.running.choice import Chooser, Finder
+            from harness.running.choice import Chooser
+            from harness.running.finder import Finder
             from harness.running.selection import Selection
 
             try:

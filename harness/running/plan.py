@@ -43,8 +43,10 @@ def plan_cells(
     """
     known: dict[str, bool] = {}
     for version in versions:
-        # So that a version without a lock is named before anything is fetched.
-        experiment.lock(version)
+        # So that a version without a lock is named before anything is fetched. One of the user's own may take long to
+        # build, so the files are looked at before it.
+        if version in experiment.versions:
+            experiment.lock(version)
     experiment.check()
     return [
         _planned(experiment, experiment.spec(version, repeat), known, retry=retry)

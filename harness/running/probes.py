@@ -28,7 +28,7 @@ from harness.inputs.matrix import Matrix
 from harness.running.experiment import Experiment
 from harness.running.job import JobResult, interpreter_of, workbench
 from harness.running.progress import Board
-from harness.running.specs import job_environment
+from harness.running.specs import job_environment, release_of
 from harness.store.cell import Artifact, Cell
 from harness.store.spec import CellSpec, Checkpoint, Collection
 from harness.store.store import Store
@@ -113,7 +113,8 @@ def probe_spec(
             "cpu": cpu_device().identity if cpu is None else cpu,
         },
         device=device.identity,
-        environment=job_environment(matrix, job, version, device),
+        environment=job_environment(matrix, job, release_of(version, lock), device),
+        own=None if lock.own is None else dict(lock.own),
     )
 
 

@@ -11,8 +11,9 @@ from harness.errors import InfrastructureError, UsageError
 from harness.rankings.measures import Qrels
 from harness.rankings.run import Run
 from harness.running.checks import to_run
-from harness.running.choice import Chooser, Finder
+from harness.running.choice import Chooser
 from harness.running.experiment import Experiment
+from harness.running.finder import Finder
 from harness.running.plan import Planned, plan_cells, run_needed
 from harness.running.progress import Board
 from harness.running.run_files import run_of
@@ -70,7 +71,7 @@ def search_with_models(
     searching = Selection(**options | own, job="search")
     experiments = [to_run(replace(searching, checkpoint=f"{TRAINED}{one.cell.key}")) for one in found]
     first = experiments[0]
-    chosen = first.matrix.require(version or found[0].cell.version)
+    chosen = first.require(version or found[0].cell.version)
     runs = []
     for experiment, one in zip(experiments, found, strict=True):
         source = StoredCell(experiment.store, _searched(experiment, chosen))

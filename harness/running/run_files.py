@@ -123,8 +123,9 @@ def named_runs(items: Sequence[str], group: str | None, options: dict[str, Any])
     if not stored:
         judged = None if options["qrels"] is None else local_qrels(Path(options["qrels"])).grades
         return [trec.read_run(Path(item), name) for item, name in zip(items, names, strict=True)], judged, ""
-    from harness.running.choice import Chooser, Finder
+    from harness.running.choice import Chooser
     from harness.running.experiment import Experiment
+    from harness.running.finder import Finder
     from harness.running.selection import Selection
 
     selection = Selection(**options, job="search")

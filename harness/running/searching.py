@@ -191,7 +191,7 @@ class SearchKind:
     def needs(self, version: str) -> str | None:
         """See `Kind`."""
         asked = self.experiment.selection
-        return None if asked.index else self.experiment.matrix.require(asked.on or version)
+        return None if asked.index else self.experiment.require(asked.on or version)
 
     def _stored(self, version: str) -> SearchedIndex:
         """The index of a version's own cell, or with `--on`, of another's."""

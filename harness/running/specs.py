@@ -10,6 +10,7 @@ from harness.environments.lockfile import Lock
 from harness.inputs.jobs import JobSettings
 from harness.inputs.matrix import Matrix
 from harness.store.spec import CellSpec, Checkpoint, Collection
+from harness.words import version_key
 
 FIXED_ENVIRONMENT = {
     "LANG": "C.UTF-8",
@@ -27,10 +28,20 @@ FIXED_ENVIRONMENT = {
 }
 
 
-def job_environment(matrix: Matrix, job: JobSettings, version: str | None, device: Device) -> dict[str, str]:
+def release_of(version: str, lock: Lock) -> str:
+    """The PyTorch release by which an environment has oddities: the version, or the torch in one of the user's own."""
+    return version if lock.own is None else version_key(lock.own["torch"]).public
+
+
+def installed(lock: Lock) -> dict[str, Any]:
+    """What a cell's details keep of an environment of the user's own, which no lock in the repository says."""
+    return {"installed": {"packages": dict(lock.packages), "digests": dict(lock.digests)}} if lock.own else {}
+
+
+def job_environment(matrix: Matrix, job: JobSettings, release: str | None, device: Device) -> dict[str, str]:
     """Variables of a job's process: what the harness sets, thread counts, oddities, then the user's own.
 
-    Without a version there are no oddities.
+    Without a release there are no oddities.
     """
     threads = str(job.threads)
     environment = {
@@ -42,7 +53,7 @@ def job_environment(matrix: Matrix, job: JobSettings, version: str | None, devic
     }
     if device.kind == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
-    for oddity in matrix.oddities_of(version, device.flavour) if version else ():
+    for oddity in matrix.oddities_of(release, device.flavour) if release else ():
         environment |= oddity.environment
     return environment | job.environment
 
@@ -63,7 +74,7 @@ def job_spec(
     Args:
         matrix: gives a version's oddities.
         job: its settings, which say which job it is.
-        version: PyTorch release.
+        version: PyTorch release, or the name of an environment of the user's own.
         lock: of its environment.
         collection: what is indexed, or was.
         checkpoint: the model.
@@ -71,7 +82,7 @@ def job_spec(
         given: settings that the inputs decide, beside the checkpoint's `dim`.
         inputs: what the job has beside collection and checkpoint.
     """
-    environment = job_environment(matrix, job, version, device)
+    environment = job_environment(matrix, job, release_of(version, lock), device)
     plain = job_environment(matrix, job, None, device)
     return CellSpec(
         job=job.NAME,
@@ -83,5 +94,6 @@ def job_spec(
         device=device.identity,
         environment=environment,
         oddities={name: plain.get(name) for name, value in environment.items() if plain.get(name) != value},
+        own=None if lock.own is None else dict(lock.own),
         **inputs,
     )

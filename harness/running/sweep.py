@@ -30,6 +30,7 @@ from harness.running.plan import Planned
 from harness.running.progress import Board
 from harness.running.recover import recover
 from harness.running.runner import run_cell
+from harness.running.specs import installed
 from harness.running.work import MOST_BUILDERS, POLL_SECONDS, Env, Item, Work
 from harness.store.cell import LEVELS, Cell
 from harness.store.store import level, says_less
@@ -362,9 +363,8 @@ class _Cells:
         before = self.slots.others(slot)
         item.tries += 1
         try:
-            if env.environment is not None:
-                # Somebody's `pip install` into it must not go unnoticed, whenever that was.
-                self.work.ensure(spec.version, self.work.control)
+            # Somebody's `pip install` into it must not go unnoticed, whenever that was.
+            self.work.ensure(spec.version, self.work.control)
             return run_cell(
                 self.experiment.home,
                 self.store,
@@ -398,9 +398,10 @@ class _Cells:
         return LEVELS[max(LEVELS.index(self.experiment.job.capture), kept)]
 
     def _observed(self, item: Item, slot: _Slot, before: list[dict[str, Any]]) -> dict[str, Any]:
-        """What the cell keeps of this machine: how earlier tries ended, which GPU, and who else was on it."""
+        """What the cell keeps of this machine: how earlier tries ended, GPU, who else was on it, what is installed."""
         earlier = tried(self.store.latest(item.planned.spec.key))
-        return {**({"tried": earlier} if earlier else {}), **self.slots.observed(slot, item.label, before)}
+        there = installed(self.experiment.lock(item.planned.spec.version))
+        return {**({"tried": earlier} if earlier else {}), **there, **self.slots.observed(slot, item.label, before)}
 
     def _ended(self, item: Item, env: Env, cell: Cell | None) -> None:
         """Keep a cell, or put it back to be tried again."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from harness.artifacts.train_meaning import parameters_of
+from harness.environments.chosen import Names
 from harness.environments.uv import run_uv
 from harness.errors import UnreadableTensor, UsageError
 from harness.files import disk_errors
@@ -118,15 +119,16 @@ class TrainKind:
 # ---- the model of a stored training
 
 
-def checkpoint_named(matrix: Matrix, beside: Path, home: Home, store: Store, name: str | None) -> CheckpointFiles:
+def checkpoint_named(matrix: Matrix, beside: Path, names: Names, store: Store, name: str | None) -> CheckpointFiles:
     """The checkpoint that a command line names: one of `load_checkpoint`, or `trained@` and a stored training.
 
     Raises:
         UsageError: there is none of that name, or it is no checkpoint.
     """
     if name is not None and name.startswith(TRAINED):
-        return trained_checkpoint(home, store, trained_cell(store, name.removeprefix(TRAINED)))
-    return load_checkpoint(matrix, beside, home, name, run_uv)
+        trained = names.canonical(matrix, name.removeprefix(TRAINED))
+        return trained_checkpoint(names.home, store, trained_cell(store, trained))
+    return load_checkpoint(matrix, beside, names.home, name, run_uv)
 
 
 def trained_cell(store: Store, name: str) -> Cell:
@@ -140,8 +142,9 @@ def trained_cell(store: Store, name: str) -> Cell:
         UsageError: there is none, or there are several whose models differ.
     """
     cells = [one for one in store.cells() if one.spec.job == TrainJob.NAME and one.outcome == "ok"]
-    found = [one for one in cells if len(name) >= _KEY_LENGTH and one.key.startswith(name)]
-    found = found or [one for one in cells if one.label == name]
+    # What the user calls an environment may look like the start of a key.
+    found = [one for one in cells if one.label == name]
+    found = found or [one for one in cells if len(name) >= _KEY_LENGTH and one.key.startswith(name)]
     if not found:
         labels = ", ".join(dict.fromkeys(one.label for one in cells)) or "none yet"
         raise UsageError(

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from harness.environments.build import Environment, ensure_environment, evict, use_environment
+from harness.environments.build import evict
 from harness.environments.interpreter import Interpreter
 from harness.environments.supervise import Control, Stopped
 from harness.environments.uv import BuildFailed
@@ -54,7 +54,6 @@ class Env:
     items: list[Item] = field(default_factory=list)
     state: str = "wanted"
     interpreter: Interpreter | None = None
-    environment: Environment | None = None
     used: Held | None = None
     failure: BuildFailed | None = None
     tries: int = 0
@@ -147,20 +146,10 @@ class Work:
             todo(env)
             self.notify()
 
-    def ensure(self, version: str, control: Control) -> Environment:
-        """A version's environment, built if it is not there, and mended if somebody has changed it."""
-        experiment = self.experiment
-        return ensure_environment(
-            experiment.home,
-            experiment.matrix,
-            experiment.locks,
-            version,
-            experiment.device.flavour,
-            experiment.build(version),
-            report=self.board.note,
-            deadline=experiment.job.deadlines.install,
-            control=control,
-        )
+    def ensure(self, version: str, control: Control) -> Interpreter:
+        """The interpreter of a version's environment, built if it is not there, and mended if somebody changed it."""
+        found = self.experiment.environment(version)
+        return found.ensure(self.board.note, self.experiment.job.deadlines.install, control)
 
     def ended(self, env: Env) -> None:
         """Let go of an environment whose last cell has ended; `changed` is held."""
@@ -169,7 +158,7 @@ class Work:
         env.state = "gone"
         if env.used is not None:
             env.used.release()
-        if self.evict_after and env.environment is not None:
+        if self.evict_after and env.interpreter is not None:
             self._to_evict.append(env)
 
     def release(self) -> None:
@@ -218,13 +207,8 @@ class Work:
             return
         self.board.phase(next(item.label for item in env.items if item.cell is None), "environment")
         try:
-            interpreter, environment = experiment.brought(version), None
-            if interpreter is None:
-                env.used = env.used or use_environment(
-                    experiment.home, version, experiment.device.flavour, experiment.lock(version)
-                )
-                environment = self.ensure(version, self.building)
-                interpreter = Interpreter(environment.python)
+            env.used = env.used or experiment.environment(version).hold()
+            interpreter = self.ensure(version, self.building)
         except BuildFailed as error:
             self._failed(env, error)
             return
@@ -233,7 +217,7 @@ class Work:
                 env.state = "gone"
             return
         with self.changed:
-            env.environment, env.interpreter, env.state = environment, interpreter, "ready"
+            env.interpreter, env.state = interpreter, "ready"
 
     def _failed(self, env: Env, error: BuildFailed) -> None:
         with self.changed:
@@ -249,10 +233,12 @@ class Work:
     def _evict(self, env: Env) -> None:
         home, note = self.experiment.home, self.board.note
         try:
-            assert env.environment is not None
+            found = self.experiment.environment(env.version).there(self.experiment.device.flavour)
             with self.changed:
                 wanted = [self.experiment.lock(other.version) for other in self.envs.values() if other.open]
-            freed = evict(home, env.environment, wanted)
+            if found is None:
+                return
+            freed = evict(home, found, wanted)
             if freed is None:
                 note(f"{env.version}: another sweep uses the environment, which is left to it")
             else:

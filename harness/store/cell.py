@@ -112,7 +112,7 @@ class Cell:
 
     @property
     def version(self) -> str:
-        """The PyTorch release."""
+        """The PyTorch release, or the name of the user's own environment."""
         return self.spec.version
 
     @property

@@ -14,13 +14,13 @@ from harness.errors import UnreadableTensor
 from harness.files import too_deep
 from harness.tensors.dtypes import DTYPES
 from harness.tensors.mapped import check_shape
-from harness.words import VERSION_SUFFIX
+from harness.words import NAME, VERSION_SUFFIX
 
 _KEY = re.compile(r"[0-9A-Za-z]{1,64}")
 _PLAIN = re.compile(r"[0-9A-Za-z:.+-]{0,40}")
 _DIGEST = re.compile(r"[0-9a-f]{16,64}")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
-_VERSION = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6}){0,5}" + VERSION_SUFFIX)
+_VERSION = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6}){0,5}" + VERSION_SUFFIX + "|" + NAME)
 _INTEGER_LIMIT = 1 << 53
 
 _TEXT, _OBJECT, _NUMBER = (str,), (dict,), (int, float)
@@ -30,7 +30,7 @@ FIELDS: dict[str, tuple[type, ...]] = {
     "spec": _OBJECT, "artifacts": _OBJECT, "seconds": _OBJECT, "details": _OBJECT,
     "spec.job": _TEXT, "spec.version": _TEXT, "spec.repeat": (int,), "spec.device": _TEXT, "spec.lock": _TEXT,
     "spec.settings": _OBJECT, "spec.environment": _OBJECT, "spec.swap": _OBJECT, "spec.oddities": _OBJECT,
-    "spec.revision": (int,),
+    "spec.revision": (int,), "spec.own": _OBJECT, "spec.own.kind": _TEXT, "spec.own.torch": _TEXT,
     "spec.collection": _OBJECT, "spec.collection.name": _TEXT, "spec.collection.digest": _TEXT,
     "spec.collection.passages": (int,),
     "spec.checkpoint": _OBJECT, "spec.checkpoint.name": _TEXT, "spec.checkpoint.digest": _TEXT,

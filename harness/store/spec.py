@@ -101,8 +101,8 @@ class CellSpec(_Record):
 
     Attributes:
         job: the kind of job, or `probe`.
-        version: PyTorch release.
-        lock: digest of the environment's lock.
+        version: PyTorch release, or what the user calls an environment of their own.
+        lock: digest of the environment's lock; of one of the user's own, of all that is installed in it.
         collection: what is indexed; of a probe, what it computes.
         checkpoint: the model.
         settings: the job's settings without those that cannot change the result (capture level, deadline).
@@ -115,6 +115,7 @@ class CellSpec(_Record):
         triples: what is trained from, by a job that trains.
         oddities: variables in `environment` that only this version has, because of an oddity in the matrix, with what
             they are without it (None: absent). Counted in the key through `environment`, and not in the group.
+        own: of an environment of the user's own, its kind and its torch. Not counted: `lock` says more.
         unknown: fields of a newer harness, which count, too.
     """
 
@@ -133,6 +134,7 @@ class CellSpec(_Record):
     index: Index | None = None
     triples: Triples | None = None
     oddities: dict[str, str | None] = field(default_factory=dict)
+    own: dict[str, str] | None = None
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Self:
@@ -189,6 +191,7 @@ class CellSpec(_Record):
             if name in counted:
                 counted[name] = getattr(self, name).digest
         del counted["oddities"]
+        counted.pop("own", None)
         return counted
 
     def again(self, repeat: int) -> CellSpec:

@@ -37,7 +37,7 @@ from harness.store.cell import LEVELS, OUTCOMES, SCHEMA, Artifact, Cell, nans
 from harness.store.objects import Objects
 from harness.store.records import is_record
 from harness.store.spec import CellSpec, digest_of
-from harness.words import version_key
+from harness.words import name_key
 
 ATTEMPTS_KEPT = 5
 """Runs that are kept beside a cell which they do not replace: the newest."""
@@ -195,7 +195,7 @@ class Store(Objects):
     def cells(self) -> list[Cell]:
         """All cells, by version and repeat."""
         found = (self.get(key) for key in self.keys())
-        return sorted((cell for cell in found if cell), key=lambda c: (version_key(c.version), c.label, c.key))
+        return sorted((cell for cell in found if cell), key=lambda c: (name_key(c.version), c.label, c.key))
 
     def put(self, cell: Cell, *, log: Path | None = None, index: Path | None = None, model: Path | None = None) -> Cell:
         """Keep how a run of a cell ended; a cell that ended well is replaced only by one that did and says as much.

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
+import random
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy
 import torch
 
 from harness.worker import capture
 from harness.worker.kernels import replace_extensions
-from harness.worker.notes import Notes
+from harness.worker.notes import Notes, patched
 from harness.worker.outcomes import Ended
 
 
@@ -177,7 +180,8 @@ def colbert_config(cell: dict[str, Any], **more: Any) -> Any:
     """colbert-ai's configuration for a cell: those settings that its job has, the checkpoint, and `more`."""
     from colbert.infra import ColBERTConfig
 
-    return ColBERTConfig(
+    return _config(
+        ColBERTConfig,
         **{name: cell["settings"][name] for name in _SETTINGS if name in cell["settings"]},
         checkpoint=cell["checkpoint"],
         # A checkpoint's metadata may name the model it was trained from, which colbert-ai would look up on the Hub.
@@ -187,13 +191,72 @@ def colbert_config(cell: dict[str, Any], **more: Any) -> Any:
     )
 
 
-def one_process(gpu: bool, root: str, **more: Any) -> Any:
-    """A context in which colbert-ai runs in this process alone and writes below `root`; `more` is its `RunConfig`'s."""
-    from colbert.infra import Run, RunConfig
+def note_unknown(cell: dict[str, Any], notes: Notes, settings: Sequence[str] = ()) -> None:
+    """Note the settings of a cell, or others of a job's own, that this version of colbert-ai does not have.
 
-    return Run().context(
-        RunConfig(nranks=1, gpus=1 if gpu else 0, root=root, experiment="run", avoid_fork_if_possible=True, **more)
+    What they say does not count there.
+    """
+    from colbert.infra import ColBERTConfig
+
+    known = {one.name for one in dataclasses.fields(ColBERTConfig)}
+    for name in (*_SETTINGS, *settings):
+        if name in cell["settings"] and name not in known:
+            notes.add(f"settings.{name}", "this version of colbert-ai does not have it")
+
+
+def _config(kind: Any, **settings: Any) -> Any:
+    """A configuration of colbert-ai with those of some settings that this version of it has."""
+    known = {one.name for one in dataclasses.fields(kind)}
+    return kind(**{name: value for name, value in settings.items() if name in known})
+
+
+@contextlib.contextmanager
+def one_process(gpu: bool, root: str, **more: Any) -> Iterator[None]:
+    """Have colbert-ai run in this process alone, and write below `root`, for as long as the `with` block lasts.
+
+    `more` is its `RunConfig`'s.
+    """
+    from colbert.infra import Run, RunConfig
+    from colbert.infra.launcher import Launcher
+
+    config = _config(
+        RunConfig, nranks=1, gpus=1 if gpu else 0, root=root, experiment="run", avoid_fork_if_possible=True, **more
     )
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(Run().context(config))
+        if not hasattr(Launcher, "launch_without_fork"):
+            # In older ones even one rank is a process of its own, in which nothing would be recorded.
+            stack.enter_context(patched(Launcher, "launch", _launch_here))
+        yield
+
+
+def _launch_here(self: Any, custom_config: Any, *args: Any) -> Any:
+    """What colbert-ai's `Launcher.launch_without_fork` does, for one that has only `launch`."""
+    from colbert.infra import RunConfig
+
+    return run_here(
+        self.callee, type(custom_config).from_existing(custom_config, self.run_config, RunConfig(rank=0)), *args
+    )
+
+
+def run_here(callee: Callable[..., Any], config: Any, *args: Any) -> Any:
+    """Call what colbert-ai would start in processes of its own in this one, as the only rank.
+
+    It is colbert-ai's `run_process_without_mp`, and where it has none, what `setup_new_process` does.
+    """
+    from colbert.infra import Run, launcher
+    from colbert.utils import distributed
+
+    if hasattr(launcher, "run_process_without_mp"):
+        return launcher.run_process_without_mp(callee, config, *args)
+    random.seed(12345)
+    numpy.random.seed(12345)
+    torch.manual_seed(12345)
+    torch.cuda.manual_seed_all(12345)
+    os.environ.update(MASTER_ADDR="localhost", MASTER_PORT="12355", WORLD_SIZE="1", RANK="0")
+    distributed.init(0)
+    with Run().context(config, inherit_config=False):
+        return callee(config, *args)
 
 
 def finished(tap: capture.Tap, observed: dict[str, Any], gpu: bool) -> dict[str, Any]:
@@ -238,6 +301,7 @@ def run(cell: dict[str, Any], out_dir: str, phases: Any, notes: Notes) -> dict[s
     config = colbert_config(cell, index_path=os.path.join(out_dir, "index"))
     with _watch(phases, notes, seen), capture.install(tap), one_process(gpu, out_dir):
         Indexer(checkpoint=cell["checkpoint"], config=config).index(name="index", collection=passages)
+    note_unknown(cell, notes)
     return {**finished(tap, seen, gpu), "passages": len(passages)}
 
 

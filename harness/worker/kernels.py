@@ -8,7 +8,6 @@ longer than colbert-ai's on two threads.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -108,7 +107,8 @@ def segmented_lookup(
     """
     del pids
     held = tensor.numpy()
-    parts = [held[start : start + length] for start, length in zip(offsets.tolist(), lengths.tolist(), strict=True)]
+    places = zip(offsets.tolist(), lengths.tolist())  # noqa: B905 - Python 3.9 knows no strict
+    parts = [held[start : start + length] for start, length in places]
     return torch.from_numpy(numpy.concatenate(parts)) if parts else tensor[:0].clone()
 
 
@@ -177,7 +177,7 @@ def _kept(codes: Array, starts: Array, lengths: Array, kept: Array) -> tuple[Arr
     total = ends[-1] if len(ends) else 0
     edges = [0, *numpy.searchsorted(ends, numpy.arange(_AT_ONCE, total, _AT_ONCE)).tolist(), len(lengths)]
     counts, found = [], []
-    for begin, stop in itertools.pairwise(edges):
+    for begin, stop in zip(edges, edges[1:]):  # noqa: B905, RUF007 - Python 3.9 knows neither strict nor pairwise
         bounds = numpy.concatenate(([0], lengths[begin:stop].cumsum()))
         rows = numpy.arange(bounds[-1])
         rows += numpy.repeat(starts[begin:stop] - bounds[:-1], lengths[begin:stop])

@@ -1,5 +1,7 @@
 """How a job can end other than well."""
 
+from __future__ import annotations
+
 
 class Ended(Exception):  # noqa: N818 - an ending is not always an error: `unsupported` is a finding
     """The job ended with a known outcome.

@@ -114,12 +114,11 @@ class Shelf:
         shape, stride, offset = reference["shape"], reference["stride"], reference["offset"]
         if not held.numel() or (list(held.stride()) == stride and not offset):
             return held
-        span = 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
+        strides = list(zip(shape, stride))  # noqa: B905 - Python 3.9 knows no strict
+        span = 1 + sum((size - 1) * step for size, step in strides)
         laid = torch.zeros(offset + span, dtype=held.dtype, device=held.device).as_strided(shape, stride, offset)
         # A dimension of stride 0 is one element seen many times: write it once.
-        once = tuple(
-            slice(0, 1) if step == 0 and size > 1 else slice(None) for size, step in zip(shape, stride, strict=True)
-        )
+        once = tuple(slice(0, 1) if step == 0 and size > 1 else slice(None) for size, step in strides)
         laid[once].copy_(held[once])
         return laid
 

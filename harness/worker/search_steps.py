@@ -26,7 +26,7 @@ def _encode_each(setting: Setting, inputs: Tensors) -> Tensors:
 
 
 def _encoded(setting: Setting, inputs: Tensors, together: int) -> torch.Tensor:
-    batches = zip(inputs["query_tokens"].split(together), inputs["query_mask"].split(together), strict=True)
+    batches = zip(inputs["query_tokens"].split(together), inputs["query_mask"].split(together))  # noqa: B905 - Python 3.9 knows no strict
     return torch.cat([setting.model().query(ids, mask).cpu() for ids, mask in batches])
 
 
@@ -62,7 +62,7 @@ def _score(setting: Setting, inputs: Tensors) -> Tensors:
     offsets = torch.cat((torch.zeros(1, dtype=torch.int64), doclens.cumsum(0)))
     codes, residuals = inputs["codes"], inputs["residuals"]
     made: dict[str, list[torch.Tensor]] = {"decompressed": [], "normalized": [], "maxsim": []}
-    for query, pids in zip(inputs["Q"], inputs["stage2"].split(inputs["stage2_lengths"].tolist()), strict=True):
+    for query, pids in zip(inputs["Q"], inputs["stage2"].split(inputs["stage2_lengths"].tolist())):  # noqa: B905 - Python 3.9 knows no strict
         lengths = doclens[pids.long()]
         if setting.gpu:
             bounds = pids, lengths, offsets[pids.long()]
@@ -84,7 +84,7 @@ def _score(setting: Setting, inputs: Tensors) -> Tensors:
 def _rank(setting: Setting, inputs: Tensors) -> Tensors:
     lengths = inputs["maxsim_lengths"].tolist()
     found = []
-    for scores, pids in zip(inputs["maxsim"].split(lengths), inputs["stage2"].split(lengths), strict=True):
+    for scores, pids in zip(inputs["maxsim"].split(lengths), inputs["stage2"].split(lengths)):  # noqa: B905 - Python 3.9 knows no strict
         # Where the searcher sorts: which of two equal scores comes first is the device's choice.
         ordered = (scores.cuda() if setting.gpu else scores).sort(descending=True)
         found.append((pids[ordered.indices.cpu()], ordered.values.cpu()))

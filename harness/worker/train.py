@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 from harness.worker.capture import Tap
-from harness.worker.index import finished, model_facts, refuse_remote_code, skip_extensions
+from harness.worker.index import finished, model_facts, note_unknown, refuse_remote_code, skip_extensions
 from harness.worker.notes import Notes
 from harness.worker.train_capture import Losses, StepCapture, flat
-from harness.worker.train_drive import drive
+from harness.worker.train_drive import SETTINGS, drive
 from harness.worker.train_state import Saved
 from harness.worker.train_watch import Parts, Watcher
 
@@ -71,6 +71,7 @@ def run(cell: dict[str, Any], out_dir: str, phases: Any, notes: Notes) -> dict[s
             capture.write(len(losses.rows))
         tap.final("loss", losses.rows_so_far())
         tap.final("trained", flat([one for _name, one in named], [one for _name, one in named]))
+    note_unknown(cell, notes, SETTINGS)
     offset, parameters = 0, []
     for name, parameter in named:
         parameters.append({"name": name, "shape": list(parameter.shape), "offset": offset})

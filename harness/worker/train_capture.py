@@ -128,7 +128,7 @@ class StepCapture(Watcher):
             return
         parts = swapped.split([one.numel() for one in self._parameters])
         with torch.no_grad():
-            for tensor, part in zip(tensors, parts, strict=True):
+            for tensor, part in zip(tensors, parts):  # noqa: B905 - Python 3.9 knows no strict
                 if tensor is not None:
                     tensor.copy_(part.view(tensor.shape))
 
@@ -220,7 +220,8 @@ class StepCapture(Watcher):
 
 def flat(like: Sequence[torch.Tensor], tensors: Sequence[torch.Tensor | None]) -> torch.Tensor:
     """Elements of all tensors one after the other on the host, float32; zeros in the place of None."""
-    parts = (torch.zeros_like(one) if tensor is None else tensor for one, tensor in zip(like, tensors, strict=True))
+    pairs = zip(like, tensors)  # noqa: B905 - Python 3.9 knows no strict
+    parts = (torch.zeros_like(one) if tensor is None else tensor for one, tensor in pairs)
     return torch.cat([part.detach().reshape(-1).to(device="cpu", dtype=torch.float32) for part in parts])
 
 

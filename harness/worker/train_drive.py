@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from harness.worker.index import colbert_config, one_process
+from harness.worker.index import colbert_config, one_process, run_here
 from harness.worker.notes import patched
 from harness.worker.parallel import wrapping
 from harness.worker.train_watch import Parts, Stop, Watcher
 
-_SETTINGS = (
+SETTINGS = (
     "maxsteps", "bsize", "accumsteps", "nway", "lr", "warmup", "use_ib_negatives", "ignore_scores",
     "distillation_alpha", "query_maxlen", "similarity",
 )  # fmt: skip
@@ -153,7 +153,7 @@ def _config(cell: dict[str, Any]) -> Any:
     held = ColBERTConfig.load_from_checkpoint(cell["checkpoint"])
     of_texts = {one.name for part in (TokenizerSettings, DocSettings, QuerySettings) for one in fields(part)}
     own = {name: getattr(held, name) for name in of_texts & set(held.assigned if held else ())}
-    asked = {name: cell["settings"][name] for name in _SETTINGS if name in cell["settings"]}
+    asked = {name: cell["settings"][name] for name in SETTINGS if name in cell["settings"]}
     given = colbert_config(cell, **asked)
     # In this order: what the run says (ranks, mixed precision) wins, as in colbert-ai's launcher.
     return ColBERTConfig.from_existing(ColBERTConfig(**own), given, Run().config, RunConfig(rank=0))
@@ -175,7 +175,6 @@ def drive(cell: dict[str, Any], out_dir: str, watchers: Sequence[Watcher], tripl
     """
     import json
 
-    from colbert.infra import launcher
     from colbert.training import training
 
     with open(cell["passages"], encoding="utf-8") as file:
@@ -203,5 +202,5 @@ def drive(cell: dict[str, Any], out_dir: str, watchers: Sequence[Watcher], tripl
             owner, _, attribute = name.rpartition(".")
             stack.enter_context(wrapped(getattr(training, owner) if owner else training, attribute, wrap))
         with contextlib.suppress(Stop):
-            launcher.run_process_without_mp(training.train, _config(cell), triples, queries, passages)
+            run_here(training.train, _config(cell), triples, queries, passages)
     return loop.parts

@@ -46,7 +46,7 @@ def save(folder: str, step: int, parts: Parts, batch: Batch) -> None:
     for number, state in enumerate(randomness.generators()):
         tensors[f"random/{number}"] = state
     for number, (query, doc, _scores) in enumerate(batch):
-        for text, (ids, mask) in zip(_TEXTS, (query, doc), strict=True):
+        for text, (ids, mask) in zip(_TEXTS, (query, doc)):  # noqa: B905 - Python 3.9 knows no strict
             tensors[f"batch/{number}/{text}_ids"], tensors[f"batch/{number}/{text}_mask"] = ids, mask
     plain = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in tensors.items()}
     save_file(plain, os.path.join(folder, "tensors.safetensors"))
@@ -89,7 +89,7 @@ def load(folder: str, parts: Parts) -> Batch:
         for name, parameter in parts.parameters():
             parameter.copy_(tensors[f"weights/{name}"])
     _load_moments(parts, tensors, said["counts"])
-    for group, rate in zip(optimizer.param_groups, said["learning_rates"], strict=True):
+    for group, rate in zip(optimizer.param_groups, said["learning_rates"]):  # noqa: B905 - Python 3.9 knows no strict
         group["lr"] = rate
     for part, known in ((parts.scheduler, said["scheduler"]), (parts.scaler, said["scaler"])):
         if part is not None and known:

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from harness import cli
-from tests.support.standin import make_inputs, make_sites, ran
+from tests.support.own_environments import make_virtualenv
+from tests.support.standin import make_inputs, make_sites, ran, stand_in
 
 ROOT = Path(__file__).parents[2]
 
@@ -117,6 +118,39 @@ def test_what_two_trained_models_find_is_made_in_one_environment_and_compared(ru
     assert (code, found["same_model"], found["with"], found["identical"]) == (0, True, "2.6.0", 1.0)
     assert ran(shell.folder / "made")[before:] == ["2.6.0"] * 4
     assert found["measures"]["RR"]["queries"] == 1
+
+
+def test_environments_of_one_s_own_train_and_are_named_wherever_a_version_is(run, shell, tmp_path):
+    made, venvs = shell.folder / "made", {}
+    for name, version, transformers in (
+        ("old", "2.7.0", "4.48.0"),
+        ("cafe", "2.7.1", "4.49.0"),
+        ("by", "2.8.0", "5.0"),
+    ):
+        job = stand_in(made, version=version)
+        venvs[name] = f"{name}={make_virtualenv(tmp_path / name, {'transformers': transformers}, job=job)}"
+    code, out, err = run("train", venvs["old"], venvs["cafe"])
+    assert (code, out.splitlines()[0].startswith("2 of 2 cells ended well")) == (0, True), (out, err)
+
+    code, out, err = run("compare", "old", "cafe", "--job", "train")
+    assert code == 1, (out, err)
+    assert out.startswith("The first difference is in step 1, in the backward pass")
+    assert "1 package differs: transformers 4.48.0 -> 4.49.0" in out
+    code, out, err = run("compare", "old", "cafe", "--job", "train", "--json")
+    assert {"training", "packages"} <= json.loads(out).keys(), err
+    code, out, err = run("locate", "old", venvs["cafe"], "--job", "train", "--no-replay", "--repeats", "0")
+    assert (code, "step 1" in out) == (1, True), (out, err)
+    code, out, err = run("blame", "old", "cafe", "--job", "train")
+    assert (code, "blame builds environments with packages exchanged" in err) == (2, True), (out, err)
+
+    before = len(ran(made))
+    code, out, err = run("rankings", "old", "cafe", "--with", venvs["by"], "--job", "train", "--search-k", "3")
+    assert code == 0, (out, err)
+    assert ran(made)[before:] == ["2.8.0"] * 4
+    # The name may look like the start of a key.
+    code, out, err = run("plan", "by", "--job", "search", "--k", "3", "--checkpoint", "trained@cafe")
+    assert "checkpoint trained@cafe" in out, err
+    assert "0 of 1 cell would run" in out
 
 
 @pytest.mark.parametrize(

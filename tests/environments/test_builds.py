@@ -82,7 +82,7 @@ def test_the_build_has_a_lock_an_environment_and_cells_of_its_own(world):
         matrix = lock(world, with_build(other.url), ["2.7.1"])
         home, locks = Home(world.root / "home"), world.root / "locks"
         experiments = {gpu: Experiment(Selection(world.matrix, home.root, identity=gpu)) for gpu in (H100, A100)}
-        made = ensure_environment(home, matrix, locks, "2.7.1", "gpu", experiments[H100].build("2.7.1"))
+        made = ensure_environment(home, matrix, locks, "2.7.1", "gpu", build_for(matrix, "2.7.1", H100))
 
     assert {gpu: one.lock("2.7.1").packages["torch"] for gpu, one in experiments.items()} == {
         H100: "2.7.1+cu118", A100: "2.7.1",

@@ -43,7 +43,8 @@ def between(a: str, b: str, flavour: Flavour) -> Suspects:
 def experiment_on(flavour: Flavour) -> Any:
     """What `blame` asks of an experiment before anything runs."""
     return SimpleNamespace(
-        matrix=MATRIX, lock=lambda version: lock_of(version, flavour), brought=lambda _version: None,
+        matrix=MATRIX, require=MATRIX.require, lock=lambda version: lock_of(version, flavour),
+        brought=lambda _version: None,
         device=SimpleNamespace(kind="cuda" if flavour == "gpu" else "cpu"),
         selection=SimpleNamespace(sites=None, job="index"),
     )  # fmt: skip

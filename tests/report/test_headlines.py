@@ -119,7 +119,7 @@ def test_the_command_exits_with_0_where_tables_agree(tmp_path, capsys):
         ("notes.txt", "a,b", "neither a folder of tables"),
         ("empty.csv", "", r"empty\.csv cannot be read"),
         ("less.csv", "a,b,total\n", "no column `shapes_match`"),
-        ("odd.csv", HEAD + "2.0,two,12,12,12,12\n", "neither a version nor a count"),
+        ("odd.csv", HEAD + "2.0,two words,12,12,12,12\n", "neither a version nor a count"),
         ("part.csv", HEAD + "2.0.0,2.0.1,12,12,1.5,12\n", "neither a version nor a count"),
         ("twice.csv", HEAD + "2.0.0,2.0.1,12,12,12,12\n" * 2, r"two rows for 2\.0\.0 -> 2\.0\.1"),
     ],

@@ -16,7 +16,8 @@ from harness.environments.device import Device
 from harness.environments.lockfile import lock_path, read_lock
 from harness.errors import UsageError
 from harness.inputs.collection import load_local
-from harness.running.choice import Choice, Finder, planned_cells
+from harness.running.choice import Choice, planned_cells
+from harness.running.finder import Finder
 from harness.running.probes import probe_spec
 from harness.store.cell import Artifact
 from harness.store.repeats import noise_floor, repeats_of

@@ -22,7 +22,7 @@ from harness.home import Home
 from harness.inputs.checkpoint import CheckpointFiles
 from harness.inputs.passages import Passages
 from harness.running import causes, job, recover
-from harness.running.job import worker_copy
+from harness.running.job import worker_copy, worker_environment
 from harness.running.kinds import IndexInputs
 from harness.running.runner import run_cell
 from harness.running.specs import FIXED_ENVIRONMENT
@@ -628,3 +628,12 @@ def test_no_secret_of_the_user_is_written_to_the_disk(bench, monkeypatch):
 
     assert bench.phases
     assert found == []
+
+
+def test_no_python_is_compiled_into_an_environment_that_is_used_as_it_is(tmp_path):
+    def of(*, as_is: bool = False) -> dict[str, str]:
+        interpreter = Interpreter(tmp_path / "bin" / "python", as_is=as_is)
+        return worker_environment(spec(), interpreter, tmp_path, tmp_path, "cpu")
+
+    assert of(as_is=True) == {**of(), "PYTHONDONTWRITEBYTECODE": "1"}
+    assert "PYTHONDONTWRITEBYTECODE" not in of()

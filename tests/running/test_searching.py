@@ -15,8 +15,9 @@ from harness.artifacts.comparison import compare_sources
 from harness.artifacts.graph import origins, trace
 from harness.artifacts.kinds import KINDS
 from harness.errors import UsageError
-from harness.running.choice import Chooser, Finder
+from harness.running.choice import Chooser
 from harness.running.experiment import Experiment
+from harness.running.finder import Finder
 from harness.running.plan import Planned, plan_cells, run_needed
 from harness.running.progress import Board
 from harness.running.run_files import write_run

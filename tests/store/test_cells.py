@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from harness.environments.device import Device
-from harness.environments.lockfile import lock_path, read_lock
+from harness.environments.lockfile import Lock, lock_path, read_lock
 from harness.inputs.jobs import Deadlines, IndexJob, Retry
 from harness.inputs.matrix import Matrix
 from harness.inputs.matrix_file import load_matrix, parse_matrix
@@ -41,11 +41,13 @@ CHANGES: dict[str, Any] = {
     "repeat": 1,
     "revision": 2,
     "oddities": {"OMP_NUM_THREADS": None},
+    "own": {"kind": "interpreter", "torch": "2.8.0"},
     "queries": {"name": "queries", "digest": "c0ffee", "queries": 3},
     "index": {"name": "2.7.1", "digest": "c0ffee"},
     "triples": {"name": "triples", "digest": "c0ffee", "triples": 3},
 }
-"""`oddities` only explains `environment`, which counts."""
+"""`oddities` only explains `environment`, and `own` the lock, and both of these count."""
+NOT_COUNTED = {"oddities", "own"}
 
 
 def index(job: IndexJob | None = None, version: str = "2.8.0", device: Device = CPU, **changes) -> CellSpec:
@@ -61,7 +63,7 @@ def test_there_is_a_change_for_every_field():
     assert set(CHANGES) == {field.name for field in fields(CellSpec)} - {"unknown"}
 
 
-@pytest.mark.parametrize("name", sorted(set(CHANGES) - {"oddities"}))
+@pytest.mark.parametrize("name", sorted(set(CHANGES) - NOT_COUNTED))
 def test_every_field_changes_the_key(name):
     assert spec(**{name: CHANGES[name]}).key != spec().key
 
@@ -69,8 +71,8 @@ def test_every_field_changes_the_key(name):
 def test_no_two_changes_give_the_same_key():
     keys = {spec(**{name: value}).key for name, value in CHANGES.items()} | {spec().key}
 
-    assert len(keys) == len(CHANGES)
-    assert spec(oddities=CHANGES["oddities"]).key == spec().key
+    assert len(keys) == len(CHANGES) - len(NOT_COUNTED) + 1
+    assert {spec(**{name: CHANGES[name]}).key for name in NOT_COUNTED} == {spec().key}
 
 
 def test_equal_specifications_have_equal_keys_whatever_the_order_of_their_settings():
@@ -103,12 +105,12 @@ def test_names_do_not_change_the_key(name):
     assert spec(**{name: renamed}).to_json() != spec().to_json()
 
 
-@pytest.mark.parametrize("name", ["version", "lock", "index", "swap", "repeat"])
+@pytest.mark.parametrize("name", ["version", "lock", "index", "swap", "repeat", "own"])
 def test_what_a_pair_differs_in_does_not_change_the_group(name):
     assert spec(**{name: CHANGES[name]}).group == spec().group
 
 
-@pytest.mark.parametrize("name", sorted(set(CHANGES) - {"version", "lock", "index", "swap", "repeat"}))
+@pytest.mark.parametrize("name", sorted(set(CHANGES) - {"version", "lock", "index", "swap", "repeat", "own"}))
 def test_what_makes_cells_incomparable_changes_the_group(name):
     assert spec(**{name: CHANGES[name]}).group != spec().group
 
@@ -117,7 +119,7 @@ def test_a_kind_of_job_that_is_added_changes_no_other_s_keys_and_records():
     """The key of an index cell is that of the fields that it had before there were searches and trainings."""
     record = spec().to_json()
 
-    assert {"queries", "index", "triples"}.isdisjoint(record)
+    assert {"queries", "index", "triples", "own"}.isdisjoint(record)
     counted = {name: value for name, value in record.items() if name != "oddities"}
     counted |= {name: record[name]["digest"] for name in ("collection", "checkpoint")}
     assert spec().key == digest_of(counted)
@@ -227,6 +229,23 @@ def test_an_oddity_s_variables_are_in_the_key_and_not_in_the_group():
     assert of(matrix, "2.4.1").key != of(MATRIX, "2.4.1").key
     assert {of(matrix, v).group for v in ("2.4.0", "2.4.1", "2.5.0")} == {of(MATRIX, "2.4.1").group}
     assert of(matrix, "2.5.0").key == of(MATRIX, "2.5.0").key
+
+
+def test_an_environment_of_the_user_s_own_has_the_oddities_of_its_torch_and_can_be_compared_with_any():
+    text = (ROOT / "matrix.yaml").read_text(encoding="utf-8")
+    odd = '\n  - versions: ["2.4.1"]\n    environment: {A: "1"}\n    reason: Made up here.\n'
+    matrix = parse_matrix(text.replace("\ncollections:\n", f"{odd}collections:\n"))
+    passages, own = Passages(["0"], ["text"], "tiny", {}), {"kind": "interpreter", "torch": "2.4.1+cpu"}
+
+    def of(version: str, lock: Lock) -> CellSpec:
+        return job_spec(matrix, matrix.jobs.index, version, lock, Collection.of(passages.record()), CHECKPOINT, CPU)
+
+    plain = read_lock(lock_path(ROOT / "locks", "2.4.1", "cpu"))
+    prod, version = of("prod", replace(plain, digest="f11e5", own=own)), of("2.4.1", plain)
+
+    assert (prod.own, prod.label, prod.environment["A"]) == (own, "prod", "1")
+    assert prod.group == version.group
+    assert prod.key != version.key
 
 
 def test_keys_and_groups_are_those_of_the_tables_that_are_kept():

@@ -3,6 +3,7 @@
 Called as `python -S fake_uv.py STATE uv-arguments…`; STATE is a folder. `STATE/calls` gets one line for each call, and
 `STATE/variables` the variables of the last one and its folder as `cwd`.
 `STATE/fail` makes `pip install` end with its text on standard error and status 2 after half of the packages,
+`STATE/modules` makes it write a module for each package, and the virtualenv one that a Python can be started in,
 `STATE/slow` makes it take a moment, `STATE/hang` makes it wait, its process number in `STATE/pid`, and `STATE/other`
 installs other packages than those asked for.
 """
@@ -26,6 +27,9 @@ def main(state: Path, arguments: list[str]) -> int:
         (folder / "bin").mkdir(parents=True)
         (folder / "bin" / "python").symlink_to(sys.executable)
         (folder / "lib" / "python3.11" / "site-packages").mkdir(parents=True)
+        if (state / "modules").exists():
+            home = f"home = {Path(sys.base_prefix) / 'bin'}"
+            (folder / "pyvenv.cfg").write_text(f"{home}\ninclude-system-site-packages = false\n", encoding="utf-8")
     elif arguments[:2] == ["pip", "install"]:
         return install(state, arguments)
     return 0
@@ -49,6 +53,9 @@ def install(state: Path, arguments: list[str]) -> int:
         metadata = site / f"{name.replace('-', '_')}-{version}.dist-info"
         metadata.mkdir()
         (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n\nText\n")
+        if (state / "modules").exists():
+            module = re.sub(r"-(ai|cpu)$", "", name).replace("-", "_")
+            (site / f"{module}.py").write_text("", encoding="utf-8")
     if failing:
         sys.stderr.write((state / "fail").read_text(encoding="utf-8"))
         return 2

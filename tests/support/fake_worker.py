@@ -24,15 +24,19 @@ def index():
 WELL = "phase('import'); time.sleep(0.3); phase('finalize'); index(); result(observed={'attention_class': 'Eager'})\n"
 
 
+def script_of(folder: Path, body: str) -> str:
+    """The lines of a job that makes what is in a folder; `body` may use `cell`, `out`, `made`, `phase` and so on."""
+    return _HEAD.replace("MADE", repr(str(folder))) + body
+
+
 def fake_interpreter(folder: Path, body: str = WELL) -> Interpreter:
     """Make an executable that runs `body`, which may use `cell`, `out`, `made`, `phase`, `result` and `index`."""
     python = folder / "env" / "bin" / "python"
     python.parent.mkdir(parents=True)
     write_index(folder / "index")
-    head = _HEAD.replace("MADE", repr(str(folder)))
     # Through /bin/sh, because the kernel limits the length of a first line.
     script = folder / "worker.py"
-    script.write_text(head + body)
+    script.write_text(script_of(folder, body))
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "{script}" "$@"\n')
     python.chmod(0o755)
     return Interpreter(python)

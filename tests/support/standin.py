@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from tests.support.checkpoints import write_checkpoint
-from tests.support.fake_worker import fake_interpreter
+from tests.support.fake_worker import fake_interpreter, script_of
 from tests.support.small_index import index_arrays, write_index
 
 VERSIONS = ("2.6.0", "2.7.0", "2.7.1", "2.8.0")
@@ -47,7 +47,7 @@ def search():
     save("centroid_scores", "U8", [len(queries), 4], raw[-4:] * len(queries))
 def train():
     # Of two parameters the first has another gradient in step 1, by the version; so the weights differ from there on.
-    asked, kind = cell["settings"], min(["2.6.0", "2.7.0", "2.7.1"].index(version) if version != "2.8.0" else 2, 2)
+    asked, kind = cell["settings"], {"2.6.0": 0, "2.7.0": 1}.get(version, 2)
     lines = [json.loads(line) for line in open(cell["triples"])]
     rows = [len(open(cell[name]).readlines()) for name in ("queries", "passages")]
     steps, triples = asked["maxsteps"], asked["maxsteps"] * asked["bsize"]
@@ -93,6 +93,16 @@ def make_sites(folder: Path, body: str = WELL, seconds: float = 0.3) -> list[str
         arrays["centroids"] = index_arrays(seed=min(number, 2), dim=16)["centroids"]
         write_index(folder / version, arrays)
     return ["--sites", str(folder / "sites"), "--site-python", str(fake.python)]
+
+
+def stand_in(made: Path, *, turned: bool = False, version: str = "index") -> str:
+    """The lines of a job that does what a version's does: its index is `made/VERSION`.
+
+    `turned` finds the passages the other way round.
+    """
+    head = _HEAD.replace('os.environ["PYTHONPATH"].rsplit("/", 1)[1]', repr(version))
+    head = head.replace("passages - 1 - rank", "rank") if turned else head
+    return script_of(made, head + WELL.replace("SECONDS", "0"))
 
 
 def ran(folder: Path) -> list[str]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from harness.environments.build import evict, find_environment
+from harness.environments.build import evict
 from harness.errors import HarnessError, InfrastructureError, UsageError
 from harness.flock import try_hold, whose
 from harness.running.causes import is_infrastructure, tried
@@ -266,9 +266,7 @@ class Follower:
     def _evict(self, version: str) -> None:
         experiment = self.experiment
         used = any(t.entry.version == version and self.ledger.end(t) is None for t in self.ledger.tasks())
-        if used or experiment.selection.sites is not None:
-            return
-        found = find_environment(experiment.home, experiment.locks, version, experiment.device.flavour)
+        found = None if used else experiment.environment(version).there(experiment.device.flavour)
         if found is not None:
             keep = [experiment.lock(other) for other in {p.spec.version for p in self.pending.values()}]
             if (freed := evict(experiment.home, found, keep)) is not None:

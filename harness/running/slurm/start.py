@@ -93,14 +93,13 @@ def asked_sweep(
         if not (name and is_there):
             raise UsageError(f"--slurm {option!r}: write NAME=VALUE, such as account=me.")
         named[name] = value
-    matrix = load_matrix(selection.matrix_path)
-    chosen = versions_of(matrix, versions)
-    runs, options = parse_repeats(matrix, repeats, chosen), Options(partition, named, retries, at_once)
+    experiment = Experiment(replace(absolute_paths(selection), identity="cpu of a node"))
+    selection = replace(experiment.selection, identity=None)
+    chosen = versions_of(experiment, versions)
+    runs, options = parse_repeats(experiment, repeats, chosen), Options(partition, named, retries, at_once)
     require_slurm()
     check_options(named)
-    selection = absolute_paths(selection)
     # What is wrong with the files is said before a node is asked for anything.
-    experiment = Experiment(replace(selection, identity="cpu of a node"))
     experiment.check()
     with Board([]) as board:
         identity = node_device(experiment.home, options, selection.device, board)

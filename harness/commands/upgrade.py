@@ -1,0 +1,105 @@
+"""`harness upgrade`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from harness.commands.options import (
+    evict_option,
+    json_option,
+    local_options,
+    selection_options,
+    sites_options,
+)
+from harness.errors import ExitCode, UsageError
+
+
+@click.command(name="upgrade")
+@click.argument("before")
+@click.argument("after")
+@click.option("--queries", help="A .parquet, .tsv or .jsonl file (default: the collection's own).")
+@click.option("--qrels", help="Which passages answer them: TREC's qrels, or a .parquet file.")
+@click.option("--limit-queries", type=click.IntRange(min=1), help="Only the first N queries.")
+@click.option(
+    "--index",
+    type=click.Path(path_type=str),
+    help="The index in production, which then stands for BEFORE's own, and is not written to.",
+)
+@click.option("--k", type=click.IntRange(min=1), help="Passages that a search returns (part of its key).")
+@selection_options
+@sites_options
+@local_options
+@click.option(
+    "--repeats/--no-repeats",
+    default=True,
+    help="Where something differs, also run BEFORE's job and each search again, for the noise floor.",
+)
+@evict_option
+@json_option
+def command(
+    before: str,
+    after: str,
+    index: str | None,
+    repeats: bool,
+    evict: bool,
+    as_json: bool,
+    gpus: str | None,
+    jobs: int,
+    **options: Any,
+) -> int:
+    """Say whether an upgrade from BEFORE to AFTER wants a new index: index with both, search in four ways, one answer.
+
+    BEFORE and AFTER are versions, names, or NAME=WHAT: a virtualenv, a `python`, a requirements file, a pylock.toml or
+    a uv.lock (docs/environments.md). A path alone is called `before` or `after`. Exit code 0 where the index can stay
+    (`unchanged`, `keep`), 1 where it cannot or nobody knows (`re-index`, `investigate`), 3 when a cell ended badly.
+    """
+    from dataclasses import replace
+    from functools import partial
+    from pathlib import Path
+
+    from harness.artifacts.directory import is_index
+    from harness.commands.cells import run_cells
+    from harness.files import dumps
+    from harness.report.screen import Screen
+    from harness.report.upgrade import judge_upgrade, upgrade_text
+    from harness.running.checks import to_run, two_versions
+    from harness.running.selection import Selection
+
+    folder = None if index is None else Path(index)
+    if folder is not None and not is_index(folder):
+        raise UsageError(f"--index {index}: not the folder of a ColBERT index: give the one with its metadata.json.")
+    selection = Selection(job="search", **options)
+    experiment = to_run(selection)
+    a, b = (
+        f"{name}={item}" if "=" not in item and item not in experiment.versions and Path(item).exists() else item
+        for name, item in (("before", before), ("after", after))
+    )
+    a, b = two_versions(experiment, a, b, "upgrade", "search")
+    # What is wrong with the files is said before anything is built, and with the environments before anything runs.
+    experiment.check()
+    for name in (a, b):
+        experiment.lock(name)
+    run = partial(run_cells, evict=evict, again=False, gpus=gpus, jobs=jobs, quiet=True)
+
+    def searched(again: list[str]) -> ExitCode:
+        if folder is None:
+            return run(selection, [a, b], again, deployments=True)[2]
+        codes = [
+            run(replace(selection, index=folder), [a, b], again)[2], run(replace(selection, on=b), [a, b], [])[2],
+        ]  # fmt: skip
+        return max(codes)
+
+    if code := searched([]):
+        return int(code)
+    found = judge_upgrade(experiment, a, b, folder)
+    if repeats and found.verdict.answer != "unchanged":
+        if folder is None and (code := run(replace(selection, job="index"), [a], [a])[2]):
+            return int(code)
+        if code := searched([a, b]):
+            return int(code)
+        found = judge_upgrade(experiment, a, b, folder)
+    screen = Screen.of()
+    click.echo(dumps(found.to_json()) if as_json else upgrade_text(found, screen), color=screen.styles)
+    return int(found.outcome)

@@ -1,0 +1,342 @@
+"""What an interpreter that the user brought has installed: read, and nothing is written into it.
+
+An environment is known by its contents and never by its path: each file of its packages counts, as it is on the disk
+and not as a RECORD says, because a package that was patched in place would otherwise pass for the one that it was.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from email.parser import HeaderParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from blake3 import blake3
+from packaging.markers import default_environment
+from packaging.requirements import InvalidRequirement, Requirement
+
+from harness.environments.interpreter import normal_name
+from harness.errors import UsageError
+from harness.files import write_json
+from harness.words import said
+
+NEEDED = {
+    "torch": "torch",
+    "colbert": "colbert-ai",
+    "faiss": "faiss-cpu, or a build of faiss for the GPU",
+    "transformers": "transformers",
+    "safetensors": "safetensors",
+}
+"""Modules that a job imports, and the package that has each."""
+OLDEST, NEWEST = (3, 9), (3, 13)
+"""The Pythons that the worker is tested with."""
+STRAY = "*"
+"""What the files of site folders are called that no package has listed, such as a `sitecustomize.py`."""
+VARIABLES = {
+    "PYTHONNOUSERSITE": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8",
+    "HF_HUB_OFFLINE": "1",
+}  # fmt: skip
+"""What an interpreter is started with that is only asked something; nothing of the caller's shell reaches it."""
+
+_SECONDS = 120
+_ASK = r"""
+import json, platform, sys, sysconfig
+try:
+    from importlib.util import find_spec
+except ImportError:
+    find_spec = lambda name: None
+def there(name):
+    try:
+        return find_spec(name) is not None
+    except Exception:
+        return False
+print("harness:" + json.dumps({
+    "version": platform.python_version(), "implementation": platform.python_implementation(),
+    "platform": sysconfig.get_platform(), "modules": [name for name in MODULES if there(name)],
+    "path": sys.path, "library": [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")],
+}))
+"""
+_SITES = {"site-packages", "dist-packages"}
+_SOURCES = (".py", ".so", ".cpp", ".cu", ".h", ".cuh", ".json")
+"""Endings of files that count in a source tree that is installed in place; it may hold somebody's data, too."""
+_INSTALLERS = {"RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json", "uv_build.json"}
+"""Files in a package's metadata that say how it came here, and where to."""
+_LINKED = re.compile(r"(__editable__.*|.*\.pth|.*\.egg-link)")
+"""Files in a site folder that only name the folder of a package that is installed in place."""
+_OF_VIRTUALENV = {"_virtualenv.py", "_virtualenv.pth"}
+
+
+@dataclass(frozen=True)
+class Installed:
+    """What an interpreter is, and what it has.
+
+    Attributes:
+        version: of Python, such as `3.12.1`.
+        implementation: such as `CPython`.
+        platform: such as `linux-x86_64`.
+        modules: those of `NEEDED` that it finds.
+        packages: name to version.
+        digests: name to the digest of its files; of those that are no package's, under `STRAY`.
+        parents: name to the packages that require it.
+        site: the site folder that holds torch, or the first.
+    """
+
+    version: str
+    implementation: str
+    platform: str
+    modules: tuple[str, ...]
+    packages: dict[str, str]
+    digests: dict[str, str]
+    parents: dict[str, tuple[str, ...]]
+    site: Path | None
+
+    @property
+    def digest(self) -> str:
+        """Of the interpreter and all files of all packages; no path is in it."""
+        told = [self.version, self.implementation, self.platform, sorted(self.digests.items())]
+        return blake3(json.dumps(told).encode()).hexdigest()
+
+    @property
+    def missing(self) -> list[str]:
+        """Packages without which no job can run."""
+        return [package for module, package in NEEDED.items() if module not in self.modules]
+
+
+def ask(python: Path, what: str) -> dict[str, Any]:
+    """What an interpreter is: its version, implementation and platform, its path, and which modules it finds.
+
+    Args:
+        python: is run; nothing is written.
+        what: what the user called it, for a sentence.
+
+    Raises:
+        UsageError: it cannot be run, is no Python, or one that no job runs in.
+    """
+    script = f"MODULES = {sorted(NEEDED)!r}\n{_ASK}"
+    done = run_quietly(python, ["-c", script], what)
+    line = next((one for one in done.stdout.splitlines() if one.startswith("harness:")), "")
+    try:
+        found = json.loads(line.removeprefix("harness:"))
+        number = tuple(int(part) for part in found["version"].split(".")[:2])
+    except (ValueError, KeyError, TypeError) as error:
+        shown = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
+        told = f" (it says: {shown[0][:200]})" if shown else ""
+        raise UsageError(
+            f"{what}: {python} is not a Python interpreter{told}: give the path of a `python`, or of a virtualenv."
+        ) from error
+    if number < OLDEST:
+        raise UsageError(
+            f"{what}: {python} is Python {found['version']}, and jobs need {OLDEST[0]}.{OLDEST[1]} or newer."
+        )
+    return dict(found)
+
+
+def run_quietly(
+    python: Path, arguments: list[str], what: str, seconds: float = _SECONDS
+) -> subprocess.CompletedProcess[str]:
+    """Run an interpreter to its end without writing into it, and with nothing of the caller's shell.
+
+    Raises:
+        UsageError: it cannot be run, or does not end.
+    """
+    variables = {**VARIABLES, "PATH": os.pathsep.join([str(python.parent), "/usr/local/bin", "/usr/bin", "/bin"])}
+    try:
+        return subprocess.run(
+            [str(python), "-B", *arguments], env=variables, cwd="/", stdin=subprocess.DEVNULL, capture_output=True,
+            text=True, errors="replace", timeout=seconds, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError) as error:
+        raise UsageError(f"{what}: {python} cannot be run as a Python interpreter: {said(error)}.") from error
+
+
+def examine(python: Path, what: str, cache: Path) -> Installed:
+    """What an interpreter has installed, by the contents of every file.
+
+    Args:
+        python: an interpreter.
+        what: what the user called it, for a sentence.
+        cache: a folder; gets a file for each interpreter, with the digests of its files by inode, size and times.
+
+    Raises:
+        UsageError: as `ask`, or a file of a package cannot be read.
+    """
+    told = ask(python, what)
+    library = {os.path.realpath(one) for one in told["library"] if one}
+    # In the order in which they are imported from: the first of two packages of one name is the one that is used.
+    folders = [Path(one) for one in dict.fromkeys(map(os.path.realpath, filter(None, told["path"])))]
+    folders = [one for one in folders if one.is_dir() and str(one) not in library and one.name != "lib-dynload"]
+    known = _Known(cache / f"{blake3(str(python).encode()).hexdigest(length=8)}.json")
+    found = _Found()
+    sites = [one for one in folders if one.name in _SITES]
+    try:
+        for site in sites:
+            found.add_site(site, known)
+        for folder in folders:
+            if folder not in sites and not any(folder.is_relative_to(one) for one in found.in_place):
+                found.add(STRAY, ((place, known(path)) for path, place in _files(str(folder), sources=True)))
+    except OSError as error:
+        raise UsageError(f"{what}: {error.filename} cannot be read: {said(error)}.") from error
+    known.save()
+    return Installed(
+        told["version"], told["implementation"], told["platform"], tuple(told["modules"]),
+        dict(sorted(found.packages.items())), found.digests(), found.parents(told["version"]),
+        next((site for site in sites if (site / "torch").is_dir()), sites[0] if sites else None),
+    )  # fmt: skip
+
+
+class _Known:
+    """Digests of files, of which those that did not change since they were read are not read again."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._before: dict[str, str] = {}
+        self._now: dict[str, str] = {}
+        with suppress(OSError, ValueError):
+            read = json.loads(path.read_text(encoding="utf-8"))
+            self._before = read if isinstance(read, dict) else {}
+
+    def __call__(self, path: str) -> str:
+        about = Path(path).stat()
+        # No write leaves a file's change time as it was, whatever is done to its modification time.
+        key = f"{about.st_dev}:{about.st_ino}:{about.st_size}:{about.st_mtime_ns}:{about.st_ctime_ns}"
+        if key not in self._now:
+            known = self._before.get(key)
+            if known is None:
+                hasher = blake3(max_threads=blake3.AUTO)
+                known = (hasher.update_mmap(path) if about.st_size else hasher).hexdigest(length=16)
+            self._now[key] = known
+        return self._now[key]
+
+    def save(self) -> None:
+        """Keep the digests of this time's files, and of no others."""
+        if self._now != self._before:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+            write_json(temporary, self._now)
+            temporary.replace(self._path)
+
+
+class _Found:
+    """Packages as they are found, site folder after site folder."""
+
+    def __init__(self) -> None:
+        self.packages: dict[str, str] = {}
+        self.in_place: list[Path] = []
+        self._files: dict[str, list[tuple[str, str]]] = {}
+        self._requires: dict[str, list[str]] = {}
+
+    def add(self, package: str, files: Iterable[tuple[str, str]]) -> None:
+        """Files of a package, by their places and digests."""
+        self._files.setdefault(package, []).extend(files)
+
+    def digests(self) -> dict[str, str]:
+        """Package to the digest of its files, and of its name and version."""
+        return {
+            name: blake3(json.dumps([name, self.packages.get(name), sorted(files)]).encode()).hexdigest(length=16)
+            for name, files in sorted(self._files.items())
+        }
+
+    def parents(self, version: str) -> dict[str, tuple[str, ...]]:
+        """Package to those that require it, as a resolver would note it."""
+        found: dict[str, set[str]] = {name: set() for name in self.packages}
+        about: Mapping[str, Any] = {
+            **default_environment(), "extra": "", "python_full_version": version,
+            "python_version": ".".join(version.split(".")[:2]),
+        }  # fmt: skip
+        for name, lines in self._requires.items():
+            for line in lines:
+                with suppress(InvalidRequirement):
+                    asked = Requirement(line)
+                    wanted = normal_name(asked.name)
+                    if wanted in found and (asked.marker is None or asked.marker.evaluate(dict(about))):
+                        found[wanted].add(name)
+        return {name: tuple(sorted(who)) for name, who in found.items()}
+
+    def add_site(self, site: Path, known: _Known) -> None:
+        """All packages of a site folder, and the files in it that are no package's."""
+        owner: dict[str, str] = {}
+        linked: set[str] = set()
+        for metadata in sorted([*site.glob("*.dist-info"), *site.glob("*.egg-info")]):
+            name, version, requires = _named(metadata)
+            if not name or name in self.packages:
+                continue
+            self.packages[name], self._requires[name] = version, requires
+            self._files.setdefault(name, [])
+            owner[metadata.name] = name
+            owner |= dict.fromkeys(_listed(metadata), name)
+            if source := _in_place(metadata):
+                linked.add(name)
+                self.in_place.append(source)
+                self.add(name, ((place, known(path)) for path, place in _files(str(source), sources=True)))
+        for path, place in _files(str(site)):
+            top, _, rest = place.partition("/")
+            package = owner.get(place) or owner.get(top, STRAY)
+            skipped = (
+                (top.endswith(".dist-info") and rest in _INSTALLERS)
+                or (package in linked and _LINKED.fullmatch(place))
+                or (package == STRAY and place in _OF_VIRTUALENV)
+            )
+            if not skipped:
+                self._files.setdefault(package, []).append((place, known(path)))
+
+
+def _files(folder: str, *, sources: bool = False) -> Iterator[tuple[str, str]]:
+    """Files below a folder, in any order, each with its place in it; of what is compiled from Python, none.
+
+    Of `sources`, only those that may decide what they do, and nothing in hidden folders. Paths are texts here: a GPU's
+    environment has tens of thousands of them.
+    """
+    seen: set[str] = set()
+    folders = [folder]
+    while folders:
+        here = folders.pop()
+        if (real := os.path.realpath(here)) in seen:
+            continue
+        seen.add(real)
+        with os.scandir(here) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    if entry.name != "__pycache__" and not (sources and entry.name.startswith(".")):
+                        folders.append(entry.path)
+                # A link into nowhere is no file, and nobody can import it.
+                elif entry.is_file() and (
+                    entry.name.endswith(_SOURCES) if sources else not entry.name.endswith(".pyc")
+                ):
+                    yield entry.path, entry.path[len(folder) + 1 :]
+
+
+def _named(metadata: Path) -> tuple[str, str, list[str]]:
+    """Name, version and requirements of a package; no name where its metadata has none."""
+    for path in (metadata / "METADATA", metadata / "PKG-INFO", metadata):
+        with suppress(OSError, UnicodeError):
+            about = HeaderParser().parsestr(path.read_text(encoding="utf-8", errors="replace"))
+            if about["Name"] and about["Version"]:
+                return normal_name(about["Name"]), str(about["Version"]), list(about.get_all("Requires-Dist") or ())
+    return "", "", []
+
+
+def _listed(metadata: Path) -> Iterator[str]:
+    """Places of a package's files in its site folder, as its installer listed them."""
+    with (
+        suppress(OSError, UnicodeError, csv.Error),
+        (metadata / "RECORD").open(encoding="utf-8", newline="") as file,
+    ):
+        yield from (os.path.normpath(row[0]) for row in csv.reader(file) if row)
+
+
+def _in_place(metadata: Path) -> Path | None:
+    """The source tree of a package that is installed in place (`pip install -e`)."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        about = json.loads((metadata / "direct_url.json").read_text(encoding="utf-8"))
+        if about["dir_info"]["editable"]:
+            folder = Path(unquote(urlsplit(about["url"]).path))
+            return folder if folder.is_dir() else None
+    return None

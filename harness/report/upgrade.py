@@ -1,0 +1,201 @@
+"""What an upgrade does to an index and to searches, and whether to index again: one answer with what it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import beta
+
+from harness.artifacts.comparison import Comparison as IndexComparison
+from harness.artifacts.comparison import compare_sources
+from harness.artifacts.directory import IndexDirectory
+from harness.artifacts.source import ArtifactSource
+from harness.environments.changes import Change
+from harness.errors import ExitCode, InfrastructureError
+from harness.explain.marks import mark
+from harness.explain.packages import package_changes
+from harness.inputs.matrix import profiles_of
+from harness.rankings.comparison import Comparison
+from harness.rankings.verdict import Verdict
+from harness.report.packages_text import packages_json, packages_sentence
+from harness.report.readable import share
+from harness.report.retrieval import retrieve, same_index
+from harness.report.screen import PLAIN, Screen, table, wrap
+from harness.running.deployments import Searches
+from harness.running.experiment import Experiment
+from harness.store.stored import StoredCell
+from harness.words import count
+
+CONFIDENCE = 0.95
+_ACT: Mapping[str, ExitCode] = {
+    "unchanged": ExitCode.OK, "keep": ExitCode.OK,
+    "re-index": ExitCode.DIVERGENCE, "investigate": ExitCode.DIVERGENCE,
+}  # fmt: skip
+"""The exit code of an answer: 0 where nobody has to do anything."""
+_TITLES = {
+    "b_on_a": "{b} in the index of {a}", "b_on_b": "{b} in an index of its own", "a_on_b": "{a} in the index of {b}",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Upgrade:
+    """The answer.
+
+    Attributes:
+        a: what the environment before is called.
+        b: what the one after is called.
+        verdict: whether to index again, and why.
+        packages: those that differ.
+        index: A's index, or the one in production, against B's.
+        deployments: each against A in A's index.
+        sample: passages that were taken of a larger collection; None where all were.
+    """
+
+    a: str
+    b: str
+    verdict: Verdict
+    packages: tuple[Change, ...]
+    index: IndexComparison
+    deployments: Mapping[str, Comparison]
+    sample: int | None = None
+
+    @property
+    def outcome(self) -> ExitCode:
+        """0 where the index can stay, 1 where it cannot or nobody knows."""
+        return _ACT[self.verdict.answer]
+
+    @property
+    def sure(self) -> str:
+        """How far the answer reaches, by the number of queries; empty where B was not searched in A's index."""
+        mixed = self.deployments.get("b_on_a")
+        if mixed is None or not mixed.queries:
+            return ""
+        changed = int(mixed.changed.sum())
+        most = most_changed(changed, mixed.queries)
+        of = f" over these {count(self.sample, 'passage')}" if self.sample else ""
+        return (
+            f"With {CONFIDENCE:.0%} confidence, at most {most:.1%} of queries like these{of} get another list from "
+            f"{self.b} in the old index ({changed:,} of {mixed.queries:,} did)."
+        )
+
+    @property
+    def uncovered(self) -> tuple[str, ...]:
+        """What the answer says nothing of, a sentence each."""
+        part = f"Passages beyond the first {self.sample:,}: run it again without --limit." if self.sample else ""
+        return (*([part] if part else ()), *self.verdict.uncovered)
+
+    def to_json(self) -> dict[str, Any]:
+        """The contract's object, and what else the text tells."""
+        return {
+            "verdict": self.verdict.answer,
+            "reason": self.verdict.sentence,
+            "a": self.a,
+            "b": self.b,
+            "packages": packages_json(self.packages),
+            "index": self.index.to_json(),
+            "deployments": {name: one.to_json() for name, one in self.deployments.items()},
+            # `harness blame` builds environments with packages exchanged, which takes long: it is asked for by itself.
+            "blamed": [],
+            "sure": self.sure,
+            "not_covered": list(self.uncovered),
+        }
+
+
+def most_changed(changed: int, queries: int) -> float:
+    """The greatest share of queries that may change, at `CONFIDENCE`: Clopper and Pearson's one-sided upper bound."""
+    return 1.0 if changed >= queries else float(beta.ppf(CONFIDENCE, changed + 1, queries - changed))
+
+
+def judge_upgrade(experiment: Experiment, a: str, b: str, index: Path | None = None) -> Upgrade:
+    """Compare what is stored of an upgrade.
+
+    Args:
+        experiment: of the searches.
+        a: the environment before.
+        b: the one after.
+        index: of production, where it stands for A's.
+
+    Raises:
+        InfrastructureError: a cell that is needed is not there.
+        UsageError: a search or the index cannot be read.
+    """
+    sides: list[ArtifactSource] = [] if index is None else [IndexDirectory(index)]
+    for name in (a, b)[len(sides) :]:
+        cell = experiment.index.stored(name)
+        if cell is None:
+            failed = experiment.store.get(experiment.index.spec(name).key)
+            raise InfrastructureError(
+                f"There is no index of {name}: {failed.outcome if failed else 'missing'}: "
+                f"{failed.reason if failed else 'it was not made'}"
+            )
+        sides.append(StoredCell(experiment.store, cell))
+    left, right = sides
+    compared = mark(compare_sources(left, right, profiles_of(experiment.matrix)), left, right)
+    searches = Searches(experiment, {} if index is None else {a: index})
+    found = retrieve(searches, {(a, b): same_index(compared.final)})
+    if (a, b) not in found.verdicts:
+        raise InfrastructureError(f"No search of {a} or {b} ended well, so nothing is known: see above.")
+    keys = found.keys[a, b]
+    own = [found.cells[keys[name]] for name in ("a_on_a", "b_on_b") if name in keys]
+    return Upgrade(
+        a, b, found.verdicts[a, b], package_changes(*own) if len(own) == 2 else (), compared, found.found[a, b],
+        experiment.selection.limit,
+    )  # fmt: skip
+
+
+def upgrade_text(found: Upgrade, screen: Screen = PLAIN) -> str:
+    """The answer first, then what it rests on."""
+    return "\n".join(line for text in _lines(found, screen) for line in text)
+
+
+def _lines(found: Upgrade, screen: Screen) -> Iterator[Sequence[str]]:
+    def sentence(text: str) -> list[str]:
+        return wrap(text, screen.width)
+
+    yield [screen.paint(found.verdict.answer, "bold" if found.outcome is ExitCode.OK else "red")]
+    yield sentence(found.verdict.sentence)
+    yield [""]
+    yield sentence(packages_sentence(found.a, found.b, found.packages))
+    yield sentence(_index(found))
+    rows = [
+        (
+            _TITLES[name].format(a=found.a, b=found.b),
+            f"{one.queries - int(one.changed.sum()):,} of {one.queries:,}",
+            *(f"{value:.4f}" for value in one.overlap.values()),
+            *(f"{measured.diff:+.4f}" for measured in one.measures.values()),
+        )
+        for name, one in found.deployments.items()
+    ]
+    first = next(iter(found.deployments.values()), None)
+    if first is not None:
+        overlaps, measures = [f"overlap@{k}" for k in first.overlap], list(first.measures)
+        yield [""]
+        yield sentence(f"Against {found.a} in its own index:")
+        yield table(("", "Same lists", *overlaps, *measures), rows, screen)
+        yield [""]
+    if found.sure:
+        yield sentence(found.sure)
+    if found.outcome is not ExitCode.OK or not all(one.bit_equal for one in found.index.final):
+        yield sentence(
+            f"`harness locate {found.a} {found.b}` with the same options says which operator it starts in, and "
+            f"`harness blame {found.a} {found.b}` which package, where both are built from locks."
+        )
+    for one in found.uncovered:
+        yield sentence(f"Not covered: {one}")
+
+
+def _index(found: Upgrade) -> str:
+    final = found.index.final
+    differ = [one.name for one in final if not one.bit_equal]
+    if not differ:
+        return f"Index: all {count(len(final), 'tensor')} are the same, bit for bit."
+    first = next((one.name for one in found.index.artifacts if one.tensor and not one.bit_equal), differ[0])
+    noisy = [one.name for one in final if not one.bit_equal and one.above_noise is False]
+    noise = f" ({', '.join(noisy)} no more than a repeat does)" if noisy else ""
+    return (
+        f"Index: {len(differ)} of {len(final)} tensors differ ({share(len(differ), len(final))}): "
+        f"{', '.join(differ)}{noise}. The first artifact that differs is {first}."
+    )
