@@ -170,8 +170,8 @@ def trim(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
                     kwargs = decode(call["kwargs"], source)
                     if "drawn" in call:
                         put_back(decode(call["drawn"]["from"], source))
-                    made = outcome(function, args, kwargs, function(*args, **kwargs))
-                    found = _tensors(made)[cell["which"]]
+                    ended = outcome(function, args, kwargs, function(*args, **kwargs))
+                    found = _tensors(ended)[cell["which"]]
             digest = None if found is None else tensor_digest(found)
             made.append(digest)
             fits = all(stop <= whole.shape[dimension] for dimension, _start, stop in window["result"])
