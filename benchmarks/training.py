@@ -5,7 +5,7 @@
         [--sites SITES --site-python PYTHON]
 
 Modes alternate within each round, so that a slow machine slows them all. Two things are measured of each: the processor
-time of the whole process, and the wall time of colbert-ai's `train()` with what the harness writes after it. On a
+time of the whole process, and the wall time from reading the passages to the end, with what the harness writes. On a
 machine that others use, only the first says anything; on a GPU, the second is what a user waits for. `full` keeps the
 tensors of one step. It is a gate, too, on any device: all modes must have trained the same model, and torch must with
 its own DistributedDataParallel and the stand-in for it.

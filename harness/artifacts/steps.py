@@ -44,7 +44,7 @@ def differing(left: Tensor, right: Tensor, *, digests: bool) -> Array:
     steps = min(left.shape[0], right.shape[0])
     if left.dtype != right.dtype or left.shape[1:] != right.shape[1:]:
         return np.ones((steps, 1), np.bool_)
-    different = np.asarray(_bits(left.data[:steps]) != _bits(right.data[:steps]))
+    different = np.asarray(bits(left.data[:steps]) != bits(right.data[:steps]))
     if digests:
         different = np.asarray(different.any(axis=-1))
     return different.reshape(steps, math.prod(different.shape[1:]))
@@ -55,7 +55,7 @@ def apart(left: Array, right: Array) -> Apart:
     mismatch, between, size = 0, 0.0, 0.0
     for start in range(0, left.size, _BLOCK):
         one, other = (side[start : start + _BLOCK] for side in (left, right))
-        mismatch += int(np.count_nonzero(_bits(one) != _bits(other)))
+        mismatch += int(np.count_nonzero(bits(one) != bits(other)))
         with np.errstate(invalid="ignore", over="ignore"):
             difference, reference = one.astype(np.float64) - other, other.astype(np.float64)
             between, size = between + float(difference @ difference), size + float(reference @ reference)
@@ -76,7 +76,7 @@ def _is_projection(name: str) -> bool:
     return name.split(".")[-2:] == ["linear", "weight"] and name.count(".") <= 2
 
 
-def _bits(numbers: Array) -> Array:
-    """The bits of numbers as integers."""
+def bits(numbers: Array) -> Array:
+    """The bits of numbers as integers: a zero has a sign, and a NaN is itself."""
     found: Array = np.ascontiguousarray(numbers).view(f"u{numbers.dtype.itemsize}")
     return found

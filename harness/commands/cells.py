@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from harness.running.plan import Planned
     from harness.running.selection import Selection
     from harness.store.cell import Cell
+
+
+def selected(job: str, options: Mapping[str, Any]) -> tuple[Selection, dict[str, Any]]:
+    """What the options of a command select (`job_options`, and those of its kind), and how `run_cells` is to run it."""
+    from harness.running.selection import Selection
+
+    running = {name: options[name] for name in ("repeats", "evict", "again", "gpus", "jobs")}
+    return Selection(job=job, **{name: value for name, value in options.items() if name not in running}), running
 
 
 def run_cells(

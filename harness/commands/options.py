@@ -329,3 +329,9 @@ def cluster_options(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(cluster={name: options.pop(name) for name in names}, **options)
 
     return _CLUSTER(gathered)
+
+
+job_options = together(
+    selection_options, sites_options, repeats_option, local_options, capture_option, evict_option, again_option("cells")
+)
+"""What runs cells of one kind takes, whatever the kind: what `harness.commands.cells.selected` takes apart."""

@@ -79,8 +79,8 @@ def command(
         (left, right), judged, note = retrained.runs, retrained.qrels, retrained.note
         same = " The two models are equal in every bit." if retrained.same else ""
         below = (
-            f"Both models indexed and searched {retrained.collection} with torch {retrained.version}, so that nothing "
-            f"but the model differs.{same}"
+            f"Both models indexed and searched {retrained.collection} in the environment of {retrained.version}, so "
+            f"that nothing but the model differs.{same}"
         )
         also = {"with": retrained.version, "same_model": retrained.same}
     else:

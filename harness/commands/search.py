@@ -7,27 +7,12 @@ from typing import Any
 
 import click
 
-from harness.commands.options import (
-    Writable,
-    again_option,
-    capture_option,
-    evict_option,
-    local_options,
-    repeats_option,
-    search_options,
-    selection_options,
-    sites_options,
-)
+from harness.commands.options import Writable, job_options, search_options
 
 
 @click.command(name="search")
 @click.argument("versions", nargs=-1, required=True)
 @search_options
-@selection_options
-@sites_options
-@repeats_option
-@local_options
-@capture_option
 @click.option("--trec", type=Writable(), help="Write a run file of each search to this folder, in TREC's format.")
 @click.option(
     "--deployments",
@@ -35,35 +20,21 @@ from harness.commands.options import (
     help="Search the indexes of the version before and after, too: all four deployments of each two versions "
     "(docs/rankings.md).",
 )
-@evict_option
-@again_option("cells")
-def command(
-    versions: tuple[str, ...],
-    repeats: tuple[str, ...],
-    trec: Path | None,
-    deployments: bool,
-    evict: bool,
-    again: bool,
-    gpus: str | None,
-    jobs: int,
-    **options: Any,
-) -> int:
+@job_options
+def command(versions: tuple[str, ...], trec: Path | None, deployments: bool, **options: Any) -> int:
     """Search with VERSIONS (or `all`), each in its own index, and store the cells; see docs/search.md.
 
     A version's index that is not stored yet is made first. Exit code 3 when a cell ended badly; a version whose wheel
     does not support the device is not an error.
     """
-    from harness.commands.cells import run_cells
+    from harness.commands.cells import run_cells, selected
     from harness.errors import UsageError
     from harness.running.run_files import write_run
-    from harness.running.selection import Selection
 
-    selection = Selection(job="search", **options)
+    selection, running = selected("search", options)
     if deployments and selection.searched:
         raise UsageError("--deployments searches each version's index: leave --on and --index out.")
-    experiment, cells, code = run_cells(
-        selection, versions, repeats, evict=evict, again=again, gpus=gpus, jobs=jobs, deployments=deployments
-    )
+    experiment, cells, code = run_cells(selection, versions, **running, deployments=deployments)
     for cell in cells if trec is not None else ():
         assert trec is not None
         if cell.outcome == "ok":

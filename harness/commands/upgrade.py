@@ -61,6 +61,7 @@ def command(
 
     from harness.artifacts.directory import is_index
     from harness.commands.cells import run_cells
+    from harness.environments.own import record_path
     from harness.files import dumps
     from harness.report.screen import Screen
     from harness.report.upgrade import judge_upgrade, upgrade_text
@@ -72,10 +73,13 @@ def command(
         raise UsageError(f"--index {index}: not the folder of a ColBERT index: give the one with its metadata.json.")
     selection = Selection(job="search", **options)
     experiment = to_run(selection)
-    a, b = (
-        f"{name}={item}" if "=" not in item and item not in experiment.versions and Path(item).exists() else item
-        for name, item in (("before", before), ("after", after))
-    )
+
+    def named(name: str, item: str) -> str:
+        # As on every other command line, what was named before comes before a folder that is called so.
+        known = "=" in item or item in experiment.versions or record_path(experiment.home, item).is_file()
+        return item if known or not Path(item).exists() else f"{name}={item}"
+
+    a, b = named("before", before), named("after", after)
     a, b = two_versions(experiment, a, b, "upgrade", "search")
     # What is wrong with the files is said before anything is built, and with the environments before anything runs.
     experiment.check()

@@ -239,7 +239,8 @@ class Names:
                 f"{item}: an environment cannot be called {name!r}: begin with a letter, use letters, digits, dots, "
                 "hyphens and underscores, 40 at most, and no word that means something else."
             )
-        before = self._given.setdefault(name, what)
+        # As part of a label (`2.8.0 on old`) it may have been looked up already.
+        before = self._given.setdefault(name, what if self._known.get(name) is None else "")
         if before != what:
             told = before or "what it was called for before"
             raise UsageError(f"{name} is used for two things, {told} and {what}: give each its own name.")
@@ -266,6 +267,11 @@ def interpreter_for(item: str, home: Home, matrix: Matrix, say: Say = _say) -> P
         UsageError: it is no environment, or one that cannot be built.
         BuildFailed: as `Names.require`.
     """
+    if item in matrix.versions:
+        raise UsageError(
+            f"--env {item}: that is a version of matrix.yaml, and --env is for an environment of your own; "
+            f"`harness doctor --version {item} --repeats 2` tries the version."
+        )
     known = None if "=" in item else Names(home).own(item)
     if known is not None:
         return known.ensure(say).python

@@ -90,7 +90,7 @@ def examine_own(python: Path, what: str, device: Device) -> Iterator[Check]:
         yield Check("model", "problem" if wrong else "ok", shown)
     if device.kind != "cpu" and "error" not in found["torch"]:
         yield _code(found["torch"], device)
-        if not found["faiss"].get("gpu"):
+        if "error" not in found["faiss"] and not found["faiss"].get("gpu"):
             yield Check("faiss", "warning", "This build of faiss has no code for GPUs: k-means runs on the CPU.")
 
 

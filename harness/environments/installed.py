@@ -61,7 +61,7 @@ def there(name):
 print("harness:" + json.dumps({
     "version": platform.python_version(), "implementation": platform.python_implementation(),
     "platform": sysconfig.get_platform(), "modules": [name for name in MODULES if there(name)],
-    "path": sys.path, "library": [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")],
+    "path": sys.path, "prefix": sys.prefix, "library": [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")],
 }))
 """
 _SITES = {"site-packages", "dist-packages"}
@@ -182,6 +182,7 @@ def examine(python: Path, what: str, cache: Path) -> Installed:
         for folder in folders:
             if folder not in sites and not any(folder.is_relative_to(one) for one in found.in_place):
                 found.add(STRAY, ((place, known(path)) for path, place in _files(str(folder), sources=True)))
+        found.add_conda(Path(told["prefix"]))
     except OSError as error:
         raise UsageError(f"{what}: {error.filename} cannot be read: {said(error)}.") from error
     known.save()
@@ -259,6 +260,19 @@ class _Found:
                     if wanted in found and (asked.marker is None or asked.marker.evaluate(dict(about))):
                         found[wanted].add(name)
         return {name: tuple(sorted(who)) for name, who in found.items()}
+
+    def add_conda(self, prefix: Path) -> None:
+        """What conda or pixi has installed below an interpreter's prefix that is no package of Python, such as MKL.
+
+        These are known by their records, which have the digest of the archive that each came in.
+        """
+        for record in sorted((prefix / "conda-meta").glob("*.json")):
+            with suppress(ValueError, KeyError, TypeError):
+                about = json.loads(record.read_text(encoding="utf-8"))
+                name, version, build = (str(about[field]) for field in ("name", "version", "build"))
+                if (name := normal_name(name)) not in self.packages:
+                    self.packages[name] = version
+                    self.add(name, [(build, str(about.get("sha256") or about.get("md5")))])
 
     def add_site(self, site: Path, known: _Known) -> None:
         """All packages of a site folder, and the files in it that are no package's."""

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from harness.artifacts.graph import Change, Place, origins, trace
+from harness.artifacts.steps import bits
 from harness.errors import UnreadableTensor
 from harness.explain.difference import Difference, difference
 from harness.explain.noise import Noise, noise_of
@@ -227,7 +228,7 @@ def _reproduced(store: Store, a: Side, outputs: dict[str, str], folder: Path, re
         known = a.cell.job_kind.known(artifact)
         if known is not None and known.rounded and wanted.dtype == np.float16:
             got = got.astype(np.float16)
-        if wanted.shape != got.shape or not np.array_equal(wanted, got):
+        if wanted.shape != got.shape or wanted.dtype != got.dtype or not np.array_equal(bits(wanted), bits(got)):
             return False
     return True
 

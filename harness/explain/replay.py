@@ -244,10 +244,12 @@ def judge(recording: Path, replayed: Path, repeated: Path) -> list[CallVerdict]:
     in_a, in_b = read_results(repeated), read_results(replayed)
     free = {_identity(call): call for call in read_calls(replayed)}
     known = {_identity(call) for call in calls}
-    unstable = [found["status"] != "equal" for found in in_a]
-    differs = [found["status"] == "different" and not unstable[index] for index, found in enumerate(in_b)]
+    unstable = [found["status"] == "different" for found in in_a]
+    # What cannot be called again even where it was recorded says nothing of B.
+    sound = [found["status"] == "equal" for found in in_a]
+    differs = [found["status"] == "different" and sound[index] for index, found in enumerate(in_b)]
     told = [
-        _told(call, free.get(_identity(call))) if found["status"] == "equal" and not unstable[index] else ""
+        _told(call, free.get(_identity(call))) if found["status"] == "equal" and sound[index] else ""
         for index, (call, found) in enumerate(zip(calls, in_b, strict=True))
     ]
     verdicts = []
@@ -258,6 +260,8 @@ def judge(recording: Path, replayed: Path, repeated: Path) -> list[CallVerdict]:
             status = UNSTABLE
         elif (differs[index] or told[index]) and any(differs[i] or told[i] for i in inside):
             status = "contains_origin"
+        elif not sound[index]:
+            status, reason = in_a[index]["status"], in_a[index].get("reason", "")
         elif differs[index]:
             status, stream = ORIGIN, _other_numbers(call, found)
             metrics = _measure(call["result"], found["result"], recording, replayed)

@@ -298,11 +298,10 @@ def training_of(a: object, b: object) -> Training | None:
     found = compare_training(a, b)
     if found is None:
         return None
-    stored = a.store.cells()
     repeats = [
         compare_training(side, StoredCell(side.store, again))
         for side in {one.cell.key: one for one in (a, b)}.values()
-        for again in repeats_of(side.cell, stored)
+        for again in repeats_of(side.cell, side.store.cells())
         if again.outcome == "ok"
     ]
     return replace(found, repeats=tuple(one for one in repeats if one is not None))

@@ -10,7 +10,6 @@ from harness.rankings.comparison import Comparison
 from harness.words import count
 
 Answer = Literal["unchanged", "keep", "re-index", "investigate"]
-Deployment = Literal["b_on_b", "b_on_a", "a_on_b"]
 DEPLOYMENTS: Mapping[str, tuple[str, str]] = {
     "a_on_a": ("a", "a"), "b_on_b": ("b", "b"), "b_on_a": ("b", "a"), "a_on_b": ("a", "b"),
 }  # fmt: skip

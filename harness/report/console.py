@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 import click
 from rich.console import Console
 
 from harness.artifacts.comparison import ArtifactComparison
 from harness.errors import printable
 from harness.explain.compared import ComparedCells
-from harness.report.headline import COLUMNS, Headline, headline_cells
+from harness.rankings.verdict import Verdict
+from harness.report.headline import COLUMNS, Headline, VersionPair, headline_cells
 from harness.report.packages_text import packages_sentence
 from harness.report.readable import markdown_table
 from harness.report.reduce import Reduced
@@ -96,9 +99,19 @@ def sentences(reduced: Reduced) -> list[str]:
     lines += [_changed(row, pair) for row, pair in changed]
     lines += [packages_sentence(*step, found) for step, found in reduced.packages.items()]
     lines += [found.sentence for found in reduced.verdicts.values()]
-    uncovered = dict.fromkeys(one for found in reduced.verdicts.values() for one in found.uncovered)
-    lines += [f"Not covered: {one}" for one in uncovered]
+    lines += not_covered(reduced.verdicts)
     return lines
+
+
+def not_covered(verdicts: Mapping[VersionPair, Verdict]) -> Iterator[str]:
+    """What the answers say nothing of, with the steps that it is so for where others know it."""
+    steps: dict[str, list[str]] = {}
+    for (a, b), found in verdicts.items():
+        for one in found.uncovered:
+            steps.setdefault(one, []).append(f"{a} -> {b}")
+    for one, those in steps.items():
+        of = f" for {'; '.join(those)}" if len(those) < len(verdicts) else ""
+        yield f"Not covered{of}: {one}"
 
 
 def _changed(row: Headline, pair: ComparedCells) -> str:

@@ -140,9 +140,10 @@ def judge_upgrade(experiment: Experiment, a: str, b: str, index: Path | None = N
         raise InfrastructureError(f"No search of {a} or {b} ended well, so nothing is known: see above.")
     keys = found.keys[a, b]
     own = [found.cells[keys[name]] for name in ("a_on_a", "b_on_b") if name in keys]
+    limit = experiment.selection.limit  # of a collection that has fewer passages, none is left out
     return Upgrade(
         a, b, found.verdicts[a, b], package_changes(*own) if len(own) == 2 else (), compared, found.found[a, b],
-        experiment.selection.limit,
+        limit if limit is not None and limit <= len(experiment.passages) else None,
     )  # fmt: skip
 
 

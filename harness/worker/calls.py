@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from harness.worker.randomness import generators, put_back
-from harness.worker.recording import Shelf, decode, encode, outcome, references
+from harness.worker.recording import Shelf, decode, encode, outcome
 
 Call = dict[str, Any]
 Finds = Callable[[Call], Any]
@@ -62,8 +62,7 @@ def each_again(calls: list[Call], finds: Finds, source: Shelf, target: Shelf) ->
             found.append({"status": "absent", "reason": str(error)})
             continue
         try:
-            with torch.no_grad(), torch.autocast("cuda") if call["mixed"] else contextlib.nullcontext():
-                found.append(_again(call, function, source, target))
+            found.append(_again(call, function, source, target))
         except Exception as error:
             # A call that this version refuses is a row of the table; the other calls go on.
             found.append({"status": "refused", "reason": f"{type(error).__name__}: {error}"[:500]})
@@ -72,19 +71,29 @@ def each_again(calls: list[Call], finds: Finds, source: Shelf, target: Shelf) ->
 
 def _again(call: Call, function: Any, source: Shelf, target: Shelf) -> dict[str, Any]:
     args, kwargs = decode(call["args"], source), decode(call["kwargs"], source)
-    if "drawn" in call:
-        put_back(decode(call["drawn"]["from"], source))
-    made = {"result": outcome(function, args, kwargs, function(*args, **kwargs))}
+    made = {"result": made_again(call, function, args, kwargs, source)}
+    expected = {"result": _bits(call["result"])}
     if "drawn" in call:
         made["drawn"] = generators()
-    expected = _digests(call["result"]) + (_digests(call["drawn"]["to"]) if "drawn" in call else [])
+        expected["drawn"] = _bits(call["drawn"]["to"])
     target.forget()
     target.keep = False
-    if [digest for value in made.values() for digest in _digests(encode(value, target))] == expected:
+    if {name: _bits(encode(value, target)) for name, value in made.items()} == expected:
         return {"status": "equal"}
     target.keep = True
     return {"status": "different", **{name: encode(value, target) for name, value in made.items()}}
 
 
-def _digests(value: Any) -> list[str]:
-    return [reference["tensor"] for reference in references(value)]
+def made_again(call: Call, function: Any, args: Any, kwargs: Any, source: Shelf) -> Any:
+    """What a recorded call gives for these arguments, under the precision and from the random numbers that it had."""
+    with torch.no_grad(), torch.autocast("cuda") if call["mixed"] else contextlib.nullcontext():
+        if "drawn" in call:
+            put_back(decode(call["drawn"]["from"], source))
+        return outcome(function, args, kwargs, function(*args, **kwargs))
+
+
+def _bits(value: Any) -> Any:
+    """An encoded value without how its tensors lie in memory: numbers and structure count as tensors' bits do."""
+    if isinstance(value, dict):
+        return value["tensor"] if "tensor" in value else {name: _bits(part) for name, part in value.items()}
+    return [_bits(part) for part in value] if isinstance(value, (list, tuple)) else value

@@ -29,6 +29,10 @@ _DATA_FREE = {
 }  # fmt: skip
 """Operators whose result is memory as it was found, or no tensor."""
 
+_NO_ARITHMETIC = {"profiler", "c10d"}
+"""Namespaces of operators that measure, or talk to other ranks: of one rank nothing is computed, and none of them can
+be called again without its process group."""
+
 _MOVES_NOTHING = {
     "__get__", "__set__", "size", "dim", "stride", "view", "view_as", "permute", "transpose", "t", "expand",
     "expand_as",
@@ -208,7 +212,8 @@ class _Operators(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, name = kwargs or {}, str(func)
-        if self._recorder.paused or _is_view(func) or name.split(".")[1] in _DATA_FREE or name.startswith("profiler."):
+        space, short, *_ = name.split(".")
+        if self._recorder.paused or _is_view(func) or short in _DATA_FREE or space in _NO_ARITHMETIC:
             return func(*args, **kwargs)
         return self._recorder.call("operator", name, func, args, kwargs)
 

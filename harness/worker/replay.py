@@ -14,11 +14,10 @@ from typing import Any, Protocol
 import torch
 from safetensors.torch import load_file, save_file
 
-from harness.worker.calls import Call, resolve
+from harness.worker.calls import Call, made_again, resolve
 from harness.worker.index import require_device
 from harness.worker.outcomes import ending
-from harness.worker.randomness import put_back
-from harness.worker.recording import Shelf, decode, digests, outcome, tensor_digest, write_calls
+from harness.worker.recording import Shelf, decode, digests, tensor_digest, write_calls
 from harness.worker.step_alone import StepAlone
 from harness.worker.train_steps import TRAINING_STEP, TrainingStep
 
@@ -168,10 +167,7 @@ def trim(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
                 # What cannot be cut so is refused by the call itself, such as a product of shapes that do not fit.
                 with contextlib.suppress(Exception):
                     kwargs = decode(call["kwargs"], source)
-                    if "drawn" in call:
-                        put_back(decode(call["drawn"]["from"], source))
-                    ended = outcome(function, args, kwargs, function(*args, **kwargs))
-                    found = _tensors(ended)[cell["which"]]
+                    found = _tensors(made_again(call, function, args, kwargs, source))[cell["which"]]
             digest = None if found is None else tensor_digest(found)
             made.append(digest)
             fits = all(stop <= whole.shape[dimension] for dimension, _start, stop in window["result"])

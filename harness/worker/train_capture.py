@@ -179,7 +179,7 @@ class StepCapture(Watcher):
         self._tensors(step, "first_moments", lambda: self._moments("exp_avg"))
         self._tensors(step, "second_moments", lambda: self._moments("exp_avg_sq"))
         self._tensors(step, "weights", lambda: list(self._parameters))
-        if len(self._fresh["weights"]) >= _STEPS_ON_DEVICE:
+        if max(map(len, self._fresh.values())) >= _STEPS_ON_DEVICE:
             self._to_host()
 
     def _gradients(self) -> list[torch.Tensor | None]:
@@ -197,8 +197,8 @@ class StepCapture(Watcher):
     def _made(self) -> torch.Tensor:
         """The optimizer's own count of its steps; of one that has made none, 0."""
         state = self._parts.optimizer.state
-        counts = [state[one]["step"] for one in self._parameters if one in state and "step" in state[one]]
-        return torch.as_tensor(counts[0]).detach().clone() if counts else torch.zeros(())
+        count = next((state[one]["step"] for one in self._parameters if one in state and "step" in state[one]), None)
+        return torch.zeros(()) if count is None else torch.as_tensor(count).detach().clone()
 
     def _to_host(self) -> None:
         for name, fresh in self._fresh.items():

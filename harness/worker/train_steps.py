@@ -115,8 +115,12 @@ class _Recorded(Watcher):
 
     def end(self, step: int) -> None:
         """See `Watcher`."""
-        self._recording.close()
+        self.close()
         self._other.end(step)
+
+    def close(self) -> None:
+        """Record no more; a step that ends early has no end that a watcher sees."""
+        self._recording.close()
 
 
 class TrainingStep:
@@ -148,7 +152,8 @@ class TrainingStep:
     def record(self, shelf: Shelf) -> tuple[list[Call], dict[str, torch.Tensor]]:
         """Run it with every call written down; returns its calls and its outputs."""
         recorder, seen = Recorder(shelf, {}, self._cell.get("phases")), _Row()
-        self._drive([self._from_state(), _Recorded(recorder, seen)])
+        with contextlib.closing(_Recorded(recorder, seen)) as recorded:
+            self._drive([self._from_state(), recorded])
         return recorder.calls, seen.tensors()
 
     def again(self, calls: list[Call], source: Shelf, target: Shelf) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -81,6 +82,28 @@ def test_whatever_differs_in_a_site_folder_is_another_environment(bench, files):
     plain, changed = make_virtualenv(bench.folder / "plain"), make_virtualenv(bench.folder / "changed", files=files)
 
     assert bench.digest(plain) != bench.digest(changed)
+
+
+def test_what_conda_installed_beside_python_counts_and_not_where_it_is(bench):
+    made = []
+    for name, build, folder in (("one", "h1", "/a"), ("same", "h1", "/b"), ("other", "h2", "/a")):
+        venv = make_virtualenv(bench.folder / name)
+        (venv / "conda-meta").mkdir()
+        record = {
+            "name": "mkl",
+            "version": "2024.2",
+            "build": build,
+            "sha256": build * 20,
+            "extracted_package_dir": folder,
+        }
+        (venv / "conda-meta" / f"mkl-2024.2-{build}.json").write_text(json.dumps(record))
+        (venv / "conda-meta" / "torch-1-0.json").write_text(
+            json.dumps({"name": "torch", "version": "1", "build": folder})
+        )
+        made.append(bench.digest(venv))
+
+    assert made[0] == made[1]
+    assert made[0] != made[2]
 
 
 def test_a_patch_that_keeps_size_and_date_is_seen_by_whoever_read_the_file_before(bench):
@@ -186,6 +209,16 @@ def test_a_name_for_two_things_and_two_names_for_one(bench):
         names.own("b")
     assert names.require(MATRIX, f"c={different}") == "c"
     assert names.own("c") is not None
+
+
+def test_a_name_that_a_label_already_used_cannot_be_given_another_environment(bench):
+    names = bench.names()
+    names.require(MATRIX, "old=2.6.0")
+    names = bench.names()
+
+    assert names.canonical(MATRIX, "2.8.0 on old") == "2.8.0 on 2.6.0"
+    with pytest.raises(UsageError, match="old is used for two things"):
+        names.require(MATRIX, "old=2.7.1")
 
 
 def test_nothing_is_built_or_read_before_it_is_asked_for(bench):

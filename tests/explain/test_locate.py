@@ -138,6 +138,19 @@ def test_a_call_that_cannot_even_be_repeated_in_a_is_no_origin(recording: tuple[
     assert [v.status for v in judge(a, b, again)][:2] == ["unstable", "unstable"]
 
 
+def test_a_call_that_cannot_be_made_again_in_a_says_nothing_of_b_and_spoils_no_other(
+    recording: tuple[Path, Path, Path],
+) -> None:
+    a, b, again = recording
+    refused = {"status": "refused", "reason": "ValueError: an argument of type ScriptObject was not recorded"}
+    (again / "replay.json").write_text(json.dumps([{"status": "equal"}, {"status": "equal"}, refused]))
+    (b / "replay.json").write_text(json.dumps([{"status": "equal"}] * 2 + [{"status": "different", "result": None}]))
+    rows = {verdict.name: (verdict.status, verdict.reason) for verdict in judge(a, b, again)}
+
+    assert rows["aten.add"] == ("refused", refused["reason"])
+    assert {status for status, _ in rows.values()}.isdisjoint({"unstable", "origin"})
+
+
 def test_a_call_that_b_lacks_or_refuses_or_never_makes_is_a_row_with_its_reason(
     recording: tuple[Path, Path, Path],
 ) -> None:

@@ -14,8 +14,9 @@ from harness.artifacts.directory import index_tensors
 from harness.artifacts.index_job import INDEX
 from harness.errors import UsageError
 from harness.inputs.matrix_file import load_matrix
+from harness.rankings.verdict import Verdict
 from harness.report import reduce
-from harness.report.console import headline_text
+from harness.report.console import headline_text, not_covered
 from harness.running.choice import Choice
 from harness.store.cell import Cell
 from harness.store.store import Store
@@ -173,3 +174,12 @@ def test_every_key_of_the_tables_of_searches_is_a_cell_of_the_table_of_cells(tmp
     assert {key for key, row in found.items() if row["job"] == "search"} == named
     searched = {(found[key]["version"], found[key]["index"]) for key in named}
     assert searched == {(by, of) for by in STEP for of in STEP}
+
+
+def test_what_only_some_steps_do_not_cover_is_said_of_these():
+    def verdict(*uncovered):
+        return Verdict("keep", "a sentence", uncovered)
+
+    told = [*not_covered({("1", "2"): verdict("Noise.", "Others."), ("2", "3"): verdict("Others.")})]
+
+    assert told == ["Not covered for 1 -> 2: Noise.", "Not covered: Others."]
