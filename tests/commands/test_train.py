@@ -110,7 +110,7 @@ def test_what_two_trained_models_find_is_made_in_one_environment_and_compared(ru
 
     assert code == 0, (out, err)
     assert out.index("trained@2.7.0") < out.index("trained@2.7.1") < out.index("Both models indexed and searched")
-    assert "with torch 2.6.0, so that nothing but the model differs." in out
+    assert "in the environment of 2.6.0, so that nothing but the model differs." in out
     assert ran(shell.folder / "made")[before:] == ["2.6.0"] * 4
     code, out, err = run("rankings", "2.7.1", "2.8.0", "--with", "2.6.0", "--json", *asked)
     found = json.loads(out)
