@@ -120,12 +120,16 @@ class _Side:
 
 
 def undeclared(matrix: Matrix, a: Lock, b: Lock) -> list[Change]:
-    """What differs between two locks although neither torch requires it nor the allow-list names it."""
-    torchs = a.torch_closure() | b.torch_closure()
+    """What differs between two locks although what is varied does not require it nor the allow-list names it.
+
+    What is varied is torch, or the package of an axis; between points of two axes, it is both.
+    """
+    axes = {a.varied, b.varied}
+    free = frozenset[str]().union(*(lock.closure(package) for lock in (a, b) for package in axes))
     return [
         one
         for one in changes(a, b)
-        if not torchs.intersection(one.names) and not all(matrix.may_differ(name) for name in one.names)
+        if not free.intersection(one.names) and not all(matrix.may_differ(name, axes) for name in one.names)
     ]
 
 
