@@ -50,7 +50,9 @@ def lock(name: str, flavour: Flavour) -> Lock:
 
 @pytest.mark.parametrize(("name", "flavour"), POINTS)
 def test_a_point_is_its_torch_s_lock_but_for_the_package_and_what_that_requires(name, flavour):
-    package, version = MATRIX.point(name)
+    point = MATRIX.point(name)
+    assert point
+    package, version = point
     mine, base = lock(name, flavour), lock(MATRIX.torch_of(name), flavour)
 
     changed = difference(base, mine)
