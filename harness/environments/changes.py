@@ -134,13 +134,15 @@ def undeclared(matrix: Matrix, a: Lock, b: Lock) -> list[Change]:
 
 
 def required_by(change: Change, a: Lock, b: Lock) -> tuple[str, ...]:
-    """What requires a package in B, or in A where B has it not: `torch`, directly or not, or else others.
+    """What requires a package in B, or in A where B has it not: what is varied, directly or not, or else others.
 
-    Others are packages, or `matrix.yaml` where nothing but the experiment asks for it.
+    What is varied is torch, or the package of an axis. Others are packages, or `matrix.yaml` where nothing but the
+    experiment asks for it.
     """
     lock = b if change.name_b else a
-    if change.name in lock.torch_closure():
-        return ("torch",)
+    for package in (b.varied, a.varied):
+        if change.name in lock.closure(package):
+            return (package,)
     who = lock.parents.get(change.name, frozenset())
     return tuple(sorted(who & lock.packages.keys() or who - {"shared.txt"}))
 
