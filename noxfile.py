@@ -221,7 +221,9 @@ def lock(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
     """Run the tests: quick ones first, then those with two real torch environments; pytest options after --."""
-    session.run(f"{prepare(session, 'dev')}/pytest", *session.posargs, external=True)
+    # Two at a time, in the order of tests/conftest.py: a job has two threads, and memory for one index.
+    two = ["-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder"]
+    session.run(f"{prepare(session, 'dev')}/pytest", *two, *session.posargs, external=True)
 
 
 @nox.session(venv_backend="none")
