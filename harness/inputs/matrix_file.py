@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from harness.errors import UsageError
-from harness.inputs.matrix import Located, Matrix
+from harness.inputs.fields import Located
+from harness.inputs.matrix import Matrix
 from harness.words import said
 
 _PLACES_LIMIT = 20_000  # the whole matrix has some 150
