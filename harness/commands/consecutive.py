@@ -20,7 +20,7 @@ from harness.report.reduce import results_name
 @click.option(
     "--output",
     type=Writable(),
-    help="Folder of the tables (default: results/DEVICE-COLLECTION-PASSAGES beside matrix.yaml).",
+    help="Folder of the tables (default: tables/DEVICE--COLLECTION-PASSAGES in --home).",
 )
 def command(versions: tuple[str, ...], group: str | None, markdown: bool, output: Path | None, **options: Any) -> int:
     """Reduce stored cells to Parquet tables for consecutive VERSIONS (default: all), and print the headline table.
@@ -49,7 +49,7 @@ def command(versions: tuple[str, ...], group: str | None, markdown: bool, output
         # A version in the middle that has no cell is a gap in the table, not a step that is silently left out.
         first, last = (matrix.versions.index(listed[i]) for i in (0, -1))
         listed = matrix.versions[first : last + 1]
-    folder = output or chooser.path.parent / "results" / results_name(choice.cells[0].spec, chooser.selection.searched)
+    folder = output or chooser.home.tables / results_name(choice.cells[0].spec, chooser.selection.searched)
     reduced = reduce_cells(matrix, choice, listed, folder, lambda: Experiment(selection))
     print_headline(reduced, markdown=markdown)
     click.echo(f"Tables: {folder}")
