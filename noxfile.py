@@ -208,7 +208,7 @@ def lock(session: nox.Session) -> None:
         for name, extra in (("reducer", []), ("dev", ["--group", "dev"])):
             made = shutil.copy(f"locks/{name}.txt", folder)
             session.run(
-                UV, "pip", "compile", "pyproject.toml", *extra, "--output-file", made, "--quiet",
+                UV, "pip", "compile", "pyproject.toml", "--all-extras", *extra, "--output-file", made, "--quiet",
                 "--generate-hashes", "--python-version", PYTHON, "--universal",
                 "--no-emit-index-url", "--no-emit-find-links", "--custom-compile-command", "nox -s lock", *upgrade,
                 external=True, env=uv_environment(), include_outer_env=False,
@@ -236,6 +236,17 @@ def lint(session: nox.Session) -> None:
     session.run(f"{command}/ruff", "format", "--check", ".", external=True)
     session.run(f"{command}/lint-imports", "--no-cache", "--no-logo", external=True)
     session.run(f"{command}/zizmor", "--offline", "--quiet", ".github/workflows", external=True)
+
+
+@nox.session(venv_backend="none")
+def build(session: nox.Session) -> None:
+    """Build the wheel and the source archive into dist/, and check that a package index would take them."""
+    shutil.rmtree(ROOT / "dist", ignore_errors=True)
+    command = prepare(session, "dev")
+    session.run(
+        UV, "build", "--quiet", "--out-dir", "dist", external=True, env=uv_environment(), include_outer_env=False
+    )
+    session.run(f"{command}/twine", "check", "--strict", *map(str, sorted(Path("dist").glob("*.*"))), external=True)
 
 
 @nox.session(venv_backend="none")
