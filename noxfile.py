@@ -208,7 +208,7 @@ def lock(session: nox.Session) -> None:
         for name, extra in (("reducer", []), ("dev", ["--group", "dev"])):
             made = shutil.copy(f"locks/{name}.txt", folder)
             session.run(
-                UV, "pip", "compile", "pyproject.toml", *extra, "--output-file", made, "--quiet",
+                UV, "pip", "compile", "pyproject.toml", "--all-extras", *extra, "--output-file", made, "--quiet",
                 "--generate-hashes", "--python-version", PYTHON, "--universal",
                 "--no-emit-index-url", "--no-emit-find-links", "--custom-compile-command", "nox -s lock", *upgrade,
                 external=True, env=uv_environment(), include_outer_env=False,
@@ -223,7 +223,9 @@ def lock(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
     """Run the tests: quick ones first, then those with two real torch environments; pytest options after --."""
-    session.run(f"{prepare(session, 'dev')}/pytest", *session.posargs, external=True)
+    # Two at a time, in the order of tests/conftest.py: a job has two threads, and memory for one index.
+    two = ["-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder"]
+    session.run(f"{prepare(session, 'dev')}/pytest", *two, *session.posargs, external=True)
 
 
 @nox.session(venv_backend="none")
@@ -234,6 +236,17 @@ def lint(session: nox.Session) -> None:
     session.run(f"{command}/ruff", "format", "--check", ".", external=True)
     session.run(f"{command}/lint-imports", "--no-cache", "--no-logo", external=True)
     session.run(f"{command}/zizmor", "--offline", "--quiet", ".github/workflows", external=True)
+
+
+@nox.session(venv_backend="none")
+def build(session: nox.Session) -> None:
+    """Build the wheel and the source archive into dist/, and check that a package index would take them."""
+    shutil.rmtree(ROOT / "dist", ignore_errors=True)
+    command = prepare(session, "dev")
+    session.run(
+        UV, "build", "--quiet", "--out-dir", "dist", external=True, env=uv_environment(), include_outer_env=False
+    )
+    session.run(f"{command}/twine", "check", "--strict", *map(str, sorted(Path("dist").glob("*.*"))), external=True)
 
 
 @nox.session(venv_backend="none")

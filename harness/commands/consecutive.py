@@ -21,7 +21,7 @@ from harness.report.reduce import results_name
 @click.option(
     "--output",
     type=Writable(),
-    help="Folder of the tables (default: results/DEVICE-COLLECTION-PASSAGES beside matrix.yaml).",
+    help="Folder of the tables (default: tables/DEVICE--COLLECTION-PASSAGES in --home).",
 )
 def command(versions: tuple[str, ...], group: str | None, markdown: bool, output: Path | None, **options: Any) -> int:
     """Reduce stored cells to Parquet tables for consecutive VERSIONS (default: all), and print the headline table.
@@ -52,7 +52,7 @@ def command(versions: tuple[str, ...], group: str | None, markdown: bool, output
         first, last = (asked.index(listed[i]) for i in (0, -1))
         listed = asked[first : last + 1]
     name = results_name(choice.cells[0].spec, chooser.selection.searched, matrix.common_axis(listed))
-    folder = output or chooser.path.parent / "results" / name
+    folder = output or chooser.home.tables / name
     reduced = reduce_cells(matrix, choice, listed, folder, lambda: Experiment(selection))
     print_headline(reduced, markdown=markdown)
     click.echo(f"Tables: {folder}")

@@ -35,7 +35,7 @@ def command(
     from harness.environments.lockfile import lock_of
     from harness.environments.resolve import write_locks
     from harness.environments.uv import run_uv
-    from harness.inputs.matrix_file import load_matrix
+    from harness.inputs.matrix_file import load_matrix, own_matrix
 
     matrix = load_matrix(matrix_path)
     locks = matrix_path.parent / "locks"
@@ -50,5 +50,6 @@ def command(
             click.echo(change.title + (note if not varied.keys() & {*who} else ""))
         click.get_current_context().exit(1 if forbidden else 0)
     chosen = [matrix.require(version) for version in versions] or matrix.names
+    own_matrix(matrix_path)
     for written in write_locks(matrix, locks, chosen, partial(run_uv, home)):
         click.echo(str(written.relative_to(matrix_path.parent)))

@@ -51,7 +51,7 @@ matrix_option = click.option(
     "matrix_path",
     type=click.Path(path_type=Path),
     default=None,
-    help="matrix.yaml (default: the one in this folder or above it).",
+    help="matrix.yaml (default: the one in this folder or above it, or else the package's own).",
 )
 home_option = click.option(
     "--home",

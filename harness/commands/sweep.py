@@ -113,7 +113,7 @@ def command(
     plan = plan_cells(experiment, ready, {version: extra_runs[version] for version in ready if version in extra_runs})
     if older_than is not None:
         plan = run_older(plan, older_than)
-    folder = output or experiment.matrix_path.parent / "results" / results_name(
+    folder = output or experiment.home.tables / results_name(
         plan[0].spec, experiment.selection.searched, experiment.matrix.common_axis(chosen)
     )
     writable_folder(folder, "--output")

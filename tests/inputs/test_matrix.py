@@ -9,7 +9,8 @@ import pytest
 
 from harness.commands.schema import schema_text
 from harness.errors import UsageError
-from harness.inputs.matrix_file import find_matrix, load_matrix, parse_matrix
+from harness.home import default_matrix, package_folder, resolve_home
+from harness.inputs.matrix_file import find_matrix, load_matrix, own_matrix, parse_matrix
 from harness.words import version_key
 
 ROOT = Path(__file__).parents[2]
@@ -229,8 +230,24 @@ def test_the_number_of_further_mistakes_is_said():
 def test_a_missing_file_is_a_sentence(tmp_path):
     with pytest.raises(UsageError, match="cannot be read"):
         load_matrix(tmp_path / "matrix.yaml")
-    with pytest.raises(UsageError, match="--matrix PATH"):
-        find_matrix(tmp_path)
+
+
+def test_where_there_is_none_it_is_the_one_that_travels_with_the_package(tmp_path):
+    found = find_matrix(tmp_path)
+
+    assert found == default_matrix()
+    assert load_matrix(found).versions
+
+
+def test_the_package_s_own_matrix_is_not_written_to_and_has_its_home_here(tmp_path, monkeypatch):
+    packed = package_folder() / "default" / "matrix.yaml"
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(UsageError, match="`harness init`"):
+        own_matrix(packed)
+    assert own_matrix(tmp_path / "matrix.yaml") == tmp_path / "matrix.yaml"
+    assert resolve_home(None, packed).root == tmp_path / ".harness"
+    assert resolve_home(None, tmp_path / "x" / "matrix.yaml").root == tmp_path / "x" / ".harness"
 
 
 def test_a_file_that_is_not_utf8_is_a_sentence(tmp_path):
