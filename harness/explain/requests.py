@@ -120,6 +120,8 @@ def step_request(
     patterns = map(pair.kind.pattern, artifacts)
     chunk = next((chunk for _pattern, chunk in patterns if chunk is not None), "*")  # a step over all chunks at once
     request: dict[str, Any] = {"step": replay.run_as or step}
+    if replay.besides:
+        request["besides"] = replay.besides
     if sizes := _sizes(pair):
         request["settings"] = sizes
     if replay.batches is not None:
