@@ -16,6 +16,7 @@ EXAMPLES = {
     "all-pairs": ("all-pairs", "all-pairs --collection embedded"),
     "consecutive": ("consecutive", "consecutive 2.7.1 2.8.0 --markdown"),
     "headlines": ("headlines TABLES_OF_ONE_SWEEP TABLES_OF_ANOTHER",),
+    "renew": ("renew results",),
     "rankings": ("rankings A.run B.run --qrels JUDGED", "rankings 2.7.1 '2.8.0 on 2.7.1'"),
     "locate": ("locate 2.7.1 2.8.0", "locate 2.7.1 2.8.0 --repro SCRIPTS"),
     "swap": ("swap 2.4.1 2.5.0 local_sample_embs",),
