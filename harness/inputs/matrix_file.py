@@ -11,7 +11,8 @@ from pydantic_core import ErrorDetails
 
 from harness.errors import UsageError
 from harness.home import default_matrix, is_packed
-from harness.inputs.matrix import Located, Matrix
+from harness.inputs.fields import Located
+from harness.inputs.matrix import Matrix
 from harness.words import said
 
 _PLACES_LIMIT = 20_000  # the whole matrix has some 150

@@ -47,7 +47,7 @@ _OWN = {
     "cells": Table("a cell, ended well or badly; beside indexes, the searches in them that were compared", {
         "key": ("text", "digest of the whole specification"),
         "group": ("text", "digest of what cells must share to be comparable"),
-        "version": ("text", "release of PyTorch"),
+        "version": ("text", "release of PyTorch, or what another environment is called"),
         "index": ("text", "of a search, the version whose index was searched"),
         "repeat": ("int", "0, or the number of the repeat"),
         "outcome": ("text", "ok, or how it ended"),
@@ -86,7 +86,7 @@ _OWN = {
     }),
     "artifacts": Table("an artifact of a cell", {
         "key": ("text", "of its cell"),
-        "version": ("text", "release of PyTorch"),
+        "version": ("text", "release of PyTorch, or what another environment is called"),
         "repeat": ("int", "0, or the number of the repeat"),
         "artifact": ("text", "its name"),
         "kind": ("text", "final (in the index), intermediate, or value (no tensor in colbert-ai)"),
@@ -193,13 +193,13 @@ _OWN = {
         "unseen": ("text", "why it could not be compared; null where it was"),
     }),
     "env_delta": Table("a package that differs between the locks of two consecutive versions", {
-        "a": ("text", "older version of PyTorch"),
-        "b": ("text", "newer version of PyTorch"),
+        "a": ("text", "older version"),
+        "b": ("text", "newer version"),
         "package": ("text", "its name in B's lock, or in A's where it is not there"),
         "version_a": ("text", "in A's lock; null where it is not there"),
         "version_b": ("text", "in B's lock; null where it is not there"),
         "renamed_from": ("text", "its name in A's lock, where it has another one there"),
-        "required_by": ("texts", "what requires it in B (or in A): torch, directly or not, or else others"),
+        "required_by": ("texts", "what requires it in B (or in A): what is varied, such as torch, or else others"),
     }),
     "locations": Table("a call of a step that was replayed", {
         "a": ("text", "label of A"),
