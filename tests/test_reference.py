@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -14,14 +15,18 @@ from harness.report.columns import TABLES
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module")
-def maker() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_reference", ROOT / "docs" / "make_reference.py")
+def loaded(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def maker() -> ModuleType:
+    return loaded("make_reference")
 
 
 @pytest.mark.parametrize("page", ["tables.md", "matrix.md"])
@@ -47,3 +52,13 @@ def test_every_key_of_the_schema_is_told(maker):
         assert f"\n## {name}\n" in page
         for key in part.get("properties", {}):
             assert f"| `{key}` |" in page.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+
+
+def test_every_page_is_on_the_site_and_names_of_pages_are_links_there():
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")}
+    hooks = loaded("site_hooks")
+
+    assert set(re.findall(r": ([\w-]+\.md)", navigation)) == pages
+    assert hooks.on_page_markdown("see `docs/sweeps.md`.") == "see [Sweeps that last](sweeps.md)."
+    assert hooks.on_page_markdown("see `docs/nothing.md`.") == "see `docs/nothing.md`."
