@@ -288,6 +288,32 @@ def test_how_an_optimizer_runs_and_what_only_one_side_runs_is_said() -> None:
     assert one_sided([of("equal", "aten.addcdiv_.default")]) == ""
 
 
+def test_a_module_that_is_made_of_other_operators_says_of_which() -> None:
+    def of(kind: str, module: str, name: str, status: str) -> CallVerdict:
+        return CallVerdict(kind, module, name, 0, status)
+
+    calls = [
+        one
+        for layer in ("bert.layer.0", "bert.layer.1")
+        for one in (
+            of("module", layer, f"{layer}.self", "origin"),
+            of("operator", f"{layer}.self", "aten.clone.default", "missing_b"),
+            of("operator", f"{layer}.self", "aten.bmm.default", "missing_b"),
+            of("operator", f"{layer}.self", "aten.bmm.default", "missing_b"),
+            of("operator", f"{layer}.self", "aten.flash_attention.default", "missing_a"),
+        )
+    ]
+    outside = of("operator", "bert.layer.0.output", "aten.eq.Scalar", "missing_a")
+
+    assert summary([*calls, outside]) == [
+        (
+            "module bert.layer.0.self (only in A: aten.bmm.default 2x, aten.clone.default 1x; only in B: "
+            "aten.flash_attention.default 1x)"
+        ),
+        "module bert.layer.1.self (as above)",
+    ]
+
+
 def test_a_swap_says_whether_the_training_goes_on_as_the_other_one(store: Store) -> None:
     """What differs before the step whose weights were put in place is not held against them."""
     a = trained(store, "2.7.1")
