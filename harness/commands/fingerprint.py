@@ -44,16 +44,17 @@ def command(
     cannot compute it. harness/worker/fingerprint.py does the same by itself, without the harness
     (docs/fingerprint.md).
     """
-    from harness.environments.chosen import interpreter_for
-    from harness.environments.device import choose_device
     from harness.environments.interpreter import run_here, shell_python
     from harness.home import package_folder
-    from harness.inputs.matrix_file import load_matrix
 
     if env is None:
         python = shell_python("--env")
         click.echo(f"With {python}, the python of this shell; --env names another.", err=True)
     else:
+        from harness.environments.chosen import interpreter_for
+        from harness.environments.device import choose_device
+        from harness.inputs.matrix_file import load_matrix
+
         python = interpreter_for(
             env, home, load_matrix(matrix_path), matrix_path.parent / "locks", choose_device("auto")
         )
