@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from harness.report.upgrade import most_changed
-from tests.support.checkpoints import write_checkpoint
+from tests.support.checkpoints import checkpoint_bytes, write_checkpoint
 from tests.support.command import run
 from tests.support.own_environments import make_virtualenv, site_folder
 from tests.support.small_index import index_arrays, write_index
@@ -136,6 +137,22 @@ def test_the_index_in_production_stands_for_that_of_the_environment_before(world
     assert {path.name: path.read_bytes() for path in index.iterdir()} == before
     code, out, _ = world("plan", "a")
     assert "1 of 1 cell would run" in out
+
+
+def test_an_index_that_another_checkpoint_made_is_refused_before_anything_runs(world):
+    old, new = world.environment("old"), world.environment("new", seed=1)
+    files = checkpoint_bytes()
+    for name, other in (("same", files), ("other", {**files, "vocab.txt": files["vocab.txt"] + b"another\n"})):
+        index = shutil.copytree(world.folder / "made-old" / "index", world.folder / f"index-{name}")
+        made = write_checkpoint(world.folder / name, other)
+        text = json.loads((index / "metadata.json").read_text())
+        (index / "metadata.json").write_text(json.dumps({**text, "config": {"checkpoint": str(made)}}))
+        code, out, err = world.upgrade(f"a={old}", f"b={new}", "--index", str(index))
+        assert code == {"same": 0, "other": 2}[name], err
+    assert err.splitlines()[-1].startswith(
+        f"harness: index-other was made with the checkpoint {made}, and ck is another one"
+    )
+    assert "Traceback" not in out + err
 
 
 @pytest.mark.parametrize(
