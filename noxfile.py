@@ -143,6 +143,12 @@ def rankings(session: nox.Session) -> None:
     harness(session, "rankings", *session.posargs, well=FOUND_OR_NOT)
 
 
+@reducer("report")
+def report(session: nox.Session) -> None:
+    """Turn folders of tables into one HTML page: nox -s report -- results/FOLDER [FOLDER ...] --output report.html."""
+    harness(session, "report", *session.posargs)
+
+
 @reducer("upgrade")
 def upgrade(session: nox.Session) -> None:
     """Say whether an upgrade of your own environment wants a new index: nox -s upgrade -- old.txt .venv-new."""
@@ -206,7 +212,7 @@ def lock(session: nox.Session) -> None:
         for name, extra in (("reducer", []), ("dev", ["--group", "dev"])):
             made = shutil.copy(f"locks/{name}.txt", folder)
             session.run(
-                UV, "pip", "compile", "pyproject.toml", *extra, "--output-file", made, "--quiet",
+                UV, "pip", "compile", "pyproject.toml", "--all-extras", *extra, "--output-file", made, "--quiet",
                 "--generate-hashes", "--python-version", PYTHON, "--universal",
                 "--no-emit-index-url", "--no-emit-find-links", "--custom-compile-command", "nox -s lock", *upgrade,
                 external=True, env=uv_environment(), include_outer_env=False,
