@@ -6,14 +6,16 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from harness.artifacts.comparison import OCTAVES
 from harness.errors import printable
 from harness.report.page.folder import Row
 from harness.report.page.ladder import CHANGED, CLOSE, EQUAL, NOISE, UNKNOWN, Ladder
+from harness.report.readable import clean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,6 +38,11 @@ _SETTINGS: Any = {
     "xtick.minor.visible": False, "ytick.minor.visible": False, "axes.unicode_minus": True,
     "path.simplify_threshold": 1.0,
 }  # fmt: skip
+
+
+def _label(text: str) -> str:
+    """A name as it stands in a chart: short enough to leave the chart some room."""
+    return clean(text, 32)
 
 
 @contextmanager
@@ -96,7 +103,8 @@ def svg(figure: Figure, name: str, title: str, *, page: bool = False) -> str:
         text = text.replace("stroke-linejoin: miter", "").replace('; "', '"')
         text = re.sub(r'xmlns(:xlink)?="[^"]*" ?', "", text, count=2).replace("xlink:href", "href")
         text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-        text = re.sub(r"\n\s*", "\n", text)
+        text = re.sub(r' (?:d|x|y)="[^"]*"', lambda found: re.sub(r"(\.\d)\d+", r"\1", found[0]), text)
+        text = re.sub(r"\s*\n\s*", "\n", text)
     described = f'<svg role="img" aria-label="{escape(printable(title))}"'
     return text.replace("<svg", described, 1)
 
@@ -123,7 +131,7 @@ def ladder_chart(ladder: Ladder) -> Figure | None:
         rows.append((named, ladder.together))
     if not rows or not ladder.steps:
         return None
-    figure, [axes] = _figure(2.4 + 0.3 * len(ladder.steps), 1.5 + 0.2 * len(rows))
+    figure, [axes] = _figure(4 + 0.3 * len(ladder.steps), 1.7 + 0.2 * len(rows))
     for state, (marker, face, edge) in _MARKERS.items():
         places = [(x, y) for y, (_, states) in enumerate(rows) for x, one in enumerate(states) if one == state]
         if places:
@@ -135,8 +143,8 @@ def ladder_chart(ladder: Ladder) -> Figure | None:
                 continue
             axes.plot(xs, ys, linestyle="", marker=marker, markerfacecolor=face, markeredgecolor=edge, markersize=6,
                       label=state)  # fmt: skip
-    axes.set_yticks(range(len(rows)), [printable(name) for name, _ in rows])
-    axes.set_xticks(range(len(ladder.steps)), [printable(f"{a} → {b}") for a, b in ladder.steps], rotation=90)
+    axes.set_yticks(range(len(rows)), [_label(name) for name, _ in rows])
+    axes.set_xticks(range(len(ladder.steps)), [_label(f"{a} → {b}") for a, b in ladder.steps], rotation=90)
     axes.set_xlim(-0.6, len(ladder.steps) - 0.4)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.tick_params(length=0)
@@ -158,12 +166,17 @@ def spread_chart(rows: Sequence[Row]) -> Figure | None:
     figure, axes = _figure(3.4 * len(kinds) + 0.6, 0.7 + 0.34 * len(found), len(kinds))
     for one, (column, title) in zip(axes, kinds, strict=True):
         for y, entry in enumerate(found):
-            most = max(entry[column].values(), default=0)
-            for power, number in entry[column].items():
-                # A single element is to be seen beside millions.
-                height = 0.8 * (math.log1p(number) / math.log1p(most))
-                one.bar(power, height, width=1, align="edge", bottom=-y - 0.4, color=FIRST, linewidth=0)
-        one.set_yticks([-y for y in range(len(found))], [printable(name) for name, *_ in found])
+            counts: Mapping[int, int] = entry[column]
+            if not counts:
+                continue
+            edges = range(min(counts), max(counts) + 2)
+            # A single element is to be seen beside millions.
+            most = math.log1p(max(counts.values()))
+            heights = [0.8 * math.log1p(counts.get(power, 0)) / most for power in edges[:-1]]
+            bottom = -y - 0.4
+            one.stairs([bottom + height for height in heights], list(edges), baseline=bottom, fill=True, color=FIRST,
+                       linewidth=0, clip_on=False)  # fmt: skip
+        one.set_yticks([-y for y in range(len(found))], [_label(name) for name, *_ in found])
         if column == 2:
             one.set_yticklabels([])
         one.set_ylim(-len(found) + 0.45, 0.5)
@@ -182,8 +195,7 @@ def octaves(row: Row) -> tuple[dict[int, int], dict[int, int]]:
     try:
         details = json.loads(row["details"] or "{}")
         return tuple(  # type: ignore[return-value]
-            {int(power): int(number) for power, number in (details.get(name) or {}).items()}
-            for name in ("abs_octaves", "ulp_octaves")
+            {int(power): int(number) for power, number in (details.get(name) or {}).items()} for name in OCTAVES
         )
     except (ValueError, TypeError, AttributeError):
         return {}, {}
@@ -213,9 +225,9 @@ def loss_chart(rows: Sequence[Row]) -> Figure | None:
         return [math.nan if row[name] is None else float(row[name]) for row in curve]
 
     figure, [left, right] = _figure(7.2, 2.3, 2)
-    left.plot(steps, values("value_a"), color=FIRST, linewidth=1.6, label=printable(curve[0]["a"]))
+    left.plot(steps, values("value_a"), color=FIRST, linewidth=1.6, label=_label(curve[0]["a"]))
     left.plot(steps, values("value_b"), color=SECOND, linewidth=1.2, linestyle=(0, (3, 2)),
-              label=printable(curve[0]["b"]))  # fmt: skip
+              label=_label(curve[0]["b"]))  # fmt: skip
     left.set_title("loss")
     left.set_xlabel("step")
     left.legend()
@@ -264,7 +276,7 @@ def interval_chart(rows: Iterable[Row]) -> Figure | None:
             one.set_xticks([-delta, 0, delta], [f"-{delta:g}", "0", f"+{delta:g}"])
         one.set_yticks([-y for y in range(len(DEPLOYMENTS))], list(DEPLOYMENTS.values()) if k == 0 else [""] * 3)
         one.set_ylim(-len(DEPLOYMENTS) + 0.4, 0.6)
-        one.set_title(printable(measure))
+        one.set_title(_label(measure))
         one.tick_params(axis="y", length=0)
         one.grid(visible=False, axis="y")
     return figure
@@ -299,7 +311,7 @@ def ranks_chart(steps: Sequence[tuple[str, Sequence[Row]]]) -> Figure | None:
               hatch="////", label="only equal scores in another order")  # fmt: skip
     for y, (_, ties, other) in zip(places, bars, strict=True):
         axes.text(100 * (ties + other) + 0.6, y, f"{100 * (ties + other):.1f} %", va="center", fontsize=8, color=INK)
-    axes.set_yticks(places, [printable(name) for name, _, _ in bars])
+    axes.set_yticks(places, [_label(name) for name, _, _ in bars])
     axes.set_xlim(0, max(10.0, 1.15 * max(100 * (ties + other) for _, ties, other in bars)))
     axes.set_xlabel("% of queries that get another list than from A in its own index")
     axes.tick_params(axis="y", length=0)

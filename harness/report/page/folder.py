@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,23 @@ class Folder:
 
     def rows(self, name: str, step: VersionPair | None = None) -> list[Row]:
         """The rows of a table, or those of one step; none where the table is not there."""
-        return [row for row in self.tables.get(name, ()) if step is None or (row["a"], row["b"]) == step]
+        return list(self.tables.get(name, ()) if step is None else self._by_step.get((name, *step), ()))
+
+    @cached_property
+    def _by_step(self) -> Mapping[tuple[str, str, str], Sequence[Row]]:
+        found: dict[tuple[str, str, str], list[Row]] = {}
+        for name, rows in self.tables.items():
+            for row in rows if {"a", "b"} <= set(TABLES[name].columns) else ():
+                found.setdefault((name, row["a"], row["b"]), []).append(row)
+        return found
+
+    def compared(self, step: VersionPair, kind: str = "consecutive") -> Mapping[str, Row]:
+        """Rows of `comparisons` of a step (or of a pair of runs), one for each tensor, in the pipeline's order."""
+        return {
+            row["artifact"]: row
+            for row in self.rows("comparisons", step)
+            if row["kind"] == kind and row["artifact"] != "metadata"
+        }
 
     @property
     def device(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.report.headline import VersionPair
@@ -79,25 +79,14 @@ def worst(states: Sequence[str]) -> str:
     return min(states, key=_WORST_FIRST.index, default=UNKNOWN)
 
 
-def compared(folder: Folder, kind: str = "consecutive") -> Mapping[tuple[VersionPair, str], Row]:
-    """Rows of tensors in `comparisons`, one for each step (or pair of runs) and artifact, in the pipeline's order."""
-    return {
-        ((row["a"], row["b"]), row["artifact"]): row
-        for row in folder.rows("comparisons")
-        if row["kind"] == kind and row["artifact"] != "metadata"
-    }
-
-
 def ladder_of(folder: Folder) -> Ladder:
     """The ladder of a folder; without `comparisons`, one without artifacts."""
-    rows, steps = compared(folder), folder.steps
+    found = [folder.compared(step) for step in folder.steps]
     # A step may have been recorded in less detail than others: the one that knows most gives the pipeline's order.
-    known = {step: [artifact for of, artifact in rows if of == step] for step in steps}
-    names = dict.fromkeys(name for many in sorted(known.values(), key=len, reverse=True) for name in many)
-    final = {artifact for (_step, artifact), row in rows.items() if row["final"]}
+    names = dict.fromkeys(name for rows in sorted(found, key=len, reverse=True) for name in rows)
+    final = {name for rows in found for name, row in rows.items() if row["final"]}
     return Ladder(
-        steps,
-        [Strip(name, name in final, tuple(state_of(rows.get((step, name))) for step in steps)) for name in names],
+        folder.steps, [Strip(name, name in final, tuple(state_of(rows.get(name)) for rows in found)) for name in names]
     )
 
 

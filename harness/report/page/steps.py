@@ -12,7 +12,7 @@ from harness.explain.replay import ARGUMENTS, MISSING_A, ORIGIN
 from harness.explain.units import AS_A, AS_B
 from harness.report.headline import VersionPair
 from harness.report.page.folder import Folder, Row
-from harness.report.page.ladder import CHANGED, CLOSE, EQUAL, UNKNOWN, compared, state_of, state_of_step, worst
+from harness.report.page.ladder import CHANGED, CLOSE, EQUAL, UNKNOWN, state_of, state_of_step, worst
 from harness.words import count
 
 
@@ -159,8 +159,8 @@ def moved(folder: Folder, step: VersionPair) -> list[Moved]:
     """Artifacts of a step that are not equal, in the pipeline's order."""
     return [
         Moved(artifact, bool(row["final"]), state_of(row), row)
-        for (of, artifact), row in compared(folder).items()
-        if of == step and state_of(row) != EQUAL
+        for artifact, row in folder.compared(step).items()
+        if state_of(row) != EQUAL
     ]
 
 
@@ -179,16 +179,15 @@ def headline_row(folder: Folder, step: VersionPair) -> Row | None:
 
 def repeats(folder: Folder) -> list[tuple[str, list[str]]]:
     """The noise floor: what was found of cells that were run again, and the cells."""
-    states: dict[VersionPair, dict[str, str]] = {}
-    for (pair, artifact), row in compared(folder, "repeat").items():
-        # A repeat is not judged by itself as noise: what it differs in is the noise.
-        states.setdefault(pair, {})[artifact] = state_of({**row, "noise": None})
+    pairs = dict.fromkeys((row["a"], row["b"]) for row in folder.rows("comparisons") if row["kind"] == "repeat")
     found: dict[str, list[str]] = {}
-    for (a, _again), by_name in states.items():
+    for pair in pairs:
+        # A repeat is not judged by itself as noise: what it differs in is the noise.
+        by_name = {name: state_of({**row, "noise": None}) for name, row in folder.compared(pair, "repeat").items()}
         differ = [name for name, state in by_name.items() if state in (CHANGED, CLOSE)]
         unknown = [name for name, state in by_name.items() if state == UNKNOWN]
         told = f"{', '.join(differ)} differ" if differ else f"the same bit for bit in {count(len(by_name), 'artifact')}"
         if unknown:
             told = f"{told if differ else 'no difference is known'}, and of {', '.join(unknown)} nobody knows"
-        found.setdefault(told, []).append(a)
+        found.setdefault(told, []).append(pair[0])
     return list(found.items())
