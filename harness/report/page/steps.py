@@ -186,8 +186,9 @@ def repeats(folder: Folder) -> list[tuple[str, list[str]]]:
         by_name = {name: state_of({**row, "noise": None}) for name, row in folder.compared(pair, "repeat").items()}
         differ = [name for name, state in by_name.items() if state in (CHANGED, CLOSE)]
         unknown = [name for name, state in by_name.items() if state == UNKNOWN]
-        told = f"{', '.join(differ)} differ" if differ else f"the same bit for bit in {count(len(by_name), 'artifact')}"
-        if unknown:
-            told = f"{told if differ else 'no difference is known'}, and of {', '.join(unknown)} nobody knows"
+        equal = len(by_name) - len(differ) - len(unknown)
+        told = f"the same bit for bit in {count(equal, 'artifact')}"
+        told += f", not in {', '.join(differ)}" if differ else ""
+        told += f"; of {', '.join(unknown)} nobody knows" if unknown else ""
         found.setdefault(told, []).append(pair[0])
     return list(found.items())
