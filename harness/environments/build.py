@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from harness.environments.interpreter import installed_packages, mismatches
-from harness.environments.lockfile import Lock, lock_of, lock_path, read_lock
+from harness.environments.lockfile import Lock, lock_of, lock_path, lock_text, read_lock
 from harness.environments.supervise import Control, Deadline, wait_for
 from harness.environments.uv import BuildFailed, cache_lock, index_arguments, run_logged, run_uv, uv_command
 from harness.files import write_json
@@ -216,19 +217,25 @@ def build_environment(
 ) -> dict[str, str]:
     """Make a virtualenv and install a lock's packages; `keep` are locks that uv holds on if this process is killed."""
     uv = uv_command()
-    commands = {
-        "a virtualenv": [*uv, "venv", "--quiet", "--python", lock.python or matrix.python, "--no-project", str(path)],
-        "the locked packages": [
-            *uv, "pip", "install", "--python", str(path / "bin" / "python"), "--no-deps", "--require-hashes",
-            *index_arguments({name: matrix.index_url(name) for name in lock.indexes}),
-            "--requirements", str(lock.path),
-        ],
-    }  # fmt: skip
     end = None if deadline is None else time.monotonic() + deadline
-    with wait_for([cache_lock(home)], control, shared=True) as cache:
-        for what, command in commands.items():
-            left = [] if end is None else [Deadline("install", max(0.0, end - time.monotonic()))]
-            run_logged(command, home, version, what, left, control, [cache.fileno(), *keep])
+    # All of it in one file, as that of a point of an axis only says how it differs from another.
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=f"-{lock.path.name}") as whole:
+        whole.write(lock_text(lock.path))
+        whole.flush()
+        commands = {
+            "a virtualenv": [
+                *uv, "venv", "--quiet", "--python", lock.python or matrix.python, "--no-project", str(path),
+            ],
+            "the locked packages": [
+                *uv, "pip", "install", "--python", str(path / "bin" / "python"), "--no-deps", "--require-hashes",
+                *index_arguments({name: matrix.index_url(name) for name in lock.indexes}),
+                "--requirements", whole.name,
+            ],
+        }  # fmt: skip
+        with wait_for([cache_lock(home)], control, shared=True) as cache:
+            for what, command in commands.items():
+                left = [] if end is None else [Deadline("install", max(0.0, end - time.monotonic()))]
+                run_logged(command, home, version, what, left, control, [cache.fileno(), *keep])
     found = installed_packages(path)
     wrong = mismatches(lock, found)
     if wrong:

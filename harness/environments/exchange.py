@@ -14,7 +14,7 @@ from importlib.util import cache_from_source
 from pathlib import Path
 
 from harness.environments.interpreter import files_below, files_of, normal_name, packages_in
-from harness.environments.lockfile import head, head_of
+from harness.environments.lockfile import exchanged, lock_text
 
 
 def exchange(base: Path, other: Path, packages: Iterable[str], target: Path) -> None:
@@ -67,29 +67,9 @@ def _link(source: Path, target: Path) -> None:
         shutil.copy2(source, target, follow_symlinks=False)
 
 
-_PIN = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==")
-
-
 def counterfactual(base: Path, other: Path, packages: Iterable[str]) -> str:
     """The lock `base` with `packages` as `other` has them: in its version, with its hashes, or not at all."""
-    mine, theirs, wanted = _blocks(base), _blocks(other), set(packages)
-    merged = {name: block for name, block in mine.items() if name not in wanted}
-    merged |= {name: theirs[name] for name in wanted if name in theirs}
-    (python, own), (_other, more) = (head_of(path.read_text(encoding="utf-8")) for path in (base, other))
-    return head(python, dict.fromkeys((*own, *more))) + "".join(merged[name] for name in sorted(merged))
-
-
-def _blocks(path: Path) -> dict[str, str]:
-    blocks: dict[str, str] = {}
-    current = ""
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        pin = _PIN.match(line)
-        if pin:
-            current = pin["name"].lower()
-            blocks[current] = ""
-        if current and not line.startswith("#"):
-            blocks[current] += line
-    return blocks
+    return exchanged(lock_text(base), lock_text(other), packages)
 
 
 # ---- what the dynamic loader would miss
