@@ -57,7 +57,7 @@
   });
   details.forEach((one) => one.addEventListener("toggle", fold));
   fold();
-  document.querySelector("nav").append(button);
+  if (details.length) document.querySelector("nav").append(button);
   let folded = [];
   addEventListener("beforeprint", () => {
     folded = details.filter((one) => !one.open);
