@@ -245,6 +245,13 @@ def lint(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def docs(session: nox.Session) -> None:
+    """Build the documentation as a site into site/, with warnings as errors."""
+    build = [f"{prepare(session, 'dev')}/mkdocs", "build", "--strict", "--quiet", "--site-dir", "site"]
+    session.run(*build, external=True, env={"NO_MKDOCS_2_WARNING": "1"})  # of a successor, at each build
+
+
+@nox.session(venv_backend="none")
 def build(session: nox.Session) -> None:
     """Build the wheel and the source archive into dist/, and check that a package index would take them."""
     shutil.rmtree(ROOT / "dist", ignore_errors=True)

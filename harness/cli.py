@@ -38,6 +38,7 @@ COMMANDS = {
     "headlines": "Show headline tables of several sweeps side by side.",
     "report": "Turn folders of tables into one HTML page.",
     "plot": "Draw the charts of a folder of tables as SVG and PNG.",
+    "renew": "Write tables of an older version again, as this one writes them.",
     "rankings": "Say whether two searches, or two TREC run files, rank alike.",
     "locate": "Say where a difference starts: step, module, function, operator.",
     "swap": "Run one version's job with artifacts of another in their place.",
@@ -58,7 +59,7 @@ COMMANDS = {
 }
 """Each command and its help in a line; `harness.commands` has a module of the name, with a click command `command`."""
 
-_EXTRAS = {"rankings": "rankings", "headlines": "report", "report": "report", "plot": "report"}
+_EXTRAS = {"rankings": "rankings", "headlines": "report", "renew": "report", "report": "report", "plot": "report"}
 """Extra of this package that a command may need; for all others it is `run`, which holds every other."""
 
 

@@ -18,6 +18,7 @@ EXAMPLES = {
     "headlines": ("headlines TABLES_OF_ONE_SWEEP TABLES_OF_ANOTHER",),
     "report": ("report TABLES", "report TABLES_ON_A_CPU TABLES_ON_A_GPU --output report.html"),
     "plot": ("plot TABLES --output plots",),
+    "renew": ("renew results",),
     "rankings": ("rankings A.run B.run --qrels JUDGED", "rankings 2.7.1 '2.8.0 on 2.7.1'"),
     "locate": ("locate 2.7.1 2.8.0", "locate 2.7.1 2.8.0 --repro SCRIPTS"),
     "swap": ("swap 2.4.1 2.5.0 local_sample_embs",),

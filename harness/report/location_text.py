@@ -199,7 +199,8 @@ def rows(location: Location) -> list[dict[str, Any]]:
             **picked(location, "a", "b"),
             **picked(finding, "step", "trusted"),
             "artifacts": ",".join(finding.artifacts),
-            **picked(verdict, "kind", "module", "name", "number", "device", "status", "reason"),
+            **picked(verdict, "kind", "module", "name", "number", "status", "reason"),
+            "ran_on": verdict.device,
             **picked(verdict, "node", "of", "draws", "stream"),
             **picked(verdict.metrics, *MEASURED),
         }
