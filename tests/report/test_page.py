@@ -129,12 +129,12 @@ def test_a_row_has_the_state_that_its_status_allows(row, state):
 def test_only_what_exchanges_the_result_both_ways_is_blamed_and_only_trusted_calls_are_origins(tables):
     [folder] = read_folders([tables])
 
-    matrix = exchanges(folder, CHANGED_STEP)
+    [matrix] = exchanges(folder, CHANGED_STEP).values()
 
     assert [(one.what, one.in_b, one.in_a) for one in matrix] == [
         ("torch", "as A", "as B"), ("triton", "as B", "as A"),
     ]  # fmt: skip
-    assert blamed(matrix) == ["torch"]
+    assert blamed(folder, CHANGED_STEP) == ["torch"]
     assert [(one.step, one.name, one.calls, one.of) for one in origins(folder, CHANGED_STEP)] == [
         ("encode", "aten.norm.default", 1, 2)
     ]

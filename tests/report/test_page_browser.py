@@ -105,7 +105,7 @@ def test_a_table_sorts_both_ways_by_numbers_and_by_the_keyboard(browser, file):
         visit.page.keyboard.press("Enter")
         assert head.get_attribute("aria-sort") == "descending"
         assert cells.all_inner_texts() == before[::-1]
-        sizes = visit.page.locator("table", has_text="Max ULP").first
+        sizes = visit.page.locator("table", has_text="That in ULP").first
         sizes.get_by_role("button", name="Artifact").click()
         assert sizes.locator("tbody th").all_inner_texts()[1:] == ["centroids", "embs_0"]
 

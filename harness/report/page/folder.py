@@ -14,7 +14,7 @@ from harness.errors import UsageError
 from harness.report.columns import TABLES
 from harness.report.headline import VersionPair
 from harness.report.headlines import TABLE, without_table
-from harness.report.parquet import read_table
+from harness.report.parquet import of_what, read_table
 from harness.words import count, name_key
 
 Row = Mapping[str, Any]
@@ -83,18 +83,20 @@ class Folder:
     @property
     def collection(self) -> str:
         """Its name and size."""
-        name, passages = [*self.about.get("collection", "").split(" "), "", ""][:2]
-        return f"{name}, {count(int(passages), 'passage')}" if passages.isdecimal() else name
+        of = of_what(self.about)
+        return ", ".join(
+            part for part in (of["collection"], of["passages"] is not None and count(of["passages"], "passage")) if part
+        )
 
     @property
     def checkpoint(self) -> str:
         """Its name."""
-        return self.about.get("checkpoint", "").split(" ")[0]
+        return of_what(self.about)["checkpoint"] or ""
 
     @property
     def makes(self) -> str:
         """What its jobs make: an index, or a trained model."""
-        return "trained model" if "training" in self.tables else "index"
+        return "trained model" if self.about.get("job") == "train" else "index"
 
     @property
     def parts(self) -> list[str]:

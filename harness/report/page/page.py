@@ -52,9 +52,8 @@ class Panel:
     row: Row
     packages: Sequence[Row]
     origins: Sequence[Origin]
-    exchanges: Sequence[Exchange]
+    exchanges: Mapping[str, Sequence[Exchange]]
     blamed: Sequence[str]
-    sentence: str
     moved: Sequence[Moved]
     unknown: Sequence[str]
     grid: Grid | None
@@ -119,7 +118,6 @@ def _section(folders: Sequence[Folder], line: StepLine) -> Section:
 
 
 def _panel(folder: Folder, k: int, row: Row, step: VersionPair, shown: Sequence[Moved]) -> Panel:
-    matrix = exchanges(folder, step)
     retrieval = folder.rows("retrieval", step)
     measures: dict[str, dict[str, Row]] = {}
     for one in retrieval:
@@ -132,8 +130,8 @@ def _panel(folder: Folder, k: int, row: Row, step: VersionPair, shown: Sequence[
         "loss": (charts.loss_chart, training, "losses of both trainings"),
     }
     return Panel(
-        folder, k, row, folder.rows("env_delta", step), origins(folder, step), matrix, blamed(matrix),
-        next((one["verdict"] for one in folder.rows("blame", step) if one["verdict"]), ""),
+        folder, k, row, folder.rows("env_delta", step), origins(folder, step), exchanges(folder, step),
+        blamed(folder, step),
         [one for one in shown if one.state != UNKNOWN], [one.name for one in shown if one.state == UNKNOWN],
         batch_grid(folder, step), probe_changes(folder, step), measures,
         [one for one in training if one["first"] and one["step"] is not None],

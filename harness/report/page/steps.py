@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,25 +68,36 @@ class Exchange:
         return (self.in_b, self.in_a) == (AS_A, AS_B)
 
 
-def exchanges(folder: Folder, step: VersionPair) -> list[Exchange]:
-    """The counterfactuals as a matrix, those that are blamed first."""
-    found: dict[str, dict[str | None, Row]] = {}
+def exchanges(folder: Folder, step: VersionPair) -> dict[str, list[Exchange]]:
+    """The counterfactuals as a matrix for each answer of `blame`, which has one for each step of the pipeline.
+
+    What is blamed stands first in each.
+    """
+    found: dict[str, dict[str, dict[str | None, Row]]] = {}
     for row in folder.rows("blame", step):
         if row["what"]:
-            found.setdefault(row["what"], {})[row["base"]] = row
-    matrix = []
-    for what, by_base in found.items():
-        sides = {base: by_base.get(base, by_base.get(None)) for base in ("A", "B")}
-        told = {base: "not tried" if row is None else row["result"] or "" for base, row in sides.items()}
-        reason = "; ".join(dict.fromkeys(row["reason"] for row in by_base.values() if row["reason"]))
-        matrix.append(Exchange(what, told["B"], told["A"], reason))
-    return sorted(matrix, key=lambda one: (not one.blamed, one.what.count(","), one.what))
+            found.setdefault(row["verdict"] or "", {}).setdefault(row["what"], {})[row["base"]] = row
+    return {
+        answer: sorted(map(_exchange, by_what, by_what.values()), key=lambda one: (not one.blamed, one.what.count(",")))
+        for answer, by_what in found.items()
+    }
 
 
-def blamed(matrix: Iterable[Exchange]) -> list[str]:
-    """The least that exchanges the result; nothing where no exchange did in both directions."""
-    guilty = [one.what for one in matrix if one.blamed]
-    return [what for what in guilty if not any(set(other.split(",")) < set(what.split(",")) for other in guilty)]
+def _exchange(what: str, by_base: Mapping[str | None, Row]) -> Exchange:
+    sides = {base: by_base.get(base, by_base.get(None)) for base in ("A", "B")}
+    told = {base: "not tried" if row is None else row["result"] or "" for base, row in sides.items()}
+    reason = "; ".join(dict.fromkeys(row["reason"] for row in by_base.values() if row["reason"]))
+    return Exchange(what, told["B"], told["A"], reason)
+
+
+def blamed(folder: Folder, step: VersionPair) -> list[str]:
+    """What is blamed: the least that exchanges the result, by the names of `exchanges`, else packages of the table."""
+    packages: list[str] = next((row["blamed"] for row in folder.rows("blame", step) if row["blamed"]), [])
+    least: list[str] = []
+    for matrix in exchanges(folder, step).values():
+        guilty = [one.what for one in matrix if one.blamed]
+        least += [what for what in guilty if not any(set(other.split(",")) < set(what.split(",")) for other in guilty)]
+    return list(dict.fromkeys(least or packages)) if packages else []
 
 
 @dataclass(frozen=True)

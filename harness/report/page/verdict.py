@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from harness.report.headline import VersionPair
 from harness.report.page.folder import Folder, step_key
 from harness.report.page.ladder import CHANGED, EQUAL, UNKNOWN, state_of_step
-from harness.report.page.steps import blamed, changes, exchanges, headline_row, origins
+from harness.report.page.steps import blamed, changes, headline_row, origins
 from harness.words import count
 
 ACT = ("re-index", "investigate")
@@ -59,7 +59,7 @@ def step_lines(folders: Sequence[Folder]) -> list[StepLine]:
         rows = [headline_row(folder, step) for folder in folders]
         states = [None if row is None else state_of_step(row) for row in rows]
         starts = (one.name for folder in folders for one in origins(folder, step))
-        blame = (what for folder in folders for what in blamed(exchanges(folder, step)))
+        blame = (what for folder in folders for what in blamed(folder, step))
         answers: dict[str, list[str]] = {}
         for folder, row in zip(folders, rows, strict=True):
             if row is not None and row["verdict"] and folder.device not in answers.get(row["verdict"], ()):
