@@ -37,6 +37,8 @@ COMMANDS = {
     "all-pairs": "Show all pairs of stored versions, and which are equal to which.",
     "consecutive": "Reduce stored cells to tables: what changed at each step, and must I re-index?",
     "headlines": "Show headline tables of several sweeps side by side.",
+    "report": "Turn folders of tables into one HTML page.",
+    "plot": "Draw the charts of a folder of tables as SVG and PNG.",
     "renew": "Write tables of an older version again, as this one writes them.",
     "rankings": "Say whether two searches, or two TREC run files, rank alike.",
     "locate": "Say where a difference starts: step, module, function, operator.",

@@ -17,6 +17,8 @@ EXAMPLES = {
     "all-pairs": ("all-pairs", "all-pairs --collection embedded"),
     "consecutive": ("consecutive", "consecutive 2.7.1 2.8.0 --markdown"),
     "headlines": ("headlines TABLES_OF_ONE_SWEEP TABLES_OF_ANOTHER",),
+    "report": ("report TABLES", "report TABLES_ON_A_CPU TABLES_ON_A_GPU --output report.html"),
+    "plot": ("plot TABLES --output plots",),
     "renew": ("renew results",),
     "rankings": ("rankings A.run B.run --qrels JUDGED", "rankings 2.7.1 '2.8.0 on 2.7.1'"),
     "locate": ("locate 2.7.1 2.8.0", "locate 2.7.1 2.8.0 --repro SCRIPTS"),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from harness.commands.options import (
+    Writable,
     evict_option,
     json_option,
     local_options,
@@ -14,6 +15,9 @@ from harness.commands.options import (
     sites_options,
 )
 from harness.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @click.command(name="upgrade")
@@ -27,6 +31,7 @@ from harness.errors import ExitCode, UsageError
     type=click.Path(path_type=str),
     help="The index in production, which then stands for BEFORE's own, and is not written to.",
 )
+@click.option("--report", type=Writable(file=True), help="Also write the answer as one HTML page, to hand on.")
 @click.option("--k", type=click.IntRange(min=1), help="Passages that a search returns (part of its key).")
 @selection_options
 @sites_options
@@ -42,6 +47,7 @@ def command(
     before: str,
     after: str,
     index: str | None,
+    report: Path | None,
     repeats: bool,
     evict: bool,
     as_json: bool,
@@ -104,6 +110,10 @@ def command(
         if code := searched([a, b]):
             return int(code)
         found = judge_upgrade(experiment, a, b, folder)
+    if report is not None:
+        from harness.report.page.upgrade_page import upgrade_page
+
+        report.write_text(upgrade_page(found, report), encoding="utf-8")
     screen = Screen.of()
     click.echo(dumps(found.to_json()) if as_json else upgrade_text(found, screen), color=screen.styles)
     return int(found.outcome)

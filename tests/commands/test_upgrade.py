@@ -110,10 +110,17 @@ def test_an_upgrade_that_changes_nothing_is_unchanged(world):
 
 
 def test_an_upgrade_that_changes_the_index_and_not_what_is_found_keeps_it(world):
-    code, out, _ = world.upgrade(f"a={world.environment('old')}", f"b={world.environment('new', seed=1)}")
+    page = world.folder / "upgrade.html"
+    old, new = world.environment("old"), world.environment("new", seed=1)
+    code, out, _ = world.upgrade(f"a={old}", f"b={new}", "--report", str(page))
 
     assert code == 0
     assert out.splitlines()[0] == "keep"
+    told = page.read_text(encoding="utf-8")
+    assert told.index("a -&gt; b: keep the index.") < told.index("<main")
+    assert "1 of 10 tensors of the index differs." in told
+    assert '<b>centroids</b></th><td class="k"><span class="s changed">' in told
+    assert "4.49.0</td><td>4.57.0" in told
     assert "a -> b: keep the index." in out
     assert "tensors differ" in out
     assert "With 95% confidence, at most 77.6% of queries like these" in out
