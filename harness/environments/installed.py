@@ -61,7 +61,8 @@ def there(name):
 print("harness:" + json.dumps({
     "version": platform.python_version(), "implementation": platform.python_implementation(),
     "platform": sysconfig.get_platform(), "modules": [name for name in MODULES if there(name)],
-    "path": sys.path, "prefix": sys.prefix, "library": [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")],
+    "path": sys.path, "prefix": sys.prefix, "base": getattr(sys, "_base_executable", None) or sys.executable,
+    "library": [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")],
 }))
 """
 _SITES = {"site-packages", "dist-packages"}
@@ -99,6 +100,11 @@ class Installed:
     site: Path | None
 
     @property
+    def interpreter(self) -> str:
+        """What kind of Python it is, and which."""
+        return f"{self.implementation} {self.version}"
+
+    @property
     def digest(self) -> str:
         """Of the interpreter and all files of all packages; no path is in it."""
         told = [self.version, self.implementation, self.platform, sorted(self.digests.items())]
@@ -112,6 +118,8 @@ class Installed:
 
 def ask(python: Path, what: str) -> dict[str, Any]:
     """What an interpreter is: its version, implementation and platform, its path, and which modules it finds.
+
+    `base` is the interpreter that a virtualenv was made of, or itself.
 
     Args:
         python: is run; nothing is written.
@@ -169,13 +177,10 @@ def examine(python: Path, what: str, cache: Path) -> Installed:
         UsageError: as `ask`, or a file of a package cannot be read.
     """
     told = ask(python, what)
-    library = {os.path.realpath(one) for one in told["library"] if one}
-    # In the order in which they are imported from: the first of two packages of one name is the one that is used.
-    folders = [Path(one) for one in dict.fromkeys(map(os.path.realpath, filter(None, told["path"])))]
-    folders = [one for one in folders if one.is_dir() and str(one) not in library and one.name != "lib-dynload"]
+    folders = _folders(told)
     known = _Known(cache / f"{blake3(str(python).encode()).hexdigest(length=8)}.json")
     found = _Found()
-    sites = [one for one in folders if one.name in _SITES]
+    sites = site_folders(told)
     try:
         for site in sites:
             found.add_site(site, known)
@@ -191,6 +196,21 @@ def examine(python: Path, what: str, cache: Path) -> Installed:
         dict(sorted(found.packages.items())), found.digests(), found.parents(told["version"]),
         next((site for site in sites if (site / "torch").is_dir()), sites[0] if sites else None),
     )  # fmt: skip
+
+
+def site_folders(told: Mapping[str, Any]) -> list[Path]:
+    """The site folders of an interpreter, by what it said of itself (see `ask`), in the order of its path."""
+    return [one for one in _folders(told) if one.name in _SITES]
+
+
+def _folders(told: Mapping[str, Any]) -> list[Path]:
+    """Where an interpreter imports from, beside its own library.
+
+    In the order in which it does: the first of two packages of one name is the one that is used.
+    """
+    library = {os.path.realpath(one) for one in told["library"] if one}
+    folders = [Path(one) for one in dict.fromkeys(map(os.path.realpath, filter(None, told["path"])))]
+    return [one for one in folders if one.is_dir() and str(one) not in library and one.name != "lib-dynload"]
 
 
 class _Known:

@@ -42,6 +42,7 @@ class Lock:
             is installed; None for a version of the matrix.
         digests: package to the digest of its files, where these were read; a package of the same version may be
             another build, or may have been changed in place.
+        interpreter: implementation and version of its Python, where that was read, such as `CPython 3.11.7`.
     """
 
     path: Path
@@ -52,6 +53,7 @@ class Lock:
     indexes: tuple[str, ...] = ()
     own: Mapping[str, str] | None = None
     digests: Mapping[str, str] = field(default_factory=dict)
+    interpreter: str = ""
 
     def torch_closure(self) -> frozenset[str]:
         """`torch` and everything that torch, directly or not, requires, whoever else requires it too."""

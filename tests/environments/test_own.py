@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.environments import own as own_module
+from harness.environments import build as build_module
 from harness.environments import uv
 from harness.environments.changes import changes
 from harness.environments.chosen import Names, interpreter_for
@@ -321,7 +321,7 @@ def fake_uv(bench, monkeypatch):
     state.mkdir()
     (state / "modules").touch()
     monkeypatch.setattr(uv, "uv_command", lambda: [sys.executable, "-S", str(FAKE), str(state)])
-    monkeypatch.setattr(own_module, "uv_command", lambda: [sys.executable, "-S", str(FAKE), str(state)])
+    monkeypatch.setattr(build_module, "uv_command", lambda: [sys.executable, "-S", str(FAKE), str(state)])
     return state
 
 
