@@ -100,7 +100,7 @@ def environment_with(
         BuildFailed: it cannot be made.
         UsageError: an interpreter cannot be asked.
     """
-    brought = base.lock.own is None and base.interpreter().site is not None
+    brought = any(one.lock.own is None and one.interpreter().site is not None for one in (base, other))
     way = _built if base.pinned and other.pinned and not brought else _put_together
     with way(home, matrix, base, other, packages) as made:
         yield made

@@ -99,7 +99,7 @@ class Family:
     requires: bool = False
 
 
-TORCH = Family("torch", ("torch", "*triton*", *(f"{start}*" for start in NVIDIA)), requires=True)
+TORCH = Family("torch", ("torch", "triton", "pytorch-triton*", *(f"{start}*" for start in NVIDIA)), requires=True)
 FAMILIES = (
     TORCH,
     Family("transformers", ("transformers", "tokenizers"), requires=True),
@@ -110,6 +110,7 @@ FAMILIES = (
 )
 """In the order in which they are tried."""
 OTHERS = "other packages"
+_SHOWN = 3
 _APART = ("nvidia-cublas", "nvidia-cuda-runtime", "nvidia-cudnn")
 """Libraries of NVIDIA that compute or launch what an index job runs, in the order in which they are tried."""
 
@@ -138,7 +139,7 @@ def units_of(
     units: list[Unit] = []
     for family, members in groups.items():
         parts = _parts(members, changed, apart=apart, bound=bound)
-        units += [_whole(family.name if family else OTHERS, parts)] if len(parts) > 1 else parts
+        units += [_whole(_called(family, parts), parts)] if len(parts) > 1 else parts
     if not any(members for family, members in groups.items() if family not in (TORCH, None)):
         first = _parts(groups[TORCH], changed, apart=apart, bound=bound)
         units[: 1 if first else 0] = first
@@ -166,6 +167,15 @@ def _families(changed: Sequence[Change], locks: Sequence[Lock]) -> dict[str, Fam
         if not more:
             return found
         found |= more
+
+
+def _called(family: Family | None, parts: Sequence[Unit]) -> str:
+    """What a unit of several parts is called, which is the name of none of them: `transformers (with tokenizers)`."""
+    if family is None:
+        return OTHERS
+    names = [part.name for part in parts if part.name != family.name]
+    shown = names if len(names) <= _SHOWN else [*names[: _SHOWN - 1], f"{len(names) - _SHOWN + 1} more"]
+    return f"{family.name} ({'with ' if len(names) < len(parts) else ''}{', '.join(shown)})"
 
 
 def _whole(name: str, parts: Sequence[Unit]) -> Unit:

@@ -15,7 +15,7 @@ from harness.environments.changes import changes
 from harness.environments.exchange import counterfactual
 from harness.environments.lockfile import FLAVOURS, Lock, difference, lock_path, parse, read_lock
 from harness.errors import InfrastructureError
-from harness.explain.blame import Suspects, find, suspects
+from harness.explain.blame import Answer, Suspects, find, suspects
 from harness.explain.bound import bound
 from harness.explain.units import AS_A, AS_B, NOT_EXCHANGEABLE, Outcome, Unit
 from harness.inputs.matrix import Flavour
@@ -153,7 +153,7 @@ def test_the_answer_says_what_could_not_be_separated_and_the_table_has_a_row_for
     )
     sides = SimpleNamespace(**{side: SimpleNamespace(cell=SimpleNamespace(label=side)) for side in "ab"})
     versions = difference(lock_of("2.10.0", "gpu"), lock_of("2.11.0", "gpu"))
-    rows = blame_text.rows(found, sides, versions)  # type: ignore[arg-type]
+    rows = blame_text.rows(Answer(units, (found,)), sides, versions)  # type: ignore[arg-type]
     never = [row for row in rows if row["result"] == NOT_EXCHANGEABLE]
     assert [row["what"] for row in never] == [part.name for part in units[0].parts]
     assert {row["what"] for row in never} >= {"torch", "nvidia-cublas-cu12", "nvidia-cudnn-cu12"}
