@@ -36,6 +36,11 @@ from harness.errors import ExitCode, UsageError
     default=True,
     help="Where something differs, also run BEFORE's job and each search again, for the noise floor.",
 )
+@click.option(
+    "--blame/--no-blame",
+    default=True,
+    help="Where something differs, exchange packages between the two until it is known which made it so.",
+)
 @evict_option
 @json_option
 def command(
@@ -43,13 +48,16 @@ def command(
     after: str,
     index: str | None,
     repeats: bool,
+    blame: bool,
     evict: bool,
     as_json: bool,
     gpus: str | None,
     jobs: int,
     **options: Any,
 ) -> int:
-    """Say whether an upgrade from BEFORE to AFTER wants a new index: index with both, search in four ways, one answer.
+    """Say whether an upgrade from BEFORE to AFTER wants a new index, and which package made it so.
+
+    It indexes with both, searches in four ways, and exchanges packages where something differs.
 
     BEFORE and AFTER are versions, names, or NAME=WHAT: a virtualenv, a `python`, a requirements file, a pylock.toml or
     a uv.lock (docs/environments.md). A path alone is called `before` or `after`. Exit code 0 where the index can stay
@@ -64,7 +72,7 @@ def command(
     from harness.environments.own import record_path
     from harness.files import dumps
     from harness.report.screen import Screen
-    from harness.report.upgrade import judge_upgrade, upgrade_text
+    from harness.report.upgrade import judge_upgrade, upgrade_text, with_blame
     from harness.running.checks import to_run, two_versions
     from harness.running.selection import Selection
 
@@ -104,6 +112,8 @@ def command(
         if code := searched([a, b]):
             return int(code)
         found = judge_upgrade(experiment, a, b, folder)
+    if blame and found.verdict.answer != "unchanged":
+        found = with_blame(found, experiment, folder, repeats=int(repeats), report=partial(click.echo, err=True))
     screen = Screen.of()
     click.echo(dumps(found.to_json()) if as_json else upgrade_text(found, screen), color=screen.styles)
     return int(found.outcome)

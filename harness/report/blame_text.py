@@ -55,6 +55,18 @@ def lines(found: Answer, a: str, b: str, left_out: Sequence[str]) -> Iterator[st
         yield f"Not exchanged, because neither environment has files of it that could be: {', '.join(left_out)}."
 
 
+def answer_json(found: Answer, a: str, b: str) -> list[dict[str, Any]]:
+    """Each step that makes a difference of its own, with the packages that are to blame for it."""
+    return [
+        {
+            "step": one.step,
+            "packages": [package for unit in one.blamed for package in unit.packages],
+            "sentence": sentence(one, a, b),
+        }
+        for one in found.steps
+    ]
+
+
 def headline(found: Answer, a: str, b: str) -> str:
     """Who is to blame for what, in one sentence, and why where nobody is."""
     blamed = "; ".join(
