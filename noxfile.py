@@ -44,13 +44,15 @@ REACHES_AN_INDEX = (
 """But for these, which say how this machine gets packages and Pythons."""
 
 
-def versions() -> list[str]:
-    """The versions in `matrix.yaml`, as far as it can be read; what else is wrong with it, `harness` says."""
+def environments() -> tuple[list[str], dict[str, list[str]]]:
+    """The versions in `matrix.yaml`, and the points of each axis; what else is wrong with it, `harness` says."""
     try:
-        listed = yaml.safe_load((ROOT / "matrix.yaml").read_text(encoding="utf-8"))["versions"]
+        matrix = yaml.safe_load((ROOT / "matrix.yaml").read_text(encoding="utf-8"))
         # One that is not from the package index says from which it is.
-        return [str(one["version"] if isinstance(one, dict) else one) for one in listed]
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        versions = [str(one["version"] if isinstance(one, dict) else one) for one in matrix["versions"]]
+        axes = (matrix.get("axes") or {}).items()
+        return versions, {package: [f"{package}-{one}" for one in axis["versions"]] for package, axis in axes}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         why = getattr(error, "problem", None) or "a list of `versions` is what the sessions are made from: give it one"
@@ -206,12 +208,12 @@ def lock(session: nox.Session) -> None:
         for name, extra in (("reducer", []), ("dev", ["--group", "dev"])):
             made = shutil.copy(f"locks/{name}.txt", folder)
             session.run(
-                UV, "pip", "compile", "pyproject.toml", *extra, "--output-file", made, "--quiet",
+                UV, "pip", "compile", "pyproject.toml", "--all-extras", *extra, "--output-file", made, "--quiet",
                 "--generate-hashes", "--python-version", PYTHON, "--universal",
                 "--no-emit-index-url", "--no-emit-find-links", "--custom-compile-command", "nox -s lock", *upgrade,
                 external=True, env=uv_environment(), include_outer_env=False,
             )  # fmt: skip
-        harness(session, "lock", *(arg for arg in session.posargs if re.match(r"\d", arg)))
+        harness(session, "lock", *(arg for arg in session.posargs if not arg.startswith("-")))
         with (Path(folder) / "matrix.schema.json").open("w", encoding="utf-8") as schema:
             harness(session, "schema", stdout=schema)
         for made, place in (("reducer.txt", "locks"), ("dev.txt", "locks"), ("matrix.schema.json", "docs")):
@@ -221,7 +223,9 @@ def lock(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
     """Run the tests: quick ones first, then those with two real torch environments; pytest options after --."""
-    session.run(f"{prepare(session, 'dev')}/pytest", *session.posargs, external=True)
+    # Two at a time, in the order of tests/conftest.py: a job has two threads, and memory for one index.
+    two = ["-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder"]
+    session.run(f"{prepare(session, 'dev')}/pytest", *two, *session.posargs, external=True)
 
 
 @nox.session(venv_backend="none")
@@ -235,28 +239,47 @@ def lint(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def build(session: nox.Session) -> None:
+    """Build the wheel and the source archive into dist/, and check that a package index would take them."""
+    shutil.rmtree(ROOT / "dist", ignore_errors=True)
+    command = prepare(session, "dev")
+    session.run(
+        UV, "build", "--quiet", "--out-dir", "dist", external=True, env=uv_environment(), include_outer_env=False
+    )
+    session.run(f"{command}/twine", "check", "--strict", *map(str, sorted(Path("dist").glob("*.*"))), external=True)
+
+
+@nox.session(venv_backend="none")
 def typecheck(session: nox.Session) -> None:
     """Check types with mypy --strict, this file and the tests included."""
     session.run(f"{prepare(session, 'dev')}/mypy", external=True)
 
 
 JOBS = {
-    "index": "Index with torch {} and store the cell",
-    "search": "Search with torch {}, in its own index, and store the cell",
-    "train": "Train with torch {}, and store the cell",
-    "probe": "Run small experiments with torch {} and store them",
+    "index": "Index with {} and store the cell",
+    "search": "Search with {}, in its own index, and store the cell",
+    "train": "Train with {}, and store the cell",
+    "probe": "Run small experiments with {} and store them",
 }
+LISTING = not {"-l", "--list", "--list-sessions"}.isdisjoint(sys.argv)
+"""Whether the sessions are to be listed: then each axis is one line a job, and not as many as it has points."""
 
 
-def _job_session(job: str, version: str) -> None:
+def _job_session(job: str, name: str, who: str) -> None:
     def run(session: nox.Session) -> None:
-        harness(session, job, version, *session.posargs)
+        harness(session, job, name, *session.posargs)
 
-    run.__doc__ = f"{JOBS[job].format(version)}; options of `harness {job}` after --."
-    reducer(f"{job}-{version}")(run)
+    run.__doc__ = f"{JOBS[job].format(who)}; options of `harness {job}` after --."
+    reducer(f"{job}-{name}")(run)
 
 
 # Last, because they are many: the list of sessions is to show the others at a glance.
+VERSIONS, AXES = environments()
 for _job in JOBS:
-    for _version in versions():
-        _job_session(_job, _version)
+    for _version in VERSIONS:
+        _job_session(_job, _version, f"torch {_version}")
+for _job in JOBS:
+    for _points in AXES.values():
+        for _point in _points[-1:] if LISTING else _points:
+            others = f", or any other from {_points[0]} on," if LISTING and len(_points) > 1 else ""
+            _job_session(_job, _point, f"{_point}{others}")

@@ -7,9 +7,11 @@ group knows each command's module and one-line help, and imports the module when
 from __future__ import annotations
 
 import contextlib
+import difflib
 import importlib
 import io
 import os
+import re
 import signal
 import sys
 import traceback
@@ -20,6 +22,7 @@ import click
 
 from harness import __version__
 from harness.errors import FULL_DISK, ExitCode, HarnessError, UsageError, causes
+from harness.examples import EXAMPLES
 
 COMMANDS = {
     "quickstart": "Compare two PyTorch versions on this machine's CPU, end to end.",
@@ -48,8 +51,13 @@ COMMANDS = {
     "nightly": "Compare a night's tables with those of the nights before.",
     "store": "List, check, tidy, export and import stored cells.",
     "schema": "Print the JSON schema of matrix.yaml.",
+    "init": "Write a matrix.yaml of your own, with its locks, to a folder.",
+    "completion": "Install completion of commands and options for your shell.",
 }
 """Each command and its help in a line; `harness.commands` has a module of the name, with a click command `command`."""
+
+_EXTRAS = {"rankings": "rankings", "headlines": "report", "report": "report", "plot": "report"}
+"""Extra of this package that a command may need; for all others it is `run`, which holds every other."""
 
 
 class LazyGroup(click.Group):
@@ -65,7 +73,20 @@ class LazyGroup(click.Group):
             return None
         command = importlib.import_module(f"harness.commands.{cmd_name.replace('-', '_')}").command
         assert isinstance(command, click.Command)
+        if lines := EXAMPLES.get(cmd_name):
+            # A line that click must not fold begins its paragraph with \b.
+            command.epilog = "\n".join(["\b", "Examples:", *(f"  harness {line}" for line in lines)])
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that a line names; the refusal of one that does not exist names those that are near."""
+        name = args[0]
+        if name not in COMMANDS and name[:1].isalnum() and not ctx.resilient_parsing:
+            near = difflib.get_close_matches(name, COMMANDS, cutoff=0.6)
+            ctx.fail(f"No such command {name!r}." + (f" Did you mean {' or '.join(near)}?" if near else ""))
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write the command list from the table, without importing any command."""
@@ -163,6 +184,17 @@ def _main(argv: list[str] | None) -> NoReturn:
     except SystemExit as error:
         # click ends with 1 where nobody reads the bytes of `pack -`, which would say that a divergence was found.
         sys.exit(int(ExitCode.INFRASTRUCTURE) if error.code == 1 else error.code)
+    except ModuleNotFoundError as error:
+        module = (error.name or "harness").partition(".")[0]
+        if module == "harness":
+            _mistake()
+        name = next((word for word in (sys.argv[1:] if argv is None else argv) if word in COMMANDS), "")
+        click.echo(
+            f"harness: `harness {name}` needs {module} for this, which is not installed: install "
+            f"'colbert-torch-harness[{_extra_with(module, name)}]', which has it.",
+            err=True,
+        )
+        sys.exit(int(ExitCode.USAGE))
     except Exception:  # noqa: BLE001 - the last resort
         _mistake()
     sys.exit(int(code or 0))
@@ -179,6 +211,15 @@ def _no_empty_words(words: list[str]) -> None:
             raise UsageError(
                 f"The argument after {before} is empty: set the variable that it came from, or leave both out."
             )
+
+
+def _extra_with(module: str, command: str) -> str:
+    """The extra of this package that holds a module: that of the command where it does, or else the one with all."""
+    from importlib.metadata import requires
+
+    extra = _EXTRAS.get(command, "run")
+    packages = {re.split(r"[^\w-]", one)[0] for one in requires("colbert-torch-harness") or () if f"'{extra}'" in one}
+    return extra if module.replace("_", "-") in packages else "run"
 
 
 def _is_full_disk(error: BaseException) -> bool:

@@ -11,12 +11,24 @@ def package_folder() -> Path:
     return Path(__file__).parent
 
 
+def default_matrix() -> Path:
+    """The `matrix.yaml` that travels with this package, beside its `locks`: a wheel's own, or the checkout's."""
+    packed = package_folder() / "default" / "matrix.yaml"
+    return packed if packed.is_file() else package_folder().parent / "matrix.yaml"
+
+
+def is_packed(matrix_path: Path) -> bool:
+    """Whether a `matrix.yaml` is part of the installed package, which nobody writes to."""
+    return matrix_path.resolve().is_relative_to(package_folder().resolve())
+
+
 @dataclass(frozen=True)
 class Home:
     """The folder of everything heavy, ignored by git; all of it can be made again.
 
     Attributes:
-        root: absolute; `.harness` beside `matrix.yaml` unless the user names another.
+        root: absolute; unless the user names another, `.harness` beside `matrix.yaml`, or in the current folder where
+            that is the package's.
     """
 
     root: Path
@@ -52,6 +64,11 @@ class Home:
         return self.root / "store"
 
     @property
+    def tables(self) -> Path:
+        """Tables of the user's own sweeps, a folder each, where no other was named."""
+        return self.root / "tables"
+
+    @property
     def runs(self) -> Path:
         """Folders of jobs under way; nothing here outlives its job."""
         return self.root / "runs"
@@ -72,5 +89,6 @@ class Home:
 
 
 def resolve_home(home: Path | None, matrix_path: Path) -> Home:
-    """Return the home that the user named, or the default beside `matrix.yaml`."""
-    return Home((home or matrix_path.parent / ".harness").resolve())
+    """Return the home that the user named, or the default: see `Home.root`."""
+    beside = Path.cwd() if is_packed(matrix_path) else matrix_path.parent
+    return Home((home or beside / ".harness").resolve())

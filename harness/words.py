@@ -45,14 +45,25 @@ def said(error: BaseException) -> str:
     return (words.strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
-def name_key(name: str) -> tuple[bool, Version, str]:
-    """Sort key of environments by their names: versions in order of release, then those of the user's own.
+_NUMBERED = re.compile(r"(?P<what>.+)-(?P<version>\d+(\.\d+)+" + VERSION_SUFFIX + ")")
+
+
+def name_key(name: str) -> tuple[bool, str, Version, str]:
+    """Sort key of environments by their names: torch's versions in order of release, then all others by name.
+
+    Names that end with a version are in the order of that: `transformers-4.9.0` comes before `transformers-4.10.0`.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: it is none.
     """
-    own = re.fullmatch(NAME, name) is not None
-    return own, version_key("0" if own else name), name
+    if not re.fullmatch(NAME, name):
+        return False, "", version_key(name), name
+    numbered = _NUMBERED.fullmatch(name)
+    return (
+        (True, numbered["what"], version_key(numbered["version"]), name)
+        if numbered
+        else (True, name, version_key("0"), name)
+    )
 
 
 def version_key(version: str) -> Version:

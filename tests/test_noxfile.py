@@ -56,8 +56,21 @@ def functions() -> dict[str, ast.FunctionDef]:
 @pytest.mark.parametrize("job", JOBS)
 def test_every_version_has_a_session_and_every_such_session_a_version(job):
     found = [name.removeprefix(f"{job}-") for name in sessions() if name.startswith(f"{job}-")]
+    matrix = load_matrix(ROOT / "matrix.yaml")
 
-    assert found == load_matrix(ROOT / "matrix.yaml").versions
+    # An axis is one line of the list, whatever its length.
+    assert found == [*matrix.versions, *(matrix.on_axis(package)[-1] for package in matrix.axes)]
+
+
+def test_every_point_of_an_axis_has_a_session_though_the_list_shows_one(tmp_path):
+    matrix = load_matrix(ROOT / "matrix.yaml")
+    asked = [(job, point) for job in JOBS for package in matrix.axes for point in matrix.on_axis(package)[:2]]
+
+    door = Door(tmp_path, "print('ran', *sys.argv[1:])")
+    told, _ = door.start(*(f"{job}-{point}" for job, point in asked)).communicate(timeout=120)
+
+    assert asked
+    assert [tuple(line.split()[1:]) for line in told.splitlines() if line.startswith("ran ")] == asked
 
 
 def test_the_sessions_of_the_contract_are_there():

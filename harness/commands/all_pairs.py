@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from harness.commands.options import cell_options, chunks_option, group_option, json_option
+from harness.commands.options import axis_option, cell_options, chunks_option, group_option, json_option
 from harness.errors import ExitCode, UsageError
 
 
@@ -14,6 +14,7 @@ from harness.errors import ExitCode, UsageError
 @json_option
 @chunks_option
 @cell_options
+@axis_option
 @group_option
 def command(as_json: bool, apart: bool, group: str | None, **options: Any) -> int:
     """Show all pairs of the stored versions by digest: equal classes per artifact, what changed when, and back.
@@ -29,10 +30,12 @@ def command(as_json: bool, apart: bool, group: str | None, **options: Any) -> in
     from harness.running.selection import Selection
     from harness.store.repeats import noise_floors
 
-    choice = Chooser(Selection(**options), group).choose()
+    chooser = Chooser(Selection(**options), group)
+    choice = chooser.choose(labels=chooser.versions)
     if choice.note:
         click.echo(choice.note, err=True)
-    cells = [cell for cell in choice.cells if cell.outcome == "ok" and not cell.repeat]
+    on_axis = [cell for cell in choice.cells if chooser.matrix.axis_of(cell.version) == chooser.selection.axis]
+    cells = [cell for cell in on_axis if cell.outcome == "ok" and not cell.repeat]
     if len(cells) < 2:
         who = f"Only {cells[0].label} ended" if cells else "No first run of a version ended"
         raise UsageError(

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from harness.commands.options import Writable, group_option, markdown_option, table_options
+from harness.commands.options import Writable, axis_option, group_option, markdown_option, table_options
 from harness.errors import ExitCode
 from harness.report.reduce import results_name
 
@@ -15,12 +15,13 @@ from harness.report.reduce import results_name
 @click.command(name="consecutive")
 @click.argument("versions", nargs=-1)
 @table_options
+@axis_option
 @group_option
 @markdown_option
 @click.option(
     "--output",
     type=Writable(),
-    help="Folder of the tables (default: results/DEVICE-COLLECTION-PASSAGES beside matrix.yaml).",
+    help="Folder of the tables (default: tables/DEVICE--COLLECTION-PASSAGES in --home).",
 )
 def command(versions: tuple[str, ...], group: str | None, markdown: bool, output: Path | None, **options: Any) -> int:
     """Reduce stored cells to Parquet tables for consecutive VERSIONS (default: all), and print the headline table.
@@ -41,15 +42,17 @@ def command(versions: tuple[str, ...], group: str | None, markdown: bool, output
     matrix = chooser.matrix
     named = bool(versions) and versions != ("all",)
     asked = versions_of(chooser, versions)
-    choice = chooser.choose(labels=asked if named else ())
-    listed = asked if named else [version for version in matrix.versions if version in choice.versions]
+    of_axis = chooser.selection.axis is not None
+    choice = chooser.choose(labels=asked if named or of_axis else ())
+    listed = asked if named else [version for version in asked if version in choice.versions]
     if not listed:
-        listed = choice.versions
+        listed = asked if of_axis else choice.versions
     elif not named:
         # A version in the middle that has no cell is a gap in the table, not a step that is silently left out.
-        first, last = (matrix.versions.index(listed[i]) for i in (0, -1))
-        listed = matrix.versions[first : last + 1]
-    folder = output or chooser.path.parent / "results" / results_name(choice.cells[0].spec, chooser.selection.searched)
+        first, last = (asked.index(listed[i]) for i in (0, -1))
+        listed = asked[first : last + 1]
+    name = results_name(choice.cells[0].spec, chooser.selection.searched, matrix.common_axis(listed))
+    folder = output or chooser.home.tables / name
     reduced = reduce_cells(matrix, choice, listed, folder, lambda: Experiment(selection))
     print_headline(reduced, markdown=markdown)
     click.echo(f"Tables: {folder}")

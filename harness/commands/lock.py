@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 def command(
     versions: tuple[str, ...], diff: tuple[str, str] | None, flavour: Flavour, matrix_path: Path, home: Home
 ) -> None:
-    """Write the lock files of VERSIONS (default: all), or show the package difference of two versions.
+    """Write the lock files of VERSIONS (default: all, and all points of axes), or show the difference of two versions.
 
-    A package that has another name in B is one row, and what torch does not require has a note.
+    The lock of a point of an axis, such as transformers-4.44.2, holds what it has not in common with that of its torch.
+    In a difference, a package that has another name in B is one row, and what torch (or an axis's package) does not
+    require has a note.
     Where one cannot be resolved, none is written. Downloads are kept in uv's cache below --home.
     """
     from functools import partial
@@ -33,18 +35,21 @@ def command(
     from harness.environments.lockfile import lock_of
     from harness.environments.resolve import write_locks
     from harness.environments.uv import run_uv
-    from harness.inputs.matrix_file import load_matrix
+    from harness.inputs.matrix_file import load_matrix, own_matrix
 
     matrix = load_matrix(matrix_path)
     locks = matrix_path.parent / "locks"
     if diff:
         a, b = (lock_of(matrix, locks, version, flavour) for version in diff)
         forbidden = undeclared(matrix, a, b)
+        varied = dict.fromkeys((a.varied, b.varied))
         for change in changes(a, b):
-            who = ", ".join(required_by(change, a, b))
+            who = required_by(change, a, b)
             more = ", not on the allow-list" if change in forbidden else ""
-            click.echo(change.title + (f"  (required by {who}, not by torch{more})" if who != "torch" else ""))
+            note = f"  (required by {', '.join(who)}, not by {' or '.join(varied)}{more})"
+            click.echo(change.title + (note if not varied.keys() & {*who} else ""))
         click.get_current_context().exit(1 if forbidden else 0)
-    chosen = [matrix.require(version) for version in versions] or matrix.versions
+    chosen = [matrix.require(version) for version in versions] or matrix.names
+    own_matrix(matrix_path)
     for written in write_locks(matrix, locks, chosen, partial(run_uv, home)):
         click.echo(str(written.relative_to(matrix_path.parent)))

@@ -51,7 +51,7 @@ matrix_option = click.option(
     "matrix_path",
     type=click.Path(path_type=Path),
     default=None,
-    help="matrix.yaml (default: the one in this folder or above it).",
+    help="matrix.yaml (default: the one in this folder or above it, or else the package's own).",
 )
 home_option = click.option(
     "--home",
@@ -212,6 +212,13 @@ probe_options = together(
 )
 """Options that say which probe cells are meant; a probe needs no collection."""
 
+axis_option = click.option(
+    "--axis",
+    metavar="PACKAGE",
+    callback=lambda _context, _option, value: None if value == "torch" else value,
+    help="VERSIONS are of this package, an axis in matrix.yaml, each beside the same torch (docs/axes.md).",
+)
+
 sites_options = together(
     click.option(
         "--sites",
@@ -332,6 +339,13 @@ def cluster_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 job_options = together(
-    selection_options, sites_options, repeats_option, local_options, capture_option, evict_option, again_option("cells")
+    selection_options,
+    axis_option,
+    sites_options,
+    repeats_option,
+    local_options,
+    capture_option,
+    evict_option,
+    again_option("cells"),
 )
 """What runs cells of one kind takes, whatever the kind: what `harness.commands.cells.selected` takes apart."""

@@ -6,13 +6,14 @@ from typing import Any
 
 import click
 
-from harness.commands.options import cell_options, repeats_option
+from harness.commands.options import axis_option, cell_options, repeats_option
 from harness.errors import printable
 
 
 @click.command(name="plan")
 @click.argument("versions", nargs=-1)
 @cell_options
+@axis_option
 @repeats_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def command(versions: tuple[str, ...], repeats: tuple[str, ...], as_json: bool, **options: Any) -> None:

@@ -67,7 +67,7 @@ def command(matrix_path: Path, home: Home, limit: int | None) -> int:
         for index, searchers in neighbours(settings.versions):
             searches = experiment.search(on=index)
             run(searches, plan_cells(searches, list(searchers), {}))
-    output = experiment.home.root / "quickstart"
+    output = experiment.home.tables / "quickstart"
     reduced = reduce_cells(matrix, planned_cells(experiment, cells), settings.versions, output, lambda: experiment)
     print_headline(reduced, markdown=False)
     click.echo(f"Tables: {output}")

@@ -10,6 +10,7 @@ import click
 
 from harness.commands.options import (
     Writable,
+    axis_option,
     capture_option,
     cluster_options,
     evict_option,
@@ -42,6 +43,7 @@ def _hours(_context: click.Context, _option: click.Parameter, value: float | Non
 @click.command(name="sweep")
 @click.argument("versions", nargs=-1)
 @table_options
+@axis_option
 @sites_options
 @repeats_option
 @local_options
@@ -111,8 +113,8 @@ def command(
     plan = plan_cells(experiment, ready, {version: extra_runs[version] for version in ready if version in extra_runs})
     if older_than is not None:
         plan = run_older(plan, older_than)
-    folder = output or experiment.matrix_path.parent / "results" / results_name(
-        plan[0].spec, experiment.selection.searched
+    folder = output or experiment.home.tables / results_name(
+        plan[0].spec, experiment.selection.searched, experiment.matrix.common_axis(chosen)
     )
     writable_folder(folder, "--output")
     cells = run(experiment, plan)

@@ -40,12 +40,12 @@ def command(
     from harness.files import dumps
     from harness.home import resolve_home
     from harness.inputs.matrix_edit import with_versions
-    from harness.inputs.matrix_file import find_matrix, load_matrix
+    from harness.inputs.matrix_file import find_matrix, load_matrix, own_matrix
 
     if versions and not add:
         raise UsageError("VERSIONS are for --add: give it, too, or leave them out to see what there is.")
     path = (matrix_path or find_matrix()).resolve()
-    matrix = load_matrix(path)
+    matrix = load_matrix(own_matrix(path) if add else path)
     extended, name = with_index(matrix, index)
     offers = missing(extended, offered(extended, name), name)
     if not add:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from harness.environments.interpreter import installed_packages, mismatches
-from harness.environments.lockfile import Lock, lock_of, lock_path, read_lock
+from harness.environments.lockfile import Lock, lock_of, lock_path, lock_text, read_lock
 from harness.environments.supervise import Control, Deadline, wait_for
 from harness.environments.uv import BuildFailed, cache_lock, index_arguments, run_logged, run_uv, uv_command
 from harness.files import write_json
@@ -261,10 +262,14 @@ def build_environment(
     keep: Sequence[int] = (),
 ) -> dict[str, str]:
     """Make a virtualenv and install a lock's packages; `keep` are locks that uv holds on if this process is killed."""
-    build_pinned(
-        home, path, lock.path, lock.python or matrix.python, version, deadline=deadline, control=control, keep=keep,
-        indexes={name: matrix.index_url(name) for name in lock.indexes},
-    )  # fmt: skip
+    # All of it in one file, as that of a point of an axis only says how it differs from another.
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=f"-{lock.path.name}") as whole:
+        whole.write(lock_text(lock.path))
+        whole.flush()
+        build_pinned(
+            home, path, Path(whole.name), lock.python or matrix.python, version, deadline=deadline, control=control,
+            keep=keep, indexes={name: matrix.index_url(name) for name in lock.indexes},
+        )  # fmt: skip
     found = installed_packages(path)
     wrong = mismatches(lock, found)
     if wrong:

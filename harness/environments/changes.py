@@ -127,23 +127,29 @@ class _Side:
 
 
 def undeclared(matrix: Matrix, a: Lock, b: Lock) -> list[Change]:
-    """What differs between two locks although neither torch requires it nor the allow-list names it."""
-    torchs = a.torch_closure() | b.torch_closure()
+    """What differs between two locks although what is varied does not require it nor the allow-list names it.
+
+    What is varied is torch, or the package of an axis; between points of two axes, it is both.
+    """
+    axes = {a.varied, b.varied}
+    free = frozenset[str]().union(*(lock.closure(package) for lock in (a, b) for package in axes))
     return [
         one
         for one in changes(a, b)
-        if not torchs.intersection(one.names) and not all(matrix.may_differ(name) for name in one.names)
+        if not free.intersection(one.names) and not all(matrix.may_differ(name, axes) for name in one.names)
     ]
 
 
 def required_by(change: Change, a: Lock, b: Lock) -> tuple[str, ...]:
-    """What requires a package in B, or in A where B has it not: `torch`, directly or not, or else others.
+    """What requires a package in B, or in A where B has it not: what is varied, directly or not, or else others.
 
-    Others are packages, or `matrix.yaml` where nothing but the experiment asks for it.
+    What is varied is torch, or the package of an axis. Others are packages, or `matrix.yaml` where nothing but the
+    experiment asks for it.
     """
     lock = b if change.name_b else a
-    if change.name in lock.torch_closure():
-        return ("torch",)
+    for package in (b.varied, a.varied):
+        if change.name in lock.closure(package):
+            return (package,)
     who = lock.parents.get(change.name, frozenset())
     return tuple(sorted(who & lock.packages.keys() or who - {"shared.txt"}))
 

@@ -175,7 +175,7 @@ class Names:
         name, defined, what = item.partition("=")
         if defined:
             self._define(matrix, name, what)
-        if name in matrix.versions or name in self._to_make:
+        if matrix.has(name) or name in self._to_make:
             return name
         found = self._find(name)
         if isinstance(found, str):
@@ -183,7 +183,7 @@ class Names:
         if found is None:
             mine = ", ".join(sorted(path.stem for path in self.home.own.glob("*.json")))
             raise UsageError(
-                f"{item!r} is not a version in matrix.yaml: choose from {', '.join(matrix.versions)}, or add it with "
+                f"{item!r} is not a version in matrix.yaml: choose from {matrix.choices}, or add it with "
                 f"`harness versions --add`. Nor is an environment of your own called so (there is {mine or 'none'}): "
                 "write NAME=WHAT to name one, where WHAT is a virtualenv, a `python` or a lock file."
             )
@@ -222,7 +222,7 @@ class Names:
             return self.require(matrix, item)
 
         def named(found: re.Match[str]) -> str:
-            stands_for = self._find(found[0])
+            stands_for = None if matrix.has(found[0]) else self._find(found[0])
             return stands_for if isinstance(stands_for, str) else found[0]
 
         return re.sub(rf"^{NAME}(?=$|#| on )|(?<= on ){NAME}$", named, item)
@@ -234,7 +234,7 @@ class Names:
 
     def _define(self, matrix: Matrix, name: str, what: str) -> None:
         item = f"{name}={what}"
-        if name in matrix.versions or name == "all" or not re.fullmatch(NAME, name):
+        if matrix.has(name) or name == "all" or not re.fullmatch(NAME, name):
             raise UsageError(
                 f"{item}: an environment cannot be called {name!r}: begin with a letter, use letters, digits, dots, "
                 "hyphens and underscores, 40 at most, and no word that means something else."
@@ -246,7 +246,7 @@ class Names:
             raise UsageError(f"{name} is used for two things, {told} and {what}: give each its own name.")
         if name in self._known or name in self._to_make:
             return
-        if what in matrix.versions:
+        if matrix.has(what):
             write_record(self.home, name, {"name": name, "version": what})
             self._known[name] = what
             return
@@ -267,7 +267,7 @@ def interpreter_for(item: str, home: Home, matrix: Matrix, say: Say = _say) -> P
         UsageError: it is no environment, or one that cannot be built.
         BuildFailed: as `Names.require`.
     """
-    if item in matrix.versions:
+    if matrix.has(item):
         raise UsageError(
             f"--env {item}: that is a version of matrix.yaml, and --env is for an environment of your own; "
             f"`harness doctor --version {item} --repeats 2` tries the version."
@@ -293,7 +293,7 @@ def under_test(
         device: where jobs run.
         brought: versions that were brought along as files.
     """
-    own = names.own(name)
+    own = None if matrix.has(name) else names.own(name)
     if own is not None:
         return own
     version = OfMatrix(names.home, matrix, locks, name, device)

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from harness.environments.build import build_pinned
 from harness.environments.changes import NO_PACKAGE, PYTHON
-from harness.environments.exchange import all_hashed, counterfactual, exchange
+from harness.environments.exchange import exchange
 from harness.environments.installed import ask
 from harness.environments.interpreter import Interpreter, installed_packages, mismatches
-from harness.environments.lockfile import Lock, head_of
+from harness.environments.lockfile import Lock, all_hashed, exchanged, head_of, lock_text
 from harness.environments.sites import Sites
 from harness.environments.uv import BuildFailed
 from harness.files import disk_errors
@@ -146,9 +146,9 @@ def _virtualenv(python: Path, folder: Path) -> Path:
 @contextmanager
 def _built(home: Home, matrix: Matrix, base: Party, other: Party, packages: Sequence[str]) -> Iterator[Interpreter]:
     """One that uv builds, and that is deleted afterwards; another `blame` that needs the same one waits."""
-    text = counterfactual(base.lock.path, other.lock.path, packages)
+    text = exchanged(lock_text(base.lock.path), lock_text(other.lock.path), packages)
     source = other if PYTHON in packages else base
-    python = head_of(source.lock.path.read_text(encoding="utf-8"))[0] or matrix.python
+    python = head_of(lock_text(source.lock.path))[0] or matrix.python
     path = home.environments / f"counterfactual-{hashlib.sha256(f'{python} {text}'.encode()).hexdigest()[:12]}"
     pins = path.with_suffix(".txt")
     label = f"{base.name} with packages of {other.name}"
@@ -159,7 +159,7 @@ def _built(home: Home, matrix: Matrix, base: Party, other: Party, packages: Sequ
                 shutil.rmtree(path, ignore_errors=True)
                 pins.write_text(text, encoding="utf-8")
                 build_pinned(
-                    home, path, pins, python, label, hashed=all_hashed(pins),
+                    home, path, pins, python, label, hashed=all_hashed(text),
                     indexes={name: matrix.index_url(name) for name in head_of(text)[1]},
                 )  # fmt: skip
                 _check(path, label, base.lock, other.lock, packages)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import platform
 import re
 import shutil
@@ -148,7 +147,7 @@ def unsupported(matrix: Matrix, identity: str) -> dict[str, list[str]]:
 
 def _locks(matrix: Matrix, locks: Path) -> Check:
     missing, problems = [], []
-    for version, flavour in itertools.product(matrix.versions, FLAVOURS):
+    for version, flavour in ((name, flavour) for name in matrix.names for flavour in matrix.flavours_of(name)):
         for build in (None, *(matrix.builds_of(version) if flavour == "gpu" else ())):
             name = f"{build.version if build else version} ({flavour})"
             if not lock_path(locks, build.version if build else version, flavour).exists():
@@ -162,7 +161,11 @@ def _locks(matrix: Matrix, locks: Path) -> Check:
         return Check("locks", "problem", problems[0])
     if missing:
         return Check("locks", "problem", f"no lock for {', '.join(missing)}: run `nox -s lock`.")
-    return Check("locks", "ok", f"there is one for each of {count(len(matrix.versions), 'version')}, for CPU and GPU.")
+    points = sum(len(axis.versions) for axis in matrix.axes.values())
+    more = f" and {count(points, 'point')} of {count(len(matrix.axes), 'axis', 'axes')}" if points else ""
+    return Check(
+        "locks", "ok", f"there is one for each of {count(len(matrix.versions), 'version')}{more}, for CPU and GPU."
+    )
 
 
 def _compiler(matrix: Matrix) -> Check:

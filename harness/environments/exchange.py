@@ -6,13 +6,11 @@ import fnmatch
 import mmap
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.environments.changes import NO_PACKAGE
 from harness.environments.interpreter import normal_name
-from harness.environments.lockfile import head, head_of
 from harness.environments.sites import Sites
 
 
@@ -24,10 +22,10 @@ def exchange(base: Sites, other: Sites, packages: Iterable[str], target: Path) -
     Args:
         base: of an environment.
         other: where the packages are taken from.
-        packages: names as in a lock; `NO_PACKAGE` for the files of none.
+        packages: names as in a lock; `NO_PACKAGE` (`harness.environments.changes`) for files of none.
         target: made; must not exist.
     """
-    wanted = {_name(name) for name in packages}
+    wanted = {normal_name(name) for name in packages}
     # Some files belong to several packages (`nvidia/__init__.py`): they go only if none of them stays.
     kept = {place: file for name, files in base.packages.items() if name not in wanted for place, file in files.items()}
     # Compiled files go with their source: one that stays behind would be taken for another version's whose source has
@@ -38,68 +36,6 @@ def exchange(base: Sites, other: Sites, packages: Iterable[str], target: Path) -
         for place, file in other.packages[name].items():
             if place not in kept and not os.path.lexists(target / place):
                 other.link(file, target / place)
-
-
-def _name(package: str) -> str:
-    return package if package == NO_PACKAGE else normal_name(package)
-
-
-# ---- pins
-
-_PIN = re.compile(r"^(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?\s*(?:===?|@)")
-_OPTION = re.compile(r"^--[a-z]")
-
-
-def counterfactual(base: Path, other: Path, packages: Iterable[str]) -> str:
-    """The pins `base` with `packages` as `other` has them: in its version, with its hashes, or not at all."""
-    mine, theirs = (_Pins.of(path) for path in (base, other))
-    wanted = {_name(name) for name in packages}
-    merged = {name: block for name, block in mine.blocks.items() if name not in wanted}
-    merged |= {name: theirs.blocks[name] for name in wanted if name in theirs.blocks}
-    options = dict.fromkeys((*mine.options, *(_second(option, mine.options) for option in theirs.options)))
-    top = head(mine.python, dict.fromkeys((*mine.indexes, *theirs.indexes)))
-    return top + "".join((*options, *(merged[name] for name in sorted(merged))))
-
-
-def _second(option: str, first: Sequence[str]) -> str:
-    """An option of another file beside those of the first, of which one may already say what the index is."""
-    main = "--index-url"
-    if option in first or not option.startswith(main) or not any(one.startswith(main) for one in first):
-        return option
-    return option.replace(main, "--extra-index-url", 1)
-
-
-def all_hashed(pins: Path) -> bool:
-    """Whether every package of a requirements file has a hash."""
-    return all("--hash" in block for block in _Pins.of(pins).blocks.values())
-
-
-@dataclass(frozen=True)
-class _Pins:
-    """A requirements file: each package's lines by its name, and options, such as where packages come from."""
-
-    python: str | None
-    indexes: tuple[str, ...]
-    options: tuple[str, ...]
-    blocks: Mapping[str, str]
-
-    @classmethod
-    def of(cls, path: Path) -> _Pins:
-        text = path.read_text(encoding="utf-8")
-        blocks: dict[str, str] = {}
-        options, current = [], ""
-        for line in text.splitlines(keepends=True):
-            if _OPTION.match(line):
-                options.append(line)
-                continue
-            pin = _PIN.match(line)
-            if pin:
-                current = normal_name(pin["name"])
-                # A package may have a line for each of several markers.
-                blocks.setdefault(current, "")
-            if current and not line.startswith("#"):
-                blocks[current] += line
-        return cls(*head_of(text), tuple(options), blocks)
 
 
 # ---- what the dynamic loader would miss
@@ -146,7 +82,7 @@ def unresolved(reason: str) -> Missing | None:
 
 def owns(sites: Sites, package: str, file: str) -> bool:
     """Whether a package holds a library or a module of this name."""
-    return any(_is(place, file) for place in sites.packages.get(_name(package), ()))
+    return any(_is(place, file) for place in sites.packages.get(normal_name(package), ()))
 
 
 def _is(path: Path, file: str) -> bool:
@@ -161,7 +97,9 @@ def provider(sites: Sites, packages: Iterable[str], missing: Missing) -> str | N
     library is looked at first.
     """
     files = [
-        (place, file, package) for package in packages for place, file in sites.packages.get(_name(package), {}).items()
+        (place, file, package)
+        for package in packages
+        for place, file in sites.packages.get(normal_name(package), {}).items()
     ]
     for place, _file, package in files:
         if _is(place, missing.file):

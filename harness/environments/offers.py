@@ -10,7 +10,8 @@ from packaging.version import Version
 
 from harness.environments.package_index import Release, index_url, releases
 from harness.errors import UsageError
-from harness.inputs.matrix import Flavour, Listed, Matrix, is_version
+from harness.inputs.fields import is_version
+from harness.inputs.matrix import Flavour, Listed, Matrix
 from harness.words import count, version_key
 
 _NAMED = re.compile(r"(?P<name>[a-z0-9]+(?:-[a-z0-9]+)*)=(?P<url>https?://\S+)")

@@ -27,10 +27,9 @@ from harness.environments.build import (
     mark_built,
     use_folder,
 )
-from harness.environments.exchange import all_hashed
 from harness.environments.installed import Installed, examine
 from harness.environments.interpreter import Interpreter
-from harness.environments.lockfile import Lock, head
+from harness.environments.lockfile import Lock, all_hashed, head
 from harness.environments.supervise import Control
 from harness.environments.uv import BuildFailed, index_failed, run_uv, uv_words
 from harness.errors import UsageError
@@ -415,7 +414,7 @@ def _build(
         build_pinned(
             home, path, pins, python, name, indexes={}, deadline=deadline, control=control, keep=keep,
             # What uv resolved may hold packages without a hash, such as those of a repository. The user's own may not.
-            hashed=pins.name.startswith("hashed-") or (pins.suffix == ".txt" and all_hashed(pins)),
+            hashed=pins.name.startswith("hashed-") or (pins.suffix == ".txt" and all_hashed(pins.read_text("utf-8"))),
         )  # fmt: skip
         report(f"{name}: reading what is installed")
         found = examine(made, name, _files(home))

@@ -131,15 +131,20 @@ def releases(project: str, url: str | None = None) -> list[Release]:
     return [Release(version, tuple(files)) for version, files in sorted(by_version.items())]
 
 
+class NoSuchRelease(InfrastructureError):  # noqa: N818 - what a caller may know better than that it is an error
+    """The index does not have what was asked for."""
+
+
 def uploaded(project: str, version: str, url: str | None = None) -> datetime | None:
     """When the last file of a release was uploaded; None where the index does not say (PEP 700).
 
     Raises:
-        InfrastructureError: the index cannot be reached, or does not know the release.
+        NoSuchRelease: the index does not have it.
+        InfrastructureError: the index cannot be reached.
     """
     found = next((one for one in releases(project, url) if one.version == Version(version)), None)
     if found is None:
-        raise InfrastructureError(f"The package index {shown(url or index_url())} has no {project} {version}.")
+        raise NoSuchRelease(f"The package index {shown(url or index_url())} has no {project} {version}.")
     return found.uploaded
 
 

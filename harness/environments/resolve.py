@@ -11,10 +11,18 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from harness.environments.changes import NVIDIA
-from harness.environments.lockfile import FLAVOURS, head, lock_path, parse, shared_path
-from harness.environments.package_index import uploaded
+from harness.environments.lockfile import (
+    FLAVOURS,
+    head,
+    lock_path,
+    lock_text,
+    only_difference,
+    parse,
+    shared_path,
+)
+from harness.environments.package_index import NoSuchRelease, uploaded
 from harness.environments.uv import index_arguments, index_failed, no_solution
-from harness.errors import InfrastructureError
+from harness.errors import InfrastructureError, UsageError
 from harness.inputs.matrix import Build, Flavour, Matrix
 
 _HEADER = "nox -s lock"
@@ -54,12 +62,12 @@ def resolve_locks(
     flavours: tuple[Flavour, ...] = FLAVOURS,
     uploaded: Uploaded = uploaded,
 ) -> dict[Path, str]:
-    """Resolve the shared part of each flavour and the lock of each version, and of each other build of it.
+    """Resolve the shared part of each flavour, the lock of each version and each other build of it, and of each point.
 
     Args:
         matrix: says what is locked.
         locks: the folder.
-        versions: of torch.
+        versions: of torch, and points of axes.
         uv: the resolver.
         flavours: of environments.
         uploaded: says when a release of a project was uploaded.
@@ -69,11 +77,14 @@ def resolve_locks(
 
     Raises:
         CannotBeLocked: no packages fit together.
+        UsageError: an axis has a version that is nowhere, or there is no lock for its torch.
         InfrastructureError: the package index or the resolver failed; its own words are in the sentence.
     """
     made: dict[Path, str] = {}
     dates: dict[_Target, dict[str, str]] = {}
     newest = matrix.exclude_newer.isoformat()
+    torchs = [name for name in versions if not matrix.axis_of(name)]
+    uploads = _uploads(matrix, [name for name in versions if matrix.axis_of(name)], uploaded)
     for flavour in flavours:
         shared = [*matrix.requirements.shared, *matrix.requirements.flavours.get(flavour, [])]
         path = shared_path(locks, flavour)
@@ -81,7 +92,7 @@ def resolve_locks(
         # A CUDA library in the shared part (faiss' GPU build needs cuBLAS) belongs to torch, which pins its own.
         constraints = [line for line in text.splitlines() if not line.startswith(_OWN)]
         made[path] = "\n".join(constraints) + "\n"
-        for version, build in _environments(matrix, versions, flavour):
+        for version, build in _environments(matrix, torchs, flavour):
             torch, index = (build.version, build.index) if build else (version, matrix.index_of(version))
             path = lock_path(locks, torch, flavour)
             target = _Target(matrix.python_of(version, flavour), torch, index)
@@ -101,7 +112,59 @@ def resolve_locks(
                 )
             other = target.python if target.python != matrix.python else None
             made[path] = head(other, [index] if index else []) + text
+        for label, at in uploads.items():
+            if flavour in matrix.flavours_of(label):
+                release = matrix.torch_of(label)
+                target = _Target(matrix.python_of(label, flavour), release, matrix.index_of(label))
+                if target not in dates:
+                    dates[target] = _own_date(matrix, target, uv, uploaded)
+                path = lock_path(locks, release, flavour)
+                base = made[path] if path in made else lock_text(path)
+                text = _point(matrix, label, flavour, target, base, uv, at, dates[target])
+                package = matrix.axis_of(label) or ""
+                made[lock_path(locks, label, flavour)] = only_difference(base, path.name, text, package)
     return made
+
+
+def _uploads(matrix: Matrix, labels: Sequence[str], uploaded: Uploaded) -> dict[str, datetime | None]:
+    """When the package of each point was uploaded.
+
+    Raises:
+        UsageError: it never was.
+    """
+    found: dict[str, datetime | None] = {}
+    for label in labels:
+        package, version = matrix.point(label) or ("", "")
+        try:
+            found[label] = uploaded(package, version, None)
+        except NoSuchRelease as error:
+            raise UsageError(
+                f"matrix.yaml: axes.{package}.versions: {version} is no release ({str(error).rstrip('.')}): write one "
+                "that is, or remove it."
+            ) from error
+    return found
+
+
+def _point(
+    matrix: Matrix, label: str, flavour: Flavour, target: _Target, base: str, uv: Uv, at: datetime | None,
+    dates: Mapping[str, str],
+) -> str:  # fmt: skip
+    """The whole lock of a point of an axis: that of the axis's torch, but for what the package's version will not take.
+
+    The resolver prefers what `base` has, and so takes another version of nothing that need not be another. What must be
+    is as it was on the day after the package's upload, or on the matrix's date if that is later.
+    """
+    package = matrix.axis_of(label) or ""
+    newest = matrix.exclude_newer if at is None else max(matrix.exclude_newer, _day_after(at))
+    return _compile(
+        matrix, target, matrix.requirements_of(label, flavour), label, uv, hashes=True, newest=newest.isoformat(),
+        dates={**dates, **({package: "false"} if at is None else {})}, preferred=base,
+        overrides=[pin for oddity in matrix.oddities_of(label, flavour) for pin in oddity.override],
+    )  # fmt: skip
+
+
+def _day_after(at: datetime) -> datetime:
+    return (at + timedelta(days=1)).replace(microsecond=0)
 
 
 @dataclass(frozen=True)
@@ -145,7 +208,7 @@ def _own_date(matrix: Matrix, target: _Target, uv: Uv, uploaded: Uploaded) -> di
     at = uploaded("torch", target.torch, url)
     if at is not None and at <= matrix.exclude_newer:
         return {}
-    date = None if at is None else (at + timedelta(days=1)).replace(microsecond=0).isoformat()
+    date = None if at is None else _day_after(at).isoformat()
     wanted = [f"torch=={target.torch}"]
     text = _compile(matrix, target, wanted, f"torch {target.torch}", uv, hashes=True, newest=date)
     names = [name for name in parse(text)[0] if name == "torch" or name.startswith(_OWN)]
@@ -168,13 +231,19 @@ def _compile(
     constraints: str | None = None,
     overrides: Sequence[str] = (),
     dates: Mapping[str, str] | None = None,
+    preferred: str = "",
 ) -> str:
-    """Resolve requirements; the text of a lock, whose name is for the sentence of a failure."""
+    """Resolve requirements; the text of a lock, whose name is for the sentence of a failure.
+
+    Of what fits, it takes the versions in the lock `preferred`.
+    """
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "requirements.in"
         source.write_text("\n".join(requirements) + "\n")
-        # An existing output would be preferred by the resolver; a lock must follow from the matrix alone.
+        # What is in an existing output is preferred by the resolver; a lock must follow from the matrix alone.
         made = Path(folder) / "lock.txt"
+        if preferred:
+            made.write_text(preferred, encoding="utf-8")
         command = [
             "pip", "compile", str(source), "--output-file", str(made), "--quiet",
             "--python-version", target.python, "--python-platform", matrix.platform,

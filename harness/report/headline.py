@@ -67,17 +67,23 @@ def headline(pair: ComparedCells) -> Headline:
 COLUMNS = ("PyTorch A", "PyTorch B", "All shapes match", "Default", "bnb", "Bit-equal", "Outcome")
 
 
-def headline_cells(row: Headline) -> tuple[str, ...]:
-    """The cells of one headline row, with the reference article's columns first."""
+def headline_columns(axis: str | None = None) -> tuple[str, ...]:
+    """The titles over `headline_cells`: the versions are those of torch, or of the package of an axis."""
+    return tuple(one.replace("PyTorch", axis or "PyTorch") for one in COLUMNS)
+
+
+def headline_cells(row: Headline, axis: str | None = None) -> tuple[str, ...]:
+    """The cells of one headline row, with the reference article's columns first; on an axis, without its name."""
+    a, b = (label.removeprefix(f"{axis}-") for label in (row.a, row.b))
     if row.gap:
-        return (row.a, row.b, "-", "-", "-", "-", row.gap)
+        return (a, b, "-", "-", "-", "-", row.gap.replace(f"{axis}-", ""))
 
     def verdict(passed: int, yes: str, no: str) -> str:
         return f"{yes if passed == row.total else no} ({passed}/{row.total})"
 
     return (
-        row.a,
-        row.b,
+        a,
+        b,
         verdict(row.shapes, "Yes", "No"),
         verdict(row.profiles.get("default", 0), "True", "False"),
         verdict(row.profiles.get("bnb", 0), "True", "False"),

@@ -144,7 +144,7 @@ def side_by_side(tables: Sequence[Headlines]) -> tuple[list[str], dict[VersionPa
     }
 
 
-def _order(step: VersionPair) -> list[tuple[bool, Version, str]]:
+def _order(step: VersionPair) -> list[tuple[bool, str, Version, str]]:
     return [name_key(version) for version in step]
 
 

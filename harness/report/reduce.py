@@ -38,6 +38,7 @@ class Reduced:
         note: one line that says what is stored besides and was not used; empty where there is nothing.
         across: steps over versions that could not be compared, whose sides differ beyond noise.
         verdicts: step to its answer to "must I re-index?", where there are searches.
+        axis: the package that is varied; None for torch.
         packages: step to the packages that differ, where a side is an environment of the user's own.
     """
 
@@ -48,6 +49,7 @@ class Reduced:
     note: str = ""
     across: tuple[Step, ...] = ()
     verdicts: Mapping[VersionPair, Verdict] = field(default_factory=dict)
+    axis: str | None = None
     packages: Mapping[VersionPair, tuple[Change, ...]] = field(default_factory=dict)
 
     @property
@@ -88,7 +90,9 @@ def reduce_cells(
             + (f" {choice.note}" if choice.note else "")
         )
     pairs = pairs_of(choice.store, cells, versions, profiles_of(matrix))
-    about = about_cells(cells[0].spec) | {"group": cells[0].group}
+    axis = matrix.common_axis(versions)
+    beside = {"axis": axis, "torch": matrix.axes[axis].torch} if axis else {}
+    about = about_cells(cells[0].spec) | {"group": cells[0].group, **beside}
     searches, unshown = searches_of(choice.store, cells, experiment) if experiment is not None else (None, "")
     steps = [pair for pair in pairs if pair.kind == "consecutive"]
     same = {(one.a.version, one.b.version): same_index(one.final() if one.complete else ()) for one in steps}
@@ -96,13 +100,14 @@ def reduce_cells(
     write_tables(output, cells, pairs, choice.locks, about, retrieval)
     rows = [(pair.kind, _with_verdict(headline(pair), pair, retrieval)) for pair in pairs]
     return Reduced(
-        describe(cells),
+        "; ".join([describe(cells), *([f"{axis} beside torch {beside['torch']}"] if axis else [])]),
         pairs,
         [row for kind, row in rows if kind == "consecutive"],
         [row for kind, row in rows if kind == "repeat"],
         "\n".join(filter(None, (choice.note, unshown))),
         _across(cells, versions),
         retrieval.verdicts,
+        axis,
         {
             (pair.a.version, pair.b.version): package_changes(pair.a, pair.b)
             for pair in steps
@@ -136,12 +141,13 @@ def _across(cells: Sequence[Cell], versions: Sequence[str]) -> tuple[Step, ...]:
     return tuple(step for step in steps if step.changed and (step.a, step.b) not in neighbours)
 
 
-def results_name(spec: CellSpec, searched: str | None = None) -> str:
-    """Name of the tables' folder: device, collection and number of passages; also queries and index, or triples.
+def results_name(spec: CellSpec, searched: str | None = None, axis: str | None = None) -> str:
+    """Name of the tables' folder: device, collection and number of passages; also queries and index, or triples; axis.
 
     Args:
         spec: of one of the cells.
         searched: the one index that all of them are in; each is in its own when absent.
+        axis: the package that is varied; torch when absent.
     """
     from harness.environments.device import Device
 
@@ -154,4 +160,4 @@ def results_name(spec: CellSpec, searched: str | None = None) -> str:
         parts.append(f"{plain(spec.queries.name)}-{spec.queries.queries}{where}")
     if spec.triples is not None:
         parts.append(f"{plain(spec.triples.name)}-{spec.triples.triples}")
-    return "--".join(parts)
+    return "--".join([*parts, *([axis] if axis else [])])

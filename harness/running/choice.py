@@ -19,8 +19,9 @@ from harness.errors import HarnessError, UsageError, printable
 from harness.home import Home, resolve_home
 from harness.inputs.jobs import JobSettings, TrainJob
 from harness.inputs.loaders import load_collection, load_queries, load_triples
-from harness.inputs.matrix import EmbeddedCollection, Flavour, HubCollection, LocalCollection, Matrix, ScaledCollection
+from harness.inputs.matrix import Flavour, Matrix
 from harness.inputs.matrix_file import find_matrix, load_matrix
+from harness.inputs.sources import EmbeddedCollection, HubCollection, LocalCollection, ScaledCollection
 from harness.running.experiment import Experiment
 from harness.running.probes import JOB as PROBE
 from harness.running.probes import known_probes, probe_spec
@@ -100,12 +101,12 @@ class Chooser:
 
     @property
     def versions(self) -> list[str]:
-        """Those of the matrix, in order of release."""
-        return self.matrix.versions
+        """Those of the matrix on the axis that is meant, in order of release."""
+        return self.matrix.on_axis(self.selection.axis)
 
     def require(self, item: str) -> str:
         """The name of the environment that an item of a command line means; see `Names.require`."""
-        return self.names.require(self.matrix, item)
+        return self.names.require(self.matrix, self.matrix.label(item, self.selection.axis))
 
     @cached_property
     def cells(self) -> list[Cell]:
@@ -126,7 +127,7 @@ class Chooser:
         The environments of a GPU host also run on a CPU, so the lock of the other flavour is as good as the device's.
         One of the user's own has no flavour but that of the device.
         """
-        if (own := self.names.own(version)) is not None:
+        if not self.matrix.has(version) and (own := self.names.own(version)) is not None:
             return {device.flavour: own.lock}
         of = OfMatrix(self.home, self.matrix, self.path.parent / "locks", version, device)
         found: dict[Flavour, Lock] = {}
@@ -207,7 +208,7 @@ class Chooser:
         flavour = chosen[0].flavour
         assert flavour is not None
         device = Device(members[0].spec.device_kind, members[0].spec.device)
-        versions = dict.fromkeys([*self.matrix.versions, *(cell.version for cell in members)])
+        versions = dict.fromkeys([*self.versions, *(cell.version for cell in members)])
         locks = {version: lock for version in versions if (lock := self._locks(version, device).get(flavour))}
         return Choice(self.store, tuple(_with_own_repeats(members)), locks, self._note(chosen, found))
 

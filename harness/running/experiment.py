@@ -18,9 +18,10 @@ from harness.home import Home, resolve_home
 from harness.inputs.checkpoint import CheckpointFiles
 from harness.inputs.jobs import JobSettings, TrainJob
 from harness.inputs.loaders import load_collection, load_queries, load_triples
-from harness.inputs.matrix import HubCollection, Matrix, ScaledCollection
+from harness.inputs.matrix import Matrix
 from harness.inputs.matrix_file import find_matrix, load_matrix
 from harness.inputs.passages import Passages
+from harness.inputs.sources import HubCollection, ScaledCollection
 from harness.running.kinds import IndexKind, JobInputs, Kind
 from harness.running.searching import SearchKind
 from harness.running.selection import Selection, job_of
@@ -150,12 +151,12 @@ class Experiment:
 
     @property
     def versions(self) -> list[str]:
-        """Those of the matrix, in order of release."""
-        return self.matrix.versions
+        """Those of the matrix on the axis that is meant, in order of release."""
+        return self.matrix.on_axis(self.selection.axis)
 
     def require(self, item: str) -> str:
         """The name of the environment that an item of a command line means; see `Names.require`."""
-        return self._names.require(self.matrix, item)
+        return self._names.require(self.matrix, self.matrix.label(item, self.selection.axis))
 
     def environment(self, version: str) -> UnderTest:
         """The environment of a version, or of the user's own that has this name: the one place where it is chosen."""

@@ -71,6 +71,7 @@ def run_worker(
     import_deadline: float | None = None,
     gpu: str | None = None,
     on_phase: Callable[[str], None] = lambda _phase: None,
+    on_progress: Callable[[str], None] = lambda _far: None,
     control: Control | None = None,
     hold: Sequence[int] = (),
 ) -> Ended:
@@ -88,6 +89,7 @@ def run_worker(
         import_deadline: the same for the start and the imports; `deadline` when absent.
         gpu: what the job gets as CUDA_VISIBLE_DEVICES; that of the harness when absent.
         on_phase: called with each phase as it begins.
+        on_progress: called with how far it is in it.
         control: stops the job.
         hold: descriptors of locks that the job holds to its end, even if this process ends before it.
 
@@ -109,6 +111,7 @@ def run_worker(
         ],
         phase=out / "phase",
         on_phase=on_phase,
+        on_progress=on_progress,
         control=control,
         hold=hold,
     )

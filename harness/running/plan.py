@@ -45,7 +45,7 @@ def plan_cells(
     for version in versions:
         # So that a version without a lock is named before anything is fetched. One of the user's own may take long to
         # build, so the files are looked at before it.
-        if version in experiment.versions:
+        if experiment.matrix.has(version):
             experiment.lock(version)
     experiment.check()
     return [

@@ -43,6 +43,7 @@ def run_cell(
     gpu: str | None = None,
     extra: Callable[[], dict[str, Any]] = dict,
     on_phase: Callable[[str], None] = lambda _phase: None,
+    on_progress: Callable[[str], None] = lambda _far: None,
     control: Control | None = None,
     hold: Sequence[int] = (),
 ) -> Cell:
@@ -63,6 +64,7 @@ def run_cell(
             the harness, and the job waits for its turn there. It is not part of the key.
         extra: called when the job has ended; what it returns goes into the cell's details.
         on_phase: called with each phase as it begins, and with a sentence if the job has to wait for its GPU.
+        on_progress: called with how far it is in it.
         control: stops the job.
         hold: descriptors of locks that the job holds to its end, even if this process ends before it.
 
@@ -95,7 +97,7 @@ def run_cell(
         worker, out = worker_copy(home), run / "out"
         ended = run_worker(
             spec, interpreter, request, run, out, worker=worker, device_kind=device_kind, deadline=deadline,
-            import_deadline=import_deadline, gpu=gpu, on_phase=on_phase, control=control,
+            import_deadline=import_deadline, gpu=gpu, on_phase=on_phase, on_progress=on_progress, control=control,
             hold=[held.fileno(), *places, *hold],
         )  # fmt: skip
         known = {**extra(), "sources": inputs.sources, "worker": worker.name, "run": run.name}

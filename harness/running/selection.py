@@ -15,7 +15,8 @@ class Selection:
 
     `identity` is that of another machine's device, where the cells will run there: on a cluster, of the nodes. `job` is
     the kind of cells that is meant. A search is over the index of its own version, of the version `on`, or of the
-    folder `index`. An option that a kind of job has a setting of the same name for is given in place of that.
+    folder `index`. Where no version is named, those on `axis` are meant: torch's, or those of a package. An option
+    that a kind of job has a setting of the same name for is given in place of that.
     """
 
     matrix_path: Path | None = None
@@ -44,6 +45,7 @@ class Selection:
     nway: int | None = None
     lr: float | None = None
     warmup: int | None = None
+    axis: str | None = None
 
     @property
     def searched(self) -> str | None:

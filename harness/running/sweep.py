@@ -364,7 +364,7 @@ class _Cells:
         item.tries += 1
         try:
             # Somebody's `pip install` into it must not go unnoticed, whenever that was.
-            self.work.ensure(spec.version, self.work.control)
+            self.work.ensure(spec.version, self.work.control, item.label)
             return run_cell(
                 self.experiment.home,
                 self.store,
@@ -378,6 +378,7 @@ class _Cells:
                 gpu=slot.gpu.index if slot.gpu else None,
                 extra=lambda: self._observed(item, slot, before),
                 on_phase=lambda phase: self.board.phase(item.label, phase),
+                on_progress=lambda far: self.board.progress(item.label, far),
                 control=self.work.control,
                 hold=held,
             )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from harness.environments.build import evict
@@ -146,10 +148,39 @@ class Work:
             todo(env)
             self.notify()
 
-    def ensure(self, version: str, control: Control) -> Interpreter:
-        """The interpreter of a version's environment, built if it is not there, and mended if somebody changed it."""
-        found = self.experiment.environment(version)
-        return found.ensure(self.board.note, self.experiment.job.deadlines.install, control)
+    def ensure(self, version: str, control: Control, label: str) -> Interpreter:
+        """The interpreter of a version's environment, built if it is not there, and mended if somebody changed it.
+
+        While it is built, and only then, the board says so of the cell `label`, and how much is on the disk by now.
+        """
+        with contextlib.ExitStack() as building:
+
+            def report(text: str) -> None:
+                self.board.note(text)
+                self.board.phase(label, "building the environment")
+                building.enter_context(self._measured(label))
+
+            found = self.experiment.environment(version)
+            return found.ensure(report, self.experiment.job.deadlines.install, control)
+
+    @contextlib.contextmanager
+    def _measured(self, label: str) -> Iterator[None]:
+        """Say each second what has been downloaded and installed, as far as the disk shows it."""
+        root = self.experiment.home.root
+        before, over = shutil.disk_usage(root).free, threading.Event()
+
+        def watch() -> None:
+            while not over.wait(1.0):
+                written = max(0, before - shutil.disk_usage(root).free)
+                self.board.progress(label, f"{written / 1e9:.1f} GB written")
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            over.set()
+            watcher.join()
 
     def ended(self, env: Env) -> None:
         """Let go of an environment whose last cell has ended; `changed` is held."""
@@ -205,10 +236,10 @@ class Work:
             with self.changed:
                 env.state, env.failure = "failed", BuildFailed(reason, "unsupported", "")
             return
-        self.board.phase(next(item.label for item in env.items if item.cell is None), "environment")
+        label = next(item.label for item in env.items if item.cell is None)
         try:
             env.used = env.used or experiment.environment(version).hold()
-            interpreter = self.ensure(version, self.building)
+            interpreter = self.ensure(version, self.building, label)
         except BuildFailed as error:
             self._failed(env, error)
             return

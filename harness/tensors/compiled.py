@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import threading
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ _VIEWS = {"float16": "<u2", "bfloat16": "<i2", "float32": "<u4", "float64": "<u8
 
 def usable(dtype: str, n: int, how: How) -> bool:
     """Whether the kernels are worth it and work here; without them the same numbers come from NumPy, slower."""
-    if n < how.compiled_from:
+    if n < how.compiled_from or importlib.util.find_spec("numba") is None:
         return False
     from harness.tensors.kernels import compiler
 

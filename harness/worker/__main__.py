@@ -34,11 +34,14 @@ class Phases:
         self.seconds: dict[str, float] = {}
         self._path = os.path.join(out_dir, "phase")
         self.current = "start"
+        self._progress, self._said = os.path.join(out_dir, "progress"), 0.0
 
     @contextlib.contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         """Time the `with` block as phase `name`."""
         self.current = name
+        with contextlib.suppress(OSError):
+            os.unlink(self._progress)
         with open(self._path, "w", encoding="utf-8") as file:
             file.write(name)
         started = time.perf_counter()
@@ -47,6 +50,15 @@ class Phases:
         finally:
             spent = time.perf_counter() - started
             self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 4)
+
+    def progress(self, text: str) -> None:
+        """Say how far the phase is, once a second; nobody's result depends on whether that can be written."""
+        now = time.perf_counter()
+        if now - self._said < 1.0:
+            return
+        self._said = now
+        with contextlib.suppress(OSError), open(self._progress, "w", encoding="utf-8") as file:
+            file.write(text)
 
 
 def _run(cell: dict[str, Any], out_dir: str, phases: Phases, result: dict[str, Any]) -> None:

@@ -138,8 +138,21 @@ def model_facts(model: Any, amp: Any, gpu: bool) -> dict[str, Callable[[], Any]]
     }
 
 
-def _watch(phases: Any, notes: Notes, seen: dict[str, Any]) -> contextlib.ExitStack:
+def _watch(phases: Any, notes: Notes, seen: dict[str, Any], passages: int) -> contextlib.ExitStack:
     """Time the indexer's own steps, and note what runs once the model is loaded; closing the stack ends it."""
+    encoded: dict[str, int] = {}
+
+    def counting(doc: Any) -> Any:
+        def counted(self: Any, input_ids: Any, *args: Any, **kwargs: Any) -> Any:
+            found = doc(self, input_ids, *args, **kwargs)
+            phase = phases.current
+            encoded[phase] = encoded.get(phase, 0) + len(input_ids)
+            # How many make up the sample is colbert-ai's to know.
+            of = f" of {passages:,}" if phase == "encode" else ""
+            phases.progress(f"{encoded[phase]:,}{of} passages")
+            return found
+
+        return counted
 
     def timing(phase: str) -> Any:
         def wrap(original: Any) -> Any:
@@ -166,6 +179,7 @@ def _watch(phases: Any, notes: Notes, seen: dict[str, Any]) -> contextlib.ExitSt
     for name, wrap in points.items():
         where = ("seconds.load", "observed") if name == "__init__" else (f"seconds.{_PHASES[name]}",)
         stack.enter_context(notes.hook(where, "colbert.indexing.collection_indexer", f"CollectionIndexer.{name}", wrap))
+    stack.enter_context(notes.hook(("progress",), "colbert.modeling.checkpoint", "Checkpoint.doc", counting))
     return stack
 
 
@@ -299,7 +313,7 @@ def run(cell: dict[str, Any], out_dir: str, phases: Any, notes: Notes) -> dict[s
         os.path.join(out_dir, "intermediates"), cell["capture"], cell.get("swap") or {}, notes, capture.HOOKS
     )
     config = colbert_config(cell, index_path=os.path.join(out_dir, "index"))
-    with _watch(phases, notes, seen), capture.install(tap), one_process(gpu, out_dir):
+    with _watch(phases, notes, seen, len(passages)), capture.install(tap), one_process(gpu, out_dir):
         Indexer(checkpoint=cell["checkpoint"], config=config).index(name="index", collection=passages)
     note_unknown(cell, notes)
     return {**finished(tap, seen, gpu), "passages": len(passages)}

@@ -341,10 +341,10 @@ def test_arguments_that_name_nothing(
     monkeypatch.chdir(tmp_path)
     write_index(tmp_path / "a", chunks=1)
     for argument, wanted in (
-        (tmp_path / "missing", "There is no directory"),
+        (tmp_path / "missing", "is neither a ColBERT index directory nor"),
         (tmp_path / "a" / "centroids.pt", "centroids.pt is a file: give the directory of the index"),
-        ("x" * 5000, "There is no directory xxx"),
-        ("a\0b", "There is no directory a"),
+        ("x" * 5000, "xxx...' is neither a ColBERT"),
+        ("a\0b", "is neither a ColBERT index directory nor"),
     ):
         code, _, err = run(capsys, "compare", tmp_path / "a", argument)
         assert code == 2

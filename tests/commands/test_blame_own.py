@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.test_upgrade import World
 from tests.support.own_environments import site_folder
 from tests.support.packages_decide import deciding
+from tests.support.upgrades import World
 
 ALL = {
     "torch": "2.8.0", "transformers": "4.57.0", "tokenizers": "0.22.0", "faiss-cpu": "1.11.0", "numpy": "2.0.0",
@@ -91,7 +91,7 @@ def test_an_upgrade_says_which_package_and_where(world: Decided) -> None:
     found = json.loads(out)
 
     assert (code, found["verdict"], found["blamed"]) == (0, "keep", ["faiss-cpu"])
-    assert [(one["job"], one["step"], one["packages"]) for one in found["blame"]][0] == (
+    assert next((one["job"], one["step"], one["packages"]) for one in found["blame"]) == (
         "index", "halve centroids", ["faiss-cpu"],
     )  # fmt: skip
     code, out, _ = world.upgrade("old", "new")

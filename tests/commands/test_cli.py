@@ -237,10 +237,11 @@ def test_a_mistake_in_matrix_yaml_is_one_sentence_with_its_line(run, tmp_path):
     assert "matrix.yaml, line 2: verzions" in one_sentence(run("plan", "--matrix", str(tmp_path / "matrix.yaml")))
 
 
-def test_no_matrix_yaml_is_one_sentence(run, tmp_path, monkeypatch):
+def test_where_there_is_no_matrix_yaml_the_package_s_own_is_taken(run, tmp_path, monkeypatch, inputs):
     monkeypatch.chdir(tmp_path)
 
-    assert "--matrix PATH" in one_sentence(run("plan"))
+    assert (done := run("plan", "2.8.0", *inputs)).code == 0, done.err
+    assert "1 of 1 cell would run" in done.out
 
 
 @pytest.mark.parametrize("arguments", [["index"], ["nonsense"], ["plan", "--limit", "0"], ["plan", "--device", "tpu"]])

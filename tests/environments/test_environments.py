@@ -90,7 +90,8 @@ def test_installing_checks_hashes_and_takes_nothing_but_the_lock(bench):
     (install,) = bench.calls("pip install")
     assert "--require-hashes" in install
     assert "--no-deps" in install
-    assert install.endswith(f"--requirements {lock_path(bench.locks, '2.8.0', 'cpu')}")
+    assert install.count("--requirements") == 1
+    assert install.endswith(f"-{lock_path(bench.locks, '2.8.0', 'cpu').name}")
     assert f"--python {MATRIX.python} --no-project" in bench.calls("venv")[0]
 
 

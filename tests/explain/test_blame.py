@@ -14,9 +14,8 @@ import pytest
 from harness.environments import counterfactual as counterfactual_module
 from harness.environments.changes import Change
 from harness.environments.counterfactual import Party, environment_with
-from harness.environments.exchange import counterfactual
 from harness.environments.interpreter import Interpreter
-from harness.environments.lockfile import read_lock
+from harness.environments.lockfile import exchanged, read_lock
 from harness.environments.uv import BuildFailed
 from harness.explain.blame import Answer, find
 from harness.explain.laboratory import Laboratory
@@ -150,7 +149,7 @@ def test_a_counterfactual_lock_takes_versions_and_hashes_from_the_other_side(tmp
     )
     other.write_text("# made by nox\nnumpy==1 \\\n    --hash=sha256:n\ntorch==1 \\\n    --hash=sha256:t1\n")
 
-    text = counterfactual(base, other, ["torch", "triton"])
+    text = exchanged(base.read_text(), other.read_text(), ["torch", "triton"])
 
     assert "torch==1 \\\n    --hash=sha256:t1" in text
     assert "triton" not in text

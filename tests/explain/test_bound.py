@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from harness.environments.changes import changes
-from harness.environments.exchange import counterfactual
 from harness.environments.lockfile import FLAVOURS, Lock, difference, lock_path, parse, read_lock
+from harness.environments.lockfile import exchanged as exchanged_text
 from harness.errors import InfrastructureError
 from harness.explain.blame import Answer, Suspects, find, suspects
 from harness.explain.bound import bound
@@ -53,7 +53,9 @@ def experiment_on(flavour: Flavour) -> Any:
 def exchanged(base: str, other: str, flavour: Flavour, *units: Unit) -> dict[str, str]:
     """The packages of a counterfactual environment."""
     mine, theirs = (lock_path(ROOT / "locks", version, flavour) for version in (base, other))
-    return parse(counterfactual(mine, theirs, [name for unit in units for name in unit.packages]))[0]
+    return parse(
+        exchanged_text(mine.read_text(), theirs.read_text(), [name for unit in units for name in unit.packages])
+    )[0]
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)

@@ -9,7 +9,8 @@ import pytest
 
 from harness.commands.schema import schema_text
 from harness.errors import UsageError
-from harness.inputs.matrix_file import find_matrix, load_matrix, parse_matrix
+from harness.home import default_matrix, package_folder, resolve_home
+from harness.inputs.matrix_file import find_matrix, load_matrix, own_matrix, parse_matrix
 from harness.words import version_key
 
 ROOT = Path(__file__).parents[2]
@@ -135,7 +136,7 @@ MISTAKES = {
         "none #",
         "it should have at least 10 characters, found",
     ),
-    "nothing where a list is": ("may_differ: [f", "may_differ: #", "may_differ", "an empty value is not a list"),
+    "nothing where a list is": ("may_differ: [f", "may_differ: #", "may_differ: #", "an empty value is not a list"),
     "out of range": ("    threads: 2", "    threads: 0", "threads: 0", "greater than or equal to 1, found 0"),
     "not a choice": ("nbits: 2", "nbits: 3", "nbits: 3", "should be 1, 2, 4 or 8, found 3"),
     "variable that is no string": (
@@ -173,6 +174,28 @@ MISTAKES = {
         '"3.12"',
         "'python' is given twice: remove",
     ),
+    "axis that is torch": (
+        "  transformers:\n",
+        "  torch: # ours\n",
+        "# ours",
+        "axes.torch: torch is what `versions` varies",
+    ),
+    "axis of a package that nobody pins": (
+        "  transformers:\n",
+        "  transformer:\n",
+        "  transformer:",
+        "axes.transformer: `requirements` pins no transformer, and an axis exchanges such a pin: name one of ",
+    ),
+    "axis beside a torch that is not there": (
+        '    torch: "2.8.0"',
+        '    torch: "2.8.9"',
+        '"2.8.9"',
+        "axes.transformers.torch: 2.8.9 is not in `versions`: add it there, or name one of those",
+    ),
+    "axis out of order": ('- "4.29.2"', '- "4.27.0"', '"4.27.0"', "4.27.0 comes after 4.28.1: list them in order"),
+    "axis with a version twice": ('- "4.29.2"', '- "4.28.1" #', '"4.28.1" #', "4.28.1 is listed twice: remove one"),
+    "axis with what is no version": ('- "4.29.2"', '- "newest"', '"newest"', "'newest' is not a version of a package"),
+    "axis without versions": ('    torch: "2.8.0"\n', '    torsh: "2.8.0"\n', "torsh", "torsh: this key is not known"),
     "not YAML": ("requirements:\n", "requirements: ]\n", "requirements: ]", "not valid YAML"),
     "Python in YAML": ('python: "3.11"', "python: !!python/name:os.system x", "os.system", "not valid YAML"),
     "key that is a list": ("schema: 1\n", "schema: 1\n? [a]\n: b\n", "? [a]", "not valid YAML: found unhashable key"),
@@ -207,8 +230,24 @@ def test_the_number_of_further_mistakes_is_said():
 def test_a_missing_file_is_a_sentence(tmp_path):
     with pytest.raises(UsageError, match="cannot be read"):
         load_matrix(tmp_path / "matrix.yaml")
-    with pytest.raises(UsageError, match="--matrix PATH"):
-        find_matrix(tmp_path)
+
+
+def test_where_there_is_none_it_is_the_one_that_travels_with_the_package(tmp_path):
+    found = find_matrix(tmp_path)
+
+    assert found == default_matrix()
+    assert load_matrix(found).versions
+
+
+def test_the_package_s_own_matrix_is_not_written_to_and_has_its_home_here(tmp_path, monkeypatch):
+    packed = package_folder() / "default" / "matrix.yaml"
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(UsageError, match="`harness init`"):
+        own_matrix(packed)
+    assert own_matrix(tmp_path / "matrix.yaml") == tmp_path / "matrix.yaml"
+    assert resolve_home(None, packed).root == tmp_path / ".harness"
+    assert resolve_home(None, tmp_path / "x" / "matrix.yaml").root == tmp_path / "x" / ".harness"
 
 
 def test_a_file_that_is_not_utf8_is_a_sentence(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 
 import pytest
 from rich.console import Console
@@ -83,20 +84,49 @@ def test_states_have_colours(row, code):
 
 def test_without_a_terminal_there_is_a_plain_line_for_each_phase():
     console = plain()
-    with Board(["2.5.0"], console) as board:
+    with Board(["2.5.0"], console, every=0) as board:
         board.phase("2.5.0", "start")
         board.phase("2.5.0", "train")
         board.phase("2.5.0", "train")
+        board.progress("2.5.0", "7 passages")
         board.note("2.5.0: a note [with] brackets")
         board.done(cell(spec("2.5.0"), details={"wall_seconds": 12.3}), ran=True)
 
     assert lines(console) == [
         "2.5.0: start",
         "2.5.0: train",
+        "2.5.0: train, 7 passages",
         "2.5.0: a note [with] brackets",
         "2.5.0: ok (12 s)",
     ]
     assert "\x1b" not in "".join(lines(console))
+
+
+def test_elsewhere_what_goes_well_is_one_line_with_counts_now_and_then():
+    """However many cells and phases there are; the last word is said, and what went wrong is said at once."""
+    console = plain()
+    labels = [f"2.{number}.0" for number in range(30)]
+    bad = cell(spec("2.7.0"), outcome="crashed", reason="It fell.", artifacts={})
+    with Board(labels, console, every=600) as board:
+        for label in labels:
+            board.phase(label, "train")
+            board.done(bad if label == "2.7.0" else cell(spec(label)), ran=True)
+
+    assert lines(console) == [
+        "[0 of 30] 2.0.0: train", "[8 of 30] 2.7.0: crashed (2 s): It fell.", "[30 of 30] 2.29.0: ok (2 s)",
+    ]  # fmt: skip
+
+
+def test_what_is_due_is_said_when_its_time_comes_though_nothing_else_happens():
+    console = plain()
+    board = Board(["2.5.0", "2.6.0"], console, every=0.05)
+    board.phase("2.5.0", "start")
+    board.phase("2.5.0", "train")
+    until = time.monotonic() + 30
+    while len(lines(console)) < 2 and time.monotonic() < until:
+        time.sleep(0.01)
+
+    assert lines(console) == ["[0 of 2] 2.5.0: start", "[0 of 2] 2.5.0: train"]
 
 
 def test_a_long_line_is_not_broken_where_there_is_no_terminal():

@@ -25,9 +25,8 @@ from unittest import mock
 
 from harness.artifacts.graph import origins
 from harness.environments.build import ensure_environment, evict, use_environment
-from harness.environments.exchange import counterfactual
 from harness.environments.interpreter import Interpreter
-from harness.environments.lockfile import Lock, lock_path, read_lock
+from harness.environments.lockfile import Lock, exchanged, lock_path, lock_text, read_lock
 from harness.errors import InfrastructureError
 from harness.explain.blame import blame
 from harness.explain.laboratory import Laboratory
@@ -219,7 +218,7 @@ class PlantedExperiment(Experiment):
         self.made = folder / "locks"
         path = lock_path(self.made, OTHER, "cpu")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(counterfactual(self.lock(VERSION).path, self.lock(DONOR).path, [INNOCENT]))
+        path.write_text(exchanged(lock_text(self.lock(VERSION).path), lock_text(self.lock(DONOR).path), [INNOCENT]))
 
     def lock(self, version: str) -> Lock:
         """The lock of a version, or B's."""

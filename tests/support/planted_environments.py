@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -134,11 +135,11 @@ def copy_of(environment: Path, folder: Path, harmless: Iterable[str] = (), fault
 
     Args:
         environment: the folder of a virtualenv.
-        folder: made; on the same file system, because files are hard-linked.
+        folder: made, of symbolic links: a hard link would touch the inodes of files that others use.
         harmless: files that get a comment.
         faults: names of `FAULTS`.
     """
-    subprocess.run(["cp", "--archive", "--link", str(environment), str(folder)], check=True)
+    subprocess.run(["cp", "--recursive", "--symbolic-link", str(environment.resolve()), str(folder)], check=True)
     (folder / "harness-complete.json").unlink(missing_ok=True)
     site = next((folder / "lib").glob("python3*/site-packages"))
     added = dict.fromkeys(harmless, _COMMENT)
@@ -148,7 +149,7 @@ def copy_of(environment: Path, folder: Path, harmless: Iterable[str] = (), fault
     for file, text in added.items():
         path = site / file
         before = path.read_text(encoding="utf-8") if path.exists() else ""
-        path.unlink(missing_ok=True)  # another link to the same file must keep what it has
+        path.unlink(missing_ok=True)
         path.write_text(before + text, encoding="utf-8")
     return folder
 
@@ -207,8 +208,10 @@ def main() -> int:
         before = copy_of(real, Path(folder, "before"))
         for number, case in enumerate(chosen):
             started = time.monotonic()
-            after = copy_of(real, Path(folder, f"after-{number}"), HARMLESS, case)
+            # At one place, so that files that do not differ are read once.
+            after = copy_of(real, Path(folder, "after"), HARMLESS, case)
             found, said = upgrade(home, before, after, f"after-{number}")
+            shutil.rmtree(after)
             why = wrong(case, found)
             bad += bool(why)
             title = " and ".join(case) or "nothing that matters"

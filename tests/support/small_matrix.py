@@ -108,16 +108,19 @@ class SmallWorld:
 
     def torch(
         self, version: str, made: int | None = 0, *, index: PackageIndex | None = None, tags: Sequence[str] = (CP311,),
-        requires: Sequence[str] = ("sympy",), **more: object,
+        requires: Sequence[str] = ("sympy",), package: str = "torch", **more: object,
     ) -> None:  # fmt: skip
-        """Put a torch into an index, whose index job makes what the seed `made` says; None: the job crashes."""
+        """Put a torch into an index, whose index job makes what the seed `made` says; None: the job crashes.
+
+        So can another `package`: of those that are installed together, the first in the alphabet does the job.
+        """
         for tag in tags:
             files = {
-                "torch/__init__.py": f"__version__ = {version!r}\n",
-                "torch_stands_in.pth": "import torch_stands_in\n",
-                "torch_stands_in.py": self._job(version, made),
+                f"{package}/__init__.py": f"__version__ = {version!r}\n",
+                f"{package}_stands_in.pth": f"import {package}_stands_in\n",
+                f"{package}_stands_in.py": self._job(version, made),
             }
-            (index or self.index).add("torch", version, requires=requires, files=files, tag=tag, **more)  # type: ignore[arg-type]
+            (index or self.index).add(package, version, requires=requires, files=files, tag=tag, **more)  # type: ignore[arg-type]
 
     def _job(self, version: str, made: int | None) -> str:
         packed = None
