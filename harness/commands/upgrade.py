@@ -91,6 +91,8 @@ def command(
     a, b = two_versions(experiment, a, b, "upgrade", "search")
     # What is wrong with the files is said before anything is built, and with the environments before anything runs.
     experiment.check()
+    if folder is not None:
+        experiment.search(index=folder).check()
     for name in (a, b):
         experiment.lock(name)
     run = partial(run_cells, evict=evict, again=False, gpus=gpus, jobs=jobs, quiet=True)
