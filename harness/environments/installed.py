@@ -72,6 +72,8 @@ _INSTALLERS = {"RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.
 """Files in a package's metadata that say how it came here, and where to."""
 _LINKED = re.compile(r"(__editable__.*|.*\.pth|.*\.egg-link)")
 """Files in a site folder that only name the folder of a package that is installed in place."""
+_OTHERS = 4
+"""Of so many other environments, those looked at last, the digests of files are looked at, too."""
 _OF_VIRTUALENV = {"_virtualenv.py", "_virtualenv.pth"}
 
 
@@ -218,11 +220,11 @@ class _Known:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._before: dict[str, str] = {}
+        self._mine = _read_digests(path)
+        # Installers hard-link what two environments have in common, so that one's files may be known from another.
+        others = [_read_digests(one) for one in sorted(path.parent.glob("*.json"), key=_written)[-_OTHERS:]]
+        self._before = {key: digest for known in (*others, self._mine) for key, digest in known.items()}
         self._now: dict[str, str] = {}
-        with suppress(OSError, ValueError):
-            read = json.loads(path.read_text(encoding="utf-8"))
-            self._before = read if isinstance(read, dict) else {}
 
     def __call__(self, path: str) -> str:
         about = Path(path).stat()
@@ -238,11 +240,24 @@ class _Known:
 
     def save(self) -> None:
         """Keep the digests of this time's files, and of no others."""
-        if self._now != self._before:
+        if self._now != self._mine:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
             write_json(temporary, self._now)
             temporary.replace(self._path)
+
+
+def _read_digests(path: Path) -> dict[str, str]:
+    with suppress(OSError, ValueError):
+        read = json.loads(path.read_text(encoding="utf-8"))
+        return read if isinstance(read, dict) else {}
+    return {}
+
+
+def _written(path: Path) -> float:
+    with suppress(OSError):
+        return path.stat().st_mtime
+    return 0.0
 
 
 class _Found:
