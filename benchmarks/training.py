@@ -1,14 +1,18 @@
 """What watching a training costs: the harness's job against a bare colbert-ai script, side by side in one run.
 
     python benchmarks/training.py --version 2.8.0 --collection PASSAGES --queries QUERIES --qrels JUDGED
-        --checkpoint CHECKPOINT [--maxsteps N] [--bsize N] [--rounds 3] [--device cuda]
-        [--sites SITES --site-python PYTHON]
+        --checkpoint CHECKPOINT [--maxsteps SHORT] [--long LONG] [--bsize N] [--rounds 3] [--modes final digests]
+        [--device cuda] [--sites SITES --site-python PYTHON]
 
-Modes alternate within each round, so that a slow machine slows them all. Two things are measured of each: the processor
-time of the whole process, and the wall time from reading the passages to the end, with what the harness writes. On a
-machine that others use, only the first says anything; on a GPU, the second is what a user waits for. `full` keeps the
-tensors of one step. It is a gate, too, on any device: all modes must have trained the same model, and torch must with
-its own DistributedDataParallel and the stand-in for it.
+Each mode trains for two numbers of steps, and modes alternate within each round, so that a slow machine slows them all.
+Two things are measured of each run: the processor time of the whole process, and the wall time from reading the
+passages to the end, with what the harness writes. On a machine that others use, only the first says anything; on a GPU,
+the second is what a user waits for. What a step takes is the difference between the long run and the short one by the
+difference of their steps, so that what a run takes once (loading, a first launch, writing) is not in it. The ratios
+are those of one round's runs. `full` keeps the tensors of one step.
+
+It is a gate, too, on any device: all modes must have trained the same model, and torch must with its own
+DistributedDataParallel and the stand-in for it.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,11 +95,20 @@ def run(experiment: Experiment, interpreter: Interpreter, version: str, mode: st
     return Spent(processor, wall, _parameters(out, result["parameters"]))
 
 
+def _against(mine: Sequence[float], bare: Sequence[float], digits: int) -> str:
+    """A median, and the ratios to the bare script's of the same rounds."""
+    ratios = [one / other for one, other in zip(mine, bare, strict=True)]
+    told = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+    return f"{statistics.median(mine):.{digits}f} | {told}"
+
+
 def main() -> None:
     """Run all modes and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", required=True)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--modes", nargs="+", choices=MODES[1:], default=MODES[1:])
+    parser.add_argument("--long", type=int, help="steps of the long runs; 5 times those of the short ones when absent")
     for name in ("collection", "checkpoint"):
         parser.add_argument(f"--{name}", required=True)
     for name in ("queries", "qrels", "triples"):
@@ -105,44 +119,54 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--device", default="auto")
     options = vars(parser.parse_args())
-    version, rounds = options.pop("version"), options.pop("rounds")
+    version, rounds, modes, long = (options.pop(name) for name in ("version", "rounds", "modes", "long"))
     experiment = Experiment(Selection(job="train", **options))
+    settings = experiment.spec(version).settings
+    short = settings["maxsteps"]
+    long = long or 5 * short
+    if long <= short:
+        parser.error(f"--long {long} is no more than the {short} steps of a short run")
+    experiments = {short: experiment, long: Experiment(Selection(job="train", **{**options, "maxsteps": long}))}
     interpreter = experiment.brought(version)
     if interpreter is None:
         flavour = experiment.device.flavour
         built = ensure_environment(experiment.home, experiment.matrix, experiment.locks, version, flavour)
         interpreter = Interpreter(built.python)
-    spent: dict[str, list[Spent]] = {mode: [] for mode in (*MODES, *GATE)}
     started = time.perf_counter()
-    # The first round is not counted: it writes the bytecode of a fresh environment and warms the page cache.
-    for number in range(rounds + 1):
-        for mode in MODES if number else (*GATE, "bare"):
-            with tempfile.TemporaryDirectory() as folder:
-                spent[mode].append(run(experiment, interpreter, version, mode, Path(folder)))
-    spent["bare"] = spent["bare"][1:]
-    model = spent["torch"][0].model
-    for mode, runs in spent.items():
-        different = sum(one.model[name] != model[name] for one in runs for name in model)
-        if different:
-            sys.exit(
-                f"{mode}: {different} parameters are not those of the model that was trained in torch's own wrapper"
-            )
-    settings = experiment.spec(version).settings
-    shown = ", ".join(f"{name} {settings[name]}" for name in ("maxsteps", "bsize", "accumsteps", "nway", "threads"))
-    print(f"torch {version}, {experiment.device.identity}, {shown}, {rounds} rounds, {len(model)} parameters")
-    print(f"one model in all runs, in torch's own wrapper and in the stand-in ({time.perf_counter() - started:.0f} s)")
-    print("| mode | processor seconds (median) | ratio to bare | seconds of training (median) | ratio to bare |")
-    print("|:-:|:-:|:-:|:-:|:-:|")
-    for mode in MODES:
-        cells = []
-        for quantity in ("processor", "wall"):
-            mine, bare = ([getattr(one, quantity) for one in spent[name]] for name in (mode, "bare"))
-            ratios = [a / b for a, b in zip(mine, bare, strict=True)]
-            cells.append(
-                f"{statistics.median(mine):.1f} | {statistics.median(ratios):.3f} "
-                f"({min(ratios):.3f} to {max(ratios):.3f})"
-            )
-        print(f"| {mode} | {' | '.join(cells)} |")
+
+    def spend(mode: str, steps: int) -> Spent:
+        with tempfile.TemporaryDirectory() as folder:
+            spent = run(experiments[steps], interpreter, version, mode, Path(folder))
+        model = models.setdefault(steps, spent.model)
+        if different := sum(spent.model[name] != model[name] for name in model):
+            sys.exit(f"{mode}: {different} parameters are not those of the first run of {steps} steps")
+        return spent
+
+    # Not counted: the first runs write the bytecode of a fresh environment and warm the page cache.
+    models: dict[int, dict[str, bytes]] = {}
+    for mode in (*GATE, "bare"):
+        spend(mode, short)
+    modes = [mode for mode in MODES if mode == "bare" or mode in modes]
+    spent = [{(mode, steps): spend(mode, steps) for mode in modes for steps in (short, long)} for _ in range(rounds)]
+    shown = ", ".join(f"{name} {settings[name]}" for name in ("bsize", "accumsteps", "nway", "threads"))
+    print(f"torch {version}, {experiment.device.identity}, {shown}, {rounds} rounds, {len(models[short])} parameters")
+    print(
+        f"one model in all runs of {short} steps, in torch's own wrapper and in the stand-in, and one in all of {long}"
+    )
+    print(f"({time.perf_counter() - started:.0f} s)")
+    for quantity, unit in (("wall", "seconds of training"), ("processor", "processor seconds")):
+        measured = {(mode, steps): [getattr(one[mode, steps], quantity) for one in spent] for mode, steps in spent[0]}
+        slopes = {
+            mode: [
+                1e3 * (b - a) / (long - short) for a, b in zip(measured[mode, short], measured[mode, long], strict=True)
+            ]
+            for mode in modes
+        }
+        titles = [f"{unit}, {short} steps", f"{unit}, {long} steps", f"{quantity} ms of a step"]
+        print(f"\n| mode | {' | ratio to bare | '.join(titles)} | ratio to bare |\n|{':-:|' * 7}")
+        for mode in modes:
+            whole = [_against(measured[mode, steps], measured["bare", steps], 1) for steps in (short, long)]
+            print(f"| {mode} | {' | '.join([*whole, _against(slopes[mode], slopes['bare'], 2)])} |")
 
 
 if __name__ == "__main__":

@@ -160,6 +160,8 @@ class JobKind:
             no fact of both follows. A fact that is not here is only told together of chunks that have the same.
         stepwise: whether the rows of its intermediates are steps, each of which begins with what the steps before left.
             Inputs are those of the same step then, and chunks are steps whose numbers were kept.
+        revision: part of every cell's key: raised when the worker changes in a way that can change what a job makes, or
+            the formula of its digests.
     """
 
     name: str
@@ -172,6 +174,7 @@ class JobKind:
     united: Mapping[str, Callable[[Any, Any], Any] | None] = field(default_factory=dict)
     product: str = "index"
     stepwise: bool = False
+    revision: int = 1
 
     @cached_property
     def _places(self) -> dict[str, tuple[int, Made]]:

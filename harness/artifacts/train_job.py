@@ -60,4 +60,5 @@ TRAIN = JobKind(
     replays={**_PHASES, "loss": Replay({}, run_as=_STEP, after="forward")},
     product="model",
     stepwise=True,
+    revision=2,
 )

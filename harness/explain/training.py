@@ -318,7 +318,7 @@ def compare_training(a: StoredCell, b: StoredCell) -> Training | None:
         otherwise.append(Otherwise("parameters", *(f"{len(one)} ({', '.join(one[:2])}, …)" for one in names)))
     quantities, unseen = [], {}
     for made in _STEPWISE:
-        pair, reason = _pair(a, b, made.name)
+        pair, reason = _pair(a, b, made)
         if pair is None:
             unseen[made.name] = reason
             continue
@@ -340,8 +340,11 @@ def _steps(side: StoredCell) -> int:
     return known.shape[0] if known is not None and known.shape else 0
 
 
-def _pair(a: StoredCell, b: StoredCell, name: str) -> tuple[tuple[Tensor, Tensor] | None, str]:
+def _pair(a: StoredCell, b: StoredCell, made: Made) -> tuple[tuple[Tensor, Tensor] | None, str]:
     """An artifact of both sides with a row a step, or why there is none to compare."""
+    name, revisions = made.name, (a.cell.spec.revision, b.cell.spec.revision)
+    if made.digests and revisions[0] != revisions[1]:
+        return None, "its digests were taken by another formula in A than in B (revisions {} and {})".format(*revisions)
     without = [
         f"{letter}: {side.unrecorded(name) or 'it was not recorded'}"
         for letter, side in (("A", a), ("B", b))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from harness.artifacts.kinds import kind_named
 from harness.environments.device import Device
 from harness.environments.lockfile import Lock
 from harness.inputs.jobs import JobSettings
@@ -95,5 +96,6 @@ def job_spec(
         environment=environment,
         oddities={name: plain.get(name) for name, value in environment.items() if plain.get(name) != value},
         own=None if lock.own is None else dict(lock.own),
+        revision=kind_named(job.NAME).revision,
         **inputs,
     )

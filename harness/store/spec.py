@@ -9,9 +9,6 @@ from typing import Any, Self
 
 from blake3 import blake3
 
-JOB_REVISION = 1
-"""Part of every key: raised when the worker changes in a way that can change what a job makes."""
-
 
 @dataclass(frozen=True)
 class _Record:
@@ -115,6 +112,7 @@ class CellSpec(_Record):
         triples: what is trained from, by a job that trains.
         oddities: variables in `environment` that only this version has, because of an oddity in the matrix, with what
             they are without it (None: absent). Counted in the key through `environment`, and not in the group.
+        revision: of its kind of job, see `harness.artifacts.kind.JobKind`.
         own: of an environment of the user's own, its kind and its torch. Not counted: `lock` says more.
         unknown: fields of a newer harness, which count, too.
     """
@@ -129,7 +127,7 @@ class CellSpec(_Record):
     environment: dict[str, str]
     swap: dict[str, str] = field(default_factory=dict)
     repeat: int = 0
-    revision: int = JOB_REVISION
+    revision: int = 1
     queries: Queries | None = None
     index: Index | None = None
     triples: Triples | None = None

@@ -9,36 +9,43 @@ sums of integers do not depend on their order. With `mix` the bijection of 64-bi
 
 the digest of a tensor is
 
-    w[j]           its bytes in row-major order, zeros behind them, as little-endian 64-bit words
-    key[q]         mix(GOLDEN * (q + 1)), for each place q in a block of `BLOCK` words
-    x[j]           mix(w[j] ^ key[j % BLOCK])
-    lanes of block b    the sums over its words of x[j], and of mix(x[j])
-    digest         mix(salt + the sum over its blocks of mix(lane + GOLDEN * (b + 1))), for each lane
+    w[i][q]      its bytes in row-major order, zeros behind them, as rows of `ROW` little-endian 64-bit words
+    x[i][q]      mix(w[i][q] ^ mix(GOLDEN * (q + 1)))
+    lanes of row i      the sums over its words of x[i][q], and of x[i][q]**2
+    digest       mix(salt + the sum over its rows of mix(lane + GOLDEN * (i + 1))), for each lane
 
 where the salts, one a lane, are made of the dtype's name and the shape. So -0.0 is not 0.0, and each NaN is what its
 bits are.
 
-How safe it is: a word's place decides, through its key, by which bijection it is spread over all 64 bits. Two tensors
-that differ in one word differ in both lanes for certain: one term of the sum is another, and all else is a bijection.
-For all other differences (swapped elements, signs, any number of words) the sums are as those of random numbers, and
-what is summed in the second lane is no linear function of what is summed in the first: two different tensors have one
-digest with a chance of about 2**-128. A table that rests on 10**12 comparisons would be wrong with one of about
-2**-88. It is no cryptographic hash: who wants two tensors with one digest can make them.
+How safe it is: a word's place decides, through its key and its row's number, by which bijections it is spread over all
+64 bits. Two tensors that differ in one word differ in the first lane for certain: one term of each sum is another, and
+all else is a bijection. For all other differences (swapped elements, signs, any number of words) the lanes are as
+sums of random numbers, of which the second is no linear function of what is summed in the first. Least random are two
+rows that differ in two words: where the sums of two numbers are equal (2**-64), so are the sums of their squares where
+(x' - x[0]) * (x' - x[1]) is a multiple of 2**63, which is so for about 2**-58 of all x'. Two different tensors thus
+have one digest with a chance of at most about 2**-122. A table that rests on 10**12 comparisons would be wrong with one
+of about 2**-82. It is no cryptographic hash: who wants two tensors with one digest can make them.
+
+How many operations a device is told does not grow with the number of tensors, but only with that of their bytes: they
+are laid side by side in rows, and worked on together.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
+import math
 from collections.abc import Sequence
 
 import torch
 
-BLOCK = 1 << 22
-"""Words of a block; part of the formula."""
+ROW = 64
+"""Words of a row; part of the formula."""
 
-_TOGETHER = {"cpu": 1 << 15, "cuda": BLOCK}
+_TOGETHER = {"cpu": 1 << 15}
+_ON_A_GPU = 1 << 22
 """Words that are worked on at once, by device: what a core's cache holds and torch shares out among no threads, and
-what fits into a large GPU's cache (32 MiB, three times that at its most)."""
+what fits into a large GPU's cache (32 MiB)."""
 
 _MASK = (1 << 64) - 1
 _MULTIPLIER = 0xD6E8FEB86659FD93
@@ -70,9 +77,9 @@ def _mix_(words: torch.Tensor) -> torch.Tensor:
     return words
 
 
-@functools.lru_cache(maxsize=2)
-def _keys(device: torch.device) -> torch.Tensor:
-    return _mix_(torch.arange(1, BLOCK + 1, dtype=torch.int64, device=device).mul_(_signed(_GOLDEN)))
+def _numbered(count: int) -> torch.Tensor:
+    """GOLDEN * (i + 1) for each i below a number."""
+    return torch.arange(1, count + 1, dtype=torch.int64).mul_(_signed(_GOLDEN))
 
 
 _Kind = tuple[torch.dtype, tuple[int, ...]]
@@ -88,60 +95,57 @@ def _salts(kind: _Kind | None) -> tuple[int, int]:
     return _signed(state), _signed(_mix(state ^ _GOLDEN))
 
 
-def _words(tensor: torch.Tensor | None) -> torch.Tensor | None:
-    """A tensor's bytes as int64 of one dimension, with zeros behind them where they are no whole words."""
-    if tensor is None:
-        return None
-    flat = tensor.detach().contiguous().reshape(-1)
-    missing = -flat.numel() * flat.element_size() % 8
-    if missing or flat.storage_offset() * flat.element_size() % 8:
-        padding = torch.zeros(missing, dtype=torch.uint8, device=flat.device)
-        flat = torch.cat((flat.view(torch.uint8), padding))
-    return flat.view(torch.int64)
-
-
 class _Plan:
-    """How some tensors are cut into pieces, and which pieces are worked on together.
+    """How some tensors are laid side by side as rows, and which rows are worked on together.
 
-    A piece is a part of a block of one tensor; small ones share a pass. All that the device must be told is made here,
-    once for every set of tensors of the same kinds: to send it anything later would be to wait for it.
+    All that the device must be told is made here, once for every set of tensors of the same kinds: to send it anything
+    later would be to wait for it.
+
+    Attributes:
+        unit: the dtype as which all are copied: their own, where they have one.
+        passes: of each, what is copied side by side: a tensor's number and which part of it (None: all), or zeros.
+        keys: of the places in a row.
+        numbers: of all rows, in their tensors, spread.
+        ends: for each lane, where the rows of each tensor begin, and those of the last end, in all rows of both lanes.
+        salts: of all tensors, for each lane.
     """
 
-    def __init__(self, kinds: tuple[_Kind | None, ...], sizes: tuple[int, ...], device: torch.device) -> None:
-        together = _TOGETHER.get(device.type, BLOCK)
-        self.passes: list[list[tuple[int, int, int, int]]] = []
-        """Of each pass its pieces: the tensor's number, the first word in it, how many, the place in the pass."""
-        blocks: dict[tuple[int, int], int] = {}
-        of_piece, filled = [], together + 1
-        for owner, size in enumerate(sizes):
-            for start in range(0, size, together):
-                length = min(together, size - start)
-                if filled + length > together:
+    def __init__(self, kinds: tuple[_Kind | None, ...], device: torch.device) -> None:
+        dtypes = {kind[0] for kind in kinds if kind}
+        self.unit = dtypes.pop() if len(dtypes) == 1 else torch.uint8
+        width = _width(self.unit)
+        row, together = (8 * words // width for words in (ROW, _TOGETHER.get(device.type, _ON_A_GPU)))
+        zeros = torch.zeros(row, dtype=self.unit, device=device)
+        self.passes: list[list[tuple[int, slice | None] | torch.Tensor]] = []
+        rows, room = [], 0
+        for owner, kind in enumerate(kinds):
+            size = math.prod(kind[1]) * _width(kind[0]) // width if kind else 0
+            rows.append(-(-size // row))
+            start = 0
+            while start < size:
+                if not room:
                     self.passes.append([])
-                    filled = 0
-                self.passes[-1].append((owner, start, length, filled))
-                filled += length
-                of_piece.append(blocks.setdefault((owner, start // BLOCK), len(blocks)))
-
-        def on_device(numbers: Sequence[object], *shape: int) -> torch.Tensor:
-            return torch.tensor(numbers, dtype=torch.int64).view(-1, *shape).to(device)
-
-        self.together, self.blocks = together, len(blocks)
-        self.block_of_piece = on_device(of_piece)
-        self.owner_of_block = on_device([owner for owner, _number in blocks])
-        self.numbers = on_device([_signed(_GOLDEN * (number + 1)) for _owner, number in blocks], 1)
-        self.ends = [on_device([piece[3] + piece[2] - 1 for piece in pieces]) for pieces in self.passes]
-        self.salts = on_device([_salts(kind) for kind in kinds], 2)
+                    room = together
+                stop = min(size, start + room)
+                whole = (start, stop) == (0, size)
+                self.passes[-1].append((owner, None if whole else slice(start, stop)))
+                if missing := (start - stop) % row:
+                    self.passes[-1].append(zeros[:missing])
+                room -= stop - start + missing
+                start = stop
+        ends = list(itertools.accumulate(rows, initial=0))
+        self.keys = _mix_(_numbered(ROW)).to(device)
+        self.numbers = torch.cat([_numbered(count) for count in (*rows, 0)]).to(device)
+        self.ends = torch.tensor([ends, [ends[-1] + end for end in ends]]).to(device)
+        self.salts = torch.tensor([_salts(kind) for kind in kinds], dtype=torch.int64).view(-1, 2).t().to(device)
 
 
 _plan = functools.lru_cache(maxsize=64)(_Plan)
 
 
-def _sums(words: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
-    """The sums of the pieces that end at these places."""
-    totals = words.cumsum(0)[ends]
-    totals[1:] -= totals[:-1].clone()
-    return totals
+@functools.lru_cache(maxsize=64)
+def _width(dtype: torch.dtype) -> int:
+    return torch.empty(0, dtype=dtype).element_size()
 
 
 @torch.no_grad()
@@ -157,20 +161,29 @@ def digests(tensors: Sequence[torch.Tensor | None], device: torch.device) -> tor
     Returns:
         int64 of shape (number of tensors, 2) on that device; 0, 0 for None.
     """
-    words = [_words(tensor) for tensor in tensors]
-    kinds = tuple(None if tensor is None else (tensor.dtype, tuple(tensor.shape)) for tensor in tensors)
-    plan = _plan(kinds, tuple(0 if held is None else len(held) for held in words), device)
-    keys = _keys(device)
-    buffer = torch.empty(plan.together, dtype=torch.int64, device=device)
-    sums = [torch.empty(0, 2, dtype=torch.int64, device=device)]
-    for pieces, ends in zip(plan.passes, plan.ends):  # noqa: B905 - Python 3.9 knows no strict
-        used = 0
-        for owner, start, length, place in pieces:
-            held, key, used = words[owner], start % BLOCK, place + length
-            assert held is not None
-            torch.bitwise_xor(held[start : start + length], keys[key : key + length], out=buffer[place:used])
-        first = _sums(_mix_(buffer[:used]), ends)
-        sums.append(torch.stack((first, _sums(_mix_(buffer[:used]), ends)), 1))
-    blocks = torch.zeros(plan.blocks, 2, dtype=torch.int64, device=device)
-    blocks.index_add_(0, plan.block_of_piece, torch.cat(sums)).add_(plan.numbers)
-    return _mix_(plan.salts.clone().index_add_(0, plan.owner_of_block, _mix_(blocks)))
+    plan = _plan(tuple(None if one is None else (one.dtype, tuple(one.shape)) for one in tensors), device)
+    flat = [None if one is None else one.reshape(-1) for one in tensors]
+    if plan.unit == torch.uint8:
+        flat = [None if one is None else one.view(torch.uint8) for one in flat]
+    # Both lanes of all rows one after the other, so that one sum that goes on and on has those of all tensors in it.
+    lanes = torch.empty(2, len(plan.numbers), dtype=torch.int64, device=device)
+    done = 0
+    for pieces in plan.passes:
+        words = torch.cat([_piece(flat, one) for one in pieces]).view(torch.int64).view(-1, ROW)
+        done, rows = done + len(words), slice(done, done + len(words))
+        _mix_(words.bitwise_xor_(plan.keys))
+        torch.sum(words, 1, out=lanes[0, rows])
+        torch.sum(words.mul_(words), 1, out=lanes[1, rows])
+    sums = torch.zeros(lanes.numel() + 1, dtype=torch.int64, device=device)
+    torch.cumsum(_mix_(lanes.add_(plan.numbers)).view(-1), 0, out=sums[1:])
+    at_ends = sums[plan.ends]
+    return _mix_((at_ends[:, 1:] - at_ends[:, :-1]).add_(plan.salts)).t().contiguous()
+
+
+def _piece(flat: Sequence[torch.Tensor | None], piece: tuple[int, slice | None] | torch.Tensor) -> torch.Tensor:
+    if isinstance(piece, torch.Tensor):
+        return piece
+    owner, part = piece
+    held = flat[owner]
+    assert held is not None
+    return held if part is None else held[part]

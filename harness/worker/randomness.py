@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+import struct
+from typing import Any, cast
 
 import numpy as np
 import torch
+
+from harness.worker.host_digest import packed
 
 
 def generators() -> tuple[torch.Tensor, ...]:
@@ -15,6 +18,19 @@ def generators() -> tuple[torch.Tensor, ...]:
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         found.append(torch.cuda.get_rng_state())
     return tuple(found)
+
+
+def streams() -> dict[str, tuple[bytes, ...]]:
+    """The states of all generators, by name, to be told apart: nothing for the GPU's where there is none."""
+    _version, words, gauss = random.getstate()
+    kind, keys, place, has_gauss, cached = cast("tuple[str, Any, int, int, float]", np.random.get_state())
+    of_torch, *of_cuda = map(packed, generators())
+    return {
+        "python": (struct.pack(f"<{len(words)}Q", *words), *(() if gauss is None else (struct.pack("<d", gauss),))),
+        "numpy": (kind.encode(), keys.astype("<u4").tobytes(), struct.pack("<2qd", place, has_gauss, cached)),
+        "torch": (of_torch,),
+        "cuda": tuple(of_cuda),
+    }
 
 
 def put_back(states: tuple[torch.Tensor, ...]) -> None:

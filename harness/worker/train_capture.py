@@ -6,20 +6,19 @@ many other steps, so that the GPU need not wait for the host.
 
 from __future__ import annotations
 
-import random
-import struct
+import contextlib
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
-import numpy
 import torch
 
 from harness.worker.capture import Tap
 from harness.worker.device_digest import digests
+from harness.worker.host_digest import digest_of, packed
 from harness.worker.notes import Notes
 from harness.worker.outcomes import Ended
-from harness.worker.randomness import generators, put_back
+from harness.worker.randomness import generators, put_back, streams
 from harness.worker.train_watch import Parts, Watcher
 
 ROWS = (
@@ -28,7 +27,6 @@ ROWS = (
 )  # fmt: skip
 """What has one row for each step, beside the loss, in the order of a step."""
 
-_HOST = torch.device("cpu")
 _STEPS_ON_DEVICE = 64
 """After so many, what was recorded is copied to the host."""
 
@@ -64,23 +62,6 @@ class Losses(Watcher):
         return torch.stack(self.rows) if self.rows else torch.zeros(0, 0)
 
 
-def random_states() -> dict[str, torch.Tensor | None]:
-    """The states of all random number generators on the host, and the GPU's where there is one, by name."""
-
-    def bits(number: float | None) -> int:
-        (found,) = struct.unpack("<q", struct.pack("<d", number or 0.0))
-        return int(found)
-
-    _version, words, gauss = random.getstate()
-    kind, keys, place, has_gauss, cached = cast("tuple[str, Any, int, int, float]", numpy.random.get_state())
-    return {
-        "python": torch.tensor([*words, gauss is not None, bits(gauss)], dtype=torch.int64),
-        "numpy": torch.tensor([*kind.encode(), *keys.tolist(), place, has_gauss, bits(cached)], dtype=torch.int64),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-    }
-
-
 class StepCapture(Watcher):
     """Gathers the rows of `ROWS`, and writes them when the training is over.
 
@@ -103,21 +84,31 @@ class StepCapture(Watcher):
         """Why something was not recorded."""
         return self.tap.notes
 
-    def _row(self, name: str, make: Callable[[], torch.Tensor]) -> None:
-        if name in self.notes.reasons:
-            return
+    @contextlib.contextmanager
+    def _recording(self, *names: str) -> Iterator[None]:
         started = time.perf_counter()
-        with self.notes.recording(name):
-            self._fresh[name].append(make().detach())
+        with self.notes.recording(*names):
+            yield
         self.tap.seconds += time.perf_counter() - started
 
-    def _tensors(self, step: int, name: str, tensors: Callable[[], list[torch.Tensor | None]]) -> None:
-        """A row of digests, one a parameter, and the tensors themselves where they are asked for, or swapped."""
-        if self._whole(f"{name}_{step}", step):
-            with self.notes.recording(f"{name}_{step}"):
-                held = flat(self._parameters, tensors())
-                self._put(tensors(), held, self.tap(f"{name}_{step}", held))
-        self._row(name, lambda: digests(tensors(), self._parameters[0].device))
+    def _row(self, name: str, make: Callable[[], torch.Tensor]) -> None:
+        if name not in self.notes.reasons:
+            with self._recording(name):
+                self._fresh[name].append(make().detach())
+
+    def _tensors(self, step: int, **made: Callable[[], list[torch.Tensor | None]]) -> None:
+        """Rows of digests, one a parameter, and the tensors themselves where they are asked for, or swapped."""
+        for name, tensors in made.items():
+            if self._whole(f"{name}_{step}", step):
+                with self.notes.recording(f"{name}_{step}"):
+                    held = flat(self._parameters, tensors())
+                    self._put(tensors(), held, self.tap(f"{name}_{step}", held))
+        names = [name for name in made if name not in self.notes.reasons]
+        with self._recording(*names):
+            # All at once: what a GPU is told takes longer than what it then does.
+            found = digests([one for name in names for one in made[name]()], self._parameters[0].device)
+            for name, rows in zip(names, found.split(len(self._parameters))):  # noqa: B905 - not in Python 3.9
+                self._fresh[name].append(rows)
 
     def _whole(self, name: str, step: int) -> bool:
         return step in self.full or name in self.tap.swap
@@ -139,8 +130,8 @@ class StepCapture(Watcher):
             self._count = self._made()  # a training may begin in the state of another one
         self._random(step)
         self._row("batch", lambda: _rows_of(parts.reader, batch))
-        self._row("input_ids", lambda: digests([digests([one.to(_HOST) for one in _given(batch)], _HOST)], _HOST)[0])
-        self._row("random_before", lambda: digests(list(random_states().values()), _HOST))
+        self._row("input_ids", lambda: torch.tensor(digest_of(*map(packed, _given(batch)))))
+        self._row("random_before", lambda: torch.tensor([digest_of(*states) for states in streams().values()]))
         return batch
 
     def _random(self, step: int) -> None:
@@ -160,12 +151,12 @@ class StepCapture(Watcher):
             self._scores.append(tensor)
         elif name == "gradient_norm":
             self._row("gradient_norm", lambda: tensor.to(torch.float32))
-            self._tensors(step, "clipped", self._gradients)
+            self._tensors(step, clipped=self._gradients)
 
     def phase(self, step: int, name: str) -> None:
         """Record what is there when a phase begins."""
         if name == "clip":
-            self._tensors(step, "gradients", self._gradients)
+            self._tensors(step, gradients=self._gradients)
         elif name == "scaler" and self._scores:
             held, self._scores = self._scores, []
             self._row("scores", lambda: torch.cat(held))
@@ -176,9 +167,12 @@ class StepCapture(Watcher):
     def end(self, step: int) -> None:
         """Record what the optimizer left."""
         self._row("skipped", self._skipped)
-        self._tensors(step, "first_moments", lambda: self._moments("exp_avg"))
-        self._tensors(step, "second_moments", lambda: self._moments("exp_avg_sq"))
-        self._tensors(step, "weights", lambda: list(self._parameters))
+        self._tensors(
+            step,
+            first_moments=lambda: self._moments("exp_avg"),
+            second_moments=lambda: self._moments("exp_avg_sq"),
+            weights=lambda: list(self._parameters),
+        )
         if max(map(len, self._fresh.values())) >= _STEPS_ON_DEVICE:
             self._to_host()
 
@@ -222,7 +216,7 @@ def flat(like: Sequence[torch.Tensor], tensors: Sequence[torch.Tensor | None]) -
     """Elements of all tensors one after the other on the host, float32; zeros in the place of None."""
     pairs = zip(like, tensors)  # noqa: B905 - Python 3.9 knows no strict
     parts = (torch.zeros_like(one) if tensor is None else tensor for one, tensor in pairs)
-    return torch.cat([part.detach().reshape(-1).to(device="cpu", dtype=torch.float32) for part in parts])
+    return torch.cat([part.detach().reshape(-1).to(torch.float32) for part in parts]).to("cpu")
 
 
 def _number(number: float) -> torch.Tensor:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from harness.artifacts.train_job import TRAIN
 from harness.explain.training import compare_training, training_of
 from harness.store.stored import StoredCell
 from tests.support.cell_specs import cell, spec
@@ -200,6 +202,20 @@ def test_what_could_not_be_recorded_is_not_compared_and_says_why(trainings):
     found = compared(trainings, without={"gradients": "The hook failed."})
 
     assert found.unseen == {"gradients": "B: The hook failed."}
+
+
+def test_digests_of_another_revision_are_not_compared_and_numbers_are(trainings):
+    a = trainings.put()
+    b = trainings.put(of=replace(a.cell.spec, version="2.8.0", revision=7))
+
+    found = both(a, b)
+
+    of_digests = {made.name for made in TRAIN.made if made.digests}
+    assert of_digests
+    assert found.unseen.keys() == of_digests
+    assert {reason for reason in found.unseen.values() if "another formula" in reason} == set(found.unseen.values())
+    assert {one.name for one in found.quantities} >= {"loss", "scores", "gradient_norm"}
+    assert [one.what for one in found.otherwise] == ["revision"]
 
 
 def test_a_damaged_tensor_is_not_taken_for_a_difference(trainings):

@@ -11,7 +11,7 @@ import numpy as np
 from tests.support.real_environments import ROOT
 from tests.support.torch_oracle import TorchOracle
 
-BLOCK = 1 << 22
+ROW = 64
 _GOLDEN, _ALL = 0x9E3779B97F4A7C15, (1 << 64) - 1
 
 _PROGRAM = r"""
@@ -19,6 +19,13 @@ import json, sys
 sys.path.insert(0, ROOT)
 import torch
 from harness.worker.device_digest import digests
+from torch.utils._python_dispatch import TorchDispatchMode
+VIEWS = {"view", "slice", "select", "detach", "t"}
+class Count(TorchDispatchMode):
+    found = 0
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.found += str(function).split(".")[1] not in VIEWS
+        return function(*args, **(kwargs or {}))
 print(json.dumps(torch.__version__), flush=True)
 cpu = torch.device("cpu")
 def tensor(case):
@@ -37,6 +44,13 @@ def tensor(case):
     return plain
 for line in sys.stdin:
     case = json.loads(line)
+    if isinstance(case, list) and case[:1] == ["operations"]:
+        tensors = [torch.ones(case[2]) for _ in range(case[1])]
+        digests(tensors, cpu)
+        with Count() as count:
+            digests(tensors, cpu)
+        print(count.found, flush=True)
+        continue
     if isinstance(case, int):
         tensors = [torch.arange(case, dtype=torch.int32)]
     else:
@@ -72,6 +86,10 @@ class DigestOracle(TorchOracle):
         """The digest of the int32 numbers from 0 to below `count`."""
         return cast("list[int]", self._ask(count)[0])
 
+    def operations(self, tensors: int, elements: int) -> int:
+        """How many operations, views aside, the digests of some float32 tensors of one size take the second time."""
+        return cast("int", self._ask(["operations", tensors, elements]))
+
 
 def _mix(words: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     shift, multiplier = np.uint64(32), np.uint64(0xD6E8FEB86659FD93)
@@ -91,12 +109,11 @@ def expected(tensor: Bits | None) -> list[int]:
     salt = 0
     for number in (*f"torch.{tensor.dtype}".encode(), 256, *tensor.shape):
         salt = _mixed(salt + number + _GOLDEN)
-    totals = [salt, _mixed(salt ^ _GOLDEN)]
-    words = np.frombuffer(tensor.raw + bytes(-len(tensor.raw) % 8), dtype="<u8")
-    keys = _mix(np.arange(1, min(BLOCK, len(words)) + 1, dtype=np.uint64) * np.uint64(_GOLDEN))
-    for number, start in enumerate(range(0, len(words), BLOCK)):
-        block = words[start : start + BLOCK]
-        once = _mix(block ^ keys[: len(block)])
-        for lane, spread in enumerate((once, _mix(once))):
-            totals[lane] += _mixed(int(spread.sum(dtype=np.uint64)) + _GOLDEN * (number + 1))
-    return [int(np.uint64(_mixed(total)).astype(np.int64)) for total in totals]
+    words = np.frombuffer(tensor.raw + bytes(-len(tensor.raw) % (8 * ROW)), dtype="<u8").reshape(-1, ROW)
+    places, rows = (np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GOLDEN) for count in words.shape[::-1])
+    spread = _mix(words ^ _mix(places))
+    found = []
+    for lane, start in ((spread, salt), (spread * spread, _mixed(salt ^ _GOLDEN))):
+        total = _mix(lane.sum(axis=1, dtype=np.uint64) + rows).sum(dtype=np.uint64)
+        found.append(int(np.uint64(_mixed(start + int(total))).astype(np.int64)))
+    return found

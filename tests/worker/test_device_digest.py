@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.digest_oracle import BLOCK, Bits, DigestOracle, expected
+from tests.support.digest_oracle import ROW, Bits, DigestOracle, expected
 
 SIZES = {
     "float32": 4, "float16": 2, "bfloat16": 2, "float64": 8, "int64": 8, "int32": 4, "uint8": 1, "bool": 1,
@@ -60,9 +60,9 @@ def test_nothing_is_zero_and_takes_no_part(oracle):
     assert oracle.of([]) == []
 
 
-@pytest.mark.parametrize("count", [2 * BLOCK - 1, 2 * BLOCK + 2, 4 * BLOCK + 5])
-def test_tensors_of_several_blocks(oracle, count):
-    """Two numbers are a word."""
+@pytest.mark.parametrize("count", [2 * ROW - 1, 2 * ROW, 2 * ROW + 1, 2**16, 2**16 + 1, 2**18 + 5])
+def test_tensors_of_several_rows_and_more_than_are_worked_on_at_once(oracle, count):
+    """Two numbers are a word, and 2**15 words are worked on at once on a CPU."""
     assert oracle.of_count(count) == expected(Bits("int32", (count,), np.arange(count, dtype=np.int32).tobytes()))
 
 
@@ -95,6 +95,28 @@ def test_order_and_signs_matter(oracle):
     found = oracle.of([Bits("float32", values.shape, one.tobytes()) for one in held])
 
     assert len({one[0] for one in found}) == len({one[1] for one in found}) == len(held)
+
+
+def test_rows_change_places_and_so_do_elements_of_two_rows(oracle):
+    rows = np.arange(7 * 2 * ROW, dtype=np.float32).reshape(7, -1)
+    held = [rows]
+    for i in range(len(rows)):
+        for j in range(i):
+            swapped, exchanged = rows.copy(), rows.copy()
+            swapped[[i, j]] = swapped[[j, i]]
+            exchanged[[i, j], 5] = exchanged[[j, i], 5]
+            held += [swapped, exchanged]
+
+    found = oracle.of([Bits("float32", (rows.size,), one.tobytes()) for one in held])
+
+    assert len({one[0] for one in found}) == len({one[1] for one in found}) == len(held)
+
+
+def test_a_device_is_told_no_more_of_many_tensors_than_of_few(oracle):
+    """Launches of kernels were most of what watching a training cost on a GPU."""
+    elements = 1 << 13
+
+    assert oracle.operations(64, elements // 64) == oracle.operations(2, elements // 2) > 0
 
 
 def test_the_same_bytes_are_another_tensor_by_dtype_shape_and_length(oracle):
