@@ -78,10 +78,15 @@ def sentences(location: Location) -> list[str]:
         inherited = sum(place.change is Change.INHERITED for place in location.places)
         when = "" if location.step is None else f"step {location.step}, "
         starts = "; ".join(f"{step} ({', '.join(names)})" for step, names in origins(location.places).items())
+        nowhere = "what cannot be read" if location.unread else "nothing but noise"
         lines.append(
-            f"{location.a} -> {location.b}: the difference starts in {when}{starts or 'nothing but noise'}; "
+            f"{location.a} -> {location.b}: the difference starts in {when}{starts or nowhere}; "
             f"{count(inherited, 'more artifact')} inherit{'s' if inherited == 1 else ''} it ({floor})."
         )
+    lines += [
+        f"{name} differs, and nobody can tell whether it does before all else: {why}"
+        for name, why in location.unread.items()
+    ]
     lines += [
         f"{label} has no {name}, which could not be recorded: {why}" for label, name, why in location.not_captured
     ]
@@ -210,7 +215,8 @@ def rows(location: Location) -> list[dict[str, Any]]:
             **picked(location, "a", "b"),
             **picked(finding, "step", "trusted"),
             "artifacts": ",".join(finding.artifacts),
-            **picked(verdict, "kind", "module", "name", "number", "device", "status", "reason"),
+            **picked(verdict, "kind", "module", "name", "number", "status", "reason"),
+            "ran_on": verdict.device,
             **picked(verdict, "node", "of", "draws", "stream"),
             **picked(verdict.metrics, *MEASURED),
         }
