@@ -30,11 +30,10 @@ def write_pt(path: Path, tensors: Sequence[Tensor]) -> None:
     """
     body = b"".join(_call(tensor, key) for key, tensor in enumerate(tensors))
     pickle = b"\x80\x02" + (body if len(tensors) == 1 else b"(" + body + b"t") + b"."
+    records: list[tuple[str, bytes | memoryview]] = [("data.pkl", pickle), ("byteorder", b"little")]
+    records += [(f"data/{key}", tensor.buffer()) for key, tensor in enumerate(tensors)]
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for name, held in (
-            ("data.pkl", pickle), ("byteorder", b"little"),
-            *((f"data/{key}", tensor.buffer()) for key, tensor in enumerate(tensors)), ("version", b"3\n"),
-        ):  # fmt: skip
+        for name, held in (*records, ("version", b"3\n")):
             # A date of its own would give equal tensors other files.
             with archive.open(zipfile.ZipInfo(f"{_ROOT}/{name}"), "w", force_zip64=len(held) >= 1 << 31) as record:
                 record.write(held)
