@@ -145,6 +145,12 @@ def rankings(session: nox.Session) -> None:
     harness(session, "rankings", *session.posargs, well=FOUND_OR_NOT)
 
 
+@reducer("report")
+def report(session: nox.Session) -> None:
+    """Turn folders of tables into one HTML page: nox -s report -- results/FOLDER [FOLDER ...] --output report.html."""
+    harness(session, "report", *session.posargs)
+
+
 @reducer("upgrade")
 def upgrade(session: nox.Session) -> None:
     """Say whether an upgrade of your own environment wants a new index: nox -s upgrade -- old.txt .venv-new."""
