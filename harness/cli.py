@@ -31,6 +31,7 @@ COMMANDS = {
     "search": "Search with versions, each in its own index or in another's; store the cells.",
     "train": "Train with versions, from the same triples; store the cells.",
     "upgrade": "Say whether an upgrade of your own environment wants a new index.",
+    "fingerprint": "Keep what an environment computes beside an index, or check another.",
     "compare": "Compare two cells, or any two ColBERT index directories.",
     "ladder": "Show what changed at each step over any number of cells or directories.",
     "all-pairs": "Show all pairs of stored versions, and which are equal to which.",

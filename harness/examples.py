@@ -11,6 +11,7 @@ EXAMPLES = {
     "search": ("search 2.8.0", "search 2.8.0 --on 2.7.1", "search 2.7.1 2.8.0 --deployments"),
     "train": ("train 2.7.1 2.8.0 --maxsteps 50",),
     "upgrade": (f"upgrade old.txt .venv-new {_DATA}", "upgrade 2.7.1 2.8.0 --index /srv/index"),
+    "fingerprint": ("fingerprint take INDEX --env .venv", "fingerprint check INDEX --env .venv-new"),
     "compare": ("compare OLD_INDEX NEW_INDEX", "compare 2.7.1 2.8.0", "compare OLD_INDEX NEW_INDEX --json"),
     "ladder": ("ladder INDEX_1 INDEX_2 INDEX_3", "ladder 2.7.0 2.7.1 2.8.0"),
     "all-pairs": ("all-pairs", "all-pairs --collection embedded"),
