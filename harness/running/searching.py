@@ -12,7 +12,7 @@ from harness.artifacts.directory import IndexDirectory
 from harness.artifacts.meaning import nbits_of
 from harness.artifacts.searchable import IndexFiles, check_index, clean_copy, settings_of, tensors_of
 from harness.errors import UnreadableTensor, UsageError
-from harness.inputs.checkpoint import CheckpointFiles, load_checkpoint_local
+from harness.inputs.checkpoint import CheckpointFiles
 from harness.inputs.jobs import SearchJob
 from harness.inputs.passages import Passages
 from harness.inputs.queries import Queries, write_queries
@@ -69,29 +69,6 @@ def index_in(path: Path, passages: int, dim: int) -> SearchedIndex:
         digest, nans = tensor.digest_and_nans()
         known[name] = Artifact(digest, tensor.dtype, tensor.shape, "intermediate", stored=False, nans=nans)
     return SearchedIndex(source, f"{path.resolve().name}/", {"kind": "folder", "name": path.resolve().name}, known)
-
-
-def refuse_another_checkpoint(index: SearchedIndex, checkpoint: CheckpointFiles) -> None:
-    """Refuse an index whose metadata names a checkpoint that is here, and is not the one that was given.
-
-    One that is not here may have been moved, and its name proves nothing.
-
-    Raises:
-        UsageError: it is another one.
-    """
-    config = index.source.metadata().get("config")
-    told = config.get("checkpoint") if isinstance(config, Mapping) else None
-    if not isinstance(told, str) or not Path(told).is_absolute() or not Path(told).is_dir():
-        return
-    try:
-        same = load_checkpoint_local(Path(told)).digest == checkpoint.digest
-    except UsageError:  # what is there now is none
-        return
-    if not same:
-        raise UsageError(
-            f"The index {index.name} was made with the checkpoint {told}, and {checkpoint.name} is another one: give "
-            "the checkpoint that it is of."
-        )
 
 
 class SearchedBy:
@@ -204,8 +181,7 @@ class SearchKind:
                 f"{e.checkpoint.name} have {e.checkpoint.query_maxlen} tokens: leave it out, or give the checkpoint "
                 "that it is for."
             )
-        if self._folder is not None:
-            refuse_another_checkpoint(self._folder, e.checkpoint)
+        _ = self._folder
 
     def inputs(self, version: str) -> JobInputs:
         """See `Kind`."""

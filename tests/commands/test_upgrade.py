@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from harness.report.upgrade import most_changed
-from tests.support.checkpoints import checkpoint_bytes, write_checkpoint
 from tests.support.own_environments import make_virtualenv, site_folder
 from tests.support.upgrades import World
 
@@ -111,7 +110,6 @@ def test_the_index_in_production_stands_for_that_of_the_environment_before(world
         (["a={old}", "b={other}", "--index", "{empty}"], "not the folder of a ColBERT index"),
         (["{old}", "a={bare}"], "colbert-ai is not installed there"),
         (["a={old}", "b={tool}"], "is not a Python interpreter (it says: I am a shell script)"),
-        (["a={old}", "b={other}", "--index", "{index}"], "was made with the checkpoint {another}, and ck is another"),
     ],
 )
 def test_bad_input_is_one_sentence(world, arguments, said):
@@ -124,14 +122,6 @@ def test_bad_input_is_one_sentence(world, arguments, said):
     paths["tool"] = world.folder / "tool"
     paths["tool"].write_text("#!/bin/sh\necho I am a shell script\n")
     paths["tool"].chmod(0o755)
-    paths["another"] = write_checkpoint(
-        world.folder / "another", checkpoint_bytes(metadata={"dim": 16, "doc_maxlen": 200})
-    )
-    paths["index"] = world.folder / "made-old" / "index"
-    about = json.loads((paths["index"] / "metadata.json").read_text()) | {
-        "config": {"checkpoint": str(paths["another"])}
-    }
-    (paths["index"] / "metadata.json").write_text(json.dumps(about))
     code, out, err = world.upgrade(*(one.format(**paths) for one in arguments))
 
     assert code == 2
