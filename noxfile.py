@@ -145,6 +145,12 @@ def rankings(session: nox.Session) -> None:
     harness(session, "rankings", *session.posargs, well=FOUND_OR_NOT)
 
 
+@reducer("report")
+def report(session: nox.Session) -> None:
+    """Turn folders of tables into one HTML page: nox -s report -- results/FOLDER [FOLDER ...] --output report.html."""
+    harness(session, "report", *session.posargs)
+
+
 @reducer("upgrade")
 def upgrade(session: nox.Session) -> None:
     """Say whether an upgrade of your own environment wants a new index: nox -s upgrade -- old.txt .venv-new."""
@@ -236,6 +242,13 @@ def lint(session: nox.Session) -> None:
     session.run(f"{command}/ruff", "format", "--check", ".", external=True)
     session.run(f"{command}/lint-imports", "--no-cache", "--no-logo", external=True)
     session.run(f"{command}/zizmor", "--offline", "--quiet", ".github/workflows", external=True)
+
+
+@nox.session(venv_backend="none")
+def docs(session: nox.Session) -> None:
+    """Build the documentation as a site into site/, with warnings as errors."""
+    build = [f"{prepare(session, 'dev')}/mkdocs", "build", "--strict", "--quiet", "--site-dir", "site"]
+    session.run(*build, external=True, env={"NO_MKDOCS_2_WARNING": "1"})  # of a successor, at each build
 
 
 @nox.session(venv_backend="none")

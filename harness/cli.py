@@ -31,11 +31,15 @@ COMMANDS = {
     "search": "Search with versions, each in its own index or in another's; store the cells.",
     "train": "Train with versions, from the same triples; store the cells.",
     "upgrade": "Say whether an upgrade of your own environment wants a new index.",
+    "fingerprint": "Keep what an environment computes beside an index, or check another.",
     "compare": "Compare two cells, or any two ColBERT index directories.",
     "ladder": "Show what changed at each step over any number of cells or directories.",
     "all-pairs": "Show all pairs of stored versions, and which are equal to which.",
     "consecutive": "Reduce stored cells to tables: what changed at each step, and must I re-index?",
     "headlines": "Show headline tables of several sweeps side by side.",
+    "report": "Turn folders of tables into one HTML page.",
+    "plot": "Draw the charts of a folder of tables as SVG and PNG.",
+    "renew": "Write tables of an older version again, as this one writes them.",
     "rankings": "Say whether two searches, or two TREC run files, rank alike.",
     "locate": "Say where a difference starts: step, module, function, operator.",
     "swap": "Run one version's job with artifacts of another in their place.",
@@ -56,7 +60,7 @@ COMMANDS = {
 }
 """Each command and its help in a line; `harness.commands` has a module of the name, with a click command `command`."""
 
-_EXTRAS = {"rankings": "rankings", "headlines": "report", "report": "report", "plot": "report"}
+_EXTRAS = {"rankings": "rankings", "headlines": "report", "renew": "report", "report": "report", "plot": "report"}
 """Extra of this package that a command may need; for all others it is `run`, which holds every other."""
 
 

@@ -290,14 +290,14 @@ def test_swaps_go_both_ways_and_a_into_a_changes_nothing(home, cells, tmp_path):
     swapped = {"D", "local_sample_embs", "embs_0"}
     done = harness(home, "swap", OLD, NEW, "D", "local_sample_embs", "embs", *SELECTION, "--output", str(tmp_path))
     rows = pq.read_table(tmp_path / "swaps.parquet").to_pylist()
-    runs = {(row["job"], row["values_of"], row["reference"]) for row in rows}
+    runs = {(row["cell"], row["values_of"], row["reference"]) for row in rows}
 
     assert cells
     assert done.returncode in {0, 1}, done.stderr
     assert f"Gate: capturing changes nothing in the index of {OLD}." in done.stdout
     assert f"Gate: D, local_sample_embs, embs_0 of {OLD} in the job of {OLD} changes nothing." in done.stdout
     assert runs == {(OLD, OLD, OLD), (NEW, OLD, OLD), (OLD, NEW, NEW)}
-    assert all(row["bit_equal"] for row in rows if row["job"] == row["values_of"] or row["artifact"] in swapped)
+    assert all(row["bit_equal"] for row in rows if row["cell"] == row["values_of"] or row["artifact"] in swapped)
     assert done.returncode == int(not all(row["bit_equal"] for row in rows if row["final"]))
 
 

@@ -32,6 +32,7 @@ from harness.errors import ExitCode, UnreadableTensor
 from harness.tensors.dtypes import DTYPES, count_nan, judged
 from harness.tensors.metrics import Metrics, measure
 from harness.tensors.profiles import BUILTIN, Profile, ProfileVerdict
+from harness.tensors.spread import Octaves, spread
 from harness.tensors.tensor import Tensor
 
 STATUSES = (
@@ -45,6 +46,8 @@ STATUSES = (
     "missing_b",
     "unreadable",
 )
+OCTAVES = ("abs_octaves", "ulp_octaves")
+"""The two histograms of `spread` in an artifact's object, by exponent as text."""
 DIVERGENT = frozenset(("different", "shape_mismatch", "dtype_mismatch", "missing_a", "missing_b"))
 _OTHERWISE = DIVERGENT - {"different"}
 """Statuses of tensors that `torch.allclose` cannot even be asked about, because they are of another form."""
@@ -55,9 +58,10 @@ class ArtifactComparison:
     """One row: an artifact of either side, and all that was found.
 
     `metrics` is None where values could not be, or need not be, compared. `facts` are what the artifact means: bucket
-    numbers, near-ties, a permutation, inverted lists, changed metadata; their names say what they count. `settled` says
-    that equal digests answered, and nothing was loaded. `above_noise` and `place` are `harness.explain.marks`' to fill
-    in: None where nothing was run again, and where nothing is known of the pipeline.
+    numbers, near-ties, a permutation, inverted lists, changed metadata; their names say what they count. `octaves` are
+    the histograms of `spread`, of floats that differ. `settled` says that equal digests answered, and nothing was
+    loaded. `above_noise` and `place` are `harness.explain.marks`' to fill in: None where nothing was run again, and
+    where nothing is known of the pipeline.
     """
 
     name: str
@@ -69,6 +73,7 @@ class ArtifactComparison:
     metrics: Metrics | None = None
     profiles: Mapping[str, ProfileVerdict] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    octaves: tuple[Octaves, Octaves] | None = None
     reason: str = ""
     settled: bool = False
     above_noise: bool | None = None
@@ -137,6 +142,8 @@ class ArtifactComparison:
             {"index": list(one.index), "a": _number(one.a), "b": _number(one.b)}
             for one in (metrics.first if metrics else ())
         ]
+        for name, octaves in zip(OCTAVES, self.octaves or ({}, {}), strict=True):
+            found[name] = {str(power): number for power, number in octaves.items()}
         chosen = next(iter(self.profiles.values()), None)
         found["min_rtol"] = chosen.min_rtol if chosen else None
         found["profiles"] = {
@@ -340,7 +347,8 @@ def _judged(
         except UnreadableTensor as error:
             facts = {"note": str(error)}
     verdicts = {verdict.profile: verdict for verdict in metrics.verdicts} if metrics else {}
-    return replace(row, status=status, metrics=metrics, profiles=verdicts, facts=facts)
+    octaves = spread(left, right) if metrics and status != "bit_equal" else None
+    return replace(row, status=status, metrics=metrics, profiles=verdicts, facts=facts, octaves=octaves)
 
 
 def _damage(pair: Sequence[Tensor]) -> str:

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     "--env",
     "env",
     metavar="[NAME=]WHAT",
-    help="Say instead what cannot run in an environment of your own, and why: a virtualenv, a `python`, or a lock "
-    "file, which is built for it (docs/environments.md).",
+    help="Say instead what cannot run in an environment, and why: a virtualenv, a `python`, a lock file or a version, "
+    "which are built for it (docs/environments.md).",
 )
 @sites_options
 @place_options
@@ -65,7 +65,9 @@ def command(
         from harness.environments.device import choose_device
         from harness.environments.doctor_own import examine_own
 
-        checks = list(examine_own(interpreter_for(env, home, matrix), env, choose_device(device)))
+        chosen_device = choose_device(device)
+        python = interpreter_for(env, home, matrix, matrix_path.parent / "locks", chosen_device)
+        checks = list(examine_own(python, env, chosen_device))
         _print(checks)
         return int(ExitCode.INFRASTRUCTURE if any(check.verdict == "problem" for check in checks) else ExitCode.OK)
     if version is not None:

@@ -51,6 +51,6 @@ def command(
         from harness.report.parquet import write_table
 
         spec = next(iter(cells.values()))[0].spec
-        about = {"device": spec.device, "checkpoint": spec.checkpoint.name}
+        about = {"device": spec.device, "checkpoint": spec.checkpoint.name, "job": spec.job}
         click.echo(f"Table: {write_table(output, 'probes', (row.to_row() for row in rows), **about)}")
     return int(ExitCode.DIVERGENCE if any(row.changed for row in rows) else ExitCode.OK)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from harness.commands.options import (
+    Writable,
     evict_option,
     json_option,
     local_options,
@@ -14,6 +15,11 @@ from harness.commands.options import (
     sites_options,
 )
 from harness.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from harness.running.experiment import Experiment
 
 
 @click.command(name="upgrade")
@@ -27,6 +33,7 @@ from harness.errors import ExitCode, UsageError
     type=click.Path(path_type=str),
     help="The index in production, which then stands for BEFORE's own, and is not written to.",
 )
+@click.option("--report", type=Writable(file=True), help="Also write the answer as one HTML page, to hand on.")
 @click.option("--k", type=click.IntRange(min=1), help="Passages that a search returns (part of its key).")
 @selection_options
 @sites_options
@@ -47,6 +54,7 @@ def command(
     before: str,
     after: str,
     index: str | None,
+    report: Path | None,
     repeats: bool,
     blame: bool,
     evict: bool,
@@ -69,7 +77,6 @@ def command(
 
     from harness.artifacts.directory import is_index
     from harness.commands.cells import run_cells
-    from harness.environments.own import record_path
     from harness.files import dumps
     from harness.report.screen import Screen
     from harness.report.upgrade import judge_upgrade, upgrade_text, with_blame
@@ -81,13 +88,7 @@ def command(
         raise UsageError(f"--index {index}: not the folder of a ColBERT index: give the one with its metadata.json.")
     selection = Selection(job="search", **options)
     experiment = to_run(selection)
-
-    def named(name: str, item: str) -> str:
-        # As on every other command line, what was named before comes before a folder that is called so.
-        known = "=" in item or item in experiment.versions or record_path(experiment.home, item).is_file()
-        return item if known or not Path(item).exists() else f"{name}={item}"
-
-    a, b = named("before", before), named("after", after)
+    a, b = _named(experiment, "before", before), _named(experiment, "after", after)
     a, b = two_versions(experiment, a, b, "upgrade", "search")
     # What is wrong with the files is said before anything is built, and with the environments before anything runs.
     experiment.check()
@@ -116,6 +117,21 @@ def command(
         found = judge_upgrade(experiment, a, b, folder)
     if blame and found.verdict.answer != "unchanged":
         found = with_blame(found, experiment, folder, repeats=int(repeats), report=partial(click.echo, err=True))
+    if report is not None:
+        from harness.report.page.upgrade_page import upgrade_page
+
+        report.write_text(upgrade_page(found, report), encoding="utf-8")
     screen = Screen.of()
     click.echo(dumps(found.to_json()) if as_json else upgrade_text(found, screen), color=screen.styles)
     return int(found.outcome)
+
+
+def _named(experiment: Experiment, name: str, item: str) -> str:
+    """An argument, with a name for a path that has none."""
+    from pathlib import Path
+
+    from harness.environments.own import record_path
+
+    # As on every other command line, what was named before comes before a folder that is called so.
+    known = "=" in item or item in experiment.versions or record_path(experiment.home, item).is_file()
+    return item if known or not Path(item).exists() else f"{name}={item}"

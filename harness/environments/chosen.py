@@ -254,13 +254,15 @@ class Names:
         self._to_make[name] = partial(make, self.home, name, item, source, matrix.python, self._say)
 
 
-def interpreter_for(item: str, home: Home, matrix: Matrix, say: Say = _say) -> Path:
-    """What runs in an environment of the user's own, whether or not jobs could: a lock file is built for it.
+def interpreter_for(item: str, home: Home, matrix: Matrix, locks: Path, device: Device, say: Say = _say) -> Path:
+    """What runs in an environment, whether or not jobs could: that of a version, or of a lock file, is built for it.
 
     Args:
-        item: `NAME=WHAT`, `WHAT`, or what the user called one before.
+        item: a version, `NAME=WHAT`, `WHAT`, or what the user called one before.
         home: gets what is built.
-        matrix: has the Python to build with.
+        matrix: has the versions, and the Python to build with.
+        locks: folder of the versions' locks.
+        device: what a version is built for.
         say: called with what is under way.
 
     Raises:
@@ -268,10 +270,7 @@ def interpreter_for(item: str, home: Home, matrix: Matrix, say: Say = _say) -> P
         BuildFailed: as `Names.require`.
     """
     if matrix.has(item):
-        raise UsageError(
-            f"--env {item}: that is a version of matrix.yaml, and --env is for an environment of your own; "
-            f"`harness doctor --version {item} --repeats 2` tries the version."
-        )
+        return OfMatrix(home, matrix, locks, item, device).ensure(say).python
     known = None if "=" in item else Names(home).own(item)
     if known is not None:
         return known.ensure(say).python

@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.environments.device import Device, capability_of, has_code
 from harness.environments.doctor import Check, Verdict
-from harness.environments.installed import NEEDED, NEWEST, ask, run_quietly
+from harness.environments.installed import IMPORT_SECONDS, NEEDED, NEWEST, ask, run_quietly
 from harness.errors import HarnessError
 
 _TRY = r"""
@@ -46,8 +46,6 @@ if not any("error" in one for one in found.values()):
         found["model"] = {"error": told(error)}
 print("harness:" + json.dumps(found))
 """
-_SECONDS = 900
-"""Importing all of it from a cold disk, on a busy machine, takes minutes."""
 _ORDER = ("numpy", *NEEDED)
 
 
@@ -72,7 +70,7 @@ def examine_own(python: Path, what: str, device: Device) -> Iterator[Check]:
         yield Check(name, "problem", f"{name} is not installed there, and no job can run without: {NEEDED[name]}.")
     if missing:
         return
-    done = run_quietly(python, ["-c", f"MODULES = {list(_ORDER)!r}\n{_TRY}"], what, _SECONDS)
+    done = run_quietly(python, ["-c", f"MODULES = {list(_ORDER)!r}\n{_TRY}"], what, IMPORT_SECONDS)
     line = next((one for one in done.stdout.splitlines() if one.startswith("harness:")), "")
     if not line:
         last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]

@@ -46,6 +46,8 @@ VARIABLES = {
 }  # fmt: skip
 """What an interpreter is started with that is only asked something; nothing of the caller's shell reaches it."""
 
+IMPORT_SECONDS = 900
+"""Importing all of it from a cold disk, on a busy machine, takes minutes."""
 _SECONDS = 120
 _ASK = r"""
 import json, platform, sys, sysconfig
@@ -147,6 +149,17 @@ def ask(python: Path, what: str) -> dict[str, Any]:
             f"{what}: {python} is Python {found['version']}, and jobs need {OLDEST[0]}.{OLDEST[1]} or newer."
         )
     return dict(found)
+
+
+def failing_import(python: Path, what: str) -> str:
+    """What importing all modules of `NEEDED` ends with, in Python's words; empty where they can be imported.
+
+    Raises:
+        UsageError: as `run_quietly`.
+    """
+    done = run_quietly(python, ["-c", f"import {', '.join(NEEDED)}"], what, IMPORT_SECONDS)
+    last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+    return last[:300].rstrip(".") if done.returncode else ""
 
 
 def run_quietly(

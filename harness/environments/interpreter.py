@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import os
 import re
+import shutil
+import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ from pathlib import Path
 from harness.environments.lockfile import Lock
 from harness.environments.uv import BuildFailed
 from harness.errors import UsageError
+from harness.words import said
 
 _METADATA = ".dist-info"
 
@@ -29,6 +32,36 @@ class Interpreter:
     python: Path
     site: Path | None = None
     as_is: bool = False
+
+
+def shell_python(option: str) -> Path:
+    """The `python` that the user's shell would start.
+
+    Args:
+        option: names another one, for a sentence.
+
+    Raises:
+        UsageError: there is none.
+    """
+    found = shutil.which("python") or shutil.which("python3")
+    if found is None:
+        raise UsageError(f"This shell finds no python: name the environment with {option}.")
+    return Path(found)
+
+
+def run_here(python: Path, arguments: Sequence[str]) -> int:
+    """Run a script in an interpreter as the user's shell would, to its end; returns its exit status.
+
+    Nothing is written into the interpreter's packages, and nothing of this Python's is on its path.
+
+    Raises:
+        UsageError: it cannot be started.
+    """
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    try:
+        return subprocess.run([str(python), "-B", *arguments], env=variables, check=False).returncode
+    except OSError as error:
+        raise UsageError(f"{python} cannot be started: {said(error)}.") from error
 
 
 def site_of(interpreter: Interpreter) -> Path:

@@ -27,7 +27,7 @@ from harness.environments.build import (
     mark_built,
     use_folder,
 )
-from harness.environments.installed import Installed, examine
+from harness.environments.installed import Installed, examine, failing_import
 from harness.environments.interpreter import Interpreter
 from harness.environments.lockfile import Lock, all_hashed, head
 from harness.environments.supervise import Control
@@ -232,8 +232,20 @@ def make(home: Home, name: str, item: str, source: Source, default_python: str, 
         home, name, source.kind, source.path, pins, asked, found.digest, found.packages, found.digests, found.parents,
         found.interpreter,
     )  # fmt: skip
+    # Known by its contents, it was tried when it was named for the first time.
+    if _digest_before(home, name) != own.digest and (wrong := failing_import(python, item)):
+        where = "install it" if pins is None else "add it to the file, where an installer had added it by itself, too"
+        raise UsageError(f"{item}: importing what a job needs fails there, {wrong}. If something is missing, {where}.")
     _keep(own)
     return own
+
+
+def _digest_before(home: Home, name: str) -> str:
+    """Of what a name stood for until now; empty for nothing that can be read."""
+    with suppress(UsageError):
+        before = read_record(home, name)
+        return before.digest if isinstance(before, Own) else ""
+    return ""
 
 
 def record_path(home: Home, name: str) -> Path:

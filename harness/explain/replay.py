@@ -232,12 +232,12 @@ def _plain(value: object) -> str:
 
 
 def _other_numbers(call: dict[str, Any], found: dict[str, Any]) -> bool:
-    """Whether a call drew other numbers from the same state.
+    """Whether a call drew other numbers from the same state, or some where it drew none.
 
     A dropout kernel gives a mask beside its product; what draws and gives none gives the numbers themselves.
     """
     if "drawn" not in call:
-        return False
+        return "drawn" in found
     pairs = [*zip(references(call["result"]), references(found["result"]), strict=False)]
     masks = [(one, other) for one, other in pairs if one["dtype"] == "bool"]
     return any(one["tensor"] != other["tensor"] for one, other in masks or pairs) or (

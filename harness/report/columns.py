@@ -19,33 +19,41 @@ class Table:
     columns: dict[str, tuple[str, str]]
 
 
+OF_WHAT = {
+    "device": ("text", "device that it was measured on: its kind, and its model or family"),
+    "collection": ("text", "name of the collection"),
+    "passages": ("int", "how many passages were indexed"),
+    "checkpoint": ("text", "name of the checkpoint"),
+    "job": ("text", "kind of job that the sweep ran: index, search, train or probe; of a cell its own"),
+}
+"""The first columns of every table, so that the tables of several sweeps can be read as one; null where it has none."""
+
 _KEYS = {"key_a": ("text", "key of A's cell"), "key_b": ("text", "key of B's cell")}
 _MEASURED = {
     "n": ("int", "elements compared"),
     "n_mismatch": ("int", "of these, how many are not equal in value"),
     "max_abs": ("float", "greatest absolute difference"),
-    "max_ulp": ("int", "greatest number of steps between neighbouring floats from one value to the other"),
+    "max_ulp": (
+        "int",
+        "greatest number of steps between neighbouring floats from one value to the other; see max_abs_ulp",
+    ),
 }
 
+_ULP = "the one to ask for; a change of sign near zero is two thousand million steps by max_ulp, and a few by this"
 _STATUS = ("text", "bit_equal, value_equal, close, different, or why values could not be compared")
 _JSON = "as a JSON object"
 
-TABLES = {
+_OWN = {
     "cells": Table("a cell, ended well or badly; beside indexes, the searches in them that were compared", {
         "key": ("text", "digest of the whole specification"),
         "group": ("text", "digest of what cells must share to be comparable"),
-        "job": ("text", "index or search"),
         "version": ("text", "release of PyTorch, or what another environment is called"),
         "index": ("text", "of a search, the version whose index was searched"),
         "repeat": ("int", "0, or the number of the repeat"),
         "outcome": ("text", "ok, or how it ended"),
         "reason": ("text", "why it did not end well; one sentence"),
         "phase": ("text", "phase of the job in which it ended"),
-        "device": ("text", "kind of the device, and the model where it is a GPU"),
-        "collection": ("text", "name of the collection"),
         "collection_digest": ("text", "digest of its passages"),
-        "passages": ("int", "how many passages were indexed"),
-        "checkpoint": ("text", "name of the checkpoint"),
         "checkpoint_digest": ("text", "digest of its files"),
         "lock": ("text", "digest of the lock that the environment was built from"),
         "capture": ("text", "how much was kept: final, digests or full"),
@@ -87,7 +95,7 @@ TABLES = {
         "digest": ("text", "of dtype, shape and bytes"),
         "stored": ("bool", "whether the tensor itself was kept, or only its digest"),
     }),
-    "comparisons": Table("an artifact of a pair of cells under one profile", {
+    "comparisons": Table("an artifact of a pair of cells", {
         "kind": ("text", "consecutive, or repeat: a cell against a run of the same again"),
         "a": ("text", "label of the older cell, or of the first run"),
         "b": ("text", "label of the newer cell, or of the repeat"),
@@ -99,15 +107,16 @@ TABLES = {
         "dtype_b": ("text", "in B"),
         "shape_a": ("ints", "in A"),
         "shape_b": ("ints", "in B"),
-        "profile": ("text", "tolerance that the next four columns are of; empty where values were not compared"),
-        "atol": ("float", "its absolute tolerance"),
-        "rtol": ("float", "its relative tolerance"),
-        "close": ("bool", "whether every element is within it"),
-        "min_rtol": ("float", "least relative tolerance that would pass, beside its atol"),
+        "default": ("bool", "whether every element is within the profile default; null where values were not compared"),
+        "default_min_rtol": ("float", "least relative tolerance that would pass, beside the atol of default"),
+        "bnb": ("bool", "whether every element is within the profile bnb; null where values were not compared"),
+        "bnb_min_rtol": ("float", "least relative tolerance that would pass, beside the atol of bnb"),
+        "failing": ("texts", "profiles of matrix.yaml that it is not within; null where values were not compared"),
         "bit_equal": ("bool", "whether dtype, shape and bytes are the same"),
         "value_equal": ("bool", "whether every element is equal in value; -0 equals 0, NaN equals nothing"),
         "noise": ("bool", "whether a repeat of either cell changes it too; null where neither was run again"),
         **{name: _MEASURED[name] for name in ("n", "n_mismatch", "max_abs")},
+        "max_abs_ulp": ("float", f"max_abs in ULP of the larger of the two values there: {_ULP}"),
         "mean_abs": ("float", "mean absolute difference, of elements that are finite in both"),
         "p50_abs": ("float", "median of the same, low by less than 1.6 %"),
         "p99_abs": ("float", "99th percentile of the same, low by less than 1.6 %"),
@@ -201,7 +210,7 @@ TABLES = {
         "module": ("text", "module that the call ran in; empty outside of all"),
         "name": ("text", "path of a module, or name of a function or operator"),
         "number": ("int", "how many calls of that name ran in the same module before it"),
-        "device": ("text", "kind of device that its tensors are on"),
+        "ran_on": ("text", "kind of device that its tensors are on"),
         "status": ("text", "what the call showed: origin, contains_origin, propagates, equal, unstable and so on"),
         "reason": ("text", "why it is absent or refused, or what it was told in A and in B"),
         "node": ("text", "node of autograd's graph that ran it; empty outside of the backward pass"),
@@ -212,7 +221,7 @@ TABLES = {
         "trusted": ("bool", "whether every gate of the replay held"),
     }),
     "swaps": Table("an artifact of a run with swapped artifacts", {
-        "job": ("text", "label of the cell whose job ran"),
+        "cell": ("text", "label of the cell whose job ran"),
         "artifacts": ("text", "those that were swapped, with commas"),
         "values_of": ("text", "label of the cell that they are of"),
         "reference": ("text", "label of the cell that the result is compared with"),
@@ -251,6 +260,7 @@ TABLES = {
         "packages": ("text", "what was exchanged, or could not be, with commas"),
         "versions": ("text", f"their versions in A and in B, {_JSON}"),
         "what": ("text", "the units that were exchanged, with commas"),
+        "blamed": ("texts", "packages that make the difference between a and b, by all rows of the pair; else empty"),
         "result": ("text", "as A, as B, as neither, unresolved, or not exchangeable (without the rest of its unit)"),
         "outcome": ("text", "of the job or of the build"),
         "reason": ("text", "why it is unresolved or not exchangeable; one sentence"),
@@ -258,4 +268,6 @@ TABLES = {
         "verdict": ("text", "the answer for the pair; one sentence"),
     }),
 }  # fmt: skip
+
+TABLES = {name: Table(table.rows, OF_WHAT | table.columns) for name, table in _OWN.items()}
 """Every table that is written, by the name of its file."""

@@ -60,7 +60,7 @@ def read_headlines(path: Path) -> Headlines:
 def _folder(folder: Path) -> Headlines:
     path = folder / TABLE
     if not path.exists():
-        raise UsageError(_without_table(folder))
+        raise UsageError(without_table(folder))
     rows, about = read_table(path, "name a folder that a sweep wrote its tables to")
     name, passages = [*about.get("collection", "").split(" "), "", ""][:2]
     title = f"{name} ({count(int(passages), 'passage')})" if passages.isdecimal() else folder.name
@@ -71,7 +71,7 @@ def _folder(folder: Path) -> Headlines:
     return Headlines(title, told, found, folder)
 
 
-def _without_table(folder: Path) -> str:
+def without_table(folder: Path) -> str:
     """What a folder is that holds no headline table, and which of its folders to name instead."""
     inside = sorted(path.parent.name for path in folder.glob(f"*/{TABLE}"))
     if not inside:

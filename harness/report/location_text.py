@@ -27,6 +27,7 @@ _MARK = {
     Change.SWAPPED: ("swapped in", "cyan"),
 }
 _SHOWN = 3  # calls of a step that are named before the rest is counted
+_INSIDE = 8  # the same of a module in which a difference starts
 
 
 def tree(places: Sequence[Place], differences: Mapping[str, Difference]) -> Tree:
@@ -77,10 +78,15 @@ def sentences(location: Location) -> list[str]:
         inherited = sum(place.change is Change.INHERITED for place in location.places)
         when = "" if location.step is None else f"step {location.step}, "
         starts = "; ".join(f"{step} ({', '.join(names)})" for step, names in origins(location.places).items())
+        nowhere = "what cannot be read" if location.unread else "nothing but noise"
         lines.append(
-            f"{location.a} -> {location.b}: the difference starts in {when}{starts or 'nothing but noise'}; "
+            f"{location.a} -> {location.b}: the difference starts in {when}{starts or nowhere}; "
             f"{count(inherited, 'more artifact')} inherit{'s' if inherited == 1 else ''} it ({floor})."
         )
+    lines += [
+        f"{name} differs, and nobody can tell whether it does before all else: {why}"
+        for name, why in location.unread.items()
+    ]
     lines += [
         f"{label} has no {name}, which could not be recorded: {why}" for label, name, why in location.not_captured
     ]
@@ -131,17 +137,20 @@ def _finding(finding: StepFinding) -> list[str]:
     return [*where, *(f"{head}{line}." for line in lines), f"{head}{rest}."]
 
 
-def one_sided(verdicts: Iterable[CallVerdict]) -> str:
-    """Which operators each side runs more often than the other, and how AdamW goes through the parameters."""
+def one_sided(verdicts: Iterable[CallVerdict], most: int = _SHOWN) -> str:
+    """Which operators each side runs more often than the other, and how AdamW goes through the parameters.
+
+    `most` are named of each side, those with the most calls first.
+    """
     verdicts = [verdict for verdict in verdicts if verdict.kind == "operator"]
     said = []
     for status, side in ((MISSING_B, "A"), (MISSING_A, "B")):
         names = Counter(verdict.name for verdict in verdicts if verdict.status == status)
         drawing = {verdict.name for verdict in verdicts if verdict.status == status and verdict.draws}
-        shown = [f"{name}{', which draws random numbers,' * (name in drawing)} {n}x" for name, n in names.items()]
-        more = [f"{len(shown) - _SHOWN} more"] if len(shown) > _SHOWN else []
+        shown = [f"{name}{', which draws random numbers,' * (name in drawing)} {n}x" for name, n in names.most_common()]
+        more = [f"{len(shown) - most} more"] if len(shown) > most else []
         if shown:
-            said.append(f"only in {side}: {', '.join(shown[:_SHOWN] + more)}")
+            said.append(f"only in {side}: {', '.join(shown[:most] + more)}")
     ways = [_way(v for v in verdicts if v.status != other) for other in (MISSING_A, MISSING_B)]
     if ways[0] != ways[1]:
         said.append(f"AdamW runs {ways[0]} in A, {ways[1]} in B")
@@ -169,7 +178,7 @@ def summary(verdicts: Iterable[CallVerdict], *, gpu: bool = False) -> list[str]:
     for verdict in verdicts:
         if verdict.starts:
             grouped.setdefault((verdict.kind, verdict.name), []).append(verdict)
-    lines = []
+    lines, seen = [], set[str]()
     for (kind, name), found in grouped.items():
         first, one, of = found[0], kind in {"module", "step"}, ""
         what = first.where if one else f"{kind} {name}"
@@ -179,6 +188,12 @@ def summary(verdicts: Iterable[CallVerdict], *, gpu: bool = False) -> list[str]:
             of = f", {len(found)} of {total[kind, name]} calls, first in {first.place}"
         if first.stream:
             of += ", draws other random numbers from the same state"
+        if kind == "module":
+            # What it is made of is not the same: by which operators either side computes it.
+            inside = (v for v in verdicts if v.module == name or v.module.startswith(f"{name}."))
+            sided = one_sided(inside, _INSIDE)
+            of = f" ({'as above' if sided in seen else sided})" if sided else ""
+            seen.add(sided)
         much = f": {amount(first.metrics) if first.metrics else first.reason}" if first.metrics or first.reason else ""
         lines.append(f"{what}{of}{much}")
     return lines
@@ -199,7 +214,8 @@ def rows(location: Location) -> list[dict[str, Any]]:
             **picked(location, "a", "b"),
             **picked(finding, "step", "trusted"),
             "artifacts": ",".join(finding.artifacts),
-            **picked(verdict, "kind", "module", "name", "number", "device", "status", "reason"),
+            **picked(verdict, "kind", "module", "name", "number", "status", "reason"),
+            "ran_on": verdict.device,
             **picked(verdict, "node", "of", "draws", "stream"),
             **picked(verdict.metrics, *MEASURED),
         }

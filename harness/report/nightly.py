@@ -177,9 +177,7 @@ def findings_of(rows: Iterable[dict[str, Any]]) -> dict[tuple[VersionPair, str],
     """What is known of each step and artifact, from the rows of `comparisons.parquet`."""
     found: dict[tuple[VersionPair, str], NightRow] = {}
     for place, row in _of_steps(rows, known=True):
-        failing = frozenset({str(row["profile"])} if row["profile"] and row["close"] is False else ())
-        if place in found:
-            failing |= found[place].failing
+        failing = frozenset(map(str, row["failing"] or ()))
         found[place] = NightRow(
             str(row["status"]), failing, bool(row["noise"]), bool(row["final"]), row["n_mismatch"], row["n"]
         )

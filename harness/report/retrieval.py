@@ -16,6 +16,7 @@ from harness.rankings.comparison import Comparison, compare_runs
 from harness.rankings.measures import Judge
 from harness.rankings.run import Run, together
 from harness.rankings.verdict import DEPLOYMENTS, Evidence, Verdict, judge
+from harness.report.columns import OF_WHAT
 from harness.report.headline import VersionPair
 from harness.report.parquet import schema_of, write_batches, write_table
 from harness.running.deployments import Searches
@@ -136,6 +137,7 @@ def _rankings(found: Retrieval) -> Iterator[pa.Table]:
         own = (found.cells[key].label, key, spec.version, None if spec.index is None else spec.index.name)
         yield pa.Table.from_arrays(
             [
+                *(pa.nulls(n, schema.field(column).type) for column in OF_WHAT),
                 *(pa.array([text] * n, pa.string()) for text in own),
                 pa.array(np.repeat(np.array(run.qids, np.str_), run.lengths).tolist(), pa.string()),
                 pa.array(np.arange(n) - np.repeat(run.starts[:-1], run.lengths) + 1),

@@ -78,7 +78,8 @@ def rows(swapped: Sequence[Swapped]) -> list[dict[str, Any]]:
     """One row per run and artifact, for `swaps.parquet`."""
     return [
         {
-            **picked(one, "job", "values_of", "reference"),
+            "cell": one.job,
+            **picked(one, "values_of", "reference"),
             "artifacts": ",".join(one.artifacts),
             "artifact": name,
             "final": one.cell.job_kind.is_final(name),

@@ -13,8 +13,9 @@ from harness.environments.lockfile import Lock
 from harness.explain.compared import ComparedCells
 from harness.rankings.verdict import Verdict
 from harness.report.columns import TABLES
+from harness.report.derived import judged, steps_at
 from harness.report.headline import headline
-from harness.report.parquet import VERDICT, picked, write_table
+from harness.report.parquet import picked, write_table
 from harness.report.retrieval import Retrieval, write_retrieval
 from harness.report.training import write_training
 from harness.store.cell import Cell
@@ -101,23 +102,20 @@ def _comparison_rows(pairs: Iterable[ComparedCells]) -> Iterable[dict[str, Any]]
     plain = TABLES["comparisons"].columns
     for pair in pairs:
         for artifact in pair.artifacts:
-            noisy = pair.is_noise(artifact)
             facts = artifact.to_json()
-            verdicts = artifact.profiles
-            for profile in verdicts or ("",):
-                yield {name: facts.get(name) for name in plain} | {
-                    "kind": pair.kind,
-                    "a": pair.a.label,
-                    "b": pair.b.label,
-                    "key_a": pair.a.key,
-                    "key_b": pair.b.key,
-                    "artifact": artifact.name,
-                    "final": pair.a.job_kind.is_final(artifact.name),
-                    "profile": profile,
-                    **picked(verdicts.get(profile), *VERDICT),
-                    "noise": noisy,
-                    "details": json.dumps({k: v for k, v in facts.items() if k not in plain}, sort_keys=True),
-                }
+            yield {name: facts.get(name) for name in plain} | {
+                "kind": pair.kind,
+                "a": pair.a.label,
+                "b": pair.b.label,
+                "key_a": pair.a.key,
+                "key_b": pair.b.key,
+                "artifact": artifact.name,
+                "final": pair.a.job_kind.is_final(artifact.name),
+                **judged(facts["profiles"]),
+                "max_abs_ulp": steps_at(facts["dtype_b"], facts["max_abs_values"]),
+                "noise": pair.is_noise(artifact),
+                "details": json.dumps({k: v for k, v in facts.items() if k not in plain}, sort_keys=True),
+            }
 
 
 def write_tables(

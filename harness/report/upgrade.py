@@ -40,9 +40,10 @@ _ACT: Mapping[str, ExitCode] = {
 }  # fmt: skip
 """The exit code of an answer: 0 where nobody has to do anything."""
 _JOBS = {"index": "What made the index another one", "search": "What made searches in the old index other ones"}
-_TITLES = {
+TITLES = {
     "b_on_a": "{b} in the index of {a}", "b_on_b": "{b} in an index of its own", "a_on_b": "{a} in the index of {b}",
 }  # fmt: skip
+"""What each deployment is called."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +219,7 @@ def _lines(found: Upgrade, screen: Screen) -> Iterator[Sequence[str]]:
     yield sentence(_index(found))
     rows = [
         (
-            _TITLES[name].format(a=found.a, b=found.b),
+            TITLES[name].format(a=found.a, b=found.b),
             f"{one.queries - int(one.changed.sum()):,} of {one.queries:,}",
             *(f"{value:.4f}" for value in one.overlap.values()),
             *(f"{measured.diff:+.4f}" for measured in one.measures.values()),

@@ -12,7 +12,7 @@ from harness.artifacts.directory import IndexDirectory
 from harness.artifacts.meaning import nbits_of
 from harness.artifacts.searchable import IndexFiles, check_index, clean_copy, settings_of, tensors_of
 from harness.errors import UnreadableTensor, UsageError
-from harness.inputs.checkpoint import CheckpointFiles
+from harness.inputs.checkpoint import CheckpointFiles, load_checkpoint_local
 from harness.inputs.jobs import SearchJob
 from harness.inputs.passages import Passages
 from harness.inputs.queries import Queries, write_queries
@@ -69,6 +69,30 @@ def index_in(path: Path, passages: int, dim: int) -> SearchedIndex:
         digest, nans = tensor.digest_and_nans()
         known[name] = Artifact(digest, tensor.dtype, tensor.shape, "intermediate", stored=False, nans=nans)
     return SearchedIndex(source, f"{path.resolve().name}/", {"kind": "folder", "name": path.resolve().name}, known)
+
+
+def require_checkpoint(source: IndexFiles, checkpoint: CheckpointFiles) -> None:
+    """Refuse an index whose metadata names a checkpoint that is here, and is not the one that queries are encoded with.
+
+    Of one that is not here, nothing is known: only its dimensions could be compared.
+
+    Raises:
+        UsageError: it is another.
+    """
+    config = source.metadata().get("config")
+    named = config.get("checkpoint") if isinstance(config, dict) else None
+    # A relative one is relative to a folder that nobody knows any more.
+    if not isinstance(named, str) or not Path(named).is_absolute() or not Path(named).is_dir():
+        return
+    try:
+        made = load_checkpoint_local(Path(named))
+    except UsageError:  # whatever is there now is no checkpoint
+        return
+    if made.digest != checkpoint.digest:
+        raise UsageError(
+            f"{source.name} was made with the checkpoint {named}, and {checkpoint.name} is another one: give "
+            f"--checkpoint {named}, or index again."
+        )
 
 
 class SearchedBy:
@@ -160,7 +184,11 @@ class SearchKind:
     def _folder(self) -> SearchedIndex | None:
         """The index of `--index`."""
         e = self.experiment
-        return index_in(e.selection.index, len(e.passages), e.checkpoint.dim) if e.selection.index else None
+        if e.selection.index is None:
+            return None
+        found = index_in(e.selection.index, len(e.passages), e.checkpoint.dim)
+        require_checkpoint(found.source, e.checkpoint)
+        return found
 
     def load(self) -> None:
         """See `Kind`."""

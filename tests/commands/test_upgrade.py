@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from harness.report.upgrade import most_changed
+from tests.support.checkpoints import checkpoint_bytes, write_checkpoint
 from tests.support.own_environments import make_virtualenv, site_folder
 from tests.support.upgrades import World
 
@@ -71,10 +73,17 @@ def test_an_upgrade_that_changes_nothing_is_unchanged(world):
 
 
 def test_an_upgrade_that_changes_the_index_and_not_what_is_found_keeps_it(world):
-    code, out, _ = world.upgrade(f"a={world.environment('old')}", f"b={world.environment('new', seed=1)}")
+    page = world.folder / "upgrade.html"
+    old, new = world.environment("old"), world.environment("new", seed=1)
+    code, out, _ = world.upgrade(f"a={old}", f"b={new}", "--report", str(page))
 
     assert code == 0
     assert out.splitlines()[0] == "keep"
+    told = page.read_text(encoding="utf-8")
+    assert told.index("a -&gt; b: keep the index.") < told.index("<main")
+    assert "1 of 10 tensors of the index differs." in told
+    assert '<b>centroids</b></th><td class="k"><span class="s changed">' in told
+    assert "4.49.0</td><td>4.57.0" in told
     assert "a -> b: keep the index." in out
     assert "tensors differ" in out
     assert "With 95% confidence, at most 77.6% of queries like these" in out
@@ -98,6 +107,22 @@ def test_the_index_in_production_stands_for_that_of_the_environment_before(world
     assert {path.name: path.read_bytes() for path in index.iterdir()} == before
     code, out, _ = world("plan", "a")
     assert "1 of 1 cell would run" in out
+
+
+def test_an_index_that_another_checkpoint_made_is_refused_before_anything_runs(world):
+    old, new = world.environment("old"), world.environment("new", seed=1)
+    files = checkpoint_bytes()
+    for name, other in (("same", files), ("other", {**files, "vocab.txt": files["vocab.txt"] + b"another\n"})):
+        index = shutil.copytree(world.folder / "made-old" / "index", world.folder / f"index-{name}")
+        made = write_checkpoint(world.folder / name, other)
+        text = json.loads((index / "metadata.json").read_text())
+        (index / "metadata.json").write_text(json.dumps({**text, "config": {"checkpoint": str(made)}}))
+        code, out, err = world.upgrade(f"a={old}", f"b={new}", "--index", str(index))
+        assert code == {"same": 0, "other": 2}[name], err
+    assert err.splitlines()[-1].startswith(
+        f"harness: index-other was made with the checkpoint {made}, and ck is another one"
+    )
+    assert "Traceback" not in out + err
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,8 @@ from harness.inputs.matrix_file import load_matrix
 from tests.support.own_environments import make_virtualenv, site_folder
 from tests.support.programs import FAKE
 
-MATRIX = load_matrix(Path(__file__).parents[2] / "matrix.yaml")
+ROOT = Path(__file__).parents[2]
+MATRIX = load_matrix(ROOT / "matrix.yaml")
 
 
 class Bench:
@@ -292,6 +293,17 @@ def test_a_virtualenv_without_what_a_job_needs(bench):
     assert verdicts == {"python": "ok", "colbert": "problem", "faiss": "problem"}
 
 
+def test_an_environment_whose_packages_do_not_import_is_refused_and_its_name_is_not_remembered(bench):
+    text = "import setuptools_of_nobody\n"
+    venv = make_virtualenv(bench.folder / "venv", files={"colbert/__init__.py": text})
+    with pytest.raises(
+        UsageError, match=r"No module named 'setuptools_of_nobody'\. If something is missing, install it"
+    ):
+        bench.own(f"mine={venv}")
+    with pytest.raises(UsageError, match="is not a version"):
+        bench.own("mine")
+
+
 def test_the_doctor_imports_what_a_job_needs(bench):
     venv = make_virtualenv(
         bench.folder / "venv",
@@ -305,7 +317,8 @@ def test_the_doctor_imports_what_a_job_needs(bench):
         },
     )
     before = everything_in(venv)
-    found = {check.name: check for check in examine_own(interpreter_for(str(venv), bench.home, MATRIX), "x", GPU)}
+    python = interpreter_for(str(venv), bench.home, MATRIX, ROOT / "locks", GPU)
+    found = {check.name: check for check in examine_own(python, "x", GPU)}
 
     assert {name for name, check in found.items() if check.verdict == "problem"} == {"colbert", "gpu"}
     assert "cannot import name AdamW" in found["colbert"].detail

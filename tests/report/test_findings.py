@@ -48,7 +48,7 @@ def test_the_rows_of_other_pairs_stay_and_those_of_the_same_pair_are_replaced(tm
 
 
 def test_a_swap_replaces_the_same_swap_only(tmp_path, inputs):
-    swap = {"job": "2.5.0", "artifacts": "embs_0", "values_of": "2.4.1", "reference": "2.4.1"}
+    swap = {"cell": "2.5.0", "artifacts": "embs_0", "values_of": "2.4.1", "reference": "2.4.1"}
     other = {**swap, "artifacts": "codes"}
     folder, made = tmp_path / "tables", experiment(inputs)
 

@@ -203,9 +203,9 @@ def test_what_is_not_known_is_neither_news_nor_forgotten() -> None:
     assert new(night("3", ivf="different", codes="bit_equal"), lacks, night("1", ivf="different")) == []
     assert new(night("3", ivf="different", codes="bit_equal"), lacks, night("1", ivf="close")) == ["ivf"]
     row = {"kind": "consecutive", "a": "2.7.1", "b": "2.8.0", "noise": None, "final": True, "n_mismatch": None, "n": 1}
-    rows = [
-        row | {"artifact": "ivf", "status": "missing_b", "bit_equal": None, "profile": "", "close": None},
-        row | {"artifact": "codes", "status": "bit_equal", "bit_equal": True, "profile": "default", "close": None},
+    rows: list[dict[str, Any]] = [
+        row | {"artifact": "ivf", "status": "missing_b", "bit_equal": None, "failing": None},
+        row | {"artifact": "codes", "status": "bit_equal", "bit_equal": True, "failing": []},
     ]
     found = findings_of(rows)
     assert {(STEP, "codes"): frozenset()} == {place: one.failing for place, one in found.items()}

@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.environments.build import Environment
-from harness.home import Home
 from harness.tensors.safetensors import write_safetensors
 from harness.tensors.tensor import Tensor
 from tests.support.real_environments import NEW, OLD, environments, home
@@ -30,11 +28,6 @@ ORDER = (
 )  # fmt: skip
 RAGGED = {"cells", "candidates", "stage1", "stage2", "maxsim"}
 FINAL = {"pids", "scores", "found"}
-
-
-@pytest.fixture(scope="session")
-def searching(home: Home, environments: dict[str, Environment], tmp_path_factory: pytest.TempPathFactory) -> Searching:
-    return Searching(home, environments, tmp_path_factory.mktemp("searching"), NEW)
 
 
 @pytest.fixture(scope="session")

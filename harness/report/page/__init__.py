@@ -1,0 +1,1 @@
+"""One HTML page from folders of tables, and its charts as files."""
