@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -140,7 +140,7 @@ def main() -> None:
         model = models.setdefault(steps, spent.model)
         if different := sum(spent.model[name] != model[name] for name in model):
             sys.exit(f"{mode}: {different} parameters are not those of the first run of {steps} steps")
-        return spent
+        return replace(spent, model={})  # of many runs they would take gigabytes
 
     # Not counted: the first runs write the bytecode of a fresh environment and warm the page cache.
     models: dict[int, dict[str, bytes]] = {}

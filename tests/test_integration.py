@@ -25,6 +25,8 @@ import pytest
 
 from harness.environments.build import Environment
 from harness.environments.interpreter import Interpreter
+from harness.explain.blame import blame
+from harness.explain.pair import prepare_pair
 from harness.home import Home
 from harness.inputs.recipe import PASSAGES_SEED
 from harness.running.experiment import Experiment
@@ -35,6 +37,7 @@ from harness.store.cell import Cell
 from harness.store.store import Store
 from harness.tensors.safetensors import write_safetensors
 from harness.tensors.tensor import Tensor
+from tests.support.planted_environments import copy_of
 from tests.support.real_environments import MATRIX, NEW, OLD, ROOT, environments, harness, home
 
 __all__ = ["environments", "home"]  # fixtures
@@ -443,3 +446,22 @@ def test_an_interpreter_that_is_used_as_it_is_makes_the_index_of_the_version_tha
     assert {one["status"] for one in found["artifacts"] if one["name"] != "metadata"} == {"bit_equal"}
     assert found["packages"] == []
     assert {path: path.stat().st_mtime_ns for path in venv.rglob("*.py*")} == before
+
+
+def test_of_two_virtualenvs_that_differ_in_a_patched_faiss_and_a_harmless_package_faiss_is_blamed(
+    home, environments, tmp_path
+):
+    """The patched files are on no index: environments with packages exchanged are put together from both folders."""
+    real = environments[NEW].path
+    before = copy_of(real, tmp_path / "before")
+    after = copy_of(real, tmp_path / "after", ["tqdm/_main.py"], ["faiss' k-means seed"])
+    experiment = Experiment(Selection(ROOT / "matrix.yaml", home.root, "embedded", "embedded", 30, "cpu", threads=1))
+    names = [experiment.require(item) for item in (f"unpatched={before}", f"patched={after}")]
+    pair = prepare_pair(experiment, *names, repeats=0)
+    answer = blame(experiment, pair, lambda _text: None, inherited=False)
+
+    assert [one.step for one in answer.steps] == ["k-means"]
+    assert answer.packages == ("faiss-cpu",)
+    assert {(o.base, o.units, o.result) for o in answer.steps[0].tried} >= {
+        ("B", ("faiss-cpu",), "as A"), ("A", ("faiss-cpu",), "as B"), ("B", ("tqdm",), "as B"),
+    }  # fmt: skip

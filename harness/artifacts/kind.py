@@ -30,6 +30,7 @@ class Made:
         digests: whether its numbers are digests of what was too large to keep: they are equal or not, and no more.
         rounded: whether the job may round it to float16 before it keeps it, after the step that makes it.
         small: whether it is kept itself, and not only its digest, as soon as anything of the inside is.
+        once: whether a job that goes in steps makes it at its end, with no row for each step.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Made:
     digests: bool = False
     rounded: bool = False
     small: bool = False
+    once: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ class Replay:
         blocks: where it runs on a block.
         after: of a part of a larger step, another part before it that is looked at with it unless that differs itself:
             it makes something for this one that is no artifact.
+        besides: a sentence on what of the step cannot be run alone, for where all that can does not differ.
     """
 
     inputs: Mapping[str, str]
@@ -102,6 +105,7 @@ class Replay:
     batches: Batches | None = None
     blocks: Blocks | None = None
     after: str | None = None
+    besides: str = ""
 
 
 class Meaning(Protocol):
@@ -187,6 +191,11 @@ class JobKind:
     @cached_property
     def _chunked(self) -> tuple[str, ...]:
         return tuple(one.name for one in self.made if "*" in one.name)
+
+    @cached_property
+    def by_step(self) -> tuple[Made, ...]:
+        """Artifacts with a row for each step, in order; none of a job that does not go in steps."""
+        return tuple(one for one in self.made if self.stepwise and "*" not in one.name and not one.once)
 
     def pattern(self, name: str) -> tuple[str, str | None]:
         """An artifact's name with its chunk as `*`, and the chunk; None for one that has none."""

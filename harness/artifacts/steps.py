@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +48,21 @@ def differing(left: Tensor, right: Tensor, *, digests: bool) -> Array:
     if digests:
         different = np.asarray(different.any(axis=-1))
     return different.reshape(steps, math.prod(different.shape[1:]))
+
+
+def begins_before(own: Mapping[str, int], other: Mapping[str, int], order: Sequence[str]) -> bool:
+    """Whether one difference begins before another: in an earlier step, or in the same one with an earlier artifact.
+
+    Args:
+        own: artifact to the first step in which it differs, only of artifacts that both have recorded.
+        other: the same of another difference, such as that of a repeat; empty where nothing differs.
+        order: of artifacts in a step; has all of them.
+
+    Returns:
+        False where `own` is empty.
+    """
+    first, known = (min(((step, order.index(name)) for name, step in of.items()), default=None) for of in (own, other))
+    return first is not None and (known is None or first < known)
 
 
 def apart(left: Array, right: Array) -> Apart:

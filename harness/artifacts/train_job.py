@@ -53,7 +53,7 @@ TRAIN = JobKind(
         *_parameters("second_moments", "optimizer", *_UPDATE),
         *_parameters("weights", "optimizer", "first_moments", "second_moments", *_UPDATE),
         # All parameters one after the other, as the last step has left them.
-        Made("trained", "optimizer", ("weights",), role="final"),
+        Made("trained", "optimizer", ("weights",), role="final", once=True),
     ),
     _meaning,
     # The loss of in-batch negatives is computed in the forward pass.

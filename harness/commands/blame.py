@@ -16,13 +16,20 @@ from harness.errors import ExitCode
 @click.argument("b")
 @cell_options
 @sites_options
+@click.option(
+    "--inherited/--no-inherited",
+    default=True,
+    help="Also ask steps that inherit a difference for one of their own, given A's inputs.",
+)
 @gathering_option("blame")
-def command(a: str, b: str, output: Path | None, **options: Any) -> int:
+def command(a: str, b: str, output: Path | None, inherited: bool, **options: Any) -> int:
     """Say which package changed what versions A and B make, by exchanging packages in both directions.
 
-    Each exchange is an environment of its own, built from the locks and deleted afterwards. Exit code 1 when the two
+    A and B are versions, names, or NAME=WHAT of any kind (docs/environments.md). Each exchange is an environment of its
+    own, built from pins or put together from the files of both, and deleted afterwards. Exit code 1 when the two
     versions differ beyond the noise floor, whether or not a package could be blamed.
     """
+    from harness.environments.changes import changes
     from harness.environments.lockfile import difference
     from harness.explain.blame import blame, suspects
     from harness.explain.locate import look
@@ -40,10 +47,12 @@ def command(a: str, b: str, output: Path | None, **options: Any) -> int:
     for line in suspect_lines(differing):
         click.echo(line)
     pair = prepare_pair(experiment, a, b)
-    found = blame(experiment, pair, lambda text: click.echo(text, err=True))
+    found = blame(experiment, pair, lambda text: click.echo(text, err=True), inherited=inherited)
     for line in lines(found, a, b, differing.left_out):
         click.echo(line)
     if gathering:
-        versions = difference(experiment.lock(a), experiment.lock(b))
+        locks = experiment.lock(a), experiment.lock(b)
+        # Of packages of one version, their files.
+        versions = {one.name: (one.version_a, one.version_b) for one in changes(*locks)} | difference(*locks)
         click.echo(f"Table: {gathering.write(rows(found, pair, versions))}")
     return int(ExitCode.DIVERGENCE if look(pair).diverged else ExitCode.OK)

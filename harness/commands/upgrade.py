@@ -19,6 +19,8 @@ from harness.errors import ExitCode, UsageError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from harness.running.experiment import Experiment
+
 
 @click.command(name="upgrade")
 @click.argument("before")
@@ -41,6 +43,11 @@ if TYPE_CHECKING:
     default=True,
     help="Where something differs, also run BEFORE's job and each search again, for the noise floor.",
 )
+@click.option(
+    "--blame/--no-blame",
+    default=True,
+    help="Where something differs, exchange packages between the two until it is known which made it so.",
+)
 @evict_option
 @json_option
 def command(
@@ -49,13 +56,16 @@ def command(
     index: str | None,
     report: Path | None,
     repeats: bool,
+    blame: bool,
     evict: bool,
     as_json: bool,
     gpus: str | None,
     jobs: int,
     **options: Any,
 ) -> int:
-    """Say whether an upgrade from BEFORE to AFTER wants a new index: index with both, search in four ways, one answer.
+    """Say whether an upgrade from BEFORE to AFTER wants a new index, and which package made it so.
+
+    It indexes with both, searches in four ways, and exchanges packages where something differs.
 
     BEFORE and AFTER are versions, names, or NAME=WHAT: a virtualenv, a `python`, a requirements file, a pylock.toml or
     a uv.lock (docs/environments.md). A path alone is called `before` or `after`. Exit code 0 where the index can stay
@@ -67,10 +77,9 @@ def command(
 
     from harness.artifacts.directory import is_index
     from harness.commands.cells import run_cells
-    from harness.environments.own import record_path
     from harness.files import dumps
     from harness.report.screen import Screen
-    from harness.report.upgrade import judge_upgrade, upgrade_text
+    from harness.report.upgrade import judge_upgrade, upgrade_text, with_blame
     from harness.running.checks import to_run, two_versions
     from harness.running.selection import Selection
 
@@ -79,16 +88,12 @@ def command(
         raise UsageError(f"--index {index}: not the folder of a ColBERT index: give the one with its metadata.json.")
     selection = Selection(job="search", **options)
     experiment = to_run(selection)
-
-    def named(name: str, item: str) -> str:
-        # As on every other command line, what was named before comes before a folder that is called so.
-        known = "=" in item or item in experiment.versions or record_path(experiment.home, item).is_file()
-        return item if known or not Path(item).exists() else f"{name}={item}"
-
-    a, b = named("before", before), named("after", after)
+    a, b = _named(experiment, "before", before), _named(experiment, "after", after)
     a, b = two_versions(experiment, a, b, "upgrade", "search")
     # What is wrong with the files is said before anything is built, and with the environments before anything runs.
     experiment.check()
+    if folder is not None:
+        experiment.search(index=folder).check()
     for name in (a, b):
         experiment.lock(name)
     run = partial(run_cells, evict=evict, again=False, gpus=gpus, jobs=jobs, quiet=True)
@@ -110,6 +115,8 @@ def command(
         if code := searched([a, b]):
             return int(code)
         found = judge_upgrade(experiment, a, b, folder)
+    if blame and found.verdict.answer != "unchanged":
+        found = with_blame(found, experiment, folder, repeats=int(repeats), report=partial(click.echo, err=True))
     if report is not None:
         from harness.report.page.upgrade_page import upgrade_page
 
@@ -117,3 +124,14 @@ def command(
     screen = Screen.of()
     click.echo(dumps(found.to_json()) if as_json else upgrade_text(found, screen), color=screen.styles)
     return int(found.outcome)
+
+
+def _named(experiment: Experiment, name: str, item: str) -> str:
+    """An argument, with a name for a path that has none."""
+    from pathlib import Path
+
+    from harness.environments.own import record_path
+
+    # As on every other command line, what was named before comes before a folder that is called so.
+    known = "=" in item or item in experiment.versions or record_path(experiment.home, item).is_file()
+    return item if known or not Path(item).exists() else f"{name}={item}"

@@ -11,7 +11,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -204,6 +204,52 @@ def _delete(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
+def build_pinned(
+    home: Home,
+    path: Path,
+    pins: Path,
+    python: str,
+    label: str,
+    *,
+    indexes: Mapping[str, str],
+    hashed: bool = True,
+    deadline: float | None = None,
+    control: Control | None = None,
+    keep: Sequence[int] = (),
+) -> None:
+    """Make a virtualenv at `path` and have uv install pins into it, without resolving.
+
+    Args:
+        home: has uv's cache.
+        path: must not exist.
+        pins: a requirements file, or a pylock.toml.
+        python: what uv is asked for.
+        label: what it is called in a sentence.
+        indexes: beside uv's own, by name.
+        hashed: whether every package must have a hash.
+        deadline: wall seconds for all of it.
+        control: stops it.
+        keep: locks that uv holds on if this process is killed.
+
+    Raises:
+        BuildFailed: uv could not.
+        Stopped: `control` said so.
+    """
+    commands = {
+        "a virtualenv": ["venv", "--quiet", "--python", python, "--no-project", str(path)],
+        "the locked packages": [
+            "pip", "install", "--python", str(path / "bin" / "python"), "--no-deps",
+            *(["--require-hashes"] if hashed else []), *index_arguments(indexes, always=True),
+            "--requirements", str(pins),
+        ],
+    }  # fmt: skip
+    end = None if deadline is None else time.monotonic() + deadline
+    with wait_for([cache_lock(home)], control, shared=True) as cache:
+        for what, command in commands.items():
+            left = [] if end is None else [Deadline("install", max(0.0, end - time.monotonic()))]
+            run_logged([*uv_command(), *command], home, label, what, left, control, [cache.fileno(), *keep])
+
+
 def build_environment(
     home: Home,
     matrix: Matrix,
@@ -216,26 +262,14 @@ def build_environment(
     keep: Sequence[int] = (),
 ) -> dict[str, str]:
     """Make a virtualenv and install a lock's packages; `keep` are locks that uv holds on if this process is killed."""
-    uv = uv_command()
-    end = None if deadline is None else time.monotonic() + deadline
     # All of it in one file, as that of a point of an axis only says how it differs from another.
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=f"-{lock.path.name}") as whole:
         whole.write(lock_text(lock.path))
         whole.flush()
-        commands = {
-            "a virtualenv": [
-                *uv, "venv", "--quiet", "--python", lock.python or matrix.python, "--no-project", str(path),
-            ],
-            "the locked packages": [
-                *uv, "pip", "install", "--python", str(path / "bin" / "python"), "--no-deps", "--require-hashes",
-                *index_arguments({name: matrix.index_url(name) for name in lock.indexes}),
-                "--requirements", whole.name,
-            ],
-        }  # fmt: skip
-        with wait_for([cache_lock(home)], control, shared=True) as cache:
-            for what, command in commands.items():
-                left = [] if end is None else [Deadline("install", max(0.0, end - time.monotonic()))]
-                run_logged(command, home, version, what, left, control, [cache.fileno(), *keep])
+        build_pinned(
+            home, path, Path(whole.name), lock.python or matrix.python, version, deadline=deadline, control=control,
+            keep=keep, indexes={name: matrix.index_url(name) for name in lock.indexes},
+        )  # fmt: skip
     found = installed_packages(path)
     wrong = mismatches(lock, found)
     if wrong:

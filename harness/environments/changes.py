@@ -1,5 +1,7 @@
 """What differs between two locks, row by row, where a package may have another name in each.
 
+What is no package, and differs all the same, has a row, too: the interpreter, and files of no package.
+
 NVIDIA names a library after the CUDA version that it is for (`nvidia-cublas-cu12`), and from CUDA 13 on without it
 (`nvidia-cublas`). By name alone one would have gone and another come; what a reader asks is which version became which.
 """
@@ -15,7 +17,10 @@ from harness.inputs.matrix import Matrix
 
 NVIDIA = ("nvidia-", "cuda-")
 """How the names of NVIDIA's packages begin."""
-_NO_PACKAGE = "files of no package"
+NO_PACKAGE = "files of no package"
+"""What those are called beside packages."""
+PYTHON = "python"
+"""What the interpreter is called beside packages."""
 _FOR_CUDA = re.compile(r"-cu(\d+)$")
 
 
@@ -80,7 +85,9 @@ def changes(a: Lock, b: Lock) -> tuple[Change, ...]:
     found = [Change(old, _shown(a, old, b, new), new, _shown(b, new, a, old)) for old, new in pairs]
     if a.digests and b.digests and a.digests.get(STRAY) != b.digests.get(STRAY):
         stray = [f"files {lock.digests[STRAY][:8]}" if STRAY in lock.digests else None for lock in (a, b)]
-        found.append(Change(_NO_PACKAGE, stray[0], _NO_PACKAGE, stray[1]))
+        found.append(Change(NO_PACKAGE, stray[0], NO_PACKAGE, stray[1]))
+    if a.interpreter and b.interpreter and a.interpreter != b.interpreter and PYTHON not in a.packages | b.packages:
+        found.append(Change(PYTHON, a.interpreter, PYTHON, b.interpreter))
     return tuple(
         sorted(
             (one for one in found if (one.name_a, one.version_a) != (one.name_b, one.version_b)),

@@ -2,74 +2,40 @@
 
 from __future__ import annotations
 
-import errno
 import fnmatch
 import mmap
 import os
 import re
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.util import cache_from_source
 from pathlib import Path
 
-from harness.environments.interpreter import files_below, files_of, normal_name, packages_in
-from harness.environments.lockfile import exchanged, lock_text
+from harness.environments.interpreter import normal_name
+from harness.environments.sites import Sites
 
 
-def exchange(base: Path, other: Path, packages: Iterable[str], target: Path) -> None:
-    """Make `target`: the site folder `base` with `packages` as `other` has them, or without them if it has none.
+def exchange(base: Sites, other: Sites, packages: Iterable[str], target: Path) -> None:
+    """Make `target`: the site folders `base` as one, with `packages` as `other` has them, or without if it has none.
 
     Neither `base` nor `other` is changed.
 
     Args:
-        base: a site folder.
+        base: of an environment.
         other: where the packages are taken from.
-        packages: names as in a lock.
+        packages: names as in a lock; `NO_PACKAGE` (`harness.environments.changes`) for files of none.
         target: made; must not exist.
     """
-    base, other = base.resolve(), other.resolve()
-    mine, theirs = packages_in(base), packages_in(other)
     wanted = {normal_name(name) for name in packages}
     # Some files belong to several packages (`nvidia/__init__.py`): they go only if none of them stays.
-    kept = {path for name, metadata in mine.items() if name not in wanted for path in files_of(base, metadata)}
-    gone = {path for name in wanted & mine.keys() for path in files_of(base, mine[name])} - kept
+    kept = {place: file for name, files in base.packages.items() if name not in wanted for place, file in files.items()}
     # Compiled files go with their source: one that stays behind would be taken for another version's whose source has
     # the same time and size.
-    for path in files_below(base):
-        if path not in gone:
-            _link_with_compiled(base, target, path)
-    for name in sorted(wanted & theirs.keys()):
-        for path in files_of(other, theirs[name]):
-            if path not in kept:
-                (target / path).unlink(missing_ok=True)
-                _link_with_compiled(other, target, path)
-
-
-def _link_with_compiled(site: Path, target: Path, path: Path) -> None:
-    """Link a file and, if it is Python that ran already, what it was compiled to: compiling torch takes long."""
-    # Folders are made with their first file: an empty metadata folder would still be taken for a package.
-    (target / path).parent.mkdir(parents=True, exist_ok=True)
-    _link(site / path, target / path)
-    if path.suffix == ".py":
-        compiled = Path(cache_from_source(str(path)))
-        if (site / compiled).is_file():
-            (target / compiled).parent.mkdir(exist_ok=True)
-            _link(site / compiled, target / compiled)
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target, follow_symlinks=False)
-    except OSError as error:
-        if error.errno not in {errno.EXDEV, errno.EPERM, errno.EMLINK}:
-            raise
-        shutil.copy2(source, target, follow_symlinks=False)
-
-
-def counterfactual(base: Path, other: Path, packages: Iterable[str]) -> str:
-    """The lock `base` with `packages` as `other` has them: in its version, with its hashes, or not at all."""
-    return exchanged(lock_text(base), lock_text(other), packages)
+    for place, file in kept.items():
+        base.link(file, target / place)
+    for name in sorted(wanted & other.packages.keys()):
+        for place, file in other.packages[name].items():
+            if place not in kept and not os.path.lexists(target / place):
+                other.link(file, target / place)
 
 
 # ---- what the dynamic loader would miss
@@ -114,10 +80,9 @@ def unresolved(reason: str) -> Missing | None:
     return None
 
 
-def owns(site: Path, package: str, file: str) -> bool:
-    """Whether a package of a site folder holds a library or a module of this name."""
-    metadata = packages_in(site).get(normal_name(package))
-    return metadata is not None and any(_is(path, file) for path in files_of(site, metadata))
+def owns(sites: Sites, package: str, file: str) -> bool:
+    """Whether a package holds a library or a module of this name."""
+    return any(_is(place, file) for place in sites.packages.get(normal_name(package), ()))
 
 
 def _is(path: Path, file: str) -> bool:
@@ -125,28 +90,26 @@ def _is(path: Path, file: str) -> bool:
     return fnmatch.fnmatchcase(path.name, file) or path.parts[0] in (file, f"{file}.py")
 
 
-def provider(site: Path, packages: Iterable[str], missing: Missing) -> str | None:
+def provider(sites: Sites, packages: Iterable[str], missing: Missing) -> str | None:
     """The one of `packages` that holds the missing library, or a library with the missing symbol's name in it.
 
     The name also stands in libraries that only use the symbol, so the answer is a guess to be tried; the smallest
     library is looked at first.
     """
-    there = packages_in(site)
     files = [
-        (path, package)
+        (place, file, package)
         for package in packages
-        if normal_name(package) in there
-        for path in files_of(site, there[normal_name(package)])
+        for place, file in sites.packages.get(normal_name(package), {}).items()
     ]
-    for path, package in files:
-        if _is(path, missing.file):
+    for place, _file, package in files:
+        if _is(place, missing.file):
             return package
     if not missing.symbol:
         return None
     wanted = b"\0" + missing.symbol.encode() + b"\0"
-    libraries = [(path, package) for path, package in files if ".so" in path.name]
-    for path, package in sorted(libraries, key=lambda item: (site / item[0]).stat().st_size):
-        if _holds(site / path, wanted):
+    libraries = [(file, package) for place, file, package in files if ".so" in place.name]
+    for file, package in sorted(libraries, key=lambda item: item[0].stat().st_size):
+        if _holds(file, wanted):
             return package
     return None
 

@@ -63,7 +63,8 @@ def there(name):
 print("harness:" + json.dumps({
     "version": platform.python_version(), "implementation": platform.python_implementation(),
     "platform": sysconfig.get_platform(), "modules": [name for name in MODULES if there(name)],
-    "path": sys.path, "prefix": sys.prefix, "library": [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")],
+    "path": sys.path, "prefix": sys.prefix, "base": getattr(sys, "_base_executable", None) or sys.executable,
+    "library": [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")],
 }))
 """
 _SITES = {"site-packages", "dist-packages"}
@@ -73,6 +74,8 @@ _INSTALLERS = {"RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.
 """Files in a package's metadata that say how it came here, and where to."""
 _LINKED = re.compile(r"(__editable__.*|.*\.pth|.*\.egg-link)")
 """Files in a site folder that only name the folder of a package that is installed in place."""
+_OTHERS = 4
+"""Of so many other environments, those looked at last, the digests of files are looked at, too."""
 _OF_VIRTUALENV = {"_virtualenv.py", "_virtualenv.pth"}
 
 
@@ -101,6 +104,11 @@ class Installed:
     site: Path | None
 
     @property
+    def interpreter(self) -> str:
+        """What kind of Python it is, and which."""
+        return f"{self.implementation} {self.version}"
+
+    @property
     def digest(self) -> str:
         """Of the interpreter and all files of all packages; no path is in it."""
         told = [self.version, self.implementation, self.platform, sorted(self.digests.items())]
@@ -114,6 +122,8 @@ class Installed:
 
 def ask(python: Path, what: str) -> dict[str, Any]:
     """What an interpreter is: its version, implementation and platform, its path, and which modules it finds.
+
+    `base` is the interpreter that a virtualenv was made of, or itself.
 
     Args:
         python: is run; nothing is written.
@@ -182,13 +192,10 @@ def examine(python: Path, what: str, cache: Path) -> Installed:
         UsageError: as `ask`, or a file of a package cannot be read.
     """
     told = ask(python, what)
-    library = {os.path.realpath(one) for one in told["library"] if one}
-    # In the order in which they are imported from: the first of two packages of one name is the one that is used.
-    folders = [Path(one) for one in dict.fromkeys(map(os.path.realpath, filter(None, told["path"])))]
-    folders = [one for one in folders if one.is_dir() and str(one) not in library and one.name != "lib-dynload"]
+    folders = _folders(told)
     known = _Known(cache / f"{blake3(str(python).encode()).hexdigest(length=8)}.json")
     found = _Found()
-    sites = [one for one in folders if one.name in _SITES]
+    sites = site_folders(told)
     try:
         for site in sites:
             found.add_site(site, known)
@@ -206,16 +213,31 @@ def examine(python: Path, what: str, cache: Path) -> Installed:
     )  # fmt: skip
 
 
+def site_folders(told: Mapping[str, Any]) -> list[Path]:
+    """The site folders of an interpreter, by what it said of itself (see `ask`), in the order of its path."""
+    return [one for one in _folders(told) if one.name in _SITES]
+
+
+def _folders(told: Mapping[str, Any]) -> list[Path]:
+    """Where an interpreter imports from, beside its own library.
+
+    In the order in which it does: the first of two packages of one name is the one that is used.
+    """
+    library = {os.path.realpath(one) for one in told["library"] if one}
+    folders = [Path(one) for one in dict.fromkeys(map(os.path.realpath, filter(None, told["path"])))]
+    return [one for one in folders if one.is_dir() and str(one) not in library and one.name != "lib-dynload"]
+
+
 class _Known:
     """Digests of files, of which those that did not change since they were read are not read again."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._before: dict[str, str] = {}
+        self._mine = _read_digests(path)
+        # Installers hard-link what two environments have in common, so that one's files may be known from another.
+        others = [_read_digests(one) for one in sorted(path.parent.glob("*.json"), key=_written)[-_OTHERS:]]
+        self._before = {key: digest for known in (*others, self._mine) for key, digest in known.items()}
         self._now: dict[str, str] = {}
-        with suppress(OSError, ValueError):
-            read = json.loads(path.read_text(encoding="utf-8"))
-            self._before = read if isinstance(read, dict) else {}
 
     def __call__(self, path: str) -> str:
         about = Path(path).stat()
@@ -231,11 +253,24 @@ class _Known:
 
     def save(self) -> None:
         """Keep the digests of this time's files, and of no others."""
-        if self._now != self._before:
+        if self._now != self._mine:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
             write_json(temporary, self._now)
             temporary.replace(self._path)
+
+
+def _read_digests(path: Path) -> dict[str, str]:
+    with suppress(OSError, ValueError):
+        read = json.loads(path.read_text(encoding="utf-8"))
+        return read if isinstance(read, dict) else {}
+    return {}
+
+
+def _written(path: Path) -> float:
+    with suppress(OSError):
+        return path.stat().st_mtime
+    return 0.0
 
 
 class _Found:

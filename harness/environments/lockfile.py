@@ -13,11 +13,12 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from blake3 import blake3
+from packaging.utils import canonicalize_name
 
 from harness.errors import UsageError
 from harness.inputs.matrix import Build, Flavour, Matrix
@@ -25,6 +26,8 @@ from harness.words import NAME
 
 FLAVOURS: tuple[Flavour, ...] = ("cpu", "gpu")
 _PIN = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>[A-Za-z0-9.!+_-]+) ?\\?$")
+_PACKAGE = re.compile(r"^(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?\s*(?:===?|@)")
+"""The first line of a package in any requirements file that pins it."""
 _HASH = re.compile(r"^\s+--hash=sha256:[0-9a-f]{64}(?: \\)?$")
 _HEAD = re.compile(r"^# (?P<field>python|indexes|axis|base): (?P<value>\S+)$")
 _VIA = re.compile(r"^\s+#\s+(?:via\s+)?(?P<parent>(?!via\s*$)[A-Za-z0-9._-]+)\s*$")
@@ -47,6 +50,7 @@ class Lock:
             is installed; None for a version of the matrix.
         digests: package to the digest of its files, where these were read; a package of the same version may be
             another build, or may have been changed in place.
+        interpreter: implementation and version of its Python, where that was read, such as `CPython 3.11.7`.
     """
 
     path: Path
@@ -58,6 +62,7 @@ class Lock:
     varied: str = "torch"
     own: Mapping[str, str] | None = None
     digests: Mapping[str, str] = field(default_factory=dict)
+    interpreter: str = ""
 
     def torch_closure(self) -> frozenset[str]:
         """See `closure`."""
@@ -164,12 +169,31 @@ def _fields(text: str) -> dict[str, str]:
 
 
 def exchanged(base: str, other: str, packages: Iterable[str]) -> str:
-    """The text of a lock with `packages` as another has them: in its version, with its hashes, or not at all."""
-    mine, theirs, wanted = _blocks(base), _blocks(other), set(packages)
+    """The text of a lock with `packages` as another has them: in its version, with its hashes, or not at all.
+
+    Any requirements file will do of which each package has lines of its own.
+    """
+    mine, theirs, wanted = _blocks(base), _blocks(other), {canonicalize_name(name) for name in packages}
     merged = {name: block for name, block in mine.items() if name not in wanted}
     merged |= {name: theirs[name] for name in wanted if name in theirs}
     (python, own), (_other, more) = head_of(base), head_of(other)
-    return head(python, dict.fromkeys((*own, *more))) + "".join(merged[name] for name in sorted(merged))
+    first = _options(base)
+    options = dict.fromkeys((*first, *(_second(option, first) for option in _options(other))))
+    top = head(python, dict.fromkeys((*own, *more)))
+    return top + "".join((*options, *(merged[name] for name in sorted(merged))))
+
+
+def _second(option: str, first: Sequence[str]) -> str:
+    """An option beside those of another file, of which one may already say what the index is."""
+    main = "--index-url"
+    if option in first or not option.startswith(main) or not any(one.startswith(main) for one in first):
+        return option
+    return option.replace(main, "--extra-index-url", 1)
+
+
+def all_hashed(text: str) -> bool:
+    """Whether every package of a requirements file has a hash."""
+    return all("--hash" in block for block in _blocks(text).values())
 
 
 def only_difference(base: str, base_name: str, whole: str, axis: str) -> str:
@@ -193,13 +217,18 @@ def _blocks(text: str) -> dict[str, str]:
     blocks: dict[str, str] = {}
     current = ""
     for line in text.splitlines(keepends=True):
-        pin = _PIN.match(line.rstrip("\n"))
-        if pin:
-            current = pin["name"].lower()
-            blocks[current] = ""
-        if current and not line.startswith("#"):
+        if pin := _PACKAGE.match(line):
+            current = canonicalize_name(pin["name"])
+            # A package may have a line for each of several markers.
+            blocks.setdefault(current, "")
+        if current and not line.startswith(("#", "--")):
             blocks[current] += line
     return blocks
+
+
+def _options(text: str) -> list[str]:
+    """The lines that are of no package, such as where packages come from."""
+    return [line for line in text.splitlines(keepends=True) if line.startswith("--")]
 
 
 # By content: thousands of cells share the same few dozen locks, and a file that changed is another text.

@@ -19,12 +19,19 @@ from typing import Any, Literal
 from blake3 import blake3
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
-from harness.environments.build import Environment, complete_mark, ensure_built, mark_built, use_folder
+from harness.environments.build import (
+    Environment,
+    build_pinned,
+    complete_mark,
+    ensure_built,
+    mark_built,
+    use_folder,
+)
 from harness.environments.installed import Installed, examine, failing_import
 from harness.environments.interpreter import Interpreter
-from harness.environments.lockfile import Lock, head
-from harness.environments.supervise import Control, Deadline, wait_for
-from harness.environments.uv import BuildFailed, cache_lock, index_failed, run_logged, run_uv, uv_command, uv_words
+from harness.environments.lockfile import Lock, all_hashed, head
+from harness.environments.supervise import Control
+from harness.environments.uv import BuildFailed, index_failed, run_uv, uv_words
 from harness.errors import UsageError
 from harness.files import read_json, write_json
 from harness.flock import Held
@@ -105,6 +112,7 @@ class Own:
         packages: name to version.
         digests: package to the digest of its files.
         parents: package to those that require it.
+        interpreter: implementation and version of its Python.
     """
 
     home: Home
@@ -117,6 +125,7 @@ class Own:
     packages: Mapping[str, str]
     digests: Mapping[str, str]
     parents: Mapping[str, Sequence[str]]
+    interpreter: str = ""
 
     @property
     def lock(self) -> Lock:
@@ -128,6 +137,7 @@ class Own:
             self.digest,
             own={"kind": self.kind, "torch": self.packages["torch"]},
             digests=self.digests,
+            interpreter=self.interpreter,
         )
 
     @property
@@ -219,8 +229,9 @@ def make(home: Home, name: str, item: str, source: Source, default_python: str, 
     if "torch" not in found.packages:
         raise UsageError(f"{item}: its torch has no metadata, which says its version: install it as a package.")
     own = Own(
-        home, name, source.kind, source.path, pins, asked, found.digest, found.packages, found.digests, found.parents
-    )
+        home, name, source.kind, source.path, pins, asked, found.digest, found.packages, found.digests, found.parents,
+        found.interpreter,
+    )  # fmt: skip
     # Known by its contents, it was tried when it was named for the first time.
     if _digest_before(home, name) != own.digest and (wrong := failing_import(python, item)):
         where = "install it" if pins is None else "add it to the file, where an installer had added it by itself, too"
@@ -274,7 +285,8 @@ def read_record(home: Home, name: str) -> Own | str | None:
         fields = {one: record[one] for one in ("name", "kind", "python", "digest", "packages", "digests", "parents")}
         fields["parents"] = {one: tuple(who) for one, who in fields["parents"].items()}
         pins = home.own / "pins" / record["pins"] if record["pins"] else None
-        return Own(home=home, path=Path(record["path"]), pins=pins, **fields)
+        # A name that was kept before it was read stands for the same environment.
+        return Own(home=home, path=Path(record["path"]), pins=pins, interpreter=record.get("interpreter", ""), **fields)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path} cannot be read ({said(error)}): name {name} again, {name}=WHAT.") from error
 
@@ -411,20 +423,11 @@ def _build(
 
     def build(keep: Sequence[int]) -> Installed:
         report(f"{name}: building the environment from {pins.name}")
-        # What uv resolved may hold packages that have no hash, such as those of a repository. The user's own may not.
-        entries = re.split(r"\n(?=[A-Za-z0-9])", _bare(pins)) if pins.suffix == ".txt" else [""]
-        hashed = pins.name.startswith("hashed-") or all(_HASHED.search(entry) for entry in entries)
-        commands = {
-            "a virtualenv": ["venv", "--quiet", "--python", python, "--no-project", str(path)],
-            "the locked packages": [
-                "pip", "install", "--python", str(made), "--no-deps", *(["--require-hashes"] if hashed else []),
-                "--index-strategy", "unsafe-best-match", "--requirements", str(pins),
-            ],
-        }  # fmt: skip
-        with wait_for([cache_lock(home)], control, shared=True) as cache:
-            for what, command in commands.items():
-                left = [] if deadline is None else [Deadline("install", deadline)]
-                run_logged([*uv_command(), *command], home, name, what, left, control, [cache.fileno(), *keep])
+        build_pinned(
+            home, path, pins, python, name, indexes={}, deadline=deadline, control=control, keep=keep,
+            # What uv resolved may hold packages without a hash, such as those of a repository. The user's own may not.
+            hashed=pins.name.startswith("hashed-") or (pins.suffix == ".txt" and all_hashed(pins.read_text("utf-8"))),
+        )  # fmt: skip
         report(f"{name}: reading what is installed")
         found = examine(made, name, _files(home))
         mark_built(path, path.name, installed=found.digest)
@@ -441,11 +444,3 @@ def _build(
         return None
 
     return made, ensure_built(home, path, name, there, build, report=report, control=control)
-
-
-def _bare(pins: Path) -> str:
-    """Pins without comments and options."""
-    lines = pins.read_text(encoding="utf-8").splitlines()
-    return "\n".join(
-        line for line in lines if line.strip() and not line.lstrip().startswith(("#", "--index", "--extra"))
-    )

@@ -175,14 +175,15 @@ def index_failed(said: str) -> bool:
     return bool(_OFFLINE_SIGNS.search(said) or _REGISTRY_SIGNS.search(said))
 
 
-def index_arguments(indexes: Mapping[str, str]) -> list[str]:
+def index_arguments(indexes: Mapping[str, str], *, always: bool = False) -> list[str]:
     """Arguments of uv for indexes beside its own, by name and URL.
 
     A package is taken from whichever of them has the wanted version: such an index often has some versions of packages
-    of which the locks pin others. That is safe where files are told by their hashes, as in every lock.
+    of which the locks pin others. That is safe where files are told by their hashes, as in every lock. `always` says so
+    where none is named, because a file of pins may name some itself.
     """
     named = [word for name, url in indexes.items() for word in ("--index", f"{name}={url}")]
-    return [*named, "--index-strategy", "unsafe-best-match"] if named else []
+    return [*named, "--index-strategy", "unsafe-best-match"] if named or always else []
 
 
 def uv_words(said: str) -> tuple[str, str]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from harness.artifacts.graph import origins
+from harness.environments.counterfactual import separate_pythons
 from harness.errors import UsageError
 from harness.explain.bound import bound
 from harness.explain.laboratory import Laboratory, here_or_not
-from harness.explain.locate import look
+from harness.explain.locate import Location, look
 from harness.explain.pair import Pair
+from harness.explain.probing import SAMPLE, Probe, StepsAlone, WholeJob
 from harness.explain.requests import requests_for
 from harness.explain.units import AS_A, AS_B, Outcome, Unit, narrow, units_of
 from harness.running.experiment import Experiment
@@ -22,7 +26,7 @@ class Suspects:
 
     Attributes:
         units: what can be exchanged.
-        left_out: packages that differ, and cannot be exchanged because neither site folder has them.
+        left_out: what differs, and cannot be exchanged because neither environment has files of it.
     """
 
     units: tuple[Unit, ...]
@@ -30,40 +34,35 @@ class Suspects:
 
 
 def suspects(experiment: Experiment, a: str, b: str) -> Suspects:
-    """What may have changed a result between two versions, by their locks.
+    """What may have changed a result between two environments, by what is in them.
 
     Raises:
-        UsageError: one is no lock that packages could be taken from.
+        UsageError: nothing can be exchanged between them.
     """
-    for version in (a, b):
-        kind = (experiment.lock(version).own or {}).get("kind")
-        if kind in {"interpreter", "pylock"}:
-            what = "an interpreter that is used as it is" if kind == "interpreter" else "built from a pylock.toml"
-            raise UsageError(
-                f"{version} is {what}, and blame builds environments with packages exchanged, from pins with hashes: "
-                f"name its requirements file instead, {version}=requirements.txt. `harness locate` says which operator "
-                "the difference starts in."
-            )
+    locks = experiment.lock(a), experiment.lock(b)
+    if why := separate_pythons(*locks):
+        raise UsageError(f"{a} and {b}: {why}.")
     found, left = here_or_not(experiment, a, b)
     # On a CPU NVIDIA's libraries do nothing but load.
     apart = experiment.device.kind != "cpu" or experiment.selection.sites is not None
-    together = bound(experiment.lock(a), experiment.lock(b), found)
-    return Suspects(units_of(found, apart=apart, bound=together), left)
+    return Suspects(units_of(found, locks=locks, apart=apart, bound=bound(*locks, found)), left)
 
 
 @dataclass(frozen=True)
 class Blame:
-    """The answer.
+    """The answer for one step.
 
     Attributes:
-        units: what differs between the two environments.
-        found: the fewest units whose exchange in B gives A's result; empty where there are none.
+        units: what differs between the two environments; what was blamed is split, as far as it can be.
+        found: the fewest units whose exchange in `base` gives the other side's result; empty where there are none.
         guilty: those that are blamed, by name: the ones found where the other direction agrees, with what cannot be
             told apart from them.
         tried: every counterfactual, in order.
         separated: False where packages had to come along with the only unit found, and nothing clears them.
-        step: the step that was run alone; empty where none was.
-        reasons: why nothing was tried, a sentence each; empty where something was, or where no unit differs.
+        split: units that were exchanged as one before they were split.
+        step: what they changed; empty where that is not known.
+        means: what was run to see it, as part of a sentence.
+        base: the side, `A` or `B`, in which `found` are the fewest.
     """
 
     units: tuple[Unit, ...]
@@ -71,8 +70,15 @@ class Blame:
     guilty: tuple[str, ...] = ()
     tried: tuple[Outcome, ...] = ()
     separated: bool = True
+    split: tuple[Unit, ...] = ()
     step: str = ""
-    reasons: tuple[str, ...] = ()
+    means: str = ""
+    base: str = "B"
+
+    @property
+    def blamed(self) -> tuple[Unit, ...]:
+        """The units that are blamed."""
+        return tuple(unit for unit in self.units if unit.name in self.guilty)
 
     def at(self, base: str, units: Sequence[Unit]) -> Outcome | None:
         """What became of base `A` or `B` with these units of the other side; None where that was not tried."""
@@ -80,8 +86,37 @@ class Blame:
         return next((one for one in self.tried if one.base == base and set(one.units) == names), None)
 
 
-def find(units: Sequence[Unit], observe: Callable[[str, Sequence[Unit]], Outcome]) -> Blame:
-    """Exchange units until the smallest sufficient set is found, then check it in the other direction.
+@dataclass(frozen=True)
+class Answer:
+    """What is to blame for all that differs.
+
+    Attributes:
+        units: what differs between the two environments.
+        steps: an answer for each step that makes a difference of its own, in the order of the pipeline.
+        reasons: why a step has none, a sentence each.
+    """
+
+    units: tuple[Unit, ...]
+    steps: tuple[Blame, ...] = ()
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def guilty(self) -> dict[Unit, tuple[str, ...]]:
+        """The units that are blamed, and the steps that each changed."""
+        units = dict.fromkeys(unit for one in self.steps for unit in one.blamed)
+        return {unit: tuple(one.step for one in self.steps if unit in one.blamed) for unit in units}
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """The packages of these, by name."""
+        return tuple(dict.fromkeys(package for unit in self.guilty for package in unit.packages))
+
+
+Observe = Callable[[str, Sequence[Unit]], Outcome]
+
+
+def find(units: Sequence[Unit], observe: Observe) -> Blame:
+    """Exchange units until the smallest sufficient set is found, check it in the other direction, and split it.
 
     Args:
         units: what differs.
@@ -95,27 +130,55 @@ def find(units: Sequence[Unit], observe: Callable[[str, Sequence[Unit]], Outcome
             tried[key] = observe(base, some)
         return tried[key]
 
+    found = _find(tuple(units), units, look_at)
+    while parts := [part for unit in found.blamed if unit.divisible for part in unit.parts]:
+        divided = [unit for unit in found.blamed if unit.divisible]
+        inside = (*parts, *(unit for unit in found.blamed if unit not in divided))
+        apart = tuple(part for unit in found.units for part in (unit.parts if unit in divided else [unit]))
+        closer = _find(apart, inside, look_at)
+        if not closer.guilty:
+            # What the whole did, its parts do together, even where no smaller set of them is confirmed.
+            for base in ("B", "A"):
+                look_at(base, inside)
+            closer = Blame(apart, inside, tuple(unit.name for unit in inside), separated=found.separated)
+        found = replace(closer, split=(*found.split, *divided))
+    return replace(found, tried=tuple(tried.values()))
+
+
+def _find(units: tuple[Unit, ...], among: Sequence[Unit], look_at: Observe) -> Blame:
+    """The smallest set `among` the units that exchanges the result, in either side, and in the other side, too."""
+    # One that does it alone comes before one that needs others to load: the others may be what does it.
+    alone = next((unit for unit in among if (o := look_at("B", [unit])).result == AS_A and not o.along), None)
+    found = (alone,) if alone else narrow(among, lambda some: look_at("B", some).result == AS_A)
+    if found and look_at("A", found).result == AS_B:
+        return _confirmed(Blame(units, found), look_at)
+    # Where a change needs two packages to be new, either of the old ones undoes it in B; in A it takes both.
+    back = narrow(among, lambda some: look_at("A", some).result == AS_B)
+    if back and look_at("B", back).result == AS_A:
+        return _confirmed(Blame(units, back, base="A"), look_at)
+    return Blame(units, found)
+
+
+def _confirmed(found: Blame, look_at: Observe) -> Blame:
+    """The same with what is to be said of the others: what is guilty with those found, and what stands by."""
+
     def both(some: Sequence[Unit]) -> tuple[Outcome, Outcome]:
         return look_at("B", some), look_at("A", some)
 
-    # One that does it alone comes before one that needs others to load: the others may be what does it.
-    alone = next((unit for unit in units if (o := look_at("B", [unit])).result == AS_A and not o.along), None)
-    found = (alone,) if alone else tuple(narrow(units, lambda some: look_at("B", some).result == AS_A))
-    guilty: Sequence[Unit] = ()
+    guilty: Sequence[Unit] = found.found
     separated = True
-    if found and look_at("A", found).result == AS_B:
-        guilty = found
-        if len(found) > 1:
-            # A library that the other torch does not load may well load beside its own.
-            for unit in found:
-                look_at("A", [unit])
-        else:
-            with_it = _inseparable_from(units, found[0], both)
-            separated = with_it is None
-            guilty = (*found, *(with_it or ()))
-            if separated and (other := bystander(units, found[0])):
-                both([other])
-    return Blame(tuple(units), found, tuple(unit.name for unit in guilty), tuple(tried.values()), separated)
+    if len(found.found) > 1:
+        # A library that the other torch does not load may well load beside its own.
+        for unit in found.found:
+            look_at("A" if found.base == "B" else "B", [unit])
+    else:
+        with_it = _inseparable_from(found.units, found.found[0], both)
+        separated = with_it is None
+        guilty = (*found.found, *(with_it or ()))
+        divided = found.found[0].divisible  # its parts are looked at next
+        if separated and not divided and (other := bystander(found.units, found.found[0])):
+            both([other])
+    return replace(found, guilty=tuple(unit.name for unit in guilty), separated=separated)
 
 
 def _inseparable_from(
@@ -143,34 +206,83 @@ def bystander(units: Sequence[Unit], guilty: Unit) -> Unit | None:
     return next((unit for unit in units if unit is not guilty), None)
 
 
-def blame(experiment: Experiment, pair: Pair, report: Callable[[str], None]) -> Blame:
-    """Say which packages changed the first artifact of a pair that differs and whose step can be run by itself."""
+def blame(experiment: Experiment, pair: Pair, report: Callable[[str], None], *, inherited: bool = True) -> Answer:
+    """Say which packages changed what differs between the two cells of a pair.
+
+    Args:
+        experiment: home, matrix and locks.
+        pair: A and B.
+        report: says what is under way.
+        inherited: whether steps that inherit a difference are asked for one of their own, given A's inputs.
+    """
     a, b = pair.a.cell.label, pair.b.cell.label
     units = suspects(experiment, pair.a.cell.version, pair.b.cell.version).units
     found = look(pair)
     if not found.diverged:
-        return Blame(units, reasons=(f"{a} and {b} do not differ beyond the noise floor, so no package is to blame.",))
+        why = f"{a} and {b} do not differ beyond the noise floor, so no package is to blame."
+        return Answer(units, reasons=(why,))
     if not units:
-        return Blame(())
-    reasons: list[str] = []
+        return Answer(())
+    first = origins(found.places)
+    answers: dict[str, Blame] = {}
+    reasons: dict[str, list[str]] = {step: [] for step in first}
     with pair.bench.scratch("blame-inputs") as folder:
-        for step, artifacts in origins(found.places).items():
-            asked, refused = requests_for(pair, {step: artifacts}, folder / step.replace(" ", "-"))
-            reasons += refused.values()
-            if not asked:
-                continue
-            request = asked[0].request
-            if step in asked[0].parts:
-                # What follows in the larger step may have a difference of its own, by another package.
-                request = {**request, "only": [*asked[0].outputs[step].values()]}
-            laboratory = Laboratory(experiment, pair, request, report)
-            first, second = (laboratory.result(side, side.interpreter()) for side in (pair.a, pair.b))
-            again = laboratory.result(pair.a, pair.a.interpreter())
-            if first[0] != "ok" or second[0] != "ok" or first != again or first == second:
-                why = "; ".join(reason for _outcome, reason, _digest in (first, second) if reason)
-                reasons.append(
-                    f"The step {step!r} alone does not show the difference repeatably{f' ({why})' if why else ''}."
-                )
-                continue
-            return replace(find(units, laboratory.observe((first[2], second[2]))), step=step)
-    return Blame(units, reasons=("No package could be blamed:", *reasons))
+        for probe in _probes(experiment, pair, found, folder, reasons, answers, inherited=inherited):
+            laboratory = Laboratory(experiment, pair, probe, report)
+            shown, hidden = laboratory.shown()
+            for step, reason in hidden.items():
+                reasons.setdefault(step, []).append(reason)
+            for step, references in shown.items():
+                answers[step] = replace(
+                    find(units, laboratory.observe(step, references)), step=step, means=probe.means
+                )  # fmt: skip
+            if pair.kind.stepwise and answers:
+                break
+    ordered = [answers[step] for step in origins(found.places, inherited=True) if step in answers]
+    # A step that inherits and shows nothing of its own only inherits.
+    left = [reason for step in first if step not in answers for reason in reasons[step]]
+    return Answer(units, tuple(ordered), tuple(left) if not pair.kind.stepwise or not answers else ())
+
+
+def _probes(
+    experiment: Experiment, pair: Pair, found: Location, folder: Path, reasons: Mapping[str, list[str]],
+    answers: Mapping[str, Blame], *, inherited: bool,
+) -> Iterator[Probe]:  # fmt: skip
+    """What can be run, the cheapest first; each only for the steps that have no answer when its turn comes."""
+    first = origins(found.places)
+    asked = origins(found.places, inherited=inherited and not pair.kind.stepwise)
+    # The state of a training's step is made once for each request.
+    for together in [{step: names} for step, names in asked.items()] if pair.kind.stepwise else [asked]:
+        inputs = folder / "-".join(together).replace(" ", "-")[:60]
+        requests, refused = _requests(pair, together, inputs, found.step)
+        for step, reason in refused.items():
+            if step in reasons:
+                reasons[step].append(reason)
+        if requests:
+            yield StepsAlone(pair.bench, requests)
+    if pair.kind.stepwise:
+        return
+    number = len(experiment.queries if pair.kind.name == "search" else experiment.passages)
+    if number > 2 * SAMPLE and (left := _without(first, answers)):
+        unit = "queries" if pair.kind.name == "search" else "passages"
+        yield WholeJob(pair.bench, experiment.sample(SAMPLE), left, f"in a job of the first {SAMPLE} {unit}")
+    if left := _without(first, answers):
+        yield WholeJob(pair.bench, experiment, left, "in the whole job", stored=True)
+
+
+def _without(steps: Mapping[str, Sequence[str]], answers: Mapping[str, Blame]) -> dict[str, Sequence[str]]:
+    return {step: names for step, names in steps.items() if step not in answers}
+
+
+def _requests(
+    pair: Pair, steps: Mapping[str, Sequence[str]], folder: Path, first: int | None
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """The request of a `step` job for each step that can be run alone, and why others cannot."""
+    asked, refused = requests_for(pair, steps, folder, first)
+    found = {}
+    for one in asked:
+        for step, outputs in one.outputs.items():
+            # Beside a part of a larger step, what follows may have a difference of its own, by another package.
+            only = {"only": [*outputs.values()]} if step in one.parts else {}
+            found[step] = {**one.request, **only}
+    return found, refused

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from harness.artifacts.comparison import ArtifactComparison, compare_sources
-from harness.explain.marks import above_noise, begins_before
+from harness.explain.marks import above_noise, before_repeats
 from harness.explain.training import Training, compare_training
 from harness.store.cell import Cell
 from harness.store.repeats import repeats_of
@@ -59,7 +59,7 @@ class ComparedCells:
 
     @cached_property
     def _earlier(self) -> bool:
-        return begins_before(self.artifacts, [one.artifacts for one in self.repeats], self.a.job_kind)
+        return before_repeats(self.artifacts, [one.artifacts for one in self.repeats], self.a.job_kind)
 
     def is_noise(self, one: ArtifactComparison) -> bool | None:
         """Whether an artifact differs, and no more than a repeat of either cell shows; None where it is unknown."""

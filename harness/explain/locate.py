@@ -6,7 +6,7 @@ See docs/localisation.md.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from harness.explain.pair import Pair, Side
 from harness.explain.places import places_of
 from harness.explain.replay import ORIGIN, UNSTABLE, CallVerdict, Runs, judge, run_steps
 from harness.explain.requests import Asked, ragged_ends, requests_for, rows_of_spans
-from harness.explain.stepwise import beginning, row
+from harness.explain.stepwise import parting, row
 from harness.store.store import Store
 from harness.tensors.dtypes import Array
 from harness.tensors.safetensors import read_safetensors
@@ -79,6 +79,7 @@ class Location:
         noise: of each side that is not repeatable, where that comes from.
         not_captured: label of the side, artifact and reason, for each that could not be recorded; not in `places`.
         step: of a job that goes in steps, the first one that differs, from 0.
+        unread: of such a job, artifact that differs, but nobody knows in which step, to the reason; not in `places`.
     """
 
     a: str
@@ -90,6 +91,7 @@ class Location:
     noise: tuple[Noise, ...] = ()
     not_captured: tuple[tuple[str, str, str], ...] = ()
     step: int | None = None
+    unread: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def origins(self) -> list[tuple[str, CallVerdict]]:
@@ -99,13 +101,15 @@ class Location:
     @property
     def diverged(self) -> bool:
         """Whether anything differs beyond the noise floor."""
-        return any(place.change in {Change.ORIGIN, Change.INHERITED} for place in self.places)
+        changes = {place.change for place in self.places}
+        return bool(self.unread) or not changes.isdisjoint({Change.ORIGIN, Change.INHERITED})
 
 
 def look(pair: Pair) -> Location:
     """The first stage: origins in the graph of artifacts, without running anything."""
+    parted = parting(pair)
     lost = [(side.cell.label, *why) for side in (pair.a, pair.b) for why in side.cell.not_captured.items()]
-    places = places_of(pair)
+    places = places_of(pair, parted)
     differences = {
         place.name: difference(
             pair.store,
@@ -116,10 +120,9 @@ def look(pair: Pair) -> Location:
         for place in places
         if place.change not in {Change.EQUAL, Change.SWAPPED}
     }
-    first = beginning(pair) if pair.kind.stepwise else None
     return Location(
         pair.a.cell.label, pair.b.cell.label, pair.repeats, places, differences, not_captured=tuple(lost),
-        step=None if first is None else first.step,
+        step=parted.step if parted else None, unread=parted.unread if parted else {},
     )  # fmt: skip
 
 
@@ -146,7 +149,7 @@ def locate(
     found = look(pair)
     first = origins(found.places)
     differing = {s: names for s, names in origins(found.places, inherited=True).items() if inherited or s in first}
-    asked, why = requests_for(pair, differing, folder / "inputs")
+    asked, why = requests_for(pair, differing, folder / "inputs", found.step)
     findings = {step: StepFinding(step, differing[step], "unsupported", reason) for step, reason in why.items()}
     if asked:
         report(f"replaying {', '.join(step for one in asked for step in one.outputs)}")

@@ -10,6 +10,7 @@ from harness.artifacts.comparison import ArtifactComparison, Comparison, compare
 from harness.artifacts.graph import Place, trace
 from harness.artifacts.kind import JobKind
 from harness.artifacts.source import ArtifactSource
+from harness.artifacts.steps import begins_before
 from harness.tensors.dtypes import DTYPES
 from harness.tensors.profiles import DEFAULT
 from harness.words import count
@@ -31,7 +32,7 @@ def mark(comparison: Comparison, a: ArtifactSource, b: ArtifactSource) -> Compar
     """
     stored = _cell(a) is not None and _cell(b) is not None
     counts, again = _repeats(a, b) if stored else ({}, [])
-    earlier = begins_before(comparison.artifacts, again, comparison.kind)
+    earlier = before_repeats(comparison.artifacts, again, comparison.kind)
     seen: dict[str, list[ArtifactComparison]] = {}
     for row in (row for rows in again for row in rows):
         seen.setdefault(row.name, []).append(row)
@@ -72,7 +73,7 @@ def _repeats(a: ArtifactSource, b: ArtifactSource) -> tuple[dict[str, int], list
     return counts, again
 
 
-def begins_before(
+def before_repeats(
     pair: Sequence[ArtifactComparison], repeats: Iterable[Sequence[ArtifactComparison]], kind: JobKind
 ) -> bool:
     """Whether two cells that go in steps begin to differ before any repeat does, in what both have recorded.
@@ -83,24 +84,16 @@ def begins_before(
         kind: of the cells; False where it does not go in steps.
     """
 
-    def begins(rows: Sequence[ArtifactComparison], among: Iterable[str]) -> tuple[int, int] | None:
-        order = {name: place for place, name in enumerate(kind.in_order(among))}
-        found = [
-            (row.facts["first_step"], order[row.name])
-            for row in rows
-            if "first_step" in row.facts and row.name in order
-        ]
-        return min(found, default=None)
+    def began(rows: Sequence[ArtifactComparison], among: frozenset[str]) -> dict[str, int]:
+        return {row.name: row.facts["first_step"] for row in rows if "first_step" in row.facts and row.name in among}
 
-    if not kind.stepwise:
-        return False
-    known = {row.name for row in pair if not row.unknown}
-    for rows in repeats:
-        both = known & {row.name for row in rows if not row.unknown}
-        own, other = begins(pair, both), begins(rows, both)
-        if own is None or (other is not None and own >= other):
-            return False
-    return True
+    def known(rows: Sequence[ArtifactComparison]) -> frozenset[str]:
+        return frozenset(row.name for row in rows if not row.unknown)
+
+    both = [(known(pair) & known(rows), rows) for rows in repeats]
+    return kind.stepwise and all(
+        begins_before(began(pair, names), began(rows, names), kind.in_order(names)) for names, rows in both
+    )
 
 
 def above_noise(
@@ -111,7 +104,7 @@ def above_noise(
     Args:
         one: an artifact of a pair.
         repeats: the same artifact of either cell and of a repeat of it, equal or not.
-        earlier: whether the pair begins to differ before any repeat does; see `begins_before`. Then an artifact that
+        earlier: whether the pair begins to differ before any repeat does; see `before_repeats`. Then an artifact that
             begins to is above noise, however little it differs: later steps may not be repeatable.
 
     Returns:

@@ -11,6 +11,7 @@ from harness.explain.pair import Pair, Side
 from harness.explain.places import places_of
 from harness.explain.replay import CallVerdict, run_steps, unstable_calls
 from harness.explain.requests import requests_for
+from harness.explain.stepwise import parting
 from harness.store.cell import Cell
 from harness.store.repeats import noise_floor
 
@@ -47,10 +48,11 @@ def noise_of(pair: Pair, side: Side, again: Sequence[Cell], folder: Path) -> Noi
         return None
     other = replace(side, cell=next(cell for cell in again if noise_floor(side.cell, [cell])))
     runs_of_one = replace(pair, a=side, b=other, noise=frozenset(), again_a=(), again_b=())
-    places = places_of(runs_of_one)
+    parted = parting(runs_of_one)
+    places = places_of(runs_of_one, parted)
     differing = origins(places)
     sources: dict[str, tuple[CallVerdict, ...]] = dict.fromkeys(differing, ())
-    asked, _why = requests_for(runs_of_one, differing, folder / "inputs")
+    asked, _why = requests_for(runs_of_one, differing, folder / "inputs", parted.step if parted else None)
     runs = run_steps(pair.bench, side, side, [one.request for one in asked], folder)
     for one, run in zip(asked, runs, strict=True):
         repeated = [job.out for job in (run.again, run.in_b) if job is not None and job.ok]

@@ -9,9 +9,11 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, cast
 
+from harness.environments.interpreter import Interpreter
 from harness.explain.difference import measured
 from harness.explain.pair import Side
 from harness.running.job import JobResult, Workbench
+from harness.store.spec import CellSpec
 from harness.tensors.metrics import Metrics
 from harness.tensors.safetensors import read_safetensors
 from harness.tensors.tensor import Tensor
@@ -112,20 +114,33 @@ def run_steps(bench: Workbench, a: Side, b: Side, requests: Sequence[dict[str, A
         requests: of a `record` job, one for each step.
         folder: for what the jobs write (hundreds of MB for a batch of long passages).
     """
-    recorded = _together(bench, a, "record", requests, folder / "recorded")
+
+    def together(side: Side, job: str, asked: Sequence[dict[str, Any]], name: str) -> list[JobResult]:
+        return run_together(bench, side.cell.spec, side.interpreter(), job, asked, folder / name) if asked else []
+
+    recorded = together(a, "record", requests, "recorded")
     done = [number for number, job in enumerate(recorded) if job.ok]
     replays = [{**requests[number], "recording": str(recorded[number].out)} for number in done]
-    again = dict(zip(done, _together(bench, a, "replay", replays, folder / "again"), strict=True))
-    in_b = dict(zip(done, _together(bench, b, "replay", replays, folder / "in_b"), strict=True))
+    again = dict(zip(done, together(a, "replay", replays, "again"), strict=True))
+    in_b = dict(zip(done, together(b, "replay", replays, "in_b"), strict=True))
     return [Runs(job, again.get(number), in_b.get(number)) for number, job in enumerate(recorded)]
 
 
-def _together(
-    bench: Workbench, side: Side, job: str, requests: Sequence[dict[str, Any]], folder: Path
-) -> list[JobResult]:
-    if not requests:
-        return []
-    done = bench.run(side.cell.spec, side.interpreter(), job, {"steps": list(requests)}, folder)
+def run_together(
+    bench: Workbench, spec: CellSpec, interpreter: Interpreter, job: str, requests: Sequence[dict[str, Any]],
+    folder: Path,
+) -> list[JobResult]:  # fmt: skip
+    """Run a job on several steps in one process.
+
+    Args:
+        bench: runs jobs.
+        spec: gives variables and settings.
+        interpreter: of the environment.
+        job: one that takes `steps`.
+        requests: one for each step.
+        folder: for what the job writes.
+    """
+    done = bench.run(spec, interpreter, job, {"steps": list(requests)}, folder)
     if done.ok:
         return [
             JobResult(step["outcome"], step["reason"], folder / str(number), step, done.log_tail)
@@ -134,7 +149,8 @@ def _together(
     if len(requests) == 1:
         return [done]
     # A step that ends the process (a signal, the deadline) takes the others with it: give each a process of its own.
-    return [_together(bench, side, job, [r], folder / f"alone-{n}")[0] for n, r in enumerate(requests)]
+    alone = enumerate(requests)
+    return [run_together(bench, spec, interpreter, job, [one], folder / f"alone-{n}")[0] for n, one in alone]
 
 
 def references(value: object) -> list[dict[str, Any]]:
@@ -216,12 +232,12 @@ def _plain(value: object) -> str:
 
 
 def _other_numbers(call: dict[str, Any], found: dict[str, Any]) -> bool:
-    """Whether a call drew other numbers from the same state.
+    """Whether a call drew other numbers from the same state, or some where it drew none.
 
     A dropout kernel gives a mask beside its product; what draws and gives none gives the numbers themselves.
     """
     if "drawn" not in call:
-        return False
+        return "drawn" in found
     pairs = [*zip(references(call["result"]), references(found["result"]), strict=False)]
     masks = [(one, other) for one, other in pairs if one["dtype"] == "bool"]
     return any(one["tensor"] != other["tensor"] for one, other in masks or pairs) or (

@@ -52,7 +52,7 @@ def tensor(offset, dtype, shape, stride=None):
     return torch.empty_strided(shape, stride, dtype=dtype, device=found.device).copy_(found)
 
 {seeded}
-with torch.inference_mode():
+with torch.inference_mode(){precision}:
     result = {call}
 result = [one for one in ([result] if torch.is_tensor(result) else result) if one is not None][{which}]
 result = result.cpu().contiguous()
@@ -155,6 +155,7 @@ def _write(
             device=data.device,
             call=source,
             seeded=seeded,
+            precision=', torch.autocast("cuda")' if call.get("mixed") else "",
             imports=_IMPORT if on_gpu else "",
             libraries=LIBRARIES if on_gpu else "",
             shown=" ({libraries})" if on_gpu else "",

@@ -14,7 +14,7 @@ from harness.artifacts.kind import Batches, Blocks, Replay
 from harness.errors import InfrastructureError, UnreadableTensor
 from harness.explain.pair import Pair
 from harness.explain.replay import CallVerdict
-from harness.explain.stepwise import beginning, state_before
+from harness.explain.stepwise import state_before
 from harness.store.cell import Cell
 from harness.store.store import Store
 from harness.tensors.dtypes import Array
@@ -47,7 +47,7 @@ class Asked:
 
 
 def requests_for(
-    pair: Pair, differing: Mapping[str, Sequence[str]], folder: Path
+    pair: Pair, differing: Mapping[str, Sequence[str]], folder: Path, first: int | None
 ) -> tuple[list[Asked], dict[str, str]]:
     """What is asked of A to run some steps with A's artifacts.
 
@@ -55,12 +55,13 @@ def requests_for(
         pair: A and B.
         differing: step to those of its artifacts that differ.
         folder: for inputs that the job did not keep and that are made again; must last as long as the requests.
+        first: of a job that goes in steps, the first one that differs; None where that is not known.
 
     Returns:
         The requests, and why other steps cannot be run, step to sentence.
     """
     if pair.kind.stepwise:
-        return _stepwise(pair, differing, folder)
+        return _stepwise(pair, differing, folder, first)
     asked, why = [], {}
     for step, artifacts in differing.items():
         try:
@@ -72,24 +73,28 @@ def requests_for(
     return asked, why
 
 
-def _stepwise(pair: Pair, differing: Mapping[str, Sequence[str]], folder: Path) -> tuple[list[Asked], dict[str, str]]:
+def _stepwise(
+    pair: Pair, differing: Mapping[str, Sequence[str]], folder: Path, first: int | None
+) -> tuple[list[Asked], dict[str, str]]:
     """One request for all phases of the first step that differs."""
-    first, replays = beginning(pair), pair.kind.replays
+    replays = pair.kind.replays
     why = {step: _not_alone(step) for step in differing if step not in replays}
     phases = [step for step in differing if step in replays]
     if first is None or not phases:
         return [], {**dict.fromkeys(phases, "In which step it begins is not known."), **why}
     try:
-        given = state_before(pair, first.step, folder)
+        given = state_before(pair, first, folder)
     except LookupError as error:
         return [], {**dict.fromkeys(phases, str(error)), **why}
     parts = {phase: [*filter(None, (replays[phase].after,)), phase] for phase in phases}
     parts = {phase: [part for part in of if part == phase or part not in phases] for phase, of in parts.items()}
     request = {
         **given, "step": replays[phases[0]].run_as, "phases": [*dict.fromkeys(p for of in parts.values() for p in of)],
-        "where": f"step {first.step} of the training",
+        "where": f"step {first} of the training",
     }  # fmt: skip
-    outputs = {step: {name: name for name in differing[step] if name in first.artifacts} for step in phases}
+    # All that the job recorded of these phases, whether or not it differs there: the step alone must be the job's.
+    known = [made for made in pair.kind.by_step if made.name in pair.a.cell.artifacts]
+    outputs = {phase: {made.name: made.name for made in known if made.step in parts[phase]} for phase in phases}
     return [Asked(request, outputs, parts)], why
 
 
@@ -120,6 +125,8 @@ def step_request(
     patterns = map(pair.kind.pattern, artifacts)
     chunk = next((chunk for _pattern, chunk in patterns if chunk is not None), "*")  # a step over all chunks at once
     request: dict[str, Any] = {"step": replay.run_as or step}
+    if replay.besides:
+        request["besides"] = replay.besides
     if sizes := _sizes(pair):
         request["settings"] = sizes
     if replay.batches is not None:

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from harness.artifacts.kind import JobKind
-from harness.artifacts.steps import differing
+from harness.artifacts.steps import begins_before, differing
 from harness.errors import UnreadableTensor
 from harness.explain.pair import Pair
-from harness.store.cell import Artifact, Cell
+from harness.store.cell import Cell
 from harness.store.store import Store
 from harness.tensors.dtypes import Array
+from harness.tensors.tensor import Tensor
 
 RANDOM = "random_*"
 """The artifact that is put in place as a step begins; others are what a part of the step has made."""
@@ -23,30 +24,40 @@ _STATE = "state"
 """The folder in which the job leaves the state of a step."""
 
 
-def beginnings(store: Store, a: Cell, b: Cell, since: int = 0) -> dict[str, int]:
-    """Artifact to the first row, which is a step, in which two cells differ in any bit; only of those that have rows.
+@dataclass(frozen=True)
+class Steps:
+    """In which steps the artifacts of two cells begin to differ.
+
+    Attributes:
+        began: artifact to the first step, from 0, in which it differs.
+        unread: artifact that differs, but nobody knows in which step, to the reason.
+    """
+
+    began: Mapping[str, int]
+    unread: Mapping[str, str]
+
+
+def beginnings(store: Store, a: Cell, b: Cell, since: int = 0) -> Steps:
+    """The first row, which is a step, in which artifacts of two cells differ in any bit; only of those that have rows.
 
     Steps before `since` are not looked at. A training that ends earlier differs from the step on that it does not have.
     """
-    found = {}
-    for name in {*a.artifacts, *b.artifacts}:
-        known = a.job_kind.known(name)
-        if known is None or known.name != name or name == "trained":
-            continue  # no rows, but the numbers of one step or of the last
+    began, unread = {}, {}
+    for name in (made.name for made in a.job_kind.by_step):
         one, other = a.artifacts.get(name), b.artifacts.get(name)
         if one is None or other is None or one.digest == other.digest:
             continue
-        step = _first(store, one, other, since)
+        try:
+            step = _first(store.load(one), store.load(other), since)
+        except UnreadableTensor as error:
+            unread[name] = str(error)
+            continue
         if step is not None:
-            found[name] = step
-    return found
+            began[name] = step
+    return Steps(began, unread)
 
 
-def _first(store: Store, one: Artifact, other: Artifact, since: int) -> int | None:
-    try:
-        x, y = store.load(one), store.load(other)
-    except UnreadableTensor:
-        return None
+def _first(x: Tensor, y: Tensor, since: int) -> int | None:
     if not x.shape or not y.shape:
         return 0
     parts = np.asarray(differing(x, y, digests=False).any(axis=1))
@@ -55,14 +66,45 @@ def _first(store: Store, one: Artifact, other: Artifact, since: int) -> int | No
     return None if x.shape[0] == y.shape[0] else max(since, len(parts))
 
 
-def noisy(pair: Pair, began: Mapping[str, int]) -> frozenset[str]:
-    """The artifacts that a repeat changes no later than the other side does: a later one is no reason for it."""
-    first: dict[str, int] = {}
-    for side, repeats in ((pair.a, pair.again_a), (pair.b, pair.again_b)):
-        for again in repeats:
-            for name, step in beginnings(pair.store, side.cell, again).items():
-                first[name] = min(step, first.get(name, step))
-    return frozenset(name for name in pair.noise if name not in began or first.get(name, 0) <= began[name])
+@dataclass(frozen=True)
+class Parting:
+    """Where two cells that go in steps part.
+
+    Attributes:
+        began: artifact to the first step, from 0, in which it differs.
+        noise: artifacts that a repeat changes no later than the other side does: a later one is no reason for it.
+        unread: artifact that differs beyond noise, but nobody knows in which step, to the reason.
+    """
+
+    began: Mapping[str, int]
+    noise: frozenset[str]
+    unread: Mapping[str, str]
+
+    @property
+    def step(self) -> int | None:
+        """The first step that differs beyond noise; None where no artifact says so."""
+        return min((step for name, step in self.began.items() if name not in self.noise), default=None)
+
+
+def parting(pair: Pair) -> Parting | None:
+    """Where the two of a pair part; None where they do not go in steps."""
+    if not pair.kind.stepwise:
+        return None
+    found = beginnings(pair.store, pair.a.cell, pair.b.cell)
+    repeats = [
+        beginnings(pair.store, side.cell, again)
+        for side, runs in ((pair.a, pair.again_a), (pair.b, pair.again_b))
+        for again in runs
+    ]
+
+    def noisy(name: str) -> bool:
+        own, *others = ({name: of.began[name]} if name in of.began else {} for of in (found, *repeats))
+        # A repeat changes it: in an unknown step, unless one says in which.
+        unknown = not any(others) or any(name in of.unread for of in repeats)
+        return unknown or not all(begins_before(own, other, [name]) for other in others)
+
+    noise = frozenset(filter(noisy, pair.noise))
+    return Parting(found.began, noise, {name: why for name, why in found.unread.items() if name not in noise})
 
 
 def after(names: Iterable[str], kind: JobKind) -> int:
@@ -72,30 +114,6 @@ def after(names: Iterable[str], kind: JobKind) -> int:
         if step is not None:
             steps.append(int(step) + (pattern != RANDOM))
     return max(steps, default=0)
-
-
-@dataclass(frozen=True)
-class Beginning:
-    """Where two trainings begin to differ.
-
-    Attributes:
-        step: from 0.
-        artifacts: that differ in it.
-    """
-
-    step: int
-    artifacts: frozenset[str]
-
-
-def beginning(pair: Pair) -> Beginning | None:
-    """The first step that differs beyond noise; None where no artifact says so."""
-    began = beginnings(pair.store, pair.a.cell, pair.b.cell)
-    noise = noisy(pair, began)
-    steps = {name: step for name, step in began.items() if name not in noise}
-    if not steps:
-        return None
-    first = min(steps.values())
-    return Beginning(first, frozenset(name for name, step in steps.items() if step == first))
 
 
 def state_before(pair: Pair, step: int, folder: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harness.artifacts.index_job import INDEX
 from harness.artifacts.kind import JobKind, all_chunks
-from harness.errors import InfrastructureError, UsageError
+from harness.errors import InfrastructureError, UnreadableTensor, UsageError
 from harness.explain.difference import Difference, difference
 from harness.explain.pair import Pair, Side
 from harness.explain.stepwise import after, beginnings
@@ -67,8 +67,9 @@ class Swapped:
     @property
     def resolved(self) -> bool:
         """Whether everything final is bit for bit the reference's, in as far as it came after what was swapped."""
-        final = [name for name in self.differences if self.cell.job_kind.is_final(name)]
-        return not self.later and not [name for name in final if self.later is None or name == "trained"]
+        kind = self.cell.job_kind
+        final = (known for name in self.differences if kind.is_final(name) and (known := kind.known(name)))
+        return not self.later and not [one for one in final if self.later is None or one.once]
 
 
 def _together(kind: JobKind) -> dict[str, str]:
@@ -177,7 +178,12 @@ class Swapper:
             raise InfrastructureError(f"The swapped job {cell.label} ended as {cell.outcome}: {cell.reason}")
         kind, store = cell.job_kind, self.pair.store
         since = after(names, kind)
-        later = beginnings(store, cell, reference.cell, since) if kind.stepwise else None
+        later = None
+        if kind.stepwise:
+            steps = beginnings(store, cell, reference.cell, since)
+            for reason in steps.unread.values():
+                raise UnreadableTensor(reason)
+            later = steps.began
         return Swapped(
             job.cell.label, values.cell.label, reference.cell.label, tuple(names), cell,
             differences(store, cell, reference.cell), gate, since, later,

@@ -6,7 +6,7 @@ sign of a zero.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from harness.artifacts.kind import Made
 from harness.artifacts.source import facts_of
-from harness.artifacts.steps import Apart, apart, differing
+from harness.artifacts.steps import Apart, apart, begins_before, differing
 from harness.artifacts.train_job import TRAIN
 from harness.artifacts.train_meaning import STREAMS, Parameter, parameters_of
 from harness.errors import UnreadableTensor
@@ -26,9 +26,7 @@ from harness.tensors.dtypes import DTYPES, Array
 from harness.tensors.tensor import Tensor
 
 TRAINED = "trained"
-_STEPWISE = tuple(made for made in TRAIN.made if made.name != TRAINED and "*" not in made.name)
-"""Artifacts with a row for each step, in the order of what happens in one."""
-_PLACES = {made.name: place for place, made in enumerate(_STEPWISE)}
+_ORDER = [made.name for made in TRAIN.by_step]
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,11 +160,7 @@ class Training:
     @property
     def start(self) -> Start | None:
         """Where the two part, as far as it was recorded; None where nothing of a step is known to differ."""
-        return self._start(_PLACES)
-
-    def _start(self, among: Iterable[str]) -> Start | None:
-        names = frozenset(among)
-        found = [(one.first, one) for one in self.quantities if one.first is not None and one.name in names]
+        found = [(one.first, one) for one in self.quantities if one.first is not None]
         if not found:
             return None
         step = min(first for first, _ in found)
@@ -205,9 +199,12 @@ class Training:
     def _before(self, repeat: Training) -> bool:
         if not repeat.differs:
             return True
-        both = {one.name for one in self.quantities} & {one.name for one in repeat.quantities}
-        own, other = self._start(both), repeat._start(both)
-        return own is not None and (other is None or _place(own) < _place(other))
+        names = [{one.name for one in of.quantities} for of in (self, repeat)]
+        own, other = (
+            {one.name: one.first for one in of.quantities if one.first is not None and one.name in names[0] & names[1]}
+            for of in (self, repeat)
+        )
+        return begins_before(own, other, _ORDER)
 
     @property
     def greatest_loss(self) -> float:
@@ -258,7 +255,7 @@ class Training:
 
 
 def _place(start: Start) -> tuple[int, int]:
-    return start.step, _PLACES[start.quantities[0].name]
+    return start.step, _ORDER.index(start.quantities[0].name)
 
 
 def _told(start: Start) -> dict[str, Any]:
@@ -317,7 +314,7 @@ def compare_training(a: StoredCell, b: StoredCell) -> Training | None:
     if names[0] != names[1]:
         otherwise.append(Otherwise("parameters", *(f"{len(one)} ({', '.join(one[:2])}, …)" for one in names)))
     quantities, unseen = [], {}
-    for made in _STEPWISE:
+    for made in TRAIN.by_step:
         pair, reason = _pair(a, b, made)
         if pair is None:
             unseen[made.name] = reason

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from harness.environments.changes import NVIDIA, Change, library_of
+from harness.environments.changes import NVIDIA, PYTHON, Change, library_of
+from harness.environments.lockfile import Lock
 from harness.explain.bound import Bound
 
 AS_A, AS_B, NEITHER, UNRESOLVED = "as A", "as B", "as neither", "unresolved"
@@ -15,14 +17,14 @@ NOT_EXCHANGEABLE = "not exchangeable"
 
 @dataclass(frozen=True)
 class Unit:
-    """Packages that are exchanged together: `torch`, NVIDIA's libraries or one of them, or one other package.
+    """Packages that are exchanged together: a family, NVIDIA's libraries or one of them, or one package.
 
     Attributes:
         name: what it is called.
         packages: names as in a lock; both, where a package has another one in B.
         versions: `A -> B` where it is one package; otherwise empty.
         contents: `NAME A -> B` of each package.
-        parts: the units that it would be if they could be exchanged one by one; otherwise empty.
+        parts: the units that it can be split into, or could if they could be exchanged one by one.
         inseparable: why they cannot; part of a sentence.
     """
 
@@ -37,6 +39,11 @@ class Unit:
     def title(self) -> str:
         """Its name, with versions if they are known."""
         return f"{self.name} {self.versions}".strip()
+
+    @property
+    def divisible(self) -> bool:
+        """Whether it can be split."""
+        return bool(self.parts) and not self.inseparable
 
 
 @dataclass(frozen=True)
@@ -77,28 +84,119 @@ def exchanged(units: Sequence[Unit], outcome: Outcome) -> list[str]:
     return [package for package in (*asked, *outcome.along) if package not in outcome.kept]
 
 
+@dataclass(frozen=True)
+class Family:
+    """Packages that are asked about together, because they are made for each other.
+
+    Attributes:
+        name: what the unit of them is called.
+        patterns: of their names, as a shell has them.
+        requires: whether what only they require belongs to them, too.
+    """
+
+    name: str
+    patterns: tuple[str, ...]
+    requires: bool = False
+
+
+TORCH = Family("torch", ("torch", "triton", "pytorch-triton*", *(f"{start}*" for start in NVIDIA)), requires=True)
+FAMILIES = (
+    TORCH,
+    Family("transformers", ("transformers", "tokenizers"), requires=True),
+    Family("faiss", ("faiss*",)),
+    Family("numpy", ("numpy",)),
+    Family("colbert-ai", ("colbert-ai",)),
+    Family(PYTHON, (PYTHON,)),
+)
+"""In the order in which they are tried."""
+OTHERS = "other packages"
+_SHOWN = 3
 _APART = ("nvidia-cublas", "nvidia-cuda-runtime", "nvidia-cudnn")
 """Libraries of NVIDIA that compute or launch what an index job runs, in the order in which they are tried."""
 
 
-def units_of(changed: Sequence[Change], *, apart: bool = False, bound: Bound | None = None) -> tuple[Unit, ...]:
-    """Group the packages that differ: torch first, then NVIDIA's libraries, then each other alone.
+def units_of(
+    changed: Sequence[Change], *, locks: Sequence[Lock] = (), apart: bool = False, bound: Bound | None = None
+) -> tuple[Unit, ...]:
+    """Group what differs into units that are tried one after the other: one for each family, and one of the rest.
 
-    Every package is in one unit. Where torch's library has another name in B and faiss keeps the package of the old
-    name, the old name is a unit of its own.
+    Every package is in one unit. The parts of a unit are what it can be split into once it is blamed: torch, NVIDIA's
+    libraries, and each other package alone. Where nothing but torch's family and packages of none differ, torch's parts
+    are units of their own right away. Where torch's library has another name in B and faiss keeps the package of the
+    old name, the old name is a unit of its own.
 
     Args:
         changed: what differs.
-        apart: whether cuBLAS, the CUDA runtime and cuDNN are units of their own.
-        bound: changes that cannot be exchanged one by one; they are the first unit.
+        locks: say which package requires which.
+        apart: whether cuBLAS, the CUDA runtime and cuDNN are parts of their own.
+        bound: changes that cannot be exchanged one by one; they are the first part of torch's family.
     """
+    known = _families(changed, locks)
+    groups: dict[Family | None, list[Change]] = {family: [] for family in (*FAMILIES, None)}
+    for one in changed:
+        # What is bound to torch goes with it, such as a faiss for another CUDA.
+        groups[TORCH if bound is not None and one in bound.changes else known.get(one.name)].append(one)
+    units: list[Unit] = []
+    for family, members in groups.items():
+        parts = _parts(members, changed, apart=apart, bound=bound)
+        units += [_whole(_called(family, parts), parts)] if len(parts) > 1 else parts
+    if not any(members for family, members in groups.items() if family not in (TORCH, None)):
+        first = _parts(groups[TORCH], changed, apart=apart, bound=bound)
+        units[: 1 if first else 0] = first
+    if len(units) == 1 and units[0].divisible:
+        return units[0].parts
+    return tuple(units)
+
+
+def _families(changed: Sequence[Change], locks: Sequence[Lock]) -> dict[str, Family]:
+    """Package to its family, for those that have one."""
+    names = {name for one in changed for name in one.names}.union(*(lock.packages for lock in locks))
+    found = {
+        name: family
+        for name in names
+        for family in FAMILIES
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in family.patterns)
+    }
+    while True:
+        more = {}
+        for name in names - found.keys():
+            asking = {found.get(parent) for lock in locks for parent in lock.parents.get(name, ())}
+            only = asking.pop() if len(asking) == 1 else None
+            if only is not None and only.requires:
+                more[name] = only
+        if not more:
+            return found
+        found |= more
+
+
+def _called(family: Family | None, parts: Sequence[Unit]) -> str:
+    """What a unit of several parts is called: `transformers (with tokenizers)`.
+
+    It is the name of none of them, and has no comma, which stands between units in the table.
+    """
+    if family is None:
+        return OTHERS
+    names = [part.name for part in parts if part.name != family.name]
+    shown = names if len(names) <= _SHOWN else [*names[: _SHOWN - 1], f"{len(names) - _SHOWN + 1} more"]
+    return f"{family.name} ({'with ' if len(names) < len(parts) else ''}{' and '.join(shown)})"
+
+
+def _whole(name: str, parts: Sequence[Unit]) -> Unit:
+    return Unit(
+        name, tuple(package for part in parts for package in part.packages),
+        contents=tuple(title for part in parts for title in part.contents), parts=tuple(parts),
+    )  # fmt: skip
+
+
+def _parts(some: Sequence[Change], changed: Sequence[Change], *, apart: bool, bound: Bound | None) -> list[Unit]:
+    """What the changes of one family can be exchanged as: torch, NVIDIA's libraries, and each other package alone."""
     kept = {one.name for one in changed if not one.renamed_from}
 
     def unit(name: str, some: Sequence[Change], versions: str = "") -> Unit:
         packages = [name for one in some for name in one.names if not (one.renamed_from and name in kept)]
         return Unit(name, tuple(packages), versions, tuple(one.title for one in some))
 
-    def grouped(some: Sequence[Change]) -> tuple[Unit, ...]:
+    def grouped(some: Sequence[Change]) -> list[Unit]:
         ours = [one for one in some if one.name.startswith(NVIDIA)]
         single = [one for name in _APART for one in ours if apart and library_of(one.name) == name]
         group = [one for one in ours if one not in single]
@@ -106,26 +204,18 @@ def units_of(changed: Sequence[Change], *, apart: bool = False, bound: Bound | N
         first = [one for one in others if one.name == "torch"] + single
         rest = [one for one in others if one.name != "torch"]
         name = "other NVIDIA libraries" if single else "NVIDIA libraries"
-        return (
+        return [
             *(unit(one.names[0], [one], one.versions) for one in first),
             *([unit(name, group)] if group else []),
             *(unit(one.names[0], [one], one.versions) for one in rest),
-        )
+        ]
 
-    if bound is None:
-        return grouped(changed)
-    parts = grouped([one for one in changed if one in bound.changes])
-    return (
-        Unit(
-            "torch with its CUDA libraries",
-            tuple(name for part in parts for name in part.packages),
-            bound.versions,
-            tuple(title for part in parts for title in part.contents),
-            parts,
-            bound.reason,
-        ),
-        *grouped([one for one in changed if one not in bound.changes]),
-    )
+    together = [one for one in some if bound is not None and one in bound.changes]
+    if bound is None or not together:
+        return grouped(some)
+    whole = _whole("torch with its CUDA libraries", grouped(together))
+    whole = replace(whole, versions=bound.versions, inseparable=bound.reason)
+    return [whole, *grouped([one for one in some if one not in together])]
 
 
 def narrow(units: Sequence[Unit], reproduces: Callable[[Sequence[Unit]], bool]) -> tuple[Unit, ...]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,16 @@ from harness.artifacts.comparison import compare_sources
 from harness.artifacts.directory import IndexDirectory
 from harness.artifacts.source import ArtifactSource
 from harness.environments.changes import Change
-from harness.errors import ExitCode, InfrastructureError
+from harness.errors import ExitCode, HarnessError, InfrastructureError
+from harness.explain.blame import Answer, blame
 from harness.explain.marks import mark
 from harness.explain.packages import package_changes
+from harness.explain.pair import prepare_pair
 from harness.inputs.matrix import profiles_of
 from harness.rankings.comparison import Comparison
 from harness.rankings.verdict import Verdict
+from harness.report.blame_text import answer_json, headline
+from harness.report.blame_text import sentence as step_sentence
 from harness.report.packages_text import packages_json, packages_sentence
 from harness.report.readable import share
 from harness.report.retrieval import retrieve, same_index
@@ -35,6 +39,7 @@ _ACT: Mapping[str, ExitCode] = {
     "re-index": ExitCode.DIVERGENCE, "investigate": ExitCode.DIVERGENCE,
 }  # fmt: skip
 """The exit code of an answer: 0 where nobody has to do anything."""
+_JOBS = {"index": "What made the index another one", "search": "What made searches in the old index other ones"}
 TITLES = {
     "b_on_a": "{b} in the index of {a}", "b_on_b": "{b} in an index of its own", "a_on_b": "{a} in the index of {b}",
 }  # fmt: skip
@@ -53,6 +58,8 @@ class Upgrade:
         index: A's index, or the one in production, against B's.
         deployments: each against A in A's index.
         sample: passages that were taken of a larger collection; None where all were.
+        blame: kind of job to which packages changed what it makes; empty where nobody asked.
+        not_blamed: why nobody could be asked, a sentence each.
     """
 
     a: str
@@ -62,6 +69,13 @@ class Upgrade:
     index: IndexComparison
     deployments: Mapping[str, Comparison]
     sample: int | None = None
+    blame: Mapping[str, Answer] = field(default_factory=dict)
+    not_blamed: tuple[str, ...] = ()
+
+    @property
+    def blamed(self) -> tuple[str, ...]:
+        """The packages that are to blame, by name."""
+        return tuple(dict.fromkeys(package for one in self.blame.values() for package in one.packages))
 
     @property
     def outcome(self) -> ExitCode:
@@ -98,8 +112,14 @@ class Upgrade:
             "packages": packages_json(self.packages),
             "index": self.index.to_json(),
             "deployments": {name: one.to_json() for name, one in self.deployments.items()},
-            # `harness blame` builds environments with packages exchanged, which takes long: it is asked for by itself.
-            "blamed": [],
+            "blamed": list(self.blamed),
+            "blame": [
+                {**one, "job": job} for job, answer in self.blame.items() for one in answer_json(answer, self.a, self.b)
+            ],
+            "not_blamed": [
+                *self.not_blamed,
+                *(reason for answer in self.blame.values() for reason in answer.reasons),
+            ],
             "sure": self.sure,
             "not_covered": list(self.uncovered),
         }
@@ -148,6 +168,41 @@ def judge_upgrade(experiment: Experiment, a: str, b: str, index: Path | None = N
     )  # fmt: skip
 
 
+def with_blame(
+    found: Upgrade, experiment: Experiment, index: Path | None, *, repeats: int, report: Callable[[str], None]
+) -> Upgrade:
+    """The same with the packages that made the index, or what is found in it, another one.
+
+    Args:
+        found: of cells that are stored.
+        experiment: of the searches.
+        index: of production, where it stands for A's.
+        repeats: how often each job is run again for the noise floor, where it was not yet.
+        report: says what is under way.
+    """
+    asked: dict[str, Experiment] = {}
+    reasons = []
+    if not all(one.bit_equal for one in found.index.artifacts if one.tensor):
+        if index is None:
+            asked["index"] = experiment.index
+        else:
+            reasons.append(
+                f"{index.name} was made elsewhere, so it is not known which package makes it differ from the index of "
+                f"{found.b}: `harness blame {found.a} {found.b}` compares what both make."
+            )
+    mixed = found.deployments.get("b_on_a")
+    if mixed is not None and not (mixed.each["identical"].all() and not mixed.max_score_diff):
+        asked["search"] = experiment.search(on=None if index else found.a, index=index)
+    answers = {}
+    for job, of in asked.items():
+        try:
+            answers[job] = blame(of, prepare_pair(of, found.a, found.b, repeats=repeats), report)
+        # The answer is worth having whether or not this is known.
+        except HarnessError as error:
+            reasons.append(str(error))
+    return replace(found, blame=answers, not_blamed=tuple(dict.fromkeys(reasons)))
+
+
 def upgrade_text(found: Upgrade, screen: Screen = PLAIN) -> str:
     """The answer first, then what it rests on."""
     return "\n".join(line for text in _lines(found, screen) for line in text)
@@ -171,6 +226,13 @@ def _lines(found: Upgrade, screen: Screen) -> Iterator[Sequence[str]]:
         )
         for name, one in found.deployments.items()
     ]
+    for job, answer in found.blame.items():
+        yield [""]
+        yield sentence(f"{_JOBS[job]}: {headline(answer, found.a, found.b)}")
+        for step in answer.steps:
+            yield sentence(step_sentence(step, found.a, found.b))
+    for reason in found.not_blamed:
+        yield sentence(f"Not blamed: {reason}")
     first = next(iter(found.deployments.values()), None)
     if first is not None:
         overlaps, measures = [f"overlap@{k}" for k in first.overlap], list(first.measures)
@@ -181,12 +243,12 @@ def _lines(found: Upgrade, screen: Screen) -> Iterator[Sequence[str]]:
     if found.sure:
         yield sentence(found.sure)
     if found.outcome is not ExitCode.OK or not all(one.bit_equal for one in found.index.final):
+        ask = "" if found.blame or found.not_blamed else f", and `harness blame {found.a} {found.b}` which package"
         yield sentence(
-            f"`harness locate {found.a} {found.b}` with the same options says which operator it starts in, and "
-            f"`harness blame {found.a} {found.b}` which package, where both are built from locks."
+            f"`harness locate {found.a} {found.b}` with the same options says which operator it starts in{ask}."
         )
-    for one in found.uncovered:
-        yield sentence(f"Not covered: {one}")
+    for gap in found.uncovered:
+        yield sentence(f"Not covered: {gap}")
 
 
 def _index(found: Upgrade) -> str:

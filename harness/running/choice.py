@@ -32,12 +32,10 @@ from harness.running.training import checkpoint_named
 from harness.store.cell import Cell
 from harness.store.repeats import repeats_of
 from harness.store.spec import CellSpec, digest_of
-from harness.store.store import Store
+from harness.store.store import KEY_SHOWN, Store
 from harness.words import count, name_key
 
 INDEX = "index"
-KEY_SHOWN = 12
-"""Characters of a key or of a group's digest that a sentence shows."""
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,18 @@ class Experiment:
         """The search cells of the same options: in each version's own index, that of the version `on`, or a folder."""
         return self._other(job="search", on=on, index=index)
 
+    def sample(self, number: int) -> Experiment:
+        """The same cells of fewer passages, or, of searches in the same index, of fewer queries.
+
+        Args:
+            number: how many of the first.
+        """
+        search = self.selection.job == "search"
+        found = self._other(limit_queries=number) if search else self._other(limit=number, scale_to=None)
+        for loaded in ("_searched",) if search else ("_searched", "passages", "index"):
+            found.__dict__.pop(loaded, None)
+        return found
+
     def _other(self, **changes: Any) -> Experiment:  # noqa: ANN401 - fields of a selection
         """Other cells of the same files."""
         _ = self.passages, self.checkpoint  # loaded once for both

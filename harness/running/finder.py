@@ -10,13 +10,10 @@ from functools import cached_property
 from harness.artifacts.kinds import KINDS
 from harness.artifacts.source import ArtifactSource
 from harness.errors import UsageError
-from harness.running.choice import KEY_SHOWN, Choice, Chooser, describe, unused_words
+from harness.running.choice import Choice, Chooser, describe, unused_words
 from harness.store.cell import Cell
-from harness.store.store import tell_apart
+from harness.store.store import KEY_SHOWN, by_key, keys_of, tell_apart
 from harness.store.stored import StoredCell
-
-KEY_LENGTH = 4
-"""Characters of a key that are enough to name a cell, where no other key starts with them."""
 
 
 class Finder:
@@ -51,7 +48,7 @@ class Finder:
         item = self._chooser.names.canonical(self._chooser.matrix, item)
         label = self._is_label(item)
         # What the user calls an environment may look like the start of a key.
-        found = [cell for cell in cells if not label and len(item) >= KEY_LENGTH and cell.key.startswith(item)]
+        found = [] if label else by_key(cells, item)
         if label:
             found = [cell for cell in self.choice.cells if cell.label == item]
             if not found:
@@ -77,10 +74,7 @@ class Finder:
             # A search of another version's index is meant to be compared with those of the set.
             found = [cell for cell in found if cell.group == self.choice.cells[0].group] or found
         if len(found) > 1:
-            raise UsageError(
-                f"{item!r} names {len(found)} cells; give the start of a key instead:",
-                (f"{cell.key[:KEY_SHOWN]}   {name}" for cell, name in zip(found, tell_apart(found), strict=True)),
-            )
+            raise UsageError(f"{item!r} names {len(found)} cells; give the start of a key instead:", keys_of(found))
         if found[0].outcome != "ok":
             raise UsageError(f"The cell {item} ended as {found[0].outcome} and has no artifacts: {found[0].reason}")
         return StoredCell(store, found[0])

@@ -81,11 +81,14 @@ def require_checkpoint(source: IndexFiles, checkpoint: CheckpointFiles) -> None:
     """
     config = source.metadata().get("config")
     named = config.get("checkpoint") if isinstance(config, dict) else None
+    # A relative one is relative to a folder that nobody knows any more.
+    if not isinstance(named, str) or not Path(named).is_absolute() or not Path(named).is_dir():
+        return
     try:
-        made = load_checkpoint_local(Path(named)) if isinstance(named, str) and Path(named).is_dir() else None
+        made = load_checkpoint_local(Path(named))
     except UsageError:  # whatever is there now is no checkpoint
         return
-    if made is not None and made.digest != checkpoint.digest:
+    if made.digest != checkpoint.digest:
         raise UsageError(
             f"{source.name} was made with the checkpoint {named}, and {checkpoint.name} is another one: give "
             f"--checkpoint {named}, or index again."

@@ -29,14 +29,13 @@ from harness.store.cell import Artifact, Cell
 from harness.store.spec import Queries as QueriesRecord
 from harness.store.spec import Triples as TriplesRecord
 from harness.store.spec import digest_of
-from harness.store.store import MODEL, Store, tell_apart
+from harness.store.store import MODEL, Store, by_key, keys_of
 from harness.store.stored import StoredCell
 from harness.tensors.safetensors import write_safetensors
 from harness.tensors.tensor import Tensor
 
 TRAINED = "trained@"
 """How the name of a checkpoint begins that is the model of a stored training."""
-_KEY_LENGTH, _SHOWN = 4, 12
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,7 @@ def trained_cell(store: Store, name: str) -> Cell:
     cells = [one for one in store.cells() if one.spec.job == TrainJob.NAME and one.outcome == "ok"]
     # What the user calls an environment may look like the start of a key.
     found = [one for one in cells if one.label == name]
-    found = found or [one for one in cells if len(name) >= _KEY_LENGTH and one.key.startswith(name)]
+    found = found or by_key(cells, name)
     if not found:
         labels = ", ".join(dict.fromkeys(one.label for one in cells)) or "none yet"
         raise UsageError(
@@ -155,7 +154,7 @@ def trained_cell(store: Store, name: str) -> Cell:
         raise UsageError(
             f"--checkpoint {TRAINED}{name}: {len(found)} stored trainings have that name, and their models differ; "
             "give the start of a key instead:",
-            (f"{TRAINED}{one.key[:_SHOWN]}   {title}" for one, title in zip(found, tell_apart(found), strict=True)),
+            keys_of(found, TRAINED),
         )
     return found[0]
 

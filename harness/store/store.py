@@ -23,7 +23,7 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -46,6 +46,20 @@ ATTEMPT = re.compile(r"[0-9-]{10}T[0-9]{6}-[0-9a-z_]+")
 PLACING = ".placing.lock"
 MODEL = "model"
 _TOLD = 3  # differences that a name holds
+KEY_LENGTH = 4
+"""Characters of a key that are enough to name a cell, where no other key starts with them."""
+KEY_SHOWN = 12
+"""Characters of a key, or of a group's digest, that a sentence shows."""
+
+
+def by_key(cells: Iterable[Cell], start: str) -> list[Cell]:
+    """The cells whose key starts with an item of a command line; none where that is too short to name one."""
+    return [cell for cell in cells if len(start) >= KEY_LENGTH and cell.key.startswith(start)]
+
+
+def keys_of(cells: Sequence[Cell], before: str = "") -> list[str]:
+    """A line for each of some cells between which a user has to choose: `before`, the start of a key, a name."""
+    return [f"{before}{cell.key[:KEY_SHOWN]}   {name}" for cell, name in zip(cells, tell_apart(cells), strict=True)]
 
 
 def tell_apart(cells: Sequence[Cell]) -> list[str]:
@@ -70,7 +84,7 @@ def tell_apart(cells: Sequence[Cell]) -> list[str]:
             if words:
                 names[place] = f"{label} ({', '.join(words[:_TOLD] + more)})"
     if len(set(names)) < len({cell.key for cell in cells}):
-        names = [f"{name} [{cell.key[:12]}]" for name, cell in zip(names, cells, strict=True)]
+        names = [f"{name} [{cell.key[:KEY_SHOWN]}]" for name, cell in zip(names, cells, strict=True)]
     return names
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from harness.worker.randomness import generators, put_back
+from harness.worker.randomness import generators, put_back, same
 from harness.worker.recording import Shelf, decode, encode, outcome
 
 Call = dict[str, Any]
@@ -51,8 +51,8 @@ def each_again(calls: list[Call], finds: Finds, source: Shelf, target: Shelf) ->
         target: gets the results that differ.
 
     Returns:
-        For each call its `status`: `equal`, `different` (then `result`, and `drawn` where it draws), `absent` or
-        `refused` (then `reason`).
+        For each call its `status`: `equal`, `different` (then `result`, and `drawn` where it draws, here or where it
+        was recorded), `absent` or `refused` (then `reason`).
     """
     found = []
     for call in calls:
@@ -71,11 +71,13 @@ def each_again(calls: list[Call], finds: Finds, source: Shelf, target: Shelf) ->
 
 def _again(call: Call, function: Any, source: Shelf, target: Shelf) -> dict[str, Any]:
     args, kwargs = decode(call["args"], source), decode(call["kwargs"], source)
+    before = generators()
     made = {"result": made_again(call, function, args, kwargs, source)}
     expected = {"result": _bits(call["result"])}
     if "drawn" in call:
-        made["drawn"] = generators()
         expected["drawn"] = _bits(call["drawn"]["to"])
+    if "drawn" in call or not same(before, generators()):  # which is a difference, where it drew nothing before
+        made["drawn"] = generators()
     target.forget()
     target.keep = False
     if {name: _bits(encode(value, target)) for name, value in made.items()} == expected:

@@ -177,6 +177,7 @@ def trim(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
     return {"digests": made, "pinned": pinned}
 
 
+@_or_each
 def step(cell: dict[str, Any], out_dir: str, phases: Any) -> dict[str, Any]:
     """Run one step with nothing recorded.
 

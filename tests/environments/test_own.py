@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
-from harness.environments import own as own_module
+from harness.environments import build as build_module
+from harness.environments import installed as installed_module
 from harness.environments import uv
 from harness.environments.changes import changes
 from harness.environments.chosen import Names, interpreter_for
@@ -116,6 +118,32 @@ def test_a_patch_that_keeps_size_and_date_is_seen_by_whoever_read_the_file_befor
 
     assert path.stat().st_size == about.st_size
     assert bench.digest(venv) != before
+
+
+def test_a_file_that_two_environments_share_is_read_once(bench, monkeypatch):
+    one, other = (make_virtualenv(bench.folder / name) for name in ("one", "other"))
+    shared = site_folder(other) / "torch" / "__init__.py"
+    shared.unlink()
+    shared.hardlink_to(site_folder(one) / "torch" / "__init__.py")
+    read: list[str] = []
+
+    class Reading:
+        AUTO = blake3.AUTO
+
+        def __init__(self, *arguments, **options):
+            self.real = blake3(*arguments, **options)
+            self.hexdigest = self.real.hexdigest
+
+        def update_mmap(self, path):
+            read.append(str(path))
+            return self.real.update_mmap(path)
+
+    monkeypatch.setattr(installed_module, "blake3", Reading)
+    first, second = (examine(v / "bin" / "python", "x", bench.folder / "cache") for v in (one, other))
+
+    assert first.digest == second.digest
+    assert str(shared) not in read
+    assert str(site_folder(other) / "colbert" / "__init__.py") in read
 
 
 def test_how_a_package_came_here_and_what_python_compiled_do_not_count(bench):
@@ -334,7 +362,7 @@ def fake_uv(bench, monkeypatch):
     state.mkdir()
     (state / "modules").touch()
     monkeypatch.setattr(uv, "uv_command", lambda: [sys.executable, "-S", str(FAKE), str(state)])
-    monkeypatch.setattr(own_module, "uv_command", lambda: [sys.executable, "-S", str(FAKE), str(state)])
+    monkeypatch.setattr(build_module, "uv_command", lambda: [sys.executable, "-S", str(FAKE), str(state)])
     return state
 
 

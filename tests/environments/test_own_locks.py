@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from harness.environments.build import evict
 from harness.environments.chosen import Names
+from harness.environments.counterfactual import Party, environment_with, separate_pythons
+from harness.environments.interpreter import installed_packages, site_of
+from harness.environments.lockfile import Lock
 from harness.environments.own import Own
 from harness.environments.uv import BuildFailed, run_uv
 from harness.errors import UsageError
 from harness.home import Home
 from harness.inputs.matrix_file import load_matrix
+from tests.support.own_environments import make_virtualenv, site_folder
 from tests.support.package_index import PackageIndex
 from tests.support.small_matrix import SmallWorld
 
@@ -143,6 +148,60 @@ def test_a_lock_that_cannot_be_built_is_one_sentence_with_uv_s_words(bench, name
 
     assert "\n" not in str(raised.value)
     assert not list((bench.home.root / "own").glob("*.json"))
+
+
+def party(bench: Bench, own: Own) -> Party:
+    return Party(own.name, own.lock, lambda: own.ensure(bench.said.append))
+
+
+def test_of_two_locks_uv_builds_one_with_the_packages_of_the_other_and_each_with_its_hash(bench):
+    old = bench.own(f"old={bench.write('old.txt', LOOSE + 'torch==2.7.1')}")
+    bench.index.add("transformers", "5.0.0")
+    new = bench.own(f"new={bench.write('new.txt', LOOSE + 'torch==2.8.0')}")
+    before = bench.said.copy()
+
+    with environment_with(bench.home, bench.matrix, party(bench, old), party(bench, new), ["transformers"]) as made:
+        there = installed_packages(made.python.parents[1])
+    with environment_with(bench.home, bench.matrix, party(bench, new), party(bench, old), ["torch"]) as made:
+        back = installed_packages(made.python.parents[1])
+
+    assert there == {**old.packages, "transformers": "5.0.0"}
+    assert back == {**new.packages, "torch": "2.7.1"}
+    assert not list(bench.home.environments.glob("counterfactual-*"))
+    assert bench.said == before
+
+
+def test_a_lock_and_a_virtualenv_are_put_together_from_their_files(bench):
+    old = bench.own(f"old={bench.write('old.txt', LOOSE + 'torch==2.7.1')}")
+    venv = make_virtualenv(bench.folder / "venv", {"torch": "2.8.0"})
+    (site_folder(venv) / "transformers" / "__init__.py").write_text("patched")
+    new = bench.own(f"new={venv}")
+
+    with environment_with(bench.home, bench.matrix, party(bench, old), party(bench, new), ["transformers"]) as made:
+        site = site_of(made)
+        assert (site / "transformers" / "__init__.py").read_text() == "patched"
+        assert "2.7.1" in (site / "torch" / "__init__.py").read_text()
+        assert not (site / "torch").is_symlink()
+        assert (site / "transformers" / "__init__.py").is_symlink()
+        done = subprocess.run(
+            [made.python, "-c", "import torch; print(torch.__file__)"], capture_output=True, text=True, check=True
+        )
+    assert done.stdout.strip() == str(site / "torch" / "__init__.py")
+
+
+def test_between_two_pythons_nothing_is_exchanged_without_pins_for_both(bench):
+    locks = [
+        Lock(Path(), {}, {}, "", own={"kind": kind, "torch": "2"}, interpreter=f"CPython {version}")
+        for kind, version in (
+            ("interpreter", "3.11.7"), ("requirements", "3.12.1"), ("requirements", "3.11.9"),
+            ("interpreter", "3.11.9"),
+        )
+    ]  # fmt: skip
+    mixed, other, pinned, patch = locks
+
+    assert "one runs CPython 3.11, the other CPython 3.12" in separate_pythons(mixed, other)
+    assert separate_pythons(other, pinned) == ""
+    assert separate_pythons(mixed, patch) == ""
 
 
 def test_an_index_that_does_not_answer_is_nobody_s_wrong_use(bench):

@@ -7,9 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from harness.environments.exchange import Missing, exchange, owns, provider, unresolved
+from harness.environments.changes import NO_PACKAGE
+from harness.environments.exchange import Missing, owns, provider, unresolved
+from harness.environments.exchange import exchange as exchange_sites
 from harness.environments.interpreter import packages_in
+from harness.environments.sites import Sites
 from tests.support.sites import package
+
+
+def exchange(base: Path, other: Path, packages: list[str], target: Path) -> None:
+    exchange_sites(Sites((base,)), Sites((other,)), packages, target)
 
 
 def _site(folder: Path, version: str, *, triton: bool = False) -> Path:
@@ -66,9 +73,9 @@ def test_a_renamed_library_leaves_the_folder_that_it_shares_and_comes_with_its_o
         assert len(packages_in(made)) == 2
 
     missing = Missing(file="libcublas.so.13")
-    assert provider(b, ["nvidia-nvtx", "nvidia-cublas", "nvidia-cublas-cu12"], missing) == "nvidia-cublas"
-    assert owns(b, "nvidia-cublas", "libcublas.so.13")
-    assert not owns(b, "nvidia-nvtx", "libcublas.so.13")
+    assert provider(Sites((b,)), ["nvidia-nvtx", "nvidia-cublas", "nvidia-cublas-cu12"], missing) == "nvidia-cublas"
+    assert owns(Sites((b,)), "nvidia-cublas", "libcublas.so.13")
+    assert not owns(Sites((b,)), "nvidia-nvtx", "libcublas.so.13")
 
 
 def test_no_file_of_the_replaced_version_stays_not_even_a_compiled_one(
@@ -135,12 +142,44 @@ def test_the_loader_says_what_is_missing(said: str, missing: Missing | None) -> 
 def test_the_package_with_a_missing_library_or_symbol_is_found(sites: tuple[Path, Path]) -> None:
     (sites[0] / "nvidia/cudnn/lib/libcudnn.so.9").write_bytes(b"\0cudnnCreate\0cudnnCreateTensor\0")
     packages = ["torch", "nvidia-cublas-cu12", "nvidia-cudnn-cu12", "triton"]
+    one = Sites((sites[0],))
 
-    assert provider(sites[0], packages, Missing(file="libcublas.so.12")) == "nvidia-cublas-cu12"
-    assert provider(sites[0], packages, Missing(symbol="cudnnCreate")) == "nvidia-cudnn-cu12"
-    assert provider(sites[0], packages, Missing(symbol="cudnn")) is None
-    assert provider(sites[0], packages, Missing(file="libnccl.so.2")) is None
-    assert provider(sites[0], packages, Missing(file="libcublas.so.*[0-9]")) == "nvidia-cublas-cu12"
-    assert provider(sites[0], packages, Missing(file="torch")) == "torch"
-    assert owns(sites[0], "nvidia-cudnn-cu12", "libcudnn.so.9")
-    assert not owns(sites[0], "triton", "libcudnn.so.9")
+    assert provider(one, packages, Missing(file="libcublas.so.12")) == "nvidia-cublas-cu12"
+    assert provider(one, packages, Missing(symbol="cudnnCreate")) == "nvidia-cudnn-cu12"
+    assert provider(one, packages, Missing(symbol="cudnn")) is None
+    assert provider(one, packages, Missing(file="libnccl.so.2")) is None
+    assert provider(one, packages, Missing(file="libcublas.so.*[0-9]")) == "nvidia-cublas-cu12"
+    assert provider(one, packages, Missing(file="torch")) == "torch"
+    assert owns(one, "nvidia-cudnn-cu12", "libcudnn.so.9")
+    assert not owns(one, "triton", "libcudnn.so.9")
+
+
+def test_files_of_no_package_are_exchanged_as_one_and_by_themselves(sites: tuple[Path, Path], tmp_path: Path) -> None:
+    """Such as a `sitecustomize.py`, or a module that somebody put into a package's folder."""
+    a, b = sites
+    (a / "sitecustomize.py").write_text("a")
+    (b / "torch/extra.py").write_text("b")
+    exchange(a, b, [NO_PACKAGE], tmp_path / "made")
+    exchange(a, b, ["torch"], tmp_path / "torch")
+    made, other = _content(tmp_path / "made"), _content(tmp_path / "torch")
+
+    assert made["torch/extra.py"] == "b"
+    assert "sitecustomize.py" not in made
+    assert made["torch/__init__.py"] == "torch 1"
+    assert other["sitecustomize.py"] == "a"
+    assert "torch/extra.py" not in other
+
+
+def test_of_the_user_s_own_folders_no_inode_is_touched_and_the_first_of_two_packages_counts(tmp_path: Path) -> None:
+    first, second, other = (tmp_path / name for name in ("first", "second", "other"))
+    package(first, "numpy", "1", {"numpy/__init__.py": "first"})
+    package(second, "numpy", "0", {"numpy/__init__.py": "second", "numpy/old.py": ""})
+    package(second, "torch", "1", {"torch/__init__.py": "torch"})
+    package(other, "torch", "2", {"torch/__init__.py": "other"})
+    before = {path: path.lstat().st_ctime_ns for path in tmp_path.rglob("*")}
+    exchange_sites(Sites((first, second), lent=True), Sites((other,), lent=True), ["torch"], tmp_path / "made")
+    made = _content(tmp_path / "made")
+
+    assert {path: path.lstat().st_ctime_ns for path in before} == before
+    assert (made["numpy/__init__.py"], made["torch/__init__.py"]) == ("first", "other")
+    assert "numpy/old.py" not in made

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from harness.environments import counterfactual as counterfactual_module
 from harness.environments.changes import Change
-from harness.environments.exchange import counterfactual
+from harness.environments.counterfactual import Party, environment_with
 from harness.environments.interpreter import Interpreter
-from harness.environments.lockfile import read_lock
-from harness.explain import laboratory as laboratory_module
-from harness.explain.blame import find
+from harness.environments.lockfile import exchanged, read_lock
+from harness.environments.uv import BuildFailed
+from harness.explain.blame import Answer, find
 from harness.explain.laboratory import Laboratory
 from harness.explain.pair import Side
+from harness.explain.probing import Seen
 from harness.explain.units import AS_A, AS_B, UNRESOLVED, Outcome, Unit, narrow, units_of
 from harness.home import Home
 from harness.report import blame_text
@@ -146,7 +149,7 @@ def test_a_counterfactual_lock_takes_versions_and_hashes_from_the_other_side(tmp
     )
     other.write_text("# made by nox\nnumpy==1 \\\n    --hash=sha256:n\ntorch==1 \\\n    --hash=sha256:t1\n")
 
-    text = counterfactual(base, other, ["torch", "triton"])
+    text = exchanged(base.read_text(), other.read_text(), ["torch", "triton"])
 
     assert "torch==1 \\\n    --hash=sha256:t1" in text
     assert "triton" not in text
@@ -161,27 +164,27 @@ def test_two_that_need_the_same_counterfactual_take_turns_and_leave_nothing(
     for version in ("1", "2"):
         (tmp_path / f"{version}.txt").write_text(f"torch=={version} \\\n    --hash=sha256:{version}{'0' * 63}\n")
 
-    def build(_home: Home, _matrix: object, path: Path, *_more: object) -> None:
+    def build(_home: Home, path: Path, *_more: object, **_options: object) -> None:
         (path / "bin").mkdir(parents=True)
         (path / "bin" / "python").touch()
+        package(path / "lib" / "python3.11" / "site-packages", "torch", "2", {})
 
-    monkeypatch.setattr(laboratory_module, "build_environment", build)
-    experiment: Any = SimpleNamespace(
-        home=home, matrix=None, brought=lambda _version: None,
-        lock=lambda version: SimpleNamespace(path=tmp_path / f"{version}.txt"),
-    )  # fmt: skip
-    sides: list[Any] = [SimpleNamespace(cell=SimpleNamespace(version=version)) for version in ("1", "2")]
-    laboratory = Laboratory(experiment, SimpleNamespace(), {}, lambda _text: None)  # type: ignore[arg-type]
+    monkeypatch.setattr(counterfactual_module, "build_pinned", build)
+    one, other = (
+        Party(version, read_lock(tmp_path / f"{version}.txt"), lambda: Interpreter(Path("python")))
+        for version in ("1", "2")
+    )
+    matrix: Any = SimpleNamespace(python="3.11")
     first_is_in, events = threading.Event(), []
 
     def second() -> None:
         first_is_in.wait(10)
-        with laboratory._environment(sides[0], sides[1], ["torch"]) as found:
+        with environment_with(home, matrix, one, other, ["torch"]) as found:
             events.append(f"second has it: {found.python.exists()}")
 
     thread = threading.Thread(target=second)
     thread.start()
-    with laboratory._environment(sides[0], sides[1], ["torch"]) as interpreter:
+    with environment_with(home, matrix, one, other, ["torch"]) as interpreter:
         first_is_in.set()
         thread.join(0.3)
         events.append(f"first has it: {interpreter.python.exists()}")
@@ -189,6 +192,24 @@ def test_two_that_need_the_same_counterfactual_take_turns_and_leave_nothing(
 
     assert events == ["first has it: True", "second has it: True"]
     assert [path.name for path in home.environments.iterdir() if not path.name.endswith(".lock")] == []
+
+
+def test_an_environment_that_uv_built_with_other_packages_than_were_asked_for_runs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in ("1", "2"):
+        (tmp_path / f"{version}.txt").write_text(f"torch=={version} \\\n    --hash=sha256:{version}{'0' * 63}\n")
+    monkeypatch.setattr(counterfactual_module, "build_pinned", lambda _home, path, *_more, **_options: path.mkdir())
+    one, other = (
+        Party(name, read_lock(tmp_path / f"{name}.txt"), lambda: Interpreter(Path("python"))) for name in "12"
+    )
+    matrix: Any = SimpleNamespace(python="3.11")
+
+    with (
+        pytest.raises(BuildFailed, match="torch is missing instead of 2"),
+        environment_with(Home(tmp_path / "home"), matrix, one, other, ["torch"]),
+    ):
+        pass
 
 
 VERSIONS: dict[str, tuple[str | None, str | None]] = dict.fromkeys(
@@ -225,7 +246,7 @@ def laboratory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Laboratory:
         pins = (f"{name}=={version} \\\n    --hash=sha256:{version}{'0' * 63}\n" for name in VERSIONS)
         (tmp_path / f"{version}.txt").write_text("".join(pins))
     experiment: Any = SimpleNamespace(
-        home=Home(tmp_path / "home"), brought=lambda version: Interpreter(Path("python"), sites[version]),
+        home=Home(tmp_path / "home"), matrix=None, brought=lambda version: Interpreter(Path("python"), sites[version]),
         lock=lambda version: read_lock(tmp_path / f"{version}.txt"),
     )  # fmt: skip
     a, b = (
@@ -235,16 +256,27 @@ def laboratory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Laboratory:
         for version, site in sites.items()
     )
 
-    def result(_self: Laboratory, _side: Side, interpreter: Interpreter) -> tuple[str, str, str]:
-        assert interpreter.site is not None
-        return _loads(interpreter.site)
+    return Laboratory(experiment, SimpleNamespace(a=a, b=b), Loading(), lambda _text: None)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Laboratory, "result", result)
-    return Laboratory(experiment, SimpleNamespace(a=a, b=b), {}, lambda _text: None)  # type: ignore[arg-type]
+
+class Loading:
+    """A probe that only loads torch; see `_loads`."""
+
+    steps, means = ("load",), "alone"
+
+    def __call__(self, _side: Side, interpreter: Interpreter) -> dict[str, Seen]:
+        assert interpreter.site is not None
+        return {"load": self.seen(interpreter.site)}
+
+    def seen(self, site: Path) -> Seen:
+        return Seen(*_loads(site))
+
+    def own(self, side: Side) -> dict[str, Seen]:
+        return self(side, side.interpreter())
 
 
 def test_a_torch_that_needs_its_own_libraries_to_load_takes_them_along(laboratory: Laboratory) -> None:
-    found = find(units_of(changed(*VERSIONS), apart=True), laboratory.observe(("old", "new")))
+    found = find(units_of(changed(*VERSIONS), apart=True), laboratory.observe("load", ("old", "new")))
 
     assert found.guilty == ("torch",)
     assert sentence(found, "1", "2").startswith(
@@ -262,7 +294,7 @@ def test_a_torch_that_needs_its_own_libraries_to_load_takes_them_along(laborator
 
 def test_a_library_without_which_torch_does_not_load_cannot_be_exchanged(laboratory: Laboratory) -> None:
     needed = Unit("nvidia-cusparselt-cu12", ("nvidia-cusparselt-cu12",))
-    tried = laboratory.observe(("old", "new"))("A", [needed])
+    tried = laboratory.observe("load", ("old", "new"))("A", [needed])
 
     assert tried.result == UNRESOLVED
     assert "libcusparseLt.so.1: cannot open" in tried.reason
@@ -270,7 +302,7 @@ def test_a_library_without_which_torch_does_not_load_cannot_be_exchanged(laborat
 
 
 def test_a_module_that_torch_imports_comes_along_with_what_it_requires_itself(
-    laboratory: Laboratory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    laboratory: Laboratory, tmp_path: Path
 ) -> None:
     """As with 1.13.1 and 2.0.0: torch says the same without sympy as with it and without mpmath, in a NameError."""
     with (tmp_path / "2.txt").open("a") as lock:
@@ -278,27 +310,29 @@ def test_a_module_that_torch_imports_comes_along_with_what_it_requires_itself(
             package(tmp_path / "2", name, "2", {f"{name}/__init__.py": ""})
             lock.write(f"{name}==2 \\\n    --hash=sha256:2{'0' * 63}\n    # via {parent}\n")
 
-    def result(_self: Laboratory, _side: Side, interpreter: Interpreter) -> tuple[str, str, str]:
-        assert interpreter.site is not None
-        outcome = _loads(interpreter.site)
-        if outcome[2] == "new" and not all((interpreter.site / name).exists() for name in ("sympy", "mpmath")):
-            return "crashed", "NameError in phase import: name 'sympy' is not defined", ""
-        return outcome
+    class Needing(Loading):
+        def seen(self, site: Path) -> Seen:
+            found = super().seen(site)
+            if found.digest == "new" and not all((site / name).exists() for name in ("sympy", "mpmath")):
+                return Seen("crashed", "NameError in phase import: name 'sympy' is not defined")
+            return found
 
-    monkeypatch.setattr(Laboratory, "result", result)
+    laboratory = replace(laboratory, probe=Needing())
 
-    tried = laboratory.observe(("old", "new"))("A", [Unit("torch", ("torch",))])
+    tried = laboratory.observe("load", ("old", "new"))("A", [Unit("torch", ("torch",))])
 
     assert tried.result == AS_B
     assert tried.along == ("mpmath", "nvidia-nccl-cu12", "sympy")
 
 
 def test_a_row_says_which_packages_were_exchanged_in_fact(laboratory: Laboratory) -> None:
-    found = find(units_of(changed(*VERSIONS), apart=True), laboratory.observe(("old", "new")))
+    found = find(units_of(changed(*VERSIONS), apart=True), laboratory.observe("load", ("old", "new")))
     cell = SimpleNamespace(cell=SimpleNamespace(label="1"))
-    written = blame_text.rows(found, SimpleNamespace(a=cell, b=cell), VERSIONS)  # type: ignore[arg-type]
+    answer = Answer(found.units, (found,))
+    written = blame_text.rows(answer, SimpleNamespace(a=cell, b=cell), VERSIONS)  # type: ignore[arg-type]
 
     packages = {(row["base"], row["what"]): row["packages"] for row in written}
+    assert {tuple(row["blamed"]) for row in written} == {("torch",)}
     assert packages["B", "torch"] == "torch,nvidia-cusparselt-cu12"
     assert packages["A", "torch"] == "torch,nvidia-nccl-cu12"
     assert packages["B", "nvidia-cublas-cu12,other NVIDIA libraries"] == "nvidia-cublas-cu12,nvidia-cusparselt-cu12"
@@ -306,7 +340,7 @@ def test_a_row_says_which_packages_were_exchanged_in_fact(laboratory: Laboratory
 
 def test_what_the_other_unit_left_behind_is_said(laboratory: Laboratory) -> None:
     """Without the libraries apart, as on a CPU."""
-    found = find(units_of(changed(*VERSIONS)), laboratory.observe(("old", "new")))
+    found = find(units_of(changed(*VERSIONS)), laboratory.observe("load", ("old", "new")))
 
     assert (
         " NVIDIA libraries, but for nvidia-cusparselt-cu12 and nvidia-nccl-cu12, alone: exchanging it changes nothing, "

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from harness.environments.changes import changes
-from harness.environments.exchange import counterfactual
 from harness.environments.lockfile import FLAVOURS, Lock, difference, lock_path, parse, read_lock
+from harness.environments.lockfile import exchanged as exchanged_text
 from harness.errors import InfrastructureError
-from harness.explain.blame import Suspects, find, suspects
+from harness.explain.blame import Answer, Suspects, find, suspects
 from harness.explain.bound import bound
 from harness.explain.units import AS_A, AS_B, NOT_EXCHANGEABLE, Outcome, Unit
 from harness.inputs.matrix import Flavour
@@ -53,7 +53,9 @@ def experiment_on(flavour: Flavour) -> Any:
 def exchanged(base: str, other: str, flavour: Flavour, *units: Unit) -> dict[str, str]:
     """The packages of a counterfactual environment."""
     mine, theirs = (lock_path(ROOT / "locks", version, flavour) for version in (base, other))
-    return parse(counterfactual(mine, theirs, [name for unit in units for name in unit.packages]))[0]
+    return parse(
+        exchanged_text(mine.read_text(), theirs.read_text(), [name for unit in units for name in unit.packages])
+    )[0]
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
@@ -153,7 +155,7 @@ def test_the_answer_says_what_could_not_be_separated_and_the_table_has_a_row_for
     )
     sides = SimpleNamespace(**{side: SimpleNamespace(cell=SimpleNamespace(label=side)) for side in "ab"})
     versions = difference(lock_of("2.10.0", "gpu"), lock_of("2.11.0", "gpu"))
-    rows = blame_text.rows(found, sides, versions)  # type: ignore[arg-type]
+    rows = blame_text.rows(Answer(units, (found,)), sides, versions)  # type: ignore[arg-type]
     never = [row for row in rows if row["result"] == NOT_EXCHANGEABLE]
     assert [row["what"] for row in never] == [part.name for part in units[0].parts]
     assert {row["what"] for row in never} >= {"torch", "nvidia-cublas-cu12", "nvidia-cudnn-cu12"}

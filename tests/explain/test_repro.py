@@ -15,8 +15,10 @@ import pytest
 
 from harness.environments.interpreter import Interpreter
 from harness.explain import repro
+from harness.explain.locate import StepFinding
+from harness.explain.replay import CallVerdict
 from harness.explain.repro import DATA_LIMIT, LIBRARIES, Data
-from harness.explain.trim import SMALL, windows
+from harness.explain.trim import SMALL, Window, windows
 from harness.tensors.tensor import Tensor
 from tests.support.scripts import imported
 
@@ -69,6 +71,31 @@ def test_a_script_on_a_gpu_names_the_cublas_of_its_torch_and_not_the_one_of_fais
     exec(LIBRARIES, names)
 
     assert names["libraries"] == said
+
+
+@pytest.mark.parametrize("mixed", [True, False])
+def test_a_call_under_autocast_is_made_under_autocast(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, mixed: bool
+) -> None:
+    """Without, a matrix product would be one in float32, and no such kernel ran."""
+    held = Tensor.of(np.ones((2, 2), np.float32))
+    reference = {"tensor": "one", "dtype": "float32", "shape": [2, 2], "stride": [2, 1], "offset": 0, "device": "cuda"}
+    call = {**_call(reference, reference), "kind": "function", "name": "torch.mm", "result": reference, "inner": 0,
+            "mixed": mixed}  # fmt: skip
+    result = {"result": {**reference, "tensor": "another"}}
+    monkeypatch.setattr(repro, "trim", lambda *_: (Window({}, [], 4), held, ""))
+    monkeypatch.setattr(repro, "tensor", lambda *_: held)
+    verdict = CallVerdict("function", "", "torch.mm", 0, "origin", index=0)
+    side = SimpleNamespace(cell=SimpleNamespace(version="2.7.1", spec=SimpleNamespace(settings={})))
+    pair = SimpleNamespace(
+        a=side, b=side, bench=SimpleNamespace(device_kind="cuda"), kind=SimpleNamespace(name="train")
+    )
+    script = tmp_path / "mm.py"
+
+    repro._write(pair, StepFinding("forward", (), "ok"), verdict, [call], [result], (tmp_path, tmp_path), script)  # type: ignore[arg-type]
+
+    around = next(line for line in script.read_text().splitlines() if line.startswith("with torch.inference_mode()"))
+    assert ('torch.autocast("cuda")' in around) is mixed
 
 
 def _argument(*shape: int) -> dict[str, Any]:

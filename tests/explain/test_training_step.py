@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.artifacts.graph import Change, origins
+from harness.artifacts.graph import Change, Place, origins
 from harness.artifacts.train_job import TRAIN
 from harness.errors import UsageError
 from harness.explain.locate import look
@@ -18,10 +18,10 @@ from harness.explain.pair import Pair, Side
 from harness.explain.places import places_of
 from harness.explain.replay import CallVerdict, judge
 from harness.explain.requests import requests_for
-from harness.explain.stepwise import after, beginning, beginnings
+from harness.explain.stepwise import Steps, after, beginnings, parting
 from harness.explain.swap import Swapped, check_names, differences, steps_named
 from harness.home import Home
-from harness.report.location_text import one_sided, sentences, summary
+from harness.report.location_text import answer, one_sided, sentences, summary
 from harness.report.swap_text import sentence
 from harness.running.job import JobResult, Workbench
 from harness.store.cell import Cell
@@ -62,6 +62,16 @@ def pair_of(store: Store, b: Cell, again: Cell | None = None, **more: Any) -> Pa
     return Pair(side[0], side[1], noise, len(repeats), store, more.pop("bench", bench), again_a=repeats, **more)
 
 
+def places(pair: Pair) -> tuple[Place, ...]:
+    return places_of(pair, parting(pair))
+
+
+def first_step(pair: Pair) -> int | None:
+    found = parting(pair)
+    assert found is not None
+    return found.step
+
+
 def test_the_first_step_that_differs_and_the_first_phase_in_it_are_where_it_starts(store: Store) -> None:
     b = trained(store, "2.8.0", loss=3, scores=3, gradients=2, clipped=2, first_moments=2, weights=2)
     location = look(pair_of(store, b))
@@ -71,18 +81,19 @@ def test_the_first_step_that_differs_and_the_first_phase_in_it_are_where_it_star
     assert (
         "the difference starts in step 2, backward (gradients); 6 more artifacts inherit it" in sentences(location)[0]
     )
+    assert answer(location) == "Starts in: step 2, backward."
 
 
 def test_what_differs_in_one_step_by_itself_is_two_origins(store: Store) -> None:
     found = pair_of(store, trained(store, "2.8.0", batch=1, random_before=1, loss=1))
 
-    assert origins(places_of(found)) == {"batch": ("batch",), "random state": ("random_before",)}
+    assert origins(places(found)) == {"batch": ("batch",), "random state": ("random_before",)}
 
 
 def test_equal_trainings_begin_nowhere(store: Store) -> None:
     found = pair_of(store, trained(store, "2.8.0"))
 
-    assert beginning(found) is None
+    assert first_step(found) is None
     assert look(found).step is None
     assert not look(found).diverged
 
@@ -90,7 +101,7 @@ def test_equal_trainings_begin_nowhere(store: Store) -> None:
 def test_a_training_that_ends_earlier_differs_from_the_step_on_that_it_lacks(store: Store) -> None:
     a, b = trained(store, "2.7.1"), trained(store, "2.8.0", steps=3)
 
-    assert beginnings(store, a, b) == dict.fromkeys(ROWS, 3)
+    assert beginnings(store, a, b) == Steps(dict.fromkeys(ROWS, 3), {})
 
 
 def test_noise_of_a_later_step_excuses_no_earlier_difference(store: Store) -> None:
@@ -98,10 +109,35 @@ def test_noise_of_a_later_step_excuses_no_earlier_difference(store: Store) -> No
     late = trained(store, "2.7.1", 1, gradients=3, clipped=3, first_moments=3, weights=3)
     early = trained(store, "2.7.1", 2, gradients=1, clipped=1, first_moments=1, weights=1, loss=2)
 
-    assert origins(places_of(pair_of(store, b, late))) == {"backward": ("gradients",)}
-    excused = {place.name: place.change for place in places_of(pair_of(store, b, early))}
+    assert origins(places(pair_of(store, b, late))) == {"backward": ("gradients",)}
+    excused = {place.name: place.change for place in places(pair_of(store, b, early))}
     assert excused["gradients"] is excused["weights"] is Change.NOISE
-    assert beginning(pair_of(store, b, early)) is None
+    assert first_step(pair_of(store, b, early)) is None
+
+
+def damage(store: Store, of: Cell, name: str) -> None:
+    store.object_path(of.artifacts[name].digest).write_bytes(b"none of it is left")
+
+
+def test_of_what_cannot_be_read_no_step_is_claimed_and_it_is_not_called_equal(store: Store) -> None:
+    b = trained(store, "2.8.0", scores=1, gradients=2)
+    damage(store, b, "scores")
+    location = look(pair_of(store, b))
+
+    assert (location.step, origins(location.places)) == (2, {"backward": ("gradients",)})
+    assert "scores" not in {place.name for place in location.places}
+    assert any(line.startswith("scores differs, and nobody can tell whether") for line in sentences(location))
+
+
+def test_only_what_cannot_be_read_is_a_difference_too(store: Store) -> None:
+    b = trained(store, "2.8.0", weights=1)
+    for name in ("weights", "trained"):
+        damage(store, b, name)
+    location = look(replace(pair_of(store, b), noise=frozenset(["trained"])))
+
+    assert location.step is None
+    assert location.diverged
+    assert "the difference starts in what cannot be read" in sentences(location)[0]
 
 
 class Runs(Workbench):
@@ -127,24 +163,27 @@ def asking(store: Store, **first: int) -> Pair:
 
 def test_all_phases_are_asked_for_together_from_a_s_state_before_the_step(store: Store, tmp_path: Path) -> None:
     pair = asking(store, gradients=2, clipped=2, weights=3)
-    differing = origins(places_of(pair), inherited=True)
-    (asked,), why = requests_for(pair, differing, tmp_path / "inputs")
+    differing = origins(places(pair), inherited=True)
+    (asked,), why = requests_for(pair, differing, tmp_path / "inputs", first_step(pair))
 
     assert pair.bench.asked == [("train", {"triples": "t", "capture": "final", "state_at": 2})]  # type: ignore[attr-defined]
     assert asked.request["phases"] == ["backward", "clip", "optimizer"]
     assert (asked.request["step"], asked.request["first"]) == ("training step", 2)
-    # What does not differ in this step has no row that this step could be held against.
-    assert asked.outputs == {"backward": {"gradients": "gradients"}, "clip": {"clipped": "clipped"}, "optimizer": {}}
+    # The step alone is held against all that the job recorded of it, whether or not B differs there.
+    assert {phase: [*outputs] for phase, outputs in asked.outputs.items()} == {
+        "backward": ["gradients"], "clip": ["clipped"], "optimizer": ["first_moments", "weights"],
+    }  # fmt: skip
     assert why == {}
 
 
 def test_the_forward_pass_is_looked_at_with_a_loss_that_differs_alone(store: Store, tmp_path: Path) -> None:
     """The loss of in-batch negatives is computed there, and is no artifact."""
     pair = asking(store, loss=0)
-    (asked,), _why = requests_for(pair, {"loss": ("loss",)}, tmp_path / "alone")
-    both, _why = requests_for(pair, {"forward": ("scores",), "loss": ("loss",)}, tmp_path / "both")
+    (asked,), _why = requests_for(pair, {"loss": ("loss",)}, tmp_path / "alone", 0)
+    both, _why = requests_for(pair, {"forward": ("scores",), "loss": ("loss",)}, tmp_path / "both", 0)
     calls = [CallVerdict("operator", "", "aten.mm", 0, "origin", phase=phase) for phase in ("forward", "loss")]
 
+    assert asked.outputs == {"loss": {"scores": "scores", "loss": "loss"}}
     assert asked.among("loss", calls) == calls
     assert both[0].among("loss", calls) == calls[1:]
     assert both[0].among("forward", calls) == calls[:1]
@@ -152,7 +191,8 @@ def test_the_forward_pass_is_looked_at_with_a_loss_that_differs_alone(store: Sto
 
 def test_a_state_that_cannot_be_had_is_a_reason_and_no_traceback(store: Store, tmp_path: Path) -> None:
     pair = asking(store, gradients=STEPS - 1)
-    asked, why = requests_for(pair, {"backward": ("gradients",), "batch": ("batch",)}, tmp_path / "inputs")
+    differing = {"backward": ("gradients",), "batch": ("batch",)}
+    asked, why = requests_for(pair, differing, tmp_path / "inputs", first_step(pair))
 
     assert asked == []
     assert why == {
@@ -254,6 +294,17 @@ def test_another_mask_is_the_random_stream_and_another_product_is_arithmetic(
     assert ("draws other random numbers from the same state" in summary([found])[0]) is stream
 
 
+def test_a_call_that_draws_only_in_b_is_the_random_stream(tmp_path: Path) -> None:
+    """Its result may be the same: what is drawn after it is not."""
+    made, state = _tensor(tmp_path / "a", 1.0), _tensor(tmp_path / "b", 8.0)
+    call = _call("aten.relu.default", [made], made)
+    replayed = {"status": "different", "result": made, "drawn": {"tuple": [state]}}
+    (found,) = _judged(tmp_path, [call], [call], [replayed])
+
+    assert (found.status, found.stream) == ("origin", True)
+    assert "draws other random numbers" in summary([found])[0]
+
+
 def test_calls_of_one_name_in_two_phases_are_not_each_other(tmp_path: Path) -> None:
     one = _tensor(tmp_path / "a", 1.0)
     clip = _call("aten.mul", [one], one)
@@ -320,7 +371,7 @@ def test_a_swap_says_whether_the_training_goes_on_as_the_other_one(store: Store)
 
     def swapped(cell: Cell, since: int) -> Swapped:
         return Swapped("2.8.0", "2.7.1", "2.7.1", (f"weights_{since - 1}",), cell, differences(store, cell, a),
-                       since=since, later=beginnings(store, cell, a, since))  # fmt: skip
+                       since=since, later=beginnings(store, cell, a, since).began)  # fmt: skip
 
     again = swapped(trained(store, "2.8.0", gradients=1, scores=3, loss=3), 2)
     assert not again.resolved

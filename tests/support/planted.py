@@ -25,14 +25,14 @@ from unittest import mock
 
 from harness.artifacts.graph import origins
 from harness.environments.build import ensure_environment, evict, use_environment
-from harness.environments.exchange import counterfactual
 from harness.environments.interpreter import Interpreter
-from harness.environments.lockfile import Lock, lock_path, read_lock
+from harness.environments.lockfile import Lock, exchanged, lock_path, lock_text, read_lock
 from harness.errors import InfrastructureError
 from harness.explain.blame import blame
 from harness.explain.laboratory import Laboratory
 from harness.explain.locate import Location, locate
 from harness.explain.pair import Pair, Side
+from harness.explain.probing import Seen
 from harness.explain.replay import CallVerdict
 from harness.inputs.matrix import Listed
 from harness.report.location_text import noisy_calls
@@ -218,7 +218,7 @@ class PlantedExperiment(Experiment):
         self.made = folder / "locks"
         path = lock_path(self.made, OTHER, "cpu")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(counterfactual(self.lock(VERSION).path, self.lock(DONOR).path, [INNOCENT]))
+        path.write_text(exchanged(lock_text(self.lock(VERSION).path), lock_text(self.lock(DONOR).path), [INNOCENT]))
 
     def lock(self, version: str) -> Lock:
         """The lock of a version, or B's."""
@@ -308,10 +308,10 @@ class Planter:
         pair = self.pair(case.fault, repeat_b=case.noise)
         found = locate(pair, self.folder / "scratch")
         with _laboratory(self, case):
-            found_guilty = blame(self.experiment, pair, lambda _text: None)
-        blamed = found_guilty.guilty
+            answer = blame(self.experiment, pair, lambda _text: None, inherited=False)
+        blamed = answer.packages
         # Unless packages were exchanged, or there is nothing that could be run with others, nothing was tested.
-        tried = bool(found_guilty.tried) or case.noise or "run by itself" in " ".join(found_guilty.reasons)
+        tried = any(one.tried for one in answer.steps) or case.noise or pair.kind.stepwise
         wanted = (INNOCENT,) if case.comes_with_package else ()
         return Answer(case, said(found), blamed, tried and case.right(found) and blamed == wanted)
 
@@ -325,12 +325,12 @@ def _laboratory(planter: Planter, case: Case) -> Iterator[None]:
 
     class Planted(Laboratory):
         @contextmanager
-        def _environment(self, side: Side, other: Side, packages: list[str]) -> Iterator[Interpreter]:
+        def environment(self, side: Side, other: Side, packages: list[str]) -> Iterator[Interpreter]:
             assert side is not other
             assert packages == [INNOCENT]
             yield Interpreter(planter.pythons[other.cell.version])
 
-        def result(self, side: Side, interpreter: Interpreter) -> tuple[str, str, str]:
+        def ask(self, side: Side, interpreter: Interpreter) -> Mapping[str, Seen]:
             with_b = interpreter.python == planter.pythons[OTHER]
             faulty = with_b if case.comes_with_package else side.cell.version == OTHER
             spec = replace(
@@ -338,7 +338,7 @@ def _laboratory(planter: Planter, case: Case) -> Iterator[None]:
                 environment={**side.cell.spec.environment, **planter.variables(case.fault if faulty else "")},
             )
             cell = replace(side.cell, spec=spec)
-            return super().result(
+            return super().ask(
                 Side(cell, side.interpreter), Interpreter(interpreter.python, FAULTS if faulty else None)
             )
 
@@ -376,7 +376,7 @@ def main(cases: Sequence[Case] = CASES, planting: Callable[[Path | None, Path], 
         try:
             for label, pair in (("A against A", planter.against_itself()), ("another Triton", planter.pair(""))):
                 found = locate(pair, Path(name) / "scratch")
-                guilty = blame(planter.experiment, pair, lambda _text: None).guilty
+                guilty = blame(planter.experiment, pair, lambda _text: None).packages
                 wrong += _row(f"nothing ({label})", said(found), guilty, well=not found.diverged and not guilty)
             for case in chosen:
                 started = time.monotonic()

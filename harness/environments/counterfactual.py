@@ -1,0 +1,180 @@
+"""Environments that exist for one question: those of one side of a pair, with some packages of the other.
+
+From pins uv builds one, hash for hash and without resolving. Where a side has no pins, because it is an interpreter
+that is used as it is or was brought as files, one is put together from the files of both, and neither is written into.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from harness.environments.build import build_pinned
+from harness.environments.changes import NO_PACKAGE, PYTHON
+from harness.environments.exchange import exchange
+from harness.environments.installed import ask
+from harness.environments.interpreter import Interpreter, installed_packages, mismatches
+from harness.environments.lockfile import Lock, all_hashed, exchanged, head_of, lock_text
+from harness.environments.sites import Sites
+from harness.environments.uv import BuildFailed
+from harness.files import disk_errors
+from harness.flock import hold
+from harness.home import Home
+from harness.inputs.matrix import Matrix
+
+_PINNED = {"requirements", "uv.lock"}
+"""Kinds of the user's own environments that uv built from pins, of which each has a line of its own."""
+_BUILT_OF = re.compile(r"^(\w+ \d+\.\d+)")
+
+
+@dataclass(frozen=True)
+class Party:
+    """One side of an exchange.
+
+    Attributes:
+        name: what its environment is called.
+        lock: what is in it.
+        interpreter: of it; built when it is first asked for.
+    """
+
+    name: str
+    lock: Lock
+    interpreter: Callable[[], Interpreter]
+
+    @property
+    def pinned(self) -> bool:
+        """Whether there is a file of pins from which it was built, or could have been."""
+        return self.lock.own is None or self.lock.own["kind"] in _PINNED
+
+    @cached_property
+    def sites(self) -> Sites:
+        """Its files.
+
+        Raises:
+            UsageError: its interpreter cannot be asked.
+        """
+        return Sites.of(self.interpreter())
+
+
+def separate_pythons(a: Lock, b: Lock) -> str:
+    """Why nothing can be exchanged between two environments of which one has no pins; empty where something can.
+
+    Compiled packages are files for one Python: `x.cpython-311-….so` is not even seen by another.
+    """
+    versions = [_BUILT_OF.match(lock.interpreter) for lock in (a, b)]
+    one, other = (found[1] if found else "" for found in versions)
+    if not one or not other or one == other or all(Party("", lock, _nothing).pinned for lock in (a, b)):
+        return ""
+    return (
+        f"one runs {one}, the other {other}, and the files of packages for one are not for the other: no package can "
+        "be exchanged. Name lock files (NAME=requirements.txt) for both, and blame builds what it needs for either "
+        "Python"
+    )
+
+
+def _nothing() -> Interpreter:
+    raise AssertionError
+
+
+@contextmanager
+def environment_with(
+    home: Home, matrix: Matrix, base: Party, other: Party, packages: Sequence[str]
+) -> Iterator[Interpreter]:
+    """The environment `base` with packages as `other` has them, for as long as the `with` block.
+
+    Args:
+        home: gets it meanwhile.
+        matrix: names the Python, and package indexes.
+        base: whose environment it is but for these.
+        other: whose packages these are.
+        packages: names as in a lock; `PYTHON` for the interpreter, `NO_PACKAGE` for files of none.
+
+    Raises:
+        BuildFailed: it cannot be made.
+        UsageError: an interpreter cannot be asked.
+    """
+    brought = any(one.lock.own is None and one.interpreter().site is not None for one in (base, other))
+    way = _built if base.pinned and other.pinned and not brought else _put_together
+    with way(home, matrix, base, other, packages) as made:
+        yield made
+
+
+@contextmanager
+def _put_together(
+    home: Home, _matrix: Matrix, base: Party, other: Party, packages: Sequence[str]
+) -> Iterator[Interpreter]:
+    """One of the files of both; see `environment_with`."""
+    home.environments.mkdir(parents=True, exist_ok=True)
+    with disk_errors(home):
+        made = tempfile.TemporaryDirectory(
+            prefix="counterfactual-", dir=home.environments, ignore_cleanup_errors=True
+        )  # fmt: skip
+        with made as name:
+            source = (other if PYTHON in packages else base).interpreter()
+            if base.interpreter().site is not None:
+                found = Interpreter(source.python, Path(name, "site"))
+            else:
+                found = Interpreter(_virtualenv(source.python, Path(name)))
+            site = found.site or next(Path(name).glob("lib/python3*")) / "site-packages"
+            exchange(base.sites, other.sites, packages, site)
+            yield found
+
+
+def _virtualenv(python: Path, folder: Path) -> Path:
+    """Make the skeleton of a virtualenv of the interpreter that another one is of; returns its own."""
+    told = ask(python, str(python))
+    base = Path(told["base"])
+    if not base.exists():
+        raise BuildFailed(
+            f"{python} is of {base}, which is not on this machine, so no other environment can be made of it.",
+            "unsupported", "",
+        )  # fmt: skip
+    (folder / "bin").mkdir()
+    (folder / "bin" / "python").symlink_to(base)
+    (folder / "lib" / f"python{'.'.join(told['version'].split('.')[:2])}").mkdir(parents=True)
+    (folder / "pyvenv.cfg").write_text(f"home = {base.parent}\ninclude-system-site-packages = false\n")
+    return folder / "bin" / "python"
+
+
+@contextmanager
+def _built(home: Home, matrix: Matrix, base: Party, other: Party, packages: Sequence[str]) -> Iterator[Interpreter]:
+    """One that uv builds, and that is deleted afterwards; another `blame` that needs the same one waits."""
+    text = exchanged(lock_text(base.lock.path), lock_text(other.lock.path), packages)
+    source = other if PYTHON in packages else base
+    python = head_of(lock_text(source.lock.path))[0] or matrix.python
+    path = home.environments / f"counterfactual-{hashlib.sha256(f'{python} {text}'.encode()).hexdigest()[:12]}"
+    pins = path.with_suffix(".txt")
+    label = f"{base.name} with packages of {other.name}"
+    with hold(home.environments / f".{path.name}.lock"):
+        try:
+            with disk_errors(home):
+                # What a killed process left is not whole.
+                shutil.rmtree(path, ignore_errors=True)
+                pins.write_text(text, encoding="utf-8")
+                build_pinned(
+                    home, path, pins, python, label, hashed=all_hashed(text),
+                    indexes={name: matrix.index_url(name) for name in head_of(text)[1]},
+                )  # fmt: skip
+                _check(path, label, base.lock, other.lock, packages)
+            yield Interpreter(path / "bin" / "python")
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+            pins.unlink(missing_ok=True)
+
+
+def _check(path: Path, label: str, base: Lock, other: Lock, packages: Sequence[str]) -> None:
+    """Refuse an environment that does not hold what it is to hold."""
+    taken = set(packages) - {PYTHON, NO_PACKAGE}
+    wanted = {name: version for name, version in base.packages.items() if name not in taken}
+    wanted |= {name: version for name, version in other.packages.items() if name in taken}
+    if wrong := mismatches(Lock(Path(), wanted, {}, ""), installed_packages(path)):
+        raise BuildFailed(
+            f"{label}: uv installed other packages than the pins name: {'; '.join(wrong[:3])}.", "install_failed", ""
+        )

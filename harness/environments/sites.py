@@ -1,0 +1,85 @@
+"""The site folders of an environment as one: which file is of which package, and how a file gets into another."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import cache_from_source
+from pathlib import Path
+
+from harness.environments.changes import NO_PACKAGE
+from harness.environments.installed import ask, site_folders
+from harness.environments.interpreter import Interpreter, files_below, files_of, packages_in
+
+
+@dataclass(frozen=True)
+class Sites:
+    """Site folders, in the order in which they are imported from.
+
+    Attributes:
+        folders: resolved.
+        lent: whether they are the user's own: not even a hard link is made to a file of theirs, which would change its
+            inode.
+    """
+
+    folders: tuple[Path, ...]
+    lent: bool = False
+
+    @classmethod
+    def of(cls, interpreter: Interpreter) -> Sites:
+        """Those of an environment, built, brought or the user's own.
+
+        Raises:
+            UsageError: its interpreter cannot be asked.
+        """
+        if interpreter.site is not None:
+            return cls((interpreter.site.resolve(),))
+        told = ask(interpreter.python, str(interpreter.python))
+        return cls(tuple(site_folders(told)), interpreter.as_is)
+
+    @cached_property
+    def packages(self) -> Mapping[str, Mapping[Path, Path]]:
+        """Package to its files: place in a site folder to where it is. Those of no package are under `NO_PACKAGE`.
+
+        Some files belong to several packages (`nvidia/__init__.py`). Compiled files are left out.
+        """
+        found: dict[str, dict[Path, Path]] = {}
+        there: set[Path] = set()
+        for folder in self.folders:
+            mine = {name: files_of(folder, metadata) for name, metadata in packages_in(folder).items()}
+            listed = {place for places in mine.values() for place in places}
+            mine[NO_PACKAGE] = [place for place in files_below(folder) if place not in listed]
+            for name, places in mine.items():
+                if name == NO_PACKAGE or name not in found:  # the first of two packages of one name is imported
+                    new = {place: folder / place for place in places if place not in there}
+                    found.setdefault(name, {}).update(new)
+            there |= {place for places in mine.values() for place in places}
+        return found
+
+    def link(self, file: Path, target: Path) -> None:
+        """Put a file of theirs at `target` and, if it is Python that ran already, what it was compiled to.
+
+        Compiling torch takes long.
+        """
+        self._link(file, target)
+        if file.suffix == ".py":
+            compiled = Path(cache_from_source(str(file)))
+            if compiled.is_file():
+                self._link(compiled, Path(cache_from_source(str(target))))
+
+    def _link(self, file: Path, target: Path) -> None:
+        # Folders are made with their first file: an empty metadata folder would still be taken for a package.
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if self.lent:
+            target.symlink_to(file)
+            return
+        try:
+            os.link(file, target, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in {errno.EXDEV, errno.EPERM, errno.EMLINK}:
+                raise
+            shutil.copy2(file, target, follow_symlinks=False)
