@@ -30,8 +30,8 @@ def test_a_command_line_of_the_page_is_understood(line):
 def worded(text: str) -> set[str]:
     """The beginnings of an answer's lines and sentences, up to the first number, name or bracket."""
     joined = re.sub(r"(?<=that differs is )\w+", "", re.sub(r"\s+", " ", text))
-    found = re.findall(r"(?:^|[.:] )([A-Z][A-Za-z ,]+)", joined)
-    return {one.strip() for one in found if len(one.split()) > 1}
+    found = re.findall(r"(?:^|[.:] )([A-Z][A-Za-z ,]+)|` ([A-Za-z ,]+)", joined)
+    return {one.strip() for pair in found for one in pair if len(one.split()) > 1}
 
 
 def test_the_first_look_runs_and_the_kept_answer_is_worded_as_its_own(tmp_path, capsys):
