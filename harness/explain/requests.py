@@ -47,7 +47,7 @@ class Asked:
 
 
 def requests_for(
-    pair: Pair, differing: Mapping[str, Sequence[str]], folder: Path, first: int | None = None
+    pair: Pair, differing: Mapping[str, Sequence[str]], folder: Path, first: int | None
 ) -> tuple[list[Asked], dict[str, str]]:
     """What is asked of A to run some steps with A's artifacts.
 

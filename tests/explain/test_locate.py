@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from harness.artifacts.graph import Change, origins, trace
+from harness.artifacts.graph import Change, Place, origins, trace
 from harness.artifacts.index_job import INDEX
 from harness.explain.difference import Difference
 from harness.explain.locate import Location, StepFinding
 from harness.explain.replay import judge
-from harness.report.location_text import sentences, summary, tree
+from harness.report.location_text import answer, sentences, summary, tree
 from harness.tensors.safetensors import write_safetensors
 from harness.tensors.tensor import Tensor
 
@@ -118,6 +118,18 @@ def test_the_innermost_call_that_differs_with_its_exact_input_is_the_origin(
     assert summary(found.values()) == [
         "operator aten.mm, 1 of 1 calls, first in the step itself: 1 of 1 elements, at most 0.5 (4194304 ULP)"
     ]
+
+
+@pytest.mark.parametrize(("gates", "said"), [({"g": True}, "encode (aten.mm)"), ({"g": False}, "encode")])
+def test_the_answer_names_the_step_and_only_operators_that_a_trusted_replay_found(
+    recording: tuple[Path, Path, Path], gates: dict[str, bool], said: str
+) -> None:
+    place = Place("D", "encode", (), Change.ORIGIN)
+    finding = StepFinding("encode", ("D",), "ok", verdicts=tuple(judge(*recording)), gates=gates)
+
+    assert answer(Location("2.7.1", "2.8.0", 1, (place,), {}, (finding,))) == f"Starts in: {said}."
+    equal = Location("2.7.1", "2.8.0", 1, (replace(place, change=Change.EQUAL),), {})
+    assert answer(equal).startswith("Starts in: nothing; 2.7.1 and 2.8.0 do not differ")
 
 
 def test_a_call_that_runs_on_the_cpu_of_a_job_with_a_gpu_is_said_to(recording: tuple[Path, Path, Path]) -> None:
