@@ -108,7 +108,7 @@ def rows(found: Answer, pair: Pair, versions: Versions) -> list[dict[str, Any]]:
         for part in unit.parts
         if unit.inseparable
     ]  # fmt: skip
-    return made + never or [common]
+    return [row | {"blamed": list(found.packages)} for row in made + never or [common]]
 
 
 def _rows_of_step(one: Blame, a: str, b: str, versions: Versions) -> Iterator[dict[str, Any]]:
