@@ -130,7 +130,8 @@ def _finding(finding: StepFinding) -> list[str]:
     if not lines and finding.inherited:
         return [f"{head}gives the same with A's exact input{looked}: it only inherits."]
     if not lines:
-        return [f"{head}no call differs when it gets A's exact input; {rest}."]
+        besides = f" {finding.request['besides']}" if "besides" in finding.request else ""
+        return [f"{head}no call differs when it gets A's exact input; {rest}.{besides}"]
     if finding.inherited:
         head = f"{finding.step} (a difference of its own, besides what it inherits): "
     where = [f"{head}looked at {finding.request['where']}."] if "where" in finding.request else []

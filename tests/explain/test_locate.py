@@ -14,9 +14,10 @@ from rich.console import Console
 
 from harness.artifacts.graph import Change, Place, origins, trace
 from harness.artifacts.index_job import INDEX
+from harness.explain.difference import Difference
 from harness.explain.locate import Location, StepFinding
 from harness.explain.replay import judge
-from harness.report.location_text import answer, summary, tree
+from harness.report.location_text import answer, sentences, summary, tree
 from harness.tensors.safetensors import write_safetensors
 from harness.tensors.tensor import Tensor
 
@@ -193,3 +194,20 @@ def test_calls_are_aligned_by_module_and_number_and_not_by_their_order(recording
     assert found[:3] == [("dense", 0, "contains_origin"), ("aten.mm", 0, "origin"), ("aten.add", 0, "propagates")]
     assert ("aten.mm", 1, "missing_a") in found
     assert ("aten.extra", 0, "missing_a") in found
+
+
+def test_a_step_of_which_the_rest_does_not_differ_says_what_could_not_be_run() -> None:
+    """The shuffle of the sample, where loading a model drew fewer random numbers than it did before."""
+    besides = INDEX.replays["split sample"].besides
+    found = StepFinding("split sample", ("sample",), "ok", request={"besides": besides})
+
+    def told(finding: StepFinding) -> str:
+        same = dict.fromkeys(NAMES, "same")
+        places = tuple(trace(same, same | {"sample": "other"}))
+        differences = {"sample": Difference(None, None, None)}
+        return "\n".join(sentences(Location("2.7.1", "2.8.0", 1, places, differences, (finding,))))
+
+    assert "shuffle" in besides
+    assert "split sample: no call differs when it gets A's exact input; 0 of 0 calls" in told(found)
+    assert besides in told(found)
+    assert besides not in told(replace(found, inherited=True))
