@@ -48,6 +48,8 @@ def command(matrix_path: Path, home: Home, limit: int | None) -> int:
             collection=settings.collection,
             checkpoint=settings.checkpoint,
             limit=limit,
+            # No search can return more passages than there are.
+            k=min(limit, matrix.jobs.search.k) if limit else None,
             device="cpu",
             threads=min(matrix.jobs.index.threads, usable_cores()),
         )
