@@ -271,8 +271,8 @@ def typecheck(session: nox.Session) -> None:
 
 JOBS = {
     "index": "Index with {} and store the cell",
-    "search": "Search with {}, in its own index, and store the cell",
-    "train": "Train with {}, and store the cell",
+    "search": "Search in its own index with {} and store the cell",
+    "train": "Train with {} and store the cell",
     "probe": "Run small experiments with {} and store them",
 }
 LISTING = not {"-l", "--list", "--list-sessions"}.isdisjoint(sys.argv)

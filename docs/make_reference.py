@@ -54,21 +54,23 @@ def _of(columns: Mapping[str, tuple[str, str]]) -> str:
 def matrix() -> str:
     """The page of `matrix.yaml`: every key with what it may hold, its default and its meaning."""
     schema = json.loads(schema_text())
-    parts = [_MATRIX, "\n## The file\n\n", _keys(schema)]
+    parts = [_MATRIX, "\n## The file\n\n", _keys(schema, schema["$defs"])]
     for name, part in schema["$defs"].items():
         parts.append(f"\n## {name}\n\n{part.get('description', '')}\n\n")
-        parts.append(_keys(part) if "properties" in part else f"{_kind(part)}\n")
+        parts.append(_keys(part, schema["$defs"]) if "properties" in part else f"{_kind(part)}\n")
     return "".join(parts)
 
 
-def _keys(part: Mapping[str, Any]) -> str:
+def _keys(part: Mapping[str, Any], others: Mapping[str, Any]) -> str:
     required = part.get("required", ())
 
     def rows() -> Iterator[tuple[str, ...]]:
         for name, value in part["properties"].items():
             default = value.get("default")
             shown = "required" if name in required else _shown(default)
-            yield f"`{name}`", _kind(value), shown, value.get("description", "")
+            # What is a part of its own says there what it is.
+            other = others.get(value.get("$ref", "").rpartition("/")[2], {})
+            yield f"`{name}`", _kind(value), shown, value.get("description", other.get("description", ""))
 
     return _table(("key", "value", "default", "meaning"), rows())
 

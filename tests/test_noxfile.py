@@ -174,6 +174,17 @@ def test_the_readme_starts_with_the_two_commands():
     assert second.strip().endswith("nox -s tests")
 
 
+def test_the_readme_s_sample_is_what_a_command_printed():
+    """The indented lines of the first screen, of which the file that it names has every word."""
+    lines = [line.strip() for line in README.partition("## ")[0].splitlines() if line.startswith("    ")]
+    named = re.search(r"`(results/[^`]+/table\.md)`", README)
+    assert named
+    printed = " ".join((ROOT / named[1]).read_text(encoding="utf-8").split())
+
+    assert len(lines) >= 4
+    assert " ".join(lines) in printed or all(part in printed for part in re.split(r"(?<=batches\.) ", " ".join(lines)))
+
+
 def test_ci_runs_the_readme_s_test_command():
     text = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 

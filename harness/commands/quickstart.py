@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 
 from harness.commands.options import place_options
 from harness.errors import ExitCode
-from harness.home import Home
+from harness.home import Home, resolve_home
 
 
 @click.command(name="quickstart")
@@ -23,6 +24,7 @@ def command(matrix_path: Path, home: Home, limit: int | None) -> int:
     from harness.errors import InfrastructureError
     from harness.inputs.matrix_file import load_matrix
     from harness.report.console import print_headline
+    from harness.report.page.page import write_page
     from harness.report.quickstart_text import closing
     from harness.report.reduce import reduce_cells
     from harness.report.screen import Screen, wrap
@@ -46,6 +48,8 @@ def command(matrix_path: Path, home: Home, limit: int | None) -> int:
             collection=settings.collection,
             checkpoint=settings.checkpoint,
             limit=limit,
+            # No search can return more passages than there are.
+            k=min(limit, matrix.jobs.search.k) if limit else None,
             device="cpu",
             threads=min(matrix.jobs.index.threads, usable_cores()),
         )
@@ -77,10 +81,13 @@ def command(matrix_path: Path, home: Home, limit: int | None) -> int:
     options = f"--collection {chosen.collection} --checkpoint {chosen.checkpoint} --device cpu"
     options += f" --threads {chosen.threads}" if chosen.threads != matrix.jobs.index.threads else ""
     options += f" --limit {limit}" if limit else ""
+    if home.root != resolve_home(None, matrix_path).root and "HARNESS_HOME" not in os.environ:
+        options += f" --home {home.root}"
+    made = [f"Report: {write_page((output,), output / 'report.html')}", f"Tables: {output}"]
     click.echo()
-    for line in closing(reduced, typed(), options):
-        click.echo("\n".join(wrap(line, Screen.of().width)))
-    click.echo(f"Tables: {output}")
+    for line in closing(reduced, typed(), options, made):
+        # What is to be copied stays on one line.
+        click.echo("\n".join([line] if line in made or "Next" in line else wrap(line, Screen.of().width)))
     if any(cell.failed for cell in cells):
         return int(ExitCode.INFRASTRUCTURE)
     return int(ExitCode.DIVERGENCE if reduced.diverged else ExitCode.OK)

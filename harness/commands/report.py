@@ -20,11 +20,7 @@ def command(folders: tuple[Path, ...], output: Path) -> int:
     A FOLDER is one that `harness consecutive` or a sweep wrote, with what locate, blame, probes and others added to it;
     several are shown side by side. The page is one file that loads nothing, and can be read without JavaScript.
     """
-    from harness.report.page.folder import read_folders
-    from harness.report.page.page import page
+    from harness.report.page.page import write_page
 
-    read = read_folders(folders)
-    text = page(read, output)
-    output.write_text(text, encoding="utf-8")
-    click.echo(str(output))
+    click.echo(str(write_page(folders, output)))
     return 0

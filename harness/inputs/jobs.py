@@ -49,7 +49,7 @@ class Retry(Part):
 
     tries: int = Field(default=3, ge=1, le=20, description="In all; 1 never tries again.")
     first_wait_seconds: float = Field(default=5, ge=0, le=3600, description="Each further wait is twice as long.")
-    longest_wait_seconds: float = Field(default=120, ge=0, le=86400)
+    longest_wait_seconds: float = Field(default=120, ge=0, le=86400, description="No wait is longer.")
 
 
 class JobSettings(Part):
@@ -62,10 +62,10 @@ class JobSettings(Part):
     GIVEN: ClassVar[frozenset[str]] = frozenset()
     """Those that its inputs decide, where they are not set here."""
 
-    native_extensions: bool = False
-    capture: CaptureLevel = "full"
-    threads: int = Field(default=2, ge=1, le=1024)
-    environment: dict[str, str] = {}
+    native_extensions: bool = Field(default=False, description="Whether colbert-ai's own kernels are built.")
+    capture: CaptureLevel = Field(default="full", description="How much of the inside of the pipeline is kept.")
+    threads: int = Field(default=2, ge=1, le=1024, description="CPU threads, which decide the order of summation.")
+    environment: dict[str, str] = Field(default={}, description="Variables added to the job's environment.")
     retry: Retry = Retry()
 
     @property
@@ -90,10 +90,10 @@ class IndexJob(JobSettings):
     NAME: ClassVar[str] = "index"
     DECISIVE: ClassVar[frozenset[str]] = JobSettings.DECISIVE | {"nbits", "index_bsize", "doc_maxlen", "kmeans_niters"}
 
-    nbits: Literal[1, 2, 4, 8] = 2
-    index_bsize: int = Field(default=32, ge=1)
-    doc_maxlen: int = Field(default=300, ge=8)
-    kmeans_niters: int = Field(default=4, ge=1)
+    nbits: Literal[1, 2, 4, 8] = Field(default=2, description="Bits of each dimension of a residual.")
+    index_bsize: int = Field(default=32, ge=1, description="Passages that are encoded at once.")
+    doc_maxlen: int = Field(default=300, ge=8, description="Tokens of a passage, at most.")
+    kmeans_niters: int = Field(default=4, ge=1, description="Iterations of k-means.")
     deadline_seconds: Deadlines = Deadlines()
 
 
@@ -139,7 +139,7 @@ class TrainJob(JobSettings):
     bsize: int = Field(default=4, ge=1, description="Triples of a step; colbert-ai's own is 32.")
     accumsteps: int = Field(default=1, ge=1, description="Into how many parts a step's triples are cut.")
     nway: int = Field(default=2, ge=2, description="Passages of a triple, of which the first is the relevant one.")
-    lr: float = Field(default=3e-6, gt=0, allow_inf_nan=False)
+    lr: float = Field(default=3e-6, gt=0, allow_inf_nan=False, description="The full learning rate.")
     warmup: int | None = Field(
         default=None, ge=0, description="Steps to the full learning rate, which then falls to 0; constant when absent."
     )

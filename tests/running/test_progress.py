@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import io
+import re
 import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
+from harness.environments.supervise import Control
+from harness.home import Home
 from harness.running.progress import Board, Row, render
+from harness.running.work import Work
 from tests.support.cell_specs import cell, spec
 
 
@@ -172,3 +179,31 @@ def test_progress_goes_to_standard_error(capsys):
 
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "a note\n")
+
+
+def ensured(tmp_path: Path, console: Console, *, ready: bool) -> None:
+    """A sweep that needs an environment, which is there or is built."""
+
+    def ensure(report: Callable[[str], None], _deadline: float, _control: object) -> str:
+        if not ready:
+            report("2.8.0: building the environment (9 packages)")
+            time.sleep(1.3)
+        return "interpreter"
+
+    experiment = SimpleNamespace(
+        environment=lambda _version: SimpleNamespace(ensure=ensure), home=Home(tmp_path),
+        job=SimpleNamespace(deadlines=SimpleNamespace(install=1.0)),
+    )  # fmt: skip
+    with Board(["2.8.0"], console, every=0) as board:
+        of = Work(experiment, [], board, 1, evict_after=False)  # type: ignore[arg-type]
+        assert of.ensure("2.8.0", Control(), "2.8.0") == "interpreter"  # type: ignore[comparison-overlap]
+
+
+def test_only_an_environment_that_is_not_ready_is_said_to_be_built_and_how_much_is_written(tmp_path):
+    ready, built = plain(), plain()
+    ensured(tmp_path, ready, ready=True)
+    ensured(tmp_path, built, ready=False)
+
+    assert lines(ready) == []
+    assert lines(built)[:2] == ["2.8.0: building the environment (9 packages)", "2.8.0: building the environment"]
+    assert re.fullmatch(r"2\.8\.0: building the environment, \d+\.\d GB written", lines(built)[2])

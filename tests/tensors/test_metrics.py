@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import math
 import os
 from collections.abc import Iterator
@@ -556,3 +557,12 @@ def test_compiled_code_is_kept_by_what_is_in_the_sources(tmp_path: Path) -> None
     assert folders[-1] == cache_folder(base, sources)
     assert folders[-1] in base.iterdir()
     assert len(list(base.iterdir())) < 6
+
+
+def test_where_numba_is_not_installed_large_tensors_are_measured_without_it(monkeypatch):
+    """As in the small install of the package."""
+    found = importlib.util.find_spec
+    assert compiled.usable("float32", 10**9, How())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "numba" else found(name))
+
+    assert not compiled.usable("float32", 10**9, How())

@@ -15,7 +15,7 @@ from harness import __version__
 from harness.errors import UsageError, printable
 from harness.report.headline import VersionPair
 from harness.report.page import charts
-from harness.report.page.folder import Folder, Row
+from harness.report.page.folder import Folder, Row, read_folders
 from harness.report.page.ladder import EQUAL, MEANING, UNKNOWN, ladder_of
 from harness.report.page.steps import (
     Exchange,
@@ -73,6 +73,16 @@ class Section:
     panels: Sequence[Panel]
     others: Sequence[str]
     scripts: Sequence[Path]
+
+
+def write_page(paths: Sequence[Path], target: Path) -> Path:
+    """Write the page of folders of tables to a file; returns the file.
+
+    Raises:
+        UsageError: one is no folder of tables, or the page would be too large.
+    """
+    target.write_text(page(read_folders(paths), target), encoding="utf-8")
+    return target
 
 
 def page(folders: Sequence[Folder], target: Path) -> str:
