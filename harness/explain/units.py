@@ -170,12 +170,15 @@ def _families(changed: Sequence[Change], locks: Sequence[Lock]) -> dict[str, Fam
 
 
 def _called(family: Family | None, parts: Sequence[Unit]) -> str:
-    """What a unit of several parts is called, which is the name of none of them: `transformers (with tokenizers)`."""
+    """What a unit of several parts is called: `transformers (with tokenizers)`.
+
+    It is the name of none of them, and has no comma, which stands between units in the table.
+    """
     if family is None:
         return OTHERS
     names = [part.name for part in parts if part.name != family.name]
     shown = names if len(names) <= _SHOWN else [*names[: _SHOWN - 1], f"{len(names) - _SHOWN + 1} more"]
-    return f"{family.name} ({'with ' if len(names) < len(parts) else ''}{', '.join(shown)})"
+    return f"{family.name} ({'with ' if len(names) < len(parts) else ''}{' and '.join(shown)})"
 
 
 def _whole(name: str, parts: Sequence[Unit]) -> Unit:

@@ -97,8 +97,9 @@ def rows(found: Answer, pair: Pair, versions: Versions) -> list[dict[str, Any]]:
     One in all where none was needed.
     """
     a, b = pair.a.cell.label, pair.b.cell.label
-    made = [row for one in found.steps for row in _rows_of_step(one, a, b, versions)]
-    common = {"a": a, "b": b, "verdict": headline(found, a, b)}
+    blamed = list(found.packages)
+    made = [{**row, "blamed": blamed} for one in found.steps for row in _rows_of_step(one, a, b, versions)]
+    common = {"a": a, "b": b, "verdict": headline(found, a, b), "blamed": blamed}
     never = [
         {
             **common, **_named(part.packages, versions), "what": part.name, "result": NOT_EXCHANGEABLE,

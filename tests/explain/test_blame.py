@@ -332,6 +332,7 @@ def test_a_row_says_which_packages_were_exchanged_in_fact(laboratory: Laboratory
     written = blame_text.rows(answer, SimpleNamespace(a=cell, b=cell), VERSIONS)  # type: ignore[arg-type]
 
     packages = {(row["base"], row["what"]): row["packages"] for row in written}
+    assert {tuple(row["blamed"]) for row in written} == {("torch",)}
     assert packages["B", "torch"] == "torch,nvidia-cusparselt-cu12"
     assert packages["A", "torch"] == "torch,nvidia-nccl-cu12"
     assert packages["B", "nvidia-cublas-cu12,other NVIDIA libraries"] == "nvidia-cublas-cu12,nvidia-cusparselt-cu12"

@@ -55,6 +55,6 @@ def deciding(folder: Path, new: Mapping[str, str], rule: str, broken: str = "Fal
     site = site_folder(folder)
     for name in new:
         module = {"faiss-cpu": "faiss", "colbert-ai": "colbert"}.get(name, name)
-        (site / module / "__init__.py").write_text("new\n")
+        (site / module / "__init__.py").write_text("'new'\n")
     package(site, "standin", "1", {_HOOK: "import standin_job\n", "standin_job.py": f"SCRIPT = {script!r}\n{_JOB}"})
     return folder
