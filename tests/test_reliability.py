@@ -144,7 +144,7 @@ def test_a_case_that_was_answered_falsely_is_answered_truly(case: Case, tmp_path
 )
 def test_an_answer_that_is_not_the_truth_is_said(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
     def nothing(folder: Path) -> Answer:
-        return ask(folder, "compare", "A", "B")
+        return ask(folder, "compare", "A", "B", "--home", str(folder / "home"))
 
     case = Case("planted", "", "", nothing, 2, ["There is no directory A"])
     assert try_case(case, tmp_path / "right").verdict == "yes"
