@@ -102,6 +102,15 @@ class Upgrade:
         part = f"Passages beyond the first {self.sample:,}: run it again without --limit." if self.sample else ""
         return (*([part] if part else ()), *self.verdict.uncovered)
 
+    @property
+    def blame_sentences(self) -> tuple[str, ...]:
+        """Who is to blame for what each kind of job makes, and why nobody is; none where nobody asked."""
+        said = []
+        for job, answer in self.blame.items():
+            said.append(f"{_JOBS[job]}: {headline(answer, self.a, self.b)}")
+            said += [step_sentence(step, self.a, self.b) for step in answer.steps]
+        return (*said, *(f"Not blamed: {reason}" for reason in self.not_blamed))
+
     def to_json(self) -> dict[str, Any]:
         """The contract's object, and what else the text tells."""
         return {
@@ -226,13 +235,9 @@ def _lines(found: Upgrade, screen: Screen) -> Iterator[Sequence[str]]:
         )
         for name, one in found.deployments.items()
     ]
-    for job, answer in found.blame.items():
+    if blamed := found.blame_sentences:
         yield [""]
-        yield sentence(f"{_JOBS[job]}: {headline(answer, found.a, found.b)}")
-        for step in answer.steps:
-            yield sentence(step_sentence(step, found.a, found.b))
-    for reason in found.not_blamed:
-        yield sentence(f"Not blamed: {reason}")
+        yield from map(sentence, blamed)
     first = next(iter(found.deployments.values()), None)
     if first is not None:
         overlaps, measures = [f"overlap@{k}" for k in first.overlap], list(first.measures)

@@ -84,6 +84,8 @@ def test_an_upgrade_that_changes_the_index_and_not_what_is_found_keeps_it(world)
     assert "1 of 10 tensors of the index differs." in told
     assert '<b>centroids</b></th><td class="k"><span class="s changed">' in told
     assert "4.49.0</td><td>4.57.0" in told
+    blamed = next(line for line in out.splitlines() if line.startswith("What made the index another one: "))
+    assert f"<p>{blamed}" in told
     assert "a -> b: keep the index." in out
     assert "tensors differ" in out
     assert "With 95% confidence, at most 77.6% of queries like these" in out

@@ -22,6 +22,7 @@ def upgrade_page(found: Upgrade, target: Path) -> str:
         "upgrade.html", target,
         found=told, measures=list(measures), kept={one.name for one in found.index.final},
         titles={name: title.format(a=found.a, b=found.b) for name, title in TITLES.items()},
+        blame=found.blame_sentences,
         # What a repeat shows is `noise` in a row of tables, and `above_noise`, its contrary, here.
         state_of=lambda one: state_of({**one, "noise": one["above_noise"] is False}),
     )  # fmt: skip
