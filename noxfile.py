@@ -247,7 +247,8 @@ def lint(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def docs(session: nox.Session) -> None:
     """Build the documentation as a site into site/, with warnings as errors."""
-    build = [f"{prepare(session, 'dev')}/mkdocs", "build", "--strict", "--quiet", "--site-dir", "site"]
+    # Never --quiet: a warning that is not printed does not count, either.
+    build = [f"{prepare(session, 'dev')}/mkdocs", "build", "--strict", "--site-dir", "site"]
     session.run(*build, external=True, env={"NO_MKDOCS_2_WARNING": "1"})  # of a successor, at each build
 
 

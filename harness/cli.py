@@ -54,6 +54,7 @@ COMMANDS = {
     "sweep": "Index, search, or train with every version, then reduce to tables.",
     "nightly": "Compare a night's tables with those of the nights before.",
     "store": "List, check, tidy, export and import stored cells.",
+    "export": "Write a stored index as a folder that colbert-ai's Searcher loads.",
     "schema": "Print the JSON schema of matrix.yaml.",
     "init": "Write a matrix.yaml of your own, with its locks, to a folder.",
     "completion": "Install completion of commands and options for your shell.",

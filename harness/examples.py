@@ -34,6 +34,7 @@ EXAMPLES = {
     "sweep": ("sweep", "sweep 2.7.0 2.7.1 2.8.0 --evict", "sweep --executor slurm --partition gpu"),
     "nightly": ("nightly NIGHTS",),
     "store": ("store list", "store verify --quick"),
+    "export": ("export 2.8.0 INDEX",),
     "schema": ("schema",),
     "init": ("init", "init FOLDER"),
     "completion": ("completion", "completion zsh --show"),

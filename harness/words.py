@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,6 +31,13 @@ def count(number: int, noun: str, plural: str = "") -> str:
         plural: of a noun that takes more than an `s`.
     """
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def duration(seconds: float) -> str:
+    """A number of seconds as one would say it: `40 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
 
 
 def size(number: int) -> str:
@@ -75,3 +86,14 @@ def version_key(version: str) -> Version:
     from packaging.version import Version  # here, as `harness --help` sorts nothing
 
     return Version(version)
+
+
+def typed() -> str:
+    """What the user types to run this command: its name where the shell finds it by that, or else its path."""
+    called = Path(sys.argv[0])
+    if called.name != "harness":
+        return "harness"
+    found = shutil.which("harness")
+    if found and Path(found).resolve() == called.resolve():
+        return "harness"
+    return os.path.relpath(called) if called.is_absolute() else str(called)

@@ -139,14 +139,14 @@ def test_a_case_that_was_answered_falsely_is_answered_truly(case: Case, tmp_path
     [
         ({"code": 1}, "exit code 2"),
         ({"says": ["bit for bit"]}, "'bit for bit' is not said"),
-        ({"never": "There is"}, "'There is' is said"),
+        ({"never": "is neither"}, "'is neither' is said"),
     ],
 )
 def test_an_answer_that_is_not_the_truth_is_said(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
     def nothing(folder: Path) -> Answer:
         return ask(folder, "compare", "A", "B")
 
-    case = Case("planted", "", "", nothing, 2, ["There is no directory A"])
+    case = Case("planted", "", "", nothing, 2, ["is neither a ColBERT index directory"])
     assert try_case(case, tmp_path / "right").verdict == "yes"
     row = try_case(replace(case, **changes), tmp_path / "c")
 

@@ -71,7 +71,13 @@ INDEX = JobKind(
             ),
         ),
         # Splitting shuffles with the indexer's own random state; what can be run alone is the rounding before it.
-        "split sample": Replay({"local_sample_embs": "local_sample_embs"}, run_as="halve sample", outputs={}),
+        "split sample": Replay(
+            {"local_sample_embs": "local_sample_embs"},
+            run_as="halve sample",
+            outputs={},
+            besides="What is left is the shuffle, which cannot be run alone: it drew other random numbers, from the "
+            "same state or because something before it, such as loading the model, had drawn more or fewer.",
+        ),
         "k-means": Replay({"sample": "sample"}),
         "normalize centroids": Replay({"centroids_raw": "centroids_raw"}),
         "halve centroids": Replay({"centroids_normalized": "centroids_normalized"}),

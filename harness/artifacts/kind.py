@@ -96,6 +96,7 @@ class Replay:
         blocks: where it runs on a block.
         after: of a part of a larger step, another part before it that is looked at with it unless that differs itself:
             it makes something for this one that is no artifact.
+        besides: a sentence on what of the step cannot be run alone, for where all that can does not differ.
     """
 
     inputs: Mapping[str, str]
@@ -104,6 +105,7 @@ class Replay:
     batches: Batches | None = None
     blocks: Blocks | None = None
     after: str | None = None
+    besides: str = ""
 
 
 class Meaning(Protocol):

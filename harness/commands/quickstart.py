@@ -23,7 +23,9 @@ def command(matrix_path: Path, home: Home, limit: int | None) -> int:
     from harness.errors import InfrastructureError
     from harness.inputs.matrix_file import load_matrix
     from harness.report.console import print_headline
+    from harness.report.quickstart_text import closing
     from harness.report.reduce import reduce_cells
+    from harness.report.screen import Screen, wrap
     from harness.running.checks import to_run
     from harness.running.choice import planned_cells
     from harness.running.deployments import neighbours
@@ -33,6 +35,7 @@ def command(matrix_path: Path, home: Home, limit: int | None) -> int:
     from harness.running.selection import Selection
     from harness.running.sweep import run_plan
     from harness.store.cell import Cell
+    from harness.words import typed
 
     matrix = load_matrix(matrix_path)
     settings = matrix.quickstart
@@ -70,6 +73,13 @@ def command(matrix_path: Path, home: Home, limit: int | None) -> int:
     output = experiment.home.tables / "quickstart"
     reduced = reduce_cells(matrix, planned_cells(experiment, cells), settings.versions, output, lambda: experiment)
     print_headline(reduced, markdown=False)
+    chosen = experiment.selection
+    options = f"--collection {chosen.collection} --checkpoint {chosen.checkpoint} --device cpu"
+    options += f" --threads {chosen.threads}" if chosen.threads != matrix.jobs.index.threads else ""
+    options += f" --limit {limit}" if limit else ""
+    click.echo()
+    for line in closing(reduced, typed(), options):
+        click.echo("\n".join(wrap(line, Screen.of().width)))
     click.echo(f"Tables: {output}")
     if any(cell.failed for cell in cells):
         return int(ExitCode.INFRASTRUCTURE)

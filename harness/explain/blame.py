@@ -253,7 +253,8 @@ def _probes(
     asked = origins(found.places, inherited=inherited and not pair.kind.stepwise)
     # The state of a training's step is made once for each request.
     for together in [{step: names} for step, names in asked.items()] if pair.kind.stepwise else [asked]:
-        requests, refused = _requests(pair, together, folder / "-".join(together).replace(" ", "-")[:60])
+        inputs = folder / "-".join(together).replace(" ", "-")[:60]
+        requests, refused = _requests(pair, together, inputs, found.step)
         for step, reason in refused.items():
             if step in reasons:
                 reasons[step].append(reason)
@@ -274,10 +275,10 @@ def _without(steps: Mapping[str, Sequence[str]], answers: Mapping[str, Blame]) -
 
 
 def _requests(
-    pair: Pair, steps: Mapping[str, Sequence[str]], folder: Path
+    pair: Pair, steps: Mapping[str, Sequence[str]], folder: Path, first: int | None
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """The request of a `step` job for each step that can be run alone, and why others cannot."""
-    asked, refused = requests_for(pair, steps, folder)
+    asked, refused = requests_for(pair, steps, folder, first)
     found = {}
     for one in asked:
         for step, outputs in one.outputs.items():

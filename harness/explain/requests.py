@@ -47,7 +47,7 @@ class Asked:
 
 
 def requests_for(
-    pair: Pair, differing: Mapping[str, Sequence[str]], folder: Path, first: int | None = None
+    pair: Pair, differing: Mapping[str, Sequence[str]], folder: Path, first: int | None
 ) -> tuple[list[Asked], dict[str, str]]:
     """What is asked of A to run some steps with A's artifacts.
 
@@ -125,6 +125,8 @@ def step_request(
     patterns = map(pair.kind.pattern, artifacts)
     chunk = next((chunk for _pattern, chunk in patterns if chunk is not None), "*")  # a step over all chunks at once
     request: dict[str, Any] = {"step": replay.run_as or step}
+    if replay.besides:
+        request["besides"] = replay.besides
     if sizes := _sizes(pair):
         request["settings"] = sizes
     if replay.batches is not None:

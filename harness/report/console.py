@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import click
 from rich.console import Console
@@ -45,6 +45,16 @@ def headline_text(reduced: Reduced, screen: Screen = PLAIN, *, markdown: bool = 
     return "\n".join([*lines, "", *(part for parts in told for part in parts)])
 
 
+def _ends(pairs: Iterable[ComparedCells]) -> Iterator[str]:
+    """How cells that were run did not end well: one line for all that ended alike."""
+    ended: dict[str, list[str]] = {}
+    for cell in {cell.label: cell for pair in pairs for cell in (pair.a, pair.b)}.values():
+        if cell.key and cell.outcome != "ok":
+            ended.setdefault(f"{cell.outcome}: {cell.reason}", []).append(cell.label)
+    for told, labels in ended.items():
+        yield f"{', '.join(labels)} {told.rstrip('.')}."
+
+
 def print_headline(reduced: Reduced, *, markdown: bool) -> None:
     """Print it to standard output."""
     screen = Screen.of()
@@ -82,6 +92,7 @@ def sentences(reduced: Reduced) -> list[str]:
     if gaps := len(reduced.rows) - len(compared):
         steps = count(len(reduced.rows), "step")
         lines.append(f"{gaps} of {steps} could not be compared; the Outcome column says why.")
+        lines += _ends(shown)
     lines += [
         f"{step.a} -> {step.b}, with what could not be compared between them, changed {', '.join(step.changed)}: "
         f"`harness compare {step.a} {step.b}` with the same options says by how much."

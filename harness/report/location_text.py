@@ -130,7 +130,8 @@ def _finding(finding: StepFinding) -> list[str]:
     if not lines and finding.inherited:
         return [f"{head}gives the same with A's exact input{looked}: it only inherits."]
     if not lines:
-        return [f"{head}no call differs when it gets A's exact input; {rest}."]
+        besides = f" {finding.request['besides']}" if "besides" in finding.request else ""
+        return [f"{head}no call differs when it gets A's exact input; {rest}.{besides}"]
     if finding.inherited:
         head = f"{finding.step} (a difference of its own, besides what it inherits): "
     where = [f"{head}looked at {finding.request['where']}."] if "where" in finding.request else []
@@ -199,8 +200,25 @@ def summary(verdicts: Iterable[CallVerdict], *, gpu: bool = False) -> list[str]:
     return lines
 
 
+def answer(location: Location) -> str:
+    """The answer in a line: the steps that a difference starts in, and the operators of each that make it."""
+    if not location.diverged:
+        return f"Starts in: nothing; {location.a} and {location.b} do not differ beyond the noise floor."
+    said = []
+    for step in origins(location.places):
+        # Only what a trusted replay claims; where there is none, the step is all that is known.
+        calls = [call for of, call in location.origins if of == step]
+        names = list(dict.fromkeys(call.name for call in calls if call.kind == "operator"))
+        more = [f"{len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
+        said.append(f"{step} ({', '.join(names[:_SHOWN] + more)})" if names else step)
+    when = "" if location.step is None else f"step {location.step}, "
+    return f"Starts in: {when}{'; '.join(said) or 'nothing but noise'}."
+
+
 def show(location: Location, console: Console) -> None:
-    """Print the tree and the sentences."""
+    """Print the answer, the tree and the sentences."""
+    console.print(escape(answer(location)), style="bold", highlight=False, soft_wrap=True)
+    console.print()
     console.print(tree(location.places, location.differences))
     console.print()
     for line in sentences(location):

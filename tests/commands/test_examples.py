@@ -21,6 +21,7 @@ def test_every_command_has_an_example():
 @pytest.mark.parametrize("line", [line for lines in EXAMPLES.values() for line in lines])
 def test_an_example_is_a_command_line_that_is_understood(line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "results").mkdir()
     name, *arguments = shlex.split(line)
     command = harness.get_command(click.Context(harness), name)
     assert command is not None

@@ -174,12 +174,12 @@ def test_of_two_locks_uv_builds_one_with_the_packages_of_the_other_and_each_with
 def test_a_lock_and_a_virtualenv_are_put_together_from_their_files(bench):
     old = bench.own(f"old={bench.write('old.txt', LOOSE + 'torch==2.7.1')}")
     venv = make_virtualenv(bench.folder / "venv", {"torch": "2.8.0"})
-    (site_folder(venv) / "transformers" / "__init__.py").write_text("patched")
+    (site_folder(venv) / "transformers" / "__init__.py").write_text("# patched\n")
     new = bench.own(f"new={venv}")
 
     with environment_with(bench.home, bench.matrix, party(bench, old), party(bench, new), ["transformers"]) as made:
         site = site_of(made)
-        assert (site / "transformers" / "__init__.py").read_text() == "patched"
+        assert (site / "transformers" / "__init__.py").read_text() == "# patched\n"
         assert "2.7.1" in (site / "torch" / "__init__.py").read_text()
         assert not (site / "torch").is_symlink()
         assert (site / "transformers" / "__init__.py").is_symlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from harness.artifacts.graph import Change, origins, trace
+from harness.artifacts.graph import Change, Place, origins, trace
 from harness.artifacts.index_job import INDEX
+from harness.explain.difference import Difference
+from harness.explain.locate import Location, StepFinding
 from harness.explain.replay import judge
-from harness.report.location_text import summary, tree
+from harness.report.location_text import answer, sentences, summary, tree
 from harness.tensors.safetensors import write_safetensors
 from harness.tensors.tensor import Tensor
 
@@ -117,6 +120,18 @@ def test_the_innermost_call_that_differs_with_its_exact_input_is_the_origin(
     ]
 
 
+@pytest.mark.parametrize(("gates", "said"), [({"g": True}, "encode (aten.mm)"), ({"g": False}, "encode")])
+def test_the_answer_names_the_step_and_only_operators_that_a_trusted_replay_found(
+    recording: tuple[Path, Path, Path], gates: dict[str, bool], said: str
+) -> None:
+    place = Place("D", "encode", (), Change.ORIGIN)
+    finding = StepFinding("encode", ("D",), "ok", verdicts=tuple(judge(*recording)), gates=gates)
+
+    assert answer(Location("2.7.1", "2.8.0", 1, (place,), {}, (finding,))) == f"Starts in: {said}."
+    equal = Location("2.7.1", "2.8.0", 1, (replace(place, change=Change.EQUAL),), {})
+    assert answer(equal).startswith("Starts in: nothing; 2.7.1 and 2.8.0 do not differ")
+
+
 def test_a_call_that_runs_on_the_cpu_of_a_job_with_a_gpu_is_said_to(recording: tuple[Path, Path, Path]) -> None:
     found = judge(*recording)
 
@@ -179,3 +194,20 @@ def test_calls_are_aligned_by_module_and_number_and_not_by_their_order(recording
     assert found[:3] == [("dense", 0, "contains_origin"), ("aten.mm", 0, "origin"), ("aten.add", 0, "propagates")]
     assert ("aten.mm", 1, "missing_a") in found
     assert ("aten.extra", 0, "missing_a") in found
+
+
+def test_a_step_of_which_the_rest_does_not_differ_says_what_could_not_be_run() -> None:
+    """The shuffle of the sample, where loading a model drew fewer random numbers than it did before."""
+    besides = INDEX.replays["split sample"].besides
+    found = StepFinding("split sample", ("sample",), "ok", request={"besides": besides})
+
+    def told(finding: StepFinding) -> str:
+        same = dict.fromkeys(NAMES, "same")
+        places = tuple(trace(same, same | {"sample": "other"}))
+        differences = {"sample": Difference(None, None, None)}
+        return "\n".join(sentences(Location("2.7.1", "2.8.0", 1, places, differences, (finding,))))
+
+    assert "shuffle" in besides
+    assert "split sample: no call differs when it gets A's exact input; 0 of 0 calls" in told(found)
+    assert besides in told(found)
+    assert besides not in told(replace(found, inherited=True))

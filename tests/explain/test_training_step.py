@@ -21,7 +21,7 @@ from harness.explain.requests import requests_for
 from harness.explain.stepwise import Steps, after, beginnings, parting
 from harness.explain.swap import Swapped, check_names, differences, steps_named
 from harness.home import Home
-from harness.report.location_text import one_sided, sentences, summary
+from harness.report.location_text import answer, one_sided, sentences, summary
 from harness.report.swap_text import sentence
 from harness.running.job import JobResult, Workbench
 from harness.store.cell import Cell
@@ -81,6 +81,7 @@ def test_the_first_step_that_differs_and_the_first_phase_in_it_are_where_it_star
     assert (
         "the difference starts in step 2, backward (gradients); 6 more artifacts inherit it" in sentences(location)[0]
     )
+    assert answer(location) == "Starts in: step 2, backward."
 
 
 def test_what_differs_in_one_step_by_itself_is_two_origins(store: Store) -> None:

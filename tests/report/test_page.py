@@ -65,7 +65,7 @@ def test_the_first_sentence_says_what_changes_and_whether_anybody_must_act(table
     said = verdict(folders, step_lines(folders))
 
     assert said == (
-        "1 of 2 steps from 2.7.0 to 2.8.0 (1 more could not be compared) changes the index on CPU GenuineTest 6/1; "
+        "1 of 2 steps from 2.7.0 to 2.8.0 (1 more could not be compared) changes the index on CPU Test 6/1; "
         "none of the 1 that were searched asks for a new index."
     )
     text = made(tables)
@@ -208,7 +208,7 @@ def test_several_folders_stand_side_by_side_and_a_split_device_is_told(tables, t
     assert len({folder.title for folder in folders}) == 3
     assert lines[EQUAL_STEP].states == (EQUAL, EQUAL, EQUAL)
     assert lines[CHANGED_STEP].states == (CHANGED, CHANGED, None)
-    assert lines[CHANGED_STEP].where == {CHANGED: ["CPU GenuineTest 6/1", "NVIDIA Test 80GB"]}
+    assert lines[CHANGED_STEP].where == {CHANGED: ["CPU Test 6/1", "NVIDIA Test 80GB"]}
     assert "NVIDIA Test 80GB" in made(tables, other, again)
 
 

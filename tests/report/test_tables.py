@@ -139,7 +139,11 @@ def test_a_version_without_a_good_cell_is_a_gap_with_its_outcome(sweep):
         "2.4.1: crashed", "2.4.1: crashed; 2.5.0: missing", "2.5.0: missing"
     ]  # fmt: skip
     assert not reduced.diverged
-    assert "3 of 3 steps could not be compared; the Outcome column says why." in sentences(reduced)
+    told = sentences(reduced)
+    assert "3 of 3 steps could not be compared; the Outcome column says why." in told
+    assert [line for line in told if "SIGABRT" in line] == [
+        "2.4.1 crashed: The job was killed by SIGABRT in phase import."
+    ]
     assert [row["outcome_b"] for row in sweep.rows("consecutive")] == ["crashed", "missing", "ok"]
     assert {row["version"]: row["reason"] for row in sweep.rows("cells")}["2.4.1"].startswith("The job was killed")
     # What was not measured is unknown: neither changed nor unchanged, and no count of nothing.

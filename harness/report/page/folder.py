@@ -77,7 +77,8 @@ class Folder:
         kind, _, name = self.about.get("device", "").partition(" ")
         words = [word for word in name.split() if "+" not in word]
         if kind == "cpu":
-            return f"CPU {' '.join(words)}"
+            # Vendors call themselves AuthenticAMD and GenuineIntel.
+            return f"CPU {re.sub(r'^(Authentic|Genuine)', '', ' '.join(words))}"
         return " ".join(words[:-1] if words and re.fullmatch(r"\d+\.\d+", words[-1]) else words) or "unknown device"
 
     @property

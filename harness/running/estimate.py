@@ -1,0 +1,80 @@
+"""How long the cells of a plan will take and what they will need on the disk, as far as stored cells tell."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from harness.running.plan import Planned
+from harness.store.cell import LEVELS, Cell
+from harness.store.store import Store, level
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a plan's cells that would run need.
+
+    Attributes:
+        seconds: wall seconds of their jobs, one after the other; without building environments.
+        bytes: of their tensors, if no two of them were equal (equal ones are stored once).
+        cells: how many would run.
+        by: how many stored cells it was estimated from.
+        passages: how many passages those are of, from the fewest to the most.
+    """
+
+    seconds: float
+    bytes: int
+    cells: int
+    by: int
+    passages: tuple[int, int]
+
+
+def estimate(store: Store, stored: Sequence[Cell], plan: Sequence[Planned], capture: str) -> Estimate | None:
+    """Estimate from cells of the same kind of job on the same device that ended well; None where there are none.
+
+    Time and size are taken to grow with the number of passages; of a training, which passages do not decide, with the
+    number of its steps. Those that are nearest in that count, and of the same checkpoint where there are any.
+    """
+    wanted = [planned.spec for planned in plan if planned.run]
+    if not wanted:
+        return None
+    spec = wanted[0]
+    like = [one for one in stored if one.outcome == "ok" and (one.spec.job, one.spec.device) == (spec.job, spec.device)]
+    like = [one for one in like if one.details.get("wall_seconds") and _amount(one)] or []
+    like = [one for one in like if one.spec.checkpoint.digest == spec.checkpoint.digest] or like
+    if not like:
+        return None
+    amount = int(spec.settings["maxsteps"]) if spec.job == "train" else spec.collection.passages
+    near = _nearest(like, lambda one: abs(_amount(one) - amount))
+    seconds = median(one.details["wall_seconds"] * amount / _amount(one) for one in near)
+    # How much is kept decides the size, far more than what it is of.
+    kept = _nearest(like, lambda one: abs(level(one) - LEVELS.index(capture)))
+    kept = _nearest(kept, lambda one: abs(_amount(one) - amount))
+    size = median(_size(store, one) * amount / _amount(one) for one in kept)
+    passages = [one.spec.collection.passages for one in near]
+    return Estimate(
+        seconds * len(wanted), int(size) * len(wanted), len(wanted), len(near), (min(passages), max(passages))
+    )
+
+
+def _nearest(cells: Iterable[Cell], how_far: Callable[[Cell], int]) -> list[Cell]:
+    """Those that are as near as the nearest."""
+    cells = list(cells)
+    least = min(map(how_far, cells))
+    return [one for one in cells if how_far(one) == least]
+
+
+def _amount(cell: Cell) -> int:
+    """What the time of a cell grows with."""
+    return int(cell.spec.settings.get("maxsteps") or 0) if cell.spec.job == "train" else cell.spec.collection.passages
+
+
+def _size(store: Store, cell: Cell) -> int:
+    """Bytes of a cell's tensors in the store."""
+    found = {}
+    for artifact in cell.artifacts.values():
+        with contextlib.suppress(OSError):
+            found[artifact.digest] = store.object_path(artifact.digest).stat().st_size
+    return sum(found.values())
