@@ -41,12 +41,17 @@ class Party:
     Attributes:
         name: what its environment is called.
         lock: what is in it.
-        interpreter: of it; built when it is first asked for.
+        make: returns its interpreter, with the environment built if it is missing; called once.
     """
 
     name: str
     lock: Lock
-    interpreter: Callable[[], Interpreter]
+    make: Callable[[], Interpreter]
+
+    @cached_property
+    def interpreter(self) -> Interpreter:
+        """What runs there."""
+        return self.make()
 
     @property
     def pinned(self) -> bool:
@@ -60,7 +65,17 @@ class Party:
         Raises:
             UsageError: its interpreter cannot be asked.
         """
-        return Sites.of(self.interpreter())
+        return Sites.of(self.interpreter)
+
+    @cached_property
+    def base(self) -> tuple[Path, str]:
+        """The interpreter that its own is a virtualenv's of, and the folder of its library's name.
+
+        Raises:
+            UsageError: it cannot be asked.
+        """
+        told = ask(self.interpreter.python, str(self.interpreter.python))
+        return Path(told["base"]), f"python{'.'.join(told['version'].split('.')[:2])}"
 
 
 def separate_pythons(a: Lock, b: Lock) -> str:
@@ -100,7 +115,7 @@ def environment_with(
         BuildFailed: it cannot be made.
         UsageError: an interpreter cannot be asked.
     """
-    brought = any(one.lock.own is None and one.interpreter().site is not None for one in (base, other))
+    brought = any(one.lock.own is None and one.interpreter.site is not None for one in (base, other))
     way = _built if base.pinned and other.pinned and not brought else _put_together
     with way(home, matrix, base, other, packages) as made:
         yield made
@@ -117,30 +132,31 @@ def _put_together(
             prefix="counterfactual-", dir=home.environments, ignore_cleanup_errors=True
         )  # fmt: skip
         with made as name:
-            source = (other if PYTHON in packages else base).interpreter()
-            if base.interpreter().site is not None:
-                found = Interpreter(source.python, Path(name, "site"))
+            source = other if PYTHON in packages else base
+            if base.interpreter.site is not None:
+                found = Interpreter(source.interpreter.python, Path(name, "site"))
             else:
-                found = Interpreter(_virtualenv(source.python, Path(name)))
-            site = found.site or next(Path(name).glob("lib/python3*")) / "site-packages"
-            exchange(base.sites, other.sites, packages, site)
+                found = Interpreter(_virtualenv(source, Path(name)))
+            exchange(
+                base.sites, other.sites, packages, found.site or Path(name, "lib", source.base[1], "site-packages")
+            )
             yield found
 
 
-def _virtualenv(python: Path, folder: Path) -> Path:
-    """Make the skeleton of a virtualenv of the interpreter that another one is of; returns its own."""
-    told = ask(python, str(python))
-    base = Path(told["base"])
+def _virtualenv(of: Party, folder: Path) -> Path:
+    """Make the skeleton of a virtualenv of the same interpreter; returns its own."""
+    base, library = of.base
     if not base.exists():
         raise BuildFailed(
-            f"{python} is of {base}, which is not on this machine, so no other environment can be made of it.",
-            "unsupported", "",
+            f"{of.interpreter.python} is of {base}, which is not on this machine, so no other environment can be made "
+            "of it.", "unsupported", "",
         )  # fmt: skip
-    (folder / "bin").mkdir()
-    (folder / "bin" / "python").symlink_to(base)
-    (folder / "lib" / f"python{'.'.join(told['version'].split('.')[:2])}").mkdir(parents=True)
+    python = folder / "bin" / "python"
+    python.parent.mkdir()
+    python.symlink_to(base)
+    (folder / "lib" / library).mkdir(parents=True)
     (folder / "pyvenv.cfg").write_text(f"home = {base.parent}\ninclude-system-site-packages = false\n")
-    return folder / "bin" / "python"
+    return python
 
 
 @contextmanager

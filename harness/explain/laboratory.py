@@ -38,6 +38,7 @@ class Laboratory:
     probe: Probe
     report: Callable[[str], None]
     _made: dict[tuple[str, frozenset[str]], Mapping[str, Seen]] = field(default_factory=dict, repr=False)
+    _parties: dict[str, Party] = field(default_factory=dict, repr=False)
 
     def shown(self) -> tuple[dict[str, References], dict[str, str]]:
         """The steps that show the difference repeatably, with what A and B make, and why the others do not."""
@@ -132,7 +133,11 @@ class Laboratory:
             yield interpreter
 
     def _party(self, side: Side) -> Party:
-        return Party(side.cell.version, self.experiment.lock(side.cell.version), side.interpreter)
+        name = side.cell.version
+        if name not in self._parties:
+            # Asked once: to read all that is installed takes seconds, for each of many environments.
+            self._parties[name] = Party(name, self.experiment.lock(name), side.interpreter)
+        return self._parties[name]
 
 
 def here_or_not(experiment: Experiment, a: str, b: str) -> tuple[tuple[Change, ...], tuple[str, ...]]:
