@@ -15,7 +15,7 @@ from harness.report.page.folder import OPTIONAL, read_folders
 from harness.report.page.ladder import CHANGED, EQUAL, NOISE, UNKNOWN, ladder_of, state_of, state_of_step, worst
 from harness.report.page.page import LIMIT, page
 from harness.report.page.steps import blamed, exchanges, origins, repeats
-from harness.report.page.verdict import step_lines, verdict
+from harness.report.page.verdict import StepLine, step_lines, verdict
 from tests.support.command import run
 from tests.support.tables import CHANGED_STEP, EQUAL_STEP, GAP_STEP, HOSTILE, write_tables_of
 
@@ -70,6 +70,17 @@ def test_the_first_sentence_says_what_changes_and_whether_anybody_must_act(table
     )
     text = made(tables)
     assert 0 < text.index(said) < text.index("<main")
+
+
+def test_versions_of_another_package_are_a_row_of_their_own(tables):
+    steps = [("2.7.1", "2.8.0"), ("2.8.0", "2.9.0"), ("numpy-1.9.0", "numpy-1.10.0"), ("numpy-1.10.0", "numpy-2.0.0")]
+    lines = [StepLine(step, ("equal",), {EQUAL: ["a device"]}, (), (), {}) for step in steps]
+
+    said = verdict(read_folders([tables]), lines)
+
+    assert said.startswith(
+        "None of the 4 steps from 2.7.1 to 2.9.0 and from numpy-1.9.0 to numpy-2.0.0 changes the index"
+    )
 
 
 @pytest.mark.parametrize("answer", ["re-index", "investigate"])

@@ -10,7 +10,7 @@ from harness.report.headline import VersionPair
 from harness.report.page.folder import Folder, step_key
 from harness.report.page.ladder import CHANGED, EQUAL, UNKNOWN, state_of_step
 from harness.report.page.steps import blamed, changes, headline_row, origins
-from harness.words import count
+from harness.words import count, name_key
 
 ACT = ("re-index", "investigate")
 """Verdicts of a step that ask somebody to do something."""
@@ -94,7 +94,13 @@ def verdict(folders: Sequence[Folder], lines: Sequence[StepLine]) -> str:
     makes = " or the ".join(sorted({folder.makes for folder in folders}))
     devices = list(dict.fromkeys(folder.device for folder in folders))
     where = devices[0] if len(devices) == 1 else f"at least one of {len(devices)} devices"
-    steps = f"{count(len(known), 'step')} from {known[0].step[0]} to {known[-1].step[1]}"
+    # Versions of torch, and those of each other package that is varied, are rows of their own.
+    spans: dict[tuple[bool, str], tuple[str, str]] = {}
+    for line in known:
+        a, b = line.step
+        row = name_key(a.partition("#")[0])[:2]
+        spans[row] = spans.get(row, (a, b))[0], b
+    steps = count(len(known), "step") + " and".join(f" from {a} to {b}" for a, b in spans.values())
     rest = f" ({len(lines) - len(known)} more could not be compared)" if len(known) < len(lines) else ""
     if not changed:
         return f"None of the {steps}{rest} changes the {makes} on {' or '.join(devices)} beyond noise."
