@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import sys
@@ -96,4 +95,4 @@ def typed() -> str:
     found = shutil.which("harness")
     if found and Path(found).resolve() == called.resolve():
         return "harness"
-    return os.path.relpath(called) if called.is_absolute() else str(called)
+    return str(called.relative_to(Path.cwd()) if called.is_relative_to(Path.cwd()) else called)
