@@ -47,9 +47,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("integration"):
             # Whichever of them comes first builds the environments, whose downloads are several GB.
             item.add_marker(pytest.mark.timeout(3600))
-        if _cost(item):
-            # What costs is shared by the tests of a file: one process runs them all, and makes it once.
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
+        # What the tests of a file share is made once, and in their order: one process runs those of one cost.
+        item.add_marker(pytest.mark.xdist_group(f"{item.path} {_cost(item)}"))
 
 
 def _cost(item: pytest.Item) -> int:

@@ -432,7 +432,7 @@ def test_two_real_versions_are_probed_and_a_against_a_changes_nothing(home: Home
         first, repeat = stored[NEW, 0, probe], stored[NEW, 1, probe]
         assert first.outcome == repeat.outcome == "ok"
         assert first.artifacts == repeat.artifacts != {}
-    assert f"{NEW}: stored" in again.stderr
+    assert f"{NEW}#1: stored" in again.stderr
     changed = {row["probe"] for row in rows if row["fact"] is None and not row["bit_equal"]}
     assert compared.returncode == int(bool(changed))
     assert not any(row["noise"] for row in rows)

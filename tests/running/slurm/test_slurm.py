@@ -182,7 +182,7 @@ def test_a_sweep_runs_each_missing_cell_as_a_job_with_one_gpu_and_reduces(bench)
     again = bench.finish(bench.sweep("2.7.1", "2.8.0", "--repeat", "2.8.0", "--partition", "gpu"))
 
     assert "Submitted" not in again
-    assert "2.8.0: stored" in again
+    assert "[3 of 3] 2.8.0#1: stored" in again
     assert set(bench.ran().values()) == {1}
 
 
