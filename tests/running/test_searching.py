@@ -330,7 +330,7 @@ def test_without_its_index_a_search_says_what_to_run(bench):
         bench.experiment().spec("2.6.0")
 
 
-def test_a_job_that_leaves_no_answer_has_not_ended_well(bench, own, tmp_path):  # noqa: ARG001 - makes the indexes
+def test_a_job_that_leaves_no_answer_has_not_ended_well(bench, own, tmp_path):
     from harness.running.runner import run_cell
 
     experiment = bench.experiment()
