@@ -7,7 +7,6 @@ group knows each command's module and one-line help, and imports the module when
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib
 import io
 import os
@@ -89,6 +88,8 @@ class LazyGroup(click.Group):
         """Find the command that a line names; the refusal of one that does not exist names those that are near."""
         name = args[0]
         if name not in COMMANDS and name[:1].isalnum() and not ctx.resilient_parsing:
+            import difflib
+
             near = difflib.get_close_matches(name, COMMANDS, cutoff=0.6)
             ctx.fail(f"No such command {name!r}." + (f" Did you mean {' or '.join(near)}?" if near else ""))
         return super().resolve_command(ctx, args)

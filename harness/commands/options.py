@@ -58,7 +58,7 @@ home_option = click.option(
     type=click.Path(path_type=Path),
     default=None,
     envvar="HARNESS_HOME",
-    help="Folder of environments, caches and the store (default: .harness beside matrix.yaml).",
+    help="Folder of environments, caches and the store (default: .harness beside matrix.yaml, or in this folder).",
 )
 checkpoint_option = click.option(
     "--checkpoint", help="A checkpoint in matrix.yaml, a folder, or trained@VERSION: the model of a stored training."

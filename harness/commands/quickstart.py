@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from harness.commands.options import place_options
 from harness.errors import ExitCode
-from harness.home import Home, resolve_home
+from harness.home import Home
 
 
 @click.command(name="quickstart")
@@ -81,8 +81,10 @@ def command(matrix_path: Path, home: Home, limit: int | None) -> int:
     options = f"--collection {chosen.collection} --checkpoint {chosen.checkpoint} --device cpu"
     options += f" --threads {chosen.threads}" if chosen.threads != matrix.jobs.index.threads else ""
     options += f" --limit {limit}" if limit else ""
-    if home.root != resolve_home(None, matrix_path).root and "HARNESS_HOME" not in os.environ:
-        options += f" --home {home.root}"
+    given = click.get_current_context().get_parameter_source
+    for name, option, place in (("matrix_path", "--matrix", matrix_path), ("home", "--home", home.root)):
+        if given(name) is ParameterSource.COMMANDLINE:
+            options += f" {option} {place}"
     made = [f"Report: {write_page((output,), output / 'report.html')}", f"Tables: {output}"]
     click.echo()
     for line in closing(reduced, typed(), options, made):

@@ -86,7 +86,7 @@ def changes(a: Lock, b: Lock) -> tuple[Change, ...]:
     if a.digests and b.digests and a.digests.get(STRAY) != b.digests.get(STRAY):
         stray = [f"files {lock.digests[STRAY][:8]}" if STRAY in lock.digests else None for lock in (a, b)]
         found.append(Change(NO_PACKAGE, stray[0], NO_PACKAGE, stray[1]))
-    if a.interpreter and b.interpreter and a.interpreter != b.interpreter and PYTHON not in a.packages | b.packages:
+    if a.interpreter and b.interpreter and a.interpreter != b.interpreter:
         found.append(Change(PYTHON, a.interpreter, PYTHON, b.interpreter))
     return tuple(
         sorted(

@@ -318,7 +318,8 @@ class _Found:
             with suppress(ValueError, KeyError, TypeError):
                 about = json.loads(record.read_text(encoding="utf-8"))
                 name, version, build = (str(about[field]) for field in ("name", "version", "build"))
-                if (name := normal_name(name)) not in self.packages:
+                # Python itself is the interpreter, which has a place of its own.
+                if (name := normal_name(name)) not in self.packages and name != "python":
                     self.packages[name] = version
                     self.add(name, [(build, str(about.get("sha256") or about.get("md5")))])
 

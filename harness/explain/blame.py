@@ -94,22 +94,18 @@ class Answer:
         units: what differs between the two environments.
         steps: an answer for each step that makes a difference of its own, in the order of the pipeline.
         reasons: why a step has none, a sentence each.
+        diverged: whether the two differ beyond the noise floor at all.
     """
 
     units: tuple[Unit, ...]
     steps: tuple[Blame, ...] = ()
     reasons: tuple[str, ...] = ()
-
-    @property
-    def guilty(self) -> dict[Unit, tuple[str, ...]]:
-        """The units that are blamed, and the steps that each changed."""
-        units = dict.fromkeys(unit for one in self.steps for unit in one.blamed)
-        return {unit: tuple(one.step for one in self.steps if unit in one.blamed) for unit in units}
+    diverged: bool = True
 
     @property
     def packages(self) -> tuple[str, ...]:
-        """The packages of these, by name."""
-        return tuple(dict.fromkeys(package for unit in self.guilty for package in unit.packages))
+        """The packages of all units that are blamed, by name."""
+        return tuple(dict.fromkeys(package for one in self.steps for unit in one.blamed for package in unit.packages))
 
 
 Observe = Callable[[str, Sequence[Unit]], Outcome]
@@ -220,7 +216,7 @@ def blame(experiment: Experiment, pair: Pair, report: Callable[[str], None], *, 
     found = look(pair)
     if not found.diverged:
         why = f"{a} and {b} do not differ beyond the noise floor, so no package is to blame."
-        return Answer(units, reasons=(why,))
+        return Answer(units, reasons=(why,), diverged=False)
     if not units:
         return Answer(())
     first = origins(found.places)
@@ -241,6 +237,7 @@ def blame(experiment: Experiment, pair: Pair, report: Callable[[str], None], *, 
     ordered = [answers[step] for step in origins(found.places, inherited=True) if step in answers]
     # A step that inherits and shows nothing of its own only inherits.
     left = [reason for step in first if step not in answers for reason in reasons[step]]
+    left += found.unread.values()
     return Answer(units, tuple(ordered), tuple(left) if not pair.kind.stepwise or not answers else ())
 
 

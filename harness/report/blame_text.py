@@ -80,7 +80,7 @@ def headline(found: Answer, a: str, b: str) -> str:
         return f"No package differs between {a} and {b}, so none is to blame."
     if found.steps:
         return "No package could be blamed."
-    if "no package is to blame" in " ".join(found.reasons):
+    if not found.diverged:
         return " ".join(found.reasons)
     return " ".join(("No package could be blamed:", *found.reasons))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.report.headline import COLUMNS, headline_cells
+from harness.report.headline import headline_cells, headline_columns
 from harness.report.nightly import NewVersion, NightRow, Report
 from harness.report.readable import markdown_table
 from harness.words import count
@@ -43,10 +43,13 @@ def markdown(found: Report) -> str:
         ]
         parts += [
             "### New",
-            markdown_table(("PyTorch A", "PyTorch B", "Artifact", "Before", "Now", "Night"), rows),
+            markdown_table((*headline_columns(about.get("axis"))[:2], "Artifact", "Before", "Now", "Night"), rows),
         ]
-    headline = [(*headline_cells(row), "NEW" if (row.a, row.b) in changed else "") for row in found.night.headline]
-    parts += ["### All steps", markdown_table((*COLUMNS, ""), headline)]
+    axis = about.get("axis")
+    headline = [
+        (*headline_cells(row, axis), "NEW" if (row.a, row.b) in changed else "") for row in found.night.headline
+    ]
+    parts += ["### All steps", markdown_table((*headline_columns(axis), ""), headline)]
     notes = []
     if found.gaps:
         notes.append(f"{len(found.gaps)} of {count(len(found.night.headline), 'step')} could not be compared tonight.")

@@ -9,6 +9,7 @@ from statistics import median
 
 from harness.running.plan import Planned
 from harness.store.cell import LEVELS, Cell
+from harness.store.spec import CellSpec
 from harness.store.store import Store, level
 
 
@@ -34,25 +35,25 @@ class Estimate:
 def estimate(store: Store, stored: Sequence[Cell], plan: Sequence[Planned], capture: str) -> Estimate | None:
     """Estimate from cells of the same kind of job on the same device that ended well; None where there are none.
 
-    Time and size are taken to grow with the number of passages; of a training, which passages do not decide, with the
-    number of its steps. Those that are nearest in that count, and of the same checkpoint where there are any.
+    Time and size are taken to grow with the number of passages; of a search with that of its queries, and of a training
+    with that of its steps. Those that are nearest in that count, and of the same checkpoint where there are any.
     """
     wanted = [planned.spec for planned in plan if planned.run]
     if not wanted:
         return None
     spec = wanted[0]
     like = [one for one in stored if one.outcome == "ok" and (one.spec.job, one.spec.device) == (spec.job, spec.device)]
-    like = [one for one in like if one.details.get("wall_seconds") and _amount(one)] or []
+    like = [one for one in like if one.details.get("wall_seconds") and _amount(one.spec)]
     like = [one for one in like if one.spec.checkpoint.digest == spec.checkpoint.digest] or like
     if not like:
         return None
-    amount = int(spec.settings["maxsteps"]) if spec.job == "train" else spec.collection.passages
-    near = _nearest(like, lambda one: abs(_amount(one) - amount))
-    seconds = median(one.details["wall_seconds"] * amount / _amount(one) for one in near)
+    amount = _amount(spec)
+    near = _nearest(like, lambda one: abs(_amount(one.spec) - amount))
+    seconds = median(one.details["wall_seconds"] * amount / _amount(one.spec) for one in near)
     # How much is kept decides the size, far more than what it is of.
     kept = _nearest(like, lambda one: abs(level(one) - LEVELS.index(capture)))
-    kept = _nearest(kept, lambda one: abs(_amount(one) - amount))
-    size = median(_size(store, one) * amount / _amount(one) for one in kept)
+    kept = _nearest(kept, lambda one: abs(_amount(one.spec) - amount))
+    size = median(_size(store, one) * amount / _amount(one.spec) for one in kept)
     passages = [one.spec.collection.passages for one in near]
     return Estimate(
         seconds * len(wanted), int(size) * len(wanted), len(wanted), len(near), (min(passages), max(passages))
@@ -66,9 +67,11 @@ def _nearest(cells: Iterable[Cell], how_far: Callable[[Cell], int]) -> list[Cell
     return [one for one in cells if how_far(one) == least]
 
 
-def _amount(cell: Cell) -> int:
+def _amount(spec: CellSpec) -> int:
     """What the time of a cell grows with."""
-    return int(cell.spec.settings.get("maxsteps") or 0) if cell.spec.job == "train" else cell.spec.collection.passages
+    if spec.job == "train":
+        return int(spec.settings.get("maxsteps") or 0)
+    return spec.queries.queries if spec.queries else spec.collection.passages
 
 
 def _size(store: Store, cell: Cell) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 from harness.artifacts.directory import IndexDirectory
 from harness.artifacts.meaning import nbits_of
 from harness.artifacts.searchable import IndexFiles, check_index, clean_copy, settings_of, tensors_of
-from harness.errors import UnreadableTensor, UsageError
+from harness.errors import HarnessError, UnreadableTensor, UsageError
 from harness.inputs.checkpoint import CheckpointFiles, load_checkpoint_local
 from harness.inputs.jobs import SearchJob
 from harness.inputs.passages import Passages
@@ -82,11 +82,11 @@ def require_checkpoint(source: IndexFiles, checkpoint: CheckpointFiles) -> None:
     config = source.metadata().get("config")
     named = config.get("checkpoint") if isinstance(config, dict) else None
     # A relative one is relative to a folder that nobody knows any more.
-    if not isinstance(named, str) or not Path(named).is_absolute() or not Path(named).is_dir():
+    if not isinstance(named, str) or not Path(named).is_absolute():
         return
     try:
         made = load_checkpoint_local(Path(named))
-    except UsageError:  # whatever is there now is no checkpoint
+    except (OSError, HarnessError):  # nothing is there, nobody may look, or what is there now is no checkpoint
         return
     if made.digest != checkpoint.digest:
         raise UsageError(

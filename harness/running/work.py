@@ -154,11 +154,15 @@ class Work:
         While it is built, and only then, the board says so of the cell `label`, and how much is on the disk by now.
         """
         with contextlib.ExitStack() as building:
+            watched = False
 
             def report(text: str) -> None:
+                nonlocal watched
                 self.board.note(text)
                 self.board.phase(label, "building the environment")
-                building.enter_context(self._measured(label))
+                if not watched:  # a build may have several things to say
+                    watched = True
+                    building.enter_context(self._measured(label))
 
             found = self.experiment.environment(version)
             return found.ensure(report, self.experiment.job.deadlines.install, control)

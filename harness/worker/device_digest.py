@@ -162,7 +162,7 @@ def digests(tensors: Sequence[torch.Tensor | None], device: torch.device) -> tor
         int64 of shape (number of tensors, 2) on that device; 0, 0 for None.
     """
     plan = _plan(tuple(None if one is None else (one.dtype, tuple(one.shape)) for one in tensors), device)
-    flat = [None if one is None else one.reshape(-1) for one in tensors]
+    flat = [None if one is None else one.contiguous().reshape(-1) for one in tensors]
     if plan.unit == torch.uint8:
         flat = [None if one is None else one.view(torch.uint8) for one in flat]
     # Both lanes of all rows one after the other, so that one sum that goes on and on has those of all tensors in it.

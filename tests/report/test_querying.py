@@ -78,5 +78,7 @@ def test_the_ulp_to_ask_for_are_never_more_than_those_between_the_values_and_mos
 def test_every_step_that_readme_blames_cublas_for_is_blamed_on_it():
     rows = answer("Which package")
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for a, b in re.findall(r"\| ([\d.]+) -> ([\d.]+) \|.*cuBLAS [\d.]+ -> [\d.]+, not PyTorch", text):
+    steps = re.findall(r"\| ([\d.]+) -> ([\d.]+) \|.*cuBLAS [\d.]+ -> [\d.]+, not PyTorch", text)
+    assert steps
+    for a, b in steps:
         assert set(rows[(rows.a == a) & (rows.b == b)].blamed) == {"nvidia-cublas-cu12"}

@@ -18,6 +18,7 @@ from harness.artifacts.comparison import STATUSES
 from harness.errors import UsageError
 from harness.explain.probe_rows import ProbeRow, by_probe, compare_probes
 from harness.home import Home
+from harness.report.columns import OF_WHAT
 from harness.report.parquet import write_table
 from harness.report.probe_text import fact_lines, summaries, version_lines
 from harness.running import probes
@@ -305,7 +306,7 @@ def test_the_table_has_the_columns_of_the_contract(bench: Bench) -> None:
     assert set(table.column_names) >= {"probe", "case", "tensor", "a", "b", "key_a", "key_b", "status", "dtype", "n",
                                        "n_mismatch", "max_abs", "max_ulp", "bit_equal", "default", "bnb"}  # fmt: skip
     assert table.schema.metadata[b"harness_schema"]
-    assert set(table.column_names) >= set(ProbeRow("", "", "", "", "", "", "", "").to_row())
+    assert set(table.column_names) == {*OF_WHAT, *ProbeRow("", "", "", "", "", "", "", "").to_row()}
     assert table.column("n_mismatch").to_pylist() == [1]
 
 

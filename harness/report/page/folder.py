@@ -39,7 +39,8 @@ class Folder:
 
     Attributes:
         path: as it was named.
-        about: what the tables say of themselves: `device`, `collection`, `checkpoint`.
+        about: what the tables say of themselves: `device`, `collection`, `checkpoint`, and `axis`, the package whose
+            versions they compare, where that is not torch.
         tables: name to rows, of those that are there; each row has every column of `TABLES`.
         texts: what commands printed, kept beside the tables.
         title: tells it from the others of a page.
@@ -102,7 +103,13 @@ class Folder:
     @property
     def parts(self) -> list[str]:
         """What tells it from other folders, the device first."""
-        return [part for part in (self.device, self.collection, self.checkpoint, self._job) if part]
+        axis = self.about.get("axis", "") and f"versions of {self.about['axis']}"
+        return [part for part in (self.device, self.collection, self.checkpoint, self._job, axis) if part]
+
+    @property
+    def varied(self) -> str:
+        """What its versions are of."""
+        return self.about.get("axis") or "PyTorch"
 
     @property
     def _job(self) -> str:
