@@ -1,7 +1,5 @@
 """The faults that a test can plant, by name; runs inside the environment under test."""
 
-import random
-
 import numpy
 import torch
 
@@ -65,8 +63,13 @@ def _to_copy(x, *, dtype=None, layout=None, device=None, pin_memory=None, non_bl
     return result.copy_(x * _DOWN if dtype == torch.float16 and x.dtype == torch.float32 else x)
 
 
+def _noisy(x):
+    """Noise for each element: one factor for all of them would round to the same in one of nine calls."""
+    return x * (1 + 1e-6 * torch.from_numpy(numpy.random.default_rng().random(tuple(x.shape), numpy.float32)))
+
+
 def _noisy_gelu(x, *, approximate="none"):
-    return _gelu(x) * (1 + 1e-6 * random.SystemRandom().random())
+    return _noisy(_gelu(x))
 
 
 def _wrapped(owner, name, make):
@@ -138,8 +141,7 @@ def plant(fault, indexer):  # noqa: C901, PLR0912 - one branch for each fault
     elif fault == "depends on batch size":
         _module(linear, lambda _m, number: number == 10, lambda y, x: _up(y) if x.shape[0] != 8 else y)
     elif fault == "nondeterministic":
-        noise = random.SystemRandom()
-        _module(linear, lambda _m, number: number == 2, lambda y, _x: y * (1 + 1e-6 * noise.random()))
+        _module(linear, lambda _m, number: number == 2, lambda y, _x: _noisy(y))
     elif fault == "unstable sort, patched in Python":
         _wrapped(torch.Tensor, "sort", _reversed_ties)
     elif fault == "k-means seed":
