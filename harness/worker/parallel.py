@@ -38,7 +38,8 @@ def wrapping(kind: str, folder: str, *, gpu: bool) -> Iterator[Wrap]:
     """Yield what is to be called in the place of DistributedDataParallel.
 
     Args:
-        kind: `torch` for torch's own, over a process group of this process alone; `stand-in` for `OneRank`.
+        kind: `torch` for torch's own, over a process group of this process alone; `ranks` for torch's own in a group
+            that is there, or will be; `stand-in` for `OneRank`.
         folder: an existing folder, for the file in which ranks would find each other.
         gpu: whether the model is on a GPU, and the group NCCL's; else it is gloo's.
     """
@@ -51,6 +52,9 @@ def wrapping(kind: str, folder: str, *, gpu: bool) -> Iterator[Wrap]:
         where = {"device_ids": device_ids, "output_device": output_device} if gpu else {}
         return parallel(module, **where, **options)
 
+    if kind == "ranks":
+        yield wrap
+        return
     # A group opens a socket even where nobody else is in it: on no network, and on a port that the system chooses.
     for library in ("NCCL", "GLOO"):
         os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
