@@ -33,6 +33,12 @@ class OneRank(torch.nn.Module):
         return self.module(*args, **kwargs)
 
 
+def on_no_network() -> None:
+    """Have the ranks of a process group meet on this machine: a group opens sockets, even one of a single rank."""
+    for library in ("NCCL", "GLOO"):
+        os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
+
+
 @contextlib.contextmanager
 def wrapping(kind: str, folder: str, *, gpu: bool) -> Iterator[Wrap]:
     """Yield what is to be called in the place of DistributedDataParallel.
@@ -55,9 +61,8 @@ def wrapping(kind: str, folder: str, *, gpu: bool) -> Iterator[Wrap]:
     if kind == "ranks":
         yield wrap
         return
-    # A group opens a socket even where nobody else is in it: on no network, and on a port that the system chooses.
-    for library in ("NCCL", "GLOO"):
-        os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
+    on_no_network()
+    # On a port that the system chooses.
     store = torch.distributed.FileStore(os.path.join(folder, "ranks"), 1)
     torch.distributed.init_process_group("nccl" if gpu else "gloo", store=store, rank=0, world_size=1)
     try:

@@ -14,10 +14,12 @@ import contextlib
 import functools
 import importlib
 import json
+import multiprocessing.util
 import os
 import queue
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,10 +29,13 @@ import torch
 from harness.worker.index import require_device
 from harness.worker.notes import Notes, patched
 from harness.worker.outcomes import Ended, ending
+from harness.worker.parallel import on_no_network
 from harness.worker.reports import Phases, write_result
 
 _POLL_SECONDS = 0.2
 _LAST_WORDS_SECONDS = 5.0
+_LONGEST_FOLDER = 64
+"""Bytes: multiprocessing adds `/pymp-xxxxxxxx/listener-xxxxxxxx`, and the address ends with a zero."""
 _CHUNKS = "embs_"
 """How artifacts are called that belong to a chunk, each of which is one rank's."""
 _JOINED = ("local_sample_embs",)
@@ -63,8 +68,9 @@ def run(job: str, cell: dict[str, Any], out_dir: str, phases: Phases, notes: Not
     """
     from colbert.infra import launcher
 
+    on_no_network()
     started = _Started(job, cell, out_dir)
-    with patched(launcher, "mp", started), started.ending():
+    with patched(launcher, "mp", started), _short_paths(), started.ending():
         _module(job).launch(cell, out_dir)
     first, *others = [started.record(rank) for rank in range(ranks_of(cell))]
     phases.seconds.update(first["seconds"])
@@ -167,6 +173,18 @@ class _Started:
                 if process.pid is not None:
                     process.kill()
                     process.join()
+
+
+@contextlib.contextmanager
+def _short_paths() -> Iterator[None]:
+    """Have multiprocessing make its sockets where their paths are short enough for the kernel (108 bytes)."""
+    if len(os.fsencode(tempfile.gettempdir())) <= _LONGEST_FOLDER:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="ranks-", dir="/tmp") as folder:
+        with patched(tempfile, "tempdir", folder):
+            multiprocessing.util.get_temp_dir()  # which it keeps, and hands on to its processes
+        yield
 
 
 def _gather(out_dir: str, rank: int, missing: dict[str, str], notes: Notes) -> tuple[list[str], list[str]]:
