@@ -14,12 +14,14 @@ import contextlib
 import functools
 import importlib
 import json
+import math
 import multiprocessing.util
 import os
 import queue
 import signal
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -33,7 +35,7 @@ from harness.worker.parallel import on_no_network
 from harness.worker.reports import Phases, write_result
 
 _POLL_SECONDS = 0.2
-_LAST_WORDS_SECONDS = 5.0
+_LAST_MOMENT_SECONDS = 5.0
 _LONGEST_FOLDER = 64
 """Bytes: multiprocessing adds `/pymp-xxxxxxxx/listener-xxxxxxxx`, and the address ends with a zero."""
 _CHUNKS = "embs_"
@@ -41,11 +43,6 @@ _CHUNKS = "embs_"
 _JOINED = ("local_sample_embs",)
 """What each rank has a part of. colbert-ai puts the samples together in the order of the ranks."""
 _SUFFIX = ".safetensors"
-
-
-def ranks_of(cell: dict[str, Any]) -> int:
-    """How many ranks a cell's job has."""
-    return int(cell["settings"].get("nranks", 1))
 
 
 def run(job: str, cell: dict[str, Any], out_dir: str, phases: Phases, notes: Notes) -> dict[str, Any]:
@@ -72,7 +69,7 @@ def run(job: str, cell: dict[str, Any], out_dir: str, phases: Phases, notes: Not
     started = _Started(job, cell, out_dir)
     with patched(launcher, "mp", started), _short_paths(), started.ending():
         _module(job).launch(cell, out_dir)
-    first, *others = [started.record(rank) for rank in range(ranks_of(cell))]
+    first, *others = started.records()
     phases.seconds.update(first["seconds"])
     phases.current = first["phase"]
     for name, reason in first["not_captured"].items():
@@ -93,12 +90,49 @@ def _module(job: str) -> Any:
     return importlib.import_module(f"harness.worker.{job}")
 
 
+def _own_folder(out_dir: str, rank: int) -> str:
+    """Where a rank leaves its record."""
+    return os.path.join(out_dir, "ranks", str(rank))
+
+
 def _folder(out_dir: str, rank: int) -> str:
     """Where a rank writes."""
-    return os.path.join(out_dir, "ranks", str(rank)) if rank else out_dir
+    return _own_folder(out_dir, rank) if rank else out_dir
 
 
 # ---- in the process that the job was started as
+
+
+class _Rank:
+    """The process of a rank, as colbert-ai's launcher handles it.
+
+    Args:
+        process: not started yet.
+        folder: gets its record.
+    """
+
+    def __init__(self, process: Any, folder: str) -> None:
+        self.process, self._record = process, os.path.join(folder, "result.json")
+        os.makedirs(folder, exist_ok=True)
+
+    def start(self) -> None:
+        """Start it."""
+        self.process.start()
+
+    def join(self) -> None:
+        """Wait until it has written its record, and a moment longer: a process group may not find its end."""
+        while self.process.is_alive() and not os.path.exists(self._record):
+            self.process.join(_POLL_SECONDS)
+        self.process.join(_LAST_MOMENT_SECONDS)
+
+    def record(self) -> dict[str, Any]:
+        """What it says of itself; where it could not, how it ended."""
+        with contextlib.suppress(FileNotFoundError), open(self._record, encoding="utf-8") as file:
+            found: dict[str, Any] = json.load(file)
+            return found
+        code = self.process.exitcode or 0
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
+        return {"outcome": "crashed", "reason": f"its process {how}"}
 
 
 class _Started:
@@ -112,56 +146,45 @@ class _Started:
 
     def __init__(self, job: str, cell: dict[str, Any], out_dir: str) -> None:
         self._of = (job, cell, out_dir)
-        self._out_dir = out_dir
-        self._processes: list[Any] = []
+        self.ranks: list[_Rank] = []
 
-    def Process(self, target: Callable[..., Any], args: tuple[Any, ...]) -> Any:  # noqa: N802 - multiprocessing's name
+    def Process(self, target: Callable[..., Any], args: tuple[Any, ...]) -> _Rank:  # noqa: N802 - multiprocessing's
         """A process that begins with this worker; see `multiprocessing.Process`."""
-        rank = len(self._processes)
-        os.makedirs(os.path.join(self._out_dir, "ranks", str(rank)), exist_ok=True)
-        self._processes.append(torch.multiprocessing.Process(target=_begin, args=(*self._of, rank, target, args)))
-        return self._processes[-1]
+        number = len(self.ranks)
+        process = torch.multiprocessing.Process(target=_begin, args=(*self._of, number, target, args))
+        self.ranks.append(_Rank(process, _own_folder(self._of[-1], number)))
+        return self.ranks[-1]
 
-    def Queue(self) -> Any:  # noqa: N802 - multiprocessing's name
+    def Queue(self) -> Any:  # noqa: N802 - multiprocessing's
         """A queue for what the ranks return, which is not waited for when one has died; see `multiprocessing.Queue`."""
         made = torch.multiprocessing.Queue()
         made.get = functools.partial(self._next, made.get)
         return made
 
     def _next(self, get: Callable[..., Any]) -> Any:
-        while True:
+        while not any(rank.process.exitcode for rank in self.ranks):
             with contextlib.suppress(queue.Empty):
                 return get(timeout=_POLL_SECONDS)
-            for rank, process in enumerate(self._processes):
-                if process.exitcode:
-                    self._fail(rank)
+        for rank in self.ranks:
+            rank.process.join(_LAST_MOMENT_SECONDS)
+        raise self._ended([rank for rank in self.ranks if rank.process.exitcode])
 
-    def _fail(self, first: int) -> None:
-        """End as the rank that failed: where others did, too, the one that says why, and not that it lost the other.
-
-        Raises:
-            Ended: always.
-        """
-        for process in self._processes:
-            process.join(_LAST_WORDS_SECONDS)
-        for rank in (first, *range(len(self._processes))):
-            with contextlib.suppress(FileNotFoundError):
-                self.record(rank)
-        number = -int(self._processes[first].exitcode)
-        how = f"by {signal.Signals(number).name}" if number > 0 else f"with exit status {-number}"
-        raise Ended("crashed", f"Rank {first} of {len(self._processes)} was ended {how}.")
-
-    def record(self, rank: int) -> dict[str, Any]:
-        """What a rank says of itself.
+    def records(self) -> list[dict[str, Any]]:
+        """What the ranks say of themselves.
 
         Raises:
-            Ended: it did not end well.
+            Ended: one did not end well.
         """
-        with open(os.path.join(self._out_dir, "ranks", str(rank), "result.json"), encoding="utf-8") as file:
-            found: dict[str, Any] = json.load(file)
-        if found["outcome"] != "ok":
-            raise Ended(found["outcome"], f"Rank {rank} of {len(self._processes)}: {found['reason']}")
+        found = [rank.record() for rank in self.ranks]
+        if failed := [rank for rank, record in zip(self.ranks, found) if record["outcome"] != "ok"]:  # noqa: B905
+            raise self._ended(failed)
         return found
+
+    def _ended(self, failed: list[_Rank]) -> Ended:
+        """How the job ends: as the first of those that failed did, which the others may only have lost."""
+        first = min(failed, key=lambda rank: rank.record().get("time", math.inf))
+        record = first.record()
+        return Ended(record["outcome"], f"Rank {self.ranks.index(first)} of {len(self.ranks)}: {record['reason']}")
 
     @contextlib.contextmanager
     def ending(self) -> Iterator[None]:
@@ -169,10 +192,10 @@ class _Started:
         try:
             yield
         finally:
-            for process in self._processes:
-                if process.pid is not None:
-                    process.kill()
-                    process.join()
+            for rank in self.ranks:
+                if rank.process.pid is not None:
+                    rank.process.kill()
+                    rank.process.join()
 
 
 @contextlib.contextmanager
@@ -236,7 +259,6 @@ def _begin(
     """What each rank's process runs: colbert-ai's own `target(*args)`, recorded."""
     from harness.worker import provenance
 
-    folder = os.path.join(out_dir, "ranks", str(rank))
     phases, notes = Phases(_folder(out_dir, rank)), Notes()
     record: dict[str, Any] = {"outcome": "ok", "reason": "", "not_captured": notes.reasons}
     try:
@@ -248,8 +270,8 @@ def _begin(
         traceback.print_exc()
         outcome, reason = ending(error, phases.current)
         record.update(outcome=outcome, reason=reason)
-    record.update(phase=phases.current, seconds=phases.seconds)
-    write_result(folder, record)
+    record.update(phase=phases.current, seconds=phases.seconds, time=time.time())
+    write_result(_own_folder(out_dir, rank), record)
     if record["outcome"] != "ok":
         # What the others wait for never comes, and this process would wait for them.
         sys.stdout.flush()
