@@ -67,11 +67,13 @@ def run(job: str, cell: dict[str, Any], out_dir: str, phases: Phases, notes: Not
 
     on_no_network()
     started = _Started(job, cell, out_dir)
-    with patched(launcher, "mp", started), _short_paths(), started.ending():
-        _module(job).launch(cell, out_dir)
-    first, *others = started.records()
+    try:
+        with patched(launcher, "mp", started), _short_paths(), started.ending():
+            _module(job).launch(cell, out_dir)
+        first, *others = started.records()
+    finally:
+        phases.follow()
     phases.seconds.update(first["seconds"])
-    phases.current = first["phase"]
     for name, reason in first["not_captured"].items():
         notes.add(name, reason)
     found = []
