@@ -56,7 +56,7 @@ class Party:
     @property
     def pinned(self) -> bool:
         """Whether there is a file of pins from which it was built, or could have been."""
-        return self.lock.own is None or self.lock.own["kind"] in _PINNED
+        return _pinned(self.lock)
 
     @cached_property
     def sites(self) -> Sites:
@@ -78,24 +78,30 @@ class Party:
         return Path(told["base"]), f"python{'.'.join(told['version'].split('.')[:2])}"
 
 
-def separate_pythons(a: Lock, b: Lock) -> str:
+def _pinned(lock: Lock) -> bool:
+    return lock.own is None or lock.own["kind"] in _PINNED
+
+
+def separate_pythons(a: Lock, b: Lock, *, brought: bool = False) -> str:
     """Why nothing can be exchanged between two environments of which one has no pins; empty where something can.
 
     Compiled packages are files for one Python: `x.cpython-311-….so` is not even seen by another.
+
+    Args:
+        a: what is in one of them.
+        b: what is in the other.
+        brought: whether versions of the matrix were brought along as files.
     """
     versions = [_BUILT_OF.match(lock.interpreter) for lock in (a, b)]
     one, other = (found[1] if found else "" for found in versions)
-    if not one or not other or one == other or all(Party("", lock, _nothing).pinned for lock in (a, b)):
+    built = all(_pinned(lock) and not (brought and lock.own is None) for lock in (a, b))
+    if not one or not other or one == other or built:
         return ""
     return (
         f"one runs {one}, the other {other}, and the files of packages for one are not for the other: no package can "
         "be exchanged. Name lock files (NAME=requirements.txt) for both, and blame builds what it needs for either "
         "Python"
     )
-
-
-def _nothing() -> Interpreter:
-    raise AssertionError
 
 
 @contextmanager
