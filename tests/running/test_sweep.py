@@ -150,6 +150,14 @@ def test_cells_run_on_every_gpu_and_one_at_a_time_on_each(bench, monkeypatch):
     assert {(c.details["gpu"]["index"], c.details["gpu"]["uuid"]) for c in cells} == {("0", "GPU-0"), ("1", "GPU-1")}
 
 
+def free(path: Path) -> bool:
+    """Whether nobody holds a lock now."""
+    held = try_hold(path)
+    if held is not None:
+        held.release()
+    return held is not None
+
+
 TWO_RANKS = {"nranks": 2, "collection": "embedded", "limit": 9}
 
 
@@ -174,7 +182,7 @@ def test_a_job_of_two_ranks_waits_for_each_of_its_gpus(bench, monkeypatch):
     running.start()
     until(lambda: "GPU 1 is in use by another sweep" in bench.said.getvalue())
     # It holds none while it waits: others may use it.
-    until(lambda: (free := try_hold(device.gpu_lock(experiment.home, GPUS[0]))) is not None and not free.release())
+    until(lambda: free(device.gpu_lock(experiment.home, GPUS[0])))
     assert bench.ran() == []
     held.release()
     running.join(300)
@@ -317,16 +325,15 @@ def test_a_job_that_is_told_of_no_gpu_waits_for_as_many_as_it_has_ranks(monkeypa
         said.append(words)
         waits.stop()
 
-    with device.gpu_turn(home, "cuda", pytest.fail, ranks=2) as held:
-        assert len(held) == 2
+    with device.gpu_turn(home, "cuda", pytest.fail, ranks=2) as places:
+        assert len(places) == 2
     held = try_hold(device.gpu_lock(home, GPUS[1]))
     assert held is not None
-    with held, device.gpu_turn(home, "cuda", pytest.fail):
-        pass
-    held = try_hold(device.gpu_lock(home, GPUS[1]))
-    assert held is not None
-    with held, pytest.raises(Stopped), device.gpu_turn(home, "cuda", stop, waits, ranks=2):
-        pytest.fail("it had its turn")
+    with held:
+        with device.gpu_turn(home, "cuda", pytest.fail) as places:
+            assert len(places) == 1
+        with pytest.raises(Stopped), device.gpu_turn(home, "cuda", stop, waits, ranks=2):
+            pytest.fail("it had its turn")
     assert said[0].startswith("GPU 1 is in use by another command")
 
 
