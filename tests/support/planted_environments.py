@@ -81,13 +81,17 @@ FAULTS = (
     ),
     Fault(
         "tokenizers' normaliser replaces a letter", "tokenizers", "tokenizers/__init__.py",
-        "_from_file = Tokenizer.from_file\n"
-        "class Tokenizer(Tokenizer):\n"
-        "    @staticmethod\n"
-        "    def from_file(path):\n"
-        "        made = _from_file(path)\n"
+        # Nothing can be derived from the class, which is compiled.
+        "class _Tokenizer:\n"
+        "    def __call__(self, *args, **kwargs):\n"
+        "        return _real_tokenizer(*args, **kwargs)\n"
+        "    def __getattr__(self, name):\n"
+        "        return getattr(_real_tokenizer, name)\n"
+        "    def from_file(self, path):\n"
+        "        made = _real_tokenizer.from_file(path)\n"
         "        made.normalizer = normalizers.Sequence([normalizers.Replace('e', 'a'), made.normalizer])\n"
-        "        return made\n", ("tokenize",),
+        "        return made\n"
+        "_real_tokenizer, Tokenizer = Tokenizer, _Tokenizer()\n", ("tokenize",),
     ),
     Fault(
         "faiss' k-means seed", "faiss-cpu", "faiss/extra_wrappers.py",
