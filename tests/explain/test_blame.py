@@ -25,7 +25,7 @@ from harness.explain.units import AS_A, AS_B, UNRESOLVED, Outcome, Unit, narrow,
 from harness.home import Home
 from harness.report import blame_text
 from harness.report.blame_text import sentence
-from harness.report.derived import blamed_by
+from harness.report.older import blamed_by
 from tests.support.observers import observer
 from tests.support.sites import package
 
