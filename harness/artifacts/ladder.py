@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.artifacts.index_job import INDEX
 from harness.artifacts.kind import JobKind
-from harness.artifacts.kinds import kind_of
+from harness.artifacts.kinds import kind_of, other_formula
 from harness.artifacts.metadata import identity
 from harness.artifacts.source import ArtifactSource, metadata_problem, unrecorded
 from harness.errors import ExitCode, UnreadableTensor
@@ -193,7 +193,22 @@ def all_digests(sources: Sequence[ArtifactSource]) -> list[tuple[dict[str, str],
                 except UnreadableTensor as error:
                     digests[name] = f"{_UNREAD}{next(_asked)}"
                     problems.append(str(error))
+    _keep_apart(sources, found)
     return found
+
+
+def _keep_apart(sources: Sequence[ArtifactSource], found: Sequence[tuple[dict[str, str], list[str]]]) -> None:
+    """Make digests of another formula than that of the first source that has them such that none is a change.
+
+    Among themselves they are equal or not.
+    """
+    kind = kind_of(next(iter(sources), None))
+    for name in kind.in_order({name for digests, _ in found for name in digests}):
+        first, *others = [one for one in zip(sources, found, strict=True) if name in one[1][0]]
+        for source, (digests, problems) in others:
+            if _was_read(digests[name]) and (why := other_formula(first[0], source, name)):
+                digests[name] = f"{_UNREAD}{why}:{digests[name]}"
+                problems.append(f"{name} of {source.name} cannot be compared with that of {first[0].name}: {why}.")
 
 
 def unrecorded_of(sources: Mapping[str, ArtifactSource]) -> dict[str, set[str]]:

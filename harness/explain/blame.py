@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.artifacts.graph import origins
-from harness.environments.counterfactual import separate_pythons
+from harness.environments.counterfactual import Party, separate_pythons
 from harness.errors import UsageError
 from harness.explain.bound import bound
 from harness.explain.laboratory import Laboratory, here_or_not
@@ -40,7 +40,7 @@ def suspects(experiment: Experiment, a: str, b: str) -> Suspects:
         UsageError: nothing can be exchanged between them.
     """
     locks = experiment.lock(a), experiment.lock(b)
-    if why := separate_pythons(*locks):
+    if why := separate_pythons(*locks, brought=experiment.selection.sites is not None):
         raise UsageError(f"{a} and {b}: {why}.")
     found, left = here_or_not(experiment, a, b)
     # On a CPU NVIDIA's libraries do nothing but load.
@@ -244,9 +244,10 @@ def blame(
     first = origins(found.places)
     answers: dict[str, Blame] = {}
     reasons: dict[str, list[str]] = {step: [] for step in first}
+    parties: dict[str, Party] = {}
     with pair.bench.scratch("blame-inputs") as folder:
         for probe in _probes(experiment, pair, found, folder, reasons, answers, inherited=inherited, whole=whole):
-            laboratory = Laboratory(experiment, pair, probe, report)
+            laboratory = Laboratory(experiment, pair, probe, report, parties)
             shown, hidden = laboratory.shown()
             for step, reason in hidden.items():
                 reasons.setdefault(step, []).append(reason)

@@ -254,7 +254,7 @@ def _differences(differing: Sequence[tuple[ArtifactComparison, Metrics]], chosen
     if found := worst(lambda m: m.max_ulp_at and m.max_ulp):
         ulp, one, m = found
         p99 = f", p99 {number(m.p99_ulp)}" if m.n > 1 else ""
-        yield f"ULP: max {ulp:,}{where(one)}{_at(m.max_ulp_at, one.dtype_a)}{p99}"
+        yield f"Floats from one value to the other: at most {ulp:,}{where(one)}{_at(m.max_ulp_at, one.dtype_a)}{p99}"
     verdicts = [one.profiles[chosen] for one, _ in differing]
     if needed := [(verdict.min_rtol, verdict) for verdict in verdicts if verdict.min_rtol is not None]:
         yield _needed(*max(needed, key=itemgetter(0)))

@@ -175,7 +175,7 @@ def test_a_step_that_was_replayed_and_shows_no_call_is_named_with_the_reason(tru
 def test_of_many_packages_that_are_blamed_together_the_one_that_is_none_of_them_stands_first():
     many = [f"nvidia-{n}" for n in range(4)]
 
-    assert blamed(found_of(blame={"blamed": [*many, "torch"]}), ("A", "B")) == ["torch", "4 of nvidia-*"]
+    assert blamed(found_of(blame={"blamed": [*many, "torch"]}), ("A", "B")) == ["torch", "4 packages nvidia-*"]
     assert blamed(found_of(blame={"blamed": ["nvidia-0", "torch"]}), ("A", "B")) == ["nvidia-0", "torch"]
     assert blamed(found_of(blame={"blamed": None}), ("A", "B")) == []
 

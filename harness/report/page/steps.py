@@ -122,7 +122,9 @@ def blamed(folder: Folder, step: VersionPair) -> list[str]:
         families.setdefault(name.partition("-")[0], []).append(name)
     told = sorted(families.items(), key=lambda one: len(one[1]))
     return [
-        word for family, names in told for word in (names if len(names) <= _MANY else [f"{len(names)} of {family}-*"])
+        word
+        for family, names in told
+        for word in (names if len(names) <= _MANY else [f"{len(names)} packages {family}-*"])
     ]
 
 
