@@ -11,13 +11,17 @@ from unittest import mock
 import pytest
 
 from tests.support.command import run
-from tests.support.documented import Command, commands
+from tests.support.documented import Command, commands, options
 from tests.support.small_index import index_arrays, write_index
-from tests.support.understood import NotUnderstoodError, understand
+from tests.support.understood import NotUnderstoodError, options_of_harness, understand
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = {path.name: list(commands(path.read_text(encoding="utf-8"))) for path in DOCUMENTS}
+
+OPTIONS = options_of_harness()
+OF_OTHERS = {"--gres", "--hash", "--long", "--require-hashes"}
+"""Options of sbatch, of requirements files, of zstd and of pip."""
 
 READS_FILES = ("compare", "completion", "headlines", "init", "ladder", "rankings", "schema")
 """Those of `harness` that need no environment and no matrix and end at once; tests/report runs `report` and `plot`."""
@@ -36,6 +40,11 @@ def test_every_command_of_a_document_is_understood(name, monkeypatch):
             refused.append(f"{one.line}\n    {error}")
 
     assert not refused, "\n".join(refused)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_option_that_a_document_names_by_itself_is_one_of_harness(path):
+    assert options(path.read_text(encoding="utf-8")) <= OPTIONS | OF_OTHERS
 
 
 def test_the_commands_are_found():
@@ -107,7 +116,7 @@ def playground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (here / "JUDGED").write_text("".join(f"q{q} 0 d0 1\n" for q in range(3)))
     monkeypatch.chdir(here)
     monkeypatch.setenv("SHELL", "/bin/bash")
-    for variable in ("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"):
+    for variable in ("XDG_DATA_HOME", "XDG_CONFIG_HOME"):
         monkeypatch.setenv(variable, str(tmp_path / "home"))
     return here
 
