@@ -29,7 +29,7 @@ _TYPES: dict[str, pa.DataType] = {
     "texts": pa.list_(pa.string()),
 }  # fmt: skip
 
-MEASURED = ("n", "n_mismatch", "max_abs", "max_ulp")
+MEASURED = ("n", "n_mismatch", "max_abs", "max_abs_ulp", "max_ulp")
 """Columns that have the names of the fields of `Metrics`."""
 
 

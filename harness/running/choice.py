@@ -191,10 +191,7 @@ class Chooser:
         ]
         if not found:
             what = "probes" if job == PROBE else "cells"
-            raise UsageError(
-                f"The store {self.store.root} holds no {what} yet: run `nox -s {job}-VERSION` or `harness {job} "
-                "VERSION` first."
-            )
+            raise UsageError(f"The store {self.store.root} holds no {what} yet: run `harness {job} VERSION` first.")
         # A named group decides its own settings, and nothing but the lock, the oddities and the job may have changed.
         usable = [one for one in found if not (one.decisive if self.group else one.differs)]
         sets: dict[tuple[str, str], list[_Judged]] = {}

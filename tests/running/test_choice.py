@@ -315,7 +315,7 @@ def test_a_version_that_left_the_matrix_is_not_compared(place: Place) -> None:
 
 
 def test_an_empty_store_says_what_fills_it(place: Place) -> None:
-    with pytest.raises(UsageError, match="holds no cells yet: run `nox -s index-VERSION`"):
+    with pytest.raises(UsageError, match="holds no cells yet: run `harness index VERSION`"):
         place.choose()
     with pytest.raises(UsageError, match="holds no probes yet"):
         place.chooser().choose("probe")

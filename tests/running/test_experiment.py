@@ -135,7 +135,7 @@ def test_the_capture_level_of_the_command_line_wins_and_does_not_change_the_key(
 def test_a_version_without_a_lock_is_a_sentence(make, tmp_path):
     (tmp_path / "locks").unlink()
 
-    with pytest.raises(UsageError, match="run `nox -s lock`"):
+    with pytest.raises(UsageError, match="run `harness lock`"):
         make().spec("2.8.0")
 
 
