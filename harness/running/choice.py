@@ -99,7 +99,7 @@ class Chooser:
             self.selection = replace(selection, on=self.require(selection.on))
         self.store = Store(self.home.store)
         self._jobs: dict[str, JobSettings] = {}
-        self._locked: dict[tuple[str, Device], dict[Flavour, Lock]] = {}
+        self._read: dict[tuple[str, Flavour, str], Lock | None] = {}
         self._plans: dict[str, CellSpec] = {}
 
     @property
@@ -130,21 +130,21 @@ class Chooser:
         The environments of a GPU host also run on a CPU, so the lock of the other flavour is as good as the device's.
         One of the user's own has no flavour but that of the device.
         """
-        place = version, device
-        if place not in self._locked:
-            self._locked[place] = self._read_locks(version, device)
-        return self._locked[place]
-
-    def _read_locks(self, version: str, device: Device) -> dict[Flavour, Lock]:
         if not self.matrix.has(version) and (own := self.names.own(version)) is not None:
             return {device.flavour: own.lock}
         of = OfMatrix(self.home, self.matrix, self.path.parent / "locks", version, device)
-        found: dict[Flavour, Lock] = {}
         flavours: tuple[Flavour, ...] = ("cpu", "gpu") if device.flavour == "cpu" else ("gpu", "cpu")
-        for flavour in flavours:
+        read = {flavour: self._lock_for(of, flavour) for flavour in flavours}
+        return {flavour: lock for flavour, lock in read.items() if lock}
+
+    def _lock_for(self, of: OfMatrix, flavour: Flavour) -> Lock | None:
+        """A version's lock, read once for all devices that need no other build of it."""
+        place = of.version, flavour, of.build.version if of.build else ""
+        if place not in self._read:
+            self._read[place] = None
             with suppress(HarnessError):
-                found[flavour] = of.lock_for(flavour)
-        return found
+                self._read[place] = of.lock_for(flavour)
+        return self._read[place]
 
     def _planned(self, own: CellSpec, lock: Lock) -> CellSpec | None:
         """The cell that would be planned for a cell's version, collection, checkpoint and device; None: no such job.
@@ -209,7 +209,7 @@ class Chooser:
             if cell.spec.job == job
             and not cell.spec.swap
             and (not probes or cell.spec.probe in probes)
-            and self.searched(cell, self.selection.on)
+            and (cell.spec.index is None or self.searched(cell, self.selection.on))
         ]
         if not found:
             what = "probes" if job == PROBE else "cells"
