@@ -38,7 +38,10 @@ def give_back(*chunks: Array) -> None:
 
 
 def _advise(chunk: Array, advice: int) -> None:
-    """Tell the system about the whole pages in a mapped chunk, which are clean; an array that is no mapping stays."""
+    """Tell the system about the pages of a mapped chunk, which are clean; an array that is no mapping stays.
+
+    A page that the chunk shares with a neighbour goes, too: who needs it has it again at once.
+    """
     owner: object = chunk
     while isinstance(owner, np.ndarray):
         owner = owner.base
@@ -46,13 +49,18 @@ def _advise(chunk: Array, advice: int) -> None:
         owner = owner.obj
     if not isinstance(owner, mmap.mmap) or chunk.size == 0:
         return
-    base = np.frombuffer(owner, np.uint8, 1).ctypes.data
-    first = -(-(chunk.ctypes.data - base) // mmap.PAGESIZE) * mmap.PAGESIZE
-    last = (chunk.ctypes.data - base + chunk.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    begin = _address(chunk) - _address(np.frombuffer(owner, np.uint8, 1))
+    first, last = begin // mmap.PAGESIZE * mmap.PAGESIZE, begin + chunk.nbytes
     # Advice may be refused: by a system that does not know it, or for a file that has shrunk.
     with contextlib.suppress(OSError):
         if last > first:
             owner.madvise(advice, first, last - first)
+
+
+def _address(array: Array) -> int:
+    """Where an array begins; its `ctypes.data` takes ten times as long."""
+    place: int = array.__array_interface__["data"][0]
+    return place
 
 
 def view_bytes(raw: Array, dtype: Dtype, shape: tuple[int, ...]) -> Array:
