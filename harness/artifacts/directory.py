@@ -204,6 +204,12 @@ class IndexDirectory:
                 raise UnreadableTensor(f"{path} is not a list of document lengths.")
         return Tensor.of(np.concatenate(parts))
 
+    def files_of(self, name: str) -> tuple[Path, ...]:
+        """The files that an artifact is read from."""
+        if name == "doclens":
+            return tuple(self.path / f"doclens.{chunk}.json" for chunk in self._doclens)
+        return (self.path / self._files[name][0],)
+
     def digest(self, name: str) -> str | None:  # noqa: ARG002 - part of the protocol
         """None: a directory keeps no digests."""
         return None

@@ -24,9 +24,13 @@ def take_in(*chunks: Array) -> None:
 
 
 def slices(raw: Array, size: int = HASH_SLICE) -> Iterator[Array]:
-    """Bytes in stretches of `size`, which must hold whole elements, each given back when it was looked at."""
+    """Bytes in stretches of `size`, which must hold whole elements, each given back when it was looked at.
+
+    The disk reads the next while this one is looked at.
+    """
     for start in range(0, raw.size, size):
         part = raw[start : start + size]
+        _advise(raw[start + size : start + 2 * size], mmap.MADV_WILLNEED)
         yield part
         give_back(part)
 
