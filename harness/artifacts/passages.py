@@ -14,7 +14,7 @@ from harness.artifacts.permutation import Permutation
 from harness.artifacts.source import ArtifactSource
 from harness.errors import UnreadableTensor
 from harness.tensors.dtypes import DTYPES, Array
-from harness.tensors.mapped import give_back
+from harness.tensors.mapped import give_back, take_in
 from harness.tensors.passes import in_threads
 from harness.tensors.tensor import Tensor
 from harness.words import count
@@ -211,12 +211,13 @@ class _Tokens:
             codes, residuals = self._stretch(start, start + count, codes_alone=codes_alone)
         else:
             codes, residuals = self._scattered(places_of(self._begins[which], size), codes_alone=codes_alone)
+        mapped = [codes] if residuals is None else [codes, residuals]
+        take_in(*mapped)
         words = []
         if residuals is not None:
             whole = self.width // 8 * 8
             words = list(np.ascontiguousarray(residuals[:, :whole]).view(np.uint64).T)
             words += [column.astype(np.uint64) for column in residuals[:, whole:].T]
-        mapped = [codes] if residuals is None else [codes, residuals]
         return _Rows(codes if self._rename is None else self._rename[codes], words, mapped)
 
     def _stretch(self, start: int, stop: int, *, codes_alone: bool) -> tuple[Array, Array | None]:
@@ -323,13 +324,16 @@ def _with_others(a: _Tokens, b: _Tokens, left: Array, right: Array) -> list[Arra
     if np.array_equal(a.sizes, b.sizes):
         in_place[left] = True
         in_place[right] &= a.by_codes[right] == b.by_codes[right]
-    found = []
-    for (mine, which), (theirs, others) in pairwise(((a, left), (b, right), (a, left))):
+
+    def look(side: tuple[_Tokens, Array, _Tokens, Array]) -> Array:
+        mine, which, theirs, others = side
         keys, wanted = np.sort(theirs.by_codes[others]), mine.by_codes[which]
         order = np.argsort(wanted)  # what is looked for in order is found in the cache
         there = np.searchsorted(keys, wanted[order], "right") - np.searchsorted(keys, wanted[order], "left")
-        found.append(np.sort(which[order][there > in_place[which[order]]]))
-    return found
+        found: Array = np.sort(which[order][there > in_place[which[order]]])
+        return found
+
+    return list(in_threads(look, [(a, left, b, right), (b, right, a, left)]))
 
 
 def _ranked(group: Array) -> Array:

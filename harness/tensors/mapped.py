@@ -24,15 +24,23 @@ def take_in(*chunks: Array) -> None:
 
 
 def slices(raw: Array, size: int = HASH_SLICE) -> Iterator[Array]:
-    """Bytes in stretches of `size`, which must hold whole elements, each given back when it was looked at.
+    """Bytes in stretches of `size`, which must hold whole elements; the disk reads the next while one is looked at.
 
-    The disk reads the next while this one is looked at.
+    Each is given back when it was looked at, unless all of them are few: these go with their mapping, and whoever
+    looks at them before that has them at once.
     """
     for start in range(0, raw.size, size):
         part = raw[start : start + size]
         _advise(raw[start + size : start + 2 * size], mmap.MADV_WILLNEED)
+        take_in(part)
         yield part
-        give_back(part)
+        if is_large(raw):
+            give_back(part)
+
+
+def is_large(raw: Array) -> bool:
+    """Whether pages are to be given back while others of the same tensor are looked at."""
+    return raw.nbytes > HASH_SLICE
 
 
 def give_back(*chunks: Array) -> None:

@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 
 from harness.tensors.dtypes import DTYPES, Array, Float64s, decode, judged
-from harness.tensors.mapped import give_back, take_in
+from harness.tensors.mapped import give_back, is_large, take_in
 from harness.tensors.tensor import Tensor
 
 Found = TypeVar("Found")
@@ -55,14 +55,15 @@ def each_chunk(
 ) -> Iterator[Found]:
     """What `look(p, q, start)` returns of each chunk of two flat arrays, in the chunks' order.
 
-    Mapped pages are taken in before and given back after. The first exception ends it.
+    Mapped pages are taken in before, and of large arrays given back after. The first exception ends it.
     """
 
     def one(start: int) -> Found:
         p, q = x[start : start + size], y[start : start + size]
         take_in(p, q)
         found = look(p, q, start)
-        give_back(p, q)
+        if is_large(x):
+            give_back(p, q)
         return found
 
     return in_threads(one, range(0, x.size, size), threads)
