@@ -347,10 +347,10 @@ def _ranked(group: Array) -> Array:
 
 
 def _sums(values: Array, size: Array) -> Array:
-    """The sum of each passage's values, modulo 2^64 where they are uint64."""
-    running = np.concatenate([np.zeros(1, values.dtype), np.cumsum(values)])
-    ends = np.cumsum(size)
-    sums: Array = running[ends] - running[ends - size]
+    """The sum of each passage's values: modulo 2^64 where they are uint64, and of booleans whether any is true."""
+    sums, filled = np.zeros(size.size, values.dtype), size > 0
+    if filled.any():
+        sums[filled] = np.add.reduceat(values, (np.cumsum(size) - size)[filled])
     return sums
 
 
@@ -363,7 +363,7 @@ def _same(a: _Tokens, b: _Tokens, left: Array, right: Array, *, codes_alone: boo
         for word, theirs in zip(one.words, other.words, strict=True):
             apart |= word != theirs
         give_back(*one.mapped, *other.mapped)
-        whole: Array = _sums(apart.astype(np.int64), a.sizes[left[run]]) == 0
+        whole: Array = ~_sums(apart, a.sizes[left[run]])
         return whole
 
     found: Array = np.concatenate([np.empty(0, np.bool_), *in_threads(look, a.runs(left))])
