@@ -365,7 +365,7 @@ def _list_keys(ivf: Tensor, begins: Array, size: Array, shift: int, passages: Ar
         take_in(held)
     else:
         held = ivf.flat[places_of(begins, size)]
-    keys = np.repeat(np.arange(size.size, dtype=kind) << kind(shift), size)
+    keys = np.repeat((np.arange(size.size) << shift).astype(kind), size)
     keys |= (held if passages is None else passages[held]).astype(kind)
     give_back(held)
     if (keys[1:] > keys[:-1]).all():  # colbert-ai's lists are sorted

@@ -364,7 +364,7 @@ def reduced(
     p, q, d = x[finite], y[finite], difference[finite]
     terms = d, (p * p.conj()).real, (q * q.conj()).real, (p * q.conj()).real, d * d
     times = None if weights is None else weights[finite]
-    result.sums = tuple(float(term.sum() if times is None else term @ times) for term in terms)
+    result.sums = tuple(float(term.sum() if times is None else (term * times).sum()) for term in terms)
     result.max_abs = greatest(difference)
     relative = np.divide(difference, reference, out=np.zeros_like(difference), where=reference > 0)
     result.max_rel = greatest(relative)
