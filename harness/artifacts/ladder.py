@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.artifacts.index_job import INDEX
 from harness.artifacts.kind import JobKind
-from harness.artifacts.kinds import kind_of
+from harness.artifacts.kinds import kind_of, other_formula
 from harness.artifacts.metadata import identity
 from harness.artifacts.remembered import Remembered
 from harness.artifacts.source import ArtifactSource, metadata_problem, unrecorded
@@ -192,12 +192,12 @@ def all_digests(
 
     def ask(place: int, name: str, question: Callable[[ArtifactSource, str], str | None]) -> None:
         try:
-            found = question(sources[place], name)
+            answer = question(sources[place], name)
         except UnreadableTensor as error:
             digests[place][name] = f"{_UNREAD}{next(_asked)}"  # two sources may have the same name
             problems[place].append(str(error))
         else:
-            digests[place][name] = found or digests[place][name]
+            digests[place][name] = answer or digests[place][name]
 
     for name in kind_of(next(iter(sources), None)).in_order({name for source in sources for name in source.names()}):
         having = [place for place, source in enumerate(sources) if name in source.names()]
@@ -217,7 +217,23 @@ def all_digests(
             text = json.dumps(identity(metadata), sort_keys=True, default=str)
             digests[place]["metadata"] = hashlib.sha256(text.encode()).hexdigest()
     # A file that holds two tensors is told once.
-    return [(found, list(dict.fromkeys(told))) for found, told in zip(digests, problems, strict=True)]
+    found = [(known, list(dict.fromkeys(told))) for known, told in zip(digests, problems, strict=True)]
+    _keep_apart(sources, found)
+    return found
+
+
+def _keep_apart(sources: Sequence[ArtifactSource], found: Sequence[tuple[dict[str, str], list[str]]]) -> None:
+    """Make digests of another formula than that of the first source that has them such that none is a change.
+
+    Among themselves they are equal or not.
+    """
+    kind = kind_of(next(iter(sources), None))
+    for name in kind.in_order({name for digests, _ in found for name in digests}):
+        first, *others = [one for one in zip(sources, found, strict=True) if name in one[1][0]]
+        for source, (digests, problems) in others:
+            if _was_read(digests[name]) and (why := other_formula(first[0], source, name)):
+                digests[name] = f"{_UNREAD}{why}:{digests[name]}"
+                problems.append(f"{name} of {source.name} cannot be compared with that of {first[0].name}: {why}.")
 
 
 def unrecorded_of(sources: Mapping[str, ArtifactSource]) -> dict[str, set[str]]:

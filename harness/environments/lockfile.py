@@ -14,7 +14,7 @@ import functools
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from blake3 import blake3
@@ -50,7 +50,8 @@ class Lock:
             is installed; None for a version of the matrix.
         digests: package to the digest of its files, where these were read; a package of the same version may be
             another build, or may have been changed in place.
-        interpreter: implementation and version of its Python, where that was read, such as `CPython 3.11.7`.
+        interpreter: implementation and version of its Python, such as `CPython 3.11.7`; without the last number where
+            only that is known, and empty where nothing is.
     """
 
     path: Path
@@ -102,7 +103,7 @@ def lock_of(matrix: Matrix, locks: Path, version: str, flavour: Flavour, build: 
             f"{found.path} is for Python {made}, and matrix.yaml has {wanted} for {version}: run `nox -s lock -- "
             f"{version}`."
         )
-    return found
+    return replace(found, interpreter=f"CPython {wanted}")
 
 
 def read_lock(path: Path) -> Lock:

@@ -12,8 +12,9 @@ from importlib.util import cache_from_source
 from pathlib import Path
 
 from harness.environments.changes import NO_PACKAGE
+from harness.environments.contents import STRAY, contents
 from harness.environments.installed import ask, site_folders
-from harness.environments.interpreter import Interpreter, files_below, files_of, packages_in
+from harness.environments.interpreter import Interpreter
 
 
 @dataclass(frozen=True)
@@ -43,22 +44,12 @@ class Sites:
 
     @cached_property
     def packages(self) -> Mapping[str, Mapping[Path, Path]]:
-        """Package to its files: place in a site folder to where it is. Those of no package are under `NO_PACKAGE`.
-
-        Some files belong to several packages (`nvidia/__init__.py`). Compiled files are left out.
-        """
-        found: dict[str, dict[Path, Path]] = {}
-        there: set[Path] = set()
-        for folder in self.folders:
-            mine = {name: files_of(folder, metadata) for name, metadata in packages_in(folder).items()}
-            listed = {place for places in mine.values() for place in places}
-            mine[NO_PACKAGE] = [place for place in files_below(folder) if place not in listed]
-            for name, places in mine.items():
-                if name == NO_PACKAGE or name not in found:  # the first of two packages of one name is imported
-                    new = {place: folder / place for place in places if place not in there}
-                    found.setdefault(name, {}).update(new)
-            there |= {place for places in mine.values() for place in places}
-        return found
+        """Package to its files that are imported, as `Contents.files`; those of no package are under `NO_PACKAGE`."""
+        found = contents(self.folders).files
+        return {
+            NO_PACKAGE if name == STRAY else name: {Path(place): Path(path) for place, path in files.items()}
+            for name, files in found.items()
+        }
 
     def link(self, file: Path, target: Path) -> None:
         """Put a file of theirs at `target` and, if it is Python that ran already, what it was compiled to.

@@ -243,7 +243,7 @@ class Chooser:
         if len(left) > 1:
             raise UsageError(
                 f"The store holds {len(left)} sets of cells that cannot be compared with each other. Name one, with "
-                "--collection, --checkpoint, --limit, --device and --threads, or with one of:",
+                "--collection, --checkpoint, --limit, --device, --threads and --nranks, or with one of:",
                 _lines(left.values()),
             )
         return next(iter(left.values()))
@@ -386,6 +386,7 @@ def describe(cells: Sequence[Cell]) -> str:
     what = f"{spec.collection.name} ({count(spec.collection.passages, 'passage')}), "
     threads = spec.settings.get("threads")
     at_once = f"{count(threads, 'thread')}, " if isinstance(threads, int) else ""
+    at_once += f"{count(spec.ranks, 'rank')}, " if spec.ranks > 1 else ""
     return printable(
         f"{'' if spec.job == PROBE else what}{spec.checkpoint.name}, {spec.device}, "
         f"{at_once}"

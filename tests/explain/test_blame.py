@@ -13,7 +13,7 @@ import pytest
 
 from harness.environments import counterfactual as counterfactual_module
 from harness.environments.changes import Change
-from harness.environments.counterfactual import Party, environment_with
+from harness.environments.counterfactual import Party, environment_with, remove_abandoned
 from harness.environments.interpreter import Interpreter
 from harness.environments.lockfile import exchanged, read_lock
 from harness.environments.uv import BuildFailed
@@ -22,10 +22,12 @@ from harness.explain.laboratory import Laboratory
 from harness.explain.pair import Side
 from harness.explain.probing import Seen
 from harness.explain.units import AS_A, AS_B, UNRESOLVED, Outcome, Unit, narrow, units_of
+from harness.flock import hold
 from harness.home import Home
 from harness.report import blame_text
 from harness.report.blame_text import sentence
 from harness.report.derived import blamed_by
+from harness.running.recover import left_runs
 from tests.support.observers import observer
 from tests.support.sites import package
 
@@ -192,7 +194,37 @@ def test_two_that_need_the_same_counterfactual_take_turns_and_leave_nothing(
     thread.join(10)
 
     assert events == ["first has it: True", "second has it: True"]
-    assert [path.name for path in home.environments.iterdir() if not path.name.endswith(".lock")] == []
+    assert list(home.environments.iterdir()) == []
+
+
+def test_what_a_killed_blame_left_goes_with_the_next_one_and_what_another_uses_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Home(tmp_path / "home")
+    for version in ("1", "2"):
+        (tmp_path / f"{version}.txt").write_text(f"torch=={version} \\\n    --hash=sha256:{version}{'0' * 63}\n")
+    one, other = (
+        Party(name, read_lock(tmp_path / f"{name}.txt"), lambda: Interpreter(Path("python"))) for name in "12"
+    )
+
+    def build(_home: Home, path: Path, *_more: object, **_options: object) -> None:
+        package(path / "lib" / "python3.11" / "site-packages", "torch", "2", {})
+
+    monkeypatch.setattr(counterfactual_module, "build_pinned", build)
+    killed, used = (home.environments / f"counterfactual-{name}" for name in ("killed", "used"))
+    for path in (killed, used):
+        package(path, "torch", "1", {"torch/__init__.py": ""})
+        path.with_suffix(".txt").write_text("torch==1")
+    matrix: Any = SimpleNamespace(python="3.11")
+    with hold(home.environments / ".counterfactual-used.lock"):
+        assert [one.path for one in left_runs(home)] == ["envs/counterfactual-killed"]
+        with environment_with(home, matrix, one, other, ["torch"]):
+            assert (killed.exists(), killed.with_suffix(".txt").exists()) == (False, False)
+        assert used.exists()
+        assert used.with_suffix(".txt").exists()
+    remove_abandoned(home)
+
+    assert list(home.environments.iterdir()) == []
 
 
 def test_an_environment_that_uv_built_with_other_packages_than_were_asked_for_runs_nothing(
