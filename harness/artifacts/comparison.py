@@ -31,6 +31,7 @@ from harness.artifacts.source import (
 from harness.errors import ExitCode, UnreadableTensor
 from harness.tensors.dtypes import DTYPES, count_nan, judged
 from harness.tensors.metrics import Metrics, measure
+from harness.tensors.passes import in_threads
 from harness.tensors.profiles import BUILTIN, Profile, ProfileVerdict
 from harness.tensors.spread import Octaves, spread
 from harness.tensors.tensor import Tensor
@@ -355,13 +356,15 @@ def _judged(
 
 def _damage(pair: Sequence[Tensor]) -> str:
     """Why a difference is no divergence: what a side has in its file is not what was saved there; else empty."""
-    reasons = []
-    for letter, tensor in zip("AB", pair, strict=True):
+
+    def look(side: tuple[str, Tensor]) -> str:
         try:
-            tensor.verify()
+            side[1].verify()
         except UnreadableTensor as error:
-            reasons.append(f"{letter}: {error}")
-    return " ".join(reasons)
+            return f"{side[0]}: {error}"
+        return ""
+
+    return " ".join(filter(None, in_threads(look, zip("AB", pair, strict=True))))
 
 
 _counted: dict[str, int] = {}  # NaNs by digest: records of before do not know them, and many cells share a tensor

@@ -15,7 +15,7 @@ from harness.artifacts.directory import IndexDirectory
 from harness.artifacts.source import ArtifactSource
 from harness.environments.changes import Change
 from harness.errors import ExitCode, HarnessError, InfrastructureError
-from harness.explain.blame import Answer, blame
+from harness.explain.blame import Answer, blame, suspects
 from harness.explain.marks import mark
 from harness.explain.packages import package_changes
 from harness.explain.pair import prepare_pair
@@ -201,6 +201,8 @@ def with_blame(
     answers = {}
     for job, of in asked.items():
         try:
+            # Where nothing can be exchanged, nothing is run.
+            suspects(of, found.a, found.b)
             answers[job] = blame(of, prepare_pair(of, found.a, found.b, repeats=repeats), report)
         # The answer is worth having whether or not this is known.
         except HarnessError as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.tensors import compiled, one_byte, passes
+from harness.tensors import alike, compiled, one_byte, passes
 from harness.tensors.dtypes import DTYPES, Array, decode, judged
 from harness.tensors.passes import HAS_ULP, KEPT, P99, ULP_BINS, USUAL, Bins, How, Rule, Total
 from harness.tensors.profiles import BUILTIN, Profile, ProfileVerdict
@@ -97,7 +97,8 @@ def measure(a: Tensor, b: Tensor, profiles: Sequence[Profile] = BUILTIN, how: Ho
         raise ValueError(f"cannot measure {a.dtype} {a.shape} against {b.dtype} {b.shape}")
     floating = DTYPES[a.dtype].kind in ("float", "complex")
     rules = [profile.rule(a.dtype) for profile in profiles] if floating else []
-    return _finish(a, b, engine(a.dtype, a.n, how)(a, b, rules, how), profiles, rules)
+    total = alike.run(a, b, rules, how) or engine(a.dtype, a.n, how)(a, b, rules, how)
+    return _finish(a, b, total, profiles, rules)
 
 
 def steps_at(dtype: str | None, values: Sequence[Any] | None) -> float | None:

@@ -429,6 +429,10 @@ def test_cells_of_one_label_are_told_apart_by_what_differs_between_them(
             [{"settings": {"threads": 1}, "environment": {"OMP_NUM_THREADS": "1"}}, {"settings": {"threads": 2}}],
             ["2.8.0 (threads 1)", "2.8.0 (threads 2)"],
         ),
+        (
+            [{}, {"settings": {"nbits": 2, "threads": 2, "nranks": 2}, "environment": {"NCCL_NVLS_ENABLE": "0"}}],
+            ["2.8.0 (nranks 1)", "2.8.0 (nranks 2)"],
+        ),
         ([{}, {"revision": 7}], ["2.8.0 (revision 1)", "2.8.0 (revision 7)"]),
     ],
 )
