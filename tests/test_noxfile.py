@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import json
 import os
 import re
@@ -14,7 +13,6 @@ import sys
 import time
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import yaml
@@ -24,6 +22,7 @@ from harness.environments import uv
 from harness.home import Home
 from harness.inputs.matrix_file import load_matrix
 from tests.support.front_door import Door
+from tests.support.understood import front_door
 from tests.support.uv_variables import DECIDES, REACHES
 
 ROOT = Path(__file__).parent.parent
@@ -143,20 +142,6 @@ def test_plain_nox_provides_itself_with_what_it_needs():
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
-def test_what_a_document_tells_to_run_exists(path):
-    text = path.read_text(encoding="utf-8")
-    blocks = re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL)
-    # Of the points of an axis the list shows one.
-    known = {*sessions(), *(f"{job}-{name}" for job in JOBS for name in load_matrix(ROOT / "matrix.yaml").names)}
-
-    for block in blocks:
-        for name in re.findall(r"\bnox -s ([a-z][\w.-]*)", block):
-            assert name in known or name == "index-", f"nox -s {name}"
-        for name in re.findall(r"(?:^|`|/bin/|\n)harness ([a-z][a-z-]+)\b", block):
-            assert name in COMMANDS, f"harness {name}"
-
-
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_files_that_a_document_names_exist(path):
     text = path.read_text(encoding="utf-8")
 
@@ -200,17 +185,6 @@ def test_every_push_is_checked_for_style_and_types_and_then_by_all_of_ci():
     assert "nox -s lint typecheck" in run["quick"]
     assert run["everything"] == [".ci/run"]
     assert {session for names in named for session in names.split()} <= set(sessions())
-
-
-@cache
-def front_door() -> ModuleType:
-    """The noxfile as a module, loaded once: nox keeps a list of sessions by name."""
-    spec = importlib.util.spec_from_file_location("noxfile_under_test", ROOT / "noxfile.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_uv_gets_the_same_variables_from_nox_as_from_the_harness(monkeypatch, tmp_path):

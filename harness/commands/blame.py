@@ -21,8 +21,16 @@ from harness.errors import ExitCode
     default=True,
     help="Also ask steps that inherit a difference for one of their own, given A's inputs.",
 )
+@click.option(
+    "--whole",
+    is_flag=True,
+    help="Make the whole job in each exchange, and look at all that differs, instead of the least that shows it.",
+)
+@click.option("--package", "packages", multiple=True, help="Ask whether it is this one (default: any that differs).")
 @gathering_option("blame")
-def command(a: str, b: str, output: Path | None, inherited: bool, **options: Any) -> int:
+def command(
+    a: str, b: str, output: Path | None, inherited: bool, whole: bool, packages: tuple[str, ...], **options: Any
+) -> int:
     """Say which package changed what versions A and B make, by exchanging packages in both directions.
 
     A and B are versions, names, or NAME=WHAT of any kind (docs/environments.md). Each exchange is an environment of its
@@ -31,7 +39,7 @@ def command(a: str, b: str, output: Path | None, inherited: bool, **options: Any
     """
     from harness.environments.changes import changes
     from harness.environments.lockfile import difference
-    from harness.explain.blame import blame, suspects
+    from harness.explain.blame import blame, only, suspects
     from harness.explain.locate import look
     from harness.explain.pair import prepare_pair
     from harness.report.blame_text import lines, rows, suspect_lines
@@ -44,10 +52,13 @@ def command(a: str, b: str, output: Path | None, inherited: bool, **options: Any
     gathering = Gathering(output, "blame", experiment, a) if output else None
     differing = suspects(experiment, a, b)
     # Before anything long runs.
+    only(differing.units, packages, a, b)
     for line in suspect_lines(differing):
         click.echo(line)
     pair = prepare_pair(experiment, a, b)
-    found = blame(experiment, pair, lambda text: click.echo(text, err=True), inherited=inherited)
+    found = blame(
+        experiment, pair, lambda text: click.echo(text, err=True), inherited=inherited, whole=whole, packages=packages
+    )
     for line in lines(found, a, b, differing.left_out):
         click.echo(line)
     if gathering:

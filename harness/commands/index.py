@@ -6,11 +6,12 @@ from typing import Any
 
 import click
 
-from harness.commands.options import job_options
+from harness.commands.options import job_options, ranks_option
 
 
 @click.command(name="index")
 @click.argument("versions", nargs=-1, required=True)
+@ranks_option
 @job_options
 def command(versions: tuple[str, ...], **options: Any) -> int:
     """Build environments of VERSIONS (or `all`) if needed, run the index job in each, and store the cells.

@@ -72,6 +72,11 @@ device_option = click.option(
 threads_option = click.option(
     "--threads", type=click.IntRange(min=1), help="CPU threads of a job (part of a cell's key)."
 )
+ranks_option = click.option(
+    "--nranks",
+    type=click.IntRange(min=1),
+    help="Processes of a job, each on a GPU of its own (part of a cell's key).",
+)
 group_option = click.option(
     "--group", help="Start of the digest of one set of comparable cells, where the store holds several."
 )
@@ -142,11 +147,12 @@ search_options = together(query_options, _search_options)
 train_options = together(query_options, _triples_option, training_options)
 """Options that say what is trained from, and how; part of a cell's key."""
 
-_KINDS = {"search": "searches", "train": "trainings"}
+_KINDS = {"index": "indexes", "search": "searches", "train": "trainings"}
 _OF = {
     **dict.fromkeys(("queries", "qrels", "limit_queries"), ("search", "train")),
     **dict.fromkeys(("on", "index", "k"), ("search",)),
     **dict.fromkeys(("triples", "maxsteps", "bsize", "accumsteps", "nway", "lr", "warmup"), ("train",)),
+    "nranks": ("index", "train"),
 }
 """Options that are not for every kind of job, and for which they are."""
 
@@ -182,13 +188,15 @@ def cell_options(function: Callable[..., Any], beside: Iterable[str] = ()) -> Ca
 
     kind = click.option(
         "--job",
-        type=click.Choice(["index", *_KINDS]),
+        type=click.Choice([*_KINDS]),
         default="index",
         show_default=True,
         help="The kind of cells that is meant; of searches and trainings, these options say which (docs/search.md, "
         "docs/training.md).",
     )
-    return together(kind, query_options, _search_options, _triples_option, training_options, selection_options)(fitting)
+    return together(
+        kind, query_options, _search_options, _triples_option, training_options, ranks_option, selection_options
+    )(fitting)
 
 
 def table_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -75,7 +75,8 @@ def verify_store(quick: bool, home: Home) -> int:
 def collect_garbage(dry_run: bool, damaged: bool, home: Home) -> None:
     """Remove what no record refers to: tensors, half-written files, and folders of runs whose harness was killed.
 
-    Those runs are recorded as lost. May run while sweeps do; files that are not the harness's are named and left.
+    Those runs are recorded as lost. What a `blame` made that was killed goes, too. May run while sweeps do; files that
+    are not the harness's are named and left.
     """
     from harness.report.store_text import collected_lines
     from harness.running.recover import collect_runs

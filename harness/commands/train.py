@@ -6,12 +6,13 @@ from typing import Any
 
 import click
 
-from harness.commands.options import job_options, train_options
+from harness.commands.options import job_options, ranks_option, train_options
 
 
 @click.command(name="train")
 @click.argument("versions", nargs=-1, required=True)
 @train_options
+@ranks_option
 @job_options
 def command(versions: tuple[str, ...], **options: Any) -> int:
     """Train with VERSIONS (or `all`), each from the same triples, and store the cells; see docs/training.md.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from harness.environments.installed import STRAY
+from harness.environments.contents import STRAY
 from harness.environments.lockfile import Lock
 from harness.inputs.matrix import Matrix
 
@@ -86,7 +86,7 @@ def changes(a: Lock, b: Lock) -> tuple[Change, ...]:
     if a.digests and b.digests and a.digests.get(STRAY) != b.digests.get(STRAY):
         stray = [f"files {lock.digests[STRAY][:8]}" if STRAY in lock.digests else None for lock in (a, b)]
         found.append(Change(NO_PACKAGE, stray[0], NO_PACKAGE, stray[1]))
-    if a.interpreter and b.interpreter and a.interpreter != b.interpreter:
+    if a.interpreter and b.interpreter and not _same_python(a.interpreter, b.interpreter):
         found.append(Change(PYTHON, a.interpreter, PYTHON, b.interpreter))
     return tuple(
         sorted(
@@ -94,6 +94,11 @@ def changes(a: Lock, b: Lock) -> tuple[Change, ...]:
             key=lambda one: (one.name, one.names),
         )
     )
+
+
+def _same_python(a: str, b: str) -> bool:
+    """Whether two interpreters are the same, as far as is known of both; see `Lock.interpreter`."""
+    return all(one == other for one, other in zip(a.split("."), b.split("."), strict=False))
 
 
 def _shown(lock: Lock, name: str | None, other: Lock, other_name: str | None) -> str | None:
@@ -136,7 +141,10 @@ def undeclared(matrix: Matrix, a: Lock, b: Lock) -> list[Change]:
     return [
         one
         for one in changes(a, b)
-        if not free.intersection(one.names) and not all(matrix.may_differ(name, axes) for name in one.names)
+        # Which Python a version has, matrix.yaml says itself.
+        if one.name != PYTHON
+        and not free.intersection(one.names)
+        and not all(matrix.may_differ(name, axes) for name in one.names)
     ]
 
 

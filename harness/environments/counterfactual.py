@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,12 +25,14 @@ from harness.environments.lockfile import Lock, all_hashed, exchanged, head_of, 
 from harness.environments.sites import Sites
 from harness.environments.uv import BuildFailed
 from harness.files import disk_errors
-from harness.flock import hold
+from harness.flock import Held, hold, try_hold
 from harness.home import Home
 from harness.inputs.matrix import Matrix
 
 _PINNED = {"requirements", "uv.lock"}
 """Kinds of the user's own environments that uv built from pins, of which each has a line of its own."""
+_NAMED = "counterfactual-"
+"""How the names of their folders begin."""
 _BUILT_OF = re.compile(r"^(\w+ \d+\.\d+)")
 
 
@@ -56,7 +58,7 @@ class Party:
     @property
     def pinned(self) -> bool:
         """Whether there is a file of pins from which it was built, or could have been."""
-        return self.lock.own is None or self.lock.own["kind"] in _PINNED
+        return _pinned(self.lock)
 
     @cached_property
     def sites(self) -> Sites:
@@ -78,24 +80,30 @@ class Party:
         return Path(told["base"]), f"python{'.'.join(told['version'].split('.')[:2])}"
 
 
-def separate_pythons(a: Lock, b: Lock) -> str:
+def _pinned(lock: Lock) -> bool:
+    return lock.own is None or lock.own["kind"] in _PINNED
+
+
+def separate_pythons(a: Lock, b: Lock, *, brought: bool = False) -> str:
     """Why nothing can be exchanged between two environments of which one has no pins; empty where something can.
 
     Compiled packages are files for one Python: `x.cpython-311-….so` is not even seen by another.
+
+    Args:
+        a: what is in one of them.
+        b: what is in the other.
+        brought: whether versions of the matrix were brought along as files.
     """
     versions = [_BUILT_OF.match(lock.interpreter) for lock in (a, b)]
     one, other = (found[1] if found else "" for found in versions)
-    if not one or not other or one == other or all(Party("", lock, _nothing).pinned for lock in (a, b)):
+    built = all(_pinned(lock) and not (brought and lock.own is None) for lock in (a, b))
+    if not one or not other or one == other or built:
         return ""
     return (
         f"one runs {one}, the other {other}, and the files of packages for one are not for the other: no package can "
         "be exchanged. Name lock files (NAME=requirements.txt) for both, and blame builds what it needs for either "
         "Python"
     )
-
-
-def _nothing() -> Interpreter:
-    raise AssertionError
 
 
 @contextmanager
@@ -126,21 +134,15 @@ def _put_together(
     home: Home, _matrix: Matrix, base: Party, other: Party, packages: Sequence[str]
 ) -> Iterator[Interpreter]:
     """One of the files of both; see `environment_with`."""
-    home.environments.mkdir(parents=True, exist_ok=True)
-    with disk_errors(home):
-        made = tempfile.TemporaryDirectory(
-            prefix="counterfactual-", dir=home.environments, ignore_cleanup_errors=True
-        )  # fmt: skip
-        with made as name:
-            source = other if PYTHON in packages else base
-            if base.interpreter.site is not None:
-                found = Interpreter(source.interpreter.python, Path(name, "site"))
-            else:
-                found = Interpreter(_virtualenv(source, Path(name)))
-            exchange(
-                base.sites, other.sites, packages, found.site or Path(name, "lib", source.base[1], "site-packages")
-            )
-            yield found
+    with _place(home, secrets.token_hex(6)) as (folder, _held), disk_errors(home):
+        folder.mkdir()
+        source = other if PYTHON in packages else base
+        if base.interpreter.site is not None:
+            found = Interpreter(source.interpreter.python, folder / "site")
+        else:
+            found = Interpreter(_virtualenv(source, folder))
+        exchange(base.sites, other.sites, packages, found.site or folder / "lib" / source.base[1] / "site-packages")
+        yield found
 
 
 def _virtualenv(of: Party, folder: Path) -> Path:
@@ -165,24 +167,55 @@ def _built(home: Home, matrix: Matrix, base: Party, other: Party, packages: Sequ
     text = exchanged(lock_text(base.lock.path), lock_text(other.lock.path), packages)
     source = other if PYTHON in packages else base
     python = head_of(lock_text(source.lock.path))[0] or matrix.python
-    path = home.environments / f"counterfactual-{hashlib.sha256(f'{python} {text}'.encode()).hexdigest()[:12]}"
-    pins = path.with_suffix(".txt")
     label = f"{base.name} with packages of {other.name}"
-    with hold(home.environments / f".{path.name}.lock"):
+    with _place(home, hashlib.sha256(f"{python} {text}".encode()).hexdigest()[:12]) as (path, held):
+        with disk_errors(home):
+            pins = path.with_suffix(".txt")
+            pins.write_text(text, encoding="utf-8")
+            build_pinned(
+                home, path, pins, python, label, hashed=all_hashed(text), keep=[held.fileno()],
+                indexes={name: matrix.index_url(name) for name in head_of(text)[1]},
+            )  # fmt: skip
+            _check(path, label, base.lock, other.lock, packages)
+        yield Interpreter(path / "bin" / "python")
+
+
+@contextmanager
+def _place(home: Home, name: str) -> Iterator[tuple[Path, Held]]:
+    """Where one is made, held as long as it is there, and deleted with the file of its pins."""
+    remove_abandoned(home)
+    path = home.environments / f"{_NAMED}{name}"
+    with hold(_lock_of(path)) as held:
         try:
-            with disk_errors(home):
-                # What a killed process left is not whole.
-                shutil.rmtree(path, ignore_errors=True)
-                pins.write_text(text, encoding="utf-8")
-                build_pinned(
-                    home, path, pins, python, label, hashed=all_hashed(text),
-                    indexes={name: matrix.index_url(name) for name in head_of(text)[1]},
-                )  # fmt: skip
-                _check(path, label, base.lock, other.lock, packages)
-            yield Interpreter(path / "bin" / "python")
+            yield path, held
         finally:
-            shutil.rmtree(path, ignore_errors=True)
-            pins.unlink(missing_ok=True)
+            _remove(path)
+
+
+def abandoned(home: Home) -> Iterator[tuple[Path, Held]]:
+    """What a process left that was killed, each with its lock, which nobody held and which is released afterwards."""
+    left = home.environments.glob(f"{_NAMED}*")
+    for path in sorted({one.with_suffix("") for one in left}):
+        if held := try_hold(_lock_of(path)):
+            with held:
+                yield path, held
+
+
+def remove_abandoned(home: Home) -> None:
+    """Delete what a process left that was killed; what somebody uses stays."""
+    for path, _held in abandoned(home):
+        _remove(path)
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
+
+
+def _remove(path: Path) -> None:
+    """To be called with the lock held: whoever opened its file and locks it after this finds that it is gone."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.with_suffix(".txt").unlink(missing_ok=True)
+    _lock_of(path).unlink(missing_ok=True)
 
 
 def _check(path: Path, label: str, base: Lock, other: Lock, packages: Sequence[str]) -> None:

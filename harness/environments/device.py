@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from harness.errors import UsageError
 from harness.flock import try_hold, whose
 from harness.home import Home
 from harness.inputs.matrix import Build, Flavour, Matrix
+from harness.words import count
 
 # Extensions by which oneDNN, MKL, OpenBLAS, FAISS and torch's own kernels choose what to run.
 _DISPATCH = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile")
@@ -234,6 +235,21 @@ def choose_gpus(device: Device, wanted: str | None) -> list[Gpu]:
     return [by_index[name] for name in names]
 
 
+def teams(gpus: Sequence[Gpu], ranks: int) -> list[tuple[Gpu, ...]]:
+    """GPUs in groups for jobs of so many ranks, in their order; those that are left over stay idle.
+
+    Raises:
+        UsageError: there are GPUs, but too few for one job.
+    """
+    if gpus and len(gpus) < ranks:
+        named = ", ".join(gpu.index for gpu in gpus)
+        raise UsageError(
+            f"nranks is {ranks} and each rank needs a GPU of its own, but there {'is' if len(gpus) == 1 else 'are'} "
+            f"{count(len(gpus), 'GPU')} ({named}): use --nranks {len(gpus)}, or more GPUs."
+        )
+    return [tuple(gpus[start : start + ranks]) for start in range(0, len(gpus) - ranks + 1, ranks)]
+
+
 def gpu_lock(home: Home, gpu: Gpu, number: int = 0) -> Path:
     """The lock of a job's place on a GPU, for whatever command of this harness its job is."""
     return home.locks / "gpus" / f"{gpu.uuid}.{number}.lock"
@@ -253,9 +269,9 @@ def jobs_at_a_time() -> int:
 
 @contextmanager
 def gpu_turn(
-    home: Home, device_kind: str, say: Callable[[str], object], control: Control | None = None
+    home: Home, device_kind: str, say: Callable[[str], object], control: Control | None = None, ranks: int = 1
 ) -> Iterator[list[int]]:
-    """Wait until there is a place on the GPU that a job gets which is told of none, and keep it.
+    """Wait until there is a place on each GPU that a job gets which is told of none, and keep it.
 
     A GPU has one place, or as many as HARNESS_JOBS says. For jobs that run one at a time; a sweep chooses the GPUs of
     its jobs itself.
@@ -265,6 +281,7 @@ def gpu_turn(
         device_kind: `cpu` or `cuda`; nobody waits for a CPU, nor where the driver names no GPU.
         say: called with a sentence when it has to wait.
         control: ends the waiting.
+        ranks: of the job, each of which gets a GPU.
 
     Yields:
         Descriptors that the job is to hold, too, lest the GPU be free before it has ended.
@@ -274,16 +291,17 @@ def gpu_turn(
         UsageError: HARNESS_JOBS is not a number of jobs.
     """
     there = visible_gpus() if device_kind == "cuda" else []
-    if not there:
-        yield []
-        return
-    places = [gpu_lock(home, there[0], number) for number in range(jobs_at_a_time())]
-    held = next(filter(None, map(try_hold, places)), None)
-    if held is None:
-        say(f"GPU {there[0].index} is in use by another command ({whose(places[0])}); waiting for it")
-        held = wait_for(places, control)
-    with held:
-        yield [held.fileno()]
+    with ExitStack() as turns:
+        held = []
+        # Always in one order, or two commands could wait for each other.
+        for gpu in there[:ranks]:
+            places = [gpu_lock(home, gpu, number) for number in range(jobs_at_a_time())]
+            place = next(filter(None, map(try_hold, places)), None)
+            if place is None:
+                say(f"GPU {gpu.index} is in use by another command ({whose(places[0])}); waiting for it")
+                place = wait_for(places, control)
+            held.append(turns.enter_context(place).fileno())
+        yield held
 
 
 def processes_on(gpu: Gpu) -> list[Process]:

@@ -6,15 +6,13 @@ and not as a RECORD says, because a package that was patched in place would othe
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from email.parser import HeaderParser
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -23,6 +21,7 @@ from blake3 import blake3
 from packaging.markers import default_environment
 from packaging.requirements import InvalidRequirement, Requirement
 
+from harness.environments.contents import STRAY, contents, files_in
 from harness.environments.interpreter import normal_name
 from harness.errors import UsageError
 from harness.files import write_json
@@ -38,8 +37,6 @@ NEEDED = {
 """Modules that a job imports, and the package that has each."""
 OLDEST, NEWEST = (3, 9), (3, 13)
 """The Pythons that the worker is tested with."""
-STRAY = "*"
-"""What the files of site folders are called that no package has listed, such as a `sitecustomize.py`."""
 VARIABLES = {
     "PYTHONNOUSERSITE": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8",
     "HF_HUB_OFFLINE": "1",
@@ -68,8 +65,6 @@ print("harness:" + json.dumps({
 }))
 """
 _SITES = {"site-packages", "dist-packages"}
-_SOURCES = (".py", ".so", ".cpp", ".cu", ".h", ".cuh", ".json")
-"""Endings of files that count in a source tree that is installed in place; it may hold somebody's data, too."""
 _INSTALLERS = {"RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json", "uv_build.json"}
 """Files in a package's metadata that say how it came here, and where to."""
 _LINKED = re.compile(r"(__editable__.*|.*\.pth|.*\.egg-link)")
@@ -197,11 +192,10 @@ def examine(python: Path, what: str, cache: Path) -> Installed:
     found = _Found()
     sites = site_folders(told)
     try:
-        for site in sites:
-            found.add_site(site, known)
+        found.add_sites(sites, known)
         for folder in folders:
             if folder not in sites and not any(folder.is_relative_to(one) for one in found.in_place):
-                found.add(STRAY, ((place, known(path)) for path, place in _files(str(folder), sources=True)))
+                found.add(STRAY, ((place, known(path)) for path, place in files_in(folder, sources=True)))
         found.add_conda(Path(told["prefix"]))
     except OSError as error:
         raise UsageError(f"{what}: {error.filename} cannot be read: {said(error)}.") from error
@@ -323,76 +317,28 @@ class _Found:
                     self.packages[name] = version
                     self.add(name, [(build, str(about.get("sha256") or about.get("md5")))])
 
-    def add_site(self, site: Path, known: _Known) -> None:
-        """All packages of a site folder, and the files in it that are no package's."""
-        owner: dict[str, str] = {}
-        linked: set[str] = set()
-        for metadata in sorted([*site.glob("*.dist-info"), *site.glob("*.egg-info")]):
-            name, version, requires = _named(metadata)
-            if not name or name in self.packages:
-                continue
-            self.packages[name], self._requires[name] = version, requires
+    def add_sites(self, sites: Iterable[Path], known: _Known) -> None:
+        """All packages of site folders, and the files in them that are no package's."""
+        found = contents(sites)
+        linked = set()
+        for name, package in found.packages.items():
+            self.packages[name], self._requires[name] = package.version, list(package.requires)
             self._files.setdefault(name, [])
-            owner[metadata.name] = name
-            owner |= dict.fromkeys(_listed(metadata), name)
-            if source := _in_place(metadata):
+            if source := _in_place(package.metadata):
                 linked.add(name)
                 self.in_place.append(source)
-                self.add(name, ((place, known(path)) for path, place in _files(str(source), sources=True)))
-        for path, place in _files(str(site)):
+                self.add(name, ((place, known(path)) for path, place in files_in(source, sources=True)))
+        imported = ((name, place, path) for name, files in found.files.items() for place, path in files.items())
+        # Nobody is known to import what is hidden, and nobody is sure not to.
+        for name, place, path in (*imported, *found.hidden):
             top, _, rest = place.partition("/")
-            package = owner.get(place) or owner.get(top, STRAY)
             skipped = (
                 (top.endswith(".dist-info") and rest in _INSTALLERS)
-                or (package in linked and _LINKED.fullmatch(place))
-                or (package == STRAY and place in _OF_VIRTUALENV)
+                or (name in linked and _LINKED.fullmatch(place))
+                or (name == STRAY and place in _OF_VIRTUALENV)
             )
             if not skipped:
-                self._files.setdefault(package, []).append((place, known(path)))
-
-
-def _files(folder: str, *, sources: bool = False) -> Iterator[tuple[str, str]]:
-    """Files below a folder, in any order, each with its place in it; of what is compiled from Python, none.
-
-    Of `sources`, only those that may decide what they do, and nothing in hidden folders. Paths are texts here: a GPU's
-    environment has tens of thousands of them.
-    """
-    seen: set[str] = set()
-    folders = [folder]
-    while folders:
-        here = folders.pop()
-        if (real := os.path.realpath(here)) in seen:
-            continue
-        seen.add(real)
-        with os.scandir(here) as entries:
-            for entry in entries:
-                if entry.is_dir():
-                    if entry.name != "__pycache__" and not (sources and entry.name.startswith(".")):
-                        folders.append(entry.path)
-                # A link into nowhere is no file, and nobody can import it.
-                elif entry.is_file() and (
-                    entry.name.endswith(_SOURCES) if sources else not entry.name.endswith(".pyc")
-                ):
-                    yield entry.path, entry.path[len(folder) + 1 :]
-
-
-def _named(metadata: Path) -> tuple[str, str, list[str]]:
-    """Name, version and requirements of a package; no name where its metadata has none."""
-    for path in (metadata / "METADATA", metadata / "PKG-INFO", metadata):
-        with suppress(OSError, UnicodeError):
-            about = HeaderParser().parsestr(path.read_text(encoding="utf-8", errors="replace"))
-            if about["Name"] and about["Version"]:
-                return normal_name(about["Name"]), str(about["Version"]), list(about.get_all("Requires-Dist") or ())
-    return "", "", []
-
-
-def _listed(metadata: Path) -> Iterator[str]:
-    """Places of a package's files in its site folder, as its installer listed them."""
-    with (
-        suppress(OSError, UnicodeError, csv.Error),
-        (metadata / "RECORD").open(encoding="utf-8", newline="") as file,
-    ):
-        yield from (os.path.normpath(row[0]) for row in csv.reader(file) if row)
+                self.add(name, [(place, known(path))])
 
 
 def _in_place(metadata: Path) -> Path | None:

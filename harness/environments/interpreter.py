@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 import shutil
@@ -15,8 +14,6 @@ from harness.environments.lockfile import Lock
 from harness.environments.uv import BuildFailed
 from harness.errors import UsageError
 from harness.words import said
-
-_METADATA = ".dist-info"
 
 
 @dataclass(frozen=True)
@@ -128,32 +125,6 @@ def files_below(folder: Path, skip: Iterable[str] = ()) -> Iterator[Path]:
         folders[:] = sorted(one for one in folders if one not in left_out)
         links = [one for one in folders if Path(here, one).is_symlink()]
         yield from (Path(here, one).relative_to(folder) for one in sorted([*files, *links]))
-
-
-def packages_in(site: Path) -> dict[str, Path]:
-    """Package to its metadata folder, for every package of a site folder."""
-    found = {}
-    for metadata in sorted(site.glob(f"*{_METADATA}")):
-        name, _, _version = metadata.name.removesuffix(_METADATA).rpartition("-")
-        found[normal_name(name)] = metadata
-    return found
-
-
-def files_of(site: Path, metadata: Path) -> list[Path]:
-    """The files of a package that are there, relative to the site folder; compiled ones are left out."""
-    try:
-        with (metadata / "RECORD").open(encoding="utf-8", newline="") as file:
-            listed = [Path(row[0]) for row in csv.reader(file) if row]
-    except OSError:
-        listed = [path.relative_to(site) for path in metadata.rglob("*")]
-    return [
-        path
-        for path in listed
-        if not path.is_absolute()
-        and ".." not in path.parts
-        and "__pycache__" not in path.parts
-        and (site / path).is_file()
-    ]
 
 
 def installed_packages(path: Path) -> dict[str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.artifacts.graph import origins
-from harness.environments.counterfactual import separate_pythons
+from harness.environments.counterfactual import Party, separate_pythons
 from harness.errors import UsageError
 from harness.explain.bound import bound
 from harness.explain.laboratory import Laboratory, here_or_not
@@ -40,7 +40,7 @@ def suspects(experiment: Experiment, a: str, b: str) -> Suspects:
         UsageError: nothing can be exchanged between them.
     """
     locks = experiment.lock(a), experiment.lock(b)
-    if why := separate_pythons(*locks):
+    if why := separate_pythons(*locks, brought=experiment.selection.sites is not None):
         raise UsageError(f"{a} and {b}: {why}.")
     found, left = here_or_not(experiment, a, b)
     # On a CPU NVIDIA's libraries do nothing but load.
@@ -111,12 +111,13 @@ class Answer:
 Observe = Callable[[str, Sequence[Unit]], Outcome]
 
 
-def find(units: Sequence[Unit], observe: Observe) -> Blame:
+def find(units: Sequence[Unit], observe: Observe, among: Sequence[Unit] = ()) -> Blame:
     """Exchange units until the smallest sufficient set is found, check it in the other direction, and split it.
 
     Args:
         units: what differs.
         observe: runs the experiment in base `A` or `B` with units of the other side.
+        among: those that can be guilty, where not all of them can.
     """
     tried: dict[tuple[str, tuple[str, ...]], Outcome] = {}
 
@@ -126,7 +127,7 @@ def find(units: Sequence[Unit], observe: Observe) -> Blame:
             tried[key] = observe(base, some)
         return tried[key]
 
-    found = _find(tuple(units), units, look_at)
+    found = _find(tuple(units), among or units, look_at)
     while parts := [part for unit in found.blamed if unit.divisible for part in unit.parts]:
         divided = [unit for unit in found.blamed if unit.divisible]
         inside = (*parts, *(unit for unit in found.blamed if unit not in divided))
@@ -202,7 +203,23 @@ def bystander(units: Sequence[Unit], guilty: Unit) -> Unit | None:
     return next((unit for unit in units if unit is not guilty), None)
 
 
-def blame(experiment: Experiment, pair: Pair, report: Callable[[str], None], *, inherited: bool = True) -> Answer:
+def only(units: Sequence[Unit], packages: Sequence[str], a: str, b: str) -> tuple[Unit, ...]:
+    """The units that are, or that hold, packages that somebody named; all of them where none is named.
+
+    Raises:
+        UsageError: a package does not differ between the two, or cannot be exchanged.
+    """
+    for package in packages:
+        if not any(package in (unit.name, *unit.packages) for unit in units):
+            there = ", ".join(dict.fromkeys(name for unit in units for name in (unit.name, *unit.packages)))
+            raise UsageError(f"--package {package!r} is not what can be exchanged between {a} and {b}: {there}.")
+    return tuple(one for one in units if not packages or {one.name, *one.packages} & set(packages))
+
+
+def blame(
+    experiment: Experiment, pair: Pair, report: Callable[[str], None], *, inherited: bool = True, whole: bool = False,
+    packages: Sequence[str] = (),
+) -> Answer:  # fmt: skip
     """Say which packages changed what differs between the two cells of a pair.
 
     Args:
@@ -210,9 +227,14 @@ def blame(experiment: Experiment, pair: Pair, report: Callable[[str], None], *, 
         pair: A and B.
         report: says what is under way.
         inherited: whether steps that inherit a difference are asked for one of their own, given A's inputs.
+        whole: whether the whole job is made in each counterfactual environment, and all that differs is looked at,
+            instead of the least that shows the difference.
+        packages: those that may be guilty, and are exchanged; all that differ where none is named.
     """
     a, b = pair.a.cell.label, pair.b.cell.label
-    units = suspects(experiment, pair.a.cell.version, pair.b.cell.version).units
+    versions = pair.a.cell.version, pair.b.cell.version
+    units = suspects(experiment, *versions).units
+    among = only(units, packages, *versions)
     found = look(pair)
     if not found.diverged:
         why = f"{a} and {b} do not differ beyond the noise floor, so no package is to blame."
@@ -222,15 +244,16 @@ def blame(experiment: Experiment, pair: Pair, report: Callable[[str], None], *, 
     first = origins(found.places)
     answers: dict[str, Blame] = {}
     reasons: dict[str, list[str]] = {step: [] for step in first}
+    parties: dict[str, Party] = {}
     with pair.bench.scratch("blame-inputs") as folder:
-        for probe in _probes(experiment, pair, found, folder, reasons, answers, inherited=inherited):
-            laboratory = Laboratory(experiment, pair, probe, report)
+        for probe in _probes(experiment, pair, found, folder, reasons, answers, inherited=inherited, whole=whole):
+            laboratory = Laboratory(experiment, pair, probe, report, parties)
             shown, hidden = laboratory.shown()
             for step, reason in hidden.items():
                 reasons.setdefault(step, []).append(reason)
             for step, references in shown.items():
                 answers[step] = replace(
-                    find(units, laboratory.observe(step, references)), step=step, means=probe.means
+                    find(units, laboratory.observe(step, references), among), step=step, means=probe.means
                 )  # fmt: skip
             if pair.kind.stepwise and answers:
                 break
@@ -241,11 +264,17 @@ def blame(experiment: Experiment, pair: Pair, report: Callable[[str], None], *, 
     return Answer(units, tuple(ordered), tuple(left) if not pair.kind.stepwise or not answers else ())
 
 
+_WHOLE = "in the whole job"
+
+
 def _probes(
     experiment: Experiment, pair: Pair, found: Location, folder: Path, reasons: Mapping[str, list[str]],
-    answers: Mapping[str, Blame], *, inherited: bool,
+    answers: Mapping[str, Blame], *, inherited: bool, whole: bool,
 ) -> Iterator[Probe]:  # fmt: skip
     """What can be run, the cheapest first; each only for the steps that have no answer when its turn comes."""
+    if whole:
+        yield WholeJob(pair.bench, experiment, origins(found.places, inherited=True), _WHOLE, stored=True)
+        return
     first = origins(found.places)
     asked = origins(found.places, inherited=inherited and not pair.kind.stepwise)
     # The state of a training's step is made once for each request.
@@ -264,7 +293,7 @@ def _probes(
         unit = "queries" if pair.kind.name == "search" else "passages"
         yield WholeJob(pair.bench, experiment.sample(SAMPLE), left, f"in a job of the first {SAMPLE} {unit}")
     if left := _without(first, answers):
-        yield WholeJob(pair.bench, experiment, left, "in the whole job", stored=True)
+        yield WholeJob(pair.bench, experiment, left, _WHOLE, stored=True)
 
 
 def _without(steps: Mapping[str, Sequence[str]], answers: Mapping[str, Blame]) -> dict[str, Sequence[str]]:
@@ -280,6 +309,6 @@ def _requests(
     for one in asked:
         for step, outputs in one.outputs.items():
             # Beside a part of a larger step, what follows may have a difference of its own, by another package.
-            only = {"only": [*outputs.values()]} if step in one.parts else {}
-            found[step] = {**one.request, **only}
+            part = {"only": [*outputs.values()]} if step in one.parts else {}
+            found[step] = {**one.request, **part}
     return found, refused

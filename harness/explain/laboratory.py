@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from harness.environments.changes import NO_PACKAGE, PYTHON, Change, changes
+from harness.environments.contents import packages_in
 from harness.environments.counterfactual import Party, environment_with
 from harness.environments.exchange import owns, provider, unresolved
-from harness.environments.interpreter import Interpreter, normal_name, packages_in
+from harness.environments.interpreter import Interpreter, normal_name
 from harness.environments.lockfile import difference
 from harness.environments.sites import Sites
 from harness.environments.uv import BuildFailed
@@ -31,14 +32,16 @@ class Laboratory:
         pair: A and B.
         probe: what is run.
         report: says what is under way.
+        parties: gets the environments of both, by name. What has them is given to the next laboratory of a pair: to
+            read all that is installed takes seconds.
     """
 
     experiment: Experiment
     pair: Pair
     probe: Probe
     report: Callable[[str], None]
+    parties: dict[str, Party] = field(default_factory=dict, repr=False)
     _made: dict[tuple[str, frozenset[str]], Mapping[str, Seen]] = field(default_factory=dict, repr=False)
-    _parties: dict[str, Party] = field(default_factory=dict, repr=False)
 
     def shown(self) -> tuple[dict[str, References], dict[str, str]]:
         """The steps that show the difference repeatably, with what A and B make, and why the others do not."""
@@ -134,10 +137,9 @@ class Laboratory:
 
     def _party(self, side: Side) -> Party:
         name = side.cell.version
-        if name not in self._parties:
-            # Asked once: to read all that is installed takes seconds, for each of many environments.
-            self._parties[name] = Party(name, self.experiment.lock(name), side.interpreter)
-        return self._parties[name]
+        if name not in self.parties:
+            self.parties[name] = Party(name, self.experiment.lock(name), side.interpreter)
+        return self.parties[name]
 
 
 def here_or_not(experiment: Experiment, a: str, b: str) -> tuple[tuple[Change, ...], tuple[str, ...]]:
@@ -155,7 +157,7 @@ def here_or_not(experiment: Experiment, a: str, b: str) -> tuple[tuple[Change, .
 def _exchangeable(experiment: Experiment, version: str) -> Iterable[str]:
     lock, brought = experiment.lock(version), experiment.brought(version)
     if brought is not None and brought.site is not None:
-        return packages_in(brought.site)
+        return (one.name for one in packages_in(brought.site))
     if lock.own is not None and lock.own["kind"] == "interpreter":
         return Sites.of(experiment.environment(version).ensure(lambda _text: None)).packages
     return map(normal_name, lock.packages)

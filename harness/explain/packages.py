@@ -21,11 +21,22 @@ def package_changes(a: Cell, b: Cell) -> tuple[Change, ...]:
 
 def _lock_of(cell: Cell) -> Lock | None:
     """What a record says, as a lock; a record may have come from elsewhere."""
-    found = cell.details.get("installed") or cell.details.get("provenance")
+    provenance = cell.details.get("provenance")
+    found = cell.details.get("installed") or provenance
     if not isinstance(found, dict):
         return None
     packages, digests = _texts(found.get("packages")), _texts(found.get("digests"))
-    return Lock(Path(), packages, {name: frozenset() for name in packages}, "", digests=digests) if packages else None
+    if not packages:
+        return None
+    parents: dict[str, frozenset[str]] = {name: frozenset() for name in packages}
+    python = provenance.get("python") if isinstance(provenance, dict) else None
+    return Lock(Path(), packages, parents, "", digests=digests, interpreter=_interpreter(python))
+
+
+def _interpreter(version: object) -> str:
+    """As `Lock` has it, of a `sys.version`."""
+    told = version if isinstance(version, str) else ""
+    return f"{'PyPy' if 'PyPy' in told else 'CPython'} {told.split()[0]}" if told.split() else ""
 
 
 def _texts(found: object) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.artifacts.kind import JobKind
 from harness.environments.interpreter import Interpreter
-from harness.errors import InfrastructureError
+from harness.errors import InfrastructureError, UsageError
 from harness.running.experiment import Experiment
 from harness.running.job import Workbench, interpreter_of, workbench
 from harness.running.plan import Planned, plan_cells, run_needed, stopped_early
@@ -79,8 +79,14 @@ def prepare_pair(experiment: Experiment, a: str, b: str, *, repeats: int = 1) ->
     A version against itself is a pair too: the first run and its repeat.
 
     Raises:
+        UsageError: the jobs are of several ranks, and a pair is for steps that are run again in one process.
         InfrastructureError: a cell ended badly.
     """
+    if experiment.job.ranks > 1:
+        raise UsageError(
+            f"jobs.{experiment.job.NAME}.nranks is {experiment.job.ranks}, and what is located, swapped or blamed is "
+            "run again step by step in one process: pass --nranks 1 (compare, ladder, consecutive and sweep take any)."
+        )
     a, b = experiment.require(a), experiment.require(b)
     same = a == b
 

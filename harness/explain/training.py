@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from harness.artifacts.kind import Made
+from harness.artifacts.kinds import other_formula
 from harness.artifacts.source import facts_of
 from harness.artifacts.steps import Apart, apart, begins_before, differing
 from harness.artifacts.train_job import TRAIN
@@ -338,9 +339,9 @@ def _steps(side: StoredCell) -> int:
 
 def _pair(a: StoredCell, b: StoredCell, made: Made) -> tuple[tuple[Tensor, Tensor] | None, str]:
     """An artifact of both sides with a row a step, or why there is none to compare."""
-    name, revisions = made.name, (a.cell.spec.revision, b.cell.spec.revision)
-    if made.digests and revisions[0] != revisions[1]:
-        return None, "its digests were taken by another formula in A than in B (revisions {} and {})".format(*revisions)
+    name = made.name
+    if why := other_formula(a, b, name):
+        return None, why
     without = [
         f"{letter}: {side.unrecorded(name) or 'it was not recorded'}"
         for letter, side in (("A", a), ("B", b))

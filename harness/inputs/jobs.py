@@ -14,6 +14,8 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+MOST_RANKS = 8
+"""As many GPUs as one machine usually has: colbert-ai starts all ranks of a job on one."""
 CaptureLevel = Literal["final", "digests", "full"]
 
 
@@ -61,6 +63,8 @@ class JobSettings(Part):
     """Those that may change what the job makes, and are part of its cells' keys."""
     GIVEN: ClassVar[frozenset[str]] = frozenset()
     """Those that its inputs decide, where they are not set here."""
+    UNSAID: ClassVar[Mapping[str, Any]] = {}
+    """Decisive ones with the value at which no key has them: that of all cells from before there was the setting."""
 
     native_extensions: bool = Field(default=False, description="Whether colbert-ai's own kernels are built.")
     capture: CaptureLevel = Field(default="full", description="How much of the inside of the pipeline is kept.")
@@ -79,16 +83,36 @@ class JobSettings(Part):
         """Wall seconds for the job, after its imports."""
         return float(getattr(self.deadlines, self.NAME))
 
+    @property
+    def ranks(self) -> int:
+        """How many processes the job is spread over, each on a GPU of its own."""
+        return 1
+
     def decisive(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The settings of a cell; `given` are those that its inputs decide (`GIVEN`, and the checkpoint's `dim`)."""
-        return {**given, **self.model_dump(include=set(self.DECISIVE), exclude_none=True)}
+        held = self.model_dump(include=set(self.DECISIVE), exclude_none=True)
+        return {**given, **{name: value for name, value in held.items() if value != self.UNSAID.get(name)}}
 
 
-class IndexJob(JobSettings):
+class _OnRanks(JobSettings):
+    """What the settings of a job have beside that colbert-ai spreads over several GPUs of one machine."""
+
+    DECISIVE: ClassVar[frozenset[str]] = JobSettings.DECISIVE | {"nranks"}
+    UNSAID: ClassVar[Mapping[str, Any]] = {"nranks": 1}
+
+    nranks: int = Field(default=1, ge=1, le=MOST_RANKS, description="Processes, each on a GPU of its own.")
+
+    @property
+    def ranks(self) -> int:
+        """See `JobSettings.ranks`."""
+        return self.nranks
+
+
+class IndexJob(_OnRanks):
     """Settings of the index job."""
 
     NAME: ClassVar[str] = "index"
-    DECISIVE: ClassVar[frozenset[str]] = JobSettings.DECISIVE | {"nbits", "index_bsize", "doc_maxlen", "kmeans_niters"}
+    DECISIVE: ClassVar[frozenset[str]] = _OnRanks.DECISIVE | {"nbits", "index_bsize", "doc_maxlen", "kmeans_niters"}
 
     nbits: Literal[1, 2, 4, 8] = Field(default=2, description="Bits of each dimension of a residual.")
     index_bsize: int = Field(default=32, ge=1, description="Passages that are encoded at once.")
@@ -125,11 +149,11 @@ class SearchJob(JobSettings):
         return super().decisive({"ncells": ncells, "centroid_score_threshold": threshold, "ndocs": ndocs, **given})
 
 
-class TrainJob(JobSettings):
+class TrainJob(_OnRanks):
     """Settings of the training job; what colbert-ai has a default for is that here, save for what makes it long."""
 
     NAME: ClassVar[str] = "train"
-    DECISIVE: ClassVar[frozenset[str]] = JobSettings.DECISIVE | {
+    DECISIVE: ClassVar[frozenset[str]] = _OnRanks.DECISIVE | {
         "maxsteps", "bsize", "accumsteps", "nway", "lr", "warmup", "use_ib_negatives", "ignore_scores",
         "distillation_alpha", "query_maxlen", "doc_maxlen", "similarity", "amp",
     }  # fmt: skip

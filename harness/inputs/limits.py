@@ -21,7 +21,8 @@ def job_runs(job: IndexJob, checkpoint: CheckpointFiles, passages: Passages) -> 
     """Refuse a job that colbert-ai is certain to end after minutes of work.
 
     Raises:
-        UsageError: `nbits` and `dim` do not go together, or the collection is too small to be clustered.
+        UsageError: `nbits` and `dim` do not go together, or the collection is too small to be clustered, or for a
+            rank to have a part of it.
     """
     # colbert-ai packs residuals into bytes and asserts this (`ResidualCodec.binarize`).
     dim, nbits = checkpoint.dim, job.nbits
@@ -31,6 +32,12 @@ def job_runs(job: IndexJob, checkpoint: CheckpointFiles, passages: Passages) -> 
         raise UsageError(
             f"matrix.yaml: jobs.index.nbits is {nbits} and the checkpoint {checkpoint.name} has dim {dim}, but "
             f"colbert-ai needs a dim that is a multiple of 8 * nbits ({8 * nbits}): {mend} checkpoint."
+        )
+    if chunks_of(len(passages), job.ranks) < job.ranks:
+        raise UsageError(
+            f"The collection {passages.name} is too small for {job.ranks} ranks: colbert-ai cuts its "
+            f"{count(len(passages), 'passage')} into {count(chunks_of(len(passages), job.ranks), 'chunk')}, and ends "
+            "with an error in a rank that gets none; use more passages, or a smaller --nranks."
         )
     # How many embeddings there will be is known once they are encoded: a tokenizer makes at most one token of a byte of
     # the decomposed text.
@@ -58,6 +65,6 @@ def can_be_clustered(embeddings: int) -> bool:
     return embeddings - int(min(_HELD_OUT * embeddings, _MOST_HELD_OUT)) >= partitions(embeddings)
 
 
-def chunks_of(passages: int) -> int:
-    """In how many chunks colbert-ai encodes a collection with one rank (`Collection.get_chunksize`)."""
-    return math.ceil(passages / min(25_000, 1 + passages))
+def chunks_of(passages: int, ranks: int = 1) -> int:
+    """In how many chunks colbert-ai encodes a collection (`Collection.get_chunksize`), each on one rank in turn."""
+    return math.ceil(passages / min(25_000, 1 + passages // ranks))

@@ -251,7 +251,7 @@ def check_job(job: TrainJob) -> None:
     """Refuse settings that do not go together; of batches, those that colbert-ai would cut otherwise than it was told.
 
     Raises:
-        UsageError: `accumsteps` does not divide `bsize`, or a step is to be kept that there is not.
+        UsageError: `accumsteps` or `nranks` does not divide `bsize`, or a step is to be kept that there is not.
     """
     beyond = [step for step in job.full_steps if step >= job.maxsteps]
     if beyond:
@@ -259,11 +259,19 @@ def check_job(job: TrainJob) -> None:
             f"matrix.yaml: jobs.train.full_steps has {beyond[0]}, and the steps of a training with maxsteps "
             f"{job.maxsteps} are 0 to {job.maxsteps - 1:,}: take it out, or train for more steps."
         )
-    if job.bsize % job.accumsteps:
-        works = max(number for number in range(1, job.accumsteps) if job.bsize % number == 0)
+    if job.bsize % job.ranks:
+        works = -(-job.bsize // job.ranks) * job.ranks
         raise UsageError(
-            f"bsize is {job.bsize} and accumsteps {job.accumsteps}, which does not divide it, so that colbert-ai would "
-            f"cut a step into other parts than it was told: set accumsteps to a divisor of bsize, such as {works} "
+            f"bsize is {job.bsize} and nranks {job.ranks}, which does not divide it, and colbert-ai gives each rank as "
+            f"many triples of a step: set bsize to a multiple of nranks, such as {works} (--bsize, or jobs.train in "
+            "matrix.yaml), or use fewer ranks."
+        )
+    share, of = job.bsize // job.ranks, "bsize / nranks" if job.ranks > 1 else "bsize"
+    if share % job.accumsteps:
+        works = max(number for number in range(1, job.accumsteps) if share % number == 0)
+        raise UsageError(
+            f"{of} is {share} and accumsteps {job.accumsteps}, which does not divide it, so that colbert-ai would "
+            f"cut a step into other parts than it was told: set accumsteps to a divisor of {of}, such as {works} "
             "(--accumsteps, or jobs.train in matrix.yaml), or bsize to a multiple of accumsteps."
         )
 

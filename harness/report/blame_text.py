@@ -47,12 +47,16 @@ def lines(found: Answer, a: str, b: str, left_out: Sequence[str]) -> Iterator[st
     yield headline(found, a, b)
     for one in found.steps:
         yield sentence(one, a, b)
-    for tried in (tried for one in found.steps for tried in one.tried):
-        base, other = (a, b) if tried.base == "A" else (b, a)
-        reason = f" ({tried.outcome}: {tried.reason})" if tried.reason else ""
-        yield printable(f"{base} with {', '.join(tried.units)} of {other}{tried.remark}: {tried.result}{reason}")
+    # Steps that are seen in one job have one outcome mostly.
+    yield from dict.fromkeys(_tried(tried, a, b) for one in found.steps for tried in one.tried)
     if left_out:
         yield f"Not exchanged, because neither environment has files of it that could be: {', '.join(left_out)}."
+
+
+def _tried(one: Outcome, a: str, b: str) -> str:
+    base, other = (a, b) if one.base == "A" else (b, a)
+    reason = f" ({one.outcome}: {one.reason})" if one.reason else ""
+    return printable(f"{base} with {', '.join(one.units)} of {other}{one.remark}: {one.result}{reason}")
 
 
 def answer_json(found: Answer, a: str, b: str) -> list[dict[str, Any]]:
@@ -197,7 +201,7 @@ def _alone(found: Blame, a: str, b: str) -> str:
     """The sentence for one unit, or for none."""
     if not found.found:
         why = "; ".join(f"{', '.join(o.units)}: {o.reason or o.result}" for o in found.tried)
-        return f"No package could be blamed: no exchange of packages in {b} gives the result of {a} ({why})."
+        return f"No package could be blamed: no exchange that was tried in {b} gives the result of {a} ({why})."
     (one,) = found.found
     if said := _one_way(found, one.title, a, b):
         return said

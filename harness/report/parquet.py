@@ -31,7 +31,7 @@ _TYPES: dict[str, pa.DataType] = {
 
 _GROUP = 1 << 16  # rows that are worth a header for every column
 
-MEASURED = ("n", "n_mismatch", "max_abs", "max_ulp")
+MEASURED = ("n", "n_mismatch", "max_abs", "max_abs_ulp", "max_ulp")
 """Columns that have the names of the fields of `Metrics`."""
 
 

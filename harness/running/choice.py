@@ -213,10 +213,7 @@ class Chooser:
         ]
         if not found:
             what = "probes" if job == PROBE else "cells"
-            raise UsageError(
-                f"The store {self.store.root} holds no {what} yet: run `nox -s {job}-VERSION` or `harness {job} "
-                "VERSION` first."
-            )
+            raise UsageError(f"The store {self.store.root} holds no {what} yet: run `harness {job} VERSION` first.")
         # A named group decides its own settings, and nothing but the lock, the oddities and the job may have changed.
         usable = [one for one in found if not (one.decisive if self.group else one.differs)]
         sets: dict[tuple[str, str], list[_Judged]] = {}
@@ -270,7 +267,7 @@ class Chooser:
         if len(left) > 1:
             raise UsageError(
                 f"The store holds {len(left)} sets of cells that cannot be compared with each other. Name one, with "
-                "--collection, --checkpoint, --limit, --device and --threads, or with one of:",
+                "--collection, --checkpoint, --limit, --device, --threads and --nranks, or with one of:",
                 _lines(left.values()),
             )
         return next(iter(left.values()))
@@ -415,6 +412,7 @@ def describe(cells: Sequence[Listed]) -> str:
     what = f"{spec.collection.name} ({count(spec.collection.passages, 'passage')}), "
     threads = spec.settings.get("threads")
     at_once = f"{count(threads, 'thread')}, " if isinstance(threads, int) else ""
+    at_once += f"{count(spec.ranks, 'rank')}, " if spec.ranks > 1 else ""
     return printable(
         f"{'' if spec.job == PROBE else what}{spec.checkpoint.name}, {spec.device}, "
         f"{at_once}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.environments.chosen import Names, OfSites, UnderTest, under_test
-from harness.environments.device import Device, choose_device, usable_cores
+from harness.environments.device import Device, choose_device, choose_gpus, usable_cores
 from harness.environments.interpreter import Brought, Interpreter
 from harness.environments.lockfile import Lock
 from harness.errors import UsageError
@@ -30,6 +30,7 @@ from harness.running.training import TrainKind, checkpoint_named
 from harness.store.cell import Cell
 from harness.store.spec import CellSpec, Checkpoint, Collection
 from harness.store.store import Store
+from harness.words import count
 
 if TYPE_CHECKING:
     from harness.inputs.queries import Qrels, Queries
@@ -68,11 +69,31 @@ class Experiment:
         self.job: JobSettings = job_of(self.matrix, selection)
         self._kind = _KINDS[selection.job](self)
         self._inputs: dict[str, JobInputs] = {}
-        if not selection.identity and self.device.kind == "cpu" and self.job.threads > usable_cores():
+        self.require_room()
+
+    def require_room(self) -> None:
+        """Refuse a job for which its device is too small.
+
+        Raises:
+            UsageError: it has more threads than this machine has cores, or more ranks than it has GPUs.
+        """
+        job, here = self.job, not self.selection.identity
+        if here and self.device.kind == "cpu" and job.threads > usable_cores():
             raise UsageError(
-                f"jobs.{self.job.NAME}.threads is {self.job.threads} but this machine has {usable_cores()} usable "
-                f"cores: pass --threads {usable_cores()} (threads decide the order of summation, so they are part of a "
-                "cell's key)."
+                f"jobs.{job.NAME}.threads is {job.threads} but this machine has {usable_cores()} usable cores: pass "
+                f"--threads {usable_cores()} (threads decide the order of summation, so they are part of a cell's key)."
+            )
+        if job.ranks > 1 and self.device.kind == "cpu":
+            raise UsageError(
+                f"jobs.{job.NAME}.nranks is {job.ranks}, but colbert-ai has its ranks find each other on GPUs only (on "
+                "a CPU they end with a ZeroDivisionError in colbert/utils/distributed.py): pass --nranks 1, or set it "
+                "so in matrix.yaml, or use --device cuda."
+            )
+        there = choose_gpus(self.device, None) if here and job.ranks > 1 else []
+        if here and len(there) < job.ranks > 1:
+            raise UsageError(
+                f"jobs.{job.NAME}.nranks is {job.ranks} and each rank needs a GPU of its own, but this machine has "
+                f"{count(len(there), 'GPU')} of the model {self.device.identity}: pass --nranks {len(there) or 1}."
             )
 
     @cached_property

@@ -24,6 +24,7 @@ from harness.environments.supervise import Control, Deadline, Ended, run_folder,
 from harness.files import disk_errors
 from harness.home import Home, package_folder
 from harness.running.experiment import Experiment
+from harness.running.specs import NO_MULTICAST
 from harness.store.cell import OUTCOMES
 from harness.store.spec import CellSpec
 
@@ -141,14 +142,16 @@ def worker_environment(
 
 
 def gpu_variables(device_kind: str) -> dict[str, str]:
-    """What a process on a GPU gets beside its own variables: the order of the GPUs, and two things of this shell.
+    """What a process on a GPU gets beside its own variables: the order of the GPUs, and some things of this shell.
 
-    Those are its choice of GPUs, and where it says that the driver's library is. Other folders of LD_LIBRARY_PATH may
+    Those are its choice of GPUs, that the switch between them is not to be used (on a machine where it must not be),
+    and where it says that the driver's library is. Other folders of LD_LIBRARY_PATH may
     hold a cuBLAS or a cuDNN, which would be loaded in place of the environment's. A process on a CPU gets nothing.
     """
     if device_kind == "cpu":
         return {}
-    found = {n: os.environ[n] for n in ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES") if n in os.environ}
+    wanted = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", *NO_MULTICAST)
+    found = {name: os.environ[name] for name in wanted if name in os.environ}
     folders = [f for f in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if f and any(Path(f).glob(_DRIVER))]
     # The order in which nvidia-smi lists GPUs, by which `device.gpus` names the first one.
     found["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from harness.environments.counterfactual import abandoned, remove_abandoned
 from harness.environments.supervise import OWNER, read
 from harness.flock import Held, try_hold
 from harness.home import Home
@@ -24,6 +25,7 @@ from harness.store.store import Store
 
 RECORD = "run.json"
 """In a run's folder: which cell it is of."""
+_OF_BLAME = "of a `blame` that was killed"
 
 
 def this_process() -> dict[str, Any]:
@@ -82,21 +84,23 @@ def _lost_cell(store: Store, run: Path) -> Cell | None:
 
 
 def left_runs(home: Home) -> list[Finding]:
-    """Folders of runs whose harness is gone."""
+    """Folders of runs, and of environments that `blame` made, whose harness is gone."""
     found = []
     for run in sorted(home.runs.iterdir()) if home.runs.is_dir() else ():
         if (run / OWNER).exists() and (held := try_hold(run / OWNER)):
             held.release()
             found.append(Finding(LEFTOVER, f"runs/{run.name}", "of a harness that ended before its job"))
+    found += [Finding(LEFTOVER, f"{path.parent.name}/{path.name}", _OF_BLAME) for path, _held in abandoned(home)]
     return found
 
 
 def collect_runs(home: Home, store: Store, *, dry_run: bool = False) -> list[Finding]:
-    """Record runs of harnesses that died as `lost`; remove their folders, and the lock files that nobody holds."""
+    """Record runs of harnesses that died as `lost`; remove what they left, and the lock files that nobody holds."""
     found = left_runs(home)
     if dry_run:
         return found
     recover(home, store)
+    remove_abandoned(home)
     cells = home.locks / "cells"
     for path in sorted(cells.glob("*.lock")) if cells.is_dir() else ():
         if held := try_hold(path):

@@ -60,7 +60,7 @@ def run_cell(
         deadline: wall seconds from the end of the imports after which the job is stopped, and ends as `timeout`.
         import_deadline: the same for its start and its imports; `deadline` when absent.
         swap: artifact name to the safetensors file that takes its place.
-        gpu: what the job gets as CUDA_VISIBLE_DEVICES, and what the caller has the lock of. When absent, it is that of
+        gpu: what the job gets as CUDA_VISIBLE_DEVICES, and what the caller has the locks of. When absent, it is that of
             the harness, and the job waits for its turn there. It is not part of the key.
         extra: called when the job has ended; what it returns goes into the cell's details.
         on_phase: called with each phase as it begins, and with a sentence if the job has to wait for its GPU.
@@ -76,7 +76,7 @@ def run_cell(
         OSError: the interpreter cannot be started, or nothing can be written.
     """
     # Whoever names a GPU holds it.
-    turn = gpu_turn(home, device_kind if gpu is None else "", on_phase, control)
+    turn = gpu_turn(home, device_kind if gpu is None else "", on_phase, control, spec.ranks)
     with turn as places, run_folder(home, f"{spec.version}-{spec.key[:8]}") as (run, held):
         note = {"spec": spec.to_json(), "store": str(store.root), "capture": capture, "job": spec.job, **this_process()}
         (run / RECORD).write_text(json.dumps(note), encoding="utf-8")

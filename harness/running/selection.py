@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from harness.errors import UsageError
 from harness.inputs.jobs import JobSettings
 from harness.inputs.matrix import Matrix
 
@@ -45,6 +48,7 @@ class Selection:
     nway: int | None = None
     lr: float | None = None
     warmup: int | None = None
+    nranks: int | None = None
     axis: str | None = None
 
     @property
@@ -61,7 +65,17 @@ class Selection:
 
 
 def job_of(matrix: Matrix, selection: Selection) -> JobSettings:
-    """The settings of the job that is meant, with what the user asked for instead."""
+    """The settings of the job that is meant, with what the user asked for instead.
+
+    Raises:
+        UsageError: a setting cannot be what the user asked for.
+    """
     own = matrix.jobs.named(selection.job)
     asked = {name: value for name, value in vars(selection).items() if name in type(own).model_fields}
-    return own.model_validate(own.model_dump() | {name: value for name, value in asked.items() if value is not None})
+    try:
+        return own.model_validate(own.model_dump() | {name: one for name, one in asked.items() if one is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(
+            f"--{str(first['loc'][0]).replace('_', '-')} {first['input']}: {first['msg'].lower()}."
+        ) from error

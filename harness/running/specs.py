@@ -29,6 +29,10 @@ FIXED_ENVIRONMENT = {
 }
 
 
+NO_MULTICAST = {"NCCL_NVLS_ENABLE": "0", "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1", "NVSHMEM_DISABLE_NVLS": "1"}
+"""What keeps the switch between GPUs from adding up: gradients of all ranks are then summed by NCCL's own kernels."""
+
+
 def release_of(version: str, lock: Lock) -> str:
     """The PyTorch release by which an environment has oddities: the version, or the torch in one of the user's own."""
     return version if lock.own is None else version_key(lock.own["torch"]).public
@@ -54,6 +58,8 @@ def job_environment(matrix: Matrix, job: JobSettings, release: str | None, devic
     }
     if device.kind == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
+    if job.ranks > 1:
+        environment |= NO_MULTICAST
     for oddity in matrix.oddities_of(release, device.flavour) if release else ():
         environment |= oddity.environment
     return environment | job.environment

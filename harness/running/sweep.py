@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness.environments.device import Gpu, choose_gpus, foreign, gpu_lock, processes_on, visible_gpus
+from harness.environments.device import Gpu, choose_gpus, foreign, gpu_lock, processes_on, teams, visible_gpus
 from harness.environments.supervise import Control, Stopped
 from harness.environments.uv import BuildFailed
 from harness.errors import InfrastructureError, UsageError
@@ -74,8 +74,8 @@ class LocalExecutor:
     second ends them at once. SIGTERM is like the first, but the running cells have ten seconds.
 
     Attributes:
-        gpus: one cell at a time runs on each; all visible GPUs of the device's model when None. An empty list leaves
-            the choice to CUDA.
+        gpus: one cell at a time runs on each, or on as many of them as its job has ranks; all visible GPUs of the
+            device's model when None. An empty list leaves the choice to CUDA.
         jobs: how many cells run at a time on each of them, or on the CPU.
     """
 
@@ -92,7 +92,7 @@ class LocalExecutor:
             KeyboardInterrupt: the user wants everything ended at once.
         """
         gpus = choose_gpus(experiment.device, None) if self.gpus is None else self.gpus
-        slots = Slots(experiment.home, gpus, self.jobs, board.note)
+        slots = Slots(experiment.home, teams(gpus, experiment.job.ranks), self.jobs, board.note)
         cells = _Sweep(Work(experiment, plan, board, len(slots.all), evict_after=evict_after), slots).run()
         if plan and not cells:
             raise InfrastructureError("Stopped before any cell had ended; the same command goes on.")
@@ -108,12 +108,17 @@ def run_plan(experiment: Experiment, plan: list[Planned], board: Board, *, evict
 
 @dataclass
 class _Slot:
-    """A place where one job runs at a time: the number-th on its GPU, from 0; without one there is no choice."""
+    """A place where one job runs at a time: the number-th on its GPUs, from 0; without any there is no choice."""
 
-    gpu: Gpu | None
+    gpus: tuple[Gpu, ...]
     number: int
-    strikes: int = 0  # so many jobs in a row lost the GPU
-    waits: bool = False  # it was said that another sweep has it
+    strikes: int = 0  # so many jobs in a row lost a GPU
+    waits: bool = False  # it was said that another sweep has one
+
+    @property
+    def named(self) -> str:
+        """The GPUs by their numbers."""
+        return ",".join(gpu.index for gpu in self.gpus)
 
 
 class Slots:
@@ -121,45 +126,47 @@ class Slots:
 
     Args:
         home: whose sweeps share the GPUs.
-        gpus: an empty list leaves the choice to CUDA.
-        jobs: places on each GPU, or on the CPU.
+        gpus: those of each job; an empty list leaves the choice to CUDA.
+        jobs: places on each, or on the CPU.
         note: called with a sentence for the user.
     """
 
-    def __init__(self, home: Home, gpus: Sequence[Gpu], jobs: int, note: Callable[[str], object]) -> None:
-        self.all = [_Slot(gpu, number) for number in range(jobs) for gpu in (gpus or (None,))]
+    def __init__(self, home: Home, gpus: Sequence[tuple[Gpu, ...]], jobs: int, note: Callable[[str], object]) -> None:
+        self.all = [_Slot(those, number) for number in range(jobs) for those in (gpus or ((),))]
         self._home, self._note = home, note
         self._lock = threading.Lock()
 
     def hold(self, slot: _Slot) -> list[Held] | None:
-        """The lock of a slot's GPU, if it has one; None while another sweep has it."""
-        if slot.gpu is None:
-            return []
-        # One cell at a time on each GPU, also where two sweeps are at work.
-        path = gpu_lock(self._home, slot.gpu, slot.number)
-        if held := try_hold(path):
-            return [held]
-        if not slot.waits:
-            slot.waits = True
-            self._note(f"GPU {slot.gpu.index} is in use by another sweep ({whose(path)}); waiting for it")
-        return None
+        """The locks of a slot's GPUs, if it has any; None while another sweep has one."""
+        locks = []
+        for gpu in slot.gpus:
+            # One cell at a time on each GPU, also where two sweeps are at work.
+            path = gpu_lock(self._home, gpu, slot.number)
+            if held := try_hold(path):
+                locks.append(held)
+                continue
+            for lock in locks:
+                lock.release()
+            if not slot.waits:
+                slot.waits = True
+                self._note(f"GPU {gpu.index} is in use by another sweep ({whose(path)}); waiting for it")
+            return None
+        return locks
 
     def others(self, slot: _Slot) -> list[dict[str, Any]]:
-        """Processes on a slot's GPU that are none of ours."""
-        if slot.gpu is None:
-            return []
-        alone = sum(other.gpu == slot.gpu for other in self.all) == 1
-        return [asdict(process) for process in foreign(processes_on(slot.gpu), alone=alone)]
+        """Processes on a slot's GPUs that are none of ours."""
+        alone = sum(other.gpus == slot.gpus for other in self.all) == 1
+        return [asdict(one) for gpu in slot.gpus for one in foreign(processes_on(gpu), alone=alone)]
 
     def observed(self, slot: _Slot, label: str, before: list[dict[str, Any]]) -> dict[str, Any]:
-        """What a cell keeps of its GPU, and of who else was on it before the job and after it."""
-        if slot.gpu is None:
+        """What a cell keeps of its GPUs, and of who else was on them before the job and after it."""
+        if not slot.gpus:
             return {}
         if others := {process["pid"]: process for process in (*before, *self.others(slot))}:
             names = ", ".join(f"{p['name']} (process {p['pid']})" for p in others.values())
-            self._note(f"{label}: warning: GPU {slot.gpu.index} was shared with {names}")
+            self._note(f"{label}: warning: GPU {slot.named} was shared with {names}")
         return {
-            "gpu": {"index": slot.gpu.index, "uuid": slot.gpu.uuid},
+            "gpu": {"index": slot.named, "uuid": ",".join(gpu.uuid for gpu in slot.gpus)},
             "foreign_processes": list(others.values()),
         }
 
@@ -167,15 +174,15 @@ class Slots:
         """Whether a slot is given up, because its GPU is lost and there are others."""
         lost = cell is not None and cell.details.get("cause") == "gpu_lost"
         slot.strikes = slot.strikes + 1 if lost else 0
-        if not lost or slot.gpu is None:
+        if not lost or not slot.gpus:
             return False
-        gone = all(gpu.uuid != slot.gpu.uuid for gpu in visible_gpus())
+        gone = not {gpu.uuid for gpu in slot.gpus} <= {gpu.uuid for gpu in visible_gpus()}
         with self._lock:
             others = any(other is not slot and other.strikes < _GPU_STRIKES for other in self.all)
             if not others or not (gone or slot.strikes >= _GPU_STRIKES):
                 return False
             slot.strikes = _GPU_STRIKES
-        self._note(f"GPU {slot.gpu.index} is given up; the other GPUs go on")
+        self._note(f"GPU {slot.named} is given up; the other GPUs go on")
         return True
 
 
@@ -375,7 +382,7 @@ class _Cells:
                 capture=self._capture(spec.key),
                 deadline=self.experiment.job.deadline,
                 import_deadline=self.experiment.job.deadlines.import_,
-                gpu=slot.gpu.index if slot.gpu else None,
+                gpu=slot.named or None,
                 extra=lambda: self._observed(item, slot, before),
                 on_phase=lambda phase: self.board.phase(item.label, phase),
                 on_progress=lambda far: self.board.progress(item.label, far),

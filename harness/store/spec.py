@@ -179,6 +179,11 @@ class CellSpec(_Record):
         return str(self.settings.get("probe", ""))
 
     @property
+    def ranks(self) -> int:
+        """How many processes the job is spread over, each on a GPU of its own."""
+        return int(self.settings.get("nranks", 1))
+
+    @property
     def device_kind(self) -> str:
         """`cpu` or `cuda`."""
         return self.device.split(" ", 1)[0]

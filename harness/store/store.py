@@ -75,7 +75,7 @@ def tell_apart(cells: Sequence[Cell]) -> list[str]:
         differing = [f for f in dict.fromkeys(f for one in facts for f in one) if len({o.get(f) for o in facts}) > 1]
         # The digest of a lock says that packages differ; where it is known which, they say it better.
         plain = [field for field in differing if field != "lock"]
-        if any(field in cells[alike[0]].spec.settings for field in plain):
+        if any(field in cells[place].spec.settings for field in plain for place in alike):
             # Threads, say, are a setting and five variables.
             plain = [field for field in plain if not field.isupper()]
         whole = plain if len({tuple(one.get(f) for f in plain) for one in facts}) == len(alike) else differing
@@ -94,7 +94,8 @@ def _facts(cell: Cell) -> Iterator[tuple[str, str]]:
     spec = cell.spec
     yield "collection", f"{spec.collection.name} of {spec.collection.passages:,} passages"
     yield "checkpoint", spec.checkpoint.name
-    yield from ((str(name), str(value)) for name, value in {**spec.settings, **spec.environment}.items())
+    said = {**spec.settings, "nranks": spec.ranks, **spec.environment}
+    yield from ((str(name), str(value)) for name, value in said.items())
     yield "device", spec.device
     packages = (cell.details.get("provenance") or {}).get("packages")
     if isinstance(packages, dict):

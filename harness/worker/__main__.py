@@ -6,59 +6,16 @@ way, so that whoever supervises this process knows where it stood when it was ki
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 from harness.worker.outcomes import Ended, ending
-
-
-def _write(path: str, text: str) -> None:
-    temporary = f"{path}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-class Phases:
-    """Wall seconds per phase; the current phase is also written to a file for the supervisor."""
-
-    def __init__(self, out_dir: str) -> None:
-        self.seconds: dict[str, float] = {}
-        self._path = os.path.join(out_dir, "phase")
-        self.current = "start"
-        self._progress, self._said = os.path.join(out_dir, "progress"), 0.0
-
-    @contextlib.contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        """Time the `with` block as phase `name`."""
-        self.current = name
-        with contextlib.suppress(OSError):
-            os.unlink(self._progress)
-        with open(self._path, "w", encoding="utf-8") as file:
-            file.write(name)
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            spent = time.perf_counter() - started
-            self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 4)
-
-    def progress(self, text: str) -> None:
-        """Say how far the phase is, once a second; nobody's result depends on whether that can be written."""
-        now = time.perf_counter()
-        if now - self._said < 1.0:
-            return
-        self._said = now
-        with contextlib.suppress(OSError), open(self._progress, "w", encoding="utf-8") as file:
-            file.write(text)
+from harness.worker.reports import Phases, write_result
 
 
 def _run(cell: dict[str, Any], out_dir: str, phases: Phases, result: dict[str, Any]) -> None:
@@ -73,6 +30,7 @@ def _run(cell: dict[str, Any], out_dir: str, phases: Phases, result: dict[str, A
     result["not_captured"] = notes.reasons
     result["provenance"] = provenance.collect(cell, notes)
     job = cell.get("job", "index")
+    make: Callable[..., dict[str, Any]]
     # Not imported for the main job, so that what it loads does not depend on the others.
     if job == "search":
         from harness.worker import search
@@ -90,8 +48,16 @@ def _run(cell: dict[str, Any], out_dir: str, phases: Phases, result: dict[str, A
         result.update(jobs.run(job, cell, out_dir, phases))
         return
     index.require_device(cell)
-    result.update(make(cell, out_dir, phases, notes))
-    result["provenance"].update(provenance.after(cell, notes))
+    if cell["settings"].get("nranks", 1) > 1:
+        from harness.worker import ranks
+
+        made = ranks.run(job, cell, out_dir, phases, notes)
+        after = made.pop("provenance")
+    else:
+        made = make(cell, out_dir, phases, notes)
+        after = provenance.after(cell, notes)
+    result.update(made)
+    result["provenance"].update(after)
 
 
 def main(argv: list[str]) -> int:
@@ -114,7 +80,7 @@ def main(argv: list[str]) -> int:
         result.update(outcome=outcome, reason=reason)
     result["phase"] = phases.current
     result["seconds"] = {**phases.seconds, "total": round(time.perf_counter() - started, 4)}
-    _write(os.path.join(out_dir, "result.json"), json.dumps(result, indent=1, sort_keys=True))
+    write_result(out_dir, result)
     return 0
 
 

@@ -225,20 +225,21 @@ def _config(kind: Any, **settings: Any) -> Any:
 
 
 @contextlib.contextmanager
-def one_process(gpu: bool, root: str, **more: Any) -> Iterator[None]:
-    """Have colbert-ai run in this process alone, and write below `root`, for as long as the `with` block lasts.
+def running(gpu: bool, root: str, ranks: int = 1, **more: Any) -> Iterator[None]:
+    """Have colbert-ai write below `root` for as long as the `with` block lasts, and run in this process alone.
 
-    `more` is its `RunConfig`'s.
+    On several ranks it starts a process for each (`harness.worker.ranks`). `more` is its `RunConfig`'s.
     """
     from colbert.infra import Run, RunConfig
     from colbert.infra.launcher import Launcher
 
     config = _config(
-        RunConfig, nranks=1, gpus=1 if gpu else 0, root=root, experiment="run", avoid_fork_if_possible=True, **more
-    )
+        RunConfig, nranks=ranks, gpus=ranks if gpu else 0, root=root, experiment="run",
+        avoid_fork_if_possible=ranks == 1, **more,
+    )  # fmt: skip
     with contextlib.ExitStack() as stack:
         stack.enter_context(Run().context(config))
-        if not hasattr(Launcher, "launch_without_fork"):
+        if ranks == 1 and not hasattr(Launcher, "launch_without_fork"):
             # In older ones even one rank is a process of its own, in which nothing would be recorded.
             stack.enter_context(patched(Launcher, "launch", _launch_here))
         yield
@@ -288,7 +289,20 @@ def finished(tap: capture.Tap, observed: dict[str, Any], gpu: bool) -> dict[str,
     }
 
 
-def run(cell: dict[str, Any], out_dir: str, phases: Any, notes: Notes) -> dict[str, Any]:
+def launch(cell: dict[str, Any], out_dir: str) -> None:
+    """Have colbert-ai index a collection, on as many ranks as the cell says, into `index/` in `out_dir`."""
+    from colbert import Indexer
+
+    with open(cell["passages"], encoding="utf-8") as file:
+        passages = [json.loads(line) for line in file]
+    config = colbert_config(cell, index_path=os.path.join(out_dir, "index"))
+    with running(cell["device"] != "cpu", out_dir, cell["settings"].get("nranks", 1)):
+        Indexer(checkpoint=cell["checkpoint"], config=config).index(name="index", collection=passages)
+
+
+def run(
+    cell: dict[str, Any], out_dir: str, phases: Any, notes: Notes, rank: Callable[[], Any] | None = None
+) -> dict[str, Any]:
     """Index a collection.
 
     Args:
@@ -296,32 +310,32 @@ def run(cell: dict[str, Any], out_dir: str, phases: Any, notes: Notes) -> dict[s
         out_dir: gets `index/` (colbert-ai's files) and `intermediates/`.
         phases: times and names the phases.
         notes: gets the reason of what could not be recorded.
+        rank: runs the part of one rank of several; all of it is run when absent.
 
     Returns:
         What ran: `observed`, `seconds_capturing`, peak memory in bytes.
     """
     with phases("import"):
-        from colbert import Indexer
+        import colbert  # noqa: F401 - takes long, and belongs to this phase
 
         skip_extensions(cell)
         refuse_remote_code(cell["checkpoint"])
-    with open(cell["passages"], encoding="utf-8") as file:
-        passages = [json.loads(line) for line in file]
+    with open(cell["passages"], "rb") as file:
+        passages = sum(1 for _ in file)
     seen: dict[str, Any] = {}
     gpu = cell["device"] != "cpu"
     tap = capture.Tap(
         os.path.join(out_dir, "intermediates"), cell["capture"], cell.get("swap") or {}, notes, capture.HOOKS
     )
-    config = colbert_config(cell, index_path=os.path.join(out_dir, "index"))
-    with _watch(phases, notes, seen, len(passages)), capture.install(tap), one_process(gpu, out_dir):
-        Indexer(checkpoint=cell["checkpoint"], config=config).index(name="index", collection=passages)
+    with _watch(phases, notes, seen, passages), capture.install(tap):
+        launch(cell, out_dir) if rank is None else rank()
     note_unknown(cell, notes)
-    return {**finished(tap, seen, gpu), "passages": len(passages)}
+    return {**finished(tap, seen, gpu), "passages": passages}
 
 
 def _peak_memory(gpu: bool) -> dict[str, Callable[[], int]]:
     def in_use() -> int:
-        free, total = torch.cuda.mem_get_info(0)
+        free, total = torch.cuda.mem_get_info()
         return total - free
 
     peak: dict[str, Callable[[], int]] = {
@@ -329,8 +343,8 @@ def _peak_memory(gpu: bool) -> dict[str, Callable[[], int]]:
     }
     if gpu:
         peak |= {
-            "gpu_allocated_bytes": lambda: torch.cuda.max_memory_allocated(0),
-            "gpu_reserved_bytes": lambda: torch.cuda.max_memory_reserved(0),
+            "gpu_allocated_bytes": torch.cuda.max_memory_allocated,
+            "gpu_reserved_bytes": torch.cuda.max_memory_reserved,
             "gpu_in_use_bytes": in_use,
         }
     return peak

@@ -33,12 +33,19 @@ class OneRank(torch.nn.Module):
         return self.module(*args, **kwargs)
 
 
+def on_no_network() -> None:
+    """Have the ranks of a process group meet on this machine: a group opens sockets, even one of a single rank."""
+    for library in ("NCCL", "GLOO"):
+        os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
+
+
 @contextlib.contextmanager
 def wrapping(kind: str, folder: str, *, gpu: bool) -> Iterator[Wrap]:
     """Yield what is to be called in the place of DistributedDataParallel.
 
     Args:
-        kind: `torch` for torch's own, over a process group of this process alone; `stand-in` for `OneRank`.
+        kind: `torch` for torch's own, over a process group of this process alone; `ranks` for torch's own in a group
+            that is there, or will be; `stand-in` for `OneRank`.
         folder: an existing folder, for the file in which ranks would find each other.
         gpu: whether the model is on a GPU, and the group NCCL's; else it is gloo's.
     """
@@ -51,9 +58,11 @@ def wrapping(kind: str, folder: str, *, gpu: bool) -> Iterator[Wrap]:
         where = {"device_ids": device_ids, "output_device": output_device} if gpu else {}
         return parallel(module, **where, **options)
 
-    # A group opens a socket even where nobody else is in it: on no network, and on a port that the system chooses.
-    for library in ("NCCL", "GLOO"):
-        os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
+    if kind == "ranks":
+        yield wrap
+        return
+    on_no_network()
+    # On a port that the system chooses.
     store = torch.distributed.FileStore(os.path.join(folder, "ranks"), 1)
     torch.distributed.init_process_group("nccl" if gpu else "gloo", store=store, rank=0, world_size=1)
     try:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from harness.worker import capture
-from harness.worker.index import colbert_config, finished, model_facts, one_process, refuse_remote_code, skip_extensions
+from harness.worker.index import colbert_config, finished, model_facts, refuse_remote_code, running, skip_extensions
 from harness.worker.notes import Notes
 from harness.worker.outcomes import Ended
 from harness.worker.search_capture import HOOKS, SearchTap
@@ -76,7 +76,7 @@ def run(cell: dict[str, Any], out_dir: str, phases: Any, notes: Notes) -> dict[s
     laid_out = os.path.join(out_dir, "index")
     # All that the searcher would otherwise choose by the first call's k, and keep for later calls.
     chosen = {name: settings[name] for name in ("ncells", "centroid_score_threshold", "ndocs", "query_maxlen")}
-    with one_process(gpu, out_dir):
+    with running(gpu, out_dir):
         with phases("load"):
             lay_out(cell["index"], laid_out)
             searcher = Searcher(

@@ -1,4 +1,4 @@
-"""The training job: colbert-ai's own `train()`, unmodified on disk, on one rank in this process."""
+"""The training job: colbert-ai's own `train()`, unmodified on disk; what is recorded of it is of one rank."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.worker.capture import Tap
 from harness.worker.index import finished, model_facts, note_unknown, refuse_remote_code, skip_extensions
 from harness.worker.notes import Notes
 from harness.worker.train_capture import Losses, StepCapture, flat
-from harness.worker.train_drive import SETTINGS, drive
+from harness.worker.train_drive import SETTINGS, drive, launch
 from harness.worker.train_state import Saved
 from harness.worker.train_watch import Parts, Watcher
 
@@ -30,7 +30,12 @@ class _Beginning(Watcher):
         return batch
 
 
-def run(cell: dict[str, Any], out_dir: str, phases: Any, notes: Notes) -> dict[str, Any]:
+__all__ = ["launch", "run"]
+
+
+def run(
+    cell: dict[str, Any], out_dir: str, phases: Any, notes: Notes, rank: Callable[[], Any] | None = None
+) -> dict[str, Any]:
     """Train a model.
 
     Args:
@@ -39,6 +44,7 @@ def run(cell: dict[str, Any], out_dir: str, phases: Any, notes: Notes) -> dict[s
         out_dir: gets `intermediates/`, and with `state_at`, `state/` (see `train_state`).
         phases: times and names the phases.
         notes: gets the reason of what could not be recorded.
+        rank: runs the part of one rank of several; all of it is run when absent.
 
     Returns:
         What ran, as the index job says it, `steps`, their number, and `parameters`: `name`, `shape` and, in the
@@ -64,7 +70,7 @@ def run(cell: dict[str, Any], out_dir: str, phases: Any, notes: Notes) -> dict[s
         watchers: list[Watcher] = [_Beginning(begin), losses, *([capture] if tap.enabled else [])]
         if "state_at" in cell:
             watchers.append(Saved(cell["state_at"], os.path.join(out_dir, "state")))
-        parts = drive(cell, out_dir, watchers, cell["triples"])
+        parts = drive(cell, out_dir, watchers, cell["triples"], rank=rank)
     with phases("write"):
         named = list(parts.parameters())
         if tap.enabled:

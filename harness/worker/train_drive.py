@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 
-from harness.worker.index import colbert_config, one_process, run_here
+from harness.worker.index import colbert_config, run_here, running
 from harness.worker.notes import patched
 from harness.worker.parallel import wrapping
 from harness.worker.train_watch import Parts, Stop, Watcher
@@ -159,7 +160,14 @@ def _config(cell: dict[str, Any]) -> Any:
     return ColBERTConfig.from_existing(ColBERTConfig(**own), given, Run().config, RunConfig(rank=0))
 
 
-def drive(cell: dict[str, Any], out_dir: str, watchers: Sequence[Watcher], triples: Any, first: int = 0) -> Parts:
+def drive(
+    cell: dict[str, Any],
+    out_dir: str,
+    watchers: Sequence[Watcher],
+    triples: Any,
+    first: int = 0,
+    rank: Callable[[], Any] | None = None,
+) -> Parts:
     """Train a model on one rank.
 
     Args:
@@ -169,27 +177,21 @@ def drive(cell: dict[str, Any], out_dir: str, watchers: Sequence[Watcher], tripl
         watchers: see every step.
         triples: a file as colbert-ai reads it, or a list of its lines.
         first: the number of the first step, for the watchers.
+        rank: runs the part of one rank of several, in colbert-ai's own process group.
 
     Returns:
         What it worked with; the model is the trained one.
     """
-    import json
-
     from colbert.training import training
 
-    with open(cell["passages"], encoding="utf-8") as file:
-        passages = [json.loads(line) for line in file]
-    with open(cell["queries"], encoding="utf-8") as file:
-        queries = {row: json.loads(line)["text"] for row, line in enumerate(file)}
     gpu = cell["device"] != "cpu"
     loop = _Loop(watchers, first)
-    scratch = os.path.join(out_dir, "scratch")
-    os.makedirs(scratch)
-    amp = cell["settings"].get("amp")
     with contextlib.ExitStack() as stack:
-        stack.callback(shutil.rmtree, scratch, ignore_errors=True)
-        stack.enter_context(one_process(gpu, scratch, **({} if amp is None else {"amp": amp})))
-        make = stack.enter_context(wrapping(cell.get("ddp") or ("torch" if gpu else "stand-in"), scratch, gpu=gpu))
+        kind, scratch = "ranks", ""
+        if rank is None:
+            kind, scratch = cell.get("ddp") or ("torch" if gpu else "stand-in"), stack.enter_context(_scratch(out_dir))
+            stack.enter_context(_running(cell, scratch))
+        make = stack.enter_context(wrapping(kind, scratch, gpu=gpu))
         stack.enter_context(patched(torch.nn.parallel, "DistributedDataParallel", loop.wrapper(make)))
         for name, wrap in {
             "LazyBatcher.__next__": loop.next_batch,
@@ -202,5 +204,43 @@ def drive(cell: dict[str, Any], out_dir: str, watchers: Sequence[Watcher], tripl
             owner, _, attribute = name.rpartition(".")
             stack.enter_context(wrapped(getattr(training, owner) if owner else training, attribute, wrap))
         with contextlib.suppress(Stop):
-            run_here(training.train, _config(cell), triples, queries, passages)
+            if rank is None:
+                run_here(training.train, _config(cell), triples, *_texts(cell))
+            else:
+                rank()
     return loop.parts
+
+
+def launch(cell: dict[str, Any], out_dir: str) -> None:
+    """Have colbert-ai train a model on as many ranks as the cell says; what they write is deleted afterwards."""
+    from colbert.infra.launcher import Launcher
+    from colbert.training.training import train
+
+    with _scratch(out_dir) as scratch, _running(cell, scratch):
+        Launcher(train).launch(_config(cell), cell["triples"], *_texts(cell))
+
+
+@contextlib.contextmanager
+def _scratch(out_dir: str) -> Iterator[str]:
+    """A folder for colbert-ai's own files, for as long as the `with` block lasts."""
+    scratch = os.path.join(out_dir, "scratch")
+    os.makedirs(scratch)
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _running(cell: dict[str, Any], scratch: str) -> Any:
+    amp = cell["settings"].get("amp")
+    ranks = cell["settings"].get("nranks", 1)
+    return running(cell["device"] != "cpu", scratch, ranks, **({} if amp is None else {"amp": amp}))
+
+
+def _texts(cell: dict[str, Any]) -> tuple[dict[int, str], list[str]]:
+    """Queries by row, and passages."""
+    with open(cell["passages"], encoding="utf-8") as file:
+        passages = [json.loads(line) for line in file]
+    with open(cell["queries"], encoding="utf-8") as file:
+        queries = {row: json.loads(line)["text"] for row, line in enumerate(file)}
+    return queries, passages

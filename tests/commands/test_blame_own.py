@@ -65,6 +65,25 @@ def test_the_answer_comes_before_what_it_rests_on(world: Decided) -> None:
     assert not [line for line in lines if line.startswith("new with tokenizers of old")]
 
 
+def test_the_whole_job_is_made_with_the_one_package_that_is_asked_about(world: Decided) -> None:
+    pair = world.pair("has('numpy')")
+    code, out, _ = world("blame", *pair, "--whole", "--package", "numpy")
+    step = next(line for line in out.splitlines() if line.startswith("halve centroids, in the whole job: "))
+
+    assert code == 1
+    assert "numpy 1.26.4 -> 2.0.0: exchanging it alone exchanges the result, bit for bit, in both directions" in step
+    assert not [line for line in out.splitlines() if line.startswith("new with faiss-cpu of old")]
+
+    code, out, _ = world("blame", "old", "new", "--whole", "--package", "tqdm")
+    assert code == 1
+    assert out.splitlines().count("new with tqdm of old: as B") == 1
+    assert "Blamed:" not in out
+
+    code, _, err = world("blame", "old", "new", "--package", "scipy")
+    assert code == 2
+    assert "--package 'scipy' is not what can be exchanged between old and new: torch, " in err
+
+
 def test_what_cannot_be_imported_together_could_not_be_separated(world: Decided) -> None:
     pair = world.pair("has('numpy')", broken="has('numpy') != has('faiss')")
     _, out, _ = world("blame", *pair)

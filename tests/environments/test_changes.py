@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import pytest
 
 from harness.environments.changes import Change, changes, cuda_of, library_of, required_by, undeclared
+from harness.environments.counterfactual import separate_pythons
 from harness.environments.lockfile import FLAVOURS, Lock, difference, lock_path, read_lock
+from harness.environments.lockfile import lock_of as chosen_lock
 from harness.inputs.matrix import Flavour
 from harness.inputs.matrix_file import load_matrix
 from tests.support.command import run
@@ -127,3 +130,20 @@ def test_setuptools_that_torch_requires_from_2_13_0_is_declared_and_shown():
     assert found["setuptools"].title == "setuptools 75.8.2 -> 77.0.3"
     assert required_by(found["setuptools"], a, b) == ("torch",)
     assert undeclared(MATRIX, a, b) == []
+
+
+def test_of_a_version_the_python_is_known_before_it_is_built() -> None:
+    version = chosen_lock(MATRIX, ROOT / "locks", "2.8.0", "cpu")
+    own = [
+        replace(version, own={"kind": kind, "torch": "2.8.0"}, interpreter=f"CPython {python}")
+        for kind, python in (("interpreter", "3.12.1"), ("interpreter", "3.11.7"), ("requirements", "3.12.1"))
+    ]  # fmt: skip
+    other, same, built = own
+
+    assert "one runs CPython 3.11, the other CPython 3.12" in separate_pythons(version, other)
+    assert separate_pythons(version, same) == ""
+    assert separate_pythons(version, built) == ""
+    assert separate_pythons(version, built, brought=True)
+    # It can be exchanged where both are built, and is no difference where as much as is known is the same.
+    assert [one.title for one in changes(version, built)] == ["python CPython 3.11 -> CPython 3.12.1"]
+    assert changes(version, same) == ()

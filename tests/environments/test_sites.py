@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from harness.environments.changes import NO_PACKAGE
+from harness.environments.contents import STRAY, files_in, packages_in
 from harness.environments.exchange import Missing, owns, provider, unresolved
 from harness.environments.exchange import exchange as exchange_sites
-from harness.environments.interpreter import packages_in
+from harness.environments.installed import examine
 from harness.environments.sites import Sites
+from tests.support.own_environments import make_virtualenv, site_folder
 from tests.support.sites import package
 
 
@@ -51,7 +53,7 @@ def test_one_library_is_exchanged_and_nothing_else_and_the_originals_stay(
     assert made["nvidia/cublas/lib/libcublas.so.12"] == "cublas 2"
     assert made["torch/__init__.py"] == "torch 1"
     assert made["nvidia/cudnn/lib/libcudnn.so.9"] == "cudnn 1"
-    assert packages_in(tmp_path / "made")["nvidia-cublas-cu12"].name == "nvidia_cublas_cu12-2.dist-info"
+    assert ("nvidia-cublas-cu12", "2") in {(one.name, one.version) for one in packages_in(tmp_path / "made")}
     assert [_content(site) for site in sites] == before
 
 
@@ -95,7 +97,7 @@ def test_a_package_that_only_one_side_has_comes_or_goes(sites: tuple[Path, Path]
     exchange(b, a, ["triton"], tmp_path / "without")
 
     assert _content(tmp_path / "with")["triton/__init__.py"] == "triton 2"
-    assert "triton" not in packages_in(tmp_path / "without")
+    assert "triton" not in {one.name for one in packages_in(tmp_path / "without")}
 
 
 def test_a_file_that_two_packages_share_stays_when_one_of_them_goes(sites: tuple[Path, Path], tmp_path: Path) -> None:
@@ -183,3 +185,102 @@ def test_of_the_user_s_own_folders_no_inode_is_touched_and_the_first_of_two_pack
     assert {path: path.lstat().st_ctime_ns for path in before} == before
     assert (made["numpy/__init__.py"], made["torch/__init__.py"]) == ("first", "other")
     assert "numpy/old.py" not in made
+
+
+def test_a_lent_folder_of_data_is_one_link_and_what_is_there_is_the_same_as_file_by_file(tmp_path: Path) -> None:
+    first, second, other = (tmp_path / name for name in ("first", "second", "other"))
+    headers = {"torch/include/a.h": "1", "torch/include/b/c.h": "1", "torch/lib/libtorch.so": "1", "torch/x.py": "1"}
+    package(first, "torch", "1", headers)
+    package(first, "numpy", "1", {"numpy/data/one.txt": "1", "shared/data/first.txt": "1", "mixed/data/numpy.txt": "1"})
+    package(second, "faiss", "1", {"shared/data/second.txt": "1", "hidden/faiss.txt": "1"})
+    package(second, "numpy", "0", {"numpy/data/old.txt": "0", "hidden/numpy.txt": "0"})
+    package(
+        other, "triton", "2", {"mixed/data/triton.txt": "2", "triton/data/one.txt": "2", "triton/data/two.txt": "2"}
+    )
+    for lent in (True, False):
+        sites = Sites((first, second), lent=lent), Sites((other,), lent=lent)
+        exchange_sites(*sites, ["triton"], tmp_path / f"made-{lent}")
+    made = tmp_path / "made-True"
+    found = {place for _path, place in files_in(made)}
+
+    assert found == _content(tmp_path / "made-False").keys()
+    assert found >= {"shared/data/first.txt", "shared/data/second.txt", "hidden/faiss.txt", "mixed/data/triton.txt"}
+    assert not {"numpy/data/old.txt", "hidden/numpy.txt"} & found
+    links = {str(path.relative_to(made)) for path in made.rglob("*") if path.is_symlink()}
+    assert links >= {"torch/include", "torch/lib/libtorch.so", "torch/x.py", "triton"}
+    assert not {"torch", "torch/lib", "shared", "shared/data", "hidden", "mixed"} & links
+
+
+_LISTS = {
+    "top_level.txt": "numpy\n_numpy\n",
+    "installed-files.txt": "../numpy/__init__.py\n../_numpy.cpython-311.so\nPKG-INFO\n",
+    "SOURCES.txt": "src/numpy/__init__.py\n",
+}
+
+
+@pytest.mark.parametrize("listed", _LISTS)
+@pytest.mark.parametrize("metadata", ["egg-info", "dist-info"])
+def test_a_package_whose_installer_kept_no_record_has_its_files_all_the_same(
+    tmp_path: Path, metadata: str, listed: str
+) -> None:
+    """As Linux distributions and old installers leave them; of the modules that it does not name, it has its own."""
+    made = {}
+    for name, version in (("a", "1"), ("b", "2")):
+        site = made[name] = tmp_path / name
+        package(site, "torch", "1", {"torch/__init__.py": "", "numpy/of_torch.py": ""})
+        about = site / f"numpy-{version}.{metadata}"
+        for path, text in {
+            f"{about.name}/{'PKG-INFO' if metadata[0] == 'e' else 'METADATA'}": f"Name: numpy\nVersion: {version}\n",
+            f"{about.name}/{listed}": _LISTS[listed],
+            "numpy/__init__.py": version, "_numpy.cpython-311.so": version, "other.py": "",
+        }.items():  # fmt: skip
+            (site / path).parent.mkdir(parents=True, exist_ok=True)
+            (site / path).write_text(text)
+    exchange(made["a"], made["b"], ["numpy"], tmp_path / "made")
+    found = _content(tmp_path / "made")
+    native = found["_numpy.cpython-311.so"]
+
+    assert found["numpy/__init__.py"] == "2"
+    assert native == ("1" if listed == "SOURCES.txt" else "2")
+    assert f"numpy-1.{metadata}/{listed}" not in found
+    assert {"numpy/of_torch.py", "other.py"} <= found.keys()
+
+
+def test_what_an_environment_is_known_by_and_what_is_exchanged_are_the_same_files(tmp_path: Path) -> None:
+    """Whatever differs by its digest can be exchanged by its name, and then nothing differs any more."""
+    one, other = (
+        make_virtualenv(
+            tmp_path / name,
+            files={
+                "numpy-1.egg-info/PKG-INFO": "Name: numpy\nVersion: 1\n",
+                "numpy/core.py": f"VALUE = {name!r}\n",
+                "nvidia/__init__.py": f"VALUE = {name!r}\n",
+                "sitecustomize.py": f"VALUE = {name!r}\n",
+                **{f"nvidia_{n}-1.dist-info/METADATA": f"Name: nvidia-{n}\nVersion: 1\n" for n in ("a", "b")},
+                **{f"nvidia_{n}-1.dist-info/RECORD": "nvidia/__init__.py,,\n" for n in ("a", "b")},
+            },
+        )
+        for name in ("one", "other")
+    )
+    a, b = (examine(venv / "bin" / "python", "x", tmp_path / "cache") for venv in (one, other))
+    differ = {name for name in {*a.digests, *b.digests} if a.digests.get(name) != b.digests.get(name)}
+
+    assert differ == {"numpy", "nvidia-a", "nvidia-b", STRAY}
+    exchange(
+        site_folder(one), site_folder(other), [NO_PACKAGE if name == STRAY else name for name in differ],
+        tmp_path / "made",
+    )  # fmt: skip
+    left_out = {name: text for name, text in _content(site_folder(other)).items() if "__pycache__" not in name}
+    assert _content(tmp_path / "made") == left_out
+
+
+def test_a_link_to_a_folder_that_it_is_in_is_not_followed_for_ever_and_any_other_is(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    package(site, "torch", "1", {"torch/__init__.py": ""})
+    (site / "torch" / "again").symlink_to(site)
+    (site / "alias").symlink_to(site / "torch")
+
+    assert {place for _path, place in files_in(site)} == {
+        "torch/__init__.py", "alias/__init__.py",
+        *(f"torch-1.dist-info/{name}" for name in ("METADATA", "RECORD")),
+    }  # fmt: skip

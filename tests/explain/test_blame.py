@@ -13,22 +13,27 @@ import pytest
 
 from harness.environments import counterfactual as counterfactual_module
 from harness.environments.changes import Change
-from harness.environments.counterfactual import Party, environment_with
+from harness.environments.counterfactual import Party, environment_with, remove_abandoned
 from harness.environments.interpreter import Interpreter
-from harness.environments.lockfile import exchanged, read_lock
+from harness.environments.lockfile import exchanged, lock_of, read_lock
 from harness.environments.uv import BuildFailed
-from harness.explain.blame import Answer, find
+from harness.errors import UsageError
+from harness.explain.blame import Answer, find, suspects
 from harness.explain.laboratory import Laboratory
 from harness.explain.pair import Side
 from harness.explain.probing import Seen
 from harness.explain.units import AS_A, AS_B, UNRESOLVED, Outcome, Unit, narrow, units_of
+from harness.flock import hold
 from harness.home import Home
+from harness.inputs.matrix_file import load_matrix
 from harness.report import blame_text
 from harness.report.blame_text import sentence
-from harness.report.derived import blamed_by
+from harness.report.older import blamed_by
+from harness.running.recover import left_runs
 from tests.support.observers import observer
 from tests.support.sites import package
 
+ROOT = Path(__file__).parents[2]
 UNITS = tuple(Unit(name, (name,)) for name in ("torch", "cublas", "triton", "sympy"))
 
 
@@ -192,7 +197,37 @@ def test_two_that_need_the_same_counterfactual_take_turns_and_leave_nothing(
     thread.join(10)
 
     assert events == ["first has it: True", "second has it: True"]
-    assert [path.name for path in home.environments.iterdir() if not path.name.endswith(".lock")] == []
+    assert list(home.environments.iterdir()) == []
+
+
+def test_what_a_killed_blame_left_goes_with_the_next_one_and_what_another_uses_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Home(tmp_path / "home")
+    for version in ("1", "2"):
+        (tmp_path / f"{version}.txt").write_text(f"torch=={version} \\\n    --hash=sha256:{version}{'0' * 63}\n")
+    one, other = (
+        Party(name, read_lock(tmp_path / f"{name}.txt"), lambda: Interpreter(Path("python"))) for name in "12"
+    )
+
+    def build(_home: Home, path: Path, *_more: object, **_options: object) -> None:
+        package(path / "lib" / "python3.11" / "site-packages", "torch", "2", {})
+
+    monkeypatch.setattr(counterfactual_module, "build_pinned", build)
+    killed, used = (home.environments / f"counterfactual-{name}" for name in ("killed", "used"))
+    for path in (killed, used):
+        package(path, "torch", "1", {"torch/__init__.py": ""})
+        path.with_suffix(".txt").write_text("torch==1")
+    matrix: Any = SimpleNamespace(python="3.11")
+    with hold(home.environments / ".counterfactual-used.lock"):
+        assert [one.path for one in left_runs(home)] == ["envs/counterfactual-killed"]
+        with environment_with(home, matrix, one, other, ["torch"]):
+            assert (killed.exists(), killed.with_suffix(".txt").exists()) == (False, False)
+        assert used.exists()
+        assert used.with_suffix(".txt").exists()
+    remove_abandoned(home)
+
+    assert list(home.environments.iterdir()) == []
 
 
 def test_an_environment_that_uv_built_with_other_packages_than_were_asked_for_runs_nothing(
@@ -211,6 +246,17 @@ def test_an_environment_that_uv_built_with_other_packages_than_were_asked_for_ru
         environment_with(Home(tmp_path / "home"), matrix, one, other, ["torch"]),
     ):
         pass
+
+
+def test_a_version_and_an_interpreter_of_another_python_are_refused_before_anything_is_made() -> None:
+    version = lock_of(load_matrix(ROOT / "matrix.yaml"), ROOT / "locks", "2.8.0", "cpu")
+    own = replace(version, own={"kind": "interpreter", "torch": "2.8.0"}, interpreter="CPython 3.12.1")
+    locks = {"2.8.0": version, "next": own}
+    # It has nothing that could run or build.
+    experiment: Any = SimpleNamespace(lock=locks.__getitem__, selection=SimpleNamespace(sites=None))
+
+    with pytest.raises(UsageError, match=r"2\.8\.0 and next: one runs CPython 3\.11, the other CPython 3\.12"):
+        suspects(experiment, "2.8.0", "next")
 
 
 VERSIONS: dict[str, tuple[str | None, str | None]] = dict.fromkeys(

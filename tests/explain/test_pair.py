@@ -46,7 +46,7 @@ def prepare(monkeypatch: pytest.MonkeyPatch) -> Prepare:
         monkeypatch.setattr(pairs, "run_plan", cells)
         monkeypatch.setattr(pairs, "stopped_early", lambda *_: "")
         monkeypatch.setattr(pairs, "workbench", lambda _experiment: None)
-        experiment: Any = SimpleNamespace(require=str, store=None)
+        experiment: Any = SimpleNamespace(require=str, store=None, job=SimpleNamespace(ranks=1))
         return prepare_pair(experiment, a, b, repeats=repeats)
 
     return run

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from harness.artifacts.comparison import compare_sources
+from harness.artifacts.ladder import all_digests, ladder
 from harness.artifacts.train_job import TRAIN
 from harness.explain.training import compare_training, training_of
 from harness.store.stored import StoredCell
@@ -216,6 +218,23 @@ def test_digests_of_another_revision_are_not_compared_and_numbers_are(trainings)
     assert {reason for reason in found.unseen.values() if "another formula" in reason} == set(found.unseen.values())
     assert {one.name for one in found.quantities} >= {"loss", "scores", "gradient_norm"}
     assert [one.what for one in found.otherwise] == ["revision"]
+
+
+def test_whether_digests_of_another_revision_differ_is_known_to_no_comparison(trainings):
+    a, b = trainings.put(), trainings.put("2.8.0", planted("weights", 3, half_more))
+    other = StoredCell(b.store, replace(b.cell, spec=replace(b.cell.spec, revision=7)))
+    of_digests = {made.name for made in TRAIN.made if made.digests} & set(a.names())
+
+    assert "weights" in {one.name for one in compare_sources(a, b).artifacts if one.divergent}
+    found = compare_sources(a, other)
+    assert {one.name for one in found.artifacts if one.unknown} == of_digests != set()
+    assert "weights" not in {one.name for one in found.artifacts if one.divergent}
+
+    digests = [all_digests([a, one]) for one in (b, other)]
+    steps = [ladder(list(zip("ab", (one for one, _ in both), strict=True)), kind=TRAIN).steps[0] for both in digests]
+    assert "weights" in steps[0].changed
+    assert not of_digests & set(steps[1].changed)
+    assert sum("another formula" in told for told in digests[1][1][1]) == len(of_digests)
 
 
 def test_a_damaged_tensor_is_not_taken_for_a_difference(trainings):

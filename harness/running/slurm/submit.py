@@ -29,13 +29,16 @@ def wall_minutes(job: JobSettings) -> int:
     return math.ceil((deadlines.install + deadlines.import_ + job.deadline + MARGIN_SECONDS) / 60)
 
 
-def resources(options: Options, kind: str, threads: int, minutes: int) -> dict[str, str]:
-    """What one job asks sbatch for: one GPU unless it runs on a CPU, a core for each thread, and what the user says."""
-    asked = {"time": str(minutes), "cpus-per-task": str(threads), "nodes": "1", "ntasks-per-node": "1"}
+def resources(options: Options, kind: str, threads: int, minutes: int, ranks: int = 1) -> dict[str, str]:
+    """What one job asks sbatch for: a GPU for each rank unless it runs on a CPU, a core for each of their threads.
+
+    And what the user says.
+    """
+    asked = {"time": str(minutes), "cpus-per-task": str(threads * ranks), "nodes": "1", "ntasks-per-node": "1"}
     if options.partition:
         asked["partition"] = options.partition
     if kind != "cpu" and not any(name.startswith(("gres", "gpus")) for name in options.extra):
-        asked["gres"] = "gpu:1"
+        asked["gres"] = f"gpu:{ranks}"
     return asked | {name.replace("_", "-"): value for name, value in options.extra.items()}
 
 
@@ -105,7 +108,7 @@ class Submitter:
         asked = {"requeue": ""}
         if attempt > 1:
             asked["begin"] = f"now+{BACKOFF_SECONDS * 4 ** (attempt - 2)}"
-        asked |= resources(options, experiment.device.kind, experiment.job.threads, minutes)
+        asked |= resources(options, experiment.device.kind, experiment.job.threads, minutes, experiment.job.ranks)
         # What the nodes are told; the capture level and the threads are those of this experiment.
         selection = replace(experiment.selection, identity=experiment.device.identity)
         named = options.extra.get("time")

@@ -1,0 +1,110 @@
+"""The commands that a document names: found in its markup, and told apart from each other as a shell would."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+_OTHERS = ("python", "sql", "json", "yaml", "toml")
+"""Languages of blocks that hold no command line."""
+_PROGRAM = re.compile(r"(?:\S*/)?(?:harness|nox|python[\d.]*|uvx)")
+_AND_THE_REST = re.compile(r"…|\.\.\.")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of a document.
+
+    Attributes:
+        line: what stands there, continued lines joined.
+        words: program and arguments, with what the document's own `export` lines set.
+        text: what the command reads from a heredoc.
+        then: what the document has next, which may be what the command printed.
+        inline: whether it stands within a sentence, where a command's name alone is no call of it.
+    """
+
+    line: str
+    words: tuple[str, ...]
+    text: str = ""
+    then: str = ""
+    inline: bool = False
+
+
+def commands(document: str) -> Iterator[Command]:
+    """Every `harness`, `nox`, `uvx` and `python` command in the blocks and in the sentences of a Markdown text."""
+    variables: dict[str, str] = {}
+    tokens, lines = _parsed(document), document.splitlines()
+    for token, following in itertools.zip_longest(tokens, tokens[1:]):
+        if token.type in ("fence", "code_block") and token.info.partition(" ")[0] not in _OTHERS:
+            then = "\n".join(lines[slice(*following.map)]) if following and following.map else ""
+            yield from (replace(one, then=then) for one in _of_block(token.content, variables))
+        for part in token.children or ():
+            if part.type == "code_inline":
+                yield from _of_line(part.content, variables, inline=True)
+
+
+def options(document: str) -> set[str]:
+    """Options that the sentences of a Markdown text name by themselves."""
+    codes = (part.content for token in _parsed(document) for part in token.children or () if part.type == "code_inline")
+    return {option for code in codes if code.startswith("--") for option in re.findall(r"(?<!\S)--[a-z][\w-]*", code)}
+
+
+def _parsed(document: str) -> list[Token]:
+    return MarkdownIt("commonmark").enable("table").parse(document)
+
+
+def _of_block(block: str, variables: dict[str, str]) -> Iterator[Command]:
+    lines = iter(re.sub(r"\\\n\s*", "", block).splitlines())
+    for line in lines:
+        if line.startswith("export "):
+            variables.update((name, text.strip('"')) for name, text in re.findall(r'(\w+)=("[^"]*"|\S+)', line))
+        until = re.search(r"<<'(\w+)'", line)
+        text = "".join(f"{one}\n" for one in iter(lambda: next(lines), until[1])) if until else ""
+        yield from _of_line(line, variables, text=text)
+        for quoted in re.findall(r"`([^`]+)`", line):
+            yield from _of_line(quoted, variables, inline=True)
+
+
+def _of_line(line: str, variables: dict[str, str], *, text: str = "", inline: bool = False) -> Iterator[Command]:
+    whole = re.sub(r"^(?:\$ |(?:[\d*]+ ){5})", "", line.strip())  # a prompt, or when cron runs the rest
+    whole = re.sub(r"\$\(.*?\)", "OUTPUT", whole)
+    for _ in range(2):  # a variable may hold another
+        whole = re.sub(r"\$(\w+)", lambda found: variables.get(found[1], found[0]), whole)
+    if not re.search(_PROGRAM, whole):
+        return
+    lexer = shlex.shlex(whole, posix=True, punctuation_chars=";&|<>(){}")
+    lexer.wordchars += "$@:[]…,%#\\+"
+    lexer.commenters = ""
+    try:
+        words = list(lexer)
+    except ValueError:  # the apostrophe of a sentence in what a command printed
+        return
+    for one in _simple(words):
+        if _PROGRAM.fullmatch(one[0]):
+            yield Command(line.strip(), one, text, inline=inline)
+
+
+def _simple(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """The commands between a shell's separators, without redirections, assignments and a comment."""
+    one: list[str] = []
+    rest = iter([*words, ";"])
+    for word in rest:
+        if word == "#" or set(word) <= set(";&|(){}"):
+            if one:
+                yield tuple(one)
+            if word == "#":
+                return
+            one = []
+        elif set(word) <= set("<>&"):
+            next(rest)
+        elif one or not re.fullmatch(r"\w+=\S*", word):
+            # The dots stand for what was given before: for the value of the option before them, or for any other words.
+            whose = one[-1] if one and re.match(r"--\w", one[-1]) else ""
+            if meant := word if whose else _AND_THE_REST.sub("", word).strip("[]"):
+                one.append(meant)
