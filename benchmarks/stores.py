@@ -239,7 +239,7 @@ class Spent:
 
 
 def compiled_once() -> dict[str, str]:
-    """The environment of a process that keeps the bytecode of what it imports, as Python does unless it is told not to."""
+    """The environment of a process that keeps the bytecode of what it imports, as Python does unless told otherwise."""
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
@@ -278,7 +278,7 @@ def measure(cells: int, folder: Path) -> dict[str, Spent]:
         if words[0] == "nightly":
             for night in range(LOOK_BACK):
                 shutil.copytree(folder / "tables", folder / "nights" / f"night-{night:03}")
-        measured(words[:1] + ["--help"], folder)  # the bytecode of what it imports is written once
+        measured([*words[:1], "--help"], folder)  # the bytecode of what it imports is written once
         found[name] = one = measured(words, folder)
         print(f"    {name}: {one.wall:.1f} s, {one.core:.1f} s on a core, {one.peak >> 20} MiB", flush=True)
     return found

@@ -86,13 +86,17 @@ def _refuse_pointer(path: Path, head: bytes) -> None:
         )
 
 
+_HOLDING = frozenset({dict, list})  # of what `json` makes
+
+
 def too_deep(value: object, limit: int = 32) -> bool:
     """Whether a JSON value nests deeper than `limit`; what nests as deep as JSON allows cannot even be compared."""
     # Level by level: a record has thousands of values, and a call for each would cost more than reading it did.
-    level, depth = [value] if isinstance(value, (dict, list)) else [], 0
+    level: list[Any] = [value] if type(value) in _HOLDING else []
+    depth = 0
     while level and depth < limit:
-        inner = (one.values() if isinstance(one, dict) else one for one in level)
-        level, depth = [value for values in inner for value in values if isinstance(value, (dict, list))], depth + 1
+        inner = (one.values() if type(one) is dict else one for one in level)
+        level, depth = [value for values in inner for value in values if type(value) in _HOLDING], depth + 1
     return bool(level)
 
 

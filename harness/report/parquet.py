@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,8 @@ _TYPES: dict[str, pa.DataType] = {
     "text": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(), "ints": pa.list_(pa.int64()),
     "texts": pa.list_(pa.string()),
 }  # fmt: skip
+
+_GROUP = 1 << 16  # rows that are worth a header for every column
 
 MEASURED = ("n", "n_mismatch", "max_abs", "max_abs_ulp", "max_ulp")
 """Columns that have the names of the fields of `Metrics`."""
@@ -92,7 +94,7 @@ def write_batches(
     # A name of its own: two commands may write to one folder at the same time.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-        for table in tables:
+        for table in _row_groups(tables):
             for number, (column, value) in enumerate(known.items()):
                 if value is not None:
                     filled = pc.fill_null(table.column(column), value)
@@ -100,6 +102,20 @@ def write_batches(
             writer.write_table(table.replace_schema_metadata(schema.metadata))
     temporary.replace(path)
     return path
+
+
+def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Tables, small ones put together: each that is written is a group of rows with a header for every column."""
+    held: list[pa.Table] = []
+    rows = 0
+    for table in tables:
+        held.append(table)
+        rows += table.num_rows
+        if rows >= _GROUP:
+            yield pa.concat_tables(held)
+            held, rows = [], 0
+    if held:
+        yield pa.concat_tables(held)
 
 
 def read_table(path: Path, mend: str) -> tuple[list[dict[str, Any]], dict[str, str]]:

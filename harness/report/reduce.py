@@ -93,7 +93,7 @@ def reduce_cells(
     axis = matrix.common_axis(versions)
     beside = {"axis": axis, "torch": matrix.axes[axis].torch} if axis else {}
     about = about_cells(cells[0].spec) | {"group": cells[0].group, **beside}
-    searches, unshown = searches_of(choice, cells, experiment) if experiment is not None else (None, "")
+    searches, unshown = searches_of(choice.listed, cells, experiment) if experiment is not None else (None, "")
     steps = [pair for pair in pairs if pair.kind == "consecutive"]
     same = {(one.a.version, one.b.version): same_index(one.final() if one.complete else ()) for one in steps}
     retrieval = retrieve(searches, same) if searches is not None else Retrieval()

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from harness.artifacts.index_job import INDEX
 from harness.errors import HarnessError, UsageError
 from harness.rankings.measures import Qrels
 from harness.rankings.run import Run
-from harness.running.choice import Choice
 from harness.running.experiment import Experiment
 from harness.running.run_files import refuse_moved, run_of
-from harness.store.cell import Cell
+from harness.store.cell import Cell, Listed
 from harness.store.stored import StoredCell
 from harness.words import count
 
@@ -71,13 +70,13 @@ class Searches:
 
 
 def searches_of(
-    choice: Choice, cells: Sequence[Cell], experiment: Callable[[], Experiment]
+    stored: Iterable[Listed], cells: Sequence[Cell], experiment: Callable[[], Experiment]
 ) -> tuple[Searches | None, str]:
     """The searches in the indexes of these cells, and a line that says why they are not shown; empty for none.
 
     Args:
-        choice: says what is stored besides.
-        cells: of it; only indexes are searched.
+        stored: all that is stored where these are.
+        cells: of one set; only indexes are searched.
         experiment: makes the experiment that these are of; asked only where there is a search, because it loads the
             collection and the checkpoint.
     """
@@ -86,7 +85,7 @@ def searches_of(
         return None, ""
     like = [
         one
-        for one in choice.listed
+        for one in stored
         if one.spec.queries is not None
         and one.outcome == "ok"
         and (one.spec.collection.digest, one.spec.checkpoint.digest, one.spec.device)
