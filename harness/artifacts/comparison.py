@@ -406,7 +406,8 @@ def _settled(name: str, known: Facts, profiles: Sequence[Profile]) -> ArtifactCo
         verdicts[profile.name] = ProfileVerdict(profile.name, atol, rtol, close, least)
     n = math.prod(known.shape)
     metrics = Metrics(
-        n=n, n_mismatch=nans, bit_equal=True, n_finite=n - nans, max_abs=0.0, max_abs_at=None, mean_abs=0.0,
+        n=n, n_mismatch=nans, bit_equal=True, n_finite=n - nans, max_abs=0.0, max_abs_at=None, max_abs_ulp=None,
+        mean_abs=0.0,
         max_rel=0.0, max_rel_at=None, n_rel_inf=0, p50_abs=0.0, p99_abs=0.0, p999_abs=0.0,
         max_ulp=0 if floating else None,
         max_ulp_at=None, p99_ulp=0 if floating else None, rel_l2=0.0, cosine=None, nan_a=nans, nan_b=nans, posinf_a=0,

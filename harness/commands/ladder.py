@@ -74,8 +74,8 @@ def noise_of(sources: Mapping[str, ArtifactSource]) -> dict[str, tuple[str, ...]
     from harness.store.repeats import noise_floors
 
     # All cells are of the one store that the command found.
-    everything = next(one.store.cells() for one in sources.values() if hasattr(one, "store"))
-    floors = noise_floors(cells, everything)
+    store = next(one.store for one in sources.values() if hasattr(one, "store"))
+    floors = noise_floors(cells, store.repeats)
     return {
         name: tuple(one for one in floor if one not in cells[name].job_kind.values) for name, floor in floors.items()
     }

@@ -28,14 +28,12 @@ def exchange(base: Sites, other: Sites, packages: Iterable[str], target: Path) -
     wanted = {normal_name(name) for name in packages}
     # Some files belong to several packages (`nvidia/__init__.py`): they go only if none of them stays.
     kept = {place: file for name, files in base.packages.items() if name not in wanted for place, file in files.items()}
-    # Compiled files go with their source: one that stays behind would be taken for another version's whose source has
-    # the same time and size.
-    for place, file in kept.items():
-        base.link(file, target / place)
+    brought: dict[Path, Path] = {}
     for name in sorted(wanted & other.packages.keys()):
-        for place, file in other.packages[name].items():
-            if place not in kept and not os.path.lexists(target / place):
-                other.link(file, target / place)
+        brought |= {place: file for place, file in other.packages[name].items() if place not in kept | brought}
+    for sites, mine, theirs in ((base, kept, brought), (other, brought, kept)):
+        for place, path in sites.as_few(mine, theirs):
+            sites.link(path, target / place)
 
 
 # ---- what the dynamic loader would miss

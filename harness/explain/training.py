@@ -20,7 +20,6 @@ from harness.artifacts.train_job import TRAIN
 from harness.artifacts.train_meaning import STREAMS, Parameter, parameters_of
 from harness.errors import UnreadableTensor
 from harness.explain.marks import NOISE_FACTOR
-from harness.store.repeats import repeats_of
 from harness.store.spec import CellSpec
 from harness.store.stored import StoredCell
 from harness.tensors.dtypes import DTYPES, Array
@@ -299,7 +298,7 @@ def training_of(a: object, b: object) -> Training | None:
     repeats = [
         compare_training(side, StoredCell(side.store, again))
         for side in {one.cell.key: one for one in (a, b)}.values()
-        for again in repeats_of(side.cell, side.store.cells())
+        for again in side.store.repeats(side.cell)
         if again.outcome == "ok"
     ]
     return replace(found, repeats=tuple(one for one in repeats if one is not None))

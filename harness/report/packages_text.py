@@ -8,7 +8,7 @@ from harness.environments.changes import Change
 from harness.errors import printable
 from harness.words import count
 
-_FIRST = ("torch", "transformers", "tokenizers", "colbert-ai", "numpy", "safetensors")
+_FIRST = ("python", "torch", "transformers", "tokenizers", "colbert-ai", "numpy", "safetensors")
 """What is named first where many differ."""
 _SHOWN = 12
 

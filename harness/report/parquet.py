@@ -29,7 +29,7 @@ _TYPES: dict[str, pa.DataType] = {
     "texts": pa.list_(pa.string()),
 }  # fmt: skip
 
-MEASURED = ("n", "n_mismatch", "max_abs", "max_ulp")
+MEASURED = ("n", "n_mismatch", "max_abs", "max_abs_ulp", "max_ulp")
 """Columns that have the names of the fields of `Metrics`."""
 
 
@@ -111,7 +111,7 @@ def read_table(path: Path, mend: str) -> tuple[list[dict[str, Any]], dict[str, s
         UsageError: it cannot be read or is of another schema; the sentence ends with `mend`, what to do about it.
     """
     try:
-        table = pq.read_table(path)
+        table = _read(path)
         rows: list[dict[str, Any]] = table.to_pylist()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read as a table ({said(error)}); {mend}.") from error
@@ -133,6 +133,12 @@ def read_table(path: Path, mend: str) -> tuple[list[dict[str, Any]], dict[str, s
         raise UsageError(f"{path} is not the table that it says it is ({said(error)}); {mend}.") from error
 
 
+def _read(path: Path) -> pa.Table:
+    # `pq.read_table` is for folders of files, too, and imports pandas for these, which takes longer than the rest.
+    with pq.ParquetFile(path) as file:
+        return file.read()
+
+
 def _job_beside(path: Path, about: Mapping[str, str]) -> str | None:
     """The kind of job that an older table is of, by the cells of the same sweep; None where nobody knows."""
     beside = path.with_name("cells.parquet")
@@ -141,7 +147,7 @@ def _job_beside(path: Path, about: Mapping[str, str]) -> str | None:
     if not beside.is_file():
         return None
     # Before cells said of which kind they are, there was one.
-    groups = {row["group"]: row.get("job", "index") for row in pq.read_table(beside).to_pylist()}
+    groups = {row["group"]: row.get("job", "index") for row in _read(beside).to_pylist()}
     if job := groups.get(about.get("group")):
         return str(job)
     # Findings are of no group: beside indexes there may be searches in them.

@@ -187,6 +187,30 @@ def test_of_the_user_s_own_folders_no_inode_is_touched_and_the_first_of_two_pack
     assert "numpy/old.py" not in made
 
 
+def test_a_lent_folder_of_data_is_one_link_and_what_is_there_is_the_same_as_file_by_file(tmp_path: Path) -> None:
+    first, second, other = (tmp_path / name for name in ("first", "second", "other"))
+    headers = {"torch/include/a.h": "1", "torch/include/b/c.h": "1", "torch/lib/libtorch.so": "1", "torch/x.py": "1"}
+    package(first, "torch", "1", headers)
+    package(first, "numpy", "1", {"numpy/data/one.txt": "1", "shared/data/first.txt": "1", "mixed/data/numpy.txt": "1"})
+    package(second, "faiss", "1", {"shared/data/second.txt": "1", "hidden/faiss.txt": "1"})
+    package(second, "numpy", "0", {"numpy/data/old.txt": "0", "hidden/numpy.txt": "0"})
+    package(
+        other, "triton", "2", {"mixed/data/triton.txt": "2", "triton/data/one.txt": "2", "triton/data/two.txt": "2"}
+    )
+    for lent in (True, False):
+        sites = Sites((first, second), lent=lent), Sites((other,), lent=lent)
+        exchange_sites(*sites, ["triton"], tmp_path / f"made-{lent}")
+    made = tmp_path / "made-True"
+    found = {place for _path, place in files_in(made)}
+
+    assert found == _content(tmp_path / "made-False").keys()
+    assert found >= {"shared/data/first.txt", "shared/data/second.txt", "hidden/faiss.txt", "mixed/data/triton.txt"}
+    assert not {"numpy/data/old.txt", "hidden/numpy.txt"} & found
+    links = {str(path.relative_to(made)) for path in made.rglob("*") if path.is_symlink()}
+    assert links >= {"torch/include", "torch/lib/libtorch.so", "torch/x.py", "triton"}
+    assert not {"torch", "torch/lib", "shared", "shared/data", "hidden", "mixed"} & links
+
+
 _LISTS = {
     "top_level.txt": "numpy\n_numpy\n",
     "installed-files.txt": "../numpy/__init__.py\n../_numpy.cpython-311.so\nPKG-INFO\n",

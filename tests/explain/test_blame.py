@@ -15,22 +15,25 @@ from harness.environments import counterfactual as counterfactual_module
 from harness.environments.changes import Change
 from harness.environments.counterfactual import Party, environment_with, remove_abandoned
 from harness.environments.interpreter import Interpreter
-from harness.environments.lockfile import exchanged, read_lock
+from harness.environments.lockfile import exchanged, lock_of, read_lock
 from harness.environments.uv import BuildFailed
-from harness.explain.blame import Answer, find
+from harness.errors import UsageError
+from harness.explain.blame import Answer, find, suspects
 from harness.explain.laboratory import Laboratory
 from harness.explain.pair import Side
 from harness.explain.probing import Seen
 from harness.explain.units import AS_A, AS_B, UNRESOLVED, Outcome, Unit, narrow, units_of
 from harness.flock import hold
 from harness.home import Home
+from harness.inputs.matrix_file import load_matrix
 from harness.report import blame_text
 from harness.report.blame_text import sentence
-from harness.report.derived import blamed_by
+from harness.report.older import blamed_by
 from harness.running.recover import left_runs
 from tests.support.observers import observer
 from tests.support.sites import package
 
+ROOT = Path(__file__).parents[2]
 UNITS = tuple(Unit(name, (name,)) for name in ("torch", "cublas", "triton", "sympy"))
 
 
@@ -243,6 +246,17 @@ def test_an_environment_that_uv_built_with_other_packages_than_were_asked_for_ru
         environment_with(Home(tmp_path / "home"), matrix, one, other, ["torch"]),
     ):
         pass
+
+
+def test_a_version_and_an_interpreter_of_another_python_are_refused_before_anything_is_made() -> None:
+    version = lock_of(load_matrix(ROOT / "matrix.yaml"), ROOT / "locks", "2.8.0", "cpu")
+    own = replace(version, own={"kind": "interpreter", "torch": "2.8.0"}, interpreter="CPython 3.12.1")
+    locks = {"2.8.0": version, "next": own}
+    # It has nothing that could run or build.
+    experiment: Any = SimpleNamespace(lock=locks.__getitem__, selection=SimpleNamespace(sites=None))
+
+    with pytest.raises(UsageError, match=r"2\.8\.0 and next: one runs CPython 3\.11, the other CPython 3\.12"):
+        suspects(experiment, "2.8.0", "next")
 
 
 VERSIONS: dict[str, tuple[str | None, str | None]] = dict.fromkeys(

@@ -1,7 +1,8 @@
 """Virtualenvs that differ in patched packages, and what `harness upgrade` says of them and blames.
 
-`python -m tests.support.planted_environments [--home HOME] [CASE …]` prints the table that is kept in
-docs/environments.md, and exits with 1 if any answer is wrong. Both are made of one real environment. The second also
+`python -m tests.support.planted_environments [--home HOME] [--index-only] [CASE …]` prints the table that is kept in
+docs/environments.md, and exits with 1 if any answer is wrong. With `--index-only` it is `harness blame` of the index,
+which takes half as long. Both are made of one real environment. The second also
 has a comment more in a file of torch, transformers, tokenizers, faiss, numpy, colbert-ai and two others, so that there
 are eight packages that could be blamed, and only the fault tells which.
 """
@@ -22,12 +23,20 @@ from pathlib import Path
 from typing import Any
 
 from harness.environments.build import ensure_environment
+from harness.explain.blame import blame
+from harness.explain.pair import prepare_pair
 from harness.home import Home
 from harness.inputs.matrix_file import load_matrix
+from harness.report.blame_text import answer_json
+from harness.running.checks import to_run, two_versions
+from harness.running.selection import Selection
 
 ROOT = Path(__file__).parents[2]
 VERSION = "2.8.0"
-OPTIONS = ["--collection", "embedded", "--checkpoint", "embedded", "--limit", "60", "--device", "cpu", "--threads", "1"]
+SELECTED: dict[str, Any] = {
+    "collection": "embedded", "checkpoint": "embedded", "limit": 60, "device": "cpu", "threads": 1,
+}  # fmt: skip
+OPTIONS = [f"--{name}={value}" for name, value in SELECTED.items()]
 
 HARMLESS = (
     "torch/_appdirs.py", "transformers/file_utils.py", "tokenizers/tools/__init__.py", "faiss/loader.py",
@@ -72,13 +81,17 @@ FAULTS = (
     ),
     Fault(
         "tokenizers' normaliser replaces a letter", "tokenizers", "tokenizers/__init__.py",
-        "_from_file = Tokenizer.from_file\n"
-        "class Tokenizer(Tokenizer):\n"
-        "    @staticmethod\n"
-        "    def from_file(path):\n"
-        "        made = _from_file(path)\n"
+        # Nothing can be derived from the class, which is compiled.
+        "class _Tokenizer:\n"
+        "    def __call__(self, *args, **kwargs):\n"
+        "        return _real_tokenizer(*args, **kwargs)\n"
+        "    def __getattr__(self, name):\n"
+        "        return getattr(_real_tokenizer, name)\n"
+        "    def from_file(self, path):\n"
+        "        made = _real_tokenizer.from_file(path)\n"
         "        made.normalizer = normalizers.Sequence([normalizers.Replace('e', 'a'), made.normalizer])\n"
-        "        return made\n", ("tokenize",),
+        "        return made\n"
+        "_real_tokenizer, Tokenizer = Tokenizer, _Tokenizer()\n", ("tokenize",),
     ),
     Fault(
         "faiss' k-means seed", "faiss-cpu", "faiss/extra_wrappers.py",
@@ -169,6 +182,17 @@ def upgrade(home: Home, before: Path, after: Path, name: str) -> tuple[dict[str,
         raise SystemExit(f"exit code {done.returncode}: {done.stderr}") from error
 
 
+def blame_alone(home: Home, before: Path, after: Path, name: str) -> tuple[dict[str, Any], str]:
+    """What `harness blame` finds of the index, in the form of `upgrade`, without the searches of a verdict."""
+    experiment = to_run(Selection(home=home.root, **SELECTED))
+    a, b = two_versions(experiment, f"before={before}", f"{name}={after}", "blame", "index")
+    said: list[str] = []
+    answer = blame(experiment, prepare_pair(experiment, a, b, repeats=0), said.append)
+    told = answer_json(answer, a, b)
+    verdict = "differs" if answer.diverged else "unchanged"
+    return {"verdict": verdict, "blamed": answer.packages, "blame": told}, "\n".join(said)
+
+
 def wrong(case: tuple[str, ...], found: Mapping[str, Any]) -> str:
     """What is wrong with an answer; empty where nothing is."""
     faults = [BY_NAME[name] for name in case]
@@ -193,6 +217,7 @@ def main() -> int:
     """Print the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--home", type=Path)
+    parser.add_argument("--index-only", action="store_true", help="blame the index, without the searches of upgrade")
     parser.add_argument("cases", nargs="*")
     options = parser.parse_args()
     unknown = sorted(set(options.cases) - BY_NAME.keys())
@@ -210,7 +235,8 @@ def main() -> int:
             started = time.monotonic()
             # At one place, so that files that do not differ are read once.
             after = copy_of(real, Path(folder, "after"), HARMLESS, case)
-            found, said = upgrade(home, before, after, f"after-{number}")
+            ask = blame_alone if options.index_only else upgrade
+            found, said = ask(home, before, after, f"after-{number}")
             shutil.rmtree(after)
             why = wrong(case, found)
             bad += bool(why)
