@@ -21,7 +21,7 @@ COMMANDS = {path.name: list(commands(path.read_text(encoding="utf-8"))) for path
 
 READS_FILES = ("compare", "completion", "headlines", "init", "ladder", "rankings", "schema")
 """Those of `harness` that need no environment and no matrix and end at once; tests/report runs `report` and `plot`."""
-OF_THE_STORE = re.compile(r"\d+\.\d+\.\d+.*|transformers-.*|prod|next|--job")
+OF_THE_STORE = re.compile(r"\d+\.\d+\.\d+.*|transformers-.*|prod|next|py3\d+|--job")
 """With such a word they read stored cells, too."""
 
 
