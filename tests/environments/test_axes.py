@@ -96,7 +96,7 @@ def test_a_lock_whose_torch_was_locked_again_is_refused_with_the_mend(tmp_path):
     (tmp_path / mine.name).write_text(mine.read_text())
 
     with pytest.raises(
-        UsageError, match=r"torch-2-8-0\.txt is not the lock that this one was made from: run `nox -s lo"
+        UsageError, match=r"torch-2-8-0\.txt is not the lock that this one was made from: run `harness lo"
     ):
         read_lock(tmp_path / mine.name)
 
