@@ -10,7 +10,8 @@ of 96 dimensions, 2 bits. B is A again, byte by byte in files of its own ("same"
 with torch; its script loads both and calls `torch.equal` and `torch.allclose` on each pair of tensors, and no more.
 
 Every command runs in a process of its own, from its start to its end. Bytes are those of both sides; "peak" is the
-greatest resident memory, in which pages of files that are mapped count, too. The files are in the page cache.
+greatest resident memory, in which pages of files that are mapped count, too. The files are in the page cache. A second
+`ladder` knows of the first what nobody touched since.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,10 +149,11 @@ class Spent:
 
 
 def clock(command: list[str], codes: tuple[int, ...] = (0, 1)) -> Spent:
-    """Run a command to its end."""
+    """Run a command to its end; as everywhere else, Python may keep what it compiled."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as problems:
         start = time.perf_counter()
-        process = subprocess.Popen(command, stdout=out, stderr=problems)
+        process = subprocess.Popen(command, stdout=out, stderr=problems, env=environment)
         _, status, used = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -162,6 +165,12 @@ def clock(command: list[str], codes: tuple[int, ...] = (0, 1)) -> Spent:
     return Spent(seconds, used.ru_maxrss / 1024, told[-1] if told else "")
 
 
+def apart(function: Callable[..., Any], *arguments: object) -> Any:  # noqa: ANN401 - whatever it returns
+    """Call a function in a process of its own: the memory of this one counts as the least that its children had."""
+    with ProcessPoolExecutor(1) as pool:
+        return pool.submit(function, *arguments).result()
+
+
 def bytes_of(folder: Path) -> int:
     """What the files of a folder have."""
     return sum(path.stat().st_size for path in folder.iterdir())
@@ -170,12 +179,12 @@ def bytes_of(folder: Path) -> int:
 def measure(options: argparse.Namespace, scratch: Path, size: Size) -> Iterator[dict[str, Any]]:
     """Rows of the table for one size: what ran, on which pair, and what it took."""
     a = scratch / "a"
-    write_index(a, size)
+    apart(write_index, a, size)
     harness = [sys.executable, "-m", "harness"]
     for pattern in options.patterns.split(","):
         b = scratch / "b"
         shutil.rmtree(b, ignore_errors=True)
-        shutil.copytree(a, b) if pattern == "same" else write_changed(a, b, size)
+        shutil.copytree(a, b) if pattern == "same" else apart(write_changed, a, b, size)
         both = [str(a), str(b)]
         commands = {
             "`compare`": [*harness, "compare", *both],
@@ -188,8 +197,8 @@ def measure(options: argparse.Namespace, scratch: Path, size: Size) -> Iterator[
         nbytes = bytes_of(a) + bytes_of(b)
         # In turns, so that whoever else loads the machine loads all of them.
         rounds = [{what: clock(command) for what, command in commands.items()} for _ in range(options.rounds)]
-        copied = nbytes / 2 / min(copy_seconds(a / "0.residuals.pt") for _ in range(3)) / 1e9
-        copied *= (a / "0.residuals.pt").stat().st_size / (nbytes / 2)
+        largest = a / "0.residuals.pt"
+        copied = largest.stat().st_size / apart(copy_seconds, largest) / 1e9
         for what in commands:
             best = min((one[what] for one in rounds), key=lambda spent: spent.seconds)
             yield {

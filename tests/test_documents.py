@@ -30,7 +30,7 @@ READS = (
     "store",
 )  # fmt: skip
 """Those of `harness` that read files and stored cells only, and end at once; tests/report runs `report` and `plot`."""
-NOT_STORED = re.compile(r"transformers-.*|prod|next|--job|--axis|--collection|import|.*#\d+|.* on .*")
+NOT_STORED = re.compile(r"transformers-.*|--job|--axis|--collection|import|.*#\d+|.* on .*")
 """With such a word they read what is not in `home`; as with a version that `VERSIONS` has not."""
 
 
@@ -89,12 +89,22 @@ def test_a_command_that_would_be_refused_is_not_understood(line):
         understand(line.split())
 
 
+NAMED = {
+    word.partition("=")[0]
+    for found in COMMANDS.values()
+    for one in found
+    for word in one.words
+    if re.match(r"\w+=", word)
+}
+"""What documents call environments of the user's own."""
+
+
 def _is_run(one: Command) -> bool:
     if one.text:
         return True
     versions = {version for word in one.words for version in re.findall(r"\b\d+\.\d+\.\d+\b", word)}
     reads = " ".join(one.words).partition("harness ")[2].split(" ")[0] in READS and versions <= {*VERSIONS}
-    if not reads or any(map(NOT_STORED.fullmatch, one.words)):
+    if not reads or NAMED & {*one.words} or any(map(NOT_STORED.fullmatch, one.words)):
         return False
     try:
         understand(one.words)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from harness.tensors.tensor import Tensor
 from harness.words import count
 
 _BLOCK = 1 << 16  # tokens that are looked at at a time: what is made of them fits the second-level cache
+_SHARE = 1 << 17  # passages that are matched at a time, until these are many shares
 _BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2**64
 
 
@@ -177,7 +179,7 @@ class _Tokens:
         )
         renamed = permutation is not None and all(within(one, permutation.to_a.size) for one in codes.values())
         rename = permutation.to_a if permutation is not None and renamed else None
-        return cls(codes, residuals, rename, sizes.flat.astype(np.int64), block)
+        return cls(codes, residuals, rename, sizes.flat.astype(np.int64, copy=False), block)
 
     @cached_property
     def width(self) -> int:
@@ -306,34 +308,54 @@ def _match(a: _Tokens, b: _Tokens, known: Array, *, codes_alone: bool = False) -
     else:
         waiting = _with_others(a, b, *waiting)
         keys = [side.digests(which) for side, which in zip((a, b), waiting, strict=True)]
-    # The first of several equal passages is the first of the other side's, and so on.
-    group = np.unique(np.concatenate(keys), return_inverse=True)[1]
-    ranked_a, ranked_b = _ranked(group[: keys[0].size]), _ranked(group[keys[0].size :])
-    _, left, right = np.intersect1d(ranked_a, ranked_b, assume_unique=True, return_indices=True)
-    left, right = waiting[0][left], waiting[1][right]
-    alike = a.sizes[left] == b.sizes[right]
-    left, right = left[alike], right[alike]
-    same = _same(a, b, left, right, codes_alone=codes_alone)
-    to_a[right[same]] = left[same]
+
+    def look(pick: Callable[[Array], Array]) -> list[Array]:
+        """Which of the two sides' waiting passages have the same number; of several, the first the other's first."""
+        share = [pick(key) for key in keys]
+        own = [key[here] for key, here in zip(keys, share, strict=True)]
+        group = np.unique(np.concatenate(own), return_inverse=True)[1]
+        ranked = _ranked(group[: own[0].size]), _ranked(group[own[0].size :])
+        _, *found = np.intersect1d(*ranked, assume_unique=True, return_indices=True)
+        return [which[here[one]] for which, here, one in zip(waiting, share, found, strict=True)]
+
+    for pair in in_threads(look, _shares(*keys)):
+        alike = a.sizes[pair[0]] == b.sizes[pair[1]]
+        left, right = (side[alike] for side in pair)
+        same = _same(a, b, left, right, codes_alone=codes_alone)
+        to_a[right[same]] = left[same]
     return to_a
 
 
-def _with_others(a: _Tokens, b: _Tokens, left: Array, right: Array) -> list[Array]:
+def _shares(*keys: Array) -> list[Callable[[Array], Array]]:
+    """Functions that say where the numbers of one share are: equal ones are in the same, of at most sixteen."""
+    bits = min((max(key.size for key in keys) // _SHARE).bit_length(), 4)
+
+    def pick(share: int, key: Array) -> Array:
+        return np.flatnonzero(key >> np.uint64(60) >> np.uint64(4 - bits) == share)
+
+    return [partial(pick, share) for share in range(1 << bits)]
+
+
+def _with_others(a: _Tokens, b: _Tokens, *waiting: Array) -> list[Array]:
     """Of passages that are not the same in place, those whose codes the other side has at another place."""
+    keys = [side.by_codes[which] for side, which in zip((a, b), waiting, strict=True)]
     in_place = np.zeros(max(a.sizes.size, b.sizes.size), np.bool_)
     if np.array_equal(a.sizes, b.sizes):
-        in_place[left] = True
-        in_place[right] &= a.by_codes[right] == b.by_codes[right]
+        in_place[waiting[0]] = True
+        in_place[waiting[1]] &= a.by_codes[waiting[1]] == keys[1]
 
-    def look(side: tuple[_Tokens, Array, _Tokens, Array]) -> Array:
-        mine, which, theirs, others = side
-        keys, wanted = np.sort(theirs.by_codes[others]), mine.by_codes[which]
-        order = np.argsort(wanted)  # what is looked for in order is found in the cache
-        there = np.searchsorted(keys, wanted[order], "right") - np.searchsorted(keys, wanted[order], "left")
-        found: Array = np.sort(which[order][there > in_place[which[order]]])
+    def look(pick: Callable[[Array], Array]) -> list[Array]:
+        share = [pick(key) for key in keys]
+        own = [np.sort(key[here]) for key, here in zip(keys, share, strict=True)]
+        found = []
+        for which, key, unordered, theirs in zip(waiting, keys, share, own[::-1], strict=True):
+            here = unordered[np.argsort(key[unordered])]  # what is looked for in order is found in the cache
+            there = np.searchsorted(theirs, key[here], "right") - np.searchsorted(theirs, key[here], "left")
+            found.append(which[here[there > in_place[which[here]]]])
         return found
 
-    return list(in_threads(look, [(a, left, b, right), (b, right, a, left)]))
+    looked = zip(*in_threads(look, _shares(*keys)), strict=True)
+    return [np.sort(np.concatenate(side)) for side in looked]
 
 
 def _ranked(group: Array) -> Array:

@@ -400,7 +400,9 @@ def _otherwise(a: CellSpec, b: CellSpec) -> Iterator[Otherwise]:
     """What differs between two cells and is not the version, its lock, its oddities or the repeat."""
     left, right = a.to_json(), b.to_json()
     odd = {*a.oddities, *b.oddities}
-    for name in sorted({*left, *right} - {"version", "lock", "oddities", "repeat"}):
+    names = {*left, *right} - {"version", "lock", "oddities", "repeat"}
+    # Variables last: threads and ranks are settings, and several of these.
+    for name in sorted(names, key=lambda name: (name == "environment", name)):
         one, other = left.get(name), right.get(name)
         if isinstance(one, dict) and isinstance(other, dict) and name in ("settings", "environment"):
             for key in sorted({*one, *other} - (odd if name == "environment" else set())):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from harness.artifacts import passages
 from harness.artifacts.comparison import Comparison, compare_sources
 from harness.artifacts.directory import IndexDirectory
 from harness.artifacts.passages import align
@@ -259,7 +260,9 @@ def matched_one_by_one(a: Sequence[Passage], b: Sequence[Passage]) -> tuple[list
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_passages_are_matched_as_they_are_one_by_one(tmp_path: Path, seed: int) -> None:
+def test_passages_are_matched_as_they_are_one_by_one(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Few kinds of passages, so that equal ones are at many places, in place or not; few tokens at a time."""
     rng = np.random.default_rng(seed)
     kinds = some(seed, [3, 3, 3, 5]) if seed % 2 else some(seed, [3] * 4)
@@ -271,6 +274,7 @@ def test_passages_are_matched_as_they_are_one_by_one(tmp_path: Path, seed: int) 
     left, right = write(tmp_path / "a", a, chunk=7), write(tmp_path / "b", b, chunk=7)
 
     for block in (1, 10, 1 << 16):
+        monkeypatch.setattr(passages, "_SHARE", block)
         found = align(IndexDirectory(left), IndexDirectory(right), block=block)
         assert found is not None
         assert found.to_a is not None
