@@ -31,7 +31,10 @@ def printable(text: object) -> str:
 
     Control characters and line breaks are escaped, and so are the invisible characters that reorder text.
     """
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(text))
+    told = str(text)
+    if told.isprintable():  # nearly all are, and this is one pass in C
+        return told
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in told)
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -33,27 +33,11 @@ def map_file(path: Path) -> np.ndarray[Any, np.dtype[Any]]:
         UnreadableTensor: the file is missing, is not a regular file, may not be read, or only stands for one that was
             not downloaded: a pointer of git-lfs, or a link of a cache into nowhere.
     """
-    try:
-        # A pipe that came with a folder from elsewhere would be waited for without end.
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-            about = os.fstat(file.fileno())
-            if not stat.S_ISREG(about.st_mode):
-                raise ValueError("it is not a regular file")
-            if not about.st_size:
-                return np.empty(0, np.uint8)
-            raw = np.frombuffer(mmap.mmap(file.fileno(), about.st_size, access=mmap.ACCESS_READ), np.uint8)
-    except (OSError, ValueError) as error:
-        if isinstance(error, FileNotFoundError) and path.is_symlink():
-            raise UnreadableTensor(
-                f"{path} is a link to {path.readlink()}, which is not there: its content was not downloaded, or was "
-                "removed from the cache; download it again."
-            ) from error
-        raise UnreadableTensor(f"{path} cannot be read: {said(error)}.") from error
-    if raw[: len(_LFS)].tobytes() == _LFS:
-        raise UnreadableTensor(
-            f"{path} is a pointer of git-lfs, not the file itself, which was not downloaded: run `git lfs pull` in the "
-            "repository that it came from."
-        )
+    with _opened(path) as (file, size):
+        if not size:
+            return np.empty(0, np.uint8)
+        raw = np.frombuffer(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ), np.uint8)
+    _refuse_pointer(path, raw[: len(_LFS)].tobytes())
     return raw
 
 
@@ -63,22 +47,57 @@ def read_json(path: Path) -> object:
     Raises:
         UnreadableTensor: it is missing, huge, or not JSON; see also `map_file`.
     """
-    raw = map_file(path)
-    if raw.size > 1 << 30:
-        raise UnreadableTensor(f"{path} has {raw.size} bytes, too many for an index's JSON.")
+    with _opened(path) as (file, size):
+        if size > 1 << 30:
+            raise UnreadableTensor(f"{path} has {size} bytes, too many for an index's JSON.")
+        raw = file.read()
+    _refuse_pointer(path, raw[: len(_LFS)])
     try:
-        found: object = json.loads(raw.tobytes())
+        found: object = json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise UnreadableTensor(f"{path} is not valid JSON: {error}.") from error
     return found
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
+    """A regular file and its size."""
+    try:
+        # A pipe that came with a folder from elsewhere would be waited for without end.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            about = os.fstat(file.fileno())
+            if not stat.S_ISREG(about.st_mode):
+                raise ValueError("it is not a regular file")
+            yield file, about.st_size
+    except (OSError, ValueError) as error:
+        if isinstance(error, FileNotFoundError) and path.is_symlink():
+            raise UnreadableTensor(
+                f"{path} is a link to {path.readlink()}, which is not there: its content was not downloaded, or was "
+                "removed from the cache; download it again."
+            ) from error
+        raise UnreadableTensor(f"{path} cannot be read: {said(error)}.") from error
+
+
+def _refuse_pointer(path: Path, head: bytes) -> None:
+    if head == _LFS:
+        raise UnreadableTensor(
+            f"{path} is a pointer of git-lfs, not the file itself, which was not downloaded: run `git lfs pull` in the "
+            "repository that it came from."
+        )
+
+
+_HOLDING = frozenset({dict, list})  # of what `json` makes
+
+
 def too_deep(value: object, limit: int = 32) -> bool:
     """Whether a JSON value nests deeper than `limit`; what nests as deep as JSON allows cannot even be compared."""
-    if not isinstance(value, (dict, list)):
-        return False
-    inner = value.values() if isinstance(value, dict) else value
-    return limit == 0 or any(too_deep(one, limit - 1) for one in inner)
+    # Level by level: a record has thousands of values, and a call for each would cost more than reading it did.
+    level: list[Any] = [value] if type(value) in _HOLDING else []
+    depth = 0
+    while level and depth < limit:
+        inner = (one.values() if type(one) is dict else one for one in level)
+        level, depth = [value for values in inner for value in values if type(value) in _HOLDING], depth + 1
+    return bool(level)
 
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
+
+
+def user_cache() -> Path | None:
+    """The folder of what the user's commands keep for one another, which may not be there yet.
+
+    It is the user's own, never a shared one, because what is in it is believed. None where the user has no home folder.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "colbert-torch-harness"
+    except RuntimeError:
+        return None
 
 
 def package_folder() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import sys
@@ -30,6 +31,11 @@ def count(number: int, noun: str, plural: str = "") -> str:
         plural: of a noun that takes more than an `s`.
     """
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def ulps(steps: float) -> str:
+    """How far apart two floats are at most, in steps between neighbours: `3 ULP`."""
+    return f"{math.ceil(steps):,} ULP"
 
 
 def duration(seconds: float) -> str:

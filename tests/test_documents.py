@@ -1,4 +1,4 @@
-"""Every command of README and docs/ is understood by what it calls, and those that only read files are run."""
+"""Every command of README and docs/ is understood by what it calls, and those that only read are run."""
 
 from __future__ import annotations
 
@@ -10,19 +10,28 @@ from unittest import mock
 
 import pytest
 
+from harness.cli import main
 from tests.support.command import run
-from tests.support.documented import Command, commands
+from tests.support.documented import Command, commands, options
 from tests.support.small_index import index_arrays, write_index
-from tests.support.understood import NotUnderstoodError, understand
+from tests.support.standin import VERSIONS, make_inputs, make_sites
+from tests.support.understood import NotUnderstoodError, options_of_harness, understand
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = {path.name: list(commands(path.read_text(encoding="utf-8"))) for path in DOCUMENTS}
 
-READS_FILES = ("compare", "completion", "headlines", "init", "ladder", "rankings", "schema")
-"""Those of `harness` that need no environment and no matrix and end at once; tests/report runs `report` and `plot`."""
-OF_THE_STORE = re.compile(r"\d+\.\d+\.\d+.*|transformers-.*|prod|next|py3\d+|--job")
-"""With such a word they read stored cells, too."""
+OPTIONS = options_of_harness()
+OF_OTHERS = {"--gres", "--hash", "--long", "--require-hashes"}
+"""Options of sbatch, of requirements files, of zstd and of pip."""
+
+READS = (
+    "all-pairs", "compare", "completion", "consecutive", "export", "headlines", "init", "ladder", "rankings", "schema",
+    "store",
+)  # fmt: skip
+"""Those of `harness` that read files and stored cells only, and end at once; tests/report runs `report` and `plot`."""
+NOT_STORED = re.compile(r"transformers-.*|--job|--axis|--collection|import|.*#\d+|.* on .*")
+"""With such a word they read what is not in `home`; as with a version that `VERSIONS` has not."""
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -36,6 +45,11 @@ def test_every_command_of_a_document_is_understood(name, monkeypatch):
             refused.append(f"{one.line}\n    {error}")
 
     assert not refused, "\n".join(refused)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_option_that_a_document_names_by_itself_is_one_of_harness(path):
+    assert options(path.read_text(encoding="utf-8")) <= OPTIONS | OF_OTHERS
 
 
 def test_the_commands_are_found():
@@ -75,10 +89,28 @@ def test_a_command_that_would_be_refused_is_not_understood(line):
         understand(line.split())
 
 
+NAMED = {
+    word.partition("=")[0]
+    for found in COMMANDS.values()
+    for one in found
+    for word in one.words
+    if re.match(r"\w+=", word)
+}
+"""What documents call environments of the user's own."""
+
+
 def _is_run(one: Command) -> bool:
-    called = " ".join(one.words).partition("harness ")[2].split() or [""]
-    whole = called[0] in READS_FILES and (called[1:] or not one.inline)
-    return bool(one.text or whole) and not any(map(OF_THE_STORE.fullmatch, one.words))
+    if one.text:
+        return True
+    versions = {version for word in one.words for version in re.findall(r"\b\d+\.\d+\.\d+\b", word)}
+    reads = " ".join(one.words).partition("harness ")[2].split(" ")[0] in READS and versions <= {*VERSIONS}
+    if not reads or NAMED & {*one.words} or any(map(NOT_STORED.fullmatch, one.words)):
+        return False
+    try:
+        understand(one.words)
+    except NotUnderstoodError:  # of a sentence about it
+        return False
+    return True
 
 
 RUNS = list({(*one.words, one.text): one for found in COMMANDS.values() for one in found if _is_run(one)}.values())
@@ -87,9 +119,21 @@ PRINTS = r"prints\b"
 """Begins a paragraph after a command that tells numbers of what it printed."""
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home in which `VERSIONS` have been indexed, by a stand-in for the job."""
+    made = tmp_path_factory.mktemp("stored")
+    inputs = make_inputs(made)[: -len(("--threads", "1"))]  # as a command without options would ask for
+    where = ["--output", str(made / "tables"), "--home", str(made / "home"), *make_sites(made, seconds=0)]
+    with pytest.raises(SystemExit) as ended:
+        main(["sweep", *VERSIONS, "--device", "cpu", *inputs, *where])
+    assert ended.value.code == 1  # they differ
+    return made / "home"
+
+
 @pytest.fixture
-def playground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with all that the documents' commands name; the home is an empty one."""
+def playground(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with all that the documents' commands name."""
     here = tmp_path / "here"
     here.mkdir()
     (here / "docs").mkdir()
@@ -106,15 +150,16 @@ def playground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (here / f"{name}.run").write_text("".join(lines))
     (here / "JUDGED").write_text("".join(f"q{q} 0 d0 1\n" for q in range(3)))
     monkeypatch.chdir(here)
+    monkeypatch.setenv("HARNESS_HOME", str(home))
     monkeypatch.setenv("SHELL", "/bin/bash")
-    for variable in ("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"):
+    for variable in ("XDG_DATA_HOME", "XDG_CONFIG_HOME"):
         monkeypatch.setenv(variable, str(tmp_path / "home"))
     return here
 
 
 @pytest.mark.usefixtures("playground")
 @pytest.mark.parametrize("command", RUNS, ids=lambda one: one.line[:60])
-def test_what_reads_only_files_runs_and_prints_what_the_document_says(command, capsys):
+def test_what_only_reads_is_run_and_prints_what_the_document_says(command, capsys):
     arguments = [
         found for word in command.words for found in (sorted(map(str, Path().glob(word))) if "*" in word else [word])
     ]

@@ -26,7 +26,7 @@ from rich.console import Console
 from harness.artifacts.comparison import compare_sources
 from harness.artifacts.directory import IndexDirectory, index_tensors
 from harness.artifacts.index_job import INDEX
-from harness.artifacts.ladder import digests_of, ladder
+from harness.artifacts.ladder import all_digests, ladder
 from harness.errors import HarnessError, UnreadableTensor, UsageError, printable
 from harness.explain.compared import ComparedCells
 from harness.inputs.checkpoint import load_checkpoint_local
@@ -396,7 +396,8 @@ def test_an_index_whose_folder_speaks_is_compared_in_silence(tmp_path: Path) -> 
     index, other = write_index(tmp_path / name), write_index(tmp_path / "b")
     sources = [IndexDirectory(index), IndexDirectory(other)]
 
-    found = ladder([(source.name, digests_of(source)[0]) for source in sources], [])
+    digests = (one for one, _ in all_digests(sources))
+    found = ladder(list(zip((source.name for source in sources), digests, strict=True)), [])
 
     assert harmless(text(compare_sources(sources[0], sources[1])))
     assert harmless(ladder_text(found))

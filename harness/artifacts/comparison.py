@@ -31,6 +31,7 @@ from harness.artifacts.source import (
 from harness.errors import ExitCode, UnreadableTensor
 from harness.tensors.dtypes import DTYPES, count_nan, judged
 from harness.tensors.metrics import Metrics, measure
+from harness.tensors.passes import in_threads
 from harness.tensors.profiles import BUILTIN, Profile, ProfileVerdict
 from harness.tensors.spread import Octaves, spread
 from harness.tensors.tensor import Tensor
@@ -355,13 +356,15 @@ def _judged(
 
 def _damage(pair: Sequence[Tensor]) -> str:
     """Why a difference is no divergence: what a side has in its file is not what was saved there; else empty."""
-    reasons = []
-    for letter, tensor in zip("AB", pair, strict=True):
+
+    def look(side: tuple[str, Tensor]) -> str:
         try:
-            tensor.verify()
+            side[1].verify()
         except UnreadableTensor as error:
-            reasons.append(f"{letter}: {error}")
-    return " ".join(reasons)
+            return f"{side[0]}: {error}"
+        return ""
+
+    return " ".join(filter(None, in_threads(look, zip("AB", pair, strict=True))))
 
 
 _counted: dict[str, int] = {}  # NaNs by digest: records of before do not know them, and many cells share a tensor
@@ -403,7 +406,8 @@ def _settled(name: str, known: Facts, profiles: Sequence[Profile]) -> ArtifactCo
         verdicts[profile.name] = ProfileVerdict(profile.name, atol, rtol, close, least)
     n = math.prod(known.shape)
     metrics = Metrics(
-        n=n, n_mismatch=nans, bit_equal=True, n_finite=n - nans, max_abs=0.0, max_abs_at=None, mean_abs=0.0,
+        n=n, n_mismatch=nans, bit_equal=True, n_finite=n - nans, max_abs=0.0, max_abs_at=None, max_abs_ulp=None,
+        mean_abs=0.0,
         max_rel=0.0, max_rel_at=None, n_rel_inf=0, p50_abs=0.0, p99_abs=0.0, p999_abs=0.0,
         max_ulp=0 if floating else None,
         max_ulp_at=None, p99_ulp=0 if floating else None, rel_l2=0.0, cosine=None, nan_a=nans, nan_b=nans, posinf_a=0,

@@ -156,13 +156,17 @@ class IndexDirectory:
 
         The lengths of some chunks are not those of the index: they would seem to differ from a whole index's.
         """
+        return self._names
+
+    @cached_property
+    def _names(self) -> tuple[str, ...]:
         whole = 0 < len(self._doclens) == self._chunks
         return tuple(INDEX.in_order([*self._files, *(["doclens"] if whole else [])]))
 
     def load(self, name: str) -> Tensor:
         """Map a tensor; see `ArtifactSource.load`."""
         if name == "doclens":
-            return self._load_doclens()
+            return self._lengths
         if name not in self._files:
             raise UnreadableTensor(f"{self.path} has no artifact {name!r}.")
         file, place = self._files[name]
@@ -183,15 +187,28 @@ class IndexDirectory:
             raise UnreadableTensor(f"{self.path / file} holds a {type(found).__name__} where a tensor is expected.")
         return found
 
-    def _load_doclens(self) -> Tensor:
-        parts: list[int] = []
+    @cached_property
+    def _lengths(self) -> Tensor:
+        """Asked for by several artifacts; each list becomes an array at once, for its numbers are objects."""
+        parts = [np.empty(0, np.int64)]
         for chunk in self._doclens:
             path = self.path / f"doclens.{chunk}.json"
             values = read_json(path)
-            if not isinstance(values, list) or any(type(v) is not int or not 0 <= v < 2**63 for v in values):
+            if not isinstance(values, list) or not set(map(type, values)) <= {int}:
                 raise UnreadableTensor(f"{path} is not a list of document lengths.")
-            parts += values
-        return Tensor.of(np.array(parts, np.int64))
+            try:
+                parts.append(np.array(values, np.int64))
+            except OverflowError:
+                raise UnreadableTensor(f"{path} is not a list of document lengths.") from None
+            if (parts[-1] < 0).any():
+                raise UnreadableTensor(f"{path} is not a list of document lengths.")
+        return Tensor.of(np.concatenate(parts))
+
+    def files_of(self, name: str) -> tuple[Path, ...]:
+        """The files that an artifact is read from."""
+        if name == "doclens":
+            return tuple(self.path / f"doclens.{chunk}.json" for chunk in self._doclens)
+        return (self.path / self._files[name][0],)
 
     def digest(self, name: str) -> str | None:  # noqa: ARG002 - part of the protocol
         """None: a directory keeps no digests."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, count, pairwise
 from typing import Any
@@ -13,6 +13,7 @@ from harness.artifacts.index_job import INDEX
 from harness.artifacts.kind import JobKind
 from harness.artifacts.kinds import kind_of, other_formula
 from harness.artifacts.metadata import identity
+from harness.artifacts.remembered import Remembered
 from harness.artifacts.source import ArtifactSource, metadata_problem, unrecorded
 from harness.errors import ExitCode, UnreadableTensor
 
@@ -111,7 +112,7 @@ def ladder(
 
     Args:
         items: in order, names unique.
-        unreadable: sentences about artifacts that could not be read; they have digests of their own (`digests_of`),
+        unreadable: sentences about artifacts that could not be read; they have digests of their own (`all_digests`),
             so that they are equal to nothing, and count as no change.
         noise: item to the tensors that running it again changed; only items that were run again.
         incomplete: item to what it lacks of a whole index; only items that lack something.
@@ -176,23 +177,47 @@ def _was_read(digest: str | None) -> bool:
     return digest is None or not digest.startswith(_UNREAD)
 
 
-def all_digests(sources: Sequence[ArtifactSource]) -> list[tuple[dict[str, str], list[str]]]:
-    """`digests_of` each source, where what differs is held against its file's own checksum.
+def all_digests(
+    sources: Sequence[ArtifactSource], remembered: Remembered | None = None
+) -> list[tuple[dict[str, str], list[str]]]:
+    """Of each source a digest for each artifact, and sentences about those that could not be read.
 
-    A damaged file is so unreadable, and no change.
+    Stored cells know their digests; a directory's tensors are hashed, mapped, unless they are `remembered`. What
+    differs is held against its file's own checksum at once, while the file is in memory. An unreadable artifact, such
+    as a damaged one, gets a digest that nothing else has, and counts as no change.
     """
-    found = [digests_of(source) for source in sources]
-    kind = kind_of(next(iter(sources), None))
-    for name in kind.in_order({name for digests, _ in found for name in digests if name != "metadata"}):
-        if len({digests[name] for digests, _ in found if name in digests and _was_read(digests[name])}) < 2:
-            continue
-        for source, (digests, problems) in zip(sources, found, strict=True):
-            if name in digests and _was_read(digests[name]) and source.digest(name) is None:
-                try:
-                    source.load(name).verify()
-                except UnreadableTensor as error:
-                    digests[name] = f"{_UNREAD}{next(_asked)}"
-                    problems.append(str(error))
+    remembered = remembered or Remembered()
+    digests: list[dict[str, str]] = [{} for _ in sources]
+    problems: list[list[str]] = [[] for _ in sources]
+
+    def ask(place: int, name: str, question: Callable[[ArtifactSource, str], str | None]) -> None:
+        try:
+            answer = question(sources[place], name)
+        except UnreadableTensor as error:
+            digests[place][name] = f"{_UNREAD}{next(_asked)}"  # two sources may have the same name
+            problems[place].append(str(error))
+        else:
+            digests[place][name] = answer or digests[place][name]
+
+    for name in kind_of(next(iter(sources), None)).in_order({name for source in sources for name in source.names()}):
+        having = [place for place, source in enumerate(sources) if name in source.names()]
+        for place in having:
+            ask(place, name, remembered.digest)
+        read = [place for place in having if _was_read(digests[place][name])]
+        if len({digests[place][name] for place in read}) > 1:
+            for place in read:
+                ask(place, name, remembered.verify)
+    remembered.save()
+    for place, source in enumerate(sources):
+        problem, metadata = metadata_problem(source), source.metadata()
+        if problem:
+            digests[place]["metadata"] = f"{_UNREAD}{next(_asked)}"
+            problems[place].append(problem)
+        elif metadata:
+            text = json.dumps(identity(metadata), sort_keys=True, default=str)
+            digests[place]["metadata"] = hashlib.sha256(text.encode()).hexdigest()
+    # A file that holds two tensors is told once.
+    found = [(known, list(dict.fromkeys(told))) for known, told in zip(digests, problems, strict=True)]
     _keep_apart(sources, found)
     return found
 
@@ -215,28 +240,3 @@ def unrecorded_of(sources: Mapping[str, ArtifactSource]) -> dict[str, set[str]]:
     """Item to what others have and of which it says nothing; see `ladder`."""
     names = {name for source in sources.values() for name in source.names()}
     return {item: {name for name in names if unrecorded(source, name)} for item, source in sources.items()}
-
-
-def digests_of(source: ArtifactSource) -> tuple[dict[str, str], list[str]]:
-    """A digest for each artifact of a source, and sentences about those that could not be read.
-
-    Stored cells know their digests; a directory's tensors are hashed, mapped, once. An unreadable artifact gets a
-    digest that nothing else has.
-    """
-    own = f"{_UNREAD}{next(_asked)}"  # two sources may have the same name
-    digests, problems = {}, []
-    for name in source.names():
-        try:
-            digests[name] = source.digest(name) or source.load(name).digest()
-        except UnreadableTensor as error:
-            digests[name] = f"{own}:{name}"
-            problems.append(str(error))
-    problem = metadata_problem(source)
-    metadata = source.metadata()
-    if problem:
-        digests["metadata"] = f"{own}:metadata"
-        problems.append(problem)
-    elif metadata:
-        text = json.dumps(identity(metadata), sort_keys=True, default=str)
-        digests["metadata"] = hashlib.sha256(text.encode()).hexdigest()
-    return digests, list(dict.fromkeys(problems))  # a file that holds two tensors is told once

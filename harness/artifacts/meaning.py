@@ -15,8 +15,9 @@ from harness.artifacts.permutation import Permutation, numbers_of, unit
 from harness.artifacts.source import ArtifactSource, facts_of, metadata_file, setting
 from harness.errors import UnreadableTensor
 from harness.tensors.dtypes import DTYPES, Array, decode
-from harness.tensors.mapped import give_back
+from harness.tensors.mapped import give_back, take_in
 from harness.tensors.one_byte import pair_counts
+from harness.tensors.passes import each_chunk, in_threads
 from harness.tensors.tensor import Tensor
 
 NEAR_TIE = 2.0**-10
@@ -26,7 +27,7 @@ Scores are dot products of unit vectors that were rounded to float16, so two cor
 as much.
 """
 
-_ROWS = 8192
+_ROWS = 1024  # moved codes whose margins are computed at a time: what is made of them fits the second-level cache
 _STRIP = 1 << 20  # codes, and entries of inverted lists, that are looked at at a time
 _PASSAGES = 1 << 40  # more than any index has
 _SAMPLE = 200_000  # moved codes whose margins are computed
@@ -118,11 +119,12 @@ def contradictions(source: ArtifactSource) -> Iterator[str]:
 def bucket_facts(a: Tensor, b: Tensor, nbits: int) -> dict[str, Any]:
     """How many bucket numbers changed, and by how many buckets, from two tensors of packed residuals of equal shape."""
     counts = pair_counts(a, b)
-    left, right = np.nonzero(counts)
+    left, right = np.nonzero(counts.pairs)
     table = unpack_table(nbits)
     steps = np.abs(table[left] - table[right])
-    weights = np.repeat(counts[left, right][:, None], steps.shape[1], axis=1)
+    weights = np.repeat(counts.pairs[left, right][:, None], steps.shape[1], axis=1)
     histogram = np.bincount(steps.ravel(), weights=weights.ravel().astype(np.float64), minlength=1).astype(np.int64)
+    histogram[0] += counts.same * steps.shape[1]
     total, changed = int(histogram.sum()), int(histogram[1:].sum())
     moved = np.arange(histogram.size)
     return {
@@ -167,14 +169,14 @@ class Embeddings:
         except UnreadableTensor:
             return None
 
-    def rows(self, places: Array) -> Array:
-        """Embeddings at these rows, float64, (places, dim)."""
+    def rows(self, places: Array, centroids: Array) -> Array:
+        """Embeddings at these rows, float64, (places, dim), by the centroids that they are nearest to."""
         if self.embs is not None:
             return numbers_of(self.embs, places)
         assert self.packed is not None
         residuals, weights, nbits = self.packed
-        buckets = unpack_table(nbits)[residuals.data[places]].reshape(places.size, -1)
-        return unit(numbers_of(self.centroids, self.codes.flat[places].astype(np.int64)) + weights[buckets])
+        steps = weights[unpack_table(nbits)][residuals.data[places]].reshape(places.size, -1)
+        return unit(centroids + steps)
 
     def blur(self, gap: Array) -> Array:
         """How far a score difference may be off because residuals are quantised: two standard deviations.
@@ -198,12 +200,18 @@ def _try_load(source: ArtifactSource, name: str) -> Tensor | None:
 
 def within(numbers: Tensor, count: int) -> bool:
     """Whether all of these integers are from 0 to below `count`."""
-    for start in range(0, numbers.n, _STRIP):
-        strip = numbers.flat[start : start + _STRIP]
-        if int(strip.min()) < 0 or int(strip.max()) >= count:
-            return False
-        give_back(strip)
-    return True
+    most = _greatest(numbers)
+    return most is not None and most < count
+
+
+def _greatest(numbers: Tensor) -> int | None:
+    """The greatest of some integers, -1 where there are none; None where one is below zero."""
+
+    def look(p: Array, _q: Array, _start: int) -> tuple[int, int]:
+        return int(p.min()), int(p.max())
+
+    found = list(each_chunk(numbers.flat, numbers.flat, _STRIP, look, None))
+    return None if any(least < 0 for least, _ in found) else max((most for _, most in found), default=-1)
 
 
 def code_facts(
@@ -234,7 +242,7 @@ def code_facts(
     count, kept = 0, [np.empty(0, np.int64)]
     for start in range(0, left.size, strip):
         p, q = left[start : start + strip], right[start : start + strip]
-        apart = p.astype(np.int64) != in_a(q)
+        apart = p != q if to_a is None else p.astype(np.int64) != in_a(q)
         places = np.flatnonzero(apart if same_token is None else apart & same_token[start : start + strip])
         kept.append(start + places[: max(sample - count, 0)])
         count += places.size
@@ -247,15 +255,17 @@ def code_facts(
     # A's name for B's choice, and B's name for A's choice.
     to_b = np.argsort(to_a) if to_a is not None else None
     moved = np.concatenate(kept)
-    margins, limits = [], []
-    for start in range(0, moved.size, _ROWS):
+
+    def look(start: int) -> tuple[Array, Array]:
+        """Margins and limits of some moved codes."""
         rows = moved[start : start + _ROWS]
         mine, theirs = left[rows].astype(np.int64), right[rows].astype(np.int64)
         m_a, l_a = _margin(one, rows, mine, in_a(theirs))
         m_b, l_b = _margin(other, rows, theirs, mine if to_b is None else to_b[mine])
-        margins.append(np.maximum(m_a, m_b))
-        limits.append(np.maximum(l_a, l_b))
-    margin, limit = np.concatenate(margins), np.concatenate(limits)
+        return np.maximum(m_a, m_b), np.maximum(l_a, l_b)
+
+    looked = zip(*in_threads(look, range(0, moved.size, _ROWS)), strict=True)
+    margin, limit = (np.concatenate(side) for side in looked)
     ties = int(np.count_nonzero(margin <= limit))
     captured = one.embs is not None and other.embs is not None
     return facts | {
@@ -272,8 +282,9 @@ def code_facts(
 
 def _margin(side: Embeddings, rows: Array, own: Array, other: Array) -> tuple[Array, Array]:
     with np.errstate(invalid="ignore", over="ignore"):  # centroids that are not finite have no margin, and say so
-        gap = numbers_of(side.centroids, own) - numbers_of(side.centroids, other)
-        return (side.rows(rows) * gap).sum(axis=1), NEAR_TIE + side.blur(gap)
+        nearest = numbers_of(side.centroids, own)
+        gap = nearest - numbers_of(side.centroids, other)
+        return (side.rows(rows, nearest) * gap).sum(axis=1), NEAR_TIE + side.blur(gap)
 
 
 def ivf_facts(
@@ -294,6 +305,7 @@ def ivf_facts(
         strip: entries that are looked at at a time.
     """
     facts: dict[str, Any] = {}
+    shift = (0 if passages is None else passages.size).bit_length()
     sizes = [length.flat.astype(np.int64) for length in lengths]
     if sizes[0].size != sizes[1].size:
         return {"ivf_note": f"{sizes[0].size} against {sizes[1].size} centroids: the lists have no counterparts"}
@@ -301,32 +313,42 @@ def ivf_facts(
         # Each by itself first: the sum of absurd lengths could wrap around to a small number.
         if size.size and (size.min() < 0 or size.max() > ivf.n or int(size.sum()) > ivf.n):
             return {"ivf_note": f"ivf_lengths of {name.upper()} do not add up to the length of its ivf"}
-        if not within(ivf, _PASSAGES if passages is None else passages.size):
+        most = _greatest(ivf)
+        if most is None or most >= (_PASSAGES if passages is None else passages.size):
             return {"ivf_note": f"ivf of {name.upper()} holds what is no passage's number"}
+        shift = max(shift, max(most, 0).bit_length())
         facts[f"ivf_padding_{name}"] = ivf.n - int(size.sum())
     count = sizes[0].size
     rows_b = np.arange(count)
     if permutation is not None and permutation.to_a.size == count:
         rows_b = np.argsort(permutation.to_a)
     begins = [np.cumsum(size) - size for size in sizes]
-    changed = only_a = only_b = 0
     # As many lists at a time as hold `strip` entries; one by one where a list has more.
     steps = np.cumsum(sizes[0] + sizes[1][rows_b]) // strip
     edges = [0, *(np.flatnonzero(np.diff(steps)) + 1).tolist(), count]
-    for start, stop in pairwise(edges):
-        left = _list_keys(pair[0], begins[0], sizes[0], np.arange(start, stop))
-        right = _list_keys(pair[1], begins[1], sizes[1], rows_b[start:stop], passages)
-        give_back(*(ivf.flat for ivf in pair))
-        if np.array_equal(left, right):
-            continue
-        gone, new = np.setdiff1d(left, right, assume_unique=True), np.setdiff1d(right, left, assume_unique=True)
-        only_a, only_b = only_a + gone.size, only_b + new.size
-        changed += np.union1d(gone >> 40, new >> 40).size
+
+    def look(edge: tuple[int, int]) -> tuple[int, int, int]:
+        """How many of some lists differ, and how many entries only A's and only B's have."""
+        rows = slice(*edge)
+        left = _list_keys(pair[0], begins[0][rows], sizes[0][rows], shift)
+        right = _list_keys(pair[1], begins[1][rows_b[rows]], sizes[1][rows_b[rows]], shift, passages)
+        both = np.concatenate([left, right])
+        both.sort(kind="stable")  # quick, because it is of two parts that are in order
+        again = both[1:] == both[:-1]
+        shared = int(np.count_nonzero(again))
+        alone = np.ones(both.size, np.bool_)
+        alone[1:] &= ~again
+        alone[:-1] &= ~again
+        lists = both[alone] >> shift
+        differ = int(np.count_nonzero(np.diff(lists))) + 1 if lists.size else 0
+        return differ, left.size - shared, right.size - shared
+
+    found = np.array([(0, 0, 0), *in_threads(look, pairwise(edges))]).sum(axis=0)
     return facts | {
         "ivf_lists_n": count,
-        "ivf_lists_n_mismatch": int(changed),
-        "ivf_entries_only_a": int(only_a),
-        "ivf_entries_only_b": int(only_b),
+        "ivf_lists_n_mismatch": int(found[0]),
+        "ivf_entries_only_a": int(found[1]),
+        "ivf_entries_only_b": int(found[2]),
     }
 
 
@@ -335,10 +357,18 @@ def places_of(begins: Array, size: Array) -> Array:
     return np.repeat(begins - (np.cumsum(size) - size), size) + np.arange(int(size.sum()))
 
 
-def _list_keys(ivf: Tensor, begins: Array, sizes: Array, rows: Array, passages: Array | None = None) -> Array:
-    """The entries of some lists, each once and in order: the list's place in `rows` above 40 bits of the entry."""
-    size = sizes[rows]
-    entries = ivf.flat[places_of(begins[rows], size)].astype(np.int64)
-    keys = (np.repeat(np.arange(rows.size), size) << 40) | (entries if passages is None else passages[entries])
-    keys.sort()  # quick, because colbert-ai's lists are sorted; NumPy's `unique` would hash, many times slower
+def _list_keys(ivf: Tensor, begins: Array, size: Array, shift: int, passages: Array | None = None) -> Array:
+    """The entries of some lists, each once and in order: which of the lists above `shift` bits of the entry."""
+    kind = np.uint32 if size.size << shift <= 1 << 32 else np.int64  # half the width is twice as fast
+    if size.size and (begins[1:] == begins[:-1] + size[:-1]).all():  # one after the other, as they are in the file
+        held = ivf.flat[int(begins[0]) : int(begins[-1] + size[-1])]
+        take_in(held)
+    else:
+        held = ivf.flat[places_of(begins, size)]
+    keys = np.repeat((np.arange(size.size) << shift).astype(kind), size)
+    keys |= (held if passages is None else passages[held]).astype(kind)
+    give_back(held)
+    if (keys[1:] > keys[:-1]).all():  # colbert-ai's lists are sorted
+        return keys
+    keys.sort()  # NumPy's `unique` would hash, many times slower
     return keys[np.concatenate([[True], keys[1:] != keys[:-1]])] if keys.size else keys

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,10 +15,14 @@ from harness.artifacts.permutation import Permutation
 from harness.artifacts.source import ArtifactSource
 from harness.errors import UnreadableTensor
 from harness.tensors.dtypes import DTYPES, Array
+from harness.tensors.mapped import give_back, take_in
+from harness.tensors.passes import in_threads
 from harness.tensors.tensor import Tensor
 from harness.words import count
 
-_BLOCK = 1 << 18  # tokens that are looked at at a time
+_BLOCK = 1 << 16  # tokens that are looked at at a time: what is made of them fits the second-level cache
+_SHARE = 1 << 17  # passages that are matched at a time, until these are many shares
+_BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2**64
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,14 @@ def align(
     return Alignment((left.sizes, right.sizes), to_a, likely, (left.starts, right.starts))
 
 
+class _Rows(NamedTuple):
+    """Rows of passages: codes by A's centroids, residuals as words, a column each; `mapped` is to be given back."""
+
+    codes: Array
+    words: list[Array]
+    mapped: list[Array]
+
+
 class _Tokens:
     """Codes and residuals of all chunks of a side, one after the other, and `sizes`, how many each passage has."""
 
@@ -167,7 +179,7 @@ class _Tokens:
         )
         renamed = permutation is not None and all(within(one, permutation.to_a.size) for one in codes.values())
         rename = permutation.to_a if permutation is not None and renamed else None
-        return cls(codes, residuals, rename, sizes.flat.astype(np.int64), block)
+        return cls(codes, residuals, rename, sizes.flat.astype(np.int64, copy=False), block)
 
     @cached_property
     def width(self) -> int:
@@ -187,65 +199,163 @@ class _Tokens:
         sizes, n = self.sizes, int(self._edges[-1])
         return sizes.size == 0 or bool(0 <= sizes.min() <= sizes.max() <= n and sizes.sum() == n)
 
-    def each(self, which: Array, *, codes_alone: bool) -> Iterator[tuple[slice, Array, Array, Array]]:
-        """Some passages in runs of about a block: which of `which` these are, their lengths, codes and residuals."""
+    def runs(self, which: Array) -> list[slice]:
+        """Some passages in runs of about a block: which of `which` these are."""
         steps = np.cumsum(self.sizes[which]) // self._block
         edges = [0, *(np.flatnonzero(np.diff(steps)) + 1).tolist(), which.size]
-        for run in (slice(start, stop) for start, stop in pairwise(edges) if start < stop):
-            size = self.sizes[which[run]]
-            yield run, size, *self._take(places_of(self._begins[which[run]], size), codes_alone=codes_alone)
+        return [slice(start, stop) for start, stop in pairwise(edges) if start < stop]
 
-    def _take(self, rows: Array, *, codes_alone: bool) -> tuple[Array, Array]:
-        """Codes (rows,), by A's centroids, and residuals (rows, words), zeros beyond and if `codes_alone`; uint64."""
-        codes, words = np.empty(rows.size, np.int64), np.zeros((rows.size, -(-self.width // 8)), np.uint64)
-        bits = words.view(np.uint8)[:, : self.width]
-        in_order = bool((rows[1:] == rows[:-1] + 1).all())  # then slices are enough, which are many times faster
+    def take(self, which: Array, *, codes_alone: bool) -> _Rows:
+        """The rows of some passages; where these follow one another they are mapped, not copied."""
+        size = self.sizes[which]
+        start, count = int(self._begins[which[0]]), int(size.sum())
+        if count and (which[1:] == which[:-1] + 1).all():
+            codes, residuals = self._stretch(start, start + count, codes_alone=codes_alone)
+        else:
+            codes, residuals = self._scattered(places_of(self._begins[which], size), codes_alone=codes_alone)
+        mapped = [codes] if residuals is None else [codes, residuals]
+        take_in(*mapped)
+        words = []
+        if residuals is not None:
+            whole = self.width // 8 * 8
+            words = list(np.ascontiguousarray(residuals[:, :whole]).view(np.uint64).T)
+            words += [column.astype(np.uint64) for column in residuals[:, whole:].T]
+        return _Rows(codes if self._rename is None else self._rename[codes], words, mapped)
+
+    def _stretch(self, start: int, stop: int, *, codes_alone: bool) -> tuple[Array, Array | None]:
+        """Codes and residuals of the rows from `start` to `stop`."""
+        codes, residuals = [], []
+        first, last = np.searchsorted(self._edges, start, "right") - 1, np.searchsorted(self._edges, stop)
+        for (numbers, bits), begin in zip(self._parts[first:last], self._edges[first:last].tolist(), strict=True):
+            here = slice(max(start - begin, 0), stop - begin)
+            codes.append(numbers.flat[here])
+            assert bits is not None  # else there is no width
+            residuals.append(bits.data[here])
+        if len(codes) > 1:  # in which only a passage that two chunks share would be
+            codes, residuals = ([np.concatenate(side)] for side in (codes, residuals))
+        return codes[0], None if codes_alone else residuals[0]
+
+    def _scattered(self, rows: Array, *, codes_alone: bool) -> tuple[Array, Array | None]:
+        """Codes and residuals of these rows."""
+        codes, bits = np.empty(rows.size, np.int64), np.empty((0 if codes_alone else rows.size, self.width), np.uint8)
         owner = np.searchsorted(self._edges, rows, "right") - 1
         for part in np.flatnonzero(np.bincount(owner)):
-            here: Array | slice = owner == part
-            there: Array | slice = rows[here] - self._edges[part]
-            if in_order:
-                here = slice(*np.searchsorted(owner, [part, part + 1]))
-                there = slice(*(rows[here][[0, -1]] - self._edges[part] + [0, 1]))
+            here = owner == part
             numbers, residuals = self._parts[part]
-            codes[here] = numbers.flat[there]
-            assert residuals is not None  # else there is no width
+            codes[here] = numbers.flat[rows[here] - self._edges[part]]
+            assert residuals is not None
             if not codes_alone:
-                bits[here] = residuals.data[there]
-        return (codes if self._rename is None else self._rename[codes]).view(np.uint64), words
+                bits[here] = residuals.data[rows[here] - self._edges[part]]
+        return codes, None if codes_alone else bits
 
-    def digests(self, which: Array, *, codes_alone: bool) -> Array:
-        """A number for each of these passages; equal ones have the same. What shares one is compared bit by bit."""
-        found = np.empty(which.size, np.uint64)
-        for run, size, codes, words in self.each(which, codes_alone=codes_alone):
-            mixed = _mix(codes)
-            for word in words.T:
+    @cached_property
+    def by_codes(self) -> Array:
+        """A number for each passage; those with equal codes have the same. What shares one is compared code by code.
+
+        It is a polynomial of the codes modulo 2**64, so that one table of powers serves all passages of a run.
+        """
+        everything = np.arange(self.sizes.size)
+
+        def look(run: slice) -> Array:
+            codes, _, mapped = self.take(everything[run], codes_alone=True)
+            size = self.sizes[run]
+            begins = np.cumsum(size) - size
+            sums = _sums(codes.astype(np.uint64) * _powers(_BASE, codes.size), size)
+            give_back(*mapped)
+            return _mix(sums * _powers(pow(_BASE, -1, 1 << 64), codes.size + 1)[begins] ^ size.view(np.uint64))
+
+        return np.concatenate([np.empty(0, np.uint64), *in_threads(look, self.runs(everything))])
+
+    def digests(self, which: Array) -> Array:
+        """A number for each of these passages by codes and residuals; what shares one is compared bit by bit."""
+
+        def look(run: slice) -> Array:
+            codes, words, mapped = self.take(which[run], codes_alone=False)
+            size = self.sizes[which[run]]
+            mixed = _mix(codes.astype(np.uint64))
+            for word in words:
                 mixed = _mix(mixed ^ word)
+            give_back(*mapped)
             position = places_of(np.zeros_like(size), size).view(np.uint64)
-            found[run] = _mix(_sums(_mix(mixed ^ _mix(position)), size) ^ size.view(np.uint64))
-        return found
+            return _mix(_sums(_mix(mixed ^ _mix(position)), size) ^ size.view(np.uint64))
+
+        return np.concatenate([np.empty(0, np.uint64), *in_threads(look, self.runs(which))])
+
+
+@lru_cache(maxsize=8)
+def _powers_of(base: int, count: int) -> Array:
+    found: Array = np.cumprod(np.concatenate([np.ones(1, np.uint64), np.full(count - 1, base, np.uint64)]))
+    return found
+
+
+def _powers(base: int, count: int) -> Array:
+    """The first `count` powers of a number modulo 2**64, from a table that is made once for the usual counts."""
+    return _powers_of(base, max(1 << max(count - 1, 1).bit_length(), 2))[:count]
 
 
 def _match(a: _Tokens, b: _Tokens, known: Array, *, codes_alone: bool = False) -> Array:
     """A's number of each of B's passages beside those `known`, -1 for none: in place first, then wherever it is."""
-    to_a = known.copy()
-    waiting = [np.setdiff1d(np.arange(a.sizes.size), known), np.flatnonzero(known < 0)]
+    to_a, free = known.copy(), np.ones(a.sizes.size, np.bool_)
+    free[known[known >= 0]] = False
     if np.array_equal(a.sizes, b.sizes):
-        both = np.intersect1d(waiting[0], waiting[1], assume_unique=True)
+        both = np.flatnonzero(free & (to_a < 0))
         same = both[_same(a, b, both, both, codes_alone=codes_alone)]
         to_a[same] = same
-        waiting = [np.setdiff1d(one, same, assume_unique=True) for one in waiting]
-    keys = [side.digests(which, codes_alone=codes_alone) for side, which in zip((a, b), waiting, strict=True)]
-    # The first of several equal passages is the first of the other side's, and so on.
-    group = np.unique(np.concatenate(keys), return_inverse=True)[1]
-    ranked_a, ranked_b = _ranked(group[: keys[0].size]), _ranked(group[keys[0].size :])
-    _, left, right = np.intersect1d(ranked_a, ranked_b, assume_unique=True, return_indices=True)
-    left, right = waiting[0][left], waiting[1][right]
-    alike = a.sizes[left] == b.sizes[right]
-    left, right = left[alike], right[alike]
-    same = _same(a, b, left, right, codes_alone=codes_alone)
-    to_a[right[same]] = left[same]
+        free[same] = False
+    waiting = [np.flatnonzero(free), np.flatnonzero(to_a < 0)]
+    if codes_alone:
+        keys = [side.by_codes[which] for side, which in zip((a, b), waiting, strict=True)]
+    else:
+        waiting = _with_others(a, b, *waiting)
+        keys = [side.digests(which) for side, which in zip((a, b), waiting, strict=True)]
+
+    def look(pick: Callable[[Array], Array]) -> list[Array]:
+        """Which of the two sides' waiting passages have the same number; of several, the first the other's first."""
+        share = [pick(key) for key in keys]
+        own = [key[here] for key, here in zip(keys, share, strict=True)]
+        group = np.unique(np.concatenate(own), return_inverse=True)[1]
+        ranked = _ranked(group[: own[0].size]), _ranked(group[own[0].size :])
+        _, *found = np.intersect1d(*ranked, assume_unique=True, return_indices=True)
+        return [which[here[one]] for which, here, one in zip(waiting, share, found, strict=True)]
+
+    for pair in in_threads(look, _shares(*keys)):
+        alike = a.sizes[pair[0]] == b.sizes[pair[1]]
+        left, right = (side[alike] for side in pair)
+        same = _same(a, b, left, right, codes_alone=codes_alone)
+        to_a[right[same]] = left[same]
     return to_a
+
+
+def _shares(*keys: Array) -> list[Callable[[Array], Array]]:
+    """Functions that say where the numbers of one share are: equal ones are in the same, of at most sixteen."""
+    bits = min((max(key.size for key in keys) // _SHARE).bit_length(), 4)
+
+    def pick(share: int, key: Array) -> Array:
+        return np.flatnonzero(key >> np.uint64(60) >> np.uint64(4 - bits) == share)
+
+    return [partial(pick, share) for share in range(1 << bits)]
+
+
+def _with_others(a: _Tokens, b: _Tokens, *waiting: Array) -> list[Array]:
+    """Of passages that are not the same in place, those whose codes the other side has at another place."""
+    keys = [side.by_codes[which] for side, which in zip((a, b), waiting, strict=True)]
+    in_place = np.zeros(max(a.sizes.size, b.sizes.size), np.bool_)
+    if np.array_equal(a.sizes, b.sizes):
+        in_place[waiting[0]] = True
+        in_place[waiting[1]] &= a.by_codes[waiting[1]] == keys[1]
+
+    def look(pick: Callable[[Array], Array]) -> list[Array]:
+        share = [pick(key) for key in keys]
+        own = [np.sort(key[here]) for key, here in zip(keys, share, strict=True)]
+        found = []
+        for which, key, unordered, theirs in zip(waiting, keys, share, own[::-1], strict=True):
+            here = unordered[np.argsort(key[unordered])]  # what is looked for in order is found in the cache
+            there = np.searchsorted(theirs, key[here], "right") - np.searchsorted(theirs, key[here], "left")
+            found.append(which[here[there > in_place[which[here]]]])
+        return found
+
+    looked = zip(*in_threads(look, _shares(*keys)), strict=True)
+    return [np.sort(np.concatenate(side)) for side in looked]
 
 
 def _ranked(group: Array) -> Array:
@@ -259,20 +369,26 @@ def _ranked(group: Array) -> Array:
 
 
 def _sums(values: Array, size: Array) -> Array:
-    """The sum of each passage's values, modulo 2^64 where they are uint64."""
-    running = np.concatenate([np.zeros(1, values.dtype), np.cumsum(values)])
-    ends = np.cumsum(size)
-    sums: Array = running[ends] - running[ends - size]
+    """The sum of each passage's values: modulo 2^64 where they are uint64, and of booleans whether any is true."""
+    sums, filled = np.zeros(size.size, values.dtype), size > 0
+    if filled.any():
+        sums[filled] = np.add.reduceat(values, (np.cumsum(size) - size)[filled])
     return sums
 
 
 def _same(a: _Tokens, b: _Tokens, left: Array, right: Array, *, codes_alone: bool) -> Array:
     """Whether passage `left[i]` of A, of the same length, is passage `right[i]` of B, bit for bit."""
-    found = np.zeros(left.size, np.bool_)
-    sides = (side.each(which, codes_alone=codes_alone) for side, which in ((a, left), (b, right)))
-    for (run, size, codes, words), (_, _, other_codes, other_words) in zip(*sides, strict=True):
-        apart = (codes != other_codes) | (words != other_words).any(axis=1)
-        found[run] = _sums(apart.astype(np.int64), size) == 0
+
+    def look(run: slice) -> Array:
+        one, other = a.take(left[run], codes_alone=codes_alone), b.take(right[run], codes_alone=codes_alone)
+        apart = one.codes != other.codes
+        for word, theirs in zip(one.words, other.words, strict=True):
+            apart |= word != theirs
+        give_back(*one.mapped, *other.mapped)
+        whole: Array = ~_sums(apart, a.sizes[left[run]])
+        return whole
+
+    found: Array = np.concatenate([np.empty(0, np.bool_), *in_threads(look, a.runs(left))])
     return found
 
 

@@ -122,7 +122,8 @@ def _alike(a: Tensor, b: Tensor, rows: list[int]) -> bool:
 
 def unit(rows: Array) -> Array:
     """Rows as long as one, float64; those that have no direction, or are not finite, as zeros."""
-    rows = np.nan_to_num(rows, posinf=0.0, neginf=0.0)
+    if not np.isfinite(rows).all():
+        rows = np.nan_to_num(rows, posinf=0.0, neginf=0.0)
     with np.errstate(over="ignore"):  # a row too long for float64 is like no other
         norms: Array = np.linalg.norm(rows, axis=1, keepdims=True)
     found: Array = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)

@@ -28,7 +28,7 @@ def command(as_json: bool, apart: bool, group: str | None, **options: Any) -> in
     from harness.report.screen import Screen
     from harness.running.choice import Chooser, describe
     from harness.running.selection import Selection
-    from harness.store.repeats import noise_floors
+    from harness.store.repeats import noise_floors, repeats_of
 
     chooser = Chooser(Selection(**options), group)
     choice = chooser.choose(labels=chooser.versions)
@@ -47,7 +47,7 @@ def command(as_json: bool, apart: bool, group: str | None, **options: Any) -> in
         (cell.label, {name: one.digest for name, one in cell.artifacts.items() if kind.is_final(name)})
         for cell in cells
     ]
-    floors = noise_floors({cell.label: cell for cell in cells}, choice.cells)
+    floors = noise_floors({cell.label: cell for cell in cells}, lambda cell: repeats_of(cell, choice.cells))
     noise = {label: tuple(filter(kind.is_final, names)) for label, names in floors.items()}
     result, pairs = ladder(items, noise=noise, kind=kind), all_pairs(items, kind)
     if as_json:

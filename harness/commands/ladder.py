@@ -20,9 +20,16 @@ if TYPE_CHECKING:
 @click.argument("items", nargs=-1, required=True)
 @json_option
 @chunks_option
+@click.option(
+    "--no-cache",
+    is_flag=True,
+    help="Read all files of directories, also those that are as they were when a ladder last read them.",
+)
 @cell_options
 @group_option
-def command(items: tuple[str, ...], as_json: bool, apart: bool, group: str | None, **options: Any) -> int:
+def command(
+    items: tuple[str, ...], as_json: bool, apart: bool, no_cache: bool, group: str | None, **options: Any
+) -> int:
     """Show for ITEMS in order, index directories or stored cells, what changed at each step and which are equal.
 
     A version means the cell that `harness plan` names for the same options. Exit code 0 when no step changed a tensor
@@ -31,6 +38,7 @@ def command(items: tuple[str, ...], as_json: bool, apart: bool, group: str | Non
     """
     from harness.artifacts.kinds import kind_of
     from harness.artifacts.ladder import all_digests, ladder, unrecorded_of
+    from harness.artifacts.remembered import Remembered
     from harness.artifacts.source import first_missing, names_of
     from harness.files import dumps
     from harness.report.ladder_text import ladder_text
@@ -42,7 +50,7 @@ def command(items: tuple[str, ...], as_json: bool, apart: bool, group: str | Non
     sources, note = named_sources(items, group, options)
     if note:
         click.echo(note, err=True)
-    found = all_digests(sources)
+    found = all_digests(sources, Remembered() if no_cache else Remembered.of_user())
     names = names_of(sources)
     by_name = dict(zip(names, sources, strict=True))
     result = ladder(
@@ -66,8 +74,8 @@ def noise_of(sources: Mapping[str, ArtifactSource]) -> dict[str, tuple[str, ...]
     from harness.store.repeats import noise_floors
 
     # All cells are of the one store that the command found.
-    everything = next(one.store.cells() for one in sources.values() if hasattr(one, "store"))
-    floors = noise_floors(cells, everything)
+    store = next(one.store for one in sources.values() if hasattr(one, "store"))
+    floors = noise_floors(cells, store.repeats)
     return {
         name: tuple(one for one in floor if one not in cells[name].job_kind.values) for name, floor in floors.items()
     }

@@ -34,7 +34,7 @@ def command(versions: tuple[str, ...], repeats: tuple[str, ...], as_json: bool, 
     experiment = Experiment(Selection(**options))
     chosen = versions_of(experiment, versions)
     plan = plan_cells(experiment, chosen, parse_repeats(experiment, repeats, chosen))
-    guess = estimate(experiment.store, experiment.store.cells(), plan, experiment.job.capture)
+    guess = estimate(experiment.store, experiment.store.listed(), plan, experiment.job.capture)
 
     if as_json:
         cells = [

@@ -134,4 +134,6 @@ def _named(experiment: Experiment, name: str, item: str) -> str:
 
     # As on every other command line, what was named before comes before a folder that is called so.
     known = "=" in item or item in experiment.versions or record_path(experiment.home, item).is_file()
-    return item if known or not Path(item).exists() else f"{name}={item}"
+    # What is spelt like a path and is none is told as that: nobody wants to hear which versions there are instead.
+    path = Path(item).exists() or "/" in item or item.startswith(".") or Path(item).suffix in (".txt", ".toml", ".lock")
+    return f"{name}={item}" if path and not known else item

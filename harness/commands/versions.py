@@ -89,11 +89,11 @@ def _lines(offers: Sequence[Offer]) -> Iterator[str]:
     from harness.words import count
 
     shown = [offer for offer in offers if offer.newer or offer.installs]
+    if not any(offer.newer for offer in shown):
+        yield "The package index has no release that is newer than the newest of the matrix."
     for offer in shown:
         day = (offer.uploaded or "").partition("T")[0]
         yield f"{offer.version:24} {day or '-':10}  {'new' if offer.wanted else _why(offer)}"
-    if not shown:
-        yield "The package index has nothing that the matrix has not and that installs here."
     older = len(offers) - len(shown)
     if older:
         yield f"{count(older, 'older version')} without a wheel for the matrix's Python and platform; --json has them."

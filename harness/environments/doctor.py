@@ -160,7 +160,7 @@ def _locks(matrix: Matrix, locks: Path) -> Check:
     if problems:
         return Check("locks", "problem", problems[0])
     if missing:
-        return Check("locks", "problem", f"no lock for {', '.join(missing)}: run `nox -s lock`.")
+        return Check("locks", "problem", f"no lock for {', '.join(missing)}: run `harness lock`.")
     points = sum(len(axis.versions) for axis in matrix.axes.values())
     more = f" and {count(points, 'point')} of {count(len(matrix.axes), 'axis', 'axes')}" if points else ""
     return Check(

@@ -100,7 +100,7 @@ def lock_of(matrix: Matrix, locks: Path, version: str, flavour: Flavour, build: 
     made, wanted = found.python or matrix.python, matrix.python_of(version, flavour)
     if made != wanted:
         raise UsageError(
-            f"{found.path} is for Python {made}, and matrix.yaml has {wanted} for {version}: run `nox -s lock -- "
+            f"{found.path} is for Python {made}, and matrix.yaml has {wanted} for {version}: run `harness lock "
             f"{version}`."
         )
     return replace(found, interpreter=f"CPython {wanted}")
@@ -116,7 +116,7 @@ def read_lock(path: Path) -> Lock:
     try:
         return Lock(path, *parse(text), *head_of(text), varied=_fields(_read(path)).get("axis", "torch"))
     except ValueError as error:
-        raise UsageError(f"{path}{error}: run `nox -s lock`.") from error
+        raise UsageError(f"{path}{error}: run `harness lock`.") from error
 
 
 def lock_text(path: Path) -> str:
@@ -134,9 +134,9 @@ def lock_text(path: Path) -> str:
     try:
         there = parse(base)[2]
     except ValueError as error:
-        raise UsageError(f"{path.with_name(name)}{error}: run `nox -s lock`.") from error
+        raise UsageError(f"{path.with_name(name)}{error}: run `harness lock`.") from error
     if not digest or not there.startswith(digest):
-        raise UsageError(f"{path}: {name} is not the lock that this one was made from: run `nox -s lock`.")
+        raise UsageError(f"{path}: {name} is not the lock that this one was made from: run `harness lock`.")
     return exchanged(base, text, _blocks(text))
 
 
@@ -144,9 +144,9 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"{path}: no lock for this version ({error.strerror}): run `nox -s lock`.") from error
+        raise UsageError(f"{path}: no lock for this version ({error.strerror}): run `harness lock`.") from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not a lock (it is not UTF-8 text): run `nox -s lock`.") from error
+        raise UsageError(f"{path}: not a lock (it is not UTF-8 text): run `harness lock`.") from error
 
 
 def head(python: str | None, indexes: Iterable[str], **more: str) -> str:

@@ -165,7 +165,7 @@ def to_add(matrix: Matrix, offers: Sequence[Offer], named: Sequence[str]) -> lis
         return [offer for offer in offers if offer.wanted]
     for version in named:
         if version in matrix.versions:
-            raise UsageError(f"{version} is in matrix.yaml already: `nox -s lock -- {version}` locks it again.")
+            raise UsageError(f"{version} is in matrix.yaml already: `harness lock {version}` locks it again.")
         offer = by_version.get(version)
         if offer is None:
             raise UsageError(f"{version} is not on the package index: `harness versions` lists what is.")
@@ -176,6 +176,6 @@ def to_add(matrix: Matrix, offers: Sequence[Offer], named: Sequence[str]) -> lis
             has = f"has one for {', '.join(offer.pythons)}" if offer.pythons else "has none at all for the platform"
             raise UsageError(
                 f"{version} has no wheel for Python {python} on {matrix.platform}; it {has}. An oddity of it in "
-                'matrix.yaml can name another Python (`python: "3.12"`): write both by hand and run `nox -s lock`.'
+                'matrix.yaml can name another Python (`python: "3.12"`): write both by hand and run `harness lock`.'
             )
     return [by_version[version] for version in dict.fromkeys(named)]

@@ -100,7 +100,7 @@ def pairs_of(
 
     def missing(version: str) -> Cell:
         spec = replace(cells[0].spec, version=version, index=None, repeat=0)
-        return Cell("", "", spec, "missing", "this version has no cell in the store")
+        return Cell("", "", spec, "missing", reason="this version has no cell in the store")
 
     pairs = [
         compare_cells(store, first.get(a) or missing(a), first.get(b) or missing(b), "consecutive", profiles)

@@ -12,6 +12,7 @@ from harness.store.store import Store
 from harness.tensors.metrics import Metrics, measure
 from harness.tensors.profiles import BUILTIN, Profile
 from harness.tensors.tensor import Tensor
+from harness.words import ulps
 
 
 @dataclass(frozen=True)
@@ -50,5 +51,5 @@ def measured(a: Callable[[], Tensor], b: Callable[[], Tensor], profiles: Sequenc
 
 def amount(metrics: Metrics) -> str:
     """`n of m elements, at most x (k ULP)`."""
-    ulp = f" ({metrics.max_ulp} ULP)" if metrics.max_ulp is not None else ""
+    ulp = f" ({ulps(metrics.max_abs_ulp)})" if metrics.max_abs_ulp is not None else ""
     return f"{metrics.n_mismatch:,} of {metrics.n:,} elements, at most {metrics.max_abs:.3g}{ulp}"

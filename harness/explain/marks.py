@@ -58,7 +58,6 @@ def _cell(source: ArtifactSource) -> Any:  # noqa: ANN401 - a stored cell's reco
 
 def _repeats(a: ArtifactSource, b: ArtifactSource) -> tuple[dict[str, int], list[tuple[ArtifactComparison, ...]]]:
     """How often each stored cell was run again, and its artifacts against those of each repeat."""
-    from harness.store.repeats import repeats_of
     from harness.store.store import Store
     from harness.store.stored import StoredCell
 
@@ -66,7 +65,7 @@ def _repeats(a: ArtifactSource, b: ArtifactSource) -> tuple[dict[str, int], list
     again = []
     for side in (a, b):
         store: Store = getattr(side, "store")  # noqa: B009 - what has a cell has a store
-        for other in repeats_of(_cell(side), store.cells()):
+        for other in store.repeats(_cell(side)):
             if other.outcome == "ok":
                 counts[side.name] = counts.get(side.name, 0) + 1
                 again.append(compare_sources(side, StoredCell(store, other), [DEFAULT]).artifacts)

@@ -40,6 +40,7 @@ class ProbeRow:
     n: int | None = None
     n_mismatch: int | None = None
     max_abs: float | None = None
+    max_abs_ulp: float | None = None
     max_ulp: int | None = None
     bit_equal: bool | None = None
     default: bool | None = None
@@ -159,7 +160,8 @@ def _with_metrics(row: ProbeRow, metrics: Metrics, measured: str) -> ProbeRow:
     verdicts = {verdict.profile: verdict.close for verdict in metrics.verdicts}
     return replace(
         row, measured=measured, n=metrics.n, n_mismatch=metrics.n_mismatch, max_abs=metrics.max_abs,
-        max_ulp=metrics.max_ulp, default=verdicts.get("default"), bnb=verdicts.get("bnb"), metrics=metrics,
+        max_abs_ulp=metrics.max_abs_ulp, max_ulp=metrics.max_ulp,
+        default=verdicts.get("default"), bnb=verdicts.get("bnb"), metrics=metrics,
     )  # fmt: skip
 
 

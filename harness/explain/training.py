@@ -20,7 +20,6 @@ from harness.artifacts.train_job import TRAIN
 from harness.artifacts.train_meaning import STREAMS, Parameter, parameters_of
 from harness.errors import UnreadableTensor
 from harness.explain.marks import NOISE_FACTOR
-from harness.store.repeats import repeats_of
 from harness.store.spec import CellSpec
 from harness.store.stored import StoredCell
 from harness.tensors.dtypes import DTYPES, Array
@@ -299,7 +298,7 @@ def training_of(a: object, b: object) -> Training | None:
     repeats = [
         compare_training(side, StoredCell(side.store, again))
         for side in {one.cell.key: one for one in (a, b)}.values()
-        for again in repeats_of(side.cell, side.store.cells())
+        for again in side.store.repeats(side.cell)
         if again.outcome == "ok"
     ]
     return replace(found, repeats=tuple(one for one in repeats if one is not None))
@@ -401,7 +400,9 @@ def _otherwise(a: CellSpec, b: CellSpec) -> Iterator[Otherwise]:
     """What differs between two cells and is not the version, its lock, its oddities or the repeat."""
     left, right = a.to_json(), b.to_json()
     odd = {*a.oddities, *b.oddities}
-    for name in sorted({*left, *right} - {"version", "lock", "oddities", "repeat"}):
+    names = {*left, *right} - {"version", "lock", "oddities", "repeat"}
+    # Variables last: threads and ranks are settings, and several of these.
+    for name in sorted(names, key=lambda name: (name == "environment", name)):
         one, other = left.get(name), right.get(name)
         if isinstance(one, dict) and isinstance(other, dict) and name in ("settings", "environment"):
             for key in sorted({*one, *other} - (odd if name == "environment" else set())):

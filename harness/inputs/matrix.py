@@ -350,7 +350,7 @@ class Matrix(Part):
             there = ", ".join(("torch", *self.axes))
             raise UsageError(
                 f"--axis {package}: matrix.yaml varies no {package} (but {there}): add it under `axes`, and run "
-                "`nox -s lock`."
+                "`harness lock`."
             )
         return [f"{package}-{version}" for version in self.axes[package].versions]
 

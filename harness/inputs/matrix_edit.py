@@ -43,7 +43,7 @@ def with_versions(text: str, versions: Sequence[Listed], indexes: Mapping[str, s
 
 def _by_hand(name: str, versions: Sequence[Listed]) -> UsageError:
     listed = ", ".join(one.version for one in versions)
-    return UsageError(f"{name}: `versions` is not a plain list, so add {listed} by hand, and run `nox -s lock`.")
+    return UsageError(f"{name}: `versions` is not a plain list, so add {listed} by hand, and run `harness lock`.")
 
 
 def _entry(one: Listed) -> str:

@@ -29,17 +29,18 @@ OF_WHAT = {
 """The first columns of every table, so that the tables of several sweeps can be read as one; null where it has none."""
 
 _KEYS = {"key_a": ("text", "key of A's cell"), "key_b": ("text", "key of B's cell")}
+_ULP = "the one to ask for; a change of sign near zero is two thousand million steps by max_ulp, and a few by this"
 _MEASURED = {
     "n": ("int", "elements compared"),
     "n_mismatch": ("int", "of these, how many are not equal in value"),
     "max_abs": ("float", "greatest absolute difference"),
+    "max_abs_ulp": ("float", f"max_abs in ULP of the larger of the two values there: {_ULP}"),
     "max_ulp": (
         "int",
         "greatest number of steps between neighbouring floats from one value to the other; see max_abs_ulp",
     ),
 }
 
-_ULP = "the one to ask for; a change of sign near zero is two thousand million steps by max_ulp, and a few by this"
 _STATUS = ("text", "bit_equal, value_equal, close, different, or why values could not be compared")
 _JSON = "as a JSON object"
 
@@ -115,8 +116,7 @@ _OWN = {
         "bit_equal": ("bool", "whether dtype, shape and bytes are the same"),
         "value_equal": ("bool", "whether every element is equal in value; -0 equals 0, NaN equals nothing"),
         "noise": ("bool", "whether a repeat of either cell changes it too; null where neither was run again"),
-        **{name: _MEASURED[name] for name in ("n", "n_mismatch", "max_abs")},
-        "max_abs_ulp": ("float", f"max_abs in ULP of the larger of the two values there: {_ULP}"),
+        **{name: _MEASURED[name] for name in ("n", "n_mismatch", "max_abs", "max_abs_ulp")},
         "mean_abs": ("float", "mean absolute difference, of elements that are finite in both"),
         "p50_abs": ("float", "median of the same, low by less than 1.6 %"),
         "p99_abs": ("float", "99th percentile of the same, low by less than 1.6 %"),

@@ -112,19 +112,19 @@ def sentence(comparison: Comparison, kinds: Kinds) -> str:
 
 def columns(comparison: Comparison) -> list[str]:
     """The table's header."""
-    measured = ("differ", "max abs", "max ULP", "min rtol")
+    measured = ("differ", "max abs", "in ULP", "min rtol")
     return ["artifact", "status", "change", "dtype", "shape", *comparison.profiles, *measured]
 
 
 def lesser(comparison: Comparison) -> list[int]:
     """Numbers of the columns that a narrow screen does without, the least important first."""
-    _artifact, _status, change, dtype, shape, *profiles, differ, max_abs, max_ulp, min_rtol = range(
+    _artifact, _status, change, dtype, shape, *profiles, differ, max_abs, ulp, min_rtol = range(
         len(columns(comparison))
     )
     named = list(zip(comparison.profiles, profiles, strict=True))
     chosen = [number for name, number in named if name == comparison.chosen]
     others = [number for name, number in reversed(named) if name != comparison.chosen]
-    return [min_rtol, max_ulp, shape, dtype, *others, change, max_abs, differ, *chosen]
+    return [min_rtol, ulp, shape, dtype, *others, change, max_abs, differ, *chosen]
 
 
 def rows(comparison: Comparison, kinds: Kinds) -> Iterator[list[str]]:
@@ -141,7 +141,7 @@ def rows(comparison: Comparison, kinds: Kinds) -> Iterator[list[str]]:
             *(_verdict(group, name) for name in comparison.profiles),
             _differ(measured, len(group)),
             number(_greatest(metrics.max_abs for metrics in measured)),
-            number(_greatest(metrics.max_ulp for metrics in measured)),
+            number(_greatest(metrics.max_abs_ulp for metrics in measured)),
             number(_greatest(needed) if measured else None),
         ]
 
@@ -254,7 +254,7 @@ def _differences(differing: Sequence[tuple[ArtifactComparison, Metrics]], chosen
     if found := worst(lambda m: m.max_ulp_at and m.max_ulp):
         ulp, one, m = found
         p99 = f", p99 {number(m.p99_ulp)}" if m.n > 1 else ""
-        yield f"ULP: max {ulp:,}{where(one)}{_at(m.max_ulp_at, one.dtype_a)}{p99}"
+        yield f"Floats from one value to the other: at most {ulp:,}{where(one)}{_at(m.max_ulp_at, one.dtype_a)}{p99}"
     verdicts = [one.profiles[chosen] for one, _ in differing]
     if needed := [(verdict.min_rtol, verdict) for verdict in verdicts if verdict.min_rtol is not None]:
         yield _needed(*max(needed, key=itemgetter(0)))

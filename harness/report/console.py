@@ -17,7 +17,7 @@ from harness.report.readable import markdown_table
 from harness.report.reduce import Reduced
 from harness.report.screen import PLAIN, Screen, table, wrap
 from harness.report.training_text import answer, notes
-from harness.words import count
+from harness.words import count, ulps
 
 _LESSER = [COLUMNS.index(name) for name in ("All shapes match", "bnb", "Bit-equal")]
 """Columns that a narrow screen does without."""
@@ -150,12 +150,12 @@ def _how(artifact: ArtifactComparison) -> str:
     if artifact.status == "shape_mismatch":
         return f"{artifact.name} (shape {list(artifact.shape_a or ())} against {list(artifact.shape_b or ())})"
     facts = artifact.to_json()
-    n, n_mismatch, max_ulp = (facts.get(name) for name in ("n", "n_mismatch", "max_ulp"))
+    n, n_mismatch, steps = (facts.get(name) for name in ("n", "n_mismatch", "max_abs_ulp"))
     if n_mismatch is None:
         return f"{artifact.name} ({artifact.status})"
     buckets, buckets_n = (facts.get(name) for name in ("buckets_n_mismatch", "buckets_n"))
     if buckets is not None and buckets_n is not None:
         # A byte of packed residuals holds several bucket numbers, so a count of bytes would misstate the change.
         return f"{artifact.name} ({buckets:,} of {buckets_n:,} bucket numbers)"
-    ulp = f", at most {max_ulp:,} ULP" if max_ulp else ""
+    ulp = f", at most {ulps(steps)}" if steps else ""
     return f"{artifact.name} ({n_mismatch:,} of {n:,} elements{ulp})"

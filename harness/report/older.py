@@ -8,7 +8,8 @@ from itertools import groupby
 from typing import Any
 
 from harness.report.columns import OF_WHAT, TABLES
-from harness.report.derived import blamed_by, judged, steps_at
+from harness.report.derived import judged
+from harness.tensors.metrics import steps_at
 
 OLDER = ("1",)
 """Schemas that can still be read."""
@@ -50,6 +51,32 @@ def _comparisons(rows: list[Row]) -> list[Row]:
 def _with_names(**names: str) -> Callable[[list[Row]], list[Row]]:
     """Columns whose names are those of the first columns now get others."""
     return lambda rows: [{names.get(column, column): value for column, value in row.items()} for row in rows]
+
+
+def blamed_by(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The packages that make a pair's difference, by its rows of `blame`, which did not say so.
+
+    They are of the smallest set of units whose exchange exchanges the result in both directions: in B it gives A's, in
+    A it gives B's. A unit that has no package's name stands for all packages that were exchanged with it.
+    """
+    gives: dict[str, dict[str, tuple[str, str]]] = {}
+    for row in rows:
+        if row["base"] is not None:
+            gives.setdefault(row["what"], {})[row["base"]] = (row["result"], row["packages"])
+    both = [
+        (what.split(","), bases["B"][1].split(","))
+        for what, bases in gives.items()
+        if [bases.get(base, ("", ""))[0] for base in ("B", "A")] == ["as A", "as B"]
+    ]
+    fewest = min((len(units) for units, _ in both), default=0)
+    return sorted(
+        {
+            package
+            for units, packages in both
+            if len(units) == fewest
+            for package in (units if set(units) <= set(packages) else packages)
+        }
+    )
 
 
 def _blame(rows: list[Row]) -> list[Row]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,9 @@ _TYPES: dict[str, pa.DataType] = {
     "texts": pa.list_(pa.string()),
 }  # fmt: skip
 
-MEASURED = ("n", "n_mismatch", "max_abs", "max_ulp")
+_GROUP = 1 << 16  # rows that are worth a header for every column
+
+MEASURED = ("n", "n_mismatch", "max_abs", "max_abs_ulp", "max_ulp")
 """Columns that have the names of the fields of `Metrics`."""
 
 
@@ -92,7 +94,7 @@ def write_batches(
     # A name of its own: two commands may write to one folder at the same time.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-        for table in tables:
+        for table in _row_groups(tables):
             for number, (column, value) in enumerate(known.items()):
                 if value is not None:
                     filled = pc.fill_null(table.column(column), value)
@@ -100,6 +102,20 @@ def write_batches(
             writer.write_table(table.replace_schema_metadata(schema.metadata))
     temporary.replace(path)
     return path
+
+
+def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Tables, small ones put together: each that is written is a group of rows with a header for every column."""
+    held: list[pa.Table] = []
+    rows = 0
+    for table in tables:
+        held.append(table)
+        rows += table.num_rows
+        if rows >= _GROUP:
+            yield pa.concat_tables(held)
+            held, rows = [], 0
+    if held:
+        yield pa.concat_tables(held)
 
 
 def read_table(path: Path, mend: str) -> tuple[list[dict[str, Any]], dict[str, str]]:
@@ -111,7 +127,7 @@ def read_table(path: Path, mend: str) -> tuple[list[dict[str, Any]], dict[str, s
         UsageError: it cannot be read or is of another schema; the sentence ends with `mend`, what to do about it.
     """
     try:
-        table = pq.read_table(path)
+        table = _read(path)
         rows: list[dict[str, Any]] = table.to_pylist()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read as a table ({said(error)}); {mend}.") from error
@@ -133,6 +149,12 @@ def read_table(path: Path, mend: str) -> tuple[list[dict[str, Any]], dict[str, s
         raise UsageError(f"{path} is not the table that it says it is ({said(error)}); {mend}.") from error
 
 
+def _read(path: Path) -> pa.Table:
+    # `pq.read_table` is for folders of files, too, and imports pandas for these, which takes longer than the rest.
+    with pq.ParquetFile(path) as file:
+        return file.read()
+
+
 def _job_beside(path: Path, about: Mapping[str, str]) -> str | None:
     """The kind of job that an older table is of, by the cells of the same sweep; None where nobody knows."""
     beside = path.with_name("cells.parquet")
@@ -141,7 +163,7 @@ def _job_beside(path: Path, about: Mapping[str, str]) -> str | None:
     if not beside.is_file():
         return None
     # Before cells said of which kind they are, there was one.
-    groups = {row["group"]: row.get("job", "index") for row in pq.read_table(beside).to_pylist()}
+    groups = {row["group"]: row.get("job", "index") for row in _read(beside).to_pylist()}
     if job := groups.get(about.get("group")):
         return str(job)
     # Findings are of no group: beside indexes there may be searches in them.

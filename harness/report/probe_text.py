@@ -64,7 +64,7 @@ def _changes(changed: list[ProbeRow], total: int) -> str:
     if not changed[0].tensor:
         return changed[0].note
     # By the difference itself: across zero the number of floats between two tiny numbers is enormous.
-    worst = max(changed, key=lambda row: (row.max_ulp is not None, -1.0 if row.max_abs is None else row.max_abs))
+    worst = max(changed, key=lambda row: (row.max_abs_ulp is not None, -1.0 if row.max_abs is None else row.max_abs))
     if worst.metrics is None or worst.metrics.bit_equal:
         how = f": {worst.status.replace('_', ' ')}{f' ({worst.note})' if worst.note else ''}"
     else:

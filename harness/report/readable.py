@@ -9,6 +9,15 @@ import numpy as np
 
 from harness.errors import printable
 
+_DEPLOYMENTS = {
+    "b_on_a": "{b} in the index of {a}", "b_on_b": "{b} in an index of its own", "a_on_b": "{a} in the index of {b}",
+}  # fmt: skip
+
+
+def deployments(a: str = "A", b: str = "B") -> dict[str, str]:
+    """What each deployment is called that is held against the fourth, A in an index of its own."""
+    return {name: title.format(a=a, b=b) for name, title in _DEPLOYMENTS.items()}
+
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table for pasting."""

@@ -22,7 +22,7 @@ from harness.running.choice import Choice, describe
 from harness.running.deployments import searches_of
 from harness.running.experiment import Experiment
 from harness.store.cell import Cell
-from harness.store.repeats import noise_floors
+from harness.store.repeats import noise_floors, repeats_of
 from harness.store.spec import CellSpec
 
 
@@ -93,7 +93,7 @@ def reduce_cells(
     axis = matrix.common_axis(versions)
     beside = {"axis": axis, "torch": matrix.axes[axis].torch} if axis else {}
     about = about_cells(cells[0].spec) | {"group": cells[0].group, **beside}
-    searches, unshown = searches_of(choice.store, cells, experiment) if experiment is not None else (None, "")
+    searches, unshown = searches_of(choice.listed, cells, experiment) if experiment is not None else (None, "")
     steps = [pair for pair in pairs if pair.kind == "consecutive"]
     same = {(one.a.version, one.b.version): same_index(one.final() if one.complete else ()) for one in steps}
     retrieval = retrieve(searches, same) if searches is not None else Retrieval()
@@ -133,7 +133,7 @@ def _across(cells: Sequence[Cell], versions: Sequence[str]) -> tuple[Step, ...]:
             (v, {name: one.digest for name, one in good[v].artifacts.items() if good[v].job_kind.is_final(name)})
             for v in shown
         ],
-        noise=noise_floors(good, cells),
+        noise=noise_floors(good, lambda cell: repeats_of(cell, cells)),
         kind=cells[0].job_kind,
     )
     neighbours = set(itertools.pairwise(versions))

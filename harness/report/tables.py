@@ -13,7 +13,7 @@ from harness.environments.lockfile import Lock
 from harness.explain.compared import ComparedCells
 from harness.rankings.verdict import Verdict
 from harness.report.columns import TABLES
-from harness.report.derived import judged, steps_at
+from harness.report.derived import judged
 from harness.report.headline import headline
 from harness.report.parquet import picked, write_table
 from harness.report.retrieval import Retrieval, write_retrieval
@@ -112,7 +112,6 @@ def _comparison_rows(pairs: Iterable[ComparedCells]) -> Iterable[dict[str, Any]]
                 "artifact": artifact.name,
                 "final": pair.a.job_kind.is_final(artifact.name),
                 **judged(facts["profiles"]),
-                "max_abs_ulp": steps_at(facts["dtype_b"], facts["max_abs_values"]),
                 "noise": pair.is_noise(artifact),
                 "details": json.dumps({k: v for k, v in facts.items() if k not in plain}, sort_keys=True),
             }

@@ -25,7 +25,7 @@ from harness.rankings.verdict import Verdict
 from harness.report.blame_text import answer_json, headline
 from harness.report.blame_text import sentence as step_sentence
 from harness.report.packages_text import packages_json, packages_sentence
-from harness.report.readable import share
+from harness.report.readable import deployments, share
 from harness.report.retrieval import retrieve, same_index
 from harness.report.screen import PLAIN, Screen, table, wrap
 from harness.running.deployments import Searches
@@ -40,10 +40,6 @@ _ACT: Mapping[str, ExitCode] = {
 }  # fmt: skip
 """The exit code of an answer: 0 where nobody has to do anything."""
 _JOBS = {"index": "What made the index another one", "search": "What made searches in the old index other ones"}
-TITLES = {
-    "b_on_a": "{b} in the index of {a}", "b_on_b": "{b} in an index of its own", "a_on_b": "{a} in the index of {b}",
-}  # fmt: skip
-"""What each deployment is called."""
 
 
 @dataclass(frozen=True)
@@ -228,9 +224,10 @@ def _lines(found: Upgrade, screen: Screen) -> Iterator[Sequence[str]]:
     yield [""]
     yield sentence(packages_sentence(found.a, found.b, found.packages))
     yield sentence(_index(found))
+    titles = deployments(found.a, found.b)
     rows = [
         (
-            TITLES[name].format(a=found.a, b=found.b),
+            titles[name],
             f"{one.queries - int(one.changed.sum()):,} of {one.queries:,}",
             *(f"{value:.4f}" for value in one.overlap.values()),
             *(f"{measured.diff:+.4f}" for measured in one.measures.values()),

@@ -6,10 +6,12 @@ here to have them chosen, so that no table mixes them, and none is of a lock tha
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 from harness.artifacts.kinds import KINDS
 from harness.environments.chosen import Names, OfMatrix
@@ -29,8 +31,7 @@ from harness.running.searching import SearchedBy
 from harness.running.selection import Selection, job_of
 from harness.running.specs import job_spec
 from harness.running.training import checkpoint_named
-from harness.store.cell import Cell
-from harness.store.repeats import repeats_of
+from harness.store.cell import Cell, Listed
 from harness.store.spec import CellSpec, digest_of
 from harness.store.store import KEY_SHOWN, Store
 from harness.words import count, name_key
@@ -45,12 +46,14 @@ class Choice:
     Attributes:
         store: where they are.
         cells: in the order of the versions, each followed by its repeats; of probes, one for each probe and version.
+        listed: all that is stored.
         locks: version, or name, to its lock; that of a cell is the one that it was made with.
         note: one line that says what else is stored and was not chosen, and why; empty where there is nothing.
     """
 
     store: Store
     cells: tuple[Cell, ...]
+    listed: Sequence[Listed]
     locks: Mapping[str, Lock] = field(default_factory=dict)
     note: str = ""
 
@@ -64,7 +67,7 @@ class Choice:
 class _Judged:
     """A cell, and how it differs from the one that would be planned in its place with `lock`: field to words."""
 
-    cell: Cell
+    cell: Listed
     lock: Lock | None
     flavour: Flavour | None
     differs: Mapping[str, str]
@@ -96,6 +99,8 @@ class Chooser:
             self.selection = replace(selection, on=self.require(selection.on))
         self.store = Store(self.home.store)
         self._jobs: dict[str, JobSettings] = {}
+        self._read: dict[tuple[str, Flavour, str], Lock | None] = {}
+        self._plans: dict[str, CellSpec] = {}
 
     @property
     def versions(self) -> list[str]:
@@ -107,9 +112,9 @@ class Chooser:
         return self.names.require(self.matrix, self.matrix.label(item, self.selection.axis))
 
     @cached_property
-    def cells(self) -> list[Cell]:
-        """All stored cells."""
-        return self.store.cells()
+    def listed(self) -> list[Listed]:
+        """All stored cells; of those that are chosen, the records are read in full."""
+        return self.store.listed()
 
     # ---- what would be planned
 
@@ -128,30 +133,47 @@ class Chooser:
         if not self.matrix.has(version) and (own := self.names.own(version)) is not None:
             return {device.flavour: own.lock}
         of = OfMatrix(self.home, self.matrix, self.path.parent / "locks", version, device)
-        found: dict[Flavour, Lock] = {}
         flavours: tuple[Flavour, ...] = ("cpu", "gpu") if device.flavour == "cpu" else ("gpu", "cpu")
-        for flavour in flavours:
+        read = {flavour: self._lock_for(of, flavour) for flavour in flavours}
+        return {flavour: lock for flavour, lock in read.items() if lock}
+
+    def _lock_for(self, of: OfMatrix, flavour: Flavour) -> Lock | None:
+        """A version's lock, read once for all devices that need no other build of it."""
+        place = of.version, flavour, of.build.version if of.build else ""
+        if place not in self._read:
+            self._read[place] = None
             with suppress(HarnessError):
-                found[flavour] = of.lock_for(flavour)
-        return found
+                self._read[place] = of.lock_for(flavour)
+        return self._read[place]
 
     def _planned(self, own: CellSpec, lock: Lock) -> CellSpec | None:
-        """The cell that would be planned for a cell's version, collection, checkpoint and device; None: no such job."""
-        device = Device(own.device_kind, own.device)
+        """The cell that would be planned for a cell's version, collection, checkpoint and device; None: no such job.
+
+        What they are given besides is not looked at (`_differences`), so that one stands for a cell and its repeats.
+        """
+        names: Iterable[str]
         if own.job in KINDS:
-            job = self._job(own.job)
-            given = {name: own.settings[name] for name in job.GIVEN if name in own.settings}
-            found = job_spec(
-                self.matrix, job, own.version, lock, own.collection, own.checkpoint, device, given, **own.inputs
-            )
+            names = self._job(own.job).GIVEN
         elif own.job == PROBE and own.probe in known_probes():
-            job, cpu = self._job(INDEX), own.settings.get("cpu")
-            found = probe_spec(self.matrix, job, own.version, lock, own.probe, own.checkpoint, device, cpu)
+            names = ("probe", "cpu")
         else:
             return None
-        return found.again(own.repeat)
+        given = {name: own.settings[name] for name in names if name in own.settings}
+        digests = lock.digest, own.collection.digest, own.checkpoint.digest
+        place = json.dumps([own.job, own.version, own.device, *digests, own.checkpoint.dim, given], sort_keys=True)
+        if place not in self._plans:
+            self._plans[place] = self._plan(own, lock, given)
+        return self._plans[place]
 
-    def judge(self, cell: Cell) -> _Judged:
+    def _plan(self, own: CellSpec, lock: Lock, given: Mapping[str, Any]) -> CellSpec:
+        device = Device(own.device_kind, own.device)
+        if own.job == PROBE:
+            job, cpu = self._job(INDEX), given.get("cpu")
+            return probe_spec(self.matrix, job, own.version, lock, own.probe, own.checkpoint, device, cpu)
+        job = self._job(own.job)
+        return job_spec(self.matrix, job, own.version, lock, own.collection, own.checkpoint, device, given)
+
+    def judge(self, cell: Listed) -> _Judged:
         """Compare a cell with the one that would be planned in its place."""
         own = cell.spec
         if own.unknown:
@@ -183,18 +205,15 @@ class Chooser:
         job = job or self.selection.job
         found = [
             self.judge(cell)
-            for cell in self.cells
+            for cell in self.listed
             if cell.spec.job == job
             and not cell.spec.swap
             and (not probes or cell.spec.probe in probes)
-            and self.searched(cell, self.selection.on)
+            and (cell.spec.index is None or self.searched(cell, self.selection.on))
         ]
         if not found:
             what = "probes" if job == PROBE else "cells"
-            raise UsageError(
-                f"The store {self.store.root} holds no {what} yet: run `nox -s {job}-VERSION` or `harness {job} "
-                "VERSION` first."
-            )
+            raise UsageError(f"The store {self.store.root} holds no {what} yet: run `harness {job} VERSION` first.")
         # A named group decides its own settings, and nothing but the lock, the oddities and the job may have changed.
         usable = [one for one in found if not (one.decisive if self.group else one.differs)]
         sets: dict[tuple[str, str], list[_Judged]] = {}
@@ -202,18 +221,23 @@ class Chooser:
             assert one.flavour is not None
             sets.setdefault((_set_of(one.cell), one.flavour), []).append(one)
         chosen = self._only(sets, found, labels)
-        members = [one.cell for one in chosen]
+        members = [cell for one in chosen if (cell := self.store.get(one.cell.key))]
+        if not members:
+            raise UsageError(
+                f"No record of the {count(len(chosen), 'cell')} in {self.store.root} that are meant can be read: "
+                "`harness store verify` says what is wrong with them."
+            )
         flavour = chosen[0].flavour
         assert flavour is not None
         device = Device(members[0].spec.device_kind, members[0].spec.device)
         versions = dict.fromkeys([*self.versions, *(cell.version for cell in members)])
         locks = {version: lock for version in versions if (lock := self._locks(version, device).get(flavour))}
-        return Choice(self.store, tuple(_with_own_repeats(members)), locks, self._note(chosen, found))
+        return Choice(self.store, tuple(_with_own_repeats(members)), self.listed, locks, self._note(chosen, found))
 
     @cached_property
     def searched(self) -> SearchedBy:
         """Says which index a stored search is over; of a version's, the one that would be planned counts."""
-        indexes = [one for one in self.cells if one.spec.job == INDEX and one.outcome == "ok" and not one.spec.swap]
+        indexes = [one for one in self.listed if one.spec.job == INDEX and one.outcome == "ok" and not one.spec.swap]
         planned = [one for one in indexes if not one.repeat and not self.judge(one).differs]
         return SearchedBy(self.store, planned, self.selection.index)
 
@@ -343,6 +367,8 @@ def _differences(own: CellSpec, planned: CellSpec) -> Iterator[tuple[str, str]]:
         yield "collection", "of another revision of the probe"
     for part in ("settings", "environment"):
         mine, theirs = getattr(own, part), getattr(planned, part)
+        if mine == theirs:
+            continue
         for name in sorted({*mine, *theirs}):
             if mine.get(name) != theirs.get(name):
                 odd = part == "environment" and name in {*own.oddities, *planned.oddities}
@@ -351,7 +377,7 @@ def _differences(own: CellSpec, planned: CellSpec) -> Iterator[tuple[str, str]]:
 
 def unused_words(left: Iterable[_Judged]) -> str:
     """Cells by the first thing in which they differ from what would be planned, in words."""
-    by: dict[str, list[Cell]] = {}
+    by: dict[str, list[Listed]] = {}
     for one in left:
         words = next(iter(one.differs.values()), "of another set")
         by.setdefault(words, []).append(one.cell)
@@ -362,7 +388,7 @@ def unused_words(left: Iterable[_Judged]) -> str:
     )
 
 
-def _set_of(cell: Cell) -> str:
+def _set_of(cell: Listed) -> str:
     """Digest of what a cell shares with those that it can be compared with; of a probe, with other probes too."""
     if cell.spec.job != PROBE:
         return cell.group
@@ -370,7 +396,7 @@ def _set_of(cell: Cell) -> str:
     return digest_of([cell.spec.checkpoint.digest, cell.spec.device, settings])
 
 
-def _place_of(cell: Cell) -> tuple[str, str, str]:
+def _place_of(cell: Listed) -> tuple[str, str, str]:
     collection = cell.spec.collection.digest if cell.spec.job != PROBE else ""
     return collection, cell.spec.checkpoint.digest, cell.spec.device
 
@@ -380,7 +406,7 @@ def _with_own_repeats(cells: Sequence[Cell]) -> Iterator[Cell]:
     yield from sorted(cells, key=lambda c: (name_key(c.version), c.spec.probe, c.repeat))
 
 
-def describe(cells: Sequence[Cell]) -> str:
+def describe(cells: Sequence[Listed]) -> str:
     """One line that tells a set of comparable cells from another."""
     spec = cells[0].spec
     what = f"{spec.collection.name} ({count(spec.collection.passages, 'passage')}), "
@@ -400,8 +426,8 @@ def planned_cells(experiment: Experiment, cells: Sequence[Cell]) -> Choice:
     So that a sweep and `harness consecutive` with the same options give the same tables. Where a run ended badly and
     the stored cell stayed, the run is what the sweep is about.
     """
-    stored = experiment.store.cells()
-    own = {one.key: one for cell in cells for one in repeats_of(cell, stored)} | {cell.key: cell for cell in cells}
+    store = experiment.store
+    own = {one.key: one for cell in cells for one in store.repeats(cell)} | {cell.key: cell for cell in cells}
     versions = {cell.version for cell in cells}
     locks = {version: experiment.lock(version) for version in sorted(versions, key=name_key)}
-    return Choice(experiment.store, tuple(_with_own_repeats(list(own.values()))), locks)
+    return Choice(store, tuple(_with_own_repeats(list(own.values()))), store.listed(), locks)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from harness.artifacts.index_job import INDEX
@@ -12,9 +11,7 @@ from harness.rankings.measures import Qrels
 from harness.rankings.run import Run
 from harness.running.experiment import Experiment
 from harness.running.run_files import refuse_moved, run_of
-from harness.store.cell import Cell
-from harness.store.repeats import repeats_of
-from harness.store.store import Store
+from harness.store.cell import Cell, Listed
 from harness.store.stored import StoredCell
 from harness.words import count
 
@@ -52,11 +49,7 @@ class Searches:
 
     def repeats(self, cell: Cell) -> list[Cell]:
         """The same search again, where it ended well."""
-        return [one for one in repeats_of(cell, self._stored) if one.outcome == "ok"]
-
-    @cached_property
-    def _stored(self) -> list[Cell]:
-        return list(self.experiment.store.cells())
+        return [one for one in self.experiment.store.repeats(cell) if one.outcome == "ok"]
 
     def run(self, cell: Cell) -> Run:
         """What a search answered.
@@ -77,12 +70,12 @@ class Searches:
 
 
 def searches_of(
-    store: Store, cells: Sequence[Cell], experiment: Callable[[], Experiment]
+    stored: Iterable[Listed], cells: Sequence[Cell], experiment: Callable[[], Experiment]
 ) -> tuple[Searches | None, str]:
     """The searches in the indexes of these cells, and a line that says why they are not shown; empty for none.
 
     Args:
-        store: where they may be.
+        stored: all that is stored where these are.
         cells: of one set; only indexes are searched.
         experiment: makes the experiment that these are of; asked only where there is a search, because it loads the
             collection and the checkpoint.
@@ -92,7 +85,7 @@ def searches_of(
         return None, ""
     like = [
         one
-        for one in store.cells()
+        for one in stored
         if one.spec.queries is not None
         and one.outcome == "ok"
         and (one.spec.collection.digest, one.spec.checkpoint.digest, one.spec.device)

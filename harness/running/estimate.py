@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 from harness.running.plan import Planned
-from harness.store.cell import LEVELS, Cell
+from harness.store.cell import LEVELS, Cell, Listed
 from harness.store.spec import CellSpec
 from harness.store.store import Store, level
+
+_ENOUGH = 100
+"""Cells whose median is taken: more of them tell no more, and each is read in full."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class Estimate:
     passages: tuple[int, int]
 
 
-def estimate(store: Store, stored: Sequence[Cell], plan: Sequence[Planned], capture: str) -> Estimate | None:
+def estimate(store: Store, stored: Iterable[Listed], plan: Sequence[Planned], capture: str) -> Estimate | None:
     """Estimate from cells of the same kind of job on the same device that ended well; None where there are none.
 
     Time and size are taken to grow with the number of passages; of a search with that of its queries, and of a training
@@ -43,16 +48,16 @@ def estimate(store: Store, stored: Sequence[Cell], plan: Sequence[Planned], capt
         return None
     spec = wanted[0]
     like = [one for one in stored if one.outcome == "ok" and (one.spec.job, one.spec.device) == (spec.job, spec.device)]
-    like = [one for one in like if one.details.get("wall_seconds") and _amount(one.spec)]
+    like = [one for one in like if _amount(one.spec)]
     like = [one for one in like if one.spec.checkpoint.digest == spec.checkpoint.digest] or like
-    if not like:
-        return None
     amount = _amount(spec)
-    near = _nearest(like, lambda one: abs(_amount(one.spec) - amount))
+    near = _nearest(store, like, lambda one: abs(_amount(one.spec) - amount))
+    if not near:
+        return None
     seconds = median(one.details["wall_seconds"] * amount / _amount(one.spec) for one in near)
     # How much is kept decides the size, far more than what it is of.
-    kept = _nearest(like, lambda one: abs(level(one) - LEVELS.index(capture)))
-    kept = _nearest(kept, lambda one: abs(_amount(one.spec) - amount))
+    wanted_level = LEVELS.index(capture)
+    kept = _nearest(store, like, lambda one: (abs(level(one) - wanted_level), abs(_amount(one.spec) - amount)))
     size = median(_size(store, one) * amount / _amount(one.spec) for one in kept)
     passages = [one.spec.collection.passages for one in near]
     return Estimate(
@@ -60,11 +65,16 @@ def estimate(store: Store, stored: Sequence[Cell], plan: Sequence[Planned], capt
     )
 
 
-def _nearest(cells: Iterable[Cell], how_far: Callable[[Cell], int]) -> list[Cell]:
-    """Those that are as near as the nearest."""
-    cells = list(cells)
-    least = min(map(how_far, cells))
-    return [one for one in cells if how_far(one) == least]
+def _nearest(store: Store, cells: Iterable[Listed], how_far: Callable[[Listed], Any]) -> list[Cell]:
+    """Of the cells whose time is known, those that are as near as the nearest; of very many, some from all of them."""
+    far = sorted(cells, key=how_far)
+    for _, group in itertools.groupby(far, how_far):
+        alike = list(group)
+        some = alike[:: -(-len(alike) // _ENOUGH)]
+        found = [cell for one in some if (cell := store.get(one.key)) and cell.details.get("wall_seconds")]
+        if found:
+            return found
+    return []
 
 
 def _amount(spec: CellSpec) -> int:

@@ -69,9 +69,9 @@ class Experiment:
         self.job: JobSettings = job_of(self.matrix, selection)
         self._kind = _KINDS[selection.job](self)
         self._inputs: dict[str, JobInputs] = {}
-        self._fits()
+        self.require_room()
 
-    def _fits(self) -> None:
+    def require_room(self) -> None:
         """Refuse a job for which its device is too small.
 
         Raises:
@@ -86,8 +86,8 @@ class Experiment:
         if job.ranks > 1 and self.device.kind == "cpu":
             raise UsageError(
                 f"jobs.{job.NAME}.nranks is {job.ranks}, but colbert-ai has its ranks find each other on GPUs only (on "
-                "a CPU they end with a ZeroDivisionError in colbert/utils/distributed.py): pass --nranks 1, or use "
-                "--device cuda."
+                "a CPU they end with a ZeroDivisionError in colbert/utils/distributed.py): pass --nranks 1, or set it "
+                "so in matrix.yaml, or use --device cuda."
             )
         there = choose_gpus(self.device, None) if here and job.ranks > 1 else []
         if here and len(there) < job.ranks > 1:
@@ -168,7 +168,6 @@ class Experiment:
         found.selection = replace(self.selection, **changes)
         found.job = job_of(self.matrix, found.selection)
         found._kind, found._inputs = _KINDS[found.selection.job](found), {}
-        found._fits()
         return found
 
     @property

@@ -11,8 +11,8 @@ from harness.artifacts.kinds import KINDS
 from harness.artifacts.source import ArtifactSource
 from harness.errors import UsageError
 from harness.running.choice import Choice, Chooser, describe, unused_words
-from harness.store.cell import Cell
-from harness.store.store import KEY_SHOWN, by_key, keys_of, tell_apart
+from harness.store.cell import Listed
+from harness.store.store import KEY_SHOWN, keys_of, tell_apart
 from harness.store.stored import StoredCell
 
 
@@ -44,11 +44,11 @@ class Finder:
         Raises:
             UsageError: there is none, more than one, or one that did not end well.
         """
-        store, cells = self._chooser.store, self._chooser.cells
+        store, listed = self._chooser.store, self._chooser.listed
         item = self._chooser.names.canonical(self._chooser.matrix, item)
         label = self._is_label(item)
         # What the user calls an environment may look like the start of a key.
-        found = [] if label else by_key(cells, item)
+        found = [] if label else store.named(item)
         if label:
             found = [cell for cell in self.choice.cells if cell.label == item]
             if not found:
@@ -58,8 +58,8 @@ class Finder:
                 )
         if not found:
             # Swapped cells and probes: of the locks and settings of today, too.
-            judged = [self._chooser.judge(cell) for cell in cells if self._is_called(cell, item)]
-            found = [one.cell for one in judged if not one.differs]
+            judged = [self._chooser.judge(one) for one in listed if self._is_called(one, item)]
+            found = [cell for one in judged if not one.differs and (cell := store.get(one.cell.key))]
             if judged and not found:
                 raise UsageError(
                     f"No cell {item} that `harness plan` could make is stored (there is {unused_words(judged)}); its "
@@ -80,9 +80,9 @@ class Finder:
         return StoredCell(store, found[0])
 
     def _is_label(self, item: str) -> bool:
-        return item.partition("#")[0] in {cell.version for cell in self._chooser.cells if cell.spec.job in KINDS}
+        return item.partition("#")[0] in {one.version for one in self._chooser.listed if one.spec.job in KINDS}
 
-    def _is_called(self, cell: Cell, item: str) -> bool:
+    def _is_called(self, cell: Listed, item: str) -> bool:
         """Whether a cell has this label, or could have it: of equal indexes a search names only one."""
         label, _, version = item.partition(" on ")
         own = replace(cell.spec, index=None).label

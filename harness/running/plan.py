@@ -71,6 +71,8 @@ def run_needed(
     experiment.check()
     needed = [wanted for version in versions if (wanted := experiment.needs(version))]
     missing = [wanted for wanted in dict.fromkeys(needed) if experiment.index.stored(wanted) is None]
+    if missing:
+        experiment.index.require_room()
     cells = run(experiment.index, plan_cells(experiment.index, missing, {})) if missing else []
     there = {wanted for wanted in needed if experiment.index.stored(wanted) is not None}
     ready = [version for version in versions if experiment.needs(version) in {None, *there}]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from harness.inputs.jobs import SearchJob
 from harness.inputs.passages import Passages
 from harness.inputs.queries import Queries, write_queries
 from harness.running.kinds import Asked, JobInputs
-from harness.store.cell import Artifact, Cell
+from harness.store.cell import Artifact, Cell, Listed
 from harness.store.spec import Index, digest_of
 from harness.store.spec import Queries as QueriesRecord
 from harness.store.store import Store
@@ -106,28 +106,33 @@ class SearchedBy:
         folder: the index that is meant where no version is named; each version's own when absent.
     """
 
-    def __init__(self, store: Store, indexes: Sequence[Cell], folder: Path | None) -> None:
-        self.store, self.indexes, self.folder = store, indexes, folder
-        self._digests: dict[str, str] = {}
+    def __init__(self, store: Store, indexes: Iterable[Listed], folder: Path | None) -> None:
+        self.store, self.folder = store, folder
+        self._keys: dict[_Indexed, list[str]] = {}
+        for one in indexes:
+            self._keys.setdefault(_indexed(one), []).append(one.key)
+        self._digests: dict[_Indexed, frozenset[str]] = {}
 
-    def __call__(self, cell: Cell, version: str | None = None) -> bool:
+    def __call__(self, cell: Listed, version: str | None = None) -> bool:
         """Whether a cell searches the index of `version`, or else the one that is meant; of no search, always."""
         spec = cell.spec
         if spec.index is None:
             return True
         if version is None and self.folder is not None:
             return spec.index.digest == index_in(self.folder, spec.collection.passages, spec.checkpoint.dim).digest
-        own = (version or cell.version, spec.collection.digest, spec.checkpoint.digest, spec.device)
-        return any(
-            (one.version, one.spec.collection.digest, one.spec.checkpoint.digest, one.spec.device) == own
-            and self._digest(one) == spec.index.digest
-            for one in self.indexes
-        )
+        own = _indexed(cell, version)
+        if own not in self._digests:
+            cells = filter(None, map(self.store.get, self._keys.get(own, ())))
+            self._digests[own] = frozenset(stored_index(self.store, one).digest for one in cells)
+        return spec.index.digest in self._digests[own]
 
-    def _digest(self, cell: Cell) -> str:
-        if cell.key not in self._digests:
-            self._digests[cell.key] = stored_index(self.store, cell).digest
-        return self._digests[cell.key]
+
+_Indexed = tuple[str, str, str, str]
+"""Of an index: its version, and the digests of collection and checkpoint, and the device."""
+
+
+def _indexed(cell: Listed, version: str | None = None) -> _Indexed:
+    return version or cell.version, cell.spec.collection.digest, cell.spec.checkpoint.digest, cell.spec.device
 
 
 @dataclass(frozen=True)

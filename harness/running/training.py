@@ -25,11 +25,11 @@ from harness.inputs.passages import Passages, write_jsonl
 from harness.inputs.queries import Queries, write_queries
 from harness.inputs.triples import Triples, check_job
 from harness.running.kinds import Asked, JobInputs
-from harness.store.cell import Artifact, Cell
+from harness.store.cell import Artifact, Cell, Listed
 from harness.store.spec import Queries as QueriesRecord
 from harness.store.spec import Triples as TriplesRecord
 from harness.store.spec import digest_of
-from harness.store.store import MODEL, Store, by_key, keys_of
+from harness.store.store import MODEL, Store, keys_of
 from harness.store.stored import StoredCell
 from harness.tensors.safetensors import write_safetensors
 from harness.tensors.tensor import Tensor
@@ -140,12 +140,12 @@ def trained_cell(store: Store, name: str) -> Cell:
     Raises:
         UsageError: there is none, or there are several whose models differ.
     """
-    cells = [one for one in store.cells() if one.spec.job == TrainJob.NAME and one.outcome == "ok"]
+    listed = [one for one in store.listed() if _is_training(one)]
     # What the user calls an environment may look like the start of a key.
-    found = [one for one in cells if one.label == name]
-    found = found or by_key(cells, name)
+    found = [cell for one in listed if one.label == name and (cell := store.get(one.key))]
+    found = found or [one for one in store.named(name) if _is_training(one)]
     if not found:
-        labels = ", ".join(dict.fromkeys(one.label for one in cells)) or "none yet"
+        labels = ", ".join(dict.fromkeys(one.label for one in listed)) or "none yet"
         raise UsageError(
             f"--checkpoint {TRAINED}{name}: no training of that name is stored ({labels}): run `harness train VERSION` "
             "first, or give the start of a cell's key."
@@ -157,6 +157,10 @@ def trained_cell(store: Store, name: str) -> Cell:
             keys_of(found, TRAINED),
         )
     return found[0]
+
+
+def _is_training(one: Listed) -> bool:
+    return one.spec.job == TrainJob.NAME and one.outcome == "ok"
 
 
 def trained_checkpoint(home: Home, store: Store, cell: Cell) -> CheckpointFiles:

@@ -7,12 +7,13 @@ moment), so a tensor whose record is about to come is never taken for an orphan;
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.errors import InfrastructureError, UnreadableTensor
@@ -139,20 +140,26 @@ def collect(store: Store, *, damaged: bool = False, dry_run: bool = False) -> Co
     with _alone(store):
         listing = _list(store)
         findings = _unexpected(listing)
-        blamed = {key for finding in broken for key in finding.cells}
-        doomed = sorted(key for key in blamed if _still(store, key, broken))
+        blamed: dict[str, list[Finding]] = {}
+        for finding in broken:
+            for key in finding.cells:
+                blamed.setdefault(key, []).append(finding)
+        doomed = sorted(key for key, mine in blamed.items() if _still(store, key, mine))
         paths: dict[str, Finding] = {f.path: f for f in findings if f.kind in {ORPHAN, LEFTOVER}}
         paths |= {f.path: f for f in (*findings, *broken) if damaged and f.kind == DAMAGED}
         for key in doomed:
             label = listing.cells[key].label if key in listing.cells else key
             paths[f"cells/{key}"] = Finding(DAMAGED, f"cells/{key}", f"{label} needs what is damaged or missing")
+        sizes: Counter[str] = Counter()
+        for name, number in listing.sizes.items():
+            for place in (*_around(name), name):
+                sizes[place] += number
         removed = []
         for path, finding in sorted(paths.items()):
             # What lies in a folder that goes, goes with it.
             if _inside(path, paths):
                 continue
-            size = sum(n for name, n in listing.sizes.items() if name == path or name.startswith(f"{path}/"))
-            removed.append((finding, size))
+            removed.append((finding, sizes[path]))
             if not dry_run:
                 _remove(store.root / path)
         if not dry_run:
@@ -194,21 +201,20 @@ def _list(store: Store) -> _Listing:
         if not folders and not names and here != store.root:
             listing.sizes[here.relative_to(store.root).as_posix()] = 0
     for key in store.keys():  # noqa: SIM118 - not a dict
-        cell = store.get(key)
-        if cell is None:
+        found = store.whole(store.cell_folder(key), key)
+        if found is None:
             continue
-        listing.cells[key] = cell
-        listing.files[f"cells/{key}"] = store.files(store.cell_folder(key))
-        for artifact in cell.artifacts.values():
-            # Also where the record says that only the digest was kept: another cell's tensor has the same.
-            users = listing.users.setdefault(artifact.digest, [])
-            if key not in users:
-                users.append(key)
+        cell, listing.files[f"cells/{key}"] = found
+        # Of thousands of cells, what else their records say would fill the memory.
+        listing.cells[key] = replace(cell, details={})
+        # Also where the record says that only the digest was kept: another cell's tensor has the same.
+        for digest in {artifact.digest for artifact in cell.artifacts.values()}:
+            listing.users.setdefault(digest, []).append(key)
     beside = store.root / "attempts"
     for key in sorted(path.name for path in beside.iterdir()) if beside.is_dir() else ():
         for attempt in store.attempt_folders(key):
-            if store.read(attempt, key) is not None:
-                listing.files[attempt.relative_to(store.root).as_posix()] = store.files(attempt)
+            if found := store.whole(attempt, key):
+                listing.files[attempt.relative_to(store.root).as_posix()] = found[1]
     return listing
 
 
@@ -290,14 +296,16 @@ def _wrong_object(store: Store, digest: str, *, read: bool) -> str:
 def _wrong_files(store: Store, listing: _Listing) -> list[Finding]:
     found = []
     for folder, files in listing.files.items():
-        key = folder.removeprefix("cells/") if folder.startswith("cells/") else ""
+        _, owner, *beside = folder.split("/")
+        key = "" if beside else owner
         for name, digest in files.items():
             # What a cell lacks was found already.
             whole = bool(key)
             if f"{folder}/{name}" in listing.sizes:
                 with contextlib.suppress(OSError):
                     whole = file_digest(store.root / folder / name) == digest
-            if whole or store.files(store.root / folder).get(name) != digest:
+            now = None if whole else store.whole(store.root / folder, owner)
+            if now is None or now[1].get(name) != digest:
                 continue
             if key:
                 text = f"its bytes are not those that were stored with {listing.cells[key].label}"
@@ -308,15 +316,19 @@ def _wrong_files(store: Store, listing: _Listing) -> list[Finding]:
 
 
 def _still(store: Store, key: str, broken: Iterable[Finding]) -> bool:
-    """Whether a cell still is what it was when it was found to be broken; it may have been run again since."""
+    """Whether a cell still is what it was when these were found of it; it may have been run again since."""
     if store.get(key) is None:
         return False
-    mine = (finding for finding in broken if key in finding.cells)
-    return any((store.root / finding.path).exists() == (finding.kind == DAMAGED) for finding in mine)
+    return any((store.root / finding.path).exists() == (finding.kind == DAMAGED) for finding in broken)
 
 
-def _inside(path: str, folders: Iterable[str]) -> bool:
-    return any(path.startswith(f"{folder}/") for folder in folders)
+def _inside(path: str, folders: Container[str]) -> bool:
+    return any(folder in folders for folder in _around(path))
+
+
+def _around(path: str) -> Iterator[str]:
+    """The folders that a path is in, from the outermost."""
+    return itertools.accumulate(path.split("/")[:-1], "{}/{}".format)
 
 
 def _remove(path: Path) -> None:

@@ -48,29 +48,53 @@ class Artifact:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A finished cell, well or badly.
+class Listed:
+    """A cell as the list of a store has it: what it is of and how it ended, and nothing of what it made.
 
     Attributes:
         key: see `CellSpec`; `group` too.
         spec: what decided it.
         outcome: one of `OUTCOMES`.
-        reason: why it is not `ok`; one sentence.
-        phase: the phase in which it ended.
         capture: `final`, `digests` or `full`.
-        artifacts: by name; empty unless the outcome is `ok`.
-        seconds: wall seconds per phase.
-        details: provenance, peak memory, exit code, the end of the log and what else was observed.
-        finished: UTC time, ISO 8601.
     """
 
     key: str
     group: str
     spec: CellSpec
     outcome: str
+    capture: str = "final"
+
+    @property
+    def version(self) -> str:
+        """The PyTorch release, or the name of the user's own environment."""
+        return self.spec.version
+
+    @property
+    def repeat(self) -> int:
+        """0, or the number of the repeat."""
+        return self.spec.repeat
+
+    @property
+    def label(self) -> str:
+        """See `CellSpec.label`."""
+        return self.spec.label
+
+
+@dataclass(frozen=True)
+class Cell(Listed):
+    """A finished cell, well or badly.
+
+    Attributes:
+        reason: why it is not `ok`; one sentence.
+        phase: the phase in which it ended.
+        artifacts: by name; empty unless the outcome is `ok`.
+        seconds: wall seconds per phase.
+        details: provenance, peak memory, exit code, the end of the log and what else was observed.
+        finished: UTC time, ISO 8601.
+    """
+
     reason: str = ""
     phase: str = ""
-    capture: str = "final"
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
@@ -80,7 +104,7 @@ class Cell:
     @classmethod
     def of(cls, spec: CellSpec, outcome: str, reason: str = "", **more: Any) -> Cell:  # noqa: ANN401 - fields of it
         """The cell of a specification, and how it ended; `more` are other fields."""
-        return cls(spec.key, spec.group, spec, outcome, reason, **more)
+        return cls(spec.key, spec.group, spec, outcome, reason=reason, **more)
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -109,21 +133,6 @@ class Cell:
             else ""
         )
         return self.not_captured.get(name, words)
-
-    @property
-    def version(self) -> str:
-        """The PyTorch release, or the name of the user's own environment."""
-        return self.spec.version
-
-    @property
-    def repeat(self) -> int:
-        """0, or the number of the repeat."""
-        return self.spec.repeat
-
-    @property
-    def label(self) -> str:
-        """See `CellSpec.label`."""
-        return self.spec.label
 
     @property
     def failed(self) -> bool:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeGuard
 
 from harness.errors import UnreadableTensor
 from harness.files import too_deep
@@ -52,48 +53,86 @@ FIELDS: dict[str, tuple[type, ...]] = {
 """Field to the types that it may have where it is there; a dot leads into an object."""
 
 REQUIRED = (
-    "spec.job", "spec.version", "spec.repeat", "spec.lock", "spec.device", "spec.settings", "spec.environment",
-    "spec.collection.name", "spec.collection.digest", "spec.collection.passages",
-    "spec.checkpoint.name", "spec.checkpoint.digest", "spec.checkpoint.dim",
+    "job", "version", "repeat", "lock", "device", "settings", "environment",
+    "collection.name", "collection.digest", "collection.passages",
+    "checkpoint.name", "checkpoint.digest", "checkpoint.dim",
 )  # fmt: skip
+"""Fields that a specification must have."""
 
 
-def is_record(record: object, key: str, schema: int, outcomes: tuple[str, ...]) -> bool:
-    """Whether `record` is the record of the cell `key`, with every field of a type and form that readers can use."""
+def is_listed(record: object, key: str, schema: int, outcomes: tuple[str, ...]) -> TypeGuard[dict[str, Any]]:
+    """Whether the part of `record` can be used that says of what the cell `key` is, and how it ended."""
     return (
         isinstance(record, dict)
-        and not too_deep(record)
         and record.get("schema") == schema
         and record.get("key") == key
         and _KEY.fullmatch(key) is not None
-        and all(_fits(_inner(record, field), kinds) for field, kinds in FIELDS.items())
-        and all(_inner(record, field) is not _ABSENT for field in REQUIRED)
         and record.get("outcome") in outcomes
-        and _PLAIN.fullmatch(record.get("capture", "")) is not None
-        and _PLAIN.fullmatch(record.get("finished", "")) is not None
-        and (not record.get("group") or _KEY.fullmatch(record["group"]) is not None)
+        and _is_plain(record.get("group", ""), _KEY)
+        and _is_plain(record.get("capture", ""), _PLAIN)
+        and isinstance(record.get("spec"), dict)
+        and _is_spec(record["spec"])
+    )
+
+
+def is_record(record: object, key: str, schema: int, outcomes: tuple[str, ...]) -> TypeGuard[dict[str, Any]]:
+    """Whether `record` is the record of the cell `key`, with every field of a type and form that readers can use."""
+    return (
+        is_listed(record, key, schema, outcomes)
+        and not too_deep(record)
+        and _fit(record, _REST)
+        and _is_plain(record.get("finished", ""), _PLAIN)
         and all(isinstance(reason, str) for reason in record.get("details", {}).get("not_captured", {}).values())
-        and _is_spec(record.get("spec", {}))
         and all(_is_artifact(name, one) for name, one in record.get("artifacts", {}).items())
     )
 
 
 _ABSENT = object()
+_Tree = dict[str, tuple[tuple[type, ...] | None, "_Tree"]]
+"""Field to the types that it may have, None for any, and to the fields in it."""
 
 
-def _inner(record: dict[str, Any], field: str) -> object:
-    found: object = record
-    for part in field.split("."):
-        if not isinstance(found, dict):
-            return _ABSENT
-        found = found.get(part, _ABSENT)
-    return found
+def _tree(fields: Mapping[str, tuple[type, ...]]) -> _Tree:
+    """Fields by their place, so that a record is gone through once, and not once for each field."""
+    tree: _Tree = {}
+    for path, kinds in fields.items():
+        *outer, name = path.split(".")
+        place = tree
+        for part in outer:
+            place = place.setdefault(part, (None, {}))[1]
+        place[name] = kinds, place.get(name, (None, {}))[1]
+    return tree
+
+
+_REST = _tree(FIELDS)
+_SPEC = _REST.pop("spec")[1]
+
+
+def _fit(record: dict[str, Any], tree: _Tree) -> bool:
+    """Whether all fields that are there have types that they may have."""
+    for name, (kinds, inner) in tree.items():
+        value = record.get(name, _ABSENT)
+        if value is _ABSENT:
+            continue
+        if kinds is not None and not _fits(value, kinds):
+            return False
+        if inner and isinstance(value, dict) and not _fit(value, inner):
+            return False
+    return True
+
+
+def _present(spec: dict[str, Any], field: str) -> bool:
+    outer, _, inner = field.partition(".")
+    return outer in spec and (not inner or inner in spec[outer])
+
+
+def _is_plain(text: object, form: re.Pattern[str]) -> bool:
+    """Whether a field is a text of some form; it may be empty."""
+    return isinstance(text, str) and (not text or form.fullmatch(text) is not None)
 
 
 def _fits(value: object, kinds: tuple[type, ...]) -> bool:
-    """Whether a value is absent or of one of these types; numbers must be ones that a table can hold."""
-    if value is _ABSENT:
-        return True
+    """Whether a value is of one of these types; numbers must be ones that a table can hold."""
     if isinstance(value, bool) or not isinstance(value, kinds):
         return False
     if isinstance(value, int):
@@ -102,12 +141,12 @@ def _fits(value: object, kinds: tuple[type, ...]) -> bool:
 
 
 def _is_spec(spec: dict[str, Any]) -> bool:
-    version, repeat = spec.get("version"), spec.get("repeat")
     return (
-        isinstance(version, str)
-        and _VERSION.fullmatch(version) is not None
-        and isinstance(repeat, int)
-        and repeat >= 0
+        _fit(spec, _SPEC)
+        and not too_deep(spec)
+        and all(_present(spec, field) for field in REQUIRED)
+        and _VERSION.fullmatch(spec["version"]) is not None
+        and spec["repeat"] >= 0
         and all(_NAME.fullmatch(name) for name in spec.get("swap", {}))
     )
 

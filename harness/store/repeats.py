@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 from harness.store.cell import Cell
 
 
 def repeats_of(cell: Cell, cells: Iterable[Cell]) -> list[Cell]:
-    """Those of `cells` that are other runs of exactly this one, however they ended; none other tells of its noise."""
+    """Those of `cells` that are other runs of exactly this one, however they ended; none other tells of its noise.
+
+    Of all that is stored, `Store.repeats` has them.
+    """
     own = cell.spec.again(0)
-    return [one for one in cells if one.key != cell.key and one.spec.again(0) == own]
+    # Most of a set are of other versions, which is seen at once.
+    mine = (one for one in cells if one.version == cell.version and one.key != cell.key)
+    return [one for one in mine if one.spec.again(0) == own]
 
 
 def noise_floor(cell: Cell, repeats: Iterable[Cell]) -> frozenset[str] | None:
@@ -34,14 +39,14 @@ def noise_floor(cell: Cell, repeats: Iterable[Cell]) -> frozenset[str] | None:
     )
 
 
-def noise_floors(named: Mapping[str, Cell], stored: Sequence[Cell]) -> dict[str, tuple[str, ...]]:
+def noise_floors(named: Mapping[str, Cell], repeats: Callable[[Cell], Iterable[Cell]]) -> dict[str, tuple[str, ...]]:
     """Name to what changed when its cell was run again, in the pipeline's order; only of cells that were run again.
 
     Args:
         named: cells that ended well.
-        stored: among which their repeats are.
+        repeats: other runs of a cell: `Store.repeats`, or `repeats_of` among some cells.
     """
-    floors = {name: noise_floor(cell, repeats_of(cell, stored)) for name, cell in named.items()}
+    floors = {name: noise_floor(cell, repeats(cell)) for name, cell in named.items()}
     return {name: tuple(named[name].job_kind.in_order(floor)) for name, floor in floors.items() if floor is not None}
 
 

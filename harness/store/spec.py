@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 from blake3 import blake3
@@ -23,7 +23,7 @@ class _Record:
         Raises:
             TypeError: a field without a default is missing.
         """
-        names = {one.name for one in fields(cls)} - {"unknown"}
+        names = cls.__dataclass_fields__.keys() - {"unknown"}
         known = {name: value for name, value in record.items() if name in names}
         return cls(**known, unknown={name: value for name, value in record.items() if name not in names})
 

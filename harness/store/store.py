@@ -28,14 +28,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 from harness.artifacts.kinds import kind_named
 from harness.errors import UnreadableTensor
 from harness.files import copy, exchange, read_json, sync_file, write_json
 from harness.flock import hold
-from harness.store.cell import LEVELS, OUTCOMES, SCHEMA, Artifact, Cell, nans
+from harness.store.cell import LEVELS, OUTCOMES, SCHEMA, Artifact, Cell, Listed, nans
 from harness.store.objects import Objects
-from harness.store.records import is_record
+from harness.store.records import is_listed, is_record
 from harness.store.spec import CellSpec, digest_of
 from harness.words import name_key
 
@@ -46,15 +47,11 @@ ATTEMPT = re.compile(r"[0-9-]{10}T[0-9]{6}-[0-9a-z_]+")
 PLACING = ".placing.lock"
 MODEL = "model"
 _TOLD = 3  # differences that a name holds
+_REMOVED = 16  # repeats of a cell in a row that may have been removed before one that is there
 KEY_LENGTH = 4
 """Characters of a key that are enough to name a cell, where no other key starts with them."""
 KEY_SHOWN = 12
 """Characters of a key, or of a group's digest, that a sentence shows."""
-
-
-def by_key(cells: Iterable[Cell], start: str) -> list[Cell]:
-    """The cells whose key starts with an item of a command line; none where that is too short to name one."""
-    return [cell for cell in cells if len(start) >= KEY_LENGTH and cell.key.startswith(start)]
 
 
 def keys_of(cells: Sequence[Cell], before: str = "") -> list[str]:
@@ -68,13 +65,17 @@ def tell_apart(cells: Sequence[Cell]) -> list[str]:
     A cell that is there twice has the same name twice; no two different ones have.
     """
     names = [cell.label for cell in cells]
-    for label in {name for name in names if names.count(name) > 1}:
-        alike = [place for place, cell in enumerate(cells) if cell.label == label]
+    places: dict[str, list[int]] = {}
+    for place, label in enumerate(names):
+        places.setdefault(label, []).append(place)
+    for label, alike in places.items():
+        if len(alike) == 1:
+            continue
         facts = [dict(_facts(cells[place])) for place in alike]
         differing = [f for f in dict.fromkeys(f for one in facts for f in one) if len({o.get(f) for o in facts}) > 1]
         # The digest of a lock says that packages differ; where it is known which, they say it better.
         plain = [field for field in differing if field != "lock"]
-        if any(field in cells[alike[0]].spec.settings for field in plain):
+        if any(field in cells[place].spec.settings for field in plain for place in alike):
             # Threads, say, are a setting and five variables.
             plain = [field for field in plain if not field.isupper()]
         whole = plain if len({tuple(one.get(f) for f in plain) for one in facts}) == len(alike) else differing
@@ -93,7 +94,8 @@ def _facts(cell: Cell) -> Iterator[tuple[str, str]]:
     spec = cell.spec
     yield "collection", f"{spec.collection.name} of {spec.collection.passages:,} passages"
     yield "checkpoint", spec.checkpoint.name
-    yield from ((str(name), str(value)) for name, value in {**spec.settings, **spec.environment}.items())
+    said = {**spec.settings, "nranks": spec.ranks, **spec.environment}
+    yield from ((str(name), str(value)) for name, value in said.items())
     yield "device", spec.device
     packages = (cell.details.get("provenance") or {}).get("packages")
     if isinstance(packages, dict):
@@ -105,7 +107,7 @@ def _facts(cell: Cell) -> Iterator[tuple[str, str]]:
     yield "swapped", ",".join(f"{name}={digest[:8]}" for name, digest in sorted(spec.swap.items()))
 
 
-def level(cell: Cell) -> int:
+def level(cell: Listed) -> int:
     """How much of the pipeline's inside a cell keeps, as a number; -1 for a record that says something unknown."""
     return LEVELS.index(cell.capture) if cell.capture in LEVELS else -1
 
@@ -161,18 +163,22 @@ class Store(Objects):
 
     def read(self, folder: Path, key: str) -> Cell | None:
         """The cell of `key` whose record is in `folder`; see `get`."""
-        try:
-            record = read_json(folder / "cell.json")
-        except UnreadableTensor:
-            return None
+        found = self.whole(folder, key)
+        return found[0] if found else None
+
+    def whole(self, folder: Path, key: str) -> tuple[Cell, dict[str, str]] | None:
+        """A cell as `read` gives it, and the digests of the files beside its record, by relative name.
+
+        Early records know of no files.
+        """
+        record = _record(folder)
         if not is_record(record, key, SCHEMA, OUTCOMES):
             return None
-        assert isinstance(record, dict)
         seal = record.pop("seal", None)
         # Early records have no seal.
         if seal is not None and seal != digest_of(record):
             return None
-        record.pop("files", None)
+        files = record.pop("files", {})
         artifacts = {
             name: Artifact(
                 one["digest"], one["dtype"], tuple(one["shape"]), one["kind"], one["stored"], nans(one.get("nans"))
@@ -183,9 +189,10 @@ class Store(Objects):
             # JSON objects are written with sorted keys; artifacts have an order of their own.
             spec = CellSpec.of(record.pop("spec"))
             order = kind_named(spec.job).in_order(artifacts)
-            return Cell(**record, spec=spec, artifacts={name: artifacts[name] for name in order})
+            cell = Cell(**record, spec=spec, artifacts={name: artifacts[name] for name in order})
         except TypeError:
             return None
+        return cell, {str(name): str(one) for name, one in files.items()} if isinstance(files, dict) else {}
 
     def accepts(self, cell: Cell) -> bool:
         """Whether `get` would take this cell's record for one."""
@@ -197,19 +204,47 @@ class Store(Objects):
         found = folder.iterdir() if folder.is_dir() else iter(())
         return sorted(path.name for path in found if not path.name.startswith("."))
 
-    def files(self, folder: Path) -> dict[str, str]:
-        """Digests of the files beside the record in `folder`, by relative name; early records know none."""
-        try:
-            record = read_json(folder / "cell.json")
-        except UnreadableTensor:
-            return {}
-        found = record.get("files") if isinstance(record, dict) else None
-        return {str(name): str(digest) for name, digest in found.items()} if isinstance(found, dict) else {}
-
     def cells(self) -> list[Cell]:
         """All cells, by version and repeat."""
-        found = (self.get(key) for key in self.keys())
-        return sorted((cell for cell in found if cell), key=lambda c: (name_key(c.version), c.label, c.key))
+        return _sorted(self.get(key) for key in self.keys())
+
+    def listed(self) -> list[Listed]:
+        """All cells as a list has them, in the same order: what it takes to choose some, which `get` then returns.
+
+        A record is read here and not held against its seal, which takes longer than reading it: one that was damaged
+        may be listed, and is no cell for `get`.
+        """
+        return _sorted(self._listed(key) for key in self.keys())
+
+    def _listed(self, key: str) -> Listed | None:
+        record = _record(self.cell_folder(key))
+        if not is_listed(record, key, SCHEMA, OUTCOMES):
+            return None
+        try:
+            return Listed(key, record["group"], CellSpec.of(record["spec"]), record["outcome"], record["capture"])
+        except (KeyError, TypeError):
+            return None
+
+    def named(self, start: str) -> list[Cell]:
+        """The cells whose key starts with an item of a command line; none where that is too short to name one."""
+        keys = [key for key in self.keys() if key.startswith(start)] if len(start) >= KEY_LENGTH else []
+        return _sorted(map(self.get, keys))
+
+    def repeats(self, cell: Listed) -> list[Cell]:
+        """Other runs of exactly this cell, however they ended, in the order of their numbers.
+
+        They are looked up by their keys, and no other record is read. Whoever runs a cell again numbers the runs
+        without gaps; a few may have been removed since.
+        """
+        found, number, last = [], 0, 0
+        while number <= last + _REMOVED:
+            key = cell.spec.again(number).key
+            if self.cell_folder(key).is_dir():
+                last = number
+                if key != cell.key and (again := self.get(key)):
+                    found.append(again)
+            number += 1
+        return found
 
     def put(self, cell: Cell, *, log: Path | None = None, index: Path | None = None, model: Path | None = None) -> Cell:
         """Keep how a run of a cell ended; a cell that ended well is replaced only by one that did and says as much.
@@ -290,6 +325,22 @@ class Store(Objects):
         sync_file(folder.parent)
         for old in folder.parent.glob(f".old-{making.name.removeprefix('.new-')}-*"):
             shutil.rmtree(old, ignore_errors=True)
+
+
+def _record(folder: Path) -> object:
+    """What the record in a folder says; None where it cannot be read."""
+    try:
+        return read_json(folder / "cell.json")
+    except UnreadableTensor:
+        return None
+
+
+_One = TypeVar("_One", bound=Listed)
+
+
+def _sorted(cells: Iterable[_One | None]) -> list[_One]:
+    """Cells by version and repeat."""
+    return sorted((cell for cell in cells if cell), key=lambda c: (name_key(c.version), c.label, c.key))
 
 
 def _written(folder: Path) -> tuple[int, str]:

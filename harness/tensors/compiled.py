@@ -176,6 +176,6 @@ def pairs(a: Array, b: Array) -> Array:
     """As `passes.pairs`: how often each of the 65,536 pairs occurs in two uint8 arrays, shape (256, 256), int64."""
     from harness.tensors.kernels import plain
 
-    table = np.zeros((4, 1 << 16), np.uint32)
+    table = np.zeros((2, 1 << 16), np.uint32)
     plain.pair_chunk(a, b, table)
     return _drain(table).reshape(256, 256)

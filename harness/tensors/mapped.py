@@ -24,11 +24,23 @@ def take_in(*chunks: Array) -> None:
 
 
 def slices(raw: Array, size: int = HASH_SLICE) -> Iterator[Array]:
-    """Bytes in stretches of `size`, which must hold whole elements, each given back when it was looked at."""
+    """Bytes in stretches of `size`, which must hold whole elements; the disk reads the next while one is looked at.
+
+    Each is given back when it was looked at, unless all of them are few: these go with their mapping, and whoever
+    looks at them before that has them at once.
+    """
     for start in range(0, raw.size, size):
         part = raw[start : start + size]
+        _advise(raw[start + size : start + 2 * size], mmap.MADV_WILLNEED)
+        take_in(part)
         yield part
-        give_back(part)
+        if is_large(raw):
+            give_back(part)
+
+
+def is_large(raw: Array) -> bool:
+    """Whether pages are to be given back while others of the same tensor are looked at."""
+    return raw.nbytes > HASH_SLICE
 
 
 def give_back(*chunks: Array) -> None:
@@ -38,7 +50,10 @@ def give_back(*chunks: Array) -> None:
 
 
 def _advise(chunk: Array, advice: int) -> None:
-    """Tell the system about the whole pages in a mapped chunk, which are clean; an array that is no mapping stays."""
+    """Tell the system about the pages of a mapped chunk, which are clean; an array that is no mapping stays.
+
+    A page that the chunk shares with a neighbour goes, too: who needs it has it again at once.
+    """
     owner: object = chunk
     while isinstance(owner, np.ndarray):
         owner = owner.base
@@ -46,13 +61,18 @@ def _advise(chunk: Array, advice: int) -> None:
         owner = owner.obj
     if not isinstance(owner, mmap.mmap) or chunk.size == 0:
         return
-    base = np.frombuffer(owner, np.uint8, 1).ctypes.data
-    first = -(-(chunk.ctypes.data - base) // mmap.PAGESIZE) * mmap.PAGESIZE
-    last = (chunk.ctypes.data - base + chunk.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    begin = _address(chunk) - _address(np.frombuffer(owner, np.uint8, 1))
+    first, last = begin // mmap.PAGESIZE * mmap.PAGESIZE, begin + chunk.nbytes
     # Advice may be refused: by a system that does not know it, or for a file that has shrunk.
     with contextlib.suppress(OSError):
         if last > first:
             owner.madvise(advice, first, last - first)
+
+
+def _address(array: Array) -> int:
+    """Where an array begins; its `ctypes.data` takes ten times as long."""
+    place: int = array.__array_interface__["data"][0]
+    return place
 
 
 def view_bytes(raw: Array, dtype: Dtype, shape: tuple[int, ...]) -> Array:

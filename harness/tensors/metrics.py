@@ -9,11 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from harness.tensors import compiled, one_byte, passes
+from harness.tensors import alike, compiled, one_byte, passes
 from harness.tensors.dtypes import DTYPES, Array, decode, judged
 from harness.tensors.passes import HAS_ULP, KEPT, P99, ULP_BINS, USUAL, Bins, How, Rule, Total
 from harness.tensors.profiles import BUILTIN, Profile, ProfileVerdict
 from harness.tensors.tensor import Tensor
+
+_FORMATS = {"float16": (10, -14), "bfloat16": (7, -126), "float32": (23, -126), "float64": (52, -1022)}
+"""Stored bits of the fraction, and the exponent of the smallest normal number (IEEE 754, tables 3.5 and 3.6)."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Metrics:
     n_finite: int
     max_abs: float
     max_abs_at: Mismatch | None
+    max_abs_ulp: float | None  # `max_abs` as `steps_at` counts it
     mean_abs: float | None
     max_rel: float  # infinite where a reference of zero is not met
     max_rel_at: Mismatch | None  # the greatest finite one
@@ -93,7 +97,25 @@ def measure(a: Tensor, b: Tensor, profiles: Sequence[Profile] = BUILTIN, how: Ho
         raise ValueError(f"cannot measure {a.dtype} {a.shape} against {b.dtype} {b.shape}")
     floating = DTYPES[a.dtype].kind in ("float", "complex")
     rules = [profile.rule(a.dtype) for profile in profiles] if floating else []
-    return _finish(a, b, engine(a.dtype, a.n, how)(a, b, rules, how), profiles, rules)
+    total = alike.run(a, b, rules, how) or engine(a.dtype, a.n, how)(a, b, rules, how)
+    return _finish(a, b, total, profiles, rules)
+
+
+def steps_at(dtype: str | None, values: Sequence[Any] | None) -> float | None:
+    """How far apart two numbers are in steps between neighbouring floats at the larger of them.
+
+    Args:
+        dtype: of both; None is returned for what is no float.
+        values: the two, as they stand in a table: finite, or else there is no answer.
+    """
+    if dtype not in _FORMATS or values is None:
+        return None
+    a, b = (float(value) for value in values)
+    if not (math.isfinite(a) and math.isfinite(b)):
+        return None
+    fraction, smallest = _FORMATS[dtype]
+    exponent = max(math.frexp(max(abs(a), abs(b)))[1] - 1, smallest)
+    return abs(a - b) / 2.0 ** (exponent - fraction)
 
 
 def _best(candidates: Iterable[tuple[Any, int]]) -> tuple[Any, int]:
@@ -155,7 +177,9 @@ def _finish(a: Tensor, b: Tensor, total: Total, profiles: Sequence[Profile], rul
     p99_ulp = _percentile(total.ulps, ULP_BINS, P99, max_ulp) if has_ulp else None
     return Metrics(
         n=a.n, n_mismatch=mismatches, bit_equal=not any(part.bits_apart for part in parts), n_finite=finite,
-        max_abs=float(max_abs), max_abs_at=at(abs_place), mean_abs=sums[0] / finite if finite else None,
+        max_abs=float(max_abs), max_abs_at=(furthest := at(abs_place)),
+        max_abs_ulp=steps_at(a.dtype, (furthest.a, furthest.b) if furthest else None),
+        mean_abs=sums[0] / finite if finite else None,
         max_rel=math.inf if against_zero else float(max_rel), max_rel_at=at(rel_place), n_rel_inf=against_zero,
         p50_abs=_percentile(total.histogram, total.bins, 0.5, max_abs),
         p99_abs=_percentile(total.histogram, total.bins, 0.99, max_abs),

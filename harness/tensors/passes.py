@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
 
 from harness.tensors.dtypes import DTYPES, Array, Float64s, decode, judged
-from harness.tensors.mapped import give_back, take_in
+from harness.tensors.mapped import give_back, is_large, take_in
 from harness.tensors.tensor import Tensor
 
 Found = TypeVar("Found")
+Piece = TypeVar("Piece")
 
 KEPT = 5
 """How many of the first mismatches are kept."""
@@ -53,25 +55,34 @@ def each_chunk(
 ) -> Iterator[Found]:
     """What `look(p, q, start)` returns of each chunk of two flat arrays, in the chunks' order.
 
-    Mapped pages are taken in before and given back after. The first exception ends it.
+    Mapped pages are taken in before, and of large arrays given back after. The first exception ends it.
     """
 
     def one(start: int) -> Found:
         p, q = x[start : start + size], y[start : start + size]
         take_in(p, q)
         found = look(p, q, start)
-        give_back(p, q)
+        if is_large(x):
+            give_back(p, q)
         return found
 
-    starts = range(0, x.size, size)
-    count = min(threads or len(os.sched_getaffinity(0)), len(starts))
+    return in_threads(one, range(0, x.size, size), threads)
+
+
+def in_threads(look: Callable[[Piece], Found], pieces: Iterable[Piece], threads: int | None = None) -> Iterator[Found]:
+    """What `look` returns of each piece, in the pieces' order; all cores take part, or as many `threads` as told.
+
+    Nothing is gained where `look` holds Python's lock. The first exception ends it, and so does whoever stops asking.
+    """
+    pieces = list(pieces)
+    count = min(threads or len(os.sched_getaffinity(0)), len(pieces))
     if count <= 1:
-        yield from map(one, starts)
+        yield from map(look, pieces)
         return
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(count) as pool:
-        yield from pool.map(one, starts)
+        yield from pool.map(look, pieces)
 
 
 @dataclass(frozen=True)
@@ -144,6 +155,7 @@ class Total:
     histogram: Array
     ulps: Array
     parts: list[Partial] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 def bins_for(dtype: str) -> Bins:
@@ -248,9 +260,33 @@ def _greatest(values: Float64s, start: int) -> tuple[float, int]:
 def run(a: Tensor, b: Tensor, rules: Sequence[Rule], how: How) -> Total:
     """Compare tensors of any dtype of two bytes and more, one chunk after the other."""
     total = new_total(a.dtype)
-    parts = each_chunk(a.flat, b.flat, how.numpy_chunk, lambda p, q, start: _chunk(p, q, a.dtype, start, rules, total))
+    look = _int_chunk if DTYPES[a.dtype].kind == "int" else _chunk
+    parts = each_chunk(
+        a.flat, b.flat, how.numpy_chunk, lambda p, q, start: look(p, q, a.dtype, start, rules, total), how.threads
+    )
     total.parts = list(parts)
     return total
+
+
+def _int_chunk(a: Array, b: Array, dtype: str, start: int, rules: Sequence[Rule], total: Total) -> Partial:
+    """As `_chunk`, of integers: where few differ these are all that is looked at, and squares of the rest are added."""
+    places = np.flatnonzero(a != b)
+    if places.size * 4 > a.size:
+        return _chunk(a, b, dtype, start, rules, total)
+    result = _chunk(a[places], b[places], dtype, 0, rules, total)
+    for name in ("max_abs", "max_rel"):
+        value, place = getattr(result, name)
+        setattr(result, name, (value, start + int(places[place]) if place >= 0 else -1))
+    result.firsts = [start + int(places[place]) for place in result.firsts]
+    rest = decode(a, dtype)
+    rest[places] = 0.0
+    square = float(np.square(rest, out=rest).sum())
+    result.finite += a.size - places.size
+    total_abs, aa, bb, ab, dd = result.sums
+    result.sums = total_abs, aa + square, bb + square, ab + square, dd
+    with total.lock:
+        total.histogram[0] += a.size - places.size
+    return result
 
 
 def _chunk(a: Array, b: Array, dtype: str, start: int, rules: Sequence[Rule], total: Total) -> Partial:
@@ -265,15 +301,18 @@ def _chunk(a: Array, b: Array, dtype: str, start: int, rules: Sequence[Rule], to
         result.bits_apart = bool(np.any(a.view(raw) != b.view(raw)))
         result.firsts = [start + int(place) for place in np.flatnonzero(unequal)[:KEPT]]
         finite = np.isfinite(x) & np.isfinite(y)
-        total.histogram += np.bincount(total.bins.of(difference[finite]), minlength=total.bins.size)
+        bins = np.bincount(total.bins.of(difference[finite]), minlength=total.bins.size)
+        with total.lock:
+            total.histogram += bins
         if dtype in HAS_ULP:
             distance = ulp_distance(a, b, dtype)
             distance[~finite] = 0
             place = int(np.argmax(distance)) if distance.size else 0
             if distance.size and distance[place]:
                 result.max_ulp = int(distance[place]), start + place
-            ulps = ULP_BINS.of(distance[finite].astype(np.float64))
-            total.ulps += np.bincount(ulps, minlength=ULP_BINS.size)
+            ulps = np.bincount(ULP_BINS.of(distance[finite].astype(np.float64)), minlength=ULP_BINS.size)
+            with total.lock:
+                total.ulps += ulps
         result.failed = [judged(dtype) and bool(not_close(a, b, dtype, rule).any()) for rule in rules]
     return result
 
@@ -325,7 +364,7 @@ def reduced(
     p, q, d = x[finite], y[finite], difference[finite]
     terms = d, (p * p.conj()).real, (q * q.conj()).real, (p * q.conj()).real, d * d
     times = None if weights is None else weights[finite]
-    result.sums = tuple(float(term.sum() if times is None else term @ times) for term in terms)
+    result.sums = tuple(float(term.sum() if times is None else (term * times).sum()) for term in terms)
     result.max_abs = greatest(difference)
     relative = np.divide(difference, reference, out=np.zeros_like(difference), where=reference > 0)
     result.max_rel = greatest(relative)

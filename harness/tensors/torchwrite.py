@@ -20,6 +20,8 @@ _STORAGES = {
     "uint8": "ByteStorage", "bool": "BoolStorage",
 }  # fmt: skip
 _ROOT = "archive"
+_HEADER, _WIDE = 30, 20  # bytes of a member's header, and of the extra field with sizes that need 64 bits
+_ALIGNMENT = 64  # torch's, which lets a mapped file be computed with as it is
 
 
 def write_pt(path: Path, tensors: Sequence[Tensor]) -> None:
@@ -32,11 +34,22 @@ def write_pt(path: Path, tensors: Sequence[Tensor]) -> None:
     pickle = b"\x80\x02" + (body if len(tensors) == 1 else b"(" + body + b"t") + b"."
     records: list[tuple[str, bytes | memoryview]] = [("data.pkl", pickle), ("byteorder", b"little")]
     records += [(f"data/{key}", tensor.buffer()) for key, tensor in enumerate(tensors)]
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+    with path.open("wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, held in (*records, ("version", b"3\n")):
             # A date of its own would give equal tensors other files.
-            with archive.open(zipfile.ZipInfo(f"{_ROOT}/{name}"), "w", force_zip64=len(held) >= 1 << 31) as record:
+            about, wide = zipfile.ZipInfo(f"{_ROOT}/{name}"), len(held) >= 1 << 31
+            about.extra = _padding(file.tell() + _HEADER + len(about.filename) + (_WIDE if wide else 0))
+            with archive.open(about, "w", force_zip64=wide) as record:
                 record.write(held)
+
+
+def _padding(begin: int) -> bytes:
+    """What torch puts between a header and its bytes, which would begin at `begin`, so that they begin at a multiple.
+
+    It is an extra field of the kind "FB" (caffe2/serialize/inline_container.cc).
+    """
+    length = -(begin + 4) % _ALIGNMENT
+    return b"FB" + struct.pack("<H", length) + b"Z" * length
 
 
 def _call(tensor: Tensor, key: int) -> bytes:

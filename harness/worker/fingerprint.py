@@ -328,7 +328,8 @@ class _Held:
             for name in ("centroids", "weights", "codes", "residuals"):
                 self.digests[name] = _digest(_numpy(getattr(self, name)))
         except (TypeError, ValueError, LookupError, AttributeError) as error:
-            raise Unusable(f"{index} cannot be read as a ColBERT index: {error}.") from error
+            why = f"it has no {error}" if isinstance(error, KeyError) else error
+            raise Unusable(f"{index} cannot be read as a ColBERT index: {why}.") from error
 
 
 def _checkpoint(named: str | None, config: Mapping[str, Any]) -> tuple[str, dict[str, str]]:

@@ -67,11 +67,13 @@ def run(job: str, cell: dict[str, Any], out_dir: str, phases: Phases, notes: Not
 
     on_no_network()
     started = _Started(job, cell, out_dir)
-    with patched(launcher, "mp", started), _short_paths(), started.ending():
-        _module(job).launch(cell, out_dir)
-    first, *others = started.records()
+    try:
+        with patched(launcher, "mp", started), _short_paths(), started.ending():
+            _module(job).launch(cell, out_dir)
+        first, *others = started.records()
+    finally:
+        phases.follow()
     phases.seconds.update(first["seconds"])
-    phases.current = first["phase"]
     for name, reason in first["not_captured"].items():
         notes.add(name, reason)
     found = []
@@ -132,7 +134,9 @@ class _Rank:
             return found
         code = self.process.exitcode or 0
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
-        return {"outcome": "crashed", "reason": f"its process {how}"}
+        # A rank that was killed comes before those that then lost it, which NCCL's watchdog ends by SIGABRT.
+        when = math.inf if code == -signal.SIGABRT else 0.0
+        return {"outcome": "crashed", "reason": f"its process {how}", "time": when}
 
 
 class _Started:
@@ -182,7 +186,7 @@ class _Started:
 
     def _ended(self, failed: list[_Rank]) -> Ended:
         """How the job ends: as the first of those that failed did, which the others may only have lost."""
-        first = min(failed, key=lambda rank: rank.record().get("time", math.inf))
+        first = min(failed, key=lambda rank: float(rank.record()["time"]))
         record = first.record()
         return Ended(record["outcome"], f"Rank {self.ranks.index(first)} of {len(self.ranks)}: {record['reason']}")
 

@@ -44,6 +44,11 @@ class Phases:
             spent = time.perf_counter() - started
             self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 4)
 
+    def follow(self) -> None:
+        """Take for the current phase what another process of the job has written to the file."""
+        with open(self._path, encoding="utf-8") as file:
+            self.current = file.read()
+
     def progress(self, text: str) -> None:
         """Say how far the phase is, once a second; nobody's result depends on whether that can be written."""
         now = time.perf_counter()

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from harness.artifacts import passages
 from harness.artifacts.comparison import Comparison, compare_sources
 from harness.artifacts.directory import IndexDirectory
 from harness.artifacts.passages import align
@@ -236,3 +237,57 @@ def test_lengths_that_are_not_the_rows(tmp_path: Path, doclens: object) -> None:
     if isinstance(doclens, list):
         assert claims_nothing(found)
         assert "do not line up" in found.notes[0]
+
+
+def matched_one_by_one(a: Sequence[Passage], b: Sequence[Passage]) -> tuple[list[int], list[int]]:
+    """A's number of each of B's passages, as `align` says it, without digests: bit for bit, then by codes alone."""
+    keys = [[(codes.tobytes(), buckets.tobytes()) for codes, buckets in side] for side in (a, b)]
+    in_place = [one[0].size for one in a] == [one[0].size for one in b]
+    to_a, found = [-1] * len(b), []
+    for much in (2, 1):
+        free = [number for number in range(len(a)) if number not in to_a]
+        for number in list(free) if in_place else []:
+            if to_a[number] < 0 and keys[0][number][:much] == keys[1][number][:much]:
+                to_a[number] = number
+                free.remove(number)
+        for number in range(len(b)):
+            same = [other for other in free if keys[0][other][:much] == keys[1][number][:much]]
+            if to_a[number] < 0 and same:
+                to_a[number] = same[0]
+                free.remove(same[0])
+        found.append(list(to_a))
+    return found[0], found[1]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_passages_are_matched_as_they_are_one_by_one(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few kinds of passages, so that equal ones are at many places, in place or not; few tokens at a time."""
+    rng = np.random.default_rng(seed)
+    kinds = some(seed, [3, 3, 3, 5]) if seed % 2 else some(seed, [3] * 4)
+    kinds += [(kinds[0][0], kinds[1][1]), (kinds[2][0], kinds[0][1])]  # the codes of one and the buckets of another
+    a = [kinds[number] for number in rng.integers(0, len(kinds), 30)]
+    b = list(a)
+    for place in rng.integers(0, len(a), int(rng.integers(1, 12))):
+        b[place] = kinds[int(rng.integers(0, len(kinds)))]
+    left, right = write(tmp_path / "a", a, chunk=7), write(tmp_path / "b", b, chunk=7)
+
+    for block in (1, 10, 1 << 16):
+        monkeypatch.setattr(passages, "_SHARE", block)
+        found = align(IndexDirectory(left), IndexDirectory(right), block=block)
+        assert found is not None
+        assert found.to_a is not None
+        assert found.likely is not None
+        assert (found.to_a.tolist(), found.likely.tolist()) == matched_one_by_one(a, b)
+
+
+def test_passages_without_tokens_are_passages(tmp_path: Path) -> None:
+    documents = some(4, [0, 3, 0, 0, 5, 0])
+    left, right = write(tmp_path / "a", documents), write(tmp_path / "b", documents[::-1])
+
+    found = align(IndexDirectory(left), IndexDirectory(right), block=1)
+
+    assert found is not None
+    assert found.to_a is not None
+    assert matched_one_by_one(documents, documents[::-1])[0] == found.to_a.tolist()

@@ -396,7 +396,7 @@ def test_a_scalar_has_no_index(tmp_path: Path, capsys: pytest.CaptureFixture[str
     out = run(capsys, "compare", tmp_path / "a", tmp_path / "b")[1]
 
     assert "Greatest absolute difference: 0.001 (A 0.03, B 0.031), 3.2e-07 allowed there by 'default'" in out
-    assert "ULP: max 536,871 (A 0.03, B 0.031)\n" in out
+    assert "Floats from one value to the other: at most 536,871 (A 0.03, B 0.031)\n" in out
     assert "[]" not in out
     assert "p99.9" not in out
 

@@ -112,7 +112,7 @@ def test_missing_locks_are_named_with_the_mend(report, tmp_path):
 
     assert check.verdict == "problem"
     assert "1.13.1 (cpu)" in check.detail
-    assert "run `nox -s lock`" in check.detail
+    assert "run `harness lock`" in check.detail
 
 
 def test_the_committed_locks_are_complete(report):

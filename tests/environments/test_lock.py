@@ -149,7 +149,7 @@ def test_a_package_that_only_one_lock_has_is_caught_unless_torch_brings_it(tmp_p
 
 
 def test_a_version_without_a_lock_is_a_sentence(tmp_path):
-    with pytest.raises(UsageError, match=r"torch-2-9-0\.txt: no lock for this version .*: run `nox -s lock`\.$"):
+    with pytest.raises(UsageError, match=r"torch-2-9-0\.txt: no lock for this version .*: run `harness lock`\.$"):
         read_lock(lock_path(tmp_path, "2.9.0", "cpu"))
 
 
@@ -176,7 +176,7 @@ def test_a_file_that_is_not_a_lock_is_a_sentence(tmp_path, text, expected):
     with pytest.raises(UsageError, match=re.escape(expected)) as caught:
         read_lock(path)
 
-    assert str(caught.value).endswith("run `nox -s lock`.")
+    assert str(caught.value).endswith("run `harness lock`.")
 
 
 def test_a_lock_that_is_not_utf8_is_a_sentence(tmp_path):

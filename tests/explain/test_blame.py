@@ -28,7 +28,7 @@ from harness.home import Home
 from harness.inputs.matrix_file import load_matrix
 from harness.report import blame_text
 from harness.report.blame_text import sentence
-from harness.report.derived import blamed_by
+from harness.report.older import blamed_by
 from harness.running.recover import left_runs
 from tests.support.observers import observer
 from tests.support.sites import package

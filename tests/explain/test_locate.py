@@ -116,7 +116,7 @@ def test_the_innermost_call_that_differs_with_its_exact_input_is_the_origin(
     assert found["aten.add"].status == "propagates"
     assert found["aten.extra"].status == "missing_a"
     assert summary(found.values()) == [
-        "operator aten.mm, 1 of 1 calls, first in the step itself: 1 of 1 elements, at most 0.5 (4194304 ULP)"
+        "operator aten.mm, 1 of 1 calls, first in the step itself: 1 of 1 elements, at most 0.5 (4,194,304 ULP)"
     ]
 
 

@@ -63,6 +63,24 @@ def test_a_collection_is_refused_only_where_no_number_of_tokens_could_do():
     job_runs(IndexJob(), checkpoint(96), passages("\ud55c" * 40))  # a syllable is three letters to a tokenizer
 
 
+@pytest.mark.parametrize(
+    ("number", "ranks", "chunks"),
+    [(4, 4, 2), (9, 4, 3), (3, 3, 2), (12, 4, 3), (13, 4, 4), (4, 2, 2), (60_000, 2, 3), (1, 1, 1), (25_001, 1, 2)],
+)
+def test_chunks_are_those_that_colbert_ai_cuts(number, ranks, chunks):
+    size = min(25_000, 1 + number // ranks)  # `Collection.get_chunksize`
+
+    assert chunks_of(number, ranks) == chunks == len(range(0, number, size))
+
+
+def test_a_collection_without_a_chunk_for_each_rank_is_refused():
+    few = passages(*["a long passage of many words " * 20] * 9)
+
+    job_runs(IndexJob(nranks=2), checkpoint(96), few)
+    with pytest.raises(UsageError, match=r"mine is too small for 4 ranks: .* its 9 passages into 3 chunks"):
+        job_runs(IndexJob(nranks=4), checkpoint(96), few)
+
+
 def test_more_embeddings_than_a_collection_of_134_can_be_clustered_but_for_a_few_numbers():
     cannot = [n for n in range(1, 5000) if not can_be_clustered(n)]
 

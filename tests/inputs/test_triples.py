@@ -206,6 +206,8 @@ def test_too_few_triples_are_said_with_the_steps_that_they_are_enough_for(tmp_pa
     [
         ({"bsize": 6, "accumsteps": 4}, "bsize is 6 and accumsteps 4.*such as 3"),
         ({"bsize": 2, "accumsteps": 3}, "bsize is 2 and accumsteps 3.*such as 2"),
+        ({"bsize": 5, "nranks": 2}, "bsize is 5 and nranks 2.*such as 6"),
+        ({"bsize": 8, "nranks": 2, "accumsteps": 8}, "bsize / nranks is 4 and accumsteps 8.*such as 4"),
         ({"maxsteps": 3, "full_steps": [0, 3]}, "full_steps has 3.* are 0 to 2"),
     ],
 )
@@ -213,6 +215,7 @@ def test_settings_that_do_not_go_together_are_one_sentence(settings, words):
     with pytest.raises(UsageError, match=words):
         check_job(TrainJob(**settings))
     check_job(TrainJob(bsize=6, accumsteps=3, full_steps=[0]))
+    check_job(TrainJob(bsize=8, accumsteps=4, nranks=2))
 
 
 @pytest.mark.parametrize(

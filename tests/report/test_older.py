@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from harness import cli
 from harness.errors import UsageError
 from harness.report.columns import OF_WHAT, TABLES
-from harness.report.derived import blamed_by, steps_at
+from harness.report.older import blamed_by
 from harness.report.parquet import SCHEMA, read_table, renew_table, write_table
 
 ABOUT = {"device": "cpu Some 1/2 avx2", "collection": "my passages 7 abc", "checkpoint": "small def"}
@@ -107,34 +103,6 @@ def test_a_file_that_calls_itself_a_table_and_is_none_is_a_sentence(tmp_path):
 
     with pytest.raises(UsageError, match="is not the table that it says it is"):
         read_table(path, "mend")
-
-
-@given(st.floats(width=32, allow_nan=False, allow_infinity=False), st.integers(-1000, 1000))
-def test_numbers_of_one_binade_are_as_far_apart_as_their_bits(value, steps):
-    a = np.float32(value)
-    b = (a.view(np.int32) + np.int32(steps)).view(np.float32) if abs(int(a.view(np.int32))) < 2**30 else a
-    if not (np.isfinite(b) and math.frexp(float(a))[1] == math.frexp(float(b))[1] and (a < 0) == (b < 0)):
-        return
-    if max(abs(a), abs(b)) < np.finfo(np.float32).tiny:
-        return
-
-    assert steps_at("float32", [float(a), float(b)]) == abs(int(a.view(np.int32)) - int(b.view(np.int32)))
-
-
-@pytest.mark.parametrize(
-    ("dtype", "values", "steps"),
-    [
-        ("float16", [1.0, 1.0009765625], 1.0),
-        ("float16", [1.0, 0.99951171875], 0.5),
-        ("float16", [0.0, 2.0**-24], 1.0),
-        ("float32", [-1e-9, 1e-9], pytest.approx(2**24, rel=0.5)),
-        ("float32", [float("inf"), 1.0], None),
-        ("int32", [1, 2], None),
-        (None, None, None),
-    ],
-)
-def test_how_far_two_numbers_are_apart_at_the_larger(dtype, values, steps):
-    assert steps_at(dtype, values) == steps
 
 
 def exchange(what: str, base: str, result: str, packages: str = "") -> dict[str, str]:

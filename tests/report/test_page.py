@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from harness.errors import UsageError
-from harness.report.page.folder import OPTIONAL, read_folders
+from harness.report.page.folder import OPTIONAL, Folder, read_folders
 from harness.report.page.ladder import CHANGED, EQUAL, NOISE, UNKNOWN, ladder_of, state_of, state_of_step, worst
 from harness.report.page.page import LIMIT, page
 from harness.report.page.steps import blamed, exchanges, origins, repeats
@@ -152,6 +153,33 @@ def test_only_what_exchanges_the_result_both_ways_is_blamed_and_only_trusted_cal
     assert repeats(folder) == [("the same bit for bit in 3 artifacts", ["2.8.0"])]
 
 
+def found_of(**rows: dict[str, object]) -> Folder:
+    """A folder whose only step, A to B, has one row in each of these tables."""
+    return Folder(Path(), {"job": "index"}, {name: [{"a": "A", "b": "B", **row}] for name, row in rows.items()})
+
+
+@pytest.mark.parametrize(("trusted", "said"), [(True, "What is left is the shuffle"), (False, "no call is named")])
+def test_a_step_that_was_replayed_and_shows_no_call_is_named_with_the_reason(trusted, said):
+    located = {"step": "split sample", "artifacts": "sample,sample_heldout", "status": "equal", "trusted": trusted}
+    located |= {"kind": "step", "name": "halve sample"}
+    folder = found_of(consecutive={"first_changed": "sample"}, locations=located)
+
+    [origin] = origins(folder, ("A", "B"))
+
+    assert origin.title == "split sample (no call of it)"
+    assert said in origin.without
+    assert not origins(replace(folder, tables={**folder.tables, "locations": []}), ("A", "B"))
+    assert not origins(found_of(consecutive={"first_changed": "embs_0"}, locations=located), ("A", "B"))
+
+
+def test_of_many_packages_that_are_blamed_together_the_one_that_is_none_of_them_stands_first():
+    many = [f"nvidia-{n}" for n in range(4)]
+
+    assert blamed(found_of(blame={"blamed": [*many, "torch"]}), ("A", "B")) == ["torch", "4 packages nvidia-*"]
+    assert blamed(found_of(blame={"blamed": ["nvidia-0", "torch"]}), ("A", "B")) == ["nvidia-0", "torch"]
+    assert blamed(found_of(blame={"blamed": None}), ("A", "B")) == []
+
+
 def test_the_page_is_closed_markup_that_refers_to_nothing_elsewhere(tables):
     (tables / "locate-2.7.1-2.8.0.txt").write_text("found")
     script = tables / "repro" / "2.7.1-2.8.0-cpu" / "norm.py"
@@ -187,7 +215,7 @@ def test_every_part_of_a_changed_step_is_there(tables):
 
     for part in (
         "aten.norm.default", "result of 2.7.1", "Packages that differ: 1", "Batches of one size", "nDCG@10",
-        "[-0.0010, +0.0010]", "B in A&#39;s index", "a repeat changes none of it",
+        "[-0.0010, +0.0010]", "B in the index of A", "a repeat changes none of it",
     ):  # fmt: skip
         assert part in section, part
     assert section.count("<svg") == 2

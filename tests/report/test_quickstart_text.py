@@ -36,7 +36,7 @@ def reduced(root: Path, *, change: bool, fails: bool = False) -> Reduced:
             store.put(cell(spec(version), outcome="crashed", reason="It fell.", artifacts={}))
         else:
             store.put(cell(spec(version), artifacts=artifacts), index=index)
-    choice = Choice(store, tuple(store.cells()), {})
+    choice = Choice(store, tuple(store.cells()), store.listed())
     return reduce_cells(load_matrix(ROOT / "matrix.yaml"), choice, ["2.7.1", "2.8.0"], root / "tables")
 
 

@@ -108,7 +108,7 @@ def test_lesser_columns_go_first_and_a_line_names_them(comparison: Comparison) -
     assert titles[0] == ["status", "default"]
     assert all("default" in title for title in titles)
     assert len(titles[0]) < len(titles[1]) < len(titles[2])
-    assert "Left out at this width: min rtol, max ULP, shape, dtype" in lines[0]
+    assert "Left out at this width: min rtol, in ULP, shape, dtype" in lines[0]
     assert "Left out at this width: min rtol" in lines[1]
     assert "--json shows all." in lines[0]
     assert "Left out" not in text(comparison)

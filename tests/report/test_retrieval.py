@@ -71,7 +71,7 @@ def reduced(tmp_path: Path, monkeypatch):
             artifacts = store.ingest(INDEX, index_tensors(index), tmp_path / "none", "full")
             store.put(cell(spec(version), artifacts=artifacts), index=index)
         monkeypatch.setattr(reduce, "searches_of", lambda *_: (searches, note))
-        choice = Choice(store, tuple(store.cells()), {})
+        choice = Choice(store, tuple(store.cells()), store.listed())
         return reduce.reduce_cells(MATRIX, choice, STEP, tmp_path / "tables", lambda: None)  # type: ignore[arg-type, return-value]
 
     return of

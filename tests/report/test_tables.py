@@ -55,7 +55,9 @@ class Sweep:
         self.store.put(cell(spec(version), outcome=outcome, reason=reason, artifacts={}))
 
     def reduce(self, versions: Sequence[str]) -> Reduced:
-        return reduce_cells(MATRIX, Choice(self.store, tuple(self.store.cells()), LOCKS), versions, self.output)
+        return reduce_cells(
+            MATRIX, Choice(self.store, tuple(self.store.cells()), self.store.listed(), LOCKS), versions, self.output
+        )
 
     def rows(self, table: str) -> list[dict[str, Any]]:
         return pq.read_table(self.output / f"{table}.parquet").to_pylist()
@@ -164,7 +166,7 @@ def test_a_repeat_counts_for_its_own_cell_alone(sweep):
         sweep.store.put(cell(other, artifacts=artifacts))
     own = [one for one in sweep.store.cells() if one.spec.lock != "another" or one.repeat]
 
-    reduced = reduce_cells(MATRIX, Choice(sweep.store, tuple(own), LOCKS), ["2.7.1", "2.8.0"], sweep.output)
+    reduced = reduce_cells(MATRIX, Choice(sweep.store, tuple(own), own, LOCKS), ["2.7.1", "2.8.0"], sweep.output)
 
     assert reduced.diverged
     assert not reduced.repeats

@@ -226,7 +226,7 @@ def test_the_json_has_the_curves_and_where_they_part(trainings, compare):
 
 
 def reduced(trainings: Trainings, versions: list[str]) -> Reduced:
-    choice = Choice(trainings.store, tuple(trainings.store.cells()), {})
+    choice = Choice(trainings.store, tuple(trainings.store.cells()), trainings.store.listed())
     return reduce_cells(MATRIX, choice, versions, trainings.root / "tables")
 
 

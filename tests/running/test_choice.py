@@ -315,7 +315,7 @@ def test_a_version_that_left_the_matrix_is_not_compared(place: Place) -> None:
 
 
 def test_an_empty_store_says_what_fills_it(place: Place) -> None:
-    with pytest.raises(UsageError, match="holds no cells yet: run `nox -s index-VERSION`"):
+    with pytest.raises(UsageError, match="holds no cells yet: run `harness index VERSION`"):
         place.choose()
     with pytest.raises(UsageError, match="holds no probes yet"):
         place.chooser().choose("probe")
@@ -428,6 +428,10 @@ def test_cells_of_one_label_are_told_apart_by_what_differs_between_them(
         (
             [{"settings": {"threads": 1}, "environment": {"OMP_NUM_THREADS": "1"}}, {"settings": {"threads": 2}}],
             ["2.8.0 (threads 1)", "2.8.0 (threads 2)"],
+        ),
+        (
+            [{}, {"settings": {"nbits": 2, "threads": 2, "nranks": 2}, "environment": {"NCCL_NVLS_ENABLE": "0"}}],
+            ["2.8.0 (nranks 1)", "2.8.0 (nranks 2)"],
         ),
         ([{}, {"revision": 7}], ["2.8.0 (revision 1)", "2.8.0 (revision 7)"]),
     ],

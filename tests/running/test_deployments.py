@@ -38,20 +38,20 @@ def test_without_a_search_of_these_indexes_nothing_is_loaded_and_nothing_said(st
     store.put(cell(spec(**SEARCH, device="cuda NVIDIA")))
     store.put(cell(spec(**SEARCH), outcome="crashed", reason="It broke.", artifacts={}))
 
-    assert searches_of(store, [index], asked) == (None, "")
+    assert searches_of(store.listed(), [index], asked) == (None, "")
 
 
 def test_a_table_of_searches_has_none_of_its_own(store):
     search = store.put(cell(spec(**SEARCH)))
 
-    assert searches_of(store, [search], asked) == (None, "")
+    assert searches_of(store.listed(), [search], asked) == (None, "")
 
 
 def test_searches_of_the_same_files_are_shown(store):
     index = store.put(cell(spec()))
     store.put(cell(spec(**SEARCH)))
 
-    found, note = searches_of(store, [index], experiment)
+    found, note = searches_of(store.listed(), [index], experiment)
 
     assert isinstance(found, Searches)
     assert note == ""
@@ -64,8 +64,8 @@ def test_why_searches_are_not_shown_is_said(store):
     index = store.put(cell(spec()))
     store.put(cell(spec(**SEARCH)))
 
-    other = searches_of(store, [index], lambda: experiment(collection="another"))
-    failed = searches_of(store, [index], broken)
+    other = searches_of(store.listed(), [index], lambda: experiment(collection="another"))
+    failed = searches_of(store.listed(), [index], broken)
 
     assert other == (None, "1 search in these indexes is stored and not shown: name --collection and --checkpoint.")
     assert failed == (None, "1 search in these indexes is stored and not shown: The collection has no queries.")

@@ -13,6 +13,7 @@ from harness.running.plan import plan_cells
 from harness.running.selection import Selection
 from tests.support.cell_specs import cell
 from tests.support.checkpoints import write_checkpoint
+from tests.support.programs import fake_nvidia_smi
 
 ROOT = Path(__file__).parents[2]
 COLLECTIONS = """
@@ -134,7 +135,7 @@ def test_the_capture_level_of_the_command_line_wins_and_does_not_change_the_key(
 def test_a_version_without_a_lock_is_a_sentence(make, tmp_path):
     (tmp_path / "locks").unlink()
 
-    with pytest.raises(UsageError, match="run `nox -s lock`"):
+    with pytest.raises(UsageError, match="run `harness lock`"):
         make().spec("2.8.0")
 
 
@@ -159,3 +160,38 @@ def test_an_environment_that_was_not_brought_is_an_outcome_of_its_version_only(m
         experiment.brought("2.1.0")
     assert (raised.value.outcome, raised.value.cause) == ("install_failed", "not_brought")
     assert experiment.lock("2.1.0").packages["torch"] == "2.1.0"
+
+
+# ---- ranks
+
+
+def test_ranks_on_a_cpu_are_refused_with_what_colbert_ai_does_there(make):
+    with pytest.raises(UsageError, match=r"jobs.index.nranks is 2, .* ZeroDivisionError .* pass --nranks 1"):
+        make(nranks=2)
+    assert make(nranks=1).job.ranks == 1
+
+
+@pytest.mark.parametrize("job", ["index", "train"])
+def test_more_ranks_than_gpus_are_refused(make, monkeypatch, tmp_path, job):
+    fake_nvidia_smi(tmp_path, monkeypatch, "0, GPU-0, Big, 9.0", "1, GPU-1, Big, 9.0", "2, GPU-2, Other, 8.0")
+
+    assert make(device="cuda", nranks=2, job=job).job.ranks == 2
+    with pytest.raises(UsageError, match=rf"jobs.{job}.nranks is 3 .* has 2 GPUs of the model cuda Big 9.0: pass"):
+        make(device="cuda", nranks=3, job=job)
+    # What another machine has is not known here.
+    assert make(device="cuda", identity="cuda Big 9.0", nranks=3, job=job).job.ranks == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "words"), [({"nranks": 9}, "--nranks 9: .* 8"), ({"threads": 5000}, "--threads 5000: .* 1024")]
+)
+def test_an_option_beyond_what_its_setting_can_be_is_one_sentence(make, options, words):
+    with pytest.raises(UsageError, match=words):
+        make(**options)
+
+
+def test_a_search_has_one_rank_whatever_its_index_has(make):
+    of = make(nranks=2, identity="cuda Big 9.0", device="cuda")
+
+    assert of.search().job.ranks == 1
+    assert of.search().index.job.ranks == 2

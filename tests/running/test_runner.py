@@ -372,12 +372,15 @@ def test_only_a_gpu_job_is_told_of_the_driver_and_of_the_chosen_gpu(bench, monke
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    # On a machine where the switch between GPUs must not be used, a job must not forget it.
+    monkeypatch.setenv("NCCL_NVLS_ENABLE", "0")
     monkeypatch.setenv("LD_LIBRARY_PATH", f"{tmp_path / 'cuda'}::{tmp_path / 'driver'}:/not/there")
 
     cell = bench.run("index(); result(environ=dict(os.environ))\n", device_kind="cuda")
 
     assert cell.details["environ"]["CUDA_VISIBLE_DEVICES"] == "1"
     assert cell.details["environ"]["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    assert cell.details["environ"]["NCCL_NVLS_ENABLE"] == "0"
     assert cell.details["environ"]["LD_LIBRARY_PATH"] == str(tmp_path / "driver")
 
 

@@ -91,6 +91,15 @@ def test_the_indexes_are_made_first_and_a_stored_search_is_not_run_again(bench, 
     assert [planned.why for planned in plan] == ["stored", "stored"]
 
 
+def test_an_index_of_more_ranks_than_there_are_gpus_is_refused_only_where_it_is_not_stored(bench, own):
+    def ready(**changes: Any) -> list[str]:
+        return run_needed(bench.experiment(**changes), ["2.8.0"], lambda *_: pytest.fail("nothing is to be run"))[0]
+
+    assert ready() == ["2.8.0"]
+    with pytest.raises(UsageError, match=r"jobs.index.nranks is 2, .* pass --nranks 1"):
+        ready(nranks=2)
+
+
 def test_a_cell_says_what_it_searched_for_and_in_which_index(own):
     spec = own["2.8.0"].spec
 

@@ -150,6 +150,56 @@ def test_cells_run_on_every_gpu_and_one_at_a_time_on_each(bench, monkeypatch):
     assert {(c.details["gpu"]["index"], c.details["gpu"]["uuid"]) for c in cells} == {("0", "GPU-0"), ("1", "GPU-1")}
 
 
+def free(path: Path) -> bool:
+    """Whether nobody holds a lock now."""
+    held = try_hold(path)
+    if held is not None:
+        held.release()
+    return held is not None
+
+
+TWO_RANKS = {"nranks": 2, "collection": "embedded", "limit": 9}
+
+
+def test_a_job_of_two_ranks_has_two_gpus_to_itself(bench, monkeypatch):
+    monkeypatch.setattr(device, "query_driver", lambda *_a: [])
+    experiment = bench.experiment(SEEN.replace("< 2", "< 1"), identity=GPUS[0].identity, **TWO_RANKS)
+
+    cells = bench.run(experiment, VERSIONS[:2], executor=LocalExecutor(gpus=GPUS))
+
+    assert outcomes(cells) == dict.fromkeys(VERSIONS[:2], "ok")
+    assert [line.split()[3] for line in (bench.folder / "made" / "ran").read_text().splitlines()] == ["0,1", "0,1"]
+    assert cells[0].details["gpu"] == {"index": "0,1", "uuid": "GPU-0,GPU-1"}
+
+
+def test_a_job_of_two_ranks_waits_for_each_of_its_gpus(bench, monkeypatch):
+    monkeypatch.setattr(device, "query_driver", lambda *_a: [])
+    experiment = bench.experiment(identity=GPUS[0].identity, **TWO_RANKS)
+    held = try_hold(device.gpu_lock(experiment.home, GPUS[1]))
+    assert held is not None
+    running = threading.Thread(target=lambda: bench.run(experiment, ["2.8.0"], executor=LocalExecutor(gpus=GPUS)))
+
+    running.start()
+    until(lambda: "GPU 1 is in use by another sweep" in bench.said.getvalue())
+    # It holds none while it waits: others may use it.
+    until(lambda: free(device.gpu_lock(experiment.home, GPUS[0])))
+    assert bench.ran() == []
+    held.release()
+    running.join(300)
+
+    assert bench.ran() == ["2.8.0"]
+
+
+@pytest.mark.parametrize(("ranks", "teams"), [(1, ["0", "1", "2"]), (2, ["01"]), (3, ["012"])])
+def test_gpus_go_in_teams_of_as_many_as_a_job_has_ranks(ranks, teams):
+    three = [*GPUS, device.Gpu("2", "GPU-2", GPUS[0].identity)]
+
+    assert ["".join(gpu.index for gpu in team) for team in device.teams(three, ranks)] == teams
+    assert device.teams([], ranks) == []
+    with pytest.raises(UsageError, match=r"nranks is 4 .* there are 3 GPUs \(0, 1, 2\): use --nranks 3, or more GPUs"):
+        device.teams(three, 4)
+
+
 def test_which_gpu_a_cell_ran_on_is_not_in_its_key(bench, monkeypatch):
     monkeypatch.setattr(device, "query_driver", lambda *_a: [])
     experiment = bench.experiment(identity=GPUS[0].identity)
@@ -262,6 +312,29 @@ def test_a_gpu_has_as_many_places_as_the_environment_says(monkeypatch, tmp_path)
         with pytest.raises(Stopped), device.gpu_turn(home, "cuda", lambda _words: waits.stop(), waits):
             pytest.fail("there is no third place")
         assert sorted(path.name for path in (home.locks / "gpus").iterdir()) == ["GPU-0.0.lock", "GPU-0.1.lock"]
+
+
+def test_a_job_that_is_told_of_no_gpu_waits_for_as_many_as_it_has_ranks(monkeypatch, tmp_path):
+    two = [["0", "GPU-0", "Pretended", "9.0"], ["1", "GPU-1", "Pretended", "9.0"]]
+    monkeypatch.setattr(device, "query_driver", lambda *_a: two)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    home, waits = Home(tmp_path), Control()
+    said: list[str] = []
+
+    def stop(words: str) -> None:
+        said.append(words)
+        waits.stop()
+
+    with device.gpu_turn(home, "cuda", pytest.fail, ranks=2) as places:
+        assert len(places) == 2
+    held = try_hold(device.gpu_lock(home, GPUS[1]))
+    assert held is not None
+    with held:
+        with device.gpu_turn(home, "cuda", pytest.fail) as places:
+            assert len(places) == 1
+        with pytest.raises(Stopped), device.gpu_turn(home, "cuda", stop, waits, ranks=2):
+            pytest.fail("it had its turn")
+    assert said[0].startswith("GPU 1 is in use by another command")
 
 
 @pytest.mark.parametrize("wanted", ["0", "65", "two", "-1"])

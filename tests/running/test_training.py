@@ -204,7 +204,9 @@ def test_a_name_that_means_no_model_or_several_is_one_sentence(bench, own, monke
     other = replace(
         own["2.7.0"], key="f" * 32, artifacts={**own["2.7.0"].artifacts, "trained": own["2.8.0"].artifacts["trained"]}
     )
-    monkeypatch.setattr(Store, "cells", lambda _store: [*own.values(), other])
+    stored = {one.key: one for one in (*own.values(), other)}
+    monkeypatch.setattr(Store, "listed", lambda _store: list(stored.values()))
+    monkeypatch.setattr(Store, "get", lambda _store, key: stored[key])
     with pytest.raises(UsageError, match="2 stored trainings have that name, and their models differ") as caught:
         trained_cell(store, "2.7.0")
     assert f"\n  trained@{own['2.7.0'].key[:12]} " in str(caught.value)

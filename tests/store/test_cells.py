@@ -16,7 +16,7 @@ from harness.inputs.jobs import Deadlines, IndexJob, Retry
 from harness.inputs.matrix import Matrix
 from harness.inputs.matrix_file import load_matrix, parse_matrix
 from harness.inputs.passages import Passages
-from harness.running.specs import job_environment, job_spec
+from harness.running.specs import NO_MULTICAST, job_environment, job_spec
 from harness.store.repeats import repeats_of
 from harness.store.spec import CellSpec, Checkpoint, Collection, digest_of
 from harness.store.store import Store
@@ -149,6 +149,19 @@ def test_what_cannot_change_the_result_is_not_in_the_key(change):
     assert index(MATRIX.jobs.index.model_copy(update=change)).key == index().key
 
 
+def test_ranks_are_in_the_key_and_one_of_them_leaves_those_of_before_as_they_were():
+    one, two = (index(MATRIX.jobs.index.model_copy(update={"nranks": number})) for number in (1, 2))
+
+    assert "nranks" not in one.settings
+    assert (one.ranks, two.ranks) == (1, 2)
+    assert {one.settings.get(name) == value for name, value in two.settings.items() if name != "nranks"} == {True}
+    assert two.key != one.key
+    assert two.group != one.group
+    # How ranks add up is part of it, too.
+    added = {name: value for name, value in two.environment.items() if name not in one.environment}
+    assert added == NO_MULTICAST
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -170,7 +183,9 @@ def test_every_setting_of_the_job_is_in_the_key_or_known_not_to_matter():
     counted = {"nbits", "index_bsize", "doc_maxlen", "kmeans_niters", "native_extensions", "threads"}
 
     assert set(index().settings) == counted | {"dim"}
-    assert set(IndexJob.model_fields) == counted | {"capture", "deadline_seconds", "environment", "retry"}
+    assert set(IndexJob.UNSAID) == {"nranks"}
+    known = {*counted, *IndexJob.UNSAID}
+    assert set(IndexJob.model_fields) == known | {"capture", "deadline_seconds", "environment", "retry"}
 
 
 def test_passages_their_order_and_their_ids_are_in_the_key():

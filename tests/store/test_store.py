@@ -526,3 +526,32 @@ def test_the_list_tells_cells_of_one_label_apart(store, tmp_path, capsys):
     ends = sorted(line.split("+00:00")[-1] for line in out.splitlines()[2:5])
     assert code == 0
     assert ends == ["", " (lock aa11aa11)", " (lock bb22bb22)"]
+
+
+def test_a_list_says_of_each_cell_what_its_record_says_and_in_the_same_order(store: Store) -> None:
+    for version, repeat in (("2.10.0", 0), ("2.9.0", 1), ("2.9.0", 0)):
+        store.put(cell(spec(version, repeat=repeat), outcome="crashed" if repeat else "ok", capture="digests"))
+
+    of = [(one.key, one.group, one.spec, one.outcome, one.capture, one.label) for one in store.listed()]
+    assert of == [(one.key, one.group, one.spec, one.outcome, one.capture, one.label) for one in store.cells()]
+
+
+def test_a_record_that_was_changed_is_listed_at_most_and_is_no_cell(store: Store) -> None:
+    path = store.cell_folder(store.put(cell()).key) / "cell.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"reason": "another"}))
+    assert len(store.listed()) == 1
+    assert store.cells() == []
+
+    path.write_text(json.dumps(record | {"spec": {**record["spec"], "device": 3}}))
+    assert store.listed() == []
+
+
+def test_repeats_are_found_by_their_keys_over_a_few_that_are_gone(store: Store) -> None:
+    own = store.put(cell(spec("2.9.0")))
+    again = [store.put(cell(spec("2.9.0", repeat=number))) for number in (1, 2, 9)]
+    store.put(cell(spec("2.9.0", settings={"nbits": 1}, repeat=1)))
+    store.put(cell(spec("2.10.0", repeat=1)))
+
+    assert store.repeats(own) == again
+    assert store.repeats(again[1]) == [own, again[0], again[2]]

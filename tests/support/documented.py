@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from markdown_it import MarkdownIt
+from markdown_it.token import Token
 
 _OTHERS = ("python", "sql", "json", "yaml", "toml")
 """Languages of blocks that hold no command line."""
@@ -38,7 +39,7 @@ class Command:
 def commands(document: str) -> Iterator[Command]:
     """Every `harness`, `nox`, `uvx` and `python` command in the blocks and in the sentences of a Markdown text."""
     variables: dict[str, str] = {}
-    tokens, lines = MarkdownIt("commonmark").enable("table").parse(document), document.splitlines()
+    tokens, lines = _parsed(document), document.splitlines()
     for token, following in itertools.zip_longest(tokens, tokens[1:]):
         if token.type in ("fence", "code_block") and token.info.partition(" ")[0] not in _OTHERS:
             then = "\n".join(lines[slice(*following.map)]) if following and following.map else ""
@@ -46,6 +47,16 @@ def commands(document: str) -> Iterator[Command]:
         for part in token.children or ():
             if part.type == "code_inline":
                 yield from _of_line(part.content, variables, inline=True)
+
+
+def options(document: str) -> set[str]:
+    """Options that the sentences of a Markdown text name by themselves."""
+    codes = (part.content for token in _parsed(document) for part in token.children or () if part.type == "code_inline")
+    return {option for code in codes if code.startswith("--") for option in re.findall(r"(?<!\S)--[a-z][\w-]*", code)}
+
+
+def _parsed(document: str) -> list[Token]:
+    return MarkdownIt("commonmark").enable("table").parse(document)
 
 
 def _of_block(block: str, variables: dict[str, str]) -> Iterator[Command]:

@@ -73,14 +73,16 @@ class Training:
         path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
         return str(path)
 
-    def train(self, version: str = "", *, fault: str = "", **changes: Any) -> Trained:
-        """Train; `changes` are of the request, whose settings are merged."""
+    def train(
+        self, version: str = "", *, fault: str = "", after: str = "colbert.training.training", **changes: Any
+    ) -> Trained:
+        """Train; `changes` are of the request, whose settings are merged, and a fault is planted `after` a module."""
         version, self.runs = version or self.version, self.runs + 1
         run = self.folder / f"run{self.runs}"
         run.mkdir()
         spec = self.experiment.spec(version)
         if fault:
-            planted = {"HARNESS_TEST_FAULT": fault, "HARNESS_TEST_FAULT_AFTER": "colbert.training.training"}
+            planted = {"HARNESS_TEST_FAULT": fault, "HARNESS_TEST_FAULT_AFTER": after}
             spec = replace(spec, environment={**spec.environment, **planted})
         request = {
             "job": "train", "swap": {}, "checkpoint": str(self.checkpoint), "capture": "digests",

@@ -75,6 +75,16 @@ def of_harness(arguments: Sequence[str], *, mentioned: bool = False) -> click.Co
     return context
 
 
+def options_of_harness(command: click.Command = harness) -> set[str]:
+    """Every option of a command and of those within it."""
+    context = click.Context(command, info_name="harness", help_option_names=["-h", "--help"])
+    found = {name for option in command.get_params(context) for name in (*option.opts, *option.secondary_opts)}
+    if isinstance(command, click.Group):
+        inner = (command.get_command(context, name) for name in command.list_commands(context))
+        found = found.union(*(options_of_harness(one) for one in inner if one is not None))
+    return found
+
+
 @cache
 def front_door() -> ModuleType:
     """The noxfile as a module, loaded once: nox keeps a list of sessions by name."""

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from harness.errors import UsageError
 from harness.tensors import compiled, passes
 from harness.tensors.dtypes import DTYPES, Array, byte_values, count_nan, decode
-from harness.tensors.metrics import Metrics, engine, measure
+from harness.tensors.metrics import Metrics, engine, measure, steps_at
 from harness.tensors.passes import ABS_BINS, ULP_BINS, How, not_close, ulp_distance
 from harness.tensors.profiles import BNB, BUILTIN, DEFAULT, Profile
 from harness.tensors.tensor import Tensor
@@ -566,3 +566,31 @@ def test_where_numba_is_not_installed_large_tensors_are_measured_without_it(monk
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "numba" else found(name))
 
     assert not compiled.usable("float32", 10**9, How())
+
+
+@given(st.floats(width=32, allow_nan=False, allow_infinity=False), st.integers(-1000, 1000))
+def test_numbers_of_one_binade_are_as_far_apart_as_their_bits(value, steps):
+    a = np.float32(value)
+    b = (a.view(np.int32) + np.int32(steps)).view(np.float32) if abs(int(a.view(np.int32))) < 2**30 else a
+    if not (np.isfinite(b) and math.frexp(float(a))[1] == math.frexp(float(b))[1] and (a < 0) == (b < 0)):
+        return
+    if max(abs(a), abs(b)) < np.finfo(np.float32).tiny:
+        return
+
+    assert steps_at("float32", [float(a), float(b)]) == abs(int(a.view(np.int32)) - int(b.view(np.int32)))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "steps"),
+    [
+        ("float16", [1.0, 1.0009765625], 1.0),
+        ("float16", [1.0, 0.99951171875], 0.5),
+        ("float16", [0.0, 2.0**-24], 1.0),
+        ("float32", [-1e-9, 1e-9], pytest.approx(2**24, rel=0.5)),
+        ("float32", [float("inf"), 1.0], None),
+        ("int32", [1, 2], None),
+        (None, None, None),
+    ],
+)
+def test_how_far_two_numbers_are_apart_at_the_larger(dtype, values, steps):
+    assert steps_at(dtype, values) == steps

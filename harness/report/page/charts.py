@@ -15,7 +15,7 @@ from harness.artifacts.comparison import OCTAVES
 from harness.errors import printable
 from harness.report.page.folder import Row
 from harness.report.page.ladder import CHANGED, CLOSE, EQUAL, NOISE, UNKNOWN, Ladder
-from harness.report.readable import clean
+from harness.report.readable import clean, deployments
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -248,8 +248,7 @@ def loss_chart(rows: Sequence[Row]) -> Figure | None:
     return figure
 
 
-DEPLOYMENTS = {"b_on_a": "B in A's index", "b_on_b": "B in its index", "a_on_b": "A in B's index"}
-"""Against A in its own index, the fourth."""
+_DEPLOYMENTS = deployments()
 
 
 def interval_chart(rows: Iterable[Row]) -> Figure | None:
@@ -258,10 +257,10 @@ def interval_chart(rows: Iterable[Row]) -> Figure | None:
     if not judged:
         return None
     measures = list(dict.fromkeys(row["measure"] for row in judged))
-    figure, axes = _figure(2.1 * len(measures) + 1.2, 0.6 + 0.22 * len(DEPLOYMENTS), len(measures))
+    figure, axes = _figure(2.1 * len(measures) + 1.2, 0.6 + 0.22 * len(_DEPLOYMENTS), len(measures))
     for k, (one, measure) in enumerate(zip(axes, measures, strict=True)):
         delta = next((row["delta"] for row in judged if row["measure"] == measure and row["delta"]), None)
-        for y, name in enumerate(DEPLOYMENTS):
+        for y, name in enumerate(_DEPLOYMENTS):
             for row in judged:
                 if (row["measure"], row["deployment"]) == (measure, name):
                     low, high = _interval(row)
@@ -274,8 +273,8 @@ def interval_chart(rows: Iterable[Row]) -> Figure | None:
             reach = 1.25 * max(delta, furthest)
             one.set_xlim(-reach, reach)
             one.set_xticks([-delta, 0, delta], [f"-{delta:g}", "0", f"+{delta:g}"])
-        one.set_yticks([-y for y in range(len(DEPLOYMENTS))], list(DEPLOYMENTS.values()) if k == 0 else [""] * 3)
-        one.set_ylim(-len(DEPLOYMENTS) + 0.4, 0.6)
+        one.set_yticks([-y for y in range(len(_DEPLOYMENTS))], list(_DEPLOYMENTS.values()) if k == 0 else [""] * 3)
+        one.set_ylim(-len(_DEPLOYMENTS) + 0.4, 0.6)
         one.set_title(_label(measure))
         one.tick_params(axis="y", length=0)
         one.grid(visible=False, axis="y")
@@ -300,7 +299,9 @@ def ranks_chart(steps: Sequence[tuple[str, Sequence[Row]]]) -> Figure | None:
             found = {row["measure"]: row["value"] for row in rows if row["deployment"] == deployment}
             if found.get("identical") is not None:
                 ties = found.get("tie_only") or 0.0
-                bars.append((f"{name}, {DEPLOYMENTS[deployment]}", ties, max(1 - found["identical"] - ties, 0.0)))
+                bars.append(
+                    (f"{_label(name)}, {_DEPLOYMENTS[deployment]}", ties, max(1 - found["identical"] - ties, 0.0))
+                )
     if not bars:
         return None
     figure, [axes] = _figure(7.2, 0.9 + 0.24 * len(bars))
@@ -311,7 +312,7 @@ def ranks_chart(steps: Sequence[tuple[str, Sequence[Row]]]) -> Figure | None:
               hatch="////", label="only equal scores in another order")  # fmt: skip
     for y, (_, ties, other) in zip(places, bars, strict=True):
         axes.text(100 * (ties + other) + 0.6, y, f"{100 * (ties + other):.1f} %", va="center", fontsize=8, color=INK)
-    axes.set_yticks(places, [_label(name) for name, _, _ in bars])
+    axes.set_yticks(places, [name for name, _, _ in bars])
     axes.set_xlim(0, max(10.0, 1.15 * max(100 * (ties + other) for _, ties, other in bars)))
     axes.set_xlabel("% of queries that get another list than from A in its own index")
     axes.tick_params(axis="y", length=0)

@@ -33,8 +33,8 @@ from harness.report.page.steps import (
     repro_scripts,
 )
 from harness.report.page.verdict import StepLine, step_lines, verdict
-from harness.report.readable import number, share
-from harness.words import count, size
+from harness.report.readable import deployments, number, share
+from harness.words import count, size, ulps
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -221,7 +221,7 @@ def _environment() -> Environment:
         "number": number, "short": short, "share": share, "label": label,
         "count": count, "size": size, "measured": measured,
     }  # fmt: skip
-    environment.globals |= {"deployments": charts.DEPLOYMENTS, "UNKNOWN": UNKNOWN}
+    environment.globals |= {"deployments": deployments(), "UNKNOWN": UNKNOWN}
     return environment
 
 
@@ -235,4 +235,5 @@ def measured(row: Row) -> str:
     if row["n"] is None:
         return row["reason"] or "differs"
     much = f"{row['n_mismatch']:,} of {row['n']:,} elements"
-    return f"{much}, at most {short(row['max_abs'])} ({short(row['max_ulp'])} ULP)"
+    # Tables of locations that are older than the column say it in no unit that is right everywhere.
+    return f"{much}, at most {short(row['max_abs'])}" + (f" ({ulps(row['max_abs_ulp'])})" if row["max_abs_ulp"] else "")

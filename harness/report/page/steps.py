@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.artifacts.kinds import kind_named
 from harness.explain.replay import ARGUMENTS, MISSING_A, ORIGIN
 from harness.explain.units import AS_A, AS_B
 from harness.report.headline import VersionPair
@@ -18,14 +19,15 @@ from harness.words import count
 
 @dataclass(frozen=True)
 class Origin:
-    """An operator (or function, module, step) that differs by itself when it gets A's exact input.
+    """An operator (or function, module) that differs by itself when it gets A's exact input, or a step with none.
 
     Attributes:
         step: of the pipeline.
-        name: what it is called.
+        name: what it is called; empty where no call of the step is known to make the difference.
         calls: how many of its calls differ by themselves.
         of: how many calls it has.
         first: the row of the first of them.
+        without: why no call is named, a sentence; empty where one is.
     """
 
     step: str
@@ -33,17 +35,37 @@ class Origin:
     calls: int
     of: int
     first: Row
+    without: str = ""
+
+    @property
+    def title(self) -> str:
+        """What it is called in a list of them."""
+        return self.name.removesuffix(".default") or f"{self.step} (no call of it)"
 
 
 def origins(folder: Folder, step: VersionPair) -> list[Origin]:
-    """Where the difference starts, by rows of `locations`; only of replays of which every gate held."""
+    """Where the difference starts, by rows of `locations`; calls only of replays of which every gate held."""
     rows = [row for row in folder.rows("locations", step) if row["trusted"]]
     calls = Counter((row["step"], row["kind"], row["name"]) for row in rows if row["status"] != MISSING_A)
     found: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         if row["status"] in (ORIGIN, ARGUMENTS):
             found.setdefault((row["step"], row["kind"], row["name"]), []).append(row)
-    return [Origin(key[0], key[2], len(many), calls[key], many[0]) for key, many in found.items()]
+    named = [Origin(key[0], key[2], len(many), calls[key], many[0]) for key, many in found.items()]
+    return named or _without_call(folder, step)
+
+
+def _without_call(folder: Folder, step: VersionPair) -> list[Origin]:
+    """The step of the pipeline that makes the first artifact that differs, where it was replayed and shows no call."""
+    headline = headline_row(folder, step)
+    first = headline and headline["first_changed"]
+    for row in folder.rows("locations", step):
+        if first in (row["artifacts"] or "").split(","):
+            replay = kind_named(folder.about.get("job")).replays.get(row["step"])
+            alone = f"No call of it that can be run alone differs. {replay.besides if replay else ''}".rstrip()
+            untrusted = "Its replay in the older version did not give that version's own values, so no call is named."
+            return [Origin(row["step"], "", 0, 0, row, alone if row["trusted"] else untrusted)]
+    return []
 
 
 @dataclass(frozen=True)
@@ -63,7 +85,7 @@ class Exchange:
     reason: str
 
     @property
-    def blamed(self) -> bool:
+    def both_ways(self) -> bool:
         """Whether exchanging it exchanges the result, in both directions."""
         return (self.in_b, self.in_a) == (AS_A, AS_B)
 
@@ -71,14 +93,16 @@ class Exchange:
 def exchanges(folder: Folder, step: VersionPair) -> dict[str, list[Exchange]]:
     """The counterfactuals as a matrix for each answer of `blame`, which has one for each step of the pipeline.
 
-    What is blamed stands first in each.
+    What exchanges the result stands first in each.
     """
     found: dict[str, dict[str, dict[str | None, Row]]] = {}
     for row in folder.rows("blame", step):
         if row["what"]:
             found.setdefault(row["verdict"] or "", {}).setdefault(row["what"], {})[row["base"]] = row
     return {
-        answer: sorted(map(_exchange, by_what, by_what.values()), key=lambda one: (not one.blamed, one.what.count(",")))
+        answer: sorted(
+            map(_exchange, by_what, by_what.values()), key=lambda one: (not one.both_ways, one.what.count(","))
+        )
         for answer, by_what in found.items()
     }
 
@@ -91,13 +115,20 @@ def _exchange(what: str, by_base: Mapping[str | None, Row]) -> Exchange:
 
 
 def blamed(folder: Folder, step: VersionPair) -> list[str]:
-    """What is blamed: the least that exchanges the result, by the names of `exchanges`, else packages of the table."""
-    packages: list[str] = next((row["blamed"] for row in folder.rows("blame", step) if row["blamed"]), [])
-    least: list[str] = []
-    for matrix in exchanges(folder, step).values():
-        guilty = [one.what for one in matrix if one.blamed]
-        least += [what for what in guilty if not any(set(other.split(",")) < set(what.split(",")) for other in guilty)]
-    return list(dict.fromkeys(least or packages)) if packages else []
+    """The packages that are blamed, as `blame` found; those of a family of many are counted."""
+    packages = [name for row in folder.rows("blame", step) for name in row["blamed"] or ()]
+    families: dict[str, list[str]] = {}
+    for name in dict.fromkeys(packages):
+        families.setdefault(name.partition("-")[0], []).append(name)
+    told = sorted(families.items(), key=lambda one: len(one[1]))
+    return [
+        word
+        for family, names in told
+        for word in (names if len(names) <= _MANY else [f"{len(names)} packages {family}-*"])
+    ]
+
+
+_MANY = 3
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from harness.report.page.ladder import state_of
 from harness.report.page.page import render
-from harness.report.upgrade import TITLES, Upgrade
+from harness.report.readable import deployments
+from harness.report.upgrade import Upgrade
 
 
 def upgrade_page(found: Upgrade, target: Path) -> str:
@@ -21,7 +22,7 @@ def upgrade_page(found: Upgrade, target: Path) -> str:
     return render(
         "upgrade.html", target,
         found=told, measures=list(measures), kept={one.name for one in found.index.final},
-        titles={name: title.format(a=found.a, b=found.b) for name, title in TITLES.items()},
+        titles=deployments(found.a, found.b),
         blame=found.blame_sentences,
         # What a repeat shows is `noise` in a row of tables, and `above_noise`, its contrary, here.
         state_of=lambda one: state_of({**one, "noise": one["above_noise"] is False}),

@@ -24,8 +24,8 @@ class StepLine:
         step: its versions.
         states: of each folder; None where the folder lacks the step.
         where: changed (beyond noise), equal or unknown, to the devices that show it.
-        starts: operators that it starts in, of any folder.
-        blame: what exchanges the result, of any folder.
+        starts: operators that it starts in, or steps of the pipeline, of any folder.
+        blame: packages that are blamed, of any folder.
         verdicts: answers to "index again?", each with the devices that gave it; nothing where nobody searched.
     """
 
@@ -58,7 +58,7 @@ def step_lines(folders: Sequence[Folder]) -> list[StepLine]:
     for step in sorted({step for folder in folders for step in folder.steps}, key=step_key):
         rows = [headline_row(folder, step) for folder in folders]
         states = [None if row is None else state_of_step(row) for row in rows]
-        starts = (one.name for folder in folders for one in origins(folder, step))
+        starts = (one.title for folder in folders for one in origins(folder, step))
         blame = (what for folder in folders for what in blamed(folder, step))
         answers: dict[str, list[str]] = {}
         for folder, row in zip(folders, rows, strict=True):

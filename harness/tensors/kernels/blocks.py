@@ -264,6 +264,15 @@ def _screened(rules, k):
 
 
 @bare
+def raise_ratio(d, y, places, found, m):
+    """Raise the greatest relative difference where this block has a greater one."""
+    if _any_beyond(d, y, found.max_rel, 0.0, m):
+        found.max_rel, i = _ratio(d, y, found.max_rel, 0.0, False, m)
+        if i >= 0:
+            found.max_rel_at = position(places, i)
+
+
+@bare
 def ratios(block, places, rules, found, m):
     """Raise the greatest relative difference and the rtol that each rule needs, where this block has greater ones."""
     y, d, screen = block.y, block.d, block.screen
@@ -273,10 +282,8 @@ def ratios(block, places, rules, found, m):
         screen.slope_2, screen.atol_2 = _screened(rules, first + 1)
         if not _screen(block, m):
             continue
-        if first == 0 and _any_beyond(d, y, found.max_rel, 0.0, m):
-            found.max_rel, i = _ratio(d, y, found.max_rel, 0.0, False, m)
-            if i >= 0:
-                found.max_rel_at = position(places, i)
+        if first == 0:
+            raise_ratio(d, y, places, found, m)
         for k in range(first, min(first + 2, rules.size)):
             rule = rules[k]
             if rule.needed < np.inf and _any_beyond(d, y, rule.needed, rule.atol, m):
@@ -316,17 +323,36 @@ def common(block, places, bins, table, rules, found, m):
     if differ == 0:
         table[0, 0] += m
         return differ
+    raise_greatest(d, top, places, found)
+    ratios(block, places, rules, found, m)
+    count_bins(bins, table, differ, m)
+    note_first(d, places, found, m)
+    return differ
+
+
+@bare
+def raise_greatest(d, top, places, found):
+    """Raise the greatest difference where this block has a greater one; `top` is the bits of the block's."""
     if top > op.bits(found.max_abs):
         i = 0
         while op.bits(d[i]) != top:
             i += 1
         found.max_abs = d[i]
         found.max_abs_at = position(places, i)
-    ratios(block, places, rules, found, m)
+
+
+@bare
+def count_bins(bins, table, differ, m):
+    """Count the bins of a block in which so many differ."""
     if differ * 8 < m:
         _scatter_sparse(bins, table, m)
     else:
         scatter(bins, table, m)
+
+
+@bare
+def note_first(d, places, found, m):
+    """Keep the first mismatches of a block."""
     firsts = found.firsts
     if firsts[firsts.size - 1] > places.start:
         for i in range(m):
@@ -335,4 +361,3 @@ def common(block, places, bins, table, rules, found, m):
                 if index > firsts[firsts.size - 1]:
                     break
                 note(firsts, index)
-    return differ

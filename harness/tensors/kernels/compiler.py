@@ -11,6 +11,8 @@ from pathlib import Path
 from llvmlite import binding  # type: ignore[import-untyped]
 from numba import config, njit
 
+from harness.home import user_cache
+
 _OTHERS = 3  # folders of other sources that are left: two checkouts used in turn must not compile each time
 
 
@@ -37,11 +39,13 @@ def cache_folder(base: Path, sources: Path) -> Path:
 
 
 def _own_folder() -> Path | None:
-    """Where compiled code is kept: the user's own cache folder, never a shared one, because loading it runs it."""
+    """Where compiled code is kept: in the user's own cache folder, because loading it runs it."""
+    base = user_cache()
+    if base is None:
+        return None
     try:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        folder = cache_folder(base / "colbert-torch-harness" / "numba", Path(__file__).parent)
-    except (OSError, RuntimeError):  # RuntimeError: no home folder
+        folder = cache_folder(base / "numba", Path(__file__).parent)
+    except OSError:
         return None
     return folder if os.access(folder, os.W_OK | os.X_OK) else None
 

@@ -8,7 +8,7 @@ from numba import njit
 from harness.tensors.kernels import blocks
 from harness.tensors.kernels import intrinsics as op
 from harness.tensors.kernels import vectors as vec
-from harness.tensors.kernels.compiler import BLOCK, CACHE, bare
+from harness.tensors.kernels.compiler import BLOCK, CACHE, SUM, bare
 from harness.tensors.kernels.records import Places
 
 
@@ -93,6 +93,56 @@ def _convert(a, x):
         x[i] = a[i]
 
 
+@njit(nogil=True, cache=CACHE, fastmath=SUM)
+def _int_sums(a, b, y, d, bins, shift, base, slope):
+    """All that a block of integers below 64 bits adds, in one loop.
+
+    Fills the reference, the differences and their bins. Returns the sums of |a-b|, aa, bb, ab, (a-b)(a-b); the bits of
+    the greatest difference; how many differ, how many of those have a reference of zero, and how many others are above
+    the line |a-b| = slope * |b|.
+    """
+    total = aa = bb = ab = dd = 0.0
+    top = np.int64(0)
+    differ = 0
+    against_zero = 0
+    above = 0
+    for i in range(a.size):
+        p = np.float64(a[i])
+        q = np.float64(b[i])
+        e = op.size(p - q)
+        y[i] = q
+        d[i] = e
+        bins[i] = op.bin_of(e, shift, base)
+        total += e
+        aa += p * p
+        bb += q * q
+        ab += p * q
+        dd += e * e
+        top = max(top, op.bits(e))
+        differ += e != 0.0
+        against_zero += (e != 0.0) & (q == 0.0)
+        above += (q != 0.0) & (e > slope * op.size(q))
+    return total, aa, bb, ab, dd, top, differ, against_zero, above
+
+
+@njit(nogil=True, cache=CACHE)
+def _int_block(p, q, places, bins, state):
+    """One block of integers below 64 bits, of which some differ."""
+    block, terms, found = state.block, state.terms, state.found
+    y, d = block.y, block.d
+    total, aa, bb, ab, dd, top, differ, against_zero, above = _int_sums(
+        p, q, y, d, bins, terms.shift, terms.base, found.max_rel * (1 - 2.0**-20)
+    )
+    _add(found, total, aa, bb, ab, dd)
+    found.differ += differ
+    found.against_zero += against_zero
+    blocks.raise_greatest(d, top, places, found)
+    if above:
+        blocks.raise_ratio(d, y, places, found, p.size)
+    blocks.count_bins(bins, state.abs_table, differ, p.size)
+    blocks.note_first(d, places, found, p.size)
+
+
 @njit(nogil=True, cache=CACHE)
 def int_chunk(a, b, state):
     """One chunk of integers of 16 to 64 bits."""
@@ -106,31 +156,36 @@ def int_chunk(a, b, state):
         m = p.size
         blocks.ahead(a, b, start, m)
         found.finite += m
-        _convert(p, x)
         if _same(p, q):
+            _convert(p, x)
             blocks.add_squares(found, blocks.squares(x, m))
             state.abs_table[0, 0] += m
             continue
         found.bits_apart = 1
+        places = Places(place, False, start)
+        if a.itemsize < 8:
+            _int_block(p, q, places, bins, state)
+            continue
+        _convert(p, x)
         _convert(q, y)
-        total, aa, bb, ab, dd = blocks.sums(x, y, d, bins, terms.shift, terms.base, m)
-        if a.itemsize == 8:
-            total, dd = blocks.gaps(p, q, d, bins, terms.shift, terms.base, m)
+        _, aa, bb, ab, _ = blocks.sums(x, y, d, bins, terms.shift, terms.base, m)
+        total, dd = blocks.gaps(p, q, d, bins, terms.shift, terms.base, m)
         _add(found, total, aa, bb, ab, dd)
-        blocks.common(block, Places(place, False, start), bins, state.abs_table, state.rules, found, m)
+        blocks.common(block, places, bins, state.abs_table, state.rules, found, m)
 
 
 @njit(nogil=True, cache=CACHE)
 def pair_chunk(a, b, h):
-    """Count the 65,536 possible pairs of two uint8 arrays: all their metrics follow from these counts."""
-    four = a.size // 4 * 4
-    for i in range(0, four, 4):
-        if i & 63 == 0:
-            vec.fetch(a, i + vec.AHEAD)
-            vec.fetch(b, i + vec.AHEAD)
-        h[0, (np.uint64(a[i]) << np.uint64(8)) | np.uint64(b[i])] += 1
-        h[1, (np.uint64(a[i + 1]) << np.uint64(8)) | np.uint64(b[i + 1])] += 1
-        h[2, (np.uint64(a[i + 2]) << np.uint64(8)) | np.uint64(b[i + 2])] += 1
-        h[3, (np.uint64(a[i + 3]) << np.uint64(8)) | np.uint64(b[i + 3])] += 1
-    for i in range(four, a.size):
+    """Count the 65,536 possible pairs of two uint8 arrays: all their metrics follow from these counts.
+
+    Two tables in turn, so that equal neighbours do not wait for one another; four would not fit the second-level cache.
+    """
+    whole = a.size // 64 * 64
+    for start in range(0, whole, 64):
+        vec.fetch(a, start + vec.AHEAD)
+        vec.fetch(b, start + vec.AHEAD)
+        for i in range(start, start + 64, 2):
+            h[0, (np.uint64(a[i]) << np.uint64(8)) | np.uint64(b[i])] += 1
+            h[1, (np.uint64(a[i + 1]) << np.uint64(8)) | np.uint64(b[i + 1])] += 1
+    for i in range(whole, a.size):
         h[0, (np.uint64(a[i]) << np.uint64(8)) | np.uint64(b[i])] += 1

@@ -246,6 +246,8 @@ def test_an_option_that_the_harness_sets_itself_is_refused(name):
 
 def test_a_job_asks_for_a_gpu_unless_it_needs_none_or_the_user_says_which():
     assert resources(Options("gpu"), "cuda", 2, 60)["gres"] == "gpu:1"
+    two = resources(Options("gpu"), "cuda", 2, 60, ranks=2)
+    assert (two["gres"], two["cpus-per-task"], two["ntasks-per-node"]) == ("gpu:2", "4", "1")
     assert "gres" not in resources(Options("cpu"), "cpu", 2, 60)
     assert resources(Options(None, {"gres": "gpu:h100:1"}), "cuda", 2, 60)["gres"] == "gpu:h100:1"
     assert resources(Options(None, {"cpus_per_task": "8"}), "cpu", 2, 60)["cpus-per-task"] == "8"

@@ -4,8 +4,9 @@
 A test puts this folder on the worker's path beside the worker; Python imports `sitecustomize` by itself. The variable
 `HARNESS_TEST_FAULT` names one or more faults of `planted`, joined by `+`. They are planted when colbert-ai's indexer
 has been imported, or the module `HARNESS_TEST_FAULT_AFTER`: after `torch`, where a fault needs no more, it is also in a
-script that has nothing of colbert-ai; after a module of its searcher, they are those of `planted_search`, and after one
-of its training those of `planted_train`. Nothing of this is part of the package.
+script that has nothing of colbert-ai; after a module of its searcher, they are those of `planted_search`, after one of
+its training those of `planted_train`, and after one of its utilities those of `planted_ranks`. Nothing of this is part
+of the package.
 """
 
 import importlib
@@ -17,7 +18,9 @@ from pathlib import Path
 
 _AFTER = os.environ.get("HARNESS_TEST_FAULT_AFTER", "colbert.indexing.collection_indexer")
 
-_FAULTS = {"colbert.search": "planted_search", "colbert.training": "planted_train"}
+_FAULTS = {
+    "colbert.search": "planted_search", "colbert.training": "planted_train", "colbert.utils": "planted_ranks",
+}  # fmt: skip
 """How the name of a module begins to the faults that are planted after it."""
 
 

@@ -1,0 +1,245 @@
+"""How fast two whole indexes are compared, beside a bare torch script, in one run on one machine.
+
+    python benchmarks/index.py                                  # 4 chunks of 100,000 tokens: says that it works
+    python benchmarks/index.py --tokens 2000000 --chunks 16 --torch-python ENV/bin/python --scratch FOLDER --markdown
+    python benchmarks/index.py --tokens 2000000 --chunks 16,64 …    # is it linear? more chunks, not bigger ones
+
+Makes indexes in the files that colbert-ai writes, by a seeded recipe: passages of 20 to 116 tokens, 65,536 centroids
+of 96 dimensions, 2 bits. B is A again, byte by byte in files of its own ("same"), or A with 0.5 % of the codes moved,
+2 % of the bytes of residuals changed, and the inverted lists that follow from it ("changed"). ENV is any environment
+with torch; its script loads both and calls `torch.equal` and `torch.allclose` on each pair of tensors, and no more.
+
+Every command runs in a process of its own, from its start to its end. Bytes are those of both sides; "peak" is the
+greatest resident memory, in which pages of files that are mapped count, too. The files are in the page cache. A second
+`ladder` knows of the first what nobody touched since.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from compare import Array, copy_seconds, cpu_model
+
+from harness.tensors.tensor import Tensor
+from harness.tensors.torchwrite import write_pt
+
+CENTROIDS, DIM, NBITS = 1 << 16, 96, 2
+MOVED, CHANGED = 0.005, 0.02
+_LISTS = 1 << 12  # inverted lists that are made at a time
+
+TORCH = r"""
+import json, sys, warnings
+warnings.filterwarnings("ignore")
+from pathlib import Path
+import torch
+def tensors(path):
+    if path.suffix == ".json":
+        return [torch.tensor(json.loads(path.read_text()))]
+    found = torch.load(path, map_location="cpu")
+    return found if isinstance(found, tuple) else [found]
+a, b = Path(sys.argv[1]), Path(sys.argv[2])
+for left in sorted([*a.glob("*.pt"), *a.glob("doclens.*.json")]):
+    for x, y in zip(tensors(left), tensors(b / left.name)):
+        same = x.shape == y.shape and torch.equal(x, y)
+        close = x.shape == y.shape and torch.allclose(x, y)
+print(torch.__version__)
+"""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How many chunks an index has, and about how many tokens each."""
+
+    chunks: int
+    tokens: int
+
+
+def write_index(folder: Path, size: Size) -> None:
+    """Write A."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(19)
+    rows = rng.standard_normal((CENTROIDS, DIM), dtype=np.float32)
+    _write(folder / "centroids.pt", (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16))
+    weights = np.array([-0.12, -0.03, 0.03, 0.12], np.float16)
+    _write(folder / "buckets.pt", ((weights[1:] + weights[:-1]) / 2), weights)
+    _write(folder / "avg_residual.pt", np.array(0.05, np.float16))
+    passages = 0
+    for chunk in range(size.chunks):
+        rng = np.random.default_rng((19, chunk))
+        doclens = rng.integers(20, 117, size.tokens // 68)
+        total = int(doclens.sum())
+        _write(folder / f"{chunk}.codes.pt", rng.integers(0, CENTROIDS, total, dtype=np.int32))
+        _write(folder / f"{chunk}.residuals.pt", rng.integers(0, 256, (total, DIM * NBITS // 8), dtype=np.uint8))
+        (folder / f"doclens.{chunk}.json").write_text(json.dumps(doclens.tolist()))
+        about = {"passage_offset": passages, "num_passages": doclens.size, "num_embeddings": total}
+        (folder / f"{chunk}.metadata.json").write_text(json.dumps(about))
+        passages += doclens.size
+    settings = {"config": {"dim": DIM, "nbits": NBITS}, "num_chunks": size.chunks, "num_partitions": CENTROIDS}
+    for name in ("plan.json", "metadata.json"):
+        (folder / name).write_text(json.dumps(settings))
+    _write_lists(folder, size)
+
+
+def write_changed(a: Path, b: Path, size: Size) -> None:
+    """Write B: another index of A's size, a little different."""
+    shutil.copytree(a, b)
+    for chunk in range(size.chunks):
+        rng = np.random.default_rng((20, chunk))
+        for name, share, limit in (("codes", MOVED, CENTROIDS), ("residuals", CHANGED, 256)):
+            held = _read(a / f"{chunk}.{name}.pt").copy()
+            flat = held.reshape(-1)
+            places = np.flatnonzero(rng.random(flat.size, dtype=np.float32) < share)
+            flat[places] = (flat[places] + rng.integers(1, limit, places.size)) % limit
+            _write(b / f"{chunk}.{name}.pt", held)
+    _write_lists(b, size)
+
+
+def _write(path: Path, *arrays: Array) -> None:
+    write_pt(path, [Tensor.of(one) for one in arrays])
+
+
+def _read(path: Path) -> Array:
+    from harness.tensors.torchfile import read_pt
+
+    found = read_pt(path)
+    assert isinstance(found, Tensor)
+    return found.data
+
+
+def _write_lists(folder: Path, size: Size) -> None:
+    """The inverted lists that follow from the codes: of each centroid, the passages that have it."""
+    chunks = [_read(folder / f"{chunk}.codes.pt") for chunk in range(size.chunks)]
+    doclens = [json.loads((folder / f"doclens.{chunk}.json").read_text()) for chunk in range(size.chunks)]
+    starts = np.cumsum([0, *map(len, doclens)])
+    lists: list[Array] = []
+    lengths: list[Array] = []
+    for first in range(0, CENTROIDS, _LISTS):
+        keys = []
+        for codes, lens, start in zip(chunks, doclens, starts, strict=False):
+            here = np.flatnonzero((codes >= first) & (codes < first + _LISTS))
+            passage = np.searchsorted(np.cumsum(lens), here, "right") + start
+            keys.append((codes[here].astype(np.int64) << 32) | passage)
+        found = np.sort(np.concatenate(keys))
+        found = found[np.concatenate([[True], found[1:] != found[:-1]])]
+        lists.append((found & 0xFFFFFFFF).astype(np.int32))
+        lengths.append(np.bincount((found >> 32) - first, minlength=_LISTS))
+    _write(folder / "ivf.pid.pt", np.concatenate(lists), np.concatenate(lengths))
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Seconds and MiB of a process; `out` is its last line."""
+
+    seconds: float
+    peak: float
+    out: str
+
+
+def clock(command: list[str], codes: tuple[int, ...] = (0, 1)) -> Spent:
+    """Run a command to its end; as everywhere else, Python may keep what it compiled."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as problems:
+        start = time.perf_counter()
+        process = subprocess.Popen(command, stdout=out, stderr=problems, env=environment)
+        _, status, used = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        for file in (out, problems):
+            file.seek(0)
+        if process.returncode not in codes:
+            sys.exit(f"{' '.join(command)} failed:\n{problems.read().decode()}")
+        told = out.read().decode().splitlines()
+    return Spent(seconds, used.ru_maxrss / 1024, told[-1] if told else "")
+
+
+def apart(function: Callable[..., Any], *arguments: object) -> Any:  # noqa: ANN401 - whatever it returns
+    """Call a function in a process of its own: the memory of this one counts as the least that its children had."""
+    with ProcessPoolExecutor(1) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def bytes_of(folder: Path) -> int:
+    """What the files of a folder have."""
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def measure(options: argparse.Namespace, scratch: Path, size: Size) -> Iterator[dict[str, Any]]:
+    """Rows of the table for one size: what ran, on which pair, and what it took."""
+    a = scratch / "a"
+    apart(write_index, a, size)
+    harness = [sys.executable, "-m", "harness"]
+    for pattern in options.patterns.split(","):
+        b = scratch / "b"
+        shutil.rmtree(b, ignore_errors=True)
+        shutil.copytree(a, b) if pattern == "same" else apart(write_changed, a, b, size)
+        both = [str(a), str(b)]
+        commands = {
+            "`compare`": [*harness, "compare", *both],
+            "`compare --json`": [*harness, "compare", "--json", *both],
+            "`ladder --no-cache`": [*harness, "ladder", "--no-cache", *both],
+            "`ladder`, again": [*harness, "ladder", *both],
+        }
+        if options.torch_python:
+            commands["torch: load, `equal`, `allclose`"] = [str(options.torch_python), "-c", TORCH, *both]
+        nbytes = bytes_of(a) + bytes_of(b)
+        # In turns, so that whoever else loads the machine loads all of them.
+        rounds = [{what: clock(command) for what, command in commands.items()} for _ in range(options.rounds)]
+        largest = a / "0.residuals.pt"
+        copied = largest.stat().st_size / apart(copy_seconds, largest) / 1e9
+        for what in commands:
+            best = min((one[what] for one in rounds), key=lambda spent: spent.seconds)
+            yield {
+                "pattern": pattern, "chunks": size.chunks, "side": nbytes / 2e9, "what": what, "seconds": best.seconds,
+                "rate": nbytes / best.seconds / 1e9, "peak": max(one[what].peak for one in rounds), "copy": copied,
+            }  # fmt: skip
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """A table."""
+    lines = ["| B | chunks | GB a side | what | s | GB/s of both sides | peak MiB |", "|---|--:|--:|---|--:|--:|--:|"]
+    lines += [
+        f"| {row['pattern']} | {row['chunks']} | {row['side']:.2f} | {row['what']} | {row['seconds']:.2f} "
+        f"| {row['rate']:.2f} | {row['peak']:.0f} |"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--chunks", default="4", help="of each size, with commas (default 4)")
+    parser.add_argument("--tokens", type=int, default=100_000, help="of a chunk (default 100,000)")
+    parser.add_argument("--patterns", default="changed,same")
+    parser.add_argument("--rounds", type=int, default=3, help="of which the best counts (default 3)")
+    parser.add_argument("--torch-python", type=Path)
+    parser.add_argument("--scratch", type=Path, help="folder for the indexes: 2 GB at 16 chunks of 2 million tokens")
+    parser.add_argument("--markdown", action="store_true")
+    options = parser.parse_args()
+    if options.scratch is not None:
+        options.scratch.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for chunks in map(int, options.chunks.split(",")):
+        with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
+            for row in measure(options, Path(scratch), Size(chunks, options.tokens)):
+                rows.append(row)
+                print(json.dumps(row), file=sys.stderr, flush=True)
+    print(f"{cpu_model()}, {len(os.sched_getaffinity(0))} cores; a memory copy moves {rows[0]['copy']:.1f} GB/s.\n")
+    print(markdown(rows) if options.markdown else json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
