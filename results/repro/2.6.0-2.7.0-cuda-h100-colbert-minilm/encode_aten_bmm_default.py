@@ -1,0 +1,40 @@
+"""torch 2.6.0 and 2.7.0 give different results for aten.bmm.default on the same input.
+
+Found in colbert-ai's indexer: step 'encode', module model.bert.encoder.layer.0.attention.self, from torch.matmul: 75 of 884,736 elements, at most 0.000244 (1 ULP).
+The input is cut to a part on which both versions give the bits that they give on the whole.
+Needs torch and encode_aten_bmm_default.bin beside this file. Run it under both versions.
+"""
+import os
+from importlib.metadata import distributions
+
+import torch
+
+torch.set_num_threads(2)
+with open(os.path.splitext(os.path.abspath(__file__))[0] + ".bin", "rb") as file:
+    data = bytearray(file.read())
+cublas = [f"{d.name} {d.version}" for d in distributions() if str(d.name).startswith("nvidia-cublas")]
+own = [one for one in cublas if one.split()[1].split(".")[0] == str(torch.version.cuda).split(".")[0]]
+libraries = ", ".join([f"CUDA {torch.version.cuda}", *own])
+
+
+def tensor(offset, dtype, shape, stride=None):
+    count = torch.Size(shape).numel()
+    found = torch.frombuffer(data, dtype=dtype, count=count, offset=offset).reshape(shape).to("cuda")
+    if stride is None:
+        return found
+    return torch.empty_strided(shape, stride, dtype=dtype, device=found.device).copy_(found)
+
+
+with torch.inference_mode():
+    result = torch.ops.aten.bmm.default(tensor(192, torch.float16, (1, 72, 72)), tensor(10560, torch.float16, (1, 72, 1)))
+result = [one for one in ([result] if torch.is_tensor(result) else result) if one is not None][0]
+result = result.cpu().contiguous()
+expected = tensor(0, torch.float16, (1, 72, 1)).cpu()
+bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[expected.element_size()]
+differs = result.view(bits) != expected.view(bits)
+count = f"{int(differs.sum())} of {differs.numel()} elements"
+print(f"torch {torch.__version__} ({libraries}): {count} differ from torch 2.6.0's")
+if differs.any():
+    where = tuple(differs.nonzero()[0].tolist())
+    apart = (result.double() - expected.double()).abs().max().item()
+    print(f"at most {apart:.4g} apart; at {where} {result[where].item()!r}, not {expected[where].item()!r}")
