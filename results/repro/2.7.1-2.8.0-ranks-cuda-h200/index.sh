@@ -1,4 +1,4 @@
-# Two ranks against one, on a machine with two GPUs: after env.sh (H, B, D, run, RES). Goes on when a command fails.
+# Two ranks against one, on a machine with two GPUs: H: harness, B and D: the options that say where environments and data are, DATA: their folder, run: runs and keeps what is printed in RES. Goes on when a command fails.
 export HARNESS_JOBS=1
 # the start of the key of a version's cell: key VERSION OPTIONS
 key() { $H plan "$@" $D --device cuda --json | $PY -c 'import json,sys; print(json.load(sys.stdin)["cells"][0]["key"][:16])'; }

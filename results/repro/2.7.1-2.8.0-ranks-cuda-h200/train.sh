@@ -1,19 +1,19 @@
-# Two ranks against one, on a machine with two GPUs: after env.sh (H, B, D, run, RES). Goes on when a command fails.
+# Two ranks against one, on a machine with two GPUs: H: harness, B and D: the options that say where environments and data are, DATA: their folder, run: runs and keeps what is printed in RES. Goes on when a command fails.
 export HARNESS_JOBS=1
-A="--queries /tmp/data/queries.parquet --qrels /tmp/data/qrels.parquet --maxsteps 60"
+A="--queries $DATA/queries.parquet --qrels $DATA/qrels.parquet --maxsteps 60"
 TRI=/tmp/triples.jsonl; HALF=/tmp/half.jsonl
 cat > /tmp/triples.py <<'P'
 # Triples of the judgements, each with a passage that another query's is; and every other line of them, which is what
 # colbert-ai reads on each of two ranks.
 import json, sys, pyarrow.parquet as pq
-rows = pq.read_table("/tmp/data/qrels.parquet").to_pylist()
+rows = pq.read_table(sys.argv[3]).to_pylist()
 lines = [json.dumps([r["query_id"], r["corpus_id"], rows[(n + len(rows) // 3) % len(rows)]["corpus_id"]]) + "\n"
          for n, r in enumerate(rows)][:960]
 open(sys.argv[1], "w").writelines(lines)
 open(sys.argv[2], "w").writelines(lines[::2])
 print(len(lines), "triples")
 P
-run triples 60 $PY /tmp/triples.py $TRI $HALF
+run triples 60 $PY /tmp/triples.py $TRI $HALF $DATA/qrels.parquet
 # the start of the key of a version's cell: key VERSION OPTIONS
 key() { $H plan "$@" $D --device cuda --json | $PY -c 'import json,sys; print(json.load(sys.stdin)["cells"][0]["key"][:16])'; }
 # ---- train: 16 triples a step on one rank and on two; and 8 a step of every other triple on one, as each of two has it
