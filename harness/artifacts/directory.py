@@ -239,8 +239,11 @@ class IndexDirectory:
         return "metadata.json", {}
 
 
-def index_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+def index_tensors(folder: Path, *, delete: bool = False) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors of a ColBERT index that a job has just written, and its document lengths as int64.
+
+    With `delete`, the file of a tensor goes when the next one is asked for, so that whoever keeps them elsewhere has
+    no second index on the disk; the JSON files stay.
 
     Raises:
         UnreadableTensor: a tensor is missing or is not what colbert-ai writes.
@@ -254,3 +257,6 @@ def index_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
         raise UnreadableTensor(f"{folder} has no {', '.join(missing) or 'doclens'}")
     for name in index.names():
         yield name, index.load(name)
+        for path in index.files_of(name) if delete else ():
+            if path.suffix != ".json":
+                path.unlink(missing_ok=True)  # of a pair in one file, both are mapped by now
