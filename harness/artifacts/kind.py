@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -197,6 +197,7 @@ class JobKind:
         """Artifacts with a row for each step, in order; none of a job that does not go in steps."""
         return tuple(one for one in self.made if self.stepwise and "*" not in one.name and not one.once)
 
+    @lru_cache(maxsize=4096)  # noqa: B019 - of the few kinds that there are, all of which live as long as the process
     def pattern(self, name: str) -> tuple[str, str | None]:
         """An artifact's name with its chunk as `*`, and the chunk; None for one that has none."""
         for pattern in self._chunked:
