@@ -92,7 +92,9 @@ class IndexDirectory:
             )
         self._files = found_file(self.entries)
         self._doclens = sorted(int(match[1]) for match in map(_DOCLENS_FILE.fullmatch, self.entries) if match)
-        self._pairs: dict[str, object] = {}
+        self._kept: dict[
+            str, object
+        ] = {}  # of files that are no chunk's, which are asked for often
 
     @property
     def name(self) -> str:
@@ -172,17 +174,17 @@ class IndexDirectory:
         file, place = self._files[name]
         if file.endswith(_ARRAY):
             return read_npy(self.path / file)
-        if place is None:
+        found = self._kept.get(file)
+        if found is None:
             found = read_pt(self.path / file)
-            if isinstance(found, float) and name == "avg_residual":
-                found = Tensor.of(np.array(found, np.float64))
-        else:
-            if file not in self._pairs:
-                self._pairs[file] = read_pt(self.path / file)
-            pair = self._pairs[file]
-            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            if not _CHUNK.fullmatch(name):
+                self._kept[file] = found
+        if place is not None:
+            if not isinstance(found, (tuple, list)) or len(found) != 2:
                 raise UnreadableTensor(f"{self.path / file} does not hold a pair of tensors.")
-            found = pair[place]
+            found = found[place]
+        elif isinstance(found, float) and name == "avg_residual":
+            found = Tensor.of(np.array(found, np.float64))
         if not isinstance(found, Tensor):
             raise UnreadableTensor(f"{self.path / file} holds a {type(found).__name__} where a tensor is expected.")
         return found

@@ -208,9 +208,8 @@ class _Tokens:
     @cached_property
     def _begins(self) -> Array:
         """The row at which each passage begins, in half the width where that is enough: there may be many."""
-        begins = np.cumsum(self.sizes, dtype=np.uint32 if self._edges[-1] < 1 << 32 else np.int64)
-        begins -= self.sizes.astype(begins.dtype)
-        return begins
+        ends: Array = np.cumsum(self.sizes, dtype=np.uint32 if self._edges[-1] < 1 << 32 else np.int64)
+        return np.subtract(ends, self.sizes, out=ends, casting="unsafe")
 
     def runs(self, which: Array) -> list[slice]:
         """Some passages in runs of about a block: which of `which` these are."""
