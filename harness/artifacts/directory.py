@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterable, Iterator
-from functools import cached_property
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from harness.tensors.tensor import Tensor
 from harness.tensors.torchfile import read_pt
 
 # As colbert-ai writes the numbers: "00.codes.pt" would take the place of "0.codes.pt".
+_AT_HAND = 3  # files of chunks that stay mapped: two chunks' codes and residuals
 _CHUNK = re.compile(r"(0|[1-9][0-9]*)\.(codes|residuals)")
 _DOCLENS_FILE = re.compile(r"doclens\.(0|[1-9][0-9]*)\.json")
 # Files that hold a pair of tensors, newest first: colbert-ai before 0.2.11 wrote ivf.pt, which lists embeddings.
@@ -92,9 +93,8 @@ class IndexDirectory:
             )
         self._files = found_file(self.entries)
         self._doclens = sorted(int(match[1]) for match in map(_DOCLENS_FILE.fullmatch, self.entries) if match)
-        self._kept: dict[
-            str, object
-        ] = {}  # of files that are no chunk's, which are asked for often
+        # Files are asked for by several artifacts: those of a chunk not long after one another.
+        self._single, self._chunked = cache(read_pt), lru_cache(_AT_HAND)(read_pt)
 
     @property
     def name(self) -> str:
@@ -174,11 +174,7 @@ class IndexDirectory:
         file, place = self._files[name]
         if file.endswith(_ARRAY):
             return read_npy(self.path / file)
-        found = self._kept.get(file)
-        if found is None:
-            found = read_pt(self.path / file)
-            if not _CHUNK.fullmatch(name):
-                self._kept[file] = found
+        found = (self._chunked if _CHUNK.fullmatch(name) else self._single)(self.path / file)
         if place is not None:
             if not isinstance(found, (tuple, list)) or len(found) != 2:
                 raise UnreadableTensor(f"{self.path / file} does not hold a pair of tensors.")

@@ -16,7 +16,7 @@ from harness.artifacts.permutation import Permutation, numbers_of, unit
 from harness.artifacts.source import ArtifactSource, facts_of, metadata_file, setting
 from harness.errors import UnreadableTensor
 from harness.tensors.dtypes import DTYPES, Array, decode
-from harness.tensors.mapped import give_back, take_in
+from harness.tensors.mapped import give_back, is_large
 from harness.tensors.one_byte import pair_counts
 from harness.tensors.passes import each_chunk, in_threads
 from harness.tensors.tensor import Tensor
@@ -169,10 +169,10 @@ class Embeddings:
             if embs is not None and embs.shape == (codes.n, dim):
                 return cls(centroids, codes, embs, None)
             residuals, weights = source.load(f"{chunk}.residuals"), source.load("bucket_weights")
-            nbits = nbits_of(source)
-            if nbits not in (1, 2, 4, 8) or residuals.shape != (codes.n, dim * nbits // 8):
+            nbits = weights.n.bit_length() - 1
+            if nbits not in (1, 2, 4, 8) or weights.shape != (2**nbits,):
                 return None
-            if residuals.dtype != "uint8" or weights.shape != (2**nbits,):
+            if residuals.dtype != "uint8" or residuals.shape != (codes.n, dim * nbits // 8):
                 return None
             return cls(centroids, codes, None, (residuals, decode(weights.flat, weights.dtype)))
         except UnreadableTensor:
@@ -183,12 +183,11 @@ class Embeddings:
         if self.embs is not None:
             return numbers_of(self.embs, places)
         assert self.packed is not None
-        first = int(places[0])  # they are in order
-        held = self.packed[0].data[first : int(places[-1]) + 1]
-        take_in(held)
+        residuals = self.packed[0].data
         # NumPy's `take` is many times faster here than the same by brackets.
-        steps = self._steps.take(held[places - first], axis=0).reshape(places.size, -1)
-        give_back(held)
+        steps = self._steps.take(residuals[places], axis=0).reshape(places.size, -1)
+        if is_large(residuals):
+            give_back(residuals[places[0] : places[-1] + 1])  # they are in order
         return unit(centroids + steps)
 
     def blur(self, gap: Array) -> Array:
@@ -197,11 +196,13 @@ class Embeddings:
         A bucket is about as wide as the distance of its weight to the next; a uniform error in it has a deviation of
         width / sqrt(12) per dimension, which the two centroids' difference `gap` (rows, dim) projects onto the scores.
         """
-        if self.packed is None:
-            return np.zeros(gap.shape[0])
-        width = float(np.diff(np.sort(self.packed[1])).mean())
-        blurred: Array = 2 * width / math.sqrt(12) * np.linalg.norm(gap, axis=1)
+        blurred: Array = self._blur * np.linalg.norm(gap, axis=1) if self.packed else np.zeros(gap.shape[0])
         return blurred
+
+    @cached_property
+    def _blur(self) -> float:
+        assert self.packed is not None
+        return 2 * float(np.diff(np.sort(self.packed[1])).mean()) / math.sqrt(12)
 
 
 def _try_load(source: ArtifactSource, name: str) -> Tensor | None:
@@ -259,7 +260,8 @@ def code_facts(
         places = np.flatnonzero(apart if same_token is None else apart & same_token[start : start + strip])
         kept.append(start + places[: max(sample - count, 0)])
         count += places.size
-        give_back(p, q)
+        if is_large(left):
+            give_back(p, q)
     facts: dict[str, Any] = {} if to_a is None else {"codes_n_mismatch_unpermuted": count}
     facts["codes_n_moved"] = count
     one, other = Embeddings.of(a, chunk, pair[0]), Embeddings.of(b, chunk, pair[1])
@@ -375,7 +377,6 @@ def _list_keys(ivf: Tensor, begins: Array, size: Array, shift: int, passages: Ar
     kind = np.uint32 if size.size << shift <= 1 << 32 else np.int64  # half the width is twice as fast
     if size.size and (begins[1:] == begins[:-1] + size[:-1]).all():  # one after the other, as they are in the file
         held = ivf.flat[int(begins[0]) : int(begins[-1] + size[-1])]
-        take_in(held)
     else:
         held = ivf.flat[places_of(begins, size)]
     keys = np.repeat((np.arange(size.size) << shift).astype(kind), size)

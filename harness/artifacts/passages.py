@@ -14,7 +14,7 @@ from harness.artifacts.permutation import Permutation
 from harness.artifacts.source import ArtifactSource
 from harness.errors import UnreadableTensor
 from harness.tensors.dtypes import DTYPES, Array
-from harness.tensors.mapped import give_back, take_in
+from harness.tensors.mapped import give_back
 from harness.tensors.passes import in_threads
 from harness.tensors.tensor import Tensor
 from harness.words import count
@@ -227,7 +227,6 @@ class _Tokens:
             begins = self._begins[which].astype(np.int64)
             codes, residuals = self._scattered(places_of(begins, size), codes_alone=codes_alone)
         mapped = [codes] if residuals is None else [codes, residuals]
-        take_in(*mapped)
         words = []
         if residuals is not None:
             whole = self.width // 8 * 8
@@ -277,7 +276,6 @@ class _Tokens:
             for (numbers, _), first, one, end in zip(self._parts, self._edges.tolist(), cut, cut[1:], strict=False):
                 if one < end:
                     held = numbers.flat[rows[one] - first : rows[end - 1] - first + 1]
-                    take_in(held)
                     codes[one:end] = held[rows[one:end] - rows[one]]
                     give_back(held)
             codes = codes if self._rename is None else self._rename[codes]

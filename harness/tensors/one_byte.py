@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
+from weakref import ref
 
 import numpy as np
 
@@ -32,17 +33,20 @@ class Counts(NamedTuple):
 class _Last(threading.local):
     """The last two tensors whose pairs a thread counted: metrics and bucket numbers both follow from the counts."""
 
-    known: tuple[Tensor, Tensor, Counts] | None = None
+    known: tuple[ref[Tensor], ref[Tensor], Counts] | None = None
 
 
 _last = _Last()
 
 
 def pair_counts(a: Tensor, b: Tensor, how: How = USUAL) -> Counts:
-    """Count the pairs of bytes of two tensors of a one-byte dtype; of the same two objects once, for they stay."""
-    if _last.known is None or _last.known[0] is not a or _last.known[1] is not b:
-        _last.known = a, b, _counted(a, b, how)
-    return _last.known[2]
+    """Count the pairs of bytes of two tensors of a one-byte dtype; of the same two objects once."""
+    known = _last.known
+    if known is not None and known[0]() is a and known[1]() is b:
+        return known[2]
+    counts = _counted(a, b, how)
+    _last.known = ref(a), ref(b), counts
+    return counts
 
 
 def _counted(a: Tensor, b: Tensor, how: How) -> Counts:
@@ -93,7 +97,7 @@ def _apart(p: Array, q: Array) -> Iterator[tuple[Array, Array | None, Array, Arr
 
 def _squares(p: Array) -> int:
     """The sum of the squares of uint8 numbers."""
-    total, rows = 0, np.empty((_STRIP >> 10, _EXACT), np.float32)
+    total, rows = 0, np.empty((_STRIP // 2 // _EXACT, _EXACT), np.float32)
     for start in range(0, p.size, rows.size):
         strip = p[start : start + rows.size]
         if strip.size < rows.size:

@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 
 from harness.tensors.dtypes import DTYPES, Array, Float64s, decode, judged
-from harness.tensors.mapped import give_back, is_large, take_in
+from harness.tensors.mapped import give_back, is_large
 from harness.tensors.tensor import Tensor
 
 Found = TypeVar("Found")
@@ -56,12 +56,11 @@ def each_chunk(
 ) -> Iterator[Found]:
     """What `look(p, q, start)` returns of each chunk of two flat arrays, in the chunks' order.
 
-    Mapped pages are taken in before, and of large arrays given back after. The first exception ends it.
+    Mapped pages of large arrays are given back after. The first exception ends it.
     """
 
     def one(start: int) -> Found:
         p, q = x[start : start + size], y[start : start + size]
-        take_in(p, q)
         found = look(p, q, start)
         if is_large(x):
             give_back(p, q)
