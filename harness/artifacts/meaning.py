@@ -29,7 +29,7 @@ as much.
 """
 
 _ROWS = 256  # moved codes whose margins are computed at a time: what is made of them fits the second-level cache
-_STRIP = 1 << 20  # codes, and entries of inverted lists, that are looked at at a time
+_STRIP = 1 << 18  # codes, and entries of inverted lists, that are looked at at a time: bigger arrays are fresh pages
 _PASSAGES = 1 << 40  # more than any index has
 _SAMPLE = 200_000  # moved codes whose margins are computed
 
@@ -120,12 +120,14 @@ def contradictions(source: ArtifactSource) -> Iterator[str]:
 def bucket_facts(a: Tensor, b: Tensor, nbits: int) -> dict[str, Any]:
     """How many bucket numbers changed, and by how many buckets, from two tensors of packed residuals of equal shape."""
     counts = pair_counts(a, b)
-    left, right = np.nonzero(counts.pairs)
-    table = unpack_table(nbits)
-    steps = np.abs(table[left] - table[right])
-    weights = np.repeat(counts.pairs[left, right][:, None], steps.shape[1], axis=1)
-    histogram = np.bincount(steps.ravel(), weights=weights.ravel().astype(np.float64), minlength=1).astype(np.int64)
-    histogram[0] += counts.same * steps.shape[1]
+    buckets = np.arange(2**nbits)
+    pairs = np.zeros((buckets.size, buckets.size))
+    for numbers in unpack_table(nbits).T:
+        chosen = (numbers[:, None] == buckets).astype(np.float64)
+        pairs += chosen.T @ counts.pairs.astype(np.float64) @ chosen
+    steps = np.abs(buckets[:, None] - buckets)
+    histogram = np.bincount(steps.ravel(), weights=pairs.ravel()).astype(np.int64)
+    histogram[0] += counts.same * (8 // nbits)
     total, changed = int(histogram.sum()), int(histogram[1:].sum())
     moved = np.arange(histogram.size)
     return {

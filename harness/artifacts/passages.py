@@ -21,7 +21,7 @@ from harness.words import count
 
 _BLOCK = 1 << 16  # tokens that are looked at at a time: what is made of them fits the second-level cache
 _RUN = 1 << 13  # passages of which a few tokens each are looked at at a time
-_SKETCHED = 4  # so many tokens
+_SKETCHED = 3  # so many tokens
 _SHARE = 1 << 17  # passages that are matched at a time, until these are many shares
 
 

@@ -67,15 +67,17 @@ def _counted(a: Tensor, b: Tensor, how: How) -> Counts:
 
 def _few(p: Array, q: Array) -> Counts | None:
     """The counts of a chunk of uint8 in which few bytes differ; None where many do, which are counted faster."""
-    left, right = [], []
-    for _, eights, x, y in _apart(p, q):
+    left, right, squares = [], [], 0
+    rows = np.empty((_STRIP // 2 // _EXACT, _EXACT), np.float32)
+    for start, (_, eights, x, y) in zip(range(0, p.size, _STRIP), _apart(p, q), strict=True):
         if eights is not None and eights.size * 4 > _STRIP // 8:
             return None
         left.append(x)
         right.append(y)
+        squares += _squares(p[start : start + _STRIP], rows)
     apart = np.concatenate(left)
     pairs = passes.pairs(apart, np.concatenate(right))
-    return Counts(pairs, p.size - apart.size, _squares(p) - int(np.square(apart.astype(np.uint64)).sum()))
+    return Counts(pairs, p.size - apart.size, squares - int(np.square(apart.astype(np.uint64)).sum()))
 
 
 def _apart(p: Array, q: Array) -> Iterator[tuple[Array, Array | None, Array, Array]]:
@@ -95,9 +97,9 @@ def _apart(p: Array, q: Array) -> Iterator[tuple[Array, Array | None, Array, Arr
         yield at, eights, x[at], y[at]
 
 
-def _squares(p: Array) -> int:
-    """The sum of the squares of uint8 numbers."""
-    total, rows = 0, np.empty((_STRIP // 2 // _EXACT, _EXACT), np.float32)
+def _squares(p: Array, rows: Array) -> int:
+    """The sum of the squares of uint8 numbers; `rows` is float32 to work in, of `_EXACT` numbers each."""
+    total = 0
     for start in range(0, p.size, rows.size):
         strip = p[start : start + rows.size]
         if strip.size < rows.size:

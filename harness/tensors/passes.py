@@ -382,4 +382,4 @@ def reduced(
 
 def pairs(a: Array, b: Array) -> Array:
     """How often each of the 65,536 pairs occurs in two uint8 arrays, shape (256, 256), int64."""
-    return np.bincount((a.astype(np.uint16) << 8) | b, minlength=65536).astype(np.int64).reshape(256, 256)
+    return np.bincount((a.astype(np.uint16) << 8) | b, minlength=65536).astype(np.int64, copy=False).reshape(256, 256)
