@@ -206,6 +206,10 @@ class JobKind:
                 return pattern, chunk
         return name, None
 
+    def chunk(self, name: str) -> int:
+        """The number of an artifact's chunk; -1 for one that has none."""
+        return int(self.pattern(name)[1] or -1)
+
     def known(self, name: str) -> Made | None:
         """What is declared of an artifact; None of one that neither the job nor another program makes."""
         return self._known.get(self.pattern(name)[0])
