@@ -292,7 +292,10 @@ def _lacking(found: Comparison, a: ArtifactSource, b: ArtifactSource) -> Iterato
 def _chunk(
     sides: tuple[ArtifactSource, ArtifactSource], names: Sequence[str], profiles: Sequence[Profile], meaning: Meaning
 ) -> list[ArtifactComparison]:
-    """The rows of a chunk, the last artifacts first: what codes mean is told by residuals, which are then at hand."""
+    """The rows of a chunk, the last artifact first: what codes mean is told by residuals, which are then at hand.
+
+    No more than one artifact is kept at hand, for a cell may have many.
+    """
     held: list[Tensor | None] = []
     return [_artifact(sides, name, profiles, meaning, held) for name in reversed(names)]
 
@@ -321,7 +324,7 @@ def _artifact(
         except UnreadableTensor as error:
             tensors.append(None)
             reasons.append(f"{'AB'[side]}: {error}")
-    held += tensors
+    held[:] = tensors
     left, right = tensors
     described: dict[str, Any] = {}
     for letter, tensor, fact in zip("ab", tensors, known, strict=True):
