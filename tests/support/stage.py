@@ -113,7 +113,7 @@ class Stage:
         monkeypatch.setattr("harness.running.job.supervise", self._supervise)
         monkeypatch.setenv("HARNESS_HOME", str(page.home.root))
         monkeypatch.setenv("SHELL", "/bin/bash")
-        for variable in ("XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
+        for variable in ("XDG_DATA_HOME", "XDG_CONFIG_HOME"):
             monkeypatch.setenv(variable, str(self.folder / "user"))
         if gpu:
             fake_nvidia_smi(self.folder, monkeypatch, *(f"{n}, GPU-{n}, NVIDIA A100-SXM4-80GB, 8.0" for n in range(2)))
