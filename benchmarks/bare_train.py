@@ -1,12 +1,13 @@
 # mypy: ignore-errors
-"""What a user would write to train with colbert-ai, and nothing of the harness: the reference of `training.py`.
+"""What a user would write to train with colbert-ai, and nothing of the harness.
 
     python bare_train.py CELL.json OUT
 
-Runs in an environment under test, on the files and settings of a training job's request. What it does not leave to
-colbert-ai is what the harness does not either: it compiles no extension, and it starts no other process for one rank.
-OUT gets colbert-ai's files; the last line says how long it took, from reading the passages to the end of the process
-group, which is what the harness's job counts too, and where the model is.
+The reference of `training.py` and `jobs.py`. Runs in an environment under test, on the files and settings of a
+training job's request. What it does not leave to colbert-ai is what the harness does not either: it compiles no
+extension, and it starts no other process for one rank. OUT gets colbert-ai's files; the last line says how long it
+took, from reading the passages to the end of the process group, which is what the harness's job counts too, where the
+model is, and how much GPU memory was reserved at most.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ def main() -> None:
         model = run_process_without_mp(train, config, cell["triples"], queries, passages)
         if gpu:
             torch.distributed.destroy_process_group()  # else newer NCCL aborts the process when the driver shuts down
-        print(json.dumps({"seconds": time.perf_counter() - started, "model": model}))
+        reserved = torch.cuda.max_memory_reserved(0) if gpu else 0
+        print(json.dumps({"seconds": time.perf_counter() - started, "model": model, "gpu_reserved_bytes": reserved}))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 import sys
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,7 @@ def said(error: BaseException) -> str:
 _NUMBERED = re.compile(r"(?P<what>.+)-(?P<version>\d+(\.\d+)+" + VERSION_SUFFIX + ")")
 
 
+@lru_cache(maxsize=1024)
 def name_key(name: str) -> tuple[bool, str, Version, str]:
     """Sort key of environments by their names: torch's versions in order of release, then all others by name.
 

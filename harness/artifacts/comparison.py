@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,7 @@ STATUSES = (
     "missing_b",
     "unreadable",
 )
+_CHUNKS = 2  # that are compared at a time: what one thread does alone in one, others make up for in the other
 OCTAVES = ("abs_octaves", "ulp_octaves")
 """The two histograms of `spread` in an artifact's object, by exponent as text."""
 DIVERGENT = frozenset(("different", "shape_mismatch", "dtype_mismatch", "missing_a", "missing_b"))
@@ -258,17 +260,22 @@ def compare_sources(
     ordered = sorted(profiles, key=lambda profile: profile.name != wanted)
     kind = kind_of(a)
     meaning = kind.meaning(a, b)
-    rows = [_artifact((a, b), name, ordered, meaning) for name in kind.in_order({*a.names(), *b.names()})]
+    names = kind.in_order({*a.names(), *b.names()})
+    # Chunk by chunk: what one artifact means is told by others of its chunk, whose files are then at hand.
+    chunks = [list(some) for _, some in groupby(sorted(names, key=kind.chunk), kind.chunk)]
+    looked = in_threads(lambda some: [_artifact((a, b), name, ordered, meaning) for name in some], chunks, _CHUNKS)
+    found = {row.name: row for rows in looked for row in rows}
+    rows = [found[name] for name in names]
     metadata = _metadata(a, b)
     if metadata is not None:
         rows.append(metadata)
     incomplete = {side: lacking for side, source in (("a", a), ("b", b)) if (lacking := first_missing(source))}
-    found = Comparison(
+    whole = Comparison(
         a.name, b.name, tuple(rows), tuple(p.name for p in profiles), wanted, incomplete=incomplete, kind=kind
     )
     first = meaning.first if any("rows_line_up" in one.facts for one in rows) else ""
-    notes = (*([first] if first else []), *_lacking(found, a, b), *meaning.notes([one.facts for one in rows]))
-    return replace(found, notes=notes, first=first)
+    notes = (*([first] if first else []), *_lacking(whole, a, b), *meaning.notes([one.facts for one in rows]))
+    return replace(whole, notes=notes, first=first)
 
 
 def _lacking(found: Comparison, a: ArtifactSource, b: ArtifactSource) -> Iterator[str]:

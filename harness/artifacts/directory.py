@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterable, Iterator
-from functools import cached_property
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from harness.tensors.tensor import Tensor
 from harness.tensors.torchfile import read_pt
 
 # As colbert-ai writes the numbers: "00.codes.pt" would take the place of "0.codes.pt".
+_AT_HAND = 3  # files of chunks that stay mapped: two chunks' codes and residuals
 _CHUNK = re.compile(r"(0|[1-9][0-9]*)\.(codes|residuals)")
 _DOCLENS_FILE = re.compile(r"doclens\.(0|[1-9][0-9]*)\.json")
 # Files that hold a pair of tensors, newest first: colbert-ai before 0.2.11 wrote ivf.pt, which lists embeddings.
@@ -92,7 +93,8 @@ class IndexDirectory:
             )
         self._files = found_file(self.entries)
         self._doclens = sorted(int(match[1]) for match in map(_DOCLENS_FILE.fullmatch, self.entries) if match)
-        self._pairs: dict[str, object] = {}
+        # Files are asked for by several artifacts: those of a chunk not long after one another.
+        self._single, self._chunked = cache(read_pt), lru_cache(_AT_HAND)(read_pt)
 
     @property
     def name(self) -> str:
@@ -172,17 +174,13 @@ class IndexDirectory:
         file, place = self._files[name]
         if file.endswith(_ARRAY):
             return read_npy(self.path / file)
-        if place is None:
-            found = read_pt(self.path / file)
-            if isinstance(found, float) and name == "avg_residual":
-                found = Tensor.of(np.array(found, np.float64))
-        else:
-            if file not in self._pairs:
-                self._pairs[file] = read_pt(self.path / file)
-            pair = self._pairs[file]
-            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        found = (self._chunked if _CHUNK.fullmatch(name) else self._single)(self.path / file)
+        if place is not None:
+            if not isinstance(found, (tuple, list)) or len(found) != 2:
                 raise UnreadableTensor(f"{self.path / file} does not hold a pair of tensors.")
-            found = pair[place]
+            found = found[place]
+        elif isinstance(found, float) and name == "avg_residual":
+            found = Tensor.of(np.array(found, np.float64))
         if not isinstance(found, Tensor):
             raise UnreadableTensor(f"{self.path / file} holds a {type(found).__name__} where a tensor is expected.")
         return found
@@ -239,8 +237,11 @@ class IndexDirectory:
         return "metadata.json", {}
 
 
-def index_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+def index_tensors(folder: Path, *, delete: bool = False) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors of a ColBERT index that a job has just written, and its document lengths as int64.
+
+    With `delete`, the file of a tensor goes when the next one is asked for, so that whoever keeps them elsewhere has
+    no second index on the disk; the JSON files stay.
 
     Raises:
         UnreadableTensor: a tensor is missing or is not what colbert-ai writes.
@@ -254,3 +255,6 @@ def index_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
         raise UnreadableTensor(f"{folder} has no {', '.join(missing) or 'doclens'}")
     for name in index.names():
         yield name, index.load(name)
+        for path in index.files_of(name) if delete else ():
+            if path.suffix != ".json":
+                path.unlink(missing_ok=True)  # of a pair in one file, both are mapped by now

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from threading import RLock
 from typing import Any
 
 from harness.artifacts import meaning
@@ -23,10 +24,22 @@ class IndexMeaning:
 
     def __init__(self, kind: JobKind, a: ArtifactSource, b: ArtifactSource) -> None:
         self.kind, self.a, self.b = kind, a, b
+        self._lock = RLock()  # chunks are asked for in several threads, and what all need is found out once
 
-    @cached_property
+    @property
     def permutation(self) -> Permutation | None:
         """How B's centroids are A's in another order; None where they are not."""
+        with self._lock:
+            return self._permutation
+
+    @property
+    def moved(self) -> Alignment | None:
+        """How B's passages are A's where rows do not line up; None where they do, or where nobody knows."""
+        with self._lock:
+            return self._moved
+
+    @cached_property
+    def _permutation(self) -> Permutation | None:
         if any("centroids" not in side.names() for side in (self.a, self.b)):
             return None
         digest = self.a.digest("centroids")
@@ -38,8 +51,7 @@ class IndexMeaning:
             return None
 
     @cached_property
-    def moved(self) -> Alignment | None:
-        """How B's passages are A's where rows do not line up; None where they do, or where nobody knows."""
+    def _moved(self) -> Alignment | None:
         found = align(self.a, self.b, self.permutation)
         return None if found is None or found.whole else found
 
@@ -73,6 +85,10 @@ class IndexMeaning:
                 "before 0.2.11, lists embeddings, any other lists passages."
             )
 
+    @cached_property
+    def _nbits(self) -> tuple[int | None, int | None]:
+        return meaning.nbits_of(self.a), meaning.nbits_of(self.b)
+
     @property
     def _ivf_files(self) -> list[str | None]:
         return [getattr(side, "ivf_file", None) for side in (self.a, self.b)]
@@ -104,8 +120,8 @@ class IndexMeaning:
         left, right = pair
         same_form = left.shape == right.shape and left.dtype == right.dtype
         if pattern == "*.residuals" and same_form and left.dtype == "uint8":
-            nbits = meaning.nbits_of(self.a)
-            if nbits in (1, 2, 4, 8) and nbits == meaning.nbits_of(self.b):
+            nbits, others = self._nbits
+            if nbits in (1, 2, 4, 8) and nbits == others:
                 if same_token is not None:
                     left, right = Tensor.of(left.data[same_token]), Tensor.of(right.data[same_token])
                 return meaning.bucket_facts(left, right, nbits)

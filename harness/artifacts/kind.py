@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -197,6 +197,7 @@ class JobKind:
         """Artifacts with a row for each step, in order; none of a job that does not go in steps."""
         return tuple(one for one in self.made if self.stepwise and "*" not in one.name and not one.once)
 
+    @lru_cache(maxsize=4096)  # noqa: B019 - of the few kinds that there are, all of which live as long as the process
     def pattern(self, name: str) -> tuple[str, str | None]:
         """An artifact's name with its chunk as `*`, and the chunk; None for one that has none."""
         for pattern in self._chunked:
@@ -204,6 +205,10 @@ class JobKind:
             if chunk is not None:
                 return pattern, chunk
         return name, None
+
+    def chunk(self, name: str) -> int:
+        """The number of an artifact's chunk; -1 for one that has none."""
+        return int(self.pattern(name)[1] or -1)
 
     def known(self, name: str) -> Made | None:
         """What is declared of an artifact; None of one that neither the job nor another program makes."""

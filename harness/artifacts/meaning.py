@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -15,7 +16,7 @@ from harness.artifacts.permutation import Permutation, numbers_of, unit
 from harness.artifacts.source import ArtifactSource, facts_of, metadata_file, setting
 from harness.errors import UnreadableTensor
 from harness.tensors.dtypes import DTYPES, Array, decode
-from harness.tensors.mapped import give_back, take_in
+from harness.tensors.mapped import give_back, is_large
 from harness.tensors.one_byte import pair_counts
 from harness.tensors.passes import each_chunk, in_threads
 from harness.tensors.tensor import Tensor
@@ -27,8 +28,8 @@ Scores are dot products of unit vectors that were rounded to float16, so two cor
 as much.
 """
 
-_ROWS = 1024  # moved codes whose margins are computed at a time: what is made of them fits the second-level cache
-_STRIP = 1 << 20  # codes, and entries of inverted lists, that are looked at at a time
+_ROWS = 256  # moved codes whose margins are computed at a time: what is made of them fits the second-level cache
+_STRIP = 1 << 18  # codes, and entries of inverted lists, that are looked at at a time: bigger arrays are fresh pages
 _PASSAGES = 1 << 40  # more than any index has
 _SAMPLE = 200_000  # moved codes whose margins are computed
 
@@ -119,12 +120,14 @@ def contradictions(source: ArtifactSource) -> Iterator[str]:
 def bucket_facts(a: Tensor, b: Tensor, nbits: int) -> dict[str, Any]:
     """How many bucket numbers changed, and by how many buckets, from two tensors of packed residuals of equal shape."""
     counts = pair_counts(a, b)
-    left, right = np.nonzero(counts.pairs)
-    table = unpack_table(nbits)
-    steps = np.abs(table[left] - table[right])
-    weights = np.repeat(counts.pairs[left, right][:, None], steps.shape[1], axis=1)
-    histogram = np.bincount(steps.ravel(), weights=weights.ravel().astype(np.float64), minlength=1).astype(np.int64)
-    histogram[0] += counts.same * steps.shape[1]
+    buckets = np.arange(2**nbits)
+    pairs = np.zeros((buckets.size, buckets.size))
+    for numbers in unpack_table(nbits).T:
+        chosen = (numbers[:, None] == buckets).astype(np.float64)
+        pairs += chosen.T @ counts.pairs.astype(np.float64) @ chosen
+    steps = np.abs(buckets[:, None] - buckets)
+    histogram = np.bincount(steps.ravel(), weights=pairs.ravel()).astype(np.int64)
+    histogram[0] += counts.same * (8 // nbits)
     total, changed = int(histogram.sum()), int(histogram[1:].sum())
     moved = np.arange(histogram.size)
     return {
@@ -144,7 +147,15 @@ class Embeddings:
     centroids: Tensor  # (centroids, dim)
     codes: Tensor
     embs: Tensor | None
-    packed: tuple[Tensor, Array, int] | None  # where there are no captured ones: residuals, bucket weights, nbits
+    packed: tuple[Tensor, Array] | None  # where there are no captured ones: residuals, and bucket weights
+
+    @cached_property
+    def _steps(self) -> Array:
+        """The weights that each byte of a residual stands for, shape (256, 8 // nbits)."""
+        assert self.packed is not None
+        weights = self.packed[1]
+        table: Array = weights[unpack_table(weights.size.bit_length() - 1)]
+        return table
 
     @classmethod
     def of(cls, source: ArtifactSource, chunk: int, codes: Tensor) -> Embeddings | None:  # noqa: PLR0911
@@ -160,12 +171,12 @@ class Embeddings:
             if embs is not None and embs.shape == (codes.n, dim):
                 return cls(centroids, codes, embs, None)
             residuals, weights = source.load(f"{chunk}.residuals"), source.load("bucket_weights")
-            nbits = nbits_of(source)
-            if nbits not in (1, 2, 4, 8) or residuals.shape != (codes.n, dim * nbits // 8):
+            nbits = weights.n.bit_length() - 1
+            if nbits not in (1, 2, 4, 8) or weights.shape != (2**nbits,):
                 return None
-            if residuals.dtype != "uint8" or weights.shape != (2**nbits,):
+            if residuals.dtype != "uint8" or residuals.shape != (codes.n, dim * nbits // 8):
                 return None
-            return cls(centroids, codes, None, (residuals, decode(weights.flat, weights.dtype), nbits))
+            return cls(centroids, codes, None, (residuals, decode(weights.flat, weights.dtype)))
         except UnreadableTensor:
             return None
 
@@ -174,8 +185,11 @@ class Embeddings:
         if self.embs is not None:
             return numbers_of(self.embs, places)
         assert self.packed is not None
-        residuals, weights, nbits = self.packed
-        steps = weights[unpack_table(nbits)][residuals.data[places]].reshape(places.size, -1)
+        residuals = self.packed[0].data
+        # NumPy's `take` is many times faster here than the same by brackets.
+        steps = self._steps.take(residuals[places], axis=0).reshape(places.size, -1)
+        if is_large(residuals):
+            give_back(residuals[places[0] : places[-1] + 1])  # they are in order
         return unit(centroids + steps)
 
     def blur(self, gap: Array) -> Array:
@@ -184,11 +198,13 @@ class Embeddings:
         A bucket is about as wide as the distance of its weight to the next; a uniform error in it has a deviation of
         width / sqrt(12) per dimension, which the two centroids' difference `gap` (rows, dim) projects onto the scores.
         """
-        if self.packed is None:
-            return np.zeros(gap.shape[0])
-        width = float(np.diff(np.sort(self.packed[1])).mean())
-        blurred: Array = 2 * width / math.sqrt(12) * np.linalg.norm(gap, axis=1)
+        blurred: Array = self._blur * np.linalg.norm(gap, axis=1) if self.packed else np.zeros(gap.shape[0])
         return blurred
+
+    @cached_property
+    def _blur(self) -> float:
+        assert self.packed is not None
+        return 2 * float(np.diff(np.sort(self.packed[1])).mean()) / math.sqrt(12)
 
 
 def _try_load(source: ArtifactSource, name: str) -> Tensor | None:
@@ -246,7 +262,8 @@ def code_facts(
         places = np.flatnonzero(apart if same_token is None else apart & same_token[start : start + strip])
         kept.append(start + places[: max(sample - count, 0)])
         count += places.size
-        give_back(p, q)
+        if is_large(left):
+            give_back(p, q)
     facts: dict[str, Any] = {} if to_a is None else {"codes_n_mismatch_unpermuted": count}
     facts["codes_n_moved"] = count
     one, other = Embeddings.of(a, chunk, pair[0]), Embeddings.of(b, chunk, pair[1])
@@ -362,7 +379,6 @@ def _list_keys(ivf: Tensor, begins: Array, size: Array, shift: int, passages: Ar
     kind = np.uint32 if size.size << shift <= 1 << 32 else np.int64  # half the width is twice as fast
     if size.size and (begins[1:] == begins[:-1] + size[:-1]).all():  # one after the other, as they are in the file
         held = ivf.flat[int(begins[0]) : int(begins[-1] + size[-1])]
-        take_in(held)
     else:
         held = ivf.flat[places_of(begins, size)]
     keys = np.repeat((np.arange(size.size) << shift).astype(kind), size)

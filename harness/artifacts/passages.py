@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -15,32 +14,40 @@ from harness.artifacts.permutation import Permutation
 from harness.artifacts.source import ArtifactSource
 from harness.errors import UnreadableTensor
 from harness.tensors.dtypes import DTYPES, Array
-from harness.tensors.mapped import give_back, take_in
+from harness.tensors.mapped import give_back
 from harness.tensors.passes import in_threads
 from harness.tensors.tensor import Tensor
 from harness.words import count
 
 _BLOCK = 1 << 16  # tokens that are looked at at a time: what is made of them fits the second-level cache
+_RUN = 1 << 13  # passages of which a few tokens each are looked at at a time
+_SKETCHED = 3  # so many tokens
 _SHARE = 1 << 17  # passages that are matched at a time, until these are many shares
-_BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2**64
 
 
-@dataclass(frozen=True)
 class Alignment:
     """How the passages of B are those of A.
 
     Attributes:
         sizes: tokens of each passage, of A and of B.
+        starts: of A and of B, the row at which each chunk starts.
         to_a: A's number of each of B's passages, int64; -1 where A has none that is the same bit for bit. None where
             codes and residuals cannot be matched at all.
         likely: the same, and for the rest that of a passage with the same codes, whatever its residuals.
-        starts: of A and of B, the row at which each chunk starts.
     """
 
-    sizes: tuple[Array, Array]
-    to_a: Array | None
-    likely: Array | None
-    starts: tuple[dict[int, int], dict[int, int]]
+    def __init__(self, left: _Tokens, right: _Tokens, matches: _Matches | None) -> None:
+        self.sizes, self.starts, self._matches = (left.sizes, right.sizes), (left.starts, right.starts), matches
+
+    @property
+    def to_a(self) -> Array | None:
+        """See above."""
+        return self._matches.exact if self._matches else None
+
+    @property
+    def likely(self) -> Array | None:
+        """See above."""
+        return self._matches.likely if self._matches else None
 
     @cached_property
     def lined_up(self) -> Array:
@@ -49,15 +56,17 @@ class Alignment:
         What is found nowhere is taken to be in its place only where most of what is found is.
         """
         n = self.sizes[1].size
-        if not np.array_equal(*self.sizes):
+        if self._matches is None or not self._matches.in_place:
             return np.zeros(n, np.bool_)
-        assert self.likely is not None  # passages of equal lengths that cannot be matched have no alignment
-        found: Array = self.likely == np.arange(n)
-        if np.count_nonzero(self.likely >= 0) > 2 * np.count_nonzero(found):
+        if not self._matches.rivals[1].size:  # then nothing is elsewhere, whether or not it is the same in its place
+            return np.ones(n, np.bool_)
+        likely = self._matches.likely
+        found: Array = likely == np.arange(n)
+        if np.count_nonzero(likely >= 0) > 2 * np.count_nonzero(found):
             return found
         elsewhere = np.zeros(n, np.bool_)
-        elsewhere[self.likely[self.likely >= 0]] = True
-        return found | (self.likely < 0) & ~elsewhere
+        elsewhere[likely[likely >= 0]] = True
+        return found | (likely < 0) & ~elsewhere
 
     @property
     def whole(self) -> bool:
@@ -142,9 +151,7 @@ def align(
     matchable = left.width == right.width != 0 and left.whole and right.whole
     if not matchable and np.array_equal(left.sizes, right.sizes):
         return None
-    to_a = _match(left, right, np.full(right.sizes.size, -1)) if matchable else None
-    likely = None if to_a is None else _match(left, right, to_a, codes_alone=True)
-    return Alignment((left.sizes, right.sizes), to_a, likely, (left.starts, right.starts))
+    return Alignment(left, right, _Matches(left, right) if matchable else None)
 
 
 class _Rows(NamedTuple):
@@ -163,7 +170,6 @@ class _Tokens:
     ) -> None:
         self._parts = [(codes[chunk], residuals.get(chunk)) for chunk in sorted(codes)]
         self._rename, self.sizes, self._block = rename, sizes, block
-        self._begins = np.cumsum(sizes) - sizes
         self._edges = np.cumsum([0, *(part.n for part, _ in self._parts)])
         self.starts = dict(zip(sorted(codes), self._edges[:-1].tolist(), strict=True))
 
@@ -199,6 +205,12 @@ class _Tokens:
         sizes, n = self.sizes, int(self._edges[-1])
         return sizes.size == 0 or bool(0 <= sizes.min() <= sizes.max() <= n and sizes.sum() == n)
 
+    @cached_property
+    def _begins(self) -> Array:
+        """The row at which each passage begins, in half the width where that is enough: there may be many."""
+        ends: Array = np.cumsum(self.sizes, dtype=np.uint32 if self._edges[-1] < 1 << 32 else np.int64)
+        return np.subtract(ends, self.sizes, out=ends, casting="unsafe")
+
     def runs(self, which: Array) -> list[slice]:
         """Some passages in runs of about a block: which of `which` these are."""
         steps = np.cumsum(self.sizes[which]) // self._block
@@ -212,9 +224,9 @@ class _Tokens:
         if count and (which[1:] == which[:-1] + 1).all():
             codes, residuals = self._stretch(start, start + count, codes_alone=codes_alone)
         else:
-            codes, residuals = self._scattered(places_of(self._begins[which], size), codes_alone=codes_alone)
+            begins = self._begins[which].astype(np.int64)
+            codes, residuals = self._scattered(places_of(begins, size), codes_alone=codes_alone)
         mapped = [codes] if residuals is None else [codes, residuals]
-        take_in(*mapped)
         words = []
         if residuals is not None:
             whole = self.width // 8 * 8
@@ -248,29 +260,37 @@ class _Tokens:
                 bits[here] = residuals.data[rows[here] - self._edges[part]]
         return codes, None if codes_alone else bits
 
-    @cached_property
-    def by_codes(self) -> Array:
-        """A number for each passage; those with equal codes have the same. What shares one is compared code by code.
+    def sketches(self) -> Array:
+        """A number for each passage from its length and a few of its codes: those with equal codes have the same."""
+        picked = np.arange(1, 2 * _SKETCHED, 2)  # the first token is the same in all passages
+        weights = _mix(picked.view(np.uint64))
 
-        It is a polynomial of the codes modulo 2**64, so that one table of powers serves all passages of a run.
-        """
-        everything = np.arange(self.sizes.size)
+        def look(start: int) -> Array:
+            here = slice(start, start + _RUN)
+            size = self.sizes[here]
+            filled = np.flatnonzero(size)
+            begins = self._begins[here][filled, None].astype(np.int64)
+            rows = (begins + size[filled, None] * picked // (2 * _SKETCHED)).ravel()
+            cut = np.searchsorted(rows, self._edges)  # they are in order
+            codes = np.empty(rows.size, np.int64)
+            for (numbers, _), first, one, end in zip(self._parts, self._edges.tolist(), cut, cut[1:], strict=False):
+                if one < end:
+                    held = numbers.flat[rows[one] - first : rows[end - 1] - first + 1]
+                    codes[one:end] = held[rows[one:end] - rows[one]]
+                    give_back(held)
+            codes = codes if self._rename is None else self._rename[codes]
+            found = size.astype(np.uint64)
+            found[filled] += (codes.view(np.uint64).reshape(-1, _SKETCHED) * weights).sum(axis=1)
+            return _mix(found)
 
-        def look(run: slice) -> Array:
-            codes, _, mapped = self.take(everything[run], codes_alone=True)
-            size = self.sizes[run]
-            begins = np.cumsum(size) - size
-            sums = _sums(codes.astype(np.uint64) * _powers(_BASE, codes.size), size)
-            give_back(*mapped)
-            return _mix(sums * _powers(pow(_BASE, -1, 1 << 64), codes.size + 1)[begins] ^ size.view(np.uint64))
+        found = in_threads(look, range(0, self.sizes.size, _RUN))
+        return np.concatenate([np.empty(0, np.uint64), *found])
 
-        return np.concatenate([np.empty(0, np.uint64), *in_threads(look, self.runs(everything))])
-
-    def digests(self, which: Array) -> Array:
+    def digests(self, which: Array, *, codes_alone: bool) -> Array:
         """A number for each of these passages by codes and residuals; what shares one is compared bit by bit."""
 
         def look(run: slice) -> Array:
-            codes, words, mapped = self.take(which[run], codes_alone=False)
+            codes, words, mapped = self.take(which[run], codes_alone=codes_alone)
             size = self.sizes[which[run]]
             mixed = _mix(codes.astype(np.uint64))
             for word in words:
@@ -282,48 +302,100 @@ class _Tokens:
         return np.concatenate([np.empty(0, np.uint64), *in_threads(look, self.runs(which))])
 
 
-@lru_cache(maxsize=8)
-def _powers_of(base: int, count: int) -> Array:
-    found: Array = np.cumprod(np.concatenate([np.ones(1, np.uint64), np.full(count - 1, base, np.uint64)]))
-    return found
+class _Matches:
+    """Which of A's passages each of B's is: in place first, then wherever it is.
+
+    Only of `rivals`, which the other side may have at another place, is it looked for elsewhere, and only of these does
+    it matter whether they are the same bit for bit or in their codes; of all others, not before somebody asks.
+    """
+
+    def __init__(self, a: _Tokens, b: _Tokens) -> None:
+        self.a, self.b = a, b
+        self.in_place = np.array_equal(a.sizes, b.sizes)
+        self.rivals = _rivals(a, b, in_place=self.in_place)
+
+    @cached_property
+    def exact(self) -> Array:
+        """A's number of each of B's passages that is the same bit for bit; -1 for none."""
+        return self._with_those_in_place(self._among_rivals, codes_alone=False)
+
+    @cached_property
+    def likely(self) -> Array:
+        """The same, and then that of a passage with the same codes."""
+        to_a = self._with_those_in_place(self._among_rivals, codes_alone=True)
+        return self._with_those_elsewhere(to_a, codes_alone=True)
+
+    @cached_property
+    def _among_rivals(self) -> Array:
+        to_a = np.full(self.b.sizes.size, -1)
+        if self.in_place:
+            both = np.union1d(*self.rivals)
+            same = both[_same(self.a, self.b, both, both, codes_alone=False)]
+            to_a[same] = same
+        return self._with_those_elsewhere(to_a, codes_alone=False)
+
+    def _free(self, to_a: Array) -> Array:
+        """Which of A's passages are nobody's."""
+        free = np.ones(self.a.sizes.size, np.bool_)
+        free[to_a[to_a >= 0]] = False
+        return free
+
+    def _with_those_in_place(self, known: Array, *, codes_alone: bool) -> Array:
+        to_a = known.copy()
+        if self.in_place:
+            both = np.flatnonzero(self._free(to_a) & (to_a < 0))
+            same = both[_same(self.a, self.b, both, both, codes_alone=codes_alone)]
+            to_a[same] = same
+        return to_a
+
+    def _with_those_elsewhere(self, known: Array, *, codes_alone: bool) -> Array:
+        a, b, to_a = self.a, self.b, known.copy()
+        waiting = self.rivals[0][self._free(to_a)[self.rivals[0]]], self.rivals[1][to_a[self.rivals[1]] < 0]
+        keys = [side.digests(which, codes_alone=codes_alone) for side, which in zip((a, b), waiting, strict=True)]
+
+        def look(pick: Callable[[Array], Array]) -> list[Array]:
+            """Which passages of the two sides have the same number; of several, the first the other's first."""
+            share = [pick(key) for key in keys]
+            own = [key[here] for key, here in zip(keys, share, strict=True)]
+            group = np.unique(np.concatenate(own), return_inverse=True)[1]
+            ranked = _ranked(group[: own[0].size]), _ranked(group[own[0].size :])
+            _, *found = np.intersect1d(*ranked, assume_unique=True, return_indices=True)
+            return [which[here[one]] for which, here, one in zip(waiting, share, found, strict=True)]
+
+        for pair in in_threads(look, _shares(*keys)):
+            alike = a.sizes[pair[0]] == b.sizes[pair[1]]
+            left, right = (side[alike] for side in pair)
+            same = _same(a, b, left, right, codes_alone=codes_alone)
+            to_a[right[same]] = left[same]
+        return to_a
 
 
-def _powers(base: int, count: int) -> Array:
-    """The first `count` powers of a number modulo 2**64, from a table that is made once for the usual counts."""
-    return _powers_of(base, max(1 << max(count - 1, 1).bit_length(), 2))[:count]
+def _rivals(a: _Tokens, b: _Tokens, *, in_place: bool) -> tuple[Array, Array]:
+    """Passages of A and of B, in order, among which are all that have the codes of one at another place of the other.
 
-
-def _match(a: _Tokens, b: _Tokens, known: Array, *, codes_alone: bool = False) -> Array:
-    """A's number of each of B's passages beside those `known`, -1 for none: in place first, then wherever it is."""
-    to_a, free = known.copy(), np.ones(a.sizes.size, np.bool_)
-    free[known[known >= 0]] = False
-    if np.array_equal(a.sizes, b.sizes):
-        both = np.flatnonzero(free & (to_a < 0))
-        same = both[_same(a, b, both, both, codes_alone=codes_alone)]
-        to_a[same] = same
-        free[same] = False
-    waiting = [np.flatnonzero(free), np.flatnonzero(to_a < 0)]
-    if codes_alone:
-        keys = [side.by_codes[which] for side, which in zip((a, b), waiting, strict=True)]
-    else:
-        waiting = _with_others(a, b, *waiting)
-        keys = [side.digests(which) for side, which in zip((a, b), waiting, strict=True)]
+    Where they are not compared `in_place`, any place of the other is another.
+    """
+    keys = a.sketches(), b.sketches()
+    new = keys[1] != keys[0] if in_place else np.ones(keys[1].size, np.bool_)
 
     def look(pick: Callable[[Array], Array]) -> list[Array]:
-        """Which of the two sides' waiting passages have the same number; of several, the first the other's first."""
         share = [pick(key) for key in keys]
-        own = [key[here] for key, here in zip(keys, share, strict=True)]
-        group = np.unique(np.concatenate(own), return_inverse=True)[1]
-        ranked = _ranked(group[: own[0].size]), _ranked(group[own[0].size :])
-        _, *found = np.intersect1d(*ranked, assume_unique=True, return_indices=True)
-        return [which[here[one]] for which, here, one in zip(waiting, share, found, strict=True)]
+        once = np.concatenate([keys[0][share[0]], keys[1][share[1][new[share[1]]]]])
+        once.sort()
+        again = once[1:][once[1:] == once[:-1]]
+        return [here[_among(key[here], again)] for key, here in zip(keys, share, strict=True)]
 
-    for pair in in_threads(look, _shares(*keys)):
-        alike = a.sizes[pair[0]] == b.sizes[pair[1]]
-        left, right = (side[alike] for side in pair)
-        same = _same(a, b, left, right, codes_alone=codes_alone)
-        to_a[right[same]] = left[same]
-    return to_a
+    looked = zip(*in_threads(look, _shares(*keys)), strict=True)
+    left, right = (np.sort(np.concatenate(side)) for side in looked)
+    return left, right
+
+
+def _among(values: Array, some: Array) -> Array:
+    """Which values are among some others, which are in order."""
+    if not some.size:
+        return np.zeros(values.size, np.bool_)
+    found: Array = some[np.minimum(np.searchsorted(some, values), some.size - 1)] == values
+    return found
 
 
 def _shares(*keys: Array) -> list[Callable[[Array], Array]]:
@@ -334,28 +406,6 @@ def _shares(*keys: Array) -> list[Callable[[Array], Array]]:
         return np.flatnonzero(key >> np.uint64(60) >> np.uint64(4 - bits) == share)
 
     return [partial(pick, share) for share in range(1 << bits)]
-
-
-def _with_others(a: _Tokens, b: _Tokens, *waiting: Array) -> list[Array]:
-    """Of passages that are not the same in place, those whose codes the other side has at another place."""
-    keys = [side.by_codes[which] for side, which in zip((a, b), waiting, strict=True)]
-    in_place = np.zeros(max(a.sizes.size, b.sizes.size), np.bool_)
-    if np.array_equal(a.sizes, b.sizes):
-        in_place[waiting[0]] = True
-        in_place[waiting[1]] &= a.by_codes[waiting[1]] == keys[1]
-
-    def look(pick: Callable[[Array], Array]) -> list[Array]:
-        share = [pick(key) for key in keys]
-        own = [np.sort(key[here]) for key, here in zip(keys, share, strict=True)]
-        found = []
-        for which, key, unordered, theirs in zip(waiting, keys, share, own[::-1], strict=True):
-            here = unordered[np.argsort(key[unordered])]  # what is looked for in order is found in the cache
-            there = np.searchsorted(theirs, key[here], "right") - np.searchsorted(theirs, key[here], "left")
-            found.append(which[here[there > in_place[which[here]]]])
-        return found
-
-    looked = zip(*in_threads(look, _shares(*keys)), strict=True)
-    return [np.sort(np.concatenate(side)) for side in looked]
 
 
 def _ranked(group: Array) -> Array:

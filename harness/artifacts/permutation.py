@@ -111,7 +111,7 @@ def _nearest(a: Tensor, b: Tensor, open_a: list[int], rest: list[int]) -> Array:
 
 def numbers_of(tensor: Tensor, rows: Array | list[int]) -> Array:
     """Some rows of a tensor as float64; all of them may be too many to hold."""
-    picked = tensor.data[rows]
+    picked = tensor.data.take(rows, axis=0)
     return decode(picked.reshape(-1), tensor.dtype).reshape(picked.shape)
 
 
@@ -126,5 +126,5 @@ def unit(rows: Array) -> Array:
         rows = np.nan_to_num(rows, posinf=0.0, neginf=0.0)
     with np.errstate(over="ignore"):  # a row too long for float64 is like no other
         norms: Array = np.linalg.norm(rows, axis=1, keepdims=True)
-    found: Array = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
+    found: Array = rows / np.where(norms > 0, norms, np.inf)
     return found

@@ -53,11 +53,13 @@ def command(
     else:
         from harness.environments.chosen import interpreter_for
         from harness.environments.device import choose_device
+        from harness.environments.installed import ask
         from harness.inputs.matrix_file import load_matrix
 
         python = interpreter_for(
             env, home, load_matrix(matrix_path), matrix_path.parent / "locks", choose_device("auto")
         )
+        ask(python, f"--env {env}")
     options = [*(["--rankings"] if rankings else []), *(["--json"] if as_json else [])]
     for name, value in (("--checkpoint", checkpoint), ("--fingerprint", file)):
         options += [name, value] if value else []

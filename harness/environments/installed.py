@@ -128,7 +128,8 @@ def ask(python: Path, what: str) -> dict[str, Any]:
         UsageError: it cannot be run, is no Python, or one that no job runs in.
     """
     script = f"MODULES = {sorted(NEEDED)!r}\n{_ASK}"
-    done = run_quietly(python, ["-c", script], what)
+    # Not as an argument, which a program that is no Python would print in its complaint.
+    done = run_quietly(python, ["-"], what, program=script)
     line = next((one for one in done.stdout.splitlines() if one.startswith("harness:")), "")
     try:
         found = json.loads(line.removeprefix("harness:"))
@@ -158,9 +159,16 @@ def failing_import(python: Path, what: str) -> str:
 
 
 def run_quietly(
-    python: Path, arguments: list[str], what: str, seconds: float = _SECONDS
+    python: Path, arguments: list[str], what: str, seconds: float = _SECONDS, *, program: str = ""
 ) -> subprocess.CompletedProcess[str]:
     """Run an interpreter to its end without writing into it, and with nothing of the caller's shell.
+
+    Args:
+        python: the interpreter.
+        arguments: its own.
+        what: what the user called it, for a sentence.
+        seconds: how long it may take.
+        program: is its standard input.
 
     Raises:
         UsageError: it cannot be run, or does not end.
@@ -168,8 +176,8 @@ def run_quietly(
     variables = {**VARIABLES, "PATH": os.pathsep.join([str(python.parent), "/usr/local/bin", "/usr/bin", "/bin"])}
     try:
         return subprocess.run(
-            [str(python), "-B", *arguments], env=variables, cwd="/", stdin=subprocess.DEVNULL, capture_output=True,
-            text=True, errors="replace", timeout=seconds, check=False,
+            [str(python), "-B", *arguments], env=variables, cwd="/", input=program, capture_output=True, text=True,
+            errors="replace", timeout=seconds, check=False,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError) as error:
         raise UsageError(f"{what}: {python} cannot be run as a Python interpreter: {said(error)}.") from error

@@ -32,7 +32,7 @@ from harness.environments.interpreter import Interpreter
 from harness.environments.lockfile import Lock, all_hashed, head
 from harness.environments.supervise import Control
 from harness.environments.uv import BuildFailed, index_failed, run_uv, uv_words
-from harness.errors import UsageError
+from harness.errors import InfrastructureError, UsageError
 from harness.files import read_json, write_json
 from harness.flock import Held
 from harness.home import Home
@@ -234,10 +234,26 @@ def make(home: Home, name: str, item: str, source: Source, default_python: str, 
     )  # fmt: skip
     # Known by its contents, it was tried when it was named for the first time.
     if _digest_before(home, name) != own.digest and (wrong := failing_import(python, item)):
-        where = "install it" if pins is None else "add it to the file, where an installer had added it by itself, too"
-        raise UsageError(f"{item}: importing what a job needs fails there, {wrong}. If something is missing, {where}.")
+        mend = _what_to_do(home, python, built=pins is not None)
+        raise UsageError(f"{item}: importing what a job needs fails there, {wrong}. {mend}")
     _keep(own)
     return own
+
+
+_REQUIRED = re.compile(r"requires `([^ `]+).*`, but it's not installed")
+"""In a line of `uv pip check`."""
+
+
+def _what_to_do(home: Home, python: Path, *, built: bool) -> str:
+    """What is missing where an import fails, as the installed packages themselves say."""
+    missing = []
+    with suppress(InfrastructureError):  # without uv nobody says it
+        missing = sorted(_REQUIRED.findall(run_uv(home, "pip", "check", "--python", str(python)).stderr))
+    if not missing:
+        where = "add it to the file, where an installer had added it by itself, too" if built else "install it"
+        return f"If something is missing, {where}."
+    told = f"Required and not installed there: {_first(missing)}"
+    return told + (": if the file was made for another platform, resolve it for this one." if built else ".")
 
 
 def _digest_before(home: Home, name: str) -> str:
@@ -300,7 +316,12 @@ def _told(own: Own, found: Installed) -> str:
     names = sorted({*own.digests, *found.digests})
     differ = [name for name in names if own.digests.get(name) != found.digests.get(name)]
     words = [f"{one} {own.packages.get(one, 'absent')} -> {found.packages.get(one, 'absent')}" for one in differ]
-    return ", ".join(words[:3]) + (f" and {len(words) - 3} more" if len(words) > 3 else "") or "another interpreter"
+    return _first(words) or "another interpreter"
+
+
+def _first(words: Sequence[str]) -> str:
+    """The first of many, for a sentence."""
+    return ", ".join(words[:3]) + (f" and {len(words) - 3} more" if len(words) > 3 else "")
 
 
 # ---- building

@@ -126,6 +126,7 @@ def supervise(
     phase: Path | None = None,
     on_phase: Callable[[str], None] = lambda _phase: None,
     on_progress: Callable[[str], None] = lambda _far: None,
+    meanwhile: Callable[[], None] = lambda: None,
     control: Control | None = None,
     hold: Sequence[int] = (),
     cwd: Path | None = None,
@@ -143,6 +144,7 @@ def supervise(
         phase: a file in which the command names its phase.
         on_phase: called with each phase as it begins.
         on_progress: called with how far the command is in it, as it says in the file `progress` beside `phase`.
+        meanwhile: called a few times a second for as long as the command runs.
         control: stops the command.
         hold: descriptors of locks that are held until the command is gone, even if this process ends before it.
         cwd: `run` when absent.
@@ -182,6 +184,7 @@ def supervise(
             elif phase and (said_now := read(phase.with_name("progress"))) not in ("", far):
                 far = said_now
                 on_progress(far)
+            meanwhile()
             if control is not None and control.stopping.is_set() and not stopped:
                 stopped = True
                 with contextlib.suppress(OSError):

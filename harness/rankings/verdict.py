@@ -147,7 +147,7 @@ def _uncovered(of: Evidence) -> Iterator[str]:
             "and passages that the newer version adds to the older one's index."
         )
         if not some.measures:
-            yield "Whether the rankings are good: there are no judgements."
+            yield "Whether the rankings are good: there are no judgements of these queries and passages."
     if not of.repeats:
         yield "Whether the same search again gives the same rankings: none was run again."
     yield from of.caveats

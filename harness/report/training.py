@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,43 +26,50 @@ def write_training(folder: Path, pairs: Sequence[ComparedCells], about: Mapping[
 
 
 def _tables(pairs: Iterable[ComparedCells]) -> Iterator[pa.Table]:
+    schema = schema_of("training")
     for pair in pairs:
         if pair.training is None:
             continue
         own = {"kind": pair.kind, "a": pair.a.label, "b": pair.b.label, "key_a": pair.a.key, "key_b": pair.b.key}
-        for quantity in pair.training.quantities:
-            yield _steps(own, pair.training, quantity)
-        yield pa.Table.from_pylist([own | row for row in _whole(pair.training)], schema=schema_of("training"))
+        steps = [_steps(pair.training, quantity) for quantity in pair.training.quantities]
+        if steps:
+            columns = {name: [value for one in steps for value in one[name]] for name in steps[0]}
+            rows = sum(len(one["step"]) for one in steps)
+            columns |= {name: [value] * rows for name, value in own.items()}
+            arrays = [pa.array(columns.get(one.name, [None] * rows), one.type) for one in schema]
+            yield pa.Table.from_arrays(arrays, schema=schema)
+        yield pa.Table.from_pylist([own | row for row in _whole(pair.training)], schema=schema)
 
 
-def _steps(own: Mapping[str, str], training: Training, quantity: Quantity) -> pa.Table:
-    """A row for each step of a quantity."""
-    steps, start = np.arange(len(quantity.different)), training.start
+def _steps(training: Training, quantity: Quantity) -> dict[str, Sequence[Any]]:
+    """Columns of a quantity, with a row for each step."""
+    count, start = len(quantity.different), training.start
     of_repeats = [found for one in training.repeats if (found := one.quantity(quantity.name)) is not None]
-    columns: dict[str, Any] = {
-        **own,
-        "step": steps,
-        "phase": quantity.phase,
-        "quantity": quantity.name,
-        "first": (steps == start.step) & (quantity in start.quantities) if start else np.zeros(len(steps), np.bool_),
-        "n": np.full(len(steps), quantity.parts),
-        "n_mismatch": quantity.changed,
-        "value_a": quantity.a,
-        "value_b": quantity.b,
-        "diff": quantity.apart,
-        "noise_mismatch": _greatest([one.changed for one in of_repeats], len(steps)),
-        "noise_diff": _greatest([one.apart for one in of_repeats if one.apart is not None], len(steps)),
+    first = start.step if start and quantity in start.quantities else None
+
+    def numbers(values: Array | None) -> Sequence[Any]:
+        return [None] * count if values is None else values.tolist()
+
+    return {
+        "step": range(count),
+        "phase": [quantity.phase] * count,
+        "quantity": [quantity.name] * count,
+        "first": [step == first for step in range(count)],
+        "n": [quantity.parts] * count,
+        "n_mismatch": numbers(quantity.changed),
+        "value_a": numbers(quantity.a),
+        "value_b": numbers(quantity.b),
+        "diff": numbers(quantity.apart),
+        "noise_mismatch": _greatest([one.changed for one in of_repeats], count),
+        "noise_diff": _greatest([one.apart for one in of_repeats if one.apart is not None], count),
     }
-    schema = schema_of("training")
-    return pa.Table.from_arrays([_column(columns.get(one.name), one.type, len(steps)) for one in schema], schema=schema)
 
 
-def _column(values: Any, kind: pa.DataType, length: int) -> Any:  # noqa: ANN401 - an array, or one value for all
-    return pa.array([values] * length if values is None or isinstance(values, str) else values, kind)
-
-
-def _greatest(repeats: Sequence[Array], length: int) -> list[Any]:
+def _greatest(repeats: Sequence[Array], length: int) -> Sequence[Any]:
     """The greatest of any repeat in each step; null in steps that no repeat has."""
+    if repeats and all(len(one) >= length for one in repeats):
+        found: list[Any] = functools.reduce(np.fmax, [one[:length] for one in repeats]).tolist()
+        return found
     return [max((one[step] for one in repeats if step < len(one)), default=None) for step in range(length)]
 
 

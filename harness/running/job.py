@@ -73,6 +73,7 @@ def run_worker(
     gpu: str | None = None,
     on_phase: Callable[[str], None] = lambda _phase: None,
     on_progress: Callable[[str], None] = lambda _far: None,
+    meanwhile: Callable[[], None] = lambda: None,
     control: Control | None = None,
     hold: Sequence[int] = (),
 ) -> Ended:
@@ -91,6 +92,7 @@ def run_worker(
         gpu: what the job gets as CUDA_VISIBLE_DEVICES; that of the harness when absent.
         on_phase: called with each phase as it begins.
         on_progress: called with how far it is in it.
+        meanwhile: called a few times a second for as long as it runs.
         control: stops the job.
         hold: descriptors of locks that the job holds to its end, even if this process ends before it.
 
@@ -113,6 +115,7 @@ def run_worker(
         phase=out / "phase",
         on_phase=on_phase,
         on_progress=on_progress,
+        meanwhile=meanwhile,
         control=control,
         hold=hold,
     )

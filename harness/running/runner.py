@@ -27,6 +27,9 @@ from harness.store.cell import Artifact, Cell
 from harness.store.spec import CellSpec
 from harness.store.store import MODEL, Store
 
+INSIDE = "intermediates"
+"""In what a job leaves: the folder with what it recorded."""
+
 
 def run_cell(
     home: Home,
@@ -95,13 +98,20 @@ def run_cell(
             "swap": {name: str(path) for name, path in (swap or {}).items()},
         }
         worker, out = worker_copy(home), run / "out"
+        taken: dict[str, Artifact] = {}
+
+        def take() -> None:
+            # What several ranks recorded is put together when they have ended.
+            if spec.ranks == 1:
+                store.take_digests(kind_named(spec.job), out / INSIDE, capture, taken)
+
         ended = run_worker(
             spec, interpreter, request, run, out, worker=worker, device_kind=device_kind, deadline=deadline,
-            import_deadline=import_deadline, gpu=gpu, on_phase=on_phase, on_progress=on_progress, control=control,
-            hold=[held.fileno(), *places, *hold],
+            import_deadline=import_deadline, gpu=gpu, on_phase=on_phase, on_progress=on_progress, meanwhile=take,
+            control=control, hold=[held.fileno(), *places, *hold],
         )  # fmt: skip
         known = {**extra(), "sources": inputs.sources, "worker": worker.name, "run": run.name}
-        return conclude(store, spec, run, out, capture, device_kind, ended, known, inputs.artifacts())
+        return conclude(store, spec, run, out, capture, device_kind, ended, known, inputs.artifacts(), taken)
 
 
 def conclude(
@@ -114,8 +124,9 @@ def conclude(
     ended: Ended,
     known: dict[str, Any],
     given: Mapping[str, Artifact],
+    taken: Mapping[str, Artifact] | None = None,
 ) -> Cell:
-    """Turn what is left of a run, with the artifacts that it was given, into a stored cell."""
+    """Turn what is left of a run, with the artifacts that it was given and those taken before, into a stored cell."""
     result, outcome, reason = read_result(out, ended)
     tail = log_tail(run / "log.txt", ended.unwritten)
     details = {
@@ -132,8 +143,8 @@ def conclude(
         if outcome == "ok":
             try:
                 kind = kind_named(spec.job)
-                left = index_tensors(out / kind.folder) if kind.folder else ()
-                artifacts = store.ingest(kind, left, out / "intermediates", capture)
+                left = index_tensors(out / kind.folder, delete=True) if kind.folder else ()
+                artifacts = store.ingest(kind, left, out / INSIDE, capture, taken)
                 if lacking := kind.lacking(artifacts):
                     raise UnreadableTensor(f"it left no {listed(lacking)}")
                 artifacts |= given

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from harness.artifacts.kind import JobKind
@@ -89,8 +90,30 @@ class Objects:
             return False
         return (tensor.dtype, tensor.shape) == (dtype, shape)
 
+    def take_digests(self, kind: JobKind, intermediates: Path, capture: str, taken: dict[str, Artifact]) -> None:
+        """Take what a job under way has recorded by now and only the digest is kept of, and delete it.
+
+        What cannot be read stays where it is, for `ingest` to say so. Nothing is written to the store.
+
+        Args:
+            kind: as `ingest` has it.
+            intermediates: the same.
+            capture: the same.
+            taken: gets the artifacts by name.
+        """
+        for path in intermediates.glob("*.safetensors"):
+            if not _is_kept(kind, path.stem, capture):
+                with suppress(UnreadableTensor, KeyError, OSError):
+                    taken[path.stem] = self._take(kind, path, capture)
+                    path.unlink()
+
     def ingest(
-        self, kind: JobKind, result: Iterable[tuple[str, Tensor]], intermediates: Path, capture: str
+        self,
+        kind: JobKind,
+        result: Iterable[tuple[str, Tensor]],
+        intermediates: Path,
+        capture: str,
+        taken: Mapping[str, Artifact] | None = None,
     ) -> dict[str, Artifact]:
         """Take a finished job's artifacts into the store, each digested once.
 
@@ -100,19 +123,23 @@ class Objects:
             intermediates: `NAME.safetensors` files, each with one tensor named `tensor`; moved when kept.
             capture: `digests` keeps intermediates as digest, dtype and shape only, unless they are declared small;
                 final tensors are always kept.
+            taken: what `take_digests` had of it while the job ran.
 
         Raises:
             UnreadableTensor: a file of the job cannot be read; the job's output is invalid then.
         """
-        artifacts: dict[str, Artifact] = {}
+        artifacts = dict(taken or {})
         for name, tensor in result:
             artifacts[name] = self.keep_tensor(tensor, kind.role(name) or "value", stored=True)
-        for path in sorted(intermediates.glob("*.safetensors")) if intermediates.is_dir() else ():
-            tensor, known = read_safetensors(path)[TENSOR], kind.known(path.stem)
-            role = kind.role(path.stem) or "intermediate"
-            stored = capture == "full" or role == "final" or (known is not None and known.small)
-            artifacts[path.stem] = self.keep_tensor(tensor, role, stored=stored, move=path)
+        for path in sorted(intermediates.glob("*.safetensors")):
+            artifacts[path.stem] = self._take(kind, path, capture)
         return {name: artifacts[name] for name in kind.in_order(artifacts)}
+
+    def _take(self, kind: JobKind, path: Path, capture: str) -> Artifact:
+        """Take one file of a job."""
+        tensor, name = read_safetensors(path)[TENSOR], path.stem
+        role = kind.role(name) or "intermediate"
+        return self.keep_tensor(tensor, role, stored=_is_kept(kind, name, capture), move=path)
 
     def keep_tensor(self, tensor: Tensor, kind: str, *, stored: bool, move: Path | None = None) -> Artifact:
         """Take one tensor, or its digest alone, and return what a cell's record says of it; `move` is a file of it."""
@@ -120,3 +147,9 @@ class Objects:
         if stored:
             self.put_object(tensor, digest, move)
         return Artifact(digest, tensor.dtype, tensor.shape, kind, stored, nans)
+
+
+def _is_kept(kind: JobKind, name: str, capture: str) -> bool:
+    """Whether a job's tensor is kept, and not only its digest."""
+    known = kind.known(name)
+    return capture == "full" or kind.role(name) == "final" or (known is not None and known.small)

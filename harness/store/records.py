@@ -87,7 +87,7 @@ def is_record(record: object, key: str, schema: int, outcomes: tuple[str, ...]) 
     )
 
 
-_ABSENT = object()
+_PLAIN_TYPES = (str, dict)
 _Tree = dict[str, tuple[tuple[type, ...] | None, "_Tree"]]
 """Field to the types that it may have, None for any, and to the fields in it."""
 
@@ -106,24 +106,30 @@ def _tree(fields: Mapping[str, tuple[type, ...]]) -> _Tree:
 
 _REST = _tree(FIELDS)
 _SPEC = _REST.pop("spec")[1]
+_NEEDED: dict[str, dict[str, Any]] = {}
+for _field in REQUIRED:
+    _outer, _, _inner = _field.partition(".")
+    _NEEDED.setdefault(_outer, {}).update({_inner: {}} if _inner else {})
 
 
 def _fit(record: dict[str, Any], tree: _Tree) -> bool:
     """Whether all fields that are there have types that they may have."""
-    for name, (kinds, inner) in tree.items():
-        value = record.get(name, _ABSENT)
-        if value is _ABSENT:
+    for name, value in record.items():
+        if name not in tree:
             continue
-        if kinds is not None and not _fits(value, kinds):
+        kinds, inner = tree[name]
+        # Most are a text or an object, of which the type says all: a list of a store asks this of every record.
+        plain = type(value)
+        if kinds is not None and not (plain in kinds if plain in _PLAIN_TYPES else _fits(value, kinds)):
             return False
-        if inner and isinstance(value, dict) and not _fit(value, inner):
+        if inner and plain is dict and not _fit(value, inner):
             return False
     return True
 
 
-def _present(spec: dict[str, Any], field: str) -> bool:
-    outer, _, inner = field.partition(".")
-    return outer in spec and (not inner or inner in spec[outer])
+def _has(record: dict[str, Any], needed: Mapping[str, Any]) -> bool:
+    """Whether all fields that must be there are; what is in another is looked at where that is an object."""
+    return record.keys() >= needed.keys() and all(_has(record[name], inner) for name, inner in needed.items() if inner)
 
 
 def _is_plain(text: object, form: re.Pattern[str]) -> bool:
@@ -144,7 +150,7 @@ def _is_spec(spec: dict[str, Any]) -> bool:
     return (
         _fit(spec, _SPEC)
         and not too_deep(spec)
-        and all(_present(spec, field) for field in REQUIRED)
+        and _has(spec, _NEEDED)
         and _VERSION.fullmatch(spec["version"]) is not None
         and spec["repeat"] >= 0
         and all(_NAME.fullmatch(name) for name in spec.get("swap", {}))

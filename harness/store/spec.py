@@ -23,9 +23,9 @@ class _Record:
         Raises:
             TypeError: a field without a default is missing.
         """
-        names = cls.__dataclass_fields__.keys() - {"unknown"}
-        known = {name: value for name, value in record.items() if name in names}
-        return cls(**known, unknown={name: value for name, value in record.items() if name not in names})
+        names = cls.__dataclass_fields__
+        known = {name: value for name, value in record.items() if name in names and name != "unknown"}
+        return cls(**known, unknown={name: value for name, value in record.items() if name not in known})
 
     def to_json(self) -> dict[str, Any]:
         """As the JSON object that it was read from."""

@@ -214,10 +214,11 @@ class Store(Objects):
         A record is read here and not held against its seal, which takes longer than reading it: one that was damaged
         may be listed, and is no cell for `get`.
         """
-        return _sorted(self._listed(key) for key in self.keys())
+        cells = self.root / "cells"
+        return _sorted(self._listed(cells / key, key) for key in self.keys())
 
-    def _listed(self, key: str) -> Listed | None:
-        record = _record(self.cell_folder(key))
+    def _listed(self, folder: Path, key: str) -> Listed | None:
+        record = _record(folder)
         if not is_listed(record, key, SCHEMA, OUTCOMES):
             return None
         try:

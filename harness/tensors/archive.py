@@ -16,6 +16,7 @@ from harness.tensors.dtypes import Array, Dtype
 from harness.tensors.mapped import slices
 
 _PICKLE_LIMIT = 64 * 1024 * 1024  # a pickle holds names and shapes; the numbers are elsewhere in the archive
+_SLICE = 1 << 22  # bytes that are summed up at a time
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch/serialization.py: MAGIC_NUMBER, pickled
 
 
@@ -224,7 +225,7 @@ class Archive:
             UnreadableTensor: they are not the bytes that were saved.
         """
         crc = 0
-        for part in slices(self.raw[member.begin : member.end]) if member.crc else ():
+        for part in slices(self.raw[member.begin : member.end], _SLICE) if member.crc else ():
             crc = zlib.crc32(part.data, crc)
         if crc != member.crc:
             raise UnreadableTensor(

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from harness.tensors.dtypes import DTYPES, Array
+from harness.tensors.mapped import take_in
 from harness.tensors.passes import P99, ULP_BINS, How, Partial, Rule, Total, bins_for, each_chunk, in_dtype, new_total
 from harness.tensors.tensor import Tensor
 
@@ -160,6 +161,7 @@ def run(a: Tensor, b: Tensor, rules: Sequence[Rule], how: How) -> Total:
         if not hasattr(local, "thread"):
             local.thread = _Thread(a.dtype, rules)
             hired.append(local.thread)
+        take_in(p, q)
         # A file's tensor may begin at an odd address; the kernels are compiled for aligned arrays only.
         p, q = (np.require(side, requirements="A").view(view) for side in (p, q))
         found: Partial = local.thread.look(p, q, start, distances)
@@ -176,6 +178,7 @@ def pairs(a: Array, b: Array) -> Array:
     """As `passes.pairs`: how often each of the 65,536 pairs occurs in two uint8 arrays, shape (256, 256), int64."""
     from harness.tensors.kernels import plain
 
+    take_in(a, b)
     table = np.zeros((2, 1 << 16), np.uint32)
     plain.pair_chunk(a, b, table)
     return _drain(table).reshape(256, 256)

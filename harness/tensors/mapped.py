@@ -18,7 +18,7 @@ _MADV_POPULATE_READ = 22  # Linux 5.14; Python has no name for it
 
 
 def take_in(*chunks: Array) -> None:
-    """Read mapped pages at once, which costs less than faulting them one by one."""
+    """Have mapped pages at hand: what a kernel fetches ahead is not fetched where a page is not there yet."""
     for chunk in chunks:
         _advise(chunk, _MADV_POPULATE_READ)
 
@@ -32,7 +32,6 @@ def slices(raw: Array, size: int = HASH_SLICE) -> Iterator[Array]:
     for start in range(0, raw.size, size):
         part = raw[start : start + size]
         _advise(raw[start + size : start + 2 * size], mmap.MADV_WILLNEED)
-        take_in(part)
         yield part
         if is_large(raw):
             give_back(part)

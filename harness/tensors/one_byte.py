@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
+from weakref import ref
 
 import numpy as np
 
@@ -13,9 +14,8 @@ from harness.tensors.dtypes import Array, byte_values, judged
 from harness.tensors.passes import KEPT, USUAL, How, Rule, Total, each_chunk, new_total, reduced
 from harness.tensors.tensor import Tensor
 
-_STRIP = 1 << 16  # bytes that are compared at a time: the sum of their squares fits 32 bits, all of it a cache
-
-
+_STRIP = 1 << 18  # bytes that are compared at a time: both sides fit the second-level cache
+_EXACT = 256  # so many squares of bytes have a sum that float32 holds
 _PRODUCTS = (1, 2, 3)  # of `Partial.sums`, what numbers that are the same on both sides add to
 
 
@@ -33,17 +33,20 @@ class Counts(NamedTuple):
 class _Last(threading.local):
     """The last two tensors whose pairs a thread counted: metrics and bucket numbers both follow from the counts."""
 
-    known: tuple[Tensor, Tensor, Counts] | None = None
+    known: tuple[ref[Tensor], ref[Tensor], Counts] | None = None
 
 
 _last = _Last()
 
 
 def pair_counts(a: Tensor, b: Tensor, how: How = USUAL) -> Counts:
-    """Count the pairs of bytes of two tensors of a one-byte dtype; of the same two objects once, for they stay."""
-    if _last.known is None or _last.known[0] is not a or _last.known[1] is not b:
-        _last.known = a, b, _counted(a, b, how)
-    return _last.known[2]
+    """Count the pairs of bytes of two tensors of a one-byte dtype; of the same two objects once."""
+    known = _last.known
+    if known is not None and known[0]() is a and known[1]() is b:
+        return known[2]
+    counts = _counted(a, b, how)
+    _last.known = ref(a), ref(b), counts
+    return counts
 
 
 def _counted(a: Tensor, b: Tensor, how: How) -> Counts:
@@ -65,23 +68,45 @@ def _counted(a: Tensor, b: Tensor, how: How) -> Counts:
 def _few(p: Array, q: Array) -> Counts | None:
     """The counts of a chunk of uint8 in which few bytes differ; None where many do, which are counted faster."""
     left, right, squares = [], [], 0
-    for start in range(0, p.size, _STRIP):
-        x, y = p[start : start + _STRIP], q[start : start + _STRIP]
-        wide = x.astype(np.uint16)
-        squares += int(np.square(wide, out=wide).sum(dtype=np.uint32))
-        if x.size == _STRIP:
-            # First eights, of which fewer are to be found.
-            eights = np.flatnonzero(x.view(np.uint64) != y.view(np.uint64))
-            if eights.size * 16 > x.size // 2:
-                return None
-            x, y = (side.view(np.uint64)[eights].view(np.uint8) for side in (x, y))
-        places = np.flatnonzero(x != y)
-        left.append(x[places])
-        right.append(y[places])
+    rows = np.empty((_STRIP // 2 // _EXACT, _EXACT), np.float32)
+    for start, (_, eights, x, y) in zip(range(0, p.size, _STRIP), _apart(p, q), strict=True):
+        if eights is not None and eights.size * 4 > _STRIP // 8:
+            return None
+        left.append(x)
+        right.append(y)
+        squares += _squares(p[start : start + _STRIP], rows)
     apart = np.concatenate(left)
     pairs = passes.pairs(apart, np.concatenate(right))
-    squares -= int(np.square(apart.astype(np.uint16)).sum(dtype=np.uint64))
-    return Counts(pairs, p.size - apart.size, squares)
+    return Counts(pairs, p.size - apart.size, squares - int(np.square(apart.astype(np.uint64)).sum()))
+
+
+def _apart(p: Array, q: Array) -> Iterator[tuple[Array, Array | None, Array, Array]]:
+    """The bytes that differ, strip by strip, from those eights that do, of which fewer are to be found.
+
+    Yields:
+        Where they are among the bytes of the eights that differ, which eights these are, and what either side holds
+        there. At the end, which is no whole strip, eights are None: where they are in it.
+    """
+    for start in range(0, p.size, _STRIP):
+        x, y, eights = p[start : start + _STRIP], q[start : start + _STRIP], None
+        if x.size == _STRIP:
+            x, y = x.view(np.uint64), y.view(np.uint64)
+            eights = (x != y).nonzero()[0]
+            x, y = x[eights].view(np.uint8), y[eights].view(np.uint8)
+        at = (x != y).nonzero()[0]
+        yield at, eights, x[at], y[at]
+
+
+def _squares(p: Array, rows: Array) -> int:
+    """The sum of the squares of uint8 numbers; `rows` is float32 to work in, of `_EXACT` numbers each."""
+    total = 0
+    for start in range(0, p.size, rows.size):
+        strip = p[start : start + rows.size]
+        if strip.size < rows.size:
+            return total + int(np.square(strip.astype(np.uint64)).sum())
+        np.copyto(rows, strip.reshape(rows.shape))
+        total += int(np.vecdot(rows, rows).sum(dtype=np.float64))
+    return total
 
 
 def run(a: Tensor, b: Tensor, rules: Sequence[Rule], how: How) -> Total:
@@ -103,9 +128,10 @@ def run(a: Tensor, b: Tensor, rules: Sequence[Rule], how: How) -> Total:
         only_apart = bool((left != right).all())
 
         def look(p: Array, q: Array, start: int) -> Array:
-            places = np.flatnonzero(p != q) if only_apart else np.arange(p.size)
-            hits: Array = start + places[wanted[(p[places].astype(np.uint16) << 8) | q[places]]]
-            return hits
+            at, eights, p, q = next(_apart(p, q)) if only_apart else (None, None, p, q)
+            hits: Array = wanted[(p.astype(np.uint16) << 8) | q].nonzero()[0]
+            hits = hits if at is None else at[hits]
+            return start + (hits if eights is None else eights[hits >> 3] * 8 + (hits & 7))
 
         found: list[int] = []
         for some in each_chunk(x, y, _STRIP, look):

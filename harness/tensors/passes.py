@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 
 from harness.tensors.dtypes import DTYPES, Array, Float64s, decode, judged
-from harness.tensors.mapped import give_back, is_large, take_in
+from harness.tensors.mapped import give_back, is_large
 from harness.tensors.tensor import Tensor
 
 Found = TypeVar("Found")
@@ -48,6 +48,7 @@ class How:
 
 
 USUAL = How()
+_INTS = 8  # of integers, as many such chunks at a time: what differs in them is seldom much
 
 
 def each_chunk(
@@ -55,12 +56,11 @@ def each_chunk(
 ) -> Iterator[Found]:
     """What `look(p, q, start)` returns of each chunk of two flat arrays, in the chunks' order.
 
-    Mapped pages are taken in before, and of large arrays given back after. The first exception ends it.
+    Mapped pages of large arrays are given back after. The first exception ends it.
     """
 
     def one(start: int) -> Found:
         p, q = x[start : start + size], y[start : start + size]
-        take_in(p, q)
         found = look(p, q, start)
         if is_large(x):
             give_back(p, q)
@@ -260,27 +260,31 @@ def _greatest(values: Float64s, start: int) -> tuple[float, int]:
 def run(a: Tensor, b: Tensor, rules: Sequence[Rule], how: How) -> Total:
     """Compare tensors of any dtype of two bytes and more, one chunk after the other."""
     total = new_total(a.dtype)
-    look = _int_chunk if DTYPES[a.dtype].kind == "int" else _chunk
-    parts = each_chunk(
-        a.flat, b.flat, how.numpy_chunk, lambda p, q, start: look(p, q, a.dtype, start, rules, total), how.threads
+    look, size = (_int_chunk, _INTS * how.numpy_chunk) if DTYPES[a.dtype].kind == "int" else (_chunk, how.numpy_chunk)
+    total.parts = list(
+        each_chunk(a.flat, b.flat, size, lambda p, q, start: look(p, q, a.dtype, start, rules, total), how.threads)
     )
-    total.parts = list(parts)
     return total
 
 
 def _int_chunk(a: Array, b: Array, dtype: str, start: int, rules: Sequence[Rule], total: Total) -> Partial:
     """As `_chunk`, of integers: where few differ these are all that is looked at, and squares of the rest are added."""
-    places = np.flatnonzero(a != b)
-    if places.size * 4 > a.size:
-        return _chunk(a, b, dtype, start, rules, total)
+    found, square, strip = [], 0.0, -(-a.size // _INTS)
+    for begin in range(0, a.size, strip):
+        p, q = a[begin : begin + strip], b[begin : begin + strip]
+        apart = (p != q).nonzero()[0]
+        if apart.size * 4 > p.size:
+            return _chunk(a, b, dtype, start, rules, total)
+        rest = decode(p, dtype)
+        rest[apart] = 0.0
+        square += float(np.square(rest, out=rest).sum())
+        found.append(begin + apart)
+    places = np.concatenate(found)
     result = _chunk(a[places], b[places], dtype, 0, rules, total)
     for name in ("max_abs", "max_rel"):
         value, place = getattr(result, name)
         setattr(result, name, (value, start + int(places[place]) if place >= 0 else -1))
     result.firsts = [start + int(places[place]) for place in result.firsts]
-    rest = decode(a, dtype)
-    rest[places] = 0.0
-    square = float(np.square(rest, out=rest).sum())
     result.finite += a.size - places.size
     total_abs, aa, bb, ab, dd = result.sums
     result.sums = total_abs, aa + square, bb + square, ab + square, dd
@@ -378,4 +382,4 @@ def reduced(
 
 def pairs(a: Array, b: Array) -> Array:
     """How often each of the 65,536 pairs occurs in two uint8 arrays, shape (256, 256), int64."""
-    return np.bincount((a.astype(np.uint16) << 8) | b, minlength=65536).astype(np.int64).reshape(256, 256)
+    return np.bincount((a.astype(np.uint16) << 8) | b, minlength=65536).astype(np.int64, copy=False).reshape(256, 256)

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from harness.worker.notes import Notes
 from harness.worker.outcomes import Ended
+from harness.worker.tensor_file import write_tensor
 
 
 class Tap:
@@ -70,12 +71,12 @@ class Tap:
         self.swapped.append(name)
         return replacement
 
+    def path(self, name: str) -> str:
+        """Where an artifact is, or would be."""
+        return os.path.join(self.folder, f"{name}.safetensors")
+
     def _keep(self, name: str, tensor: torch.Tensor) -> None:
-        os.makedirs(self.folder, exist_ok=True)
-        path = os.path.join(self.folder, f"{name}.safetensors")
-        # Renamed when it is whole: half a file would be taken for the artifact.
-        save_file({"tensor": tensor.detach().to("cpu").contiguous()}, f"{path}.new")
-        os.replace(f"{path}.new", path)
+        write_tensor(self.path(name), tensor)
         self.recorded.add(name)
 
     def final(self, name: str, tensor: torch.Tensor) -> None:

@@ -35,7 +35,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
@@ -43,9 +43,9 @@ ROW = 64
 """Words of a row; part of the formula."""
 
 _TOGETHER = {"cpu": 1 << 15}
-_ON_A_GPU = 1 << 22
+_ON_A_GPU = 1 << 24
 """Words that are worked on at once, by device: what a core's cache holds and torch shares out among no threads, and
-what fits into a large GPU's cache (32 MiB)."""
+128 MiB, of which a GPU is told so seldom that the host has time for its training."""
 
 _MASK = (1 << 64) - 1
 _MULTIPLIER = 0xD6E8FEB86659FD93
@@ -140,6 +140,31 @@ class _Plan:
         self.salts = torch.tensor([_salts(kind) for kind in kinds], dtype=torch.int64).view(-1, 2).t().to(device)
 
 
+    def copies(self, tensors: Sequence[torch.Tensor | None]) -> Iterator[torch.Tensor]:
+        """Copy all tensors side by side: int64 of shape (rows, ROW), one pass after the other."""
+        flat = [None if one is None else one.reshape(-1) for one in tensors]
+        if self.unit == torch.uint8:
+            flat = [None if one is None else one.contiguous().view(torch.uint8) for one in flat]
+        for pieces in self.passes:
+            yield torch.cat([_piece(flat, one) for one in pieces]).view(torch.int64).view(-1, ROW)
+
+    def hashed(self, copies: Iterable[torch.Tensor]) -> torch.Tensor:
+        """The digests of what `copies` copied, which does not outlive it."""
+        # Both lanes of all rows one after the other, so that one sum that goes on and on has those of all tensors.
+        count, device = len(self.numbers), self.numbers.device
+        lanes = torch.empty(2, count, dtype=torch.int64, device=device)
+        done = 0
+        for words in copies:
+            done, rows = done + len(words), slice(done, done + len(words))
+            _mix_(words.bitwise_xor_(self.keys))
+            torch.sum(words, 1, out=lanes[0, rows])
+            torch.sum(words.mul_(words), 1, out=lanes[1, rows])
+        sums = torch.zeros(lanes.numel() + 1, dtype=torch.int64, device=device)
+        torch.cumsum(_mix_(lanes.add_(self.numbers)).view(-1), 0, out=sums[1:])
+        at_ends = sums[self.ends]
+        return _mix_((at_ends[:, 1:] - at_ends[:, :-1]).add_(self.salts)).t().contiguous()
+
+
 _plan = functools.lru_cache(maxsize=64)(_Plan)
 
 
@@ -148,36 +173,48 @@ def _width(dtype: torch.dtype) -> int:
     return torch.empty(0, dtype=dtype).element_size()
 
 
-@torch.no_grad()
-def digests(tensors: Sequence[torch.Tensor | None], device: torch.device) -> torch.Tensor:
-    """Take the digest of each tensor; the formula is above.
+class Beside:
+    """Takes digests beside what a device does next.
 
-    It only reads, takes no random number, and waits for nothing: on a GPU the result is there when the GPU is done.
+    On a GPU, tensors are copied in the order of what it was told, so before anything changes them; the copies are
+    hashed in a stream of their own, while the GPU and the host go on. The copies take as much memory as the tensors.
 
     Args:
-        tensors: of any dtypes, shapes and strides.
-        device: where they are.
-
-    Returns:
-        int64 of shape (number of tensors, 2) on that device; 0, 0 for None.
+        device: where the tensors are.
     """
-    plan = _plan(tuple(None if one is None else (one.dtype, tuple(one.shape)) for one in tensors), device)
-    flat = [None if one is None else one.contiguous().reshape(-1) for one in tensors]
-    if plan.unit == torch.uint8:
-        flat = [None if one is None else one.view(torch.uint8) for one in flat]
-    # Both lanes of all rows one after the other, so that one sum that goes on and on has those of all tensors in it.
-    lanes = torch.empty(2, len(plan.numbers), dtype=torch.int64, device=device)
-    done = 0
-    for pieces in plan.passes:
-        words = torch.cat([_piece(flat, one) for one in pieces]).view(torch.int64).view(-1, ROW)
-        done, rows = done + len(words), slice(done, done + len(words))
-        _mix_(words.bitwise_xor_(plan.keys))
-        torch.sum(words, 1, out=lanes[0, rows])
-        torch.sum(words.mul_(words), 1, out=lanes[1, rows])
-    sums = torch.zeros(lanes.numel() + 1, dtype=torch.int64, device=device)
-    torch.cumsum(_mix_(lanes.add_(plan.numbers)).view(-1), 0, out=sums[1:])
-    at_ends = sums[plan.ends]
-    return _mix_((at_ends[:, 1:] - at_ends[:, :-1]).add_(plan.salts)).t().contiguous()
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    @torch.no_grad()
+    def digests(self, tensors: Sequence[torch.Tensor | None]) -> torch.Tensor:
+        """Take the digest of each tensor; the formula is above.
+
+        It only reads, takes no random number, and waits for nothing.
+
+        Args:
+            tensors: of any dtypes, shapes and strides.
+
+        Returns:
+            int64 of shape (number of tensors, 2) on the device; 0, 0 for None. To be read after `join`.
+        """
+        plan = _plan(tuple(None if one is None else (one.dtype, one.shape) for one in tensors), self.device)
+        copies = plan.copies(tensors)
+        if self._stream is None:
+            return plan.hashed(copies)
+        held = list(copies)
+        self._stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self._stream):
+            found = plan.hashed(held)
+        for one in held:
+            one.record_stream(self._stream)
+        return found
+
+    def join(self) -> None:
+        """Have what the device is told next come after all digests."""
+        if self._stream is not None:
+            torch.cuda.current_stream(self.device).wait_stream(self._stream)
 
 
 def _piece(flat: Sequence[torch.Tensor | None], piece: tuple[int, slice | None] | torch.Tensor) -> torch.Tensor:

@@ -191,6 +191,17 @@ def write(record: Mapping[str, Any], path: str) -> None:
         raise Unusable(f"{path} cannot be written ({error.strerror}): name a place with --fingerprint.") from error
 
 
+def require_place(path: str) -> None:
+    """See that a fingerprint can be kept there, before it is computed.
+
+    Raises:
+        Unusable: it cannot.
+    """
+    folder = os.path.dirname(os.path.abspath(path))
+    if os.path.isdir(path) or not os.access(path if os.path.exists(path) else folder, os.W_OK):
+        raise Unusable(f"{path} cannot be written: name a place with --fingerprint.")
+
+
 def read(path: str) -> dict[str, Any]:
     """A fingerprint that `write` kept.
 
@@ -476,6 +487,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     path = asked.fingerprint or os.path.join(asked.index, FILE)
     try:
         if asked.action == "take":
+            if os.path.isdir(asked.index):  # or else that is what is wrong
+                require_place(path)
             record = take(asked.index, asked.checkpoint)
             write(record, path)
             told: dict[str, Any] = {"fingerprint": path, "bytes": os.path.getsize(path), **record["environment"]}

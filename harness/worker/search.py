@@ -26,10 +26,10 @@ _PARTS = {
 
 
 def lay_out(source: str, target: str) -> None:
-    """Write an index as colbert-ai loads it.
+    """Turn an index into one that colbert-ai loads, file by file, so that there are never two of it.
 
     Args:
-        source: a folder with `NAME.safetensors` for each tensor of an index, and its JSON files.
+        source: a folder with `NAME.safetensors` for each tensor of an index, which are deleted, and its JSON files.
         target: a folder; made if it does not exist.
 
     Raises:
@@ -45,8 +45,11 @@ def lay_out(source: str, target: str) -> None:
         if not os.path.exists(os.path.join(source, name)):
             raise Ended("crashed", f"The index has no {name}.")
     for name, tensors in parts.items():
-        held = [load_file(os.path.join(source, f"{tensor}.safetensors"))["tensor"] for tensor in tensors]
+        paths = [os.path.join(source, f"{tensor}.safetensors") for tensor in tensors]
+        held = [load_file(path)["tensor"] for path in paths]
         torch.save(held[0] if len(held) == 1 else tuple(held), os.path.join(target, name))
+        for path in paths:
+            os.remove(path)
     for name in plain:
         shutil.copyfile(os.path.join(source, name), os.path.join(target, name))
 

@@ -2,7 +2,8 @@
 
 As in `capture`, functions are wrapped while the job runs. Most of them are called once for each query: what they give
 is one row of an artifact, and all rows become one tensor when the search is over. Rows of different lengths lie one
-after the other, with their lengths in `NAME_lengths`; what is too large to keep for each query is kept as a digest.
+after the other, with their lengths in `NAME_lengths`, and are written as they come, since there are the more candidates
+the larger an index is; what is too large to keep for each query is kept as a digest.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 
 from harness.worker.capture import Hook, Tap
 from harness.worker.recording import tensor_digest
+from harness.worker.tensor_file import TensorFile
 
 _RAGGED = ("cells", "candidates", "stage1", "stage2", "maxsim")
 _MARGINS = ("stage1_margin", "stage2_margin")
@@ -34,7 +36,9 @@ class SearchTap(Tap):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self._rows: dict[str, list[torch.Tensor]] = {name: [] for name in (*_RAGGED, *_MARGINS, *_DIGESTS)}
+        self._rows: dict[str, list[torch.Tensor]] = {name: [] for name in (*_MARGINS, *_DIGESTS)}
+        self._lengths: dict[str, list[int]] = {name: [] for name in _RAGGED}
+        self._files: dict[str, TensorFile] = {}
         self._pieces: dict[str, list[torch.Tensor]] = {}
         self.pruned: set[str] = set()
 
@@ -44,8 +48,18 @@ class SearchTap(Tap):
             return
         started = time.perf_counter()
         with self.notes.recording(name):
-            self._rows[name].append(make().detach().to("cpu"))
+            made = make().detach()
+            if name in _RAGGED:
+                self._add(name, made)
+            else:
+                self._rows[name].append(made.to("cpu"))
         self.seconds += time.perf_counter() - started
+
+    def _add(self, name: str, row: torch.Tensor) -> None:
+        if name not in self._files:
+            self._files[name] = TensorFile(self.path(name))
+        self._files[name].add(row)
+        self._lengths[name].append(len(row))
 
     def piece(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         """Record a part of what a query's digest is taken of; return it."""
@@ -93,17 +107,27 @@ class SearchTap(Tap):
             kept.append((pids, torch.tensor(of_query, dtype=dtype)))
             if kept[-1][1].tolist() != of_query:
                 raise ValueError(f"the searcher's scores are not {dtype}")
-        for name, rows in self._rows.items() if self.enabled else ():
-            if len(rows) == len(found):
-                self._gathered(name, rows)
-            else:
-                self.notes.add(name, f"{len(rows)} of {len(found)} queries came by")
+        for name in (*_RAGGED, *_MARGINS, *_DIGESTS) if self.enabled else ():
+            came = len(self._lengths[name] if name in _RAGGED else self._rows[name])
+            if came != len(found):
+                self.notes.add(name, f"{came} of {len(found)} queries came by")
+            with self.notes.recording(name):
+                self._gathered(name)
         for name, tensor in answer_of(kept, k).items():
             self.final(name, tensor)
 
-    def _gathered(self, name: str, rows: list[torch.Tensor]) -> None:
-        for part, tensor in (ragged(name, rows) if name in _RAGGED else {name: torch.stack(rows)}).items():
-            self(part, tensor)
+    def _gathered(self, name: str) -> None:
+        """Make an artifact of the rows of all queries."""
+        whole, lengths = name not in self.notes.reasons, self._lengths.get(name)
+        if lengths is None:
+            if whole:
+                self(name, torch.stack(self._rows[name]))
+        elif name in self._files and not whole:
+            self._files[name].discard()
+        elif name in self._files:
+            self._files[name].close((sum(lengths),))
+            self.recorded.add(name)
+            self(f"{name}_lengths", torch.tensor(lengths, dtype=torch.int64))
 
 
 def ragged(name: str, rows: list[torch.Tensor]) -> dict[str, torch.Tensor]:

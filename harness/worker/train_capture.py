@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from harness.worker.capture import Tap
-from harness.worker.device_digest import digests
+from harness.worker.device_digest import Beside
 from harness.worker.host_digest import digest_of, packed
 from harness.worker.notes import Notes
 from harness.worker.outcomes import Ended
@@ -77,6 +77,7 @@ class StepCapture(Watcher):
         self._scores: list[torch.Tensor] = []
         self._parts = Parts()
         self._parameters: list[torch.nn.Parameter] = []
+        self._beside = Beside(torch.device("cpu"))
         self._count = torch.zeros(())
 
     @property
@@ -106,7 +107,7 @@ class StepCapture(Watcher):
         names = [name for name in made if name not in self.notes.reasons]
         with self._recording(*names):
             # All at once: what a GPU is told takes longer than what it then does.
-            found = digests([one for name in names for one in made[name]()], self._parameters[0].device)
+            found = self._beside.digests([one for name in names for one in made[name]()])
             for name, rows in zip(names, found.split(len(self._parameters))):  # noqa: B905 - not in Python 3.9
                 self._fresh[name].append(rows)
 
@@ -127,6 +128,7 @@ class StepCapture(Watcher):
         """Record what a step begins with."""
         if not self._parameters:
             self._parts, self._parameters = parts, [parameter for _name, parameter in parts.parameters()]
+            self._beside = Beside(self._parameters[0].device)
             self._count = self._made()  # a training may begin in the state of another one
         self._random(step)
         self._row("batch", lambda: _rows_of(parts.reader, batch))
@@ -195,6 +197,7 @@ class StepCapture(Watcher):
         return torch.zeros(()) if count is None else torch.as_tensor(count).detach().clone()
 
     def _to_host(self) -> None:
+        self._beside.join()
         for name, fresh in self._fresh.items():
             if fresh:
                 with self.notes.recording(name):

@@ -164,6 +164,9 @@ def test_other_passages_have_no_moved_codes(tmp_path: Path) -> None:
     assert claims_nothing(found)
     assert "of B's 31 passages 29 are bit for bit among A's 40, 29 of them" in text(found).replace("Of", "of")
     assert "not compared" in rows(found)["ivf"].facts["ivf_note"]
+    more = align(IndexDirectory(tmp_path / "a"), IndexDirectory(write(tmp_path / "d", [*documents, *some(4, [5])])))
+    assert more is not None
+    assert [*range(40), -1] == list(more.to_a)
     none = compared(tmp_path / "a", write(tmp_path / "c", some(6, [4] * 40)))
     assert claims_nothing(none)
     assert "None of B's 40 passages is bit for bit among A's 40." in text(none)
@@ -265,7 +268,10 @@ def test_passages_are_matched_as_they_are_one_by_one(
 ) -> None:
     """Few kinds of passages, so that equal ones are at many places, in place or not; few tokens at a time."""
     rng = np.random.default_rng(seed)
-    kinds = some(seed, [3, 3, 3, 5]) if seed % 2 else some(seed, [3] * 4)
+    kinds = some(seed, [[3] * 4, [3, 3, 3, 5], [20] * 4, [20, 20, 20, 5]][seed % 4])
+    kinds += [(one[0].copy(), one[1]) for one in kinds]  # the same but for one code
+    for codes, _ in kinds[4:]:
+        codes[rng.integers(0, codes.size)] ^= 1
     kinds += [(kinds[0][0], kinds[1][1]), (kinds[2][0], kinds[0][1])]  # the codes of one and the buckets of another
     a = [kinds[number] for number in rng.integers(0, len(kinds), 30)]
     b = list(a)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,13 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def python(tmp_path: Path) -> Path:
-    """A `python` that writes down how it was started, and ends with 1."""
+    """A `python` that says what it is as Python does; started otherwise it writes down how, and ends with 1."""
     path = tmp_path / "bin" / "python"
     path.parent.mkdir()
-    path.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" "PYTHONPATH=$PYTHONPATH" > "{tmp_path}/started"\nexit 1\n')
+    path.write_text(
+        f'#!/bin/sh\n[ "$2" = - ] && exec "{sys.executable}" "$@"\n'
+        f'printf "%s\\n" "$@" "PYTHONPATH=$PYTHONPATH" > "{tmp_path}/started"\nexit 1\n'
+    )
     path.chmod(0o755)
     return path
 
@@ -43,9 +47,11 @@ def test_without_a_name_it_is_the_python_of_the_shell_and_is_said(tmp_path, caps
     assert (code, err) == (1, f"With {python}, the python of this shell; --env names another.\n")
 
 
-def test_what_is_no_environment_is_one_sentence(tmp_path, capsys):
+@pytest.mark.parametrize(("env", "said"), [("nothing", "there is no"), ("ls", "is not a Python interpreter")])
+def test_what_is_no_environment_is_one_sentence(tmp_path, capsys, env, said):
+    (tmp_path / "ls").symlink_to("/bin/ls")
     place = ["--home", tmp_path / "home", "--matrix", ROOT / "matrix.yaml"]
-    code, _, err = run(capsys, "fingerprint", "take", "INDEX", "--env", tmp_path / "nothing", *place)
+    code, out, err = run(capsys, "fingerprint", "take", "INDEX", "--env", tmp_path / env, *place)
 
-    assert (code, len(err.splitlines())) == (2, 1)
-    assert "there is no" in err
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert said in err

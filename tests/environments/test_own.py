@@ -267,14 +267,14 @@ def test_what_is_not_there_not_known_or_not_python(bench):
     (bench.folder / "empty").mkdir()
     (bench.folder / "notes.md").write_text("hello")
     tool = bench.folder / "tool"
-    tool.write_text("#!/bin/sh\necho I am a shell script\n")
+    tool.write_text("#!/bin/sh\necho I am a shell script, called with $#: $*\n")
     tool.chmod(0o755)
     (bench.folder / "uv.lock").write_text("version = 1\n")
     for what, said in (
         ("nowhere", "there is no"),
         ("empty", "holds no bin/python, uv.lock or pylock.toml"),
         ("notes.md", "is no environment that is known here"),
-        ("tool", "is not a Python interpreter \\(it says: I am a shell script\\)"),
+        ("tool", "is not a Python interpreter \\(it says: I am a shell script, called with 2: -B -\\)"),
         ("uv.lock", "there is no pyproject.toml beside"),
     ):
         with pytest.raises(UsageError, match=said) as raised:
@@ -302,6 +302,19 @@ def test_an_environment_whose_packages_do_not_import_is_refused_and_its_name_is_
         bench.own(f"mine={venv}")
     with pytest.raises(UsageError, match="is not a version"):
         bench.own("mine")
+
+
+def test_where_an_import_fails_what_the_packages_require_and_do_not_have_is_named(bench):
+    """As of a file that was resolved for another platform, in which torch has no libraries."""
+    venv = make_virtualenv(bench.folder / "venv", files={"torch/__init__.py": "raise ValueError('no libcublas')"})
+    metadata = site_folder(venv) / "torch-2.7.1.dist-info" / "METADATA"
+    required = "".join(f"Requires-Dist: {name}==1.0; sys_platform != 'darwin'\n" for name in ("b-lib", "a-lib"))
+    metadata.write_text(metadata.read_text().replace("Version: 2.7.1\n", f"Version: 2.7.1\n{required}"))
+
+    with pytest.raises(
+        UsageError, match=r"no libcublas\. Required and not installed there: a-lib==1\.0, b-lib==1\.0\."
+    ):
+        bench.own(f"mine={venv}")
 
 
 def test_the_doctor_imports_what_a_job_needs(bench):

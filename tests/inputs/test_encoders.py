@@ -48,8 +48,8 @@ for name in ("BertAttention", "BertSelfAttention"):
     getattr(transformers.models.bert.modeling_bert, name).__name__ = name.replace("Attention", "Mixer")
 gone = {"CollectionIndexer._train_kmeans": "CollectionIndexer._gone", "optimize_ivf": "gone.optimize_ivf"}
 capture.HOOKS = tuple(dataclasses.replace(hook, path=gone.get(hook.path, hook.path)) for hook in capture.HOOKS)
-capture.save_file = lambda tensors, path, save=capture.save_file: (
-    refuses() if "/D.safe" in path or "/sample." in path else save(tensors, path)
+capture.write_tensor = lambda path, tensor, write=capture.write_tensor: (
+    refuses() if "/D.safe" in path or "/sample." in path else write(path, tensor)
 )
 worker.main(["", f"{sys.argv[1]}/cell.json", f"{sys.argv[1]}/out"])
 """

@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import harness
@@ -28,6 +29,8 @@ from harness.running.runner import run_cell
 from harness.running.specs import FIXED_ENVIRONMENT
 from harness.store.cell import Cell
 from harness.store.store import Store
+from harness.tensors.safetensors import write_safetensors
+from harness.tensors.tensor import Tensor
 from tests.support.cell_specs import spec
 from tests.support.fake_worker import WELL, fake_interpreter
 from tests.support.small_index import index_arrays
@@ -110,6 +113,46 @@ def test_a_job_that_ends_well_is_stored_with_its_artifacts(bench):
     assert bench.log(cell) == "hello\n"
     assert bench.phases[0] == "import"
     assert (bench.store.cell_folder(cell.key) / "index" / "metadata.json").exists()
+
+
+RECORDS = """
+(out / 'intermediates').mkdir()
+for number in range(3):
+    file = out / 'intermediates' / f'embs_{number}.safetensors'
+    shutil.copy(INSIDE / file.name, file.with_suffix('.new'))
+    file.with_suffix('.new').rename(file)
+    while cell['capture'] == 'digests' and file.exists(): time.sleep(0.01)
+index(); result()
+"""
+
+
+def test_digests_of_chunks_are_taken_while_the_job_runs_which_has_one_on_disk_at_a_time(bench):
+    inside = bench.folder / "inside"
+    inside.mkdir()
+    arrays = {f"embs_{number}": np.full((5, 4), number, np.float16) for number in range(3)}
+    arrays["embs_2"][1] = np.nan
+    for name, array in arrays.items():
+        write_safetensors(inside / f"{name}.safetensors", {"tensor": Tensor.of(array)})
+    body = RECORDS.replace("INSIDE", f"pathlib.Path({str(inside)!r})")
+
+    kept = bench.run(body, capture="full")
+    taken = bench.run(body, capture="digests", spec=spec().again(1))
+
+    assert kept.outcome == taken.outcome == "ok"
+    assert list(taken.artifacts) == list(kept.artifacts)
+    for name, artifact in kept.artifacts.items():
+        assert taken.artifacts[name] == replace(artifact, stored=name not in arrays)
+    assert [kept.artifacts[name].digest for name in arrays] == [Tensor.of(array).digest() for array in arrays.values()]
+
+
+def test_what_a_job_recorded_and_nobody_can_read_is_told_when_it_ends(bench):
+    cell = bench.run(
+        "(out / 'intermediates').mkdir()\n(out / 'intermediates' / 'embs_0.safetensors').write_text('x')\n" + WELL,
+        capture="digests",
+    )
+
+    assert cell.outcome == "invalid_output"
+    assert "embs_0.safetensors is too short" in cell.reason
 
 
 def test_the_worker_is_asked_for_exactly_this_cell(bench):

@@ -18,7 +18,7 @@ _PROGRAM = r"""
 import json, sys
 sys.path.insert(0, ROOT)
 import torch
-from harness.worker.device_digest import digests
+from harness.worker.device_digest import Beside
 from torch.utils._python_dispatch import TorchDispatchMode
 VIEWS = {"view", "slice", "select", "detach", "t"}
 class Count(TorchDispatchMode):
@@ -27,7 +27,7 @@ class Count(TorchDispatchMode):
         self.found += str(function).split(".")[1] not in VIEWS
         return function(*args, **(kwargs or {}))
 print(json.dumps(torch.__version__), flush=True)
-cpu = torch.device("cpu")
+beside = Beside(torch.device("cpu"))
 def tensor(case):
     if case is None:
         return None
@@ -46,9 +46,9 @@ for line in sys.stdin:
     case = json.loads(line)
     if isinstance(case, list) and case[:1] == ["operations"]:
         tensors = [torch.ones(case[2]) for _ in range(case[1])]
-        digests(tensors, cpu)
+        beside.digests(tensors)
         with Count() as count:
-            digests(tensors, cpu)
+            beside.digests(tensors)
         print(count.found, flush=True)
         continue
     if isinstance(case, int):
@@ -56,7 +56,7 @@ for line in sys.stdin:
     else:
         tensors = [tensor(one) for one in case]
     before = torch.get_rng_state()
-    found = digests(tensors, cpu).tolist()
+    found = beside.digests(tensors).tolist()
     assert torch.equal(before, torch.get_rng_state())
     print(json.dumps(found), flush=True)
 """

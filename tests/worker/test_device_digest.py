@@ -50,6 +50,9 @@ def test_how_a_tensor_lies_in_memory_does_not_matter(oracle, dtype, lies, shape)
     plain = some(dtype, shape)
 
     assert oracle.of([replace(plain, lies=lies)]) == [expected(plain)]
+    # Beside one of another dtype, both are copied as bytes.
+    other = some("int64", (3,))
+    assert oracle.of([replace(plain, lies=lies), other]) == [expected(plain), expected(other)]
 
 
 def test_nothing_is_zero_and_takes_no_part(oracle):

@@ -183,10 +183,16 @@ def test_the_file_works_by_itself_and_a_missing_torch_is_no_divergence(tmp_path)
     shutil.copy(FILE, tmp_path / "mine.py")
     index = write_index(tmp_path / "index")
     (index / "metadata.json").write_text(json.dumps({"config": {"nbits": 2}}))
-    cases = {"index": (3, "No module named 'torch'"), "nowhere": (2, "is not the folder of a whole ColBERT index")}
-    for name, (code, said) in cases.items():
+    cases = {
+        ("check", "index"): (3, "No module named 'torch'"),
+        ("check", "nowhere"): (2, "is not the folder of a whole ColBERT index"),
+        ("take", "nowhere"): (2, "is not the folder of a whole ColBERT index"),
+        # Said at once: taking it would have ended at the missing torch.
+        ("take", "index", "--fingerprint", "no/f.json"): (2, "no/f.json cannot be written"),
+    }  # fmt: skip
+    for arguments, (code, said) in cases.items():
         done = subprocess.run(
-            [sys.executable, "-I", "mine.py", "check", name], cwd=tmp_path, capture_output=True, text=True, check=False
+            [sys.executable, "-I", "mine.py", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
         )
         assert (done.returncode, len(done.stderr.splitlines())) == (code, 1), done.stderr
         assert said in done.stderr
