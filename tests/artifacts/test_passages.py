@@ -166,6 +166,7 @@ def test_other_passages_have_no_moved_codes(tmp_path: Path) -> None:
     assert "not compared" in rows(found)["ivf"].facts["ivf_note"]
     more = align(IndexDirectory(tmp_path / "a"), IndexDirectory(write(tmp_path / "d", [*documents, *some(4, [5])])))
     assert more is not None
+    assert more.to_a is not None
     assert [*range(40), -1] == list(more.to_a)
     none = compared(tmp_path / "a", write(tmp_path / "c", some(6, [4] * 40)))
     assert claims_nothing(none)
