@@ -167,7 +167,7 @@ def test_other_passages_have_no_moved_codes(tmp_path: Path) -> None:
     more = align(IndexDirectory(tmp_path / "a"), IndexDirectory(write(tmp_path / "d", [*documents, *some(4, [5])])))
     assert more is not None
     assert more.to_a is not None
-    assert [*range(40), -1] == list(more.to_a)
+    assert [*range(40), -1] == more.to_a.tolist()
     none = compared(tmp_path / "a", write(tmp_path / "c", some(6, [4] * 40)))
     assert claims_nothing(none)
     assert "None of B's 40 passages is bit for bit among A's 40." in text(none)
