@@ -17,8 +17,10 @@ from harness.commands.options import (
 from harness.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    from harness.report.upgrade import Upgrade
     from harness.running.experiment import Experiment
 
 
@@ -83,6 +85,7 @@ def command(
     from harness.running.checks import to_run, two_versions
     from harness.running.selection import Selection
 
+    write_page = _page_writer(report)
     folder = None if index is None else Path(index)
     if folder is not None and not is_index(folder):
         raise UsageError(f"--index {index}: not the folder of a ColBERT index: give the one with its metadata.json.")
@@ -117,13 +120,19 @@ def command(
         found = judge_upgrade(experiment, a, b, folder)
     if blame and found.verdict.answer != "unchanged":
         found = with_blame(found, experiment, folder, repeats=int(repeats), report=partial(click.echo, err=True))
-    if report is not None:
-        from harness.report.page.upgrade_page import upgrade_page
-
-        report.write_text(upgrade_page(found, report), encoding="utf-8")
+    write_page(found)
     screen = Screen.of()
     click.echo(dumps(found.to_json()) if as_json else upgrade_text(found, screen), color=screen.styles)
     return int(found.outcome)
+
+
+def _page_writer(path: Path | None) -> Callable[[Upgrade], object]:
+    """What writes the page, if it is wanted; a package that it needs is missed now, and not when all is measured."""
+    if path is None:
+        return lambda _found: None
+    from harness.report.page.upgrade_page import upgrade_page
+
+    return lambda found: path.write_text(upgrade_page(found, path), encoding="utf-8")
 
 
 def _named(experiment: Experiment, name: str, item: str) -> str:

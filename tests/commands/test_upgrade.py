@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -160,3 +161,16 @@ def test_the_bound_is_clopper_and_pearson_s():
     assert most_changed(0, 100) == pytest.approx(1 - 0.05 ** (1 / 100))
     assert most_changed(5, 5) == 1.0
     assert np.all(np.diff([most_changed(n, 50) for n in range(51)]) > 0)
+
+
+def test_what_a_page_needs_is_missed_before_anything_runs(world, monkeypatch):
+    for name in ("page", "upgrade_page"):
+        monkeypatch.delitem(sys.modules, f"harness.report.page.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    code, _, err = world.upgrade(
+        str(world.environment("old")), str(world.environment("new")), "--report", str(world.folder / "upgrade.html")
+    )
+
+    assert code == 2
+    assert "needs jinja2" in err
+    assert not (world.folder / "home" / "store").exists()

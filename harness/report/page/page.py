@@ -9,7 +9,9 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from harness import __version__
 from harness.errors import UsageError, printable
@@ -35,9 +37,6 @@ from harness.report.page.steps import (
 from harness.report.page.verdict import StepLine, arrow, step_lines, verdict
 from harness.report.readable import deployments, number, share
 from harness.words import count, size, ulps
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 LIMIT = 1_000_000
 """Bytes that a page has at most."""
@@ -207,8 +206,6 @@ def render(template: str, target: Path, **data: Any) -> str:  # noqa: ANN401 - w
 
 
 def _environment() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     def shown(value: object) -> object:
         """What a template prints: markup of ours as it is, all else without what would reorder or hide text."""
         return value if value is None or hasattr(value, "__html__") else printable(value)
