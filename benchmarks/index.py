@@ -3,15 +3,20 @@
     python benchmarks/index.py                                  # 4 chunks of 100,000 tokens: says that it works
     python benchmarks/index.py --tokens 2000000 --chunks 16 --torch-python ENV/bin/python --scratch FOLDER --markdown
     python benchmarks/index.py --tokens 2000000 --chunks 16,64 …    # is it linear? more chunks, not bigger ones
+    python benchmarks/index.py --tokens 500000 --chunks 1 --directories 29 …    # one ladder of so many, from the disk
 
 Makes indexes in the files that colbert-ai writes, by a seeded recipe: passages of 20 to 116 tokens, 65,536 centroids
 of 96 dimensions, 2 bits. B is A again, byte by byte in files of its own ("same"), or A with 0.5 % of the codes moved,
 2 % of the bytes of residuals changed, and the inverted lists that follow from it ("changed"). ENV is any environment
 with torch; its script loads both and calls `torch.equal` and `torch.allclose` on each pair of tensors, and no more.
 
-Every command runs in a process of its own, from its start to its end. Bytes are those of both sides; "peak" is the
-greatest resident memory, in which pages of files that are mapped count, too. The files are in the page cache. A second
-`ladder` knows of the first what nobody touched since.
+Every command runs in a process of its own, from its start to its end. Bytes are those of both sides; "CPU s" are of
+all cores together, which others on the machine disturb less than the clock; "peak" is the greatest resident memory, in
+which pages of files that are mapped count, too. The files are in the page cache. A second `ladder` knows of the first
+what nobody touched since.
+
+With `--directories` the files of so many indexes, every other one changed, are dropped from the page cache first, and
+"read" is how often the disk was asked for their bytes; beside it, how fast the disk and blake3 are by themselves.
 """
 
 from __future__ import annotations
@@ -141,10 +146,12 @@ def _write_lists(folder: Path, size: Size) -> None:
 
 @dataclass(frozen=True)
 class Spent:
-    """Seconds and MiB of a process; `out` is its last line."""
+    """Seconds by the clock and of all cores, MiB, and bytes from the disk, of a process; `out` is its last line."""
 
     seconds: float
+    cpu: float
     peak: float
+    read: int
     out: str
 
 
@@ -162,7 +169,8 @@ def clock(command: list[str], codes: tuple[int, ...] = (0, 1)) -> Spent:
         if process.returncode not in codes:
             sys.exit(f"{' '.join(command)} failed:\n{problems.read().decode()}")
         told = out.read().decode().splitlines()
-    return Spent(seconds, used.ru_maxrss / 1024, told[-1] if told else "")
+    cpu = used.ru_utime + used.ru_stime
+    return Spent(seconds, cpu, used.ru_maxrss / 1024, used.ru_inblock * 512, told[-1] if told else "")
 
 
 def apart(function: Callable[..., Any], *arguments: object) -> Any:  # noqa: ANN401 - whatever it returns
@@ -203,16 +211,75 @@ def measure(options: argparse.Namespace, scratch: Path, size: Size) -> Iterator[
             best = min((one[what] for one in rounds), key=lambda spent: spent.seconds)
             yield {
                 "pattern": pattern, "chunks": size.chunks, "side": nbytes / 2e9, "what": what, "seconds": best.seconds,
-                "rate": nbytes / best.seconds / 1e9, "peak": max(one[what].peak for one in rounds), "copy": copied,
+                "rate": nbytes / best.seconds / 1e9, "cpu": min(one[what].cpu for one in rounds),
+                "peak": max(one[what].peak for one in rounds), "copy": copied,
             }  # fmt: skip
+
+
+HASH = r"""
+import sys, time
+from pathlib import Path
+from blake3 import blake3
+content = b"".join(path.read_bytes() for path in Path(sys.argv[1]).iterdir())
+start = time.perf_counter()
+for _ in range(5):
+    blake3(content, max_threads=blake3.AUTO).digest()
+print((time.perf_counter() - start) / 5)
+"""
+READ = r"""
+import os, sys
+from pathlib import Path
+for folder in sys.argv[1:]:
+    for path in Path(folder).iterdir():
+        with path.open("rb", buffering=0) as file:
+            while file.readinto(buffer := bytearray(1 << 22)):
+                pass
+"""
+
+
+def dropped(folders: list[Path]) -> None:
+    """Have nothing of these folders in the page cache."""
+    os.sync()
+    for folder in folders:
+        for path in folder.iterdir():
+            with path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def long_ladder(count: int, scratch: Path, size: Size) -> list[str]:
+    """Sentences about a ladder of so many directories, beside reading their files and hashing what was read."""
+    folders = [scratch / f"v{number}" for number in range(count)]
+    apart(write_index, folders[0], size)
+    apart(write_changed, folders[0], folders[1], size)
+    for number, folder in enumerate(folders[2:]):
+        shutil.copytree(folders[number % 2], folder)
+    nbytes = sum(map(bytes_of, folders))
+    paths = [str(folder) for folder in folders]
+    said = [f"{count} directories, {nbytes / 1e9:.2f} GB in all:"]
+    ladder = [sys.executable, "-m", "harness", "ladder"]
+    for what, command in (
+        ("read, from the disk", [sys.executable, "-c", READ, *paths]),
+        ("`ladder --no-cache`, from the disk", [*ladder, "--no-cache", *paths]),
+        ("`ladder`, from the disk", [*ladder, *paths]),
+        ("`ladder`, again", [*ladder, *paths]),
+    ):
+        dropped(folders)
+        spent = clock(command)
+        said.append(
+            f"{what}: {spent.seconds:.2f} s, {nbytes / spent.seconds / 1e9:.2f} GB/s; each byte read "
+            f"{spent.read / nbytes:.2f} times; {spent.peak:.0f} MiB"
+        )
+    seconds = float(clock([sys.executable, "-c", HASH, paths[0]]).out)
+    return [*said, f"blake3 alone, in memory: {bytes_of(folders[0]) / seconds / 1e9:.2f} GB/s"]
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """A table."""
-    lines = ["| B | chunks | GB a side | what | s | GB/s of both sides | peak MiB |", "|---|--:|--:|---|--:|--:|--:|"]
+    lines = ["| B | chunks | GB a side | what | s | GB/s of both sides | CPU s | peak MiB |"]
+    lines.append("|---|--:|--:|---|--:|--:|--:|--:|")
     lines += [
         f"| {row['pattern']} | {row['chunks']} | {row['side']:.2f} | {row['what']} | {row['seconds']:.2f} "
-        f"| {row['rate']:.2f} | {row['peak']:.0f} |"
+        f"| {row['rate']:.2f} | {row['cpu']:.2f} | {row['peak']:.0f} |"
         for row in rows
     ]
     return "\n".join(lines)
@@ -227,17 +294,24 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="of which the best counts (default 3)")
     parser.add_argument("--torch-python", type=Path)
     parser.add_argument("--scratch", type=Path, help="folder for the indexes: 2 GB at 16 chunks of 2 million tokens")
+    parser.add_argument("--directories", type=int, help="measure a ladder of so many, and nothing else")
     parser.add_argument("--markdown", action="store_true")
     options = parser.parse_args()
     if options.scratch is not None:
         options.scratch.mkdir(parents=True, exist_ok=True)
+    machine = f"{cpu_model()}, {len(os.sched_getaffinity(0))} cores"
+    if options.directories:
+        with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
+            size = Size(int(options.chunks), options.tokens)
+            print(f"{machine}.", *long_ladder(options.directories, Path(scratch), size), sep="\n- ")
+        return
     rows = []
     for chunks in map(int, options.chunks.split(",")):
         with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
             for row in measure(options, Path(scratch), Size(chunks, options.tokens)):
                 rows.append(row)
                 print(json.dumps(row), file=sys.stderr, flush=True)
-    print(f"{cpu_model()}, {len(os.sched_getaffinity(0))} cores; a memory copy moves {rows[0]['copy']:.1f} GB/s.\n")
+    print(f"{machine}; a memory copy moves {rows[0]['copy']:.1f} GB/s.\n")
     print(markdown(rows) if options.markdown else json.dumps(rows, indent=1))
 
 

@@ -174,7 +174,9 @@ def _main(argv: list[str] | None) -> NoReturn:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as error:
+        if isinstance(error.__cause__, EOFError):
+            _mistake()  # click takes the end of a file for that of a terminal, of which nothing here asks
         click.echo("harness: interrupted; everything stored so far is kept.", err=True)
         sys.exit(130)
     except HarnessError as error:

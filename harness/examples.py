@@ -10,7 +10,7 @@ EXAMPLES = {
     "index": (f"index 2.8.0 {_DATA}", "index mine=.venv --collection embedded --checkpoint embedded"),
     "search": ("search 2.8.0", "search 2.8.0 --on 2.7.1", "search 2.7.1 2.8.0 --deployments"),
     "train": ("train 2.7.1 2.8.0 --maxsteps 50",),
-    "upgrade": (f"upgrade old.txt .venv-new {_DATA}", "upgrade 2.7.1 2.8.0 --index /srv/index"),
+    "upgrade": (f"upgrade old.txt .venv-new {_DATA} --queries queries.tsv", "upgrade 2.7.1 2.8.0 --index /srv/index"),
     "fingerprint": ("fingerprint take INDEX --env .venv", "fingerprint check INDEX --env .venv-new"),
     "compare": ("compare OLD_INDEX NEW_INDEX", "compare 2.7.1 2.8.0", "compare OLD_INDEX NEW_INDEX --json"),
     "ladder": ("ladder INDEX_1 INDEX_2 INDEX_3", "ladder 2.7.0 2.7.1 2.8.0"),

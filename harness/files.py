@@ -9,7 +9,7 @@ import math
 import mmap
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -41,8 +41,12 @@ def map_file(path: Path) -> np.ndarray[Any, np.dtype[Any]]:
     return raw
 
 
-def read_json(path: Path) -> object:
+def read_json(path: Path, cut: Callable[[bytes], bytes] = bytes) -> object:
     """Read a JSON file.
+
+    Args:
+        path: of the file.
+        cut: is given its bytes and returns those that are parsed, where not all is wanted.
 
     Raises:
         UnreadableTensor: it is missing, huge, or not JSON; see also `map_file`.
@@ -53,7 +57,7 @@ def read_json(path: Path) -> object:
         raw = file.read()
     _refuse_pointer(path, raw[: len(_LFS)])
     try:
-        found: object = json.loads(raw)
+        found: object = json.loads(cut(raw))
     except (ValueError, RecursionError) as error:
         raise UnreadableTensor(f"{path} is not valid JSON: {error}.") from error
     return found

@@ -261,9 +261,8 @@ def compare_sources(
     kind = kind_of(a)
     meaning = kind.meaning(a, b)
     names = kind.in_order({*a.names(), *b.names()})
-    # Chunk by chunk: what one artifact means is told by others of its chunk, whose files are then at hand.
     chunks = [list(some) for _, some in groupby(sorted(names, key=kind.chunk), kind.chunk)]
-    looked = in_threads(lambda some: [_artifact((a, b), name, ordered, meaning) for name in some], chunks, _CHUNKS)
+    looked = in_threads(lambda some: _chunk((a, b), some, ordered, meaning), chunks, _CHUNKS)
     found = {row.name: row for rows in looked for row in rows}
     rows = [found[name] for name in names]
     metadata = _metadata(a, b)
@@ -290,8 +289,23 @@ def _lacking(found: Comparison, a: ArtifactSource, b: ArtifactSource) -> Iterato
             yield f"{side.upper()} also holds {listed(unread())}, which nothing here reads or compares."
 
 
+def _chunk(
+    sides: tuple[ArtifactSource, ArtifactSource], names: Sequence[str], profiles: Sequence[Profile], meaning: Meaning
+) -> list[ArtifactComparison]:
+    """The rows of a chunk, the last artifact first: what codes mean is told by residuals, which are then at hand.
+
+    No more than one artifact is kept at hand, for a cell may have many.
+    """
+    held: list[Tensor | None] = []
+    return [_artifact(sides, name, profiles, meaning, held) for name in reversed(names)]
+
+
 def _artifact(
-    sides: tuple[ArtifactSource, ArtifactSource], name: str, profiles: Sequence[Profile], meaning: Meaning
+    sides: tuple[ArtifactSource, ArtifactSource],
+    name: str,
+    profiles: Sequence[Profile],
+    meaning: Meaning,
+    held: list[Tensor | None],
 ) -> ArtifactComparison:
     """One row; whatever goes wrong with the files of this artifact stays in it."""
     there = [name in side.names() for side in sides]
@@ -310,6 +324,7 @@ def _artifact(
         except UnreadableTensor as error:
             tensors.append(None)
             reasons.append(f"{'AB'[side]}: {error}")
+    held[:] = tensors
     left, right = tensors
     described: dict[str, Any] = {}
     for letter, tensor, fact in zip("ab", tensors, known, strict=True):

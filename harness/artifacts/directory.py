@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterable, Iterator
-from functools import cache, cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -20,7 +21,6 @@ from harness.tensors.tensor import Tensor
 from harness.tensors.torchfile import read_pt
 
 # As colbert-ai writes the numbers: "00.codes.pt" would take the place of "0.codes.pt".
-_AT_HAND = 3  # files of chunks that stay mapped: two chunks' codes and residuals
 _CHUNK = re.compile(r"(0|[1-9][0-9]*)\.(codes|residuals)")
 _DOCLENS_FILE = re.compile(r"doclens\.(0|[1-9][0-9]*)\.json")
 # Files that hold a pair of tensors, newest first: colbert-ai before 0.2.11 wrote ivf.pt, which lists embeddings.
@@ -93,8 +93,7 @@ class IndexDirectory:
             )
         self._files = found_file(self.entries)
         self._doclens = sorted(int(match[1]) for match in map(_DOCLENS_FILE.fullmatch, self.entries) if match)
-        # Files are asked for by several artifacts: those of a chunk not long after one another.
-        self._single, self._chunked = cache(read_pt), lru_cache(_AT_HAND)(read_pt)
+        self._mapped: WeakValueDictionary[str, Tensor] = WeakValueDictionary()  # while somebody holds them
 
     @property
     def name(self) -> str:
@@ -166,15 +165,21 @@ class IndexDirectory:
         return tuple(INDEX.in_order([*self._files, *(["doclens"] if whole else [])]))
 
     def load(self, name: str) -> Tensor:
-        """Map a tensor; see `ArtifactSource.load`."""
+        """Map a tensor, or give the one that is still mapped; see `ArtifactSource.load`."""
         if name == "doclens":
             return self._lengths
+        found = self._mapped.get(name)
+        if found is None:
+            self._mapped[name] = found = self._read(name)
+        return found
+
+    def _read(self, name: str) -> Tensor:
         if name not in self._files:
             raise UnreadableTensor(f"{self.path} has no artifact {name!r}.")
         file, place = self._files[name]
         if file.endswith(_ARRAY):
             return read_npy(self.path / file)
-        found = (self._chunked if _CHUNK.fullmatch(name) else self._single)(self.path / file)
+        found = read_pt(self.path / file)
         if place is not None:
             if not isinstance(found, (tuple, list)) or len(found) != 2:
                 raise UnreadableTensor(f"{self.path / file} does not hold a pair of tensors.")

@@ -16,7 +16,9 @@ from harness.artifacts.metadata import identity
 from harness.artifacts.remembered import Remembered
 from harness.artifacts.source import ArtifactSource, metadata_problem, unrecorded
 from harness.errors import ExitCode, UnreadableTensor
+from harness.tensors.passes import in_threads
 
+_FILES = 2  # that are read at a time: one is hashed while the disk reads the other
 Item = tuple[str, Mapping[str, str]]
 """A name, and a digest per artifact."""
 
@@ -199,14 +201,16 @@ def all_digests(
         else:
             digests[place][name] = answer or digests[place][name]
 
+    def ask_each(places: list[int], name: str, question: Callable[[ArtifactSource, str], str | None]) -> None:
+        for _ in in_threads(lambda place: ask(place, name, question), places, _FILES):
+            pass
+
     for name in kind_of(next(iter(sources), None)).in_order({name for source in sources for name in source.names()}):
         having = [place for place, source in enumerate(sources) if name in source.names()]
-        for place in having:
-            ask(place, name, remembered.digest)
+        ask_each(having, name, remembered.digest)
         read = [place for place in having if _was_read(digests[place][name])]
         if len({digests[place][name] for place in read}) > 1:
-            for place in read:
-                ask(place, name, remembered.verify)
+            ask_each(read, name, remembered.verify)
     remembered.save()
     for place, source in enumerate(sources):
         problem, metadata = metadata_problem(source), source.metadata()

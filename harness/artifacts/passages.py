@@ -31,7 +31,7 @@ class Alignment:
     Attributes:
         sizes: tokens of each passage, of A and of B.
         starts: of A and of B, the row at which each chunk starts.
-        to_a: A's number of each of B's passages, int64; -1 where A has none that is the same bit for bit. None where
+        to_a: A's number of each of B's passages, int32; -1 where A has none that is the same bit for bit. None where
             codes and residuals cannot be matched at all.
         likely: the same, and for the rest that of a passage with the same codes, whatever its residuals.
     """
@@ -61,7 +61,7 @@ class Alignment:
         if not self._matches.rivals[1].size:  # then nothing is elsewhere, whether or not it is the same in its place
             return np.ones(n, np.bool_)
         likely = self._matches.likely
-        found: Array = likely == np.arange(n)
+        found: Array = likely == np.arange(n, dtype=likely.dtype)
         if np.count_nonzero(likely >= 0) > 2 * np.count_nonzero(found):
             return found
         elsewhere = np.zeros(n, np.bool_)
@@ -256,8 +256,10 @@ class _Tokens:
             numbers, residuals = self._parts[part]
             codes[here] = numbers.flat[rows[here] - self._edges[part]]
             assert residuals is not None
+            give_back(numbers.flat)  # each page that is asked for comes with its neighbours
             if not codes_alone:
                 bits[here] = residuals.data[rows[here] - self._edges[part]]
+                give_back(residuals.flat)
         return codes, None if codes_alone else bits
 
     def sketches(self) -> Array:
@@ -265,11 +267,15 @@ class _Tokens:
         picked = np.arange(1, 2 * _SKETCHED, 2)  # the first token is the same in all passages
         weights = _mix(picked.view(np.uint64))
 
-        def look(start: int) -> Array:
+        starts = range(0, self.sizes.size, _RUN)
+        first_rows = np.cumsum([0, *(self.sizes[start : start + _RUN].sum() for start in starts)])
+        sketched = np.empty(self.sizes.size, np.uint64)
+
+        def look(start: int) -> None:
             here = slice(start, start + _RUN)
             size = self.sizes[here]
             filled = np.flatnonzero(size)
-            begins = self._begins[here][filled, None].astype(np.int64)
+            begins = first_rows[start // _RUN] + (np.cumsum(size) - size)[filled, None]
             rows = (begins + size[filled, None] * picked // (2 * _SKETCHED)).ravel()
             cut = np.searchsorted(rows, self._edges)  # they are in order
             codes = np.empty(rows.size, np.int64)
@@ -281,10 +287,11 @@ class _Tokens:
             codes = codes if self._rename is None else self._rename[codes]
             found = size.astype(np.uint64)
             found[filled] += (codes.view(np.uint64).reshape(-1, _SKETCHED) * weights).sum(axis=1)
-            return _mix(found)
+            sketched[here] = _mix(found)
 
-        found = in_threads(look, range(0, self.sizes.size, _RUN))
-        return np.concatenate([np.empty(0, np.uint64), *found])
+        for _ in in_threads(look, starts):
+            pass
+        return sketched
 
     def digests(self, which: Array, *, codes_alone: bool) -> Array:
         """A number for each of these passages by codes and residuals; what shares one is compared bit by bit."""
@@ -317,22 +324,21 @@ class _Matches:
     @cached_property
     def exact(self) -> Array:
         """A's number of each of B's passages that is the same bit for bit; -1 for none."""
-        return self._with_those_in_place(self._among_rivals, codes_alone=False)
+        return self._put_in_place(self._among_rivals.copy(), codes_alone=False)
 
     @cached_property
     def likely(self) -> Array:
         """The same, and then that of a passage with the same codes."""
-        to_a = self._with_those_in_place(self._among_rivals, codes_alone=True)
-        return self._with_those_elsewhere(to_a, codes_alone=True)
+        return self._put_elsewhere(self._put_in_place(self._among_rivals.copy(), codes_alone=True), codes_alone=True)
 
     @cached_property
     def _among_rivals(self) -> Array:
-        to_a = np.full(self.b.sizes.size, -1)
+        to_a = np.full(self.b.sizes.size, -1, np.int32)
         if self.in_place:
             both = np.union1d(*self.rivals)
             same = both[_same(self.a, self.b, both, both, codes_alone=False)]
             to_a[same] = same
-        return self._with_those_elsewhere(to_a, codes_alone=False)
+        return self._put_elsewhere(to_a, codes_alone=False)
 
     def _free(self, to_a: Array) -> Array:
         """Which of A's passages are nobody's."""
@@ -340,16 +346,19 @@ class _Matches:
         free[to_a[to_a >= 0]] = False
         return free
 
-    def _with_those_in_place(self, known: Array, *, codes_alone: bool) -> Array:
-        to_a = known.copy()
-        if self.in_place:
-            both = np.flatnonzero(self._free(to_a) & (to_a < 0))
-            same = both[_same(self.a, self.b, both, both, codes_alone=codes_alone)]
-            to_a[same] = same
+    def _put_in_place(self, to_a: Array, *, codes_alone: bool) -> Array:
+        """Match those that are the same in their place; where some of a stretch wait, all of it is looked at."""
+        waiting = self._free(to_a) & (to_a < 0) if self.in_place else np.empty(0, np.bool_)
+        for start in range(0, waiting.size, _SHARE):
+            here = np.arange(start, min(start + _SHARE, waiting.size))
+            if waiting[here].any():
+                same = here[waiting[here] & _same(self.a, self.b, here, here, codes_alone=codes_alone)]
+                to_a[same] = same
         return to_a
 
-    def _with_those_elsewhere(self, known: Array, *, codes_alone: bool) -> Array:
-        a, b, to_a = self.a, self.b, known.copy()
+    def _put_elsewhere(self, to_a: Array, *, codes_alone: bool) -> Array:
+        """Match those that are the same at any place."""
+        a, b = self.a, self.b
         waiting = self.rivals[0][self._free(to_a)[self.rivals[0]]], self.rivals[1][to_a[self.rivals[1]] < 0]
         keys = [side.digests(which, codes_alone=codes_alone) for side, which in zip((a, b), waiting, strict=True)]
 
@@ -403,7 +412,8 @@ def _shares(*keys: Array) -> list[Callable[[Array], Array]]:
     bits = min((max(key.size for key in keys) // _SHARE).bit_length(), 4)
 
     def pick(share: int, key: Array) -> Array:
-        return np.flatnonzero(key >> np.uint64(60) >> np.uint64(4 - bits) == share)
+        highest = key.view(np.uint8)[7::8]  # of each number's bytes: there may be millions, and all of them fill memory
+        return np.flatnonzero(highest >> (8 - bits) == share)
 
     return [partial(pick, share) for share in range(1 << bits)]
 

@@ -52,10 +52,10 @@ class Remembered:
         if own is not None:
             return own
         key, settled = self._key(source, name)
-        if key in self._known:
-            # Used last, so that it is forgotten last.
-            self._known[key] = self._known.pop(key)
-            return self._known[key][0]
+        known = self._known.pop(key, None)
+        if known is not None:
+            self._known[key] = known  # used last, so that it is forgotten last
+            return known[0]
         found = source.load(name).digest()
         if settled:
             self._keep(source, name, key, (found, False))

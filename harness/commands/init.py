@@ -36,5 +36,5 @@ def command(folder: Path) -> None:
             shutil.copytree(source / name, target)
         else:
             shutil.copyfile(source / name, target)
-    click.echo(f"Wrote {folder / 'matrix.yaml'}, and the locks of its versions beside it.")
+    click.echo(f"Wrote {folder / 'matrix.yaml'}, the locks of its versions (locks) and its schema (docs).")
     click.echo("`harness doctor` says what this machine can run; `harness plan` what would run.")

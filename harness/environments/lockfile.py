@@ -242,20 +242,19 @@ def parse(text: str) -> tuple[dict[str, str], dict[str, frozenset[str]], str]:
     content: list[str] = []
     current = ""
     for number, line in enumerate(text.splitlines(), 1):
-        via = _VIA.match(line)
-        if via and current:
-            # A direct requirement's note is `matrix.yaml`, that of a constrained package `shared.txt` besides.
-            parents[current].add(via["parent"].lower())
-        if not line.strip() or line.lstrip().startswith("#"):
+        plain = line.strip()
+        if not plain or plain.startswith("#"):
+            if current and (via := _VIA.match(line)):
+                # A direct requirement's note is `matrix.yaml`, that of a constrained package `shared.txt` besides.
+                parents[current].add(via["parent"].lower())
             continue
-        content.append(line.strip())
-        pin = _PIN.match(line)
-        if pin and pin["name"].lower() not in packages:
+        content.append(plain)
+        if current and _HASH.match(line):  # as most lines
+            unhashed.discard(current)
+        elif (pin := _PIN.match(line)) and pin["name"].lower() not in packages:
             current = pin["name"].lower()
             packages[current], parents[current] = pin["version"], set()
             unhashed.add(current)
-        elif current and _HASH.match(line):
-            unhashed.discard(current)
         else:
             raise ValueError(f", line {number}: not a pin with hashes, or a second one")
     if not packages or unhashed:

@@ -23,7 +23,7 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -36,7 +36,7 @@ from harness.files import copy, exchange, read_json, sync_file, write_json
 from harness.flock import hold
 from harness.store.cell import LEVELS, OUTCOMES, SCHEMA, Artifact, Cell, Listed, nans
 from harness.store.objects import Objects
-from harness.store.records import is_listed, is_record
+from harness.store.records import cut_for_list, is_listed, is_record
 from harness.store.spec import CellSpec, digest_of
 from harness.words import name_key
 
@@ -218,7 +218,7 @@ class Store(Objects):
         return _sorted(self._listed(cells / key, key) for key in self.keys())
 
     def _listed(self, folder: Path, key: str) -> Listed | None:
-        record = _record(folder)
+        record = _record(folder, cut_for_list)
         if not is_listed(record, key, SCHEMA, OUTCOMES):
             return None
         try:
@@ -328,10 +328,10 @@ class Store(Objects):
             shutil.rmtree(old, ignore_errors=True)
 
 
-def _record(folder: Path) -> object:
-    """What the record in a folder says; None where it cannot be read."""
+def _record(folder: Path, cut: Callable[[bytes], bytes] = bytes) -> object:
+    """What the record in a folder says, or what is left of it; None where it cannot be read."""
     try:
-        return read_json(folder / "cell.json")
+        return read_json(folder / "cell.json", cut)
     except UnreadableTensor:
         return None
 

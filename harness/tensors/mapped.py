@@ -29,6 +29,7 @@ def slices(raw: Array, size: int = HASH_SLICE) -> Iterator[Array]:
     Each is given back when it was looked at, unless all of them are few: these go with their mapping, and whoever
     looks at them before that has them at once.
     """
+    _advise(raw[:size], mmap.MADV_WILLNEED)
     for start in range(0, raw.size, size):
         part = raw[start : start + size]
         _advise(raw[start + size : start + 2 * size], mmap.MADV_WILLNEED)

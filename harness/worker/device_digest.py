@@ -139,7 +139,6 @@ class _Plan:
         self.ends = torch.tensor([ends, [ends[-1] + end for end in ends]]).to(device)
         self.salts = torch.tensor([_salts(kind) for kind in kinds], dtype=torch.int64).view(-1, 2).t().to(device)
 
-
     def copies(self, tensors: Sequence[torch.Tensor | None]) -> Iterator[torch.Tensor]:
         """Copy all tensors side by side: int64 of shape (rows, ROW), one pass after the other."""
         flat = [None if one is None else one.reshape(-1) for one in tensors]

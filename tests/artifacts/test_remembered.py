@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -184,3 +185,24 @@ def test_the_oldest_are_forgotten(folders: list[Path], monkeypatch: pytest.Monke
 
     assert len(json.loads(kept.read_text())) == 3
     assert {path.name for path in kept.parent.iterdir()} == {"one", "two", "three", "kept.json"}
+
+
+def test_an_index_given_twice_is_one_that_is_known(folders: list[Path]) -> None:
+    """Two threads ask for the same files at the same time, and what either finds is the same as with no memory."""
+    sources = [IndexDirectory(folder) for folder in (folders[0], folders[0], folders[2], folders[2])]
+    without = all_digests(sources)
+
+    for _ in range(3):
+        known = Remembered.of_user()
+        assert [found for found, _ in without] == [found for found, _ in all_digests(sources, known)]
+
+
+def test_nothing_stays_mapped_that_nobody_holds(folders: list[Path]) -> None:
+    """A long ladder would otherwise end with all its files in memory; who holds a tensor shares it with others."""
+    index = IndexDirectory(folders[0])
+    held = index.load("0.residuals")
+    again = weakref.ref(index.load("0.residuals"))
+
+    assert again() is held
+    del held
+    assert again() is None

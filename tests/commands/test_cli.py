@@ -483,6 +483,19 @@ def test_a_mistake_of_our_own_is_exit_code_3_and_never_a_divergence(run, monkeyp
     assert "a mistake in harness itself" in done.err
 
 
+def test_a_file_that_ends_too_early_is_no_interrupt(run, monkeypatch):
+    def ended(_context):
+        raise EOFError("marshal data too short")
+
+    monkeypatch.setattr(cli.harness, "invoke", ended)
+
+    done = run("plan")
+
+    assert done.code == 3
+    assert "marshal data too short" in done.err
+    assert "interrupted" not in done.err
+
+
 def disk_full_inside() -> InfrastructureError:
     error = InfrastructureError("It cannot be written.")
     error.__cause__ = OSError(28, "No space left on device")

@@ -143,7 +143,7 @@ def test_bad_input_is_one_sentence(world, arguments, said):
     paths = {
         "old": world.environment("old"), "other": world.environment("other", numpy="2.0.0"),
         "empty": world.folder / "empty",
-        "bare": make_virtualenv(world.folder / "bare", {"colbert-ai": None}),  # type: ignore[dict-item]
+        "bare": make_virtualenv(world.folder / "bare", {"colbert-ai": None}),
     }  # fmt: skip
     paths["empty"].mkdir()
     paths["tool"] = world.folder / "tool"

@@ -251,7 +251,7 @@ def test_a_name_that_a_label_already_used_cannot_be_given_another_environment(be
 
 
 def test_nothing_is_built_or_read_before_it_is_asked_for(bench):
-    venv = make_virtualenv(bench.folder / "venv", {"colbert-ai": None})  # type: ignore[dict-item]
+    venv = make_virtualenv(bench.folder / "venv", {"colbert-ai": None})
 
     assert bench.names().require(MATRIX, f"a={venv}") == "a"
     assert bench.said == []
@@ -285,7 +285,7 @@ def test_what_is_not_there_not_known_or_not_python(bench):
 
 
 def test_a_virtualenv_without_what_a_job_needs(bench):
-    venv = make_virtualenv(bench.folder / "venv", {"colbert-ai": None, "faiss-cpu": None})  # type: ignore[dict-item]
+    venv = make_virtualenv(bench.folder / "venv", {"colbert-ai": None, "faiss-cpu": None})
 
     with pytest.raises(UsageError, match="colbert-ai, faiss-cpu, or a build of faiss for the GPU are not installed"):
         bench.own(f"x={venv}")

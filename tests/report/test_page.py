@@ -16,7 +16,7 @@ from harness.report.page.folder import OPTIONAL, Folder, read_folders
 from harness.report.page.ladder import CHANGED, EQUAL, NOISE, UNKNOWN, ladder_of, state_of, state_of_step, worst
 from harness.report.page.page import LIMIT, page
 from harness.report.page.steps import blamed, exchanges, origins, repeats
-from harness.report.page.verdict import StepLine, step_lines, verdict
+from harness.report.page.verdict import StepLine, arrow, step_lines, verdict
 from tests.support.command import run
 from tests.support.tables import CHANGED_STEP, EQUAL_STEP, GAP_STEP, HOSTILE, write_tables_of
 
@@ -245,10 +245,30 @@ def test_several_folders_stand_side_by_side_and_a_split_device_is_told(tables, t
     lines = {line.step: line for line in step_lines(folders)}
 
     assert len({folder.title for folder in folders}) == 3
+    assert [folder.title.rpartition(", ")[2] for folder in folders[1:]] == ["2.7.0 to 2.9.0", "2.7.0 to 2.7.1"]
     assert lines[EQUAL_STEP].states == (EQUAL, EQUAL, EQUAL)
     assert lines[CHANGED_STEP].states == (CHANGED, CHANGED, None)
     assert lines[CHANGED_STEP].where == {CHANGED: ["CPU Test 6/1", "NVIDIA Test 80GB"]}
     assert "NVIDIA Test 80GB" in made(tables, other, again)
+
+
+def test_what_is_in_no_table_but_was_printed_is_linked(tables):
+    for name, command in (("blame", "blame"), ("locations", "locate")):
+        (tables / f"{name}.parquet").unlink()
+        (tables / f"{command}-{'-'.join(CHANGED_STEP)}.txt").write_text("Said.")
+
+    text = made(tables)
+
+    assert text.count("in words, below") == 2
+    assert text.count("the command printed") == 2
+    assert "no table says" not in text
+
+
+def test_a_step_between_two_versions_of_a_package_names_it_once():
+    assert arrow(("2.7.1", "2.8.0")) == "2.7.1 → 2.8.0"
+    assert arrow(("transformers-4.9.0", "transformers-4.10.0")) == "transformers-4.9.0 → 4.10.0"
+    assert arrow(("prod-a", "prod-b")) == "prod-a → prod-b"
+    assert arrow(("2.8.0", "transformers-4.10.0")) == "2.8.0 → transformers-4.10.0"
 
 
 @pytest.mark.parametrize(
@@ -313,11 +333,12 @@ def test_a_folder_that_is_none_ends_with_a_sentence(tmp_path, capsys):
 
 def test_the_published_page_is_that_of_the_published_tables():
     path = ROOT / "results" / "report.html"
-    folders = read_folders(sorted(one.parent for one in path.parent.glob("*/consecutive.parquet")))
+    folders = read_folders(sorted(one.parent for one in path.parent.rglob("consecutive.parquet")))
 
     text = path.read_text(encoding="utf-8")
 
     assert len(text.encode()) < LIMIT
-    assert not [folder.path.name for folder in folders if f'href="{folder.path.name}"' not in text]
+    links = [folder.path.relative_to(path.parent).as_posix() for folder in folders]
+    assert not [link for link in links if f'href="{link}"' not in text]
     # The tables decide the sentence; what matplotlib writes may differ from one release of it to the next.
     assert verdict(folders, step_lines(folders)) in text

@@ -17,6 +17,7 @@ from harness.artifacts.index_job import INDEX
 from harness.errors import UnreadableTensor
 from harness.store import store as stores
 from harness.store.cell import OUTCOMES, Artifact
+from harness.store.records import cut_for_list
 from harness.store.store import ATTEMPTS_KEPT, Store
 from harness.store.stored import StoredCell
 from harness.tensors.safetensors import read_safetensors, write_safetensors
@@ -555,3 +556,21 @@ def test_repeats_are_found_by_their_keys_over_a_few_that_are_gone(store: Store) 
 
     assert store.repeats(own) == again
     assert store.repeats(again[1]) == [own, again[0], again[2]]
+
+
+@pytest.mark.parametrize("indent", [None, 1, 4])
+@pytest.mark.parametrize(
+    "details", [{}, {"log_tail": '\n },\n "spec": {}', "a": {"b": [{}, []], "details": {"spec": 1}}}]
+)
+def test_a_list_leaves_two_fields_unread_and_nothing_else_however_a_record_is_written(store, details, indent):
+    path = store.cell_folder(store.put(cell(details=details)).key) / "cell.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record, indent=indent, sort_keys=True))
+
+    left = json.loads(cut_for_list(path.read_bytes()))
+
+    assert {**left, "artifacts": 0, "details": 0} == {**record, "artifacts": 0, "details": 0}
+    if indent == 1:
+        assert not left["details"]
+        assert not left["artifacts"]
+    assert [one.key for one in store.listed()] == [record["key"]]

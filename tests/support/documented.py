@@ -26,6 +26,7 @@ class Command:
         words: program and arguments, with what the document's own `export` lines set.
         text: what the command reads from a heredoc.
         then: what the document has next, which may be what the command printed.
+        shown: what it printed, where a block shows that: the lines below it, or the next block, which holds no command.
         inline: whether it stands within a sentence, where a command's name alone is no call of it.
     """
 
@@ -33,6 +34,7 @@ class Command:
     words: tuple[str, ...]
     text: str = ""
     then: str = ""
+    shown: str = ""
     inline: bool = False
 
 
@@ -40,13 +42,21 @@ def commands(document: str) -> Iterator[Command]:
     """Every `harness`, `nox`, `uvx` and `python` command in the blocks and in the sentences of a Markdown text."""
     variables: dict[str, str] = {}
     tokens, lines = _parsed(document), document.splitlines()
+    last: list[Command] = []  # the newest one, until it is known what the document shows of it
     for token, following in itertools.zip_longest(tokens, tokens[1:]):
+        found: list[Command] = []
         if token.type in ("fence", "code_block") and token.info.partition(" ")[0] not in _OTHERS:
             then = "\n".join(lines[slice(*following.map)]) if following and following.map else ""
-            yield from (replace(one, then=then) for one in _of_block(token.content, variables))
+            found = [replace(one, then=then) for one in _of_block(token.content, variables)]
+            if last and all(one.inline for one in found):
+                last = [replace(last[0], shown=last[0].shown or token.content)]
         for part in token.children or ():
             if part.type == "code_inline":
-                yield from _of_line(part.content, variables, inline=True)
+                found += _of_line(part.content, variables, inline=True)
+        if found or token.type == "heading_open":
+            yield from (*last, *found[:-1])
+            last = found[-1:]
+    yield from last
 
 
 def options(document: str) -> set[str]:
@@ -59,16 +69,22 @@ def _parsed(document: str) -> list[Token]:
     return MarkdownIt("commonmark").enable("table").parse(document)
 
 
-def _of_block(block: str, variables: dict[str, str]) -> Iterator[Command]:
+def _of_block(block: str, variables: dict[str, str]) -> list[Command]:
     lines = iter(re.sub(r"\\\n\s*", "", block).splitlines())
+    prompts = bool(re.search(r"^\$ ", block, re.MULTILINE))
+    found: list[Command] = []
     for line in lines:
+        if prompts and found and not line.startswith("$ "):
+            found[-1] = replace(found[-1], shown=f"{found[-1].shown}{line}\n")
+            continue
         if line.startswith("export "):
             variables.update((name, text.strip('"')) for name, text in re.findall(r'(\w+)=("[^"]*"|\S+)', line))
         until = re.search(r"<<'(\w+)'", line)
         text = "".join(f"{one}\n" for one in iter(lambda: next(lines), until[1])) if until else ""
-        yield from _of_line(line, variables, text=text)
+        found += _of_line(line, variables, text=text)
         for quoted in re.findall(r"`([^`]+)`", line):
-            yield from _of_line(quoted, variables, inline=True)
+            found += _of_line(quoted, variables, inline=True)
+    return found
 
 
 def _of_line(line: str, variables: dict[str, str], *, text: str = "", inline: bool = False) -> Iterator[Command]:

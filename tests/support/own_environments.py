@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.support.sites import package
@@ -17,7 +18,7 @@ MODULES = {"colbert-ai": "colbert", "faiss-cpu": "faiss"}
 
 
 def make_virtualenv(
-    folder: Path, packages: dict[str, str] | None = None, files: dict[str, str] | None = None, job: str = ""
+    folder: Path, packages: Mapping[str, str | None] | None = None, files: dict[str, str] | None = None, job: str = ""
 ) -> Path:
     """A virtualenv whose packages are one line each.
 

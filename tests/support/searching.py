@@ -82,6 +82,9 @@ class Searching:
         self.runs += 1
         run = self.folder / f"run{self.runs}"
         run.mkdir()
+        if "index" in request:
+            # As the harness does: the job turns it into colbert-ai's, and nothing of it is left.
+            request |= {"index": str(shutil.copytree(request["index"], run / "index"))}
         spec = self.experiment.spec(version)
         if fault:
             planted = {"HARNESS_TEST_FAULT": fault, "HARNESS_TEST_FAULT_AFTER": "colbert.searcher"}

@@ -35,7 +35,8 @@ def save(name, dtype, shape, data):
     file.write_bytes(struct.pack("<Q", len(header)) + header + data)
 def search():
     # The last passages first; what a passage scores is in the index.
-    queries, k = [json.loads(line) for line in open(cell["queries"])], cell["settings"]["k"]
+    lines, k = pathlib.Path(cell["queries"]).read_text().splitlines(), cell["settings"]["k"]
+    queries = [json.loads(line) for line in lines]
     passages = sum(len(json.loads(p.read_text())) for p in pathlib.Path(cell["index"]).glob("doclens.*.json"))
     raw = (pathlib.Path(cell["index"]) / "centroids.safetensors").read_bytes()
     for query in queries:
@@ -48,8 +49,8 @@ def search():
 def train():
     # Of two parameters the first has another gradient in step 1, by the version; so the weights differ from there on.
     asked, kind = cell["settings"], {"2.6.0": 0, "2.7.0": 1}.get(version, 2)
-    lines = [json.loads(line) for line in open(cell["triples"])]
-    rows = [len(open(cell[name]).readlines()) for name in ("queries", "passages")]
+    lines, *rows = (pathlib.Path(cell[name]).read_text().splitlines() for name in ("triples", "queries", "passages"))
+    lines, rows = [json.loads(line) for line in lines], [len(one) for one in rows]
     steps, triples = asked["maxsteps"], asked["maxsteps"] * asked["bsize"]
     assert len(lines) == triples
     for query, *passages in lines:

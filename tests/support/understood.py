@@ -31,8 +31,8 @@ class _Understood(BaseException):
     """Ends a program that has understood its arguments, before it does anything."""
 
 
-def understand(words: Sequence[str], *, mentioned: bool = False) -> None:
-    """Have a command line parsed.
+def understand(words: Sequence[str], *, mentioned: bool = False) -> list[list[str]]:
+    """Have a command line parsed, and say with which arguments it calls `harness`, if it does.
 
     Args:
         words: program and arguments.
@@ -42,16 +42,20 @@ def understand(words: Sequence[str], *, mentioned: bool = False) -> None:
         NotUnderstoodError: it would be refused for its words.
     """
     program, arguments = words[0].rpartition("/")[2], list(words[1:])
+    calls: list[list[str]] = []
     if program == "uvx" and arguments[:1] == ["--from"]:
         program, arguments = arguments[2], arguments[3:]
     elif program.startswith("python") and arguments[:1] == ["-m"] and arguments[1] in ("harness", "nox"):
         program, arguments = arguments[1], arguments[2:]
     if program == "harness":
-        of_harness(arguments, mentioned=mentioned)
+        calls = [arguments]
     elif program == "nox":
-        _of_nox(arguments, mentioned=mentioned)
+        calls = _of_nox(arguments)
     elif program.startswith("python") and arguments:
         _of_python(arguments)
+    for call in calls:
+        of_harness(call, mentioned=mentioned)
+    return calls
 
 
 def of_harness(arguments: Sequence[str], *, mentioned: bool = False) -> click.Context:
@@ -96,16 +100,18 @@ def front_door() -> ModuleType:
     return module
 
 
-def _of_nox(arguments: list[str], *, mentioned: bool) -> None:
-    """A session exists, and what it gives on to `harness` or pytest is understood there."""
+def _of_nox(arguments: list[str]) -> list[list[str]]:
+    """Sessions exist; what each first gives on to `harness`, and that pytest understands what one gives on to it."""
     door, known = front_door(), nox.registry.get()
     cut = arguments.index("--") if "--" in arguments else len(arguments)
     (option, *names), posargs = arguments[:cut] or ["-l"], arguments[cut + 1 :]
     if option not in ("-l", "-s"):
         raise NotUnderstoodError(f"nox {option}: it is -s or -l")
 
+    calls: list[list[str]] = []
+
     def call(_session: object, *words: str, **_more: object) -> NoReturn:
-        of_harness(words, mentioned=mentioned)
+        calls.append([*words])
         raise _Understood
 
     def run(*words: str, **_more: object) -> None:
@@ -124,6 +130,7 @@ def _of_nox(arguments: list[str], *, mentioned: bool) -> None:
                 continue
             if posargs and name != "tests":
                 raise NotUnderstoodError(f"nox -s {name} takes nothing after --")
+    return calls
 
 
 def _marks_exist(posargs: Sequence[str]) -> None:

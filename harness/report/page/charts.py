@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from html import escape
@@ -104,9 +105,21 @@ def svg(figure: Figure, name: str, title: str, *, page: bool = False) -> str:
         text = re.sub(r'xmlns(:xlink)?="[^"]*" ?', "", text, count=2).replace("xlink:href", "href")
         text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
         text = re.sub(r' (?:d|x|y)="[^"]*"', lambda found: re.sub(r"(\.\d)\d+", r"\1", found[0]), text)
-        text = re.sub(r"\s*\n\s*", "\n", text)
+        text = re.sub(r"\s*\n\s*", "\n", _styled_once(text, f"s{zlib.crc32(name.encode()):x}"))
     described = f'<svg role="img" aria-label="{escape(printable(title))}"'
     return text.replace("<svg", described, 1)
+
+
+def _styled_once(text: str, prefix: str) -> str:
+    """The same with each style written once, as a class: a figure has a thousand elements of a dozen styles."""
+    classes: dict[str, str] = {}
+    text = re.sub(
+        r'style="([^"]*)"',
+        lambda found: f'class="{classes.setdefault(found[1], f"{prefix}-{len(classes)}")}"',
+        text,
+    )
+    rules = "".join(f".{name}{{{style}}}" for style, name in classes.items())
+    return text.replace("</style>", f"{rules}</style>", 1)
 
 
 def png(figure: Figure) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,11 @@ class Folder:
         return sorted(((row["a"], row["b"]) for row in self.tables["consecutive"]), key=step_key)
 
     @property
+    def span(self) -> str:
+        """Its first and its last version."""
+        return f"{self.steps[0][0]} to {self.steps[-1][1]}" if self.steps else "no steps"
+
+    @property
     def lacks(self) -> list[tuple[str, str, str]]:
         """Tables that are not there: name, what they would say, and what writes them."""
         return [(name, *told) for name, told in OPTIONAL.items() if name not in self.tables]
@@ -139,9 +144,11 @@ def read_folders(paths: Sequence[Path]) -> list[Folder]:
     """
     found = [_read(path) for path in paths]
     titles = [", ".join(one.parts) for one in found]
+    spans = [f"{title}, {one.span}" for title, one in zip(titles, found, strict=True)]
+    titles = [span if titles.count(title) > 1 else title for title, span in zip(titles, spans, strict=True)]
     ends = unique_names(titles, paths)
     return [
-        Folder(one.path, one.about, one.tables, one.texts, f"{title} ({end})" if titles.count(title) > 1 else title)
+        replace(one, title=f"{title} ({end})" if titles.count(title) > 1 else title)
         for one, title, end in zip(found, titles, ends, strict=True)
     ]
 

@@ -32,7 +32,7 @@ from harness.report.page.steps import (
     repeats,
     repro_scripts,
 )
-from harness.report.page.verdict import StepLine, step_lines, verdict
+from harness.report.page.verdict import StepLine, arrow, step_lines, verdict
 from harness.report.readable import deployments, number, share
 from harness.words import count, size, ulps
 
@@ -219,7 +219,7 @@ def _environment() -> Environment:
     )  # fmt: skip
     environment.filters |= {
         "number": number, "short": short, "share": share, "label": label,
-        "count": count, "size": size, "measured": measured,
+        "count": count, "size": size, "measured": measured, "arrow": arrow,
     }  # fmt: skip
     environment.globals |= {"deployments": deployments(), "UNKNOWN": UNKNOWN}
     return environment

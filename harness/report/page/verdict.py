@@ -49,7 +49,14 @@ class StepLine:
     @property
     def name(self) -> str:
         """The versions, as they are shown."""
-        return " → ".join(self.step)
+        return arrow(self.step)
+
+
+def arrow(step: VersionPair) -> str:
+    """A step as it is shown; the package that both versions are of, as on an axis, is said once."""
+    a, b = step
+    (_, package, *_), (_, other, *_) = name_key(a), name_key(b)
+    return f"{a} → {b.removeprefix(f'{package}-') if package == other else b}"
 
 
 def step_lines(folders: Sequence[Folder]) -> list[StepLine]:
