@@ -245,8 +245,8 @@ class IndexDirectory:
 def index_tensors(folder: Path, *, delete: bool = False) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors of a ColBERT index that a job has just written, and its document lengths as int64.
 
-    With `delete`, the file of a tensor goes when the next one is asked for, so that whoever keeps them elsewhere has
-    no second index on the disk; the JSON files stay.
+    With `delete`, a file goes when what follows the last of its tensors is asked for, so that whoever keeps them
+    elsewhere has no second index on the disk; the JSON files stay.
 
     Raises:
         UnreadableTensor: a tensor is missing or is not what colbert-ai writes.
@@ -258,8 +258,9 @@ def index_tensors(folder: Path, *, delete: bool = False) -> Iterator[tuple[str, 
     missing = [name for name in index.missing() if not name.endswith("metadata.json")]
     if missing or "doclens" not in index.names():
         raise UnreadableTensor(f"{folder} has no {', '.join(missing) or 'doclens'}")
+    last = {path: name for name in index.names() for path in index.files_of(name) if path.suffix != ".json"}
     for name in index.names():
         yield name, index.load(name)
         for path in index.files_of(name) if delete else ():
-            if path.suffix != ".json":
-                path.unlink(missing_ok=True)  # of a pair in one file, both are mapped by now
+            if last.get(path) == name:
+                path.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from pathlib import Path
@@ -15,7 +16,12 @@ from tests.support.upgrades import World
 PAGE = (Path(__file__).parents[2] / "docs" / "upgrade.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 LINES = [line for block in BLOCKS for line in block.replace("\\\n", " ").splitlines() if line.startswith("harness ")]
-KEPT = [block for block in BLOCKS if block.partition("\n")[0] in {"unchanged", "keep", "re-index", "investigate"}]
+KEPT = [
+    (above.replace("\\\n", " "), block)
+    for above, block in itertools.pairwise(BLOCKS)
+    if block.partition("\n")[0] in {"unchanged", "keep", "re-index", "investigate"}
+]
+"""Each answer with the command that stands above it."""
 
 
 @pytest.mark.parametrize("line", LINES)
@@ -34,19 +40,20 @@ def worded(text: str) -> set[str]:
     return {one.strip() for pair in found for one in pair if len(one.split()) > 1}
 
 
-def test_the_first_look_runs_and_the_kept_answer_is_worded_as_its_own(tmp_path, capsys):
+def test_the_commands_run_and_the_kept_answers_are_worded_as_theirs(tmp_path, capsys):
     world = World(tmp_path, capsys)
     (tmp_path / "qrels.txt").write_text("q1 0 3 1\nq2 0 4 1\n")
     stands_for = {
         "before.txt": str(world.environment("old")), "after.txt": str(world.environment("new", seed=1)),
         "queries.parquet": str(tmp_path / "queries.jsonl"), "qrels.parquet": str(tmp_path / "qrels.txt"),
         "passages.parquet": str(tmp_path / "passages.jsonl"), "checkpoint": str(tmp_path / "ck"),
+        "upgrade.html": str(tmp_path / "upgrade.html"),
     }  # fmt: skip
-    line = next(line for line in LINES if line.startswith("harness upgrade") and "--limit" in line)
-    words = [stands_for.get(word, re.sub(r"^\d+$", "10", word)) for word in shlex.split(line)[1:]]
-    code, out, err = world(*words, "--k", "2")
+    assert len(KEPT) == 2
+    for line, answer in KEPT:
+        words = [stands_for.get(word, re.sub(r"^\d+$", "10", word)) for word in shlex.split(line)[1:]]
+        code, out, err = world(*words, "--k", "2")
 
-    assert code == 0, err
-    for answer in KEPT:
+        assert code == 0, err
         assert len(worded(answer)) > 4
         assert worded(answer) <= worded(out), out
