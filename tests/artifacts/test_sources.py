@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from harness.artifacts import meaning
-from harness.artifacts.directory import IndexDirectory
+from harness.artifacts.directory import IndexDirectory, index_tensors
 from harness.artifacts.source import unique_names
 from tests.support.command import run
 from tests.support.pt_files import write_index, write_pt
@@ -474,3 +474,19 @@ def test_a_sample_of_moved_codes_is_called_one(
         " real moves among 4 of 9, the first of each chunk, by "
         in run(capsys, "compare", tmp_path / "a", tmp_path / "b")[1]
     )
+
+
+def test_an_index_that_is_taken_away_is_whole_though_nobody_holds_what_was_read(tmp_path: Path) -> None:
+    """Two tensors lie in one file: it stays until the second is read."""
+    write_index(tmp_path / "kept")
+    write_index(tmp_path / "taken")
+
+    def digests(name: str, *, delete: bool) -> dict[str, str]:
+        found = {}
+        for artifact, tensor in index_tensors(tmp_path / name, delete=delete):
+            found[artifact] = tensor.digest()
+            del tensor  # as the store lets go of it
+        return found
+
+    assert digests("taken", delete=True) == digests("kept", delete=False)
+    assert {path.suffix for path in (tmp_path / "taken").iterdir()} == {".json"}
