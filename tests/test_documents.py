@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from tests.support.documented import commands, options
+from tests.support.documented import COMMANDS, DOCUMENTS, ROOT, commands, options
 from tests.support.understood import NotUnderstoodError, options_of_harness, understand
-
-ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMANDS = {path.name: list(commands(path.read_text(encoding="utf-8"))) for path in DOCUMENTS}
 
 OPTIONS = options_of_harness()
 OF_OTHERS = {"--gres", "--hash", "--long", "--require-hashes"}

@@ -13,10 +13,9 @@ import pytest
 
 from harness.cli import main
 from tests.support.command import run
-from tests.support.documented import Command
+from tests.support.documented import COMMANDS, ROOT, Command
 from tests.support.stage import Page, Stage
 from tests.support.understood import NotUnderstoodError, understand
-from tests.test_documents import COMMANDS, ROOT
 
 ELSEWHERE = {
     r"python\S* -m (venv|pip) .*|nox -s (tests|lint|typecheck|docs).*|nox -l": (

@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
@@ -124,3 +125,9 @@ def _simple(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
             whose = one[-1] if one and re.match(r"--\w", one[-1]) else ""
             if meant := word if whose else _AND_THE_REST.sub("", word).strip("[]"):
                 one.append(meant)
+
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMANDS = {path.name: list(commands(path.read_text(encoding="utf-8"))) for path in DOCUMENTS}
+"""Of each document."""
