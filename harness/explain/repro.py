@@ -46,10 +46,8 @@ with open(os.path.splitext(os.path.abspath(__file__))[0] + ".bin", "rb") as file
 
 def tensor(offset, dtype, shape, stride=None):
     count = torch.Size(shape).numel()
-    found = torch.frombuffer(data, dtype=dtype, count=count, offset=offset).reshape(shape).to("{device}")
-    if stride is None:
-        return found
-    return torch.empty_strided(shape, stride, dtype=dtype, device=found.device).copy_(found)
+    held = torch.frombuffer(data, dtype=dtype, count=count, offset=offset).reshape(shape).to("{device}")
+    return held if stride is None else torch.empty_strided(shape, stride, dtype=dtype, device=held.device).copy_(held)
 
 {seeded}
 with torch.inference_mode(){precision}:

@@ -19,10 +19,8 @@ libraries = ", ".join([f"CUDA {torch.version.cuda}", *own])
 
 def tensor(offset, dtype, shape, stride=None):
     count = torch.Size(shape).numel()
-    found = torch.frombuffer(data, dtype=dtype, count=count, offset=offset).reshape(shape).to("cuda")
-    if stride is None:
-        return found
-    return torch.empty_strided(shape, stride, dtype=dtype, device=found.device).copy_(found)
+    held = torch.frombuffer(data, dtype=dtype, count=count, offset=offset).reshape(shape).to("cuda")
+    return held if stride is None else torch.empty_strided(shape, stride, dtype=dtype, device=held.device).copy_(held)
 
 torch.set_rng_state(tensor(1536, torch.uint8, (5056,)).cpu())
 torch.cuda.set_rng_state(tensor(6592, torch.uint8, (16,)).cpu())
