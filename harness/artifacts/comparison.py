@@ -294,10 +294,14 @@ def _chunk(
 ) -> list[ArtifactComparison]:
     """The rows of a chunk, the last artifact first: what codes mean is told by residuals, which are then at hand.
 
-    No more than one artifact is kept at hand, for a cell may have many.
+    No more than one artifact is kept at hand while the next is looked at, for a cell may have many.
     """
-    held: list[Tensor | None] = []
-    return [_artifact(sides, name, profiles, meaning, held) for name in reversed(names)]
+    rows, held = [], list[Tensor | None]()
+    for name in reversed(names):
+        kept, held = held, []
+        rows.append(_artifact(sides, name, profiles, meaning, held))
+        kept.clear()
+    return rows
 
 
 def _artifact(
@@ -324,7 +328,7 @@ def _artifact(
         except UnreadableTensor as error:
             tensors.append(None)
             reasons.append(f"{'AB'[side]}: {error}")
-    held[:] = tensors
+    held += tensors
     left, right = tensors
     described: dict[str, Any] = {}
     for letter, tensor, fact in zip("ab", tensors, known, strict=True):
