@@ -196,7 +196,8 @@ class Embeddings:
 
     def chosen(self, own: Array, other: Array) -> Array:
         """Two choices of centroids, (2, choices, bytes), by their numbers."""
-        return np.stack([self.centroids.data.take(one, axis=0) for one in (own, other)]).view(np.uint8)
+        found = self.centroids.data.take(np.concatenate([own, other]), axis=0)
+        return found.view(np.uint8).reshape(2, own.size, -1)
 
     def numbers(self, chosen: Array) -> Array:
         """The same as float64, (2, choices, dim)."""
