@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Generic, TypeVar
+from functools import partial
+from typing import Generic, NoReturn, TypeVar
 
 Found = TypeVar("Found")
 Piece = TypeVar("Piece")
@@ -34,49 +34,53 @@ def in_threads(
     count = min(threads or most or len(pieces), len(pieces))
     if count <= 1:
         yield from map(look, pieces)
-    elif threads:
-        with ThreadPoolExecutor(count) as pool:
-            yield from pool.map(look, pieces)
-    else:
-        work = _Work(look, pieces, count - 1)
-        try:
-            yield from work.results()
-        finally:
-            work.end()
+        return
+    work = _Work(look, pieces, count - 1, threading.Semaphore(count - 1) if threads else _spare)
+    try:
+        yield from work.results()
+    finally:
+        work.end()
 
 
 class _Work(Generic[Piece, Found]):
-    """Pieces, what was found of each, and who helps."""
+    """Pieces, what was found of each, and who helps: at most so many threads, each of which takes one of `cores`."""
 
-    def __init__(self, look: Callable[[Piece], Found], pieces: list[Piece], most: int) -> None:
-        self._look, self._pieces, self._most = look, pieces, most
-        self._found: dict[int, Future[Found]] = {place: Future() for place in range(len(pieces))}
+    def __init__(
+        self, look: Callable[[Piece], Found], pieces: list[Piece], most: int, cores: threading.Semaphore
+    ) -> None:
+        self._look, self._pieces, self._most, self._cores = look, pieces, most, cores
         self._next = 0
+        self._found: dict[int, Callable[[], Found]] = {}  # until somebody asks
         self._helpers: list[threading.Thread] = []
-        self._lock = threading.Lock()
+        self._change = threading.Condition()
 
     def results(self) -> Iterator[Found]:
         """One after the other; while a helper is at the next, its followers are worked at."""
         for place in range(len(self._pieces)):
-            while not self._found[place].done() and (mine := self._take()) is not None:
+            while place not in self._found and (mine := self._take()) is not None:
                 self._do(mine, Exception)
-            yield self._found.pop(place).result()
+            with self._change:
+                while place not in self._found:
+                    self._change.wait()
+                found = self._found.pop(place)
+            yield found()
 
     def end(self) -> None:
         """Let nobody begin another piece, and wait for those that are being looked at."""
-        with self._lock:
+        with self._change:
             self._next = len(self._pieces)
         for helper in self._helpers:
             helper.join()
 
     def _take(self) -> int | None:
         """The next piece that nobody has; where more are left, a core that nobody uses is asked to help."""
-        with self._lock:
+        with self._change:
             mine = self._next
             if mine >= len(self._pieces):
                 return None
             self._next += 1
-            if self._next < len(self._pieces) and len(self._helpers) < self._most and _spare.acquire(blocking=False):
+            left = self._next < len(self._pieces)
+            if left and len(self._helpers) < self._most and self._cores.acquire(blocking=False):
                 self._helpers.append(threading.Thread(target=self._help))
                 self._helpers[-1].start()
             return mine
@@ -86,13 +90,25 @@ class _Work(Generic[Piece, Found]):
             while (mine := self._take()) is not None:
                 self._do(mine, BaseException)
         finally:
-            _spare.release()
+            self._cores.release()
 
     def _do(self, mine: int, caught: type[BaseException]) -> None:
+        found: Callable[[], Found]
         try:
-            self._found[mine].set_result(self._look(self._pieces[mine]))
+            found = partial(_itself, self._look(self._pieces[mine]))
         except caught as error:
-            self._found[mine].set_exception(error)
+            found = partial(_raised, error)
+        with self._change:
+            self._found[mine] = found
+            self._change.notify()
+
+
+def _itself(found: Found) -> Found:
+    return found
+
+
+def _raised(error: BaseException) -> NoReturn:
+    raise error
 
 
 @contextmanager
