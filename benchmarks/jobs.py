@@ -32,9 +32,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ EVERY_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Spent:
-    """What a run took; see above. Bytes, and seconds."""
+    """What a run took; see above. Bytes, and seconds; those of a job's phases as its cell has them."""
 
     wall: float
     processor: float
@@ -72,6 +72,7 @@ class Spent:
     gpu: int
     disk: int
     left: int
+    phases: Mapping[str, float] = field(default_factory=dict)
 
 
 # ---- one process, watched
@@ -225,7 +226,7 @@ class Bench:
         peak = cell.details["peak_memory"]
         return Spent(
             cell.details["wall_seconds"], seen.processor, peak["host_bytes"], seen.together,
-            peak.get("gpu_reserved_bytes", 0), seen.disk, seen.left,
+            peak.get("gpu_reserved_bytes", 0), seen.disk, seen.left, cell.seconds,
         )  # fmt: skip
 
     def _store(self, job: str) -> None:
@@ -285,14 +286,21 @@ def table(spent: dict[str, list[Spent]]) -> Iterator[str]:
     fields = ("wall", "processor", "resident", "together", *(["gpu"] if gpu else []))
     for mode, runs in spent.items():
         cells = []
-        for field in fields:
-            values = [getattr(one, field) for one in runs]
+        for name in fields:
+            values = [getattr(one, name) for one in runs]
             middle = statistics.median(values)
-            shown = f"{middle:.1f}" if field in {"wall", "processor"} else f"{middle / 2**20:,.0f} MiB"
-            ratio = _ratio(values, [getattr(one, field) for one in spent["bare"]])
+            shown = f"{middle:.1f}" if name in {"wall", "processor"} else f"{middle / 2**20:,.0f} MiB"
+            ratio = _ratio(values, [getattr(one, name) for one in spent["bare"]])
             cells += [shown, "" if mode == "bare" else ratio]
-        cells += [f"{max(getattr(one, field) for one in runs) / 2**20:,.1f} MiB" for field in ("disk", "left")]
+        cells += [f"{max(getattr(one, name) for one in runs) / 2**20:,.1f} MiB" for name in ("disk", "left")]
         yield f"| {mode} | {' | '.join(cells)} |"
+    yield ""
+    for watched in (one for one in spent if one != "bare"):
+        lines = (
+            f"{phase} {statistics.median(one.phases[phase] for one in spent[watched]):.1f}"
+            for phase in spent[watched][0].phases
+        )
+        yield f"Seconds of the phases of {watched}: {', '.join(lines)}."
 
 
 def measure(

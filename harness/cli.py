@@ -7,6 +7,7 @@ group knows each command's module and one-line help, and imports the module when
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import io
 import os
@@ -22,6 +23,9 @@ import click
 from harness import __version__
 from harness.errors import FULL_DISK, ExitCode, HarnessError, UsageError, causes
 from harness.examples import EXAMPLES
+
+_OBJECTS = 20_000
+"""How many more objects there are when Python looks for circles among them."""
 
 COMMANDS = {
     "quickstart": "Compare two PyTorch versions on this machine's CPU, end to end.",
@@ -166,6 +170,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _main(argv: list[str] | None) -> NoReturn:
+    # What a command reads makes objects by the hundred thousand, and hardly a circle of them to be looked for.
+    gc.set_threshold(_OBJECTS)
     # A scheduler's SIGTERM must stop the job under way and clean up behind it, as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

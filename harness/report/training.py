@@ -16,6 +16,9 @@ from harness.explain.training import TRAINED, Quantity, Training
 from harness.report.parquet import schema_of, write_batches
 from harness.tensors.dtypes import Array
 
+_TOGETHER = 1 << 14
+"""Rows of which Arrow makes a table at once."""
+
 
 def write_training(folder: Path, pairs: Sequence[ComparedCells], about: Mapping[str, str]) -> None:
     """Write `training.parquet`, a row for each step and quantity; without trainings, remove that of before."""
@@ -26,19 +29,32 @@ def write_training(folder: Path, pairs: Sequence[ComparedCells], about: Mapping[
 
 
 def _tables(pairs: Iterable[ComparedCells]) -> Iterator[pa.Table]:
+    """Tables of some thousand rows: each costs as much again as rows by the hundred."""
     schema = schema_of("training")
+    columns: dict[str, list[Any]] = {one.name: [] for one in schema}
     for pair in pairs:
-        if pair.training is None:
-            continue
-        own = {"kind": pair.kind, "a": pair.a.label, "b": pair.b.label, "key_a": pair.a.key, "key_b": pair.b.key}
-        steps = [_steps(pair.training, quantity) for quantity in pair.training.quantities]
-        if steps:
-            columns = {name: [value for one in steps for value in one[name]] for name in steps[0]}
-            rows = sum(len(one["step"]) for one in steps)
-            columns |= {name: [value] * rows for name, value in own.items()}
-            arrays = [pa.array(columns.get(one.name, [None] * rows), one.type) for one in schema]
-            yield pa.Table.from_arrays(arrays, schema=schema)
-        yield pa.Table.from_pylist([own | row for row in _whole(pair.training)], schema=schema)
+        for part in _columns(pair):
+            rows = len(part["quantity"])
+            for name, held in columns.items():
+                held.extend(part.get(name, [None] * rows))
+        if len(columns["quantity"]) >= _TOGETHER:
+            yield pa.Table.from_pydict(columns, schema=schema)
+            columns = {name: [] for name in columns}
+    yield pa.Table.from_pydict(columns, schema=schema)
+
+
+def _columns(pair: ComparedCells) -> Iterator[dict[str, Sequence[Any]]]:
+    """The rows of a pair as columns, a part at a time: each quantity's, and then those without a step, in their order.
+
+    A column that a part lacks is null.
+    """
+    if pair.training is None:
+        return
+    own = {"kind": pair.kind, "a": pair.a.label, "b": pair.b.label, "key_a": pair.a.key, "key_b": pair.b.key}
+    parts = [_steps(pair.training, quantity) for quantity in pair.training.quantities]
+    parts += [{name: [value] for name, value in row.items()} for row in _whole(pair.training)]
+    for part in parts:
+        yield part | {name: [value] * len(part["quantity"]) for name, value in own.items()}
 
 
 def _steps(training: Training, quantity: Quantity) -> dict[str, Sequence[Any]]:

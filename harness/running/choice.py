@@ -100,6 +100,7 @@ class Chooser:
         self.store = Store(self.home.store)
         self._jobs: dict[str, JobSettings] = {}
         self._read: dict[tuple[str, Flavour, str], Lock | None] = {}
+        self._locked: dict[tuple[str, Device], dict[Flavour, Lock]] = {}
         self._plans: dict[str, CellSpec] = {}
 
     @property
@@ -130,6 +131,11 @@ class Chooser:
         The environments of a GPU host also run on a CPU, so the lock of the other flavour is as good as the device's.
         One of the user's own has no flavour but that of the device.
         """
+        if (version, device) not in self._locked:
+            self._locked[version, device] = self._find_locks(version, device)
+        return self._locked[version, device]
+
+    def _find_locks(self, version: str, device: Device) -> dict[Flavour, Lock]:
         if not self.matrix.has(version) and (own := self.names.own(version)) is not None:
             return {device.flavour: own.lock}
         of = OfMatrix(self.home, self.matrix, self.path.parent / "locks", version, device)

@@ -24,6 +24,8 @@ class _Record:
             TypeError: a field without a default is missing.
         """
         names = cls.__dataclass_fields__
+        if record.keys() <= names.keys() and "unknown" not in record:
+            return cls(**record)
         known = {name: value for name, value in record.items() if name in names and name != "unknown"}
         return cls(**known, unknown={name: value for name, value in record.items() if name not in known})
 

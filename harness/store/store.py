@@ -40,6 +40,7 @@ from harness.store.records import cut_for_list, is_listed, is_record
 from harness.store.spec import CellSpec, digest_of
 from harness.words import name_key
 
+RECORD = "cell.json"
 ATTEMPTS_KEPT = 5
 """Runs that are kept beside a cell which they do not replace: the newest."""
 ATTEMPT = re.compile(r"[0-9-]{10}T[0-9]{6}-[0-9a-z_]+")
@@ -171,7 +172,7 @@ class Store(Objects):
 
         Early records know of no files.
         """
-        record = _record(folder)
+        record = _record(folder / RECORD)
         if not is_record(record, key, SCHEMA, OUTCOMES):
             return None
         seal = record.pop("seal", None)
@@ -215,10 +216,10 @@ class Store(Objects):
         may be listed, and is no cell for `get`.
         """
         cells = self.root / "cells"
-        return _sorted(self._listed(cells / key, key) for key in self.keys())
+        return _sorted(self._listed(cells.joinpath(key, RECORD), key) for key in self.keys())
 
-    def _listed(self, folder: Path, key: str) -> Listed | None:
-        record = _record(folder, cut_for_list)
+    def _listed(self, path: Path, key: str) -> Listed | None:
+        record = _record(path, cut_for_list)
         if not is_listed(record, key, SCHEMA, OUTCOMES):
             return None
         try:
@@ -286,7 +287,7 @@ class Store(Objects):
             digests = {name: copy(path, making / name) for name, path in whole.items()}
             record = json.loads(json.dumps({**cell.to_json(), "files": digests}))
             record["seal"] = digest_of(record)
-            write_json(making / "cell.json", record, indent=1)
+            write_json(making / RECORD, record, indent=1)
             for folder in (*folders, making):
                 sync_file(folder)
             # Two writers of one cell: what is there must not change between the look and the placing.
@@ -328,10 +329,10 @@ class Store(Objects):
             shutil.rmtree(old, ignore_errors=True)
 
 
-def _record(folder: Path, cut: Callable[[bytes], bytes] = bytes) -> object:
-    """What the record in a folder says, or what is left of it; None where it cannot be read."""
+def _record(path: Path, cut: Callable[[bytes], bytes] = bytes) -> object:
+    """What a record says, or what is left of it; None where it cannot be read."""
     try:
-        return read_json(folder / "cell.json", cut)
+        return read_json(path, cut)
     except UnreadableTensor:
         return None
 
@@ -347,5 +348,5 @@ def _sorted(cells: Iterable[_One | None]) -> list[_One]:
 def _written(folder: Path) -> tuple[int, str]:
     """When the record in a folder was written; the name decides between two of one moment."""
     with suppress(OSError):
-        return (folder / "cell.json").stat().st_mtime_ns, folder.name
+        return (folder / RECORD).stat().st_mtime_ns, folder.name
     return 0, folder.name

@@ -75,7 +75,9 @@ def run(cell: dict[str, Any], out_dir: str, phases: Any, notes: Notes) -> dict[s
     with open(cell["queries"], encoding="utf-8") as file:
         texts = [json.loads(line)["text"] for line in file]
     gpu = cell["device"] != "cpu"
-    tap = SearchTap(os.path.join(out_dir, "intermediates"), cell["capture"], cell.get("swap") or {}, notes, HOOKS)
+    tap = SearchTap(
+        os.path.join(out_dir, "intermediates"), cell["capture"], cell.get("swap") or {}, notes, HOOKS, gpu=gpu
+    )  # fmt: skip
     laid_out = os.path.join(out_dir, "index")
     # All that the searcher would otherwise choose by the first call's k, and keep for later calls.
     chosen = {name: settings[name] for name in ("ncells", "centroid_score_threshold", "ndocs", "query_maxlen")}

@@ -3,7 +3,8 @@
 As in `capture`, functions are wrapped while the job runs. Most of them are called once for each query: what they give
 is one row of an artifact, and all rows become one tensor when the search is over. Rows of different lengths lie one
 after the other, with their lengths in `NAME_lengths`, and are written as they come, since there are the more candidates
-the larger an index is; what is too large to keep for each query is kept as a digest.
+the larger an index is; what is too large to keep for each query is kept as a digest. A search on a GPU waits for none
+of this (see `behind`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 
+from harness.worker.behind import Behind
 from harness.worker.capture import Hook, Tap
 from harness.worker.recording import tensor_digest
 from harness.worker.tensor_file import TensorFile
@@ -32,28 +34,43 @@ def digest(tensor: torch.Tensor) -> torch.Tensor:
 
 
 class SearchTap(Tap):
-    """A tap that gathers rows, one a query, and makes an artifact of them."""
+    """A tap that gathers rows, one a query, and makes an artifact of them.
 
-    def __init__(self, *args: Any) -> None:
+    Args:
+        args: a tap's.
+        gpu: whether the search runs on one.
+    """
+
+    def __init__(self, *args: Any, gpu: bool) -> None:
         super().__init__(*args)
         self._rows: dict[str, list[torch.Tensor]] = {name: [] for name in (*_MARGINS, *_DIGESTS)}
         self._lengths: dict[str, list[int]] = {name: [] for name in _RAGGED}
         self._files: dict[str, TensorFile] = {}
         self._pieces: dict[str, list[torch.Tensor]] = {}
+        self._behind = Behind(self._take, gpu=gpu)
         self.pruned: set[str] = set()
 
     def row(self, name: str, make: Callable[[], torch.Tensor]) -> None:
-        """Record a query's row of an artifact; `make` is called where a failure is only noted."""
+        """Record a query's row of an artifact, or what its digest is taken of.
+
+        `make` is called where a failure is only noted.
+        """
         if not self.enabled or name in self.notes.reasons:
             return
         started = time.perf_counter()
         with self.notes.recording(name):
-            made = make().detach()
+            self._behind.add(name, make().detach())
+        self.seconds += time.perf_counter() - started
+
+    def _take(self, name: str, made: torch.Tensor) -> None:
+        """Keep what a query's row is made of; it is on the host now, and this may be another thread."""
+        if name in self.notes.reasons:
+            return
+        with self.notes.recording(name):
             if name in _RAGGED:
                 self._add(name, made)
             else:
-                self._rows[name].append(made.to("cpu"))
-        self.seconds += time.perf_counter() - started
+                self._rows[name].append(digest(made) if name in _DIGESTS else made)
 
     def _add(self, name: str, row: torch.Tensor) -> None:
         if name not in self._files:
@@ -68,11 +85,14 @@ class SearchTap(Tap):
         return tensor
 
     def end_of_query(self) -> None:
-        """Take the digests of the query's pieces."""
+        """Record the query's pieces, and have all that was recorded of it kept."""
         for name, pieces in self._pieces.items():
-            self.row(name, functools.partial(_digest_of, pieces))
+            self.row(name, functools.partial(torch.cat, pieces))
         self._pieces = {}
         self.pruned = set()
+        started = time.perf_counter()
+        self._behind.send()
+        self.seconds += time.perf_counter() - started
 
     def stage(self, name: str, scores: torch.Tensor, count: int) -> None:
         """Record the score of the last candidate that a stage keeps minus that of the first that it drops."""
@@ -84,7 +104,8 @@ class SearchTap(Tap):
         if not self.enabled:
             return
         started = time.perf_counter()
-        with self.notes.recording("Q_alone"):
+        # Within a context of mixed precision the model's weights are cast once, and not for each query again.
+        with self.notes.recording("Q_alone"), searcher.checkpoint.amp_manager.context():
             self("Q_alone", torch.cat([searcher.encode([text]).to("cpu") for text in texts]))
         self.seconds += time.perf_counter() - started
 
@@ -107,6 +128,7 @@ class SearchTap(Tap):
             kept.append((pids, torch.tensor(of_query, dtype=dtype)))
             if kept[-1][1].tolist() != of_query:
                 raise ValueError(f"the searcher's scores are not {dtype}")
+        self._behind.join()
         for name in (*_RAGGED, *_MARGINS, *_DIGESTS) if self.enabled else ():
             came = len(self._lengths[name] if name in _RAGGED else self._rows[name])
             if came != len(found):
@@ -149,10 +171,6 @@ def answer_of(found: list[tuple[torch.Tensor, torch.Tensor]], k: int) -> dict[st
     return {"pids": pids, "scores": scores, "found": torch.tensor(lengths, dtype=torch.int64)}
 
 
-def _digest_of(pieces: list[torch.Tensor]) -> torch.Tensor:
-    return digest(torch.cat(pieces))
-
-
 def _margin(scores: torch.Tensor, count: int) -> torch.Tensor:
     # Where nothing is dropped, what is kept is ahead of nothing by any margin. NaN would equal no NaN.
     if not 0 < count < len(scores):
@@ -184,7 +202,7 @@ def _encode(tap: SearchTap, original: Any) -> Any:
 def _get_cells(tap: SearchTap, original: Any) -> Any:
     def get_cells(*args: Any, **kwargs: Any) -> Any:
         made = original(*args, **kwargs)
-        tap.row("centroid_scores", lambda: digest(made[1]))
+        tap.row("centroid_scores", lambda: made[1])
         # In which order they are looked up does not matter, and torch before 2.1 gives them in none.
         tap.row("cells", lambda: made[0].sort().values)
         return made

@@ -73,7 +73,11 @@ def drawn(draw: Any, *data: Any) -> Figure | None:  # noqa: ANN401 - any chart b
     with _settings():
         figure: Figure | None = draw(*data)
         if figure is not None:
-            figure.canvas.draw()  # the layout is computed with these settings
+            # Once and for all; an engine that stays has a figure drawn twice whenever it is written.
+            layout = figure.get_layout_engine()
+            if layout is not None:
+                layout.execute(figure)
+            figure.set_layout_engine(None)
         return figure
 
 
