@@ -16,7 +16,7 @@ from harness.artifacts.metadata import identity
 from harness.artifacts.remembered import Remembered
 from harness.artifacts.source import ArtifactSource, metadata_problem, unrecorded
 from harness.errors import ExitCode, UnreadableTensor
-from harness.tensors.passes import in_threads
+from harness.tensors.threads import in_threads
 
 _FILES = 2  # that are read at a time: one is hashed while the disk reads the other
 Item = tuple[str, Mapping[str, str]]

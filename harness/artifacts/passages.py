@@ -15,8 +15,8 @@ from harness.artifacts.source import ArtifactSource
 from harness.errors import UnreadableTensor
 from harness.tensors.dtypes import DTYPES, Array
 from harness.tensors.mapped import give_back
-from harness.tensors.passes import in_threads
 from harness.tensors.tensor import Tensor
+from harness.tensors.threads import in_threads
 from harness.words import count
 
 _BLOCK = 1 << 16  # tokens that are looked at at a time: what is made of them fits the second-level cache
