@@ -8,8 +8,9 @@
 
 Makes indexes in the files that colbert-ai writes, by a seeded recipe: passages of 20 to 116 tokens, 65,536 centroids
 of 96 dimensions, 2 bits. B is A again, byte by byte in files of its own ("same"), or A with 0.5 % of the codes moved,
-2 % of the bytes of residuals changed, and the inverted lists that follow from it ("changed"), or A with all passages at other places ("reordered"). ENV is any environment
-with torch; its script loads both and calls `torch.equal` and `torch.allclose` on each pair of tensors, and no more.
+2 % of the bytes of residuals changed, and the inverted lists that follow from it ("changed"), or A with all passages at
+other places ("reordered"). ENV is any environment with torch; its script loads both and calls `torch.equal` and
+`torch.allclose` on each pair of tensors, and no more.
 
 Every command runs in a process of its own, from its start to its end. Bytes are those of both sides; "CPU s" are of
 all cores together, which others on the machine disturb less than the clock; "peak" is the greatest resident memory, in
