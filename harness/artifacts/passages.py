@@ -369,7 +369,8 @@ class _Matches:
             group = np.unique(np.concatenate(own), return_inverse=True)[1]
             ranked = _ranked(group[: own[0].size]), _ranked(group[own[0].size :])
             _, *found = np.intersect1d(*ranked, assume_unique=True, return_indices=True)
-            return [which[here[one]] for which, here, one in zip(waiting, share, found, strict=True)]
+            found = [which[here[one]] for which, here, one in zip(waiting, share, found, strict=True)]
+            return [one.astype(np.int32) for one in found]
 
         left, right = (np.concatenate(side) for side in zip(*in_threads(look, _shares(*keys)), strict=True))
         # In A's order, in which each of its pages is needed once: those of a share are from all over the index.
