@@ -132,7 +132,8 @@ def find(units: Sequence[Unit], observe: Observe, among: Sequence[Unit] = ()) ->
         divided = [unit for unit in found.blamed if unit.divisible]
         inside = (*parts, *(unit for unit in found.blamed if unit not in divided))
         apart = tuple(part for unit in found.units for part in (unit.parts if unit in divided else [unit]))
-        closer = _find(apart, inside, look_at)
+        # None of several units does it alone, so no part of one does.
+        closer = _find(apart, inside, look_at, together=len(found.blamed) > 1)
         if not closer.guilty:
             # What the whole did, its parts do together, even where no smaller set of them is confirmed.
             for base in ("B", "A"):
@@ -142,15 +143,19 @@ def find(units: Sequence[Unit], observe: Observe, among: Sequence[Unit] = ()) ->
     return replace(found, tried=tuple(tried.values()))
 
 
-def _find(units: tuple[Unit, ...], among: Sequence[Unit], look_at: Observe) -> Blame:
-    """The smallest set `among` the units that exchanges the result, in either side, and in the other side, too."""
+def _find(units: tuple[Unit, ...], among: Sequence[Unit], look_at: Observe, *, together: bool = False) -> Blame:
+    """The smallest set `among` the units that exchanges the result, in either side, and in the other side, too.
+
+    With `together`, it is known that none of them does it alone.
+    """
     # One that does it alone comes before one that needs others to load: the others may be what does it.
-    alone = next((unit for unit in among if (o := look_at("B", [unit])).result == AS_A and not o.along), None)
-    found = (alone,) if alone else narrow(among, lambda some: look_at("B", some).result == AS_A)
+    first = () if together else among
+    alone = next((unit for unit in first if (o := look_at("B", [unit])).result == AS_A and not o.along), None)
+    found = (alone,) if alone else narrow(among, lambda some: look_at("B", some).result == AS_A, together=together)
     if found and look_at("A", found).result == AS_B:
         return _confirmed(Blame(units, found), look_at)
     # Where a change needs two packages to be new, either of the old ones undoes it in B; in A it takes both.
-    back = narrow(among, lambda some: look_at("A", some).result == AS_B)
+    back = narrow(among, lambda some: look_at("A", some).result == AS_B, together=together)
     if back and look_at("B", back).result == AS_A:
         return _confirmed(Blame(units, back, base="A"), look_at)
     return Blame(units, found)
@@ -247,8 +252,8 @@ def blame(
     parties: dict[str, Party] = {}
     with pair.bench.scratch("blame-inputs") as folder:
         for probe in _probes(experiment, pair, found, folder, reasons, answers, inherited=inherited, whole=whole):
-            laboratory = Laboratory(experiment, pair, probe, report, parties)
-            shown, hidden = laboratory.shown()
+            shown, hidden = Laboratory(experiment, pair, probe, report, parties).shown()
+            laboratory = Laboratory(experiment, pair, probe.of(shown), report, parties)
             for step, reason in hidden.items():
                 reasons.setdefault(step, []).append(reason)
             for step, references in shown.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -53,6 +53,9 @@ class Probe(Protocol):
     def own(self, side: Side) -> Mapping[str, Seen]:
         """The same of a side in its own environment."""
 
+    def of(self, steps: Collection[str]) -> Probe:
+        """The same for these of its steps only: what shows nothing need not be run in each environment."""
+
 
 @dataclass(frozen=True)
 class StepsAlone:
@@ -89,6 +92,10 @@ class StepsAlone:
         """See `Probe`."""
         return self(side, side.interpreter())
 
+    def of(self, steps: Collection[str]) -> StepsAlone:
+        """See `Probe`."""
+        return replace(self, requests={step: asked for step, asked in self.requests.items() if step in steps})
+
 
 @dataclass(frozen=True)
 class WholeJob:
@@ -116,6 +123,10 @@ class WholeJob:
     def own(self, side: Side) -> Mapping[str, Seen]:
         """See `Probe`."""
         return self._read(side.cell) if self.stored else self(side, side.interpreter())
+
+    def of(self, steps: Collection[str]) -> WholeJob:
+        """See `Probe`."""
+        return replace(self, artifacts={step: names for step, names in self.artifacts.items() if step in steps})
 
     def __call__(self, side: Side, interpreter: Interpreter) -> Mapping[str, Seen]:
         """See `Probe`."""

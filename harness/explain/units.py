@@ -218,12 +218,15 @@ def _parts(some: Sequence[Change], changed: Sequence[Change], *, apart: bool, bo
     return [whole, *grouped([one for one in some if one not in together])]
 
 
-def narrow(units: Sequence[Unit], reproduces: Callable[[Sequence[Unit]], bool]) -> tuple[Unit, ...]:
+def narrow(
+    units: Sequence[Unit], reproduces: Callable[[Sequence[Unit]], bool], *, together: bool = False
+) -> tuple[Unit, ...]:
     """The smallest part of `units` that still reproduces, by delta debugging; nothing if not even all of them do.
 
-    The result is 1-minimal: without any one of its units it does not reproduce. Units alone are tried first, in order.
+    The result is 1-minimal: without any one of its units it does not reproduce. Units alone are tried first, in order,
+    if it is not known that none of them does it (`together`).
     """
-    for unit in units:
+    for unit in () if together else units:
         if reproduces([unit]):
             return (unit,)
     if not reproduces(list(units)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +21,7 @@ from harness.errors import UsageError
 from harness.explain.blame import Answer, find, suspects
 from harness.explain.laboratory import Laboratory
 from harness.explain.pair import Side
-from harness.explain.probing import Seen
+from harness.explain.probing import Probe, Seen, StepsAlone, WholeJob
 from harness.explain.units import AS_A, AS_B, UNRESOLVED, Outcome, Unit, narrow, units_of
 from harness.flock import hold
 from harness.home import Home
@@ -80,6 +80,24 @@ def test_two_packages_that_only_matter_together_are_blamed_together() -> None:
 
     assert set(found.guilty) == {"cublas", "sympy"}
     assert "together" in sentence(found, "a", "b")
+
+
+def test_no_part_is_tried_alone_where_it_takes_several_wholes() -> None:
+    """Each counterfactual is an environment and a job: what the wholes already said is not asked of their parts."""
+    whole = units_of(changed("torch", "triton", "transformers", "tokenizers", "numpy"))
+    found = find(whole, observer({"torch", "transformers"}))
+
+    assert [unit.name for unit in found.blamed] == ["torch", "transformers"]
+    parts = {unit.name for unit in found.units} - {unit.name for unit in whole if not unit.parts}
+    assert {"triton", "tokenizers"} <= parts
+    assert not [one for one in found.tried if one.base == "B" and {*one.units} in ({"triton"}, {"tokenizers"})]
+
+
+@pytest.mark.parametrize("probe", [
+    StepsAlone(None, {"encode": {}, "buckets": {}}), WholeJob(None, None, {"encode": ["D"], "buckets": ["ivf"]}, ""),  # type: ignore[arg-type]
+])  # fmt: skip
+def test_what_shows_no_difference_is_not_run_in_other_environments(probe: Probe) -> None:
+    assert [*probe.of(["encode"]).steps] == ["encode"]
 
 
 def test_an_override_that_does_not_import_is_an_outcome_and_nothing_is_claimed() -> None:
@@ -320,6 +338,9 @@ class Loading:
 
     def own(self, side: Side) -> dict[str, Seen]:
         return self(side, side.interpreter())
+
+    def of(self, _steps: Collection[str]) -> Loading:
+        return self
 
 
 def test_a_torch_that_needs_its_own_libraries_to_load_takes_them_along(laboratory: Laboratory) -> None:

@@ -1,10 +1,11 @@
 """Virtualenvs that differ in patched packages, and what `harness upgrade` says of them and blames.
 
-`python -m tests.support.planted_environments [--home HOME] [--index-only] [ROW …]` prints the table that is kept in
-docs/environments.md, or only the rows named, and exits with 1 if any answer is wrong. With `--index-only` it is
-`harness blame` of the index, which takes half as long. Both are made of one real environment. The second also has a
-comment more in a file of torch, transformers, tokenizers, faiss, numpy, colbert-ai and two others, so that there are
-eight packages that could be blamed, and only the fault tells which.
+`python -m tests.support.planted_environments [--home HOME] [--environment VENV] [--index-only] [ROW …]` prints the
+table that is kept in docs/environments.md, or only the rows named, and exits with 1 if any answer is wrong. With
+`--index-only` it is `harness blame` of the index, which takes half as long. Both are made of one real environment: the
+matrix's, which is built, or a virtualenv that is there already, as on a host without a package index. The second also
+has a comment more in a file of torch, transformers, tokenizers, faiss, numpy, colbert-ai and two others, so that there
+are eight packages that could be blamed, and only the fault tells which.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,7 @@ class Fault:
 
     Attributes:
         name: what the table calls it.
-        package: the package that is to be blamed.
+        package: the package that is to be blamed, as a shell has patterns: each flavour has a faiss of its own.
         file: in the site folder.
         added: lines at its end.
         steps: those that it changes, one of which must be named.
@@ -94,7 +96,7 @@ FAULTS = (
         "_real_tokenizer, Tokenizer = Tokenizer, _Tokenizer()\n", ("tokenize",),
     ),
     Fault(
-        "faiss' k-means seed", "faiss-cpu", "faiss/extra_wrappers.py",
+        "faiss' k-means seed", "faiss-*", "faiss/extra_wrappers.py",
         "_train = Kmeans.train\n"
         "def _seeded(self, *args, **kwargs):\n"
         "    self.cp.seed += 1\n"
@@ -150,13 +152,15 @@ def copy_of(environment: Path, folder: Path, harmless: Iterable[str] = (), fault
     """Make a virtualenv with the files of another one, of which some are patched; the other one is not changed.
 
     Args:
-        environment: the folder of a virtualenv.
+        environment: the folder of a virtualenv; links in it may lead to folders elsewhere.
         folder: made, of symbolic links: a hard link would touch the inodes of files that others use.
         harmless: files that get a comment.
         faults: names of `FAULTS`.
     """
-    subprocess.run(["cp", "--recursive", "--symbolic-link", str(environment.resolve()), str(folder)], check=True)
-    (folder / "harness-complete.json").unlink(missing_ok=True)
+    # A folder that is a link is made anew, too, so that nothing is written through it; `lib64` would be a second one.
+    folder.mkdir()
+    parts = [str(environment.resolve() / part) for part in ("bin", "lib", "pyvenv.cfg")]
+    subprocess.run(["cp", "--recursive", "--dereference", "--symbolic-link", *parts, str(folder)], check=True)
     site = next((folder / "lib").glob("python3*/site-packages"))
     added = dict.fromkeys(harmless, _COMMENT)
     for name in faults:
@@ -199,11 +203,15 @@ def blame_alone(home: Home, before: Path, after: Path, name: str) -> tuple[dict[
 def wrong(case: tuple[str, ...], found: Mapping[str, Any]) -> str:
     """What is wrong with an answer; empty where nothing is."""
     faults = [BY_NAME[name] for name in case]
+
+    def pattern(package: str) -> str:
+        return next((fault.package for fault in faults if fnmatchcase(package, fault.package)), package)
+
     if (found["verdict"] == "unchanged") == bool(faults):
         return f"the verdict is {found['verdict']}"
-    if set(found["blamed"]) != {fault.package for fault in faults}:
+    if {pattern(package) for package in found["blamed"]} != {fault.package for fault in faults}:
         return f"{', '.join(found['blamed']) or 'no package'} blamed"
-    told = {(step["step"], package) for step in found["blame"] for package in step["packages"]}
+    told = {(step["step"], pattern(package)) for step in found["blame"] for package in step["packages"]}
     lost = [fault.name for fault in faults if not told & {(step, fault.package) for step in fault.steps}]
     return f"not told where: {', '.join(lost)}" if lost else ""
 
@@ -220,13 +228,16 @@ def main() -> int:
     """Print the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--home", type=Path)
+    parser.add_argument("--environment", type=Path, metavar="VENV", help="a virtualenv in place of the matrix's")
     parser.add_argument("--index-only", action="store_true", help="blame the index, without the searches of upgrade")
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"one of: {'; '.join(CASES)}")
     options = parser.parse_args()
     if unknown := sorted(set(options.rows) - CASES.keys()):
         parser.error(f"no row is named {', '.join(unknown)}")
     home = Home((options.home or Path(os.environ.get("HARNESS_HOME") or ROOT / ".harness")).resolve())
-    real = ensure_environment(home, load_matrix(ROOT / "matrix.yaml"), ROOT / "locks", VERSION, "cpu").path
+    real = options.environment or (
+        ensure_environment(home, load_matrix(ROOT / "matrix.yaml"), ROOT / "locks", VERSION, "cpu").path
+    )
     bad = 0
     print("| planted in AFTER | verdict | blamed (for what it changed) | right |\n|---|---|---|:-:|", flush=True)
     home.environments.mkdir(parents=True, exist_ok=True)
