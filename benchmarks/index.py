@@ -8,8 +8,9 @@
 
 Makes indexes in the files that colbert-ai writes, by a seeded recipe: passages of 20 to 116 tokens, 65,536 centroids
 of 96 dimensions, 2 bits. B is A again, byte by byte in files of its own ("same"), or A with 0.5 % of the codes moved,
-2 % of the bytes of residuals changed, and the inverted lists that follow from it ("changed"). ENV is any environment
-with torch; its script loads both and calls `torch.equal` and `torch.allclose` on each pair of tensors, and no more.
+2 % of the bytes of residuals changed, and the inverted lists that follow from it ("changed"), or A with all passages at
+other places ("reordered"). ENV is any environment with torch; its script loads both and calls `torch.equal` and
+`torch.allclose` on each pair of tensors, and no more.
 
 Every command runs in a process of its own, from its start to its end. Bytes are those of both sides; "CPU s" are of
 all cores together, which others on the machine disturb less than the clock; "peak" is the greatest resident memory, in
@@ -47,6 +48,7 @@ from harness.tensors.torchwrite import write_pt
 
 CENTROIDS, DIM, NBITS = 1 << 16, 96, 2
 MOVED, CHANGED = 0.005, 0.02
+CHUNK_FILES = ("*.codes.pt", "*.residuals.pt", "doclens.*.json", "*.metadata.json")
 _LISTS = 1 << 12  # inverted lists that are made at a time
 
 TORCH = r"""
@@ -110,6 +112,15 @@ def write_changed(a: Path, b: Path, size: Size) -> None:
     _write_lists(b, size)
 
 
+def write_reordered(a: Path, b: Path, size: Size) -> None:
+    """Write B: A with each chunk where the next one was, so that every passage is at another place."""
+    shutil.copytree(a, b, ignore=shutil.ignore_patterns("ivf.pid.pt", *CHUNK_FILES))
+    for chunk in range(size.chunks):
+        for name in CHUNK_FILES:
+            shutil.copyfile(a / name.replace("*", str(chunk)), b / name.replace("*", str((chunk + 1) % size.chunks)))
+    _write_lists(b, size)
+
+
 def _change_chunk(a: Path, b: Path, chunk: int) -> None:
     rng = np.random.default_rng((20, chunk))
     for name, share, limit in (("codes", MOVED, CENTROIDS), ("residuals", CHANGED, 256)):
@@ -118,6 +129,14 @@ def _change_chunk(a: Path, b: Path, chunk: int) -> None:
         places = np.flatnonzero(rng.random(flat.size, dtype=np.float32) < share)
         flat[places] = (flat[places] + rng.integers(1, limit, places.size)) % limit
         _write(b / f"{chunk}.{name}.pt", held)
+
+
+def write_same(a: Path, b: Path, _size: Size) -> None:
+    """Write B: A again."""
+    shutil.copytree(a, b)
+
+
+PATTERNS = {"changed": write_changed, "same": write_same, "reordered": write_reordered}
 
 
 def _on_all_cores(make: Callable[[int], Any], numbers: range) -> list[Any]:
@@ -219,7 +238,7 @@ def measure(options: argparse.Namespace, scratch: Path, size: Size) -> Iterator[
     for pattern in options.patterns.split(","):
         b = scratch / "b"
         shutil.rmtree(b, ignore_errors=True)
-        shutil.copytree(a, b) if pattern == "same" else apart(write_changed, a, b, size)
+        apart(PATTERNS[pattern], a, b, size)
         both = [str(a), str(b)]
         commands = {
             "`compare`": [*harness, "compare", *both],
@@ -338,7 +357,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--chunks", default="4", help="of each size, with commas (default 4)")
     parser.add_argument("--tokens", type=int, default=100_000, help="of a chunk (default 100,000)")
-    parser.add_argument("--patterns", default="changed,same")
+    parser.add_argument("--patterns", default="changed,same", help=f"of {', '.join(PATTERNS)} (default changed,same)")
     parser.add_argument("--rounds", type=int, default=3, help="of which the best counts (default 3)")
     parser.add_argument("--cores", type=int, help="that commands may use; indexes are made on all (default all)")
     parser.add_argument("--torch-python", type=Path)

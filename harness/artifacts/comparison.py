@@ -31,6 +31,7 @@ from harness.artifacts.source import (
 )
 from harness.errors import ExitCode, UnreadableTensor
 from harness.tensors.dtypes import DTYPES, count_nan, judged
+from harness.tensors.mapped import give_back
 from harness.tensors.metrics import Metrics, measure
 from harness.tensors.profiles import BUILTIN, Profile, ProfileVerdict
 from harness.tensors.spread import Octaves, spread
@@ -300,7 +301,8 @@ def _chunk(
     for name in reversed(names):
         kept, held = held, []
         rows.append(_artifact(sides, name, profiles, meaning, held))
-        kept.clear()
+        give_back(*(one.flat for one in kept if one is not None))  # others may hold them, too
+    give_back(*(one.flat for one in held if one is not None))
     return rows
 
 
