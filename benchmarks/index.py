@@ -3,12 +3,14 @@
     python benchmarks/index.py                                  # 4 chunks of 100,000 tokens: says that it works
     python benchmarks/index.py --tokens 2000000 --chunks 16 --torch-python ENV/bin/python --scratch FOLDER --markdown
     python benchmarks/index.py --tokens 2000000 --chunks 16,64 …    # is it linear? more chunks, not bigger ones
+    python benchmarks/index.py --tokens 2000000 --chunks 256 --patterns changed --cores 2 --rounds 1 …    # 16 GB a side
     python benchmarks/index.py --tokens 500000 --chunks 1 --directories 29 …    # one ladder of so many, from the disk
 
 Makes indexes in the files that colbert-ai writes, by a seeded recipe: passages of 20 to 116 tokens, 65,536 centroids
 of 96 dimensions, 2 bits. B is A again, byte by byte in files of its own ("same"), or A with 0.5 % of the codes moved,
-2 % of the bytes of residuals changed, and the inverted lists that follow from it ("changed"). ENV is any environment
-with torch; its script loads both and calls `torch.equal` and `torch.allclose` on each pair of tensors, and no more.
+2 % of the bytes of residuals changed, and the inverted lists that follow from it ("changed"), or A with all passages at
+other places ("reordered"). ENV is any environment with torch; its script loads both and calls `torch.equal` and
+`torch.allclose` on each pair of tensors, and no more.
 
 Every command runs in a process of its own, from its start to its end. Bytes are those of both sides; "CPU s" are of
 all cores together, which others on the machine disturb less than the clock; "peak" is the greatest resident memory, in
@@ -32,7 +34,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +48,7 @@ from harness.tensors.torchwrite import write_pt
 
 CENTROIDS, DIM, NBITS = 1 << 16, 96, 2
 MOVED, CHANGED = 0.005, 0.02
+CHUNK_FILES = ("*.codes.pt", "*.residuals.pt", "doclens.*.json", "*.metadata.json")
 _LISTS = 1 << 12  # inverted lists that are made at a time
 
 TORCH = r"""
@@ -82,35 +87,62 @@ def write_index(folder: Path, size: Size) -> None:
     weights = np.array([-0.12, -0.03, 0.03, 0.12], np.float16)
     _write(folder / "buckets.pt", ((weights[1:] + weights[:-1]) / 2), weights)
     _write(folder / "avg_residual.pt", np.array(0.05, np.float16))
-    passages = 0
-    for chunk in range(size.chunks):
-        rng = np.random.default_rng((19, chunk))
-        doclens = rng.integers(20, 117, size.tokens // 68)
-        total = int(doclens.sum())
-        _write(folder / f"{chunk}.codes.pt", rng.integers(0, CENTROIDS, total, dtype=np.int32))
-        _write(folder / f"{chunk}.residuals.pt", rng.integers(0, 256, (total, DIM * NBITS // 8), dtype=np.uint8))
-        (folder / f"doclens.{chunk}.json").write_text(json.dumps(doclens.tolist()))
-        about = {"passage_offset": passages, "num_passages": doclens.size, "num_embeddings": total}
-        (folder / f"{chunk}.metadata.json").write_text(json.dumps(about))
-        passages += doclens.size
+    _on_all_cores(partial(_write_chunk, folder, size.tokens), range(size.chunks))
     settings = {"config": {"dim": DIM, "nbits": NBITS}, "num_chunks": size.chunks, "num_partitions": CENTROIDS}
     for name in ("plan.json", "metadata.json"):
         (folder / name).write_text(json.dumps(settings))
     _write_lists(folder, size)
 
 
+def _write_chunk(folder: Path, tokens: int, chunk: int) -> None:
+    rng = np.random.default_rng((19, chunk))
+    doclens = rng.integers(20, 117, tokens // 68)
+    total = int(doclens.sum())
+    _write(folder / f"{chunk}.codes.pt", rng.integers(0, CENTROIDS, total, dtype=np.int32))
+    _write(folder / f"{chunk}.residuals.pt", rng.integers(0, 256, (total, DIM * NBITS // 8), dtype=np.uint8))
+    (folder / f"doclens.{chunk}.json").write_text(json.dumps(doclens.tolist()))
+    about = {"passage_offset": chunk * doclens.size, "num_passages": doclens.size, "num_embeddings": total}
+    (folder / f"{chunk}.metadata.json").write_text(json.dumps(about))
+
+
 def write_changed(a: Path, b: Path, size: Size) -> None:
     """Write B: another index of A's size, a little different."""
-    shutil.copytree(a, b)
-    for chunk in range(size.chunks):
-        rng = np.random.default_rng((20, chunk))
-        for name, share, limit in (("codes", MOVED, CENTROIDS), ("residuals", CHANGED, 256)):
-            held = _read(a / f"{chunk}.{name}.pt").copy()
-            flat = held.reshape(-1)
-            places = np.flatnonzero(rng.random(flat.size, dtype=np.float32) < share)
-            flat[places] = (flat[places] + rng.integers(1, limit, places.size)) % limit
-            _write(b / f"{chunk}.{name}.pt", held)
+    shutil.copytree(a, b, ignore=shutil.ignore_patterns("*.codes.pt", "*.residuals.pt", "ivf.pid.pt"))
+    _on_all_cores(partial(_change_chunk, a, b), range(size.chunks))
     _write_lists(b, size)
+
+
+def write_reordered(a: Path, b: Path, size: Size) -> None:
+    """Write B: A with each chunk where the next one was, so that every passage is at another place."""
+    shutil.copytree(a, b, ignore=shutil.ignore_patterns("ivf.pid.pt", *CHUNK_FILES))
+    for chunk in range(size.chunks):
+        for name in CHUNK_FILES:
+            shutil.copyfile(a / name.replace("*", str(chunk)), b / name.replace("*", str((chunk + 1) % size.chunks)))
+    _write_lists(b, size)
+
+
+def _change_chunk(a: Path, b: Path, chunk: int) -> None:
+    rng = np.random.default_rng((20, chunk))
+    for name, share, limit in (("codes", MOVED, CENTROIDS), ("residuals", CHANGED, 256)):
+        held = _read(a / f"{chunk}.{name}.pt").copy()
+        flat = held.reshape(-1)
+        places = np.flatnonzero(rng.random(flat.size, dtype=np.float32) < share)
+        flat[places] = (flat[places] + rng.integers(1, limit, places.size)) % limit
+        _write(b / f"{chunk}.{name}.pt", held)
+
+
+def write_same(a: Path, b: Path, _size: Size) -> None:
+    """Write B: A again."""
+    shutil.copytree(a, b)
+
+
+PATTERNS = {"changed": write_changed, "same": write_same, "reordered": write_reordered}
+
+
+def _on_all_cores(make: Callable[[int], Any], numbers: range) -> list[Any]:
+    """What `make` returns of each number, in processes: 16 GB a side are made in a minute or two on 16 cores."""
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        return list(pool.map(make, numbers))
 
 
 def _write(path: Path, *arrays: Array) -> None:
@@ -127,22 +159,24 @@ def _read(path: Path) -> Array:
 
 def _write_lists(folder: Path, size: Size) -> None:
     """The inverted lists that follow from the codes: of each centroid, the passages that have it."""
-    chunks = [_read(folder / f"{chunk}.codes.pt") for chunk in range(size.chunks)]
-    doclens = [json.loads((folder / f"doclens.{chunk}.json").read_text()) for chunk in range(size.chunks)]
-    starts = np.cumsum([0, *map(len, doclens)])
-    lists: list[Array] = []
-    lengths: list[Array] = []
-    for first in range(0, CENTROIDS, _LISTS):
-        keys = []
-        for codes, lens, start in zip(chunks, doclens, starts, strict=False):
-            here = np.flatnonzero((codes >= first) & (codes < first + _LISTS))
-            passage = np.searchsorted(np.cumsum(lens), here, "right") + start
-            keys.append((codes[here].astype(np.int64) << 32) | passage)
-        found = np.sort(np.concatenate(keys))
-        found = found[np.concatenate([[True], found[1:] != found[:-1]])]
-        lists.append((found & 0xFFFFFFFF).astype(np.int32))
-        lengths.append(np.bincount((found >> 32) - first, minlength=_LISTS))
+    made = _on_all_cores(partial(_some_lists, folder, size.chunks), range(0, CENTROIDS, _LISTS))
+    lists, lengths = zip(*made, strict=True)
     _write(folder / "ivf.pid.pt", np.concatenate(lists), np.concatenate(lengths))
+
+
+def _some_lists(folder: Path, chunks: int, first: int) -> tuple[Array, Array]:
+    """The `_LISTS` lists from the first on, one after the other, and how long each is."""
+    keys, start = [], 0
+    for chunk in range(chunks):
+        codes = _read(folder / f"{chunk}.codes.pt")
+        doclens = json.loads((folder / f"doclens.{chunk}.json").read_text())
+        here = np.flatnonzero((codes >= first) & (codes < first + _LISTS))
+        passage = np.searchsorted(np.cumsum(doclens), here, "right") + start
+        keys.append((codes[here].astype(np.int64) << 32) | passage)
+        start += len(doclens)
+    found = np.sort(np.concatenate(keys))
+    found = found[np.concatenate([[True], found[1:] != found[:-1]])]
+    return (found & 0xFFFFFFFF).astype(np.int32), np.bincount((found >> 32) - first, minlength=_LISTS)
 
 
 @dataclass(frozen=True)
@@ -156,7 +190,7 @@ class Spent:
     out: str
 
 
-def clock(command: list[str], codes: tuple[int, ...] = (0, 1)) -> Spent:
+def clock(command: list[str]) -> Spent:
     """Run a command to its end; as everywhere else, Python may keep what it compiled."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as problems:
@@ -167,11 +201,22 @@ def clock(command: list[str], codes: tuple[int, ...] = (0, 1)) -> Spent:
         process.returncode = os.waitstatus_to_exitcode(status)
         for file in (out, problems):
             file.seek(0)
-        if process.returncode not in codes:
+        if process.returncode not in (0, 1):
             sys.exit(f"{' '.join(command)} failed:\n{problems.read().decode()}")
         told = out.read().decode().splitlines()
     cpu = used.ru_utime + used.ru_stime
     return Spent(seconds, cpu, used.ru_maxrss / 1024, used.ru_inblock * 512, told[-1] if told else "")
+
+
+@contextmanager
+def on_cores(count: int | None) -> Iterator[None]:
+    """Have what is started in between on the first so many cores of this process, None for all of them."""
+    mine = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(mine)[:count])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, mine)
 
 
 def apart(function: Callable[..., Any], *arguments: object) -> Any:  # noqa: ANN401 - whatever it returns
@@ -193,7 +238,7 @@ def measure(options: argparse.Namespace, scratch: Path, size: Size) -> Iterator[
     for pattern in options.patterns.split(","):
         b = scratch / "b"
         shutil.rmtree(b, ignore_errors=True)
-        shutil.copytree(a, b) if pattern == "same" else apart(write_changed, a, b, size)
+        apart(PATTERNS[pattern], a, b, size)
         both = [str(a), str(b)]
         commands = {
             "`compare`": [*harness, "compare", *both],
@@ -204,10 +249,11 @@ def measure(options: argparse.Namespace, scratch: Path, size: Size) -> Iterator[
         if options.torch_python:
             commands["torch: load, `equal`, `allclose`"] = [str(options.torch_python), "-c", TORCH, *both]
         nbytes = bytes_of(a) + bytes_of(b)
-        # In turns, so that whoever else loads the machine loads all of them.
-        rounds = [{what: clock(command) for what, command in commands.items()} for _ in range(options.rounds)]
         largest = a / "0.residuals.pt"
-        copied = largest.stat().st_size / apart(copy_seconds, largest) / 1e9
+        with on_cores(options.cores):
+            # In turns, so that whoever else loads the machine loads all of them.
+            rounds = [{what: clock(command) for what, command in commands.items()} for _ in range(options.rounds)]
+            copied = largest.stat().st_size / apart(copy_seconds, largest) / 1e9
         for what in commands:
             best = min((one[what] for one in rounds), key=lambda spent: spent.seconds)
             yield {
@@ -311,16 +357,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--chunks", default="4", help="of each size, with commas (default 4)")
     parser.add_argument("--tokens", type=int, default=100_000, help="of a chunk (default 100,000)")
-    parser.add_argument("--patterns", default="changed,same")
+    parser.add_argument("--patterns", default="changed,same", help=f"of {', '.join(PATTERNS)} (default changed,same)")
     parser.add_argument("--rounds", type=int, default=3, help="of which the best counts (default 3)")
+    parser.add_argument("--cores", type=int, help="that commands may use; indexes are made on all (default all)")
     parser.add_argument("--torch-python", type=Path)
-    parser.add_argument("--scratch", type=Path, help="folder for the indexes: 2 GB at 16 chunks of 2 million tokens")
+    parser.add_argument(
+        "--scratch", type=Path, help="folder for the indexes: 2 GB at 16 chunks of 2 million tokens, 33 GB at 256"
+    )
     parser.add_argument("--directories", type=int, help="measure a ladder of so many, and nothing else")
     parser.add_argument("--markdown", action="store_true")
     options = parser.parse_args()
     if options.scratch is not None:
         options.scratch.mkdir(parents=True, exist_ok=True)
-    machine = f"{cpu_model()}, {len(os.sched_getaffinity(0))} cores"
+    machine = f"{cpu_model()}, {len(sorted(os.sched_getaffinity(0))[: options.cores])} cores"
     if options.directories:
         with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
             size = Size(int(options.chunks), options.tokens)

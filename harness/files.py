@@ -8,9 +8,11 @@ import json
 import math
 import mmap
 import os
+import resource
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from harness.home import Home
 
 
+_NO_MORE_FILES = frozenset((errno.EMFILE, errno.ENFILE))
 _LFS = b"version https://git-lfs.github.com/spec/"  # how every pointer begins (git-lfs: docs/spec.md)
 
 
@@ -32,13 +35,32 @@ def map_file(path: Path) -> np.ndarray[Any, np.dtype[Any]]:
     Raises:
         UnreadableTensor: the file is missing, is not a regular file, may not be read, or only stands for one that was
             not downloaded: a pointer of git-lfs, or a link of a cache into nowhere.
+        InfrastructureError: the process may not open one more file, which says nothing of this one.
     """
+    _allow_many_files()
     with _opened(path) as (file, size):
         if not size:
             return np.empty(0, np.uint8)
         raw = np.frombuffer(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ), np.uint8)
     _refuse_pointer(path, raw[: len(_LFS)].tobytes())
     return raw
+
+
+@cache
+def _allow_many_files() -> None:
+    """Let this process open as many files as the system lets it: a mapping keeps its file open, an index has many.
+
+    Usual is a limit of 1,024, made for programs that use `select`, below one of half a million.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def fetch_file(path: Path, size: int) -> None:
+    """Have the disk read the first `size` bytes of a file, and wait for nothing; nothing where it cannot be read."""
+    with suppress(OSError, UnreadableTensor), _opened(path) as (file, _):
+        os.posix_fadvise(file.fileno(), 0, size, os.POSIX_FADV_WILLNEED)
 
 
 def read_json(path: Path, cut: Callable[[bytes], bytes] = bytes) -> object:
@@ -74,6 +96,11 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
                 raise ValueError("it is not a regular file")
             yield file, about.st_size
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in _NO_MORE_FILES:
+            raise InfrastructureError(
+                f"{path} cannot be opened beside all others: {said(error)}. Allow more open files (`ulimit -n`); an "
+                "index needs two a chunk."
+            ) from error
         if isinstance(error, FileNotFoundError) and path.is_symlink():
             raise UnreadableTensor(
                 f"{path} is a link to {path.readlink()}, which is not there: its content was not downloaded, or was "

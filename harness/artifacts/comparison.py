@@ -31,11 +31,12 @@ from harness.artifacts.source import (
 )
 from harness.errors import ExitCode, UnreadableTensor
 from harness.tensors.dtypes import DTYPES, count_nan, judged
+from harness.tensors.mapped import give_back
 from harness.tensors.metrics import Metrics, measure
-from harness.tensors.passes import in_threads
 from harness.tensors.profiles import BUILTIN, Profile, ProfileVerdict
 from harness.tensors.spread import Octaves, spread
 from harness.tensors.tensor import Tensor
+from harness.tensors.threads import in_threads
 
 STATUSES = (
     "bit_equal",
@@ -262,7 +263,7 @@ def compare_sources(
     meaning = kind.meaning(a, b)
     names = kind.in_order({*a.names(), *b.names()})
     chunks = [list(some) for _, some in groupby(sorted(names, key=kind.chunk), kind.chunk)]
-    looked = in_threads(lambda some: _chunk((a, b), some, ordered, meaning), chunks, _CHUNKS)
+    looked = in_threads(lambda some: _chunk((a, b), some, ordered, meaning), chunks, most=_CHUNKS)
     found = {row.name: row for rows in looked for row in rows}
     rows = [found[name] for name in names]
     metadata = _metadata(a, b)
@@ -294,10 +295,15 @@ def _chunk(
 ) -> list[ArtifactComparison]:
     """The rows of a chunk, the last artifact first: what codes mean is told by residuals, which are then at hand.
 
-    No more than one artifact is kept at hand, for a cell may have many.
+    No more than one artifact is kept at hand while the next is looked at, for a cell may have many.
     """
-    held: list[Tensor | None] = []
-    return [_artifact(sides, name, profiles, meaning, held) for name in reversed(names)]
+    rows, held = [], list[Tensor | None]()
+    for name in reversed(names):
+        kept, held = held, []
+        rows.append(_artifact(sides, name, profiles, meaning, held))
+        give_back(*(one.flat for one in kept if one is not None))  # others may hold them, too
+    give_back(*(one.flat for one in held if one is not None))
+    return rows
 
 
 def _artifact(
@@ -324,7 +330,7 @@ def _artifact(
         except UnreadableTensor as error:
             tensors.append(None)
             reasons.append(f"{'AB'[side]}: {error}")
-    held[:] = tensors
+    held += tensors
     left, right = tensors
     described: dict[str, Any] = {}
     for letter, tensor, fact in zip("ab", tensors, known, strict=True):

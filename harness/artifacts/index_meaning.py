@@ -17,6 +17,7 @@ from harness.tensors.dtypes import DTYPES, Array
 from harness.tensors.metrics import measure
 from harness.tensors.profiles import BUILTIN
 from harness.tensors.tensor import Tensor
+from harness.tensors.threads import alone
 
 
 class IndexMeaning:
@@ -29,13 +30,13 @@ class IndexMeaning:
     @property
     def permutation(self) -> Permutation | None:
         """How B's centroids are A's in another order; None where they are not."""
-        with self._lock:
+        with alone(self._lock):
             return self._permutation
 
     @property
     def moved(self) -> Alignment | None:
         """How B's passages are A's where rows do not line up; None where they do, or where nobody knows."""
-        with self._lock:
+        with alone(self._lock):
             return self._moved
 
     @cached_property

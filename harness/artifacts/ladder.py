@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations, count, pairwise
+from itertools import combinations, count, islice, pairwise
 from typing import Any
 
 from harness.artifacts.index_job import INDEX
@@ -16,9 +16,10 @@ from harness.artifacts.metadata import identity
 from harness.artifacts.remembered import Remembered
 from harness.artifacts.source import ArtifactSource, metadata_problem, unrecorded
 from harness.errors import ExitCode, UnreadableTensor
-from harness.tensors.passes import in_threads
+from harness.tensors.threads import in_threads
 
-_FILES = 2  # that are read at a time: one is hashed while the disk reads the other
+_FILES = 2  # that are looked at at a time
+_AHEAD = 8  # that the disk is asked for before they are looked at: it has something to do at all times
 Item = tuple[str, Mapping[str, str]]
 """A name, and a digest per artifact."""
 
@@ -205,9 +206,11 @@ def all_digests(
         for _ in in_threads(lambda place: ask(place, name, question), places, _FILES):
             pass
 
-    for name in kind_of(next(iter(sources), None)).in_order({name for source in sources for name in source.names()}):
+    names = kind_of(next(iter(sources), None)).in_order({name for source in sources for name in source.names()})
+    digest = _ahead_of([(source, name) for name in names for source in sources if name in source.names()], remembered)
+    for name in names:
         having = [place for place, source in enumerate(sources) if name in source.names()]
-        ask_each(having, name, remembered.digest)
+        ask_each(having, name, digest)
         read = [place for place in having if _was_read(digests[place][name])]
         if len({digests[place][name] for place in read}) > 1:
             ask_each(read, name, remembered.verify)
@@ -224,6 +227,24 @@ def all_digests(
     found = [(known, list(dict.fromkeys(told))) for known, told in zip(digests, problems, strict=True)]
     _keep_apart(sources, found)
     return found
+
+
+def _ahead_of(
+    coming: Sequence[tuple[ArtifactSource, str]], remembered: Remembered
+) -> Callable[[ArtifactSource, str], str]:
+    """What gives the digest of an artifact, while the disk reads those that come after it."""
+    left = iter(coming)
+
+    def fetch(some: int) -> None:
+        for source, name in islice(left, some):
+            remembered.fetch(source, name)
+
+    def digest(source: ArtifactSource, name: str) -> str:
+        fetch(1)
+        return remembered.digest(source, name)
+
+    fetch(_AHEAD)
+    return digest
 
 
 def _keep_apart(sources: Sequence[ArtifactSource], found: Sequence[tuple[dict[str, str], list[str]]]) -> None:

@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 
 from harness.artifacts.kind import chunk_of
-from harness.artifacts.permutation import Permutation, numbers_of, unit
+from harness.artifacts.permutation import Permutation, lengths, numbers_of, unit
 from harness.artifacts.source import ArtifactSource, facts_of, metadata_file, setting
 from harness.errors import UnreadableTensor
 from harness.tensors.dtypes import DTYPES, Array, decode
 from harness.tensors.mapped import give_back, is_large
 from harness.tensors.one_byte import pair_counts
-from harness.tensors.passes import each_chunk, in_threads
+from harness.tensors.passes import each_chunk
 from harness.tensors.tensor import Tensor
+from harness.tensors.threads import in_threads
 
 NEAR_TIE = 2.0**-10
 """A code moved in a near-tie when the two centroids' scores differ by no more than this: one float16 step at 1.0.
@@ -187,18 +188,30 @@ class Embeddings:
         assert self.packed is not None
         residuals = self.packed[0].data
         # NumPy's `take` is many times faster here than the same by brackets.
-        steps = self._steps.take(residuals[places], axis=0).reshape(places.size, -1)
+        steps = self._steps.take(residuals.take(places, axis=0), axis=0).reshape(places.size, -1)
         if is_large(residuals):
             give_back(residuals[places[0] : places[-1] + 1])  # they are in order
-        return unit(centroids + steps)
+        steps += centroids
+        return unit(steps)
 
-    def blur(self, gap: Array) -> Array:
+    def chosen(self, own: Array, other: Array) -> Array:
+        """Two choices of centroids, (2, choices, bytes), by their numbers."""
+        found = self.centroids.data.take(np.concatenate([own, other]), axis=0)
+        return found.view(np.uint8).reshape(2, own.size, -1)
+
+    def numbers(self, chosen: Array) -> Array:
+        """The same as float64, (2, choices, dim)."""
+        stored = chosen.view(self.centroids.data.dtype)
+        return decode(stored.reshape(-1), self.centroids.dtype).reshape(stored.shape)
+
+    def blur(self, apart: Array) -> Array:
         """How far a score difference may be off because residuals are quantised: two standard deviations.
 
         A bucket is about as wide as the distance of its weight to the next; a uniform error in it has a deviation of
-        width / sqrt(12) per dimension, which the two centroids' difference `gap` (rows, dim) projects onto the scores.
+        width / sqrt(12) per dimension, which the two centroids' difference, as long as `apart`, projects onto the
+        scores.
         """
-        blurred: Array = self._blur * np.linalg.norm(gap, axis=1) if self.packed else np.zeros(gap.shape[0])
+        blurred: Array = self._blur * apart if self.packed else np.zeros(apart.size)
         return blurred
 
     @cached_property
@@ -277,8 +290,16 @@ def code_facts(
         """Margins and limits of some moved codes."""
         rows = moved[start : start + _ROWS]
         mine, theirs = left[rows].astype(np.int64), right[rows].astype(np.int64)
-        m_a, l_a = _margin(one, rows, mine, in_a(theirs))
-        m_b, l_b = _margin(other, rows, theirs, mine if to_b is None else to_b[mine])
+        with np.errstate(invalid="ignore", over="ignore"):  # centroids that are not finite have no margin, and say so
+            choices = one.chosen(mine, in_a(theirs))
+            ours, others = one.numbers(choices)
+            apart = lengths(ours - others)
+            m_a, l_a = (one.rows(rows, ours) * (ours - others)).sum(axis=1), NEAR_TIE + one.blur(apart)
+            found = other.chosen(mine if to_b is None else to_b[mine], theirs)
+            if not np.array_equal(choices, found):  # mostly the same centroids, at most in another order
+                ours, others = other.numbers(found)
+                apart = lengths(ours - others)
+            m_b, l_b = (other.rows(rows, others) * (others - ours)).sum(axis=1), NEAR_TIE + other.blur(apart)
         return np.maximum(m_a, m_b), np.maximum(l_a, l_b)
 
     looked = zip(*in_threads(look, range(0, moved.size, _ROWS)), strict=True)
@@ -295,13 +316,6 @@ def code_facts(
         "codes_near_tie_rule": "margin <= 2**-10"
         + ("" if captured else " + 2 * bucket width / sqrt(12) * distance of the two centroids"),
     }
-
-
-def _margin(side: Embeddings, rows: Array, own: Array, other: Array) -> tuple[Array, Array]:
-    with np.errstate(invalid="ignore", over="ignore"):  # centroids that are not finite have no margin, and say so
-        nearest = numbers_of(side.centroids, own)
-        gap = nearest - numbers_of(side.centroids, other)
-        return (side.rows(rows, nearest) * gap).sum(axis=1), NEAR_TIE + side.blur(gap)
 
 
 def ivf_facts(

@@ -15,8 +15,8 @@ from harness.artifacts.source import ArtifactSource
 from harness.errors import UnreadableTensor
 from harness.tensors.dtypes import DTYPES, Array
 from harness.tensors.mapped import give_back
-from harness.tensors.passes import in_threads
 from harness.tensors.tensor import Tensor
+from harness.tensors.threads import in_threads
 from harness.words import count
 
 _BLOCK = 1 << 16  # tokens that are looked at at a time: what is made of them fits the second-level cache
@@ -369,13 +369,16 @@ class _Matches:
             group = np.unique(np.concatenate(own), return_inverse=True)[1]
             ranked = _ranked(group[: own[0].size]), _ranked(group[own[0].size :])
             _, *found = np.intersect1d(*ranked, assume_unique=True, return_indices=True)
-            return [which[here[one]] for which, here, one in zip(waiting, share, found, strict=True)]
+            found = [which[here[one]] for which, here, one in zip(waiting, share, found, strict=True)]
+            return [one.astype(np.int32) for one in found]
 
-        for pair in in_threads(look, _shares(*keys)):
-            alike = a.sizes[pair[0]] == b.sizes[pair[1]]
-            left, right = (side[alike] for side in pair)
-            same = _same(a, b, left, right, codes_alone=codes_alone)
-            to_a[right[same]] = left[same]
+        left, right = (np.concatenate(side) for side in zip(*in_threads(look, _shares(*keys)), strict=True))
+        # In A's order, in which each of its pages is needed once: those of a share are from all over the index.
+        order = np.argsort(left)
+        order = order[a.sizes[left[order]] == b.sizes[right[order]]]
+        left, right = left[order], right[order]
+        same = _same(a, b, left, right, codes_alone=codes_alone)
+        to_a[right[same]] = left[same]
         return to_a
 
 

@@ -122,9 +122,16 @@ def _alike(a: Tensor, b: Tensor, rows: list[int]) -> bool:
 
 def unit(rows: Array) -> Array:
     """Rows as long as one, float64; those that have no direction, or are not finite, as zeros."""
-    if not np.isfinite(rows).all():
-        rows = np.nan_to_num(rows, posinf=0.0, neginf=0.0)
     with np.errstate(over="ignore"):  # a row too long for float64 is like no other
-        norms: Array = np.linalg.norm(rows, axis=1, keepdims=True)
-    found: Array = rows / np.where(norms > 0, norms, np.inf)
+        norms = lengths(rows)
+        if not np.isfinite(norms).all():
+            rows = np.nan_to_num(rows, posinf=0.0, neginf=0.0)
+            norms = lengths(rows)
+    found: Array = rows / np.where(norms > 0, norms, np.inf)[:, None]
+    return found
+
+
+def lengths(rows: Array) -> Array:
+    """How long each row is: the bits of NumPy's `norm`, which goes once more through real numbers to conjugate them."""
+    found: Array = np.sqrt(np.square(rows).sum(axis=1))
     return found

@@ -13,8 +13,9 @@ from pathlib import Path
 from harness import __version__
 from harness.artifacts.source import ArtifactSource
 from harness.errors import UnreadableTensor
-from harness.files import read_json
+from harness.files import fetch_file, read_json
 from harness.home import user_cache
+from harness.tensors.mapped import HASH_SLICE
 
 _FORMULA = ("harness.tensor.v1", __version__, 1)
 """What a digest is of, and who read the file: another reader may find another tensor in it, which raises the number."""
@@ -61,6 +62,12 @@ class Remembered:
             self._keep(source, name, key, (found, False))
         return found
 
+    def fetch(self, source: ArtifactSource, name: str) -> None:
+        """Have the disk read meanwhile what `digest` will look at first; nothing where that is known."""
+        if source.digest(name) is None and self._key(source, name)[0] not in self._known:
+            for file in _files_of(source, name):
+                fetch_file(file, HASH_SLICE)
+
     def verify(self, source: ArtifactSource, name: str) -> None:
         """Hold an artifact against its file's checksum, if that was not done before.
 
@@ -92,7 +99,7 @@ class Remembered:
 
     def _key(self, source: ArtifactSource, name: str) -> tuple[str, bool]:
         """What an artifact's files are known by, empty where it has none; whether they are as they were a while ago."""
-        files: tuple[Path, ...] = getattr(source, "files_of", lambda _name: ())(name) if self._path else ()
+        files = _files_of(source, name) if self._path else ()
         states = []
         try:
             for file in files:
@@ -111,6 +118,12 @@ class Remembered:
         if self._key(source, name)[0] == key:
             self._known[key] = known
             self._new = True
+
+
+def _files_of(source: ArtifactSource, name: str) -> tuple[Path, ...]:
+    """The files that an artifact is read from, where its source says so."""
+    found: tuple[Path, ...] = getattr(source, "files_of", lambda _name: ())(name)
+    return found
 
 
 def _kept(path: Path) -> dict[str, tuple[str, bool]]:

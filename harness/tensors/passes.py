@@ -7,20 +7,16 @@ reference.
 from __future__ import annotations
 
 import math
-import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import numpy as np
 
 from harness.tensors.dtypes import DTYPES, Array, Float64s, decode, judged
 from harness.tensors.mapped import give_back, is_large
 from harness.tensors.tensor import Tensor
-
-Found = TypeVar("Found")
-Piece = TypeVar("Piece")
+from harness.tensors.threads import Found, in_threads
 
 KEPT = 5
 """How many of the first mismatches are kept."""
@@ -67,22 +63,6 @@ def each_chunk(
         return found
 
     return in_threads(one, range(0, x.size, size), threads)
-
-
-def in_threads(look: Callable[[Piece], Found], pieces: Iterable[Piece], threads: int | None = None) -> Iterator[Found]:
-    """What `look` returns of each piece, in the pieces' order; all cores take part, or as many `threads` as told.
-
-    Nothing is gained where `look` holds Python's lock. The first exception ends it, and so does whoever stops asking.
-    """
-    pieces = list(pieces)
-    count = min(threads or len(os.sched_getaffinity(0)), len(pieces))
-    if count <= 1:
-        yield from map(look, pieces)
-        return
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(count) as pool:
-        yield from pool.map(look, pieces)
 
 
 @dataclass(frozen=True)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import resource
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from harness import files
 from harness.artifacts import passages
 from harness.artifacts.comparison import Comparison, compare_sources
 from harness.artifacts.directory import IndexDirectory
 from harness.artifacts.passages import align
+from harness.errors import InfrastructureError
 from harness.explain.marks import mark
 from harness.report.comparison_text import text
 from harness.tensors.dtypes import Array
@@ -22,6 +25,7 @@ from tests.support.command import run
 from tests.support.pt_files import pack, write_index, write_ivf, write_pt
 
 K, DIM, NBITS = 16, 32, 2
+files_allowed = files._allow_many_files.__wrapped__
 Passage = tuple[Array, Array]
 """Codes (tokens,) and bucket numbers (tokens, DIM)."""
 CLAIMS = {"codes_n_moved", "codes_real_moves", "buckets_n_mismatch"}
@@ -181,6 +185,26 @@ def test_one_order_in_other_chunks(tmp_path: Path) -> None:
     assert claims_nothing(found)
     assert {0} == {one.facts["passages_reordered"] for one in rows(found).values()}
     assert "the same 40 passages in one order, cut into other chunks" in text(found)
+
+
+@pytest.fixture
+def few_files(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A process that may open a hundred files, and does not ask for more."""
+    monkeypatch.setattr(files, "_allow_many_files", lambda: None)
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, usual[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, usual)
+
+
+def test_more_chunks_than_files_may_be_open_is_no_answer(tmp_path: Path, few_files: None) -> None:
+    """What cannot be opened beside all others was taken for unreadable before, and rows for those that line up."""
+    documents = some(7, [5] * 40)
+    a, b = write(tmp_path / "a", documents, chunk=1), write(tmp_path / "b", documents[::-1], chunk=1)
+    with pytest.raises(InfrastructureError, match="ulimit -n"):
+        compared(a, b)
+    files_allowed()
+    assert claims_nothing(compared(a, b))
 
 
 def test_a_permutation_of_centroids_is_undone_first(tmp_path: Path) -> None:

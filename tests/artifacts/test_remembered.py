@@ -15,6 +15,7 @@ from harness.artifacts import remembered
 from harness.artifacts.directory import IndexDirectory
 from harness.artifacts.ladder import all_digests
 from harness.artifacts.remembered import Remembered
+from harness.files import fetch_file
 from harness.tensors.tensor import Tensor
 from tests.support.command import run
 from tests.support.pt_files import write_index, write_pt
@@ -206,3 +207,29 @@ def test_nothing_stays_mapped_that_nobody_holds(folders: list[Path]) -> None:
     assert again() is held
     del held
     assert again() is None
+
+
+def test_the_disk_is_asked_once_for_what_will_be_read_and_for_nothing_that_is_known(
+    folders: list[Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+    monkeypatch.setattr(remembered, "fetch_file", lambda path, _size: asked.append(path))
+    first = run(capsys, "ladder", "--json", *folders)
+    sources = [IndexDirectory(folder) for folder in folders]
+    # In the order of the ladder: an artifact in all of them, then the next.
+    assert asked == [
+        file
+        for name in sources[0].names()
+        for source in sources
+        for file in source.files_of(name)
+    ]  # fmt: skip
+    asked.clear()
+
+    assert run(capsys, "ladder", "--json", *folders) == first
+    assert not asked
+
+
+def test_asking_the_disk_for_what_cannot_be_read_does_nothing(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path / "missing", tmp_path):
+        fetch_file(path, 1 << 20)
