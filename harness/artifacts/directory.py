@@ -16,6 +16,7 @@ from harness.artifacts.index_job import INDEX
 from harness.artifacts.source import listed, setting
 from harness.errors import UnreadableTensor, UsageError
 from harness.files import read_json, too_deep
+from harness.tensors.dtypes import Array
 from harness.tensors.npyfile import read_npy
 from harness.tensors.tensor import Tensor
 from harness.tensors.torchfile import read_pt
@@ -166,11 +167,10 @@ class IndexDirectory:
 
     def load(self, name: str) -> Tensor:
         """Map a tensor, or give the one that is still mapped; see `ArtifactSource.load`."""
-        if name == "doclens":
-            return self._lengths
         found = self._mapped.get(name)
         if found is None:
-            self._mapped[name] = found = self._read(name)
+            found = Tensor.of(self._lengths.astype(np.int64)) if name == "doclens" else self._read(name)
+            self._mapped[name] = found
         return found
 
     def _read(self, name: str) -> Tensor:
@@ -191,21 +191,22 @@ class IndexDirectory:
         return found
 
     @cached_property
-    def _lengths(self) -> Tensor:
-        """Asked for by several artifacts; each list becomes an array at once, for its numbers are objects."""
-        parts = [np.empty(0, np.int64)]
+    def _lengths(self) -> Array:
+        """Asked for by several artifacts, so kept, as narrow as they are; each list becomes an array at once."""
+        parts = [np.empty(0, np.uint8)]
         for chunk in self._doclens:
             path = self.path / f"doclens.{chunk}.json"
             values = read_json(path)
             if not isinstance(values, list) or not set(map(type, values)) <= {int}:
                 raise UnreadableTensor(f"{path} is not a list of document lengths.")
             try:
-                parts.append(np.array(values, np.int64))
+                part = np.array(values, np.int64)
             except OverflowError:
                 raise UnreadableTensor(f"{path} is not a list of document lengths.") from None
-            if (parts[-1] < 0).any():
+            if (part < 0).any():
                 raise UnreadableTensor(f"{path} is not a list of document lengths.")
-        return Tensor.of(np.concatenate(parts))
+            parts.append(part.astype(np.min_scalar_type(part.max(initial=0))))
+        return np.concatenate(parts)
 
     def files_of(self, name: str) -> tuple[Path, ...]:
         """The files that an artifact is read from."""

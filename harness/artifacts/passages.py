@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -38,6 +38,7 @@ class Alignment:
 
     def __init__(self, left: _Tokens, right: _Tokens, matches: _Matches | None) -> None:
         self.sizes, self.starts, self._matches = (left.sizes, right.sizes), (left.starts, right.starts), matches
+        self._right = right
 
     @property
     def to_a(self) -> Array | None:
@@ -83,10 +84,12 @@ class Alignment:
         """For each of the `n` rows of a chunk, whether it is the same token's on both sides."""
         if self.starts[0].get(chunk) != self.starts[1].get(chunk) or not self.lined_up.any():
             return np.zeros(n, np.bool_)
-        start = self.starts[1][chunk]
-        ends = np.cumsum(self.sizes[1])
-        here = np.clip(ends, start, start + n) - np.clip(ends - self.sizes[1], start, start + n)
-        return np.repeat(self.lined_up, here)
+        start, begins = self.starts[1][chunk], self._right.begins
+        first, last = int(np.searchsorted(begins, start, "right")) - 1, int(np.searchsorted(begins, start + n))
+        begin = begins[first:last].astype(np.int64)
+        # A passage may reach into the chunk from the one before, and out of it.
+        here = np.clip(begin + self.sizes[1][first:last], start, start + n) - np.clip(begin, start, start + n)
+        return np.repeat(self.lined_up[first:last], here)
 
     def facts(self) -> dict[str, Any]:
         """What is known of the passages, by the names of the JSON."""
@@ -148,8 +151,10 @@ def align(
         return None
     if left is None or right is None:
         return None
+    if np.array_equal(left.sizes, right.sizes):
+        right.sizes = left.sizes  # held once: there may be many
     matchable = left.width == right.width != 0 and left.whole and right.whole
-    if not matchable and np.array_equal(left.sizes, right.sizes):
+    if not matchable and left.sizes is right.sizes:
         return None
     return Alignment(left, right, _Matches(left, right) if matchable else None)
 
@@ -185,7 +190,8 @@ class _Tokens:
         )
         renamed = permutation is not None and all(within(one, permutation.to_a.size) for one in codes.values())
         rename = permutation.to_a if permutation is not None and renamed else None
-        return cls(codes, residuals, rename, sizes.flat.astype(np.int64, copy=False), block)
+        fits = sizes.n == 0 or np.iinfo(np.int32).min <= sizes.flat.min() <= sizes.flat.max() <= np.iinfo(np.int32).max
+        return cls(codes, residuals, rename, sizes.flat.astype(np.int32 if fits else np.int64, copy=False), block)
 
     @cached_property
     def width(self) -> int:
@@ -206,7 +212,7 @@ class _Tokens:
         return sizes.size == 0 or bool(0 <= sizes.min() <= sizes.max() <= n and sizes.sum() == n)
 
     @cached_property
-    def _begins(self) -> Array:
+    def begins(self) -> Array:
         """The row at which each passage begins, in half the width where that is enough: there may be many."""
         ends: Array = np.cumsum(self.sizes, dtype=np.uint32 if self._edges[-1] < 1 << 32 else np.int64)
         return np.subtract(ends, self.sizes, out=ends, casting="unsafe")
@@ -220,11 +226,11 @@ class _Tokens:
     def take(self, which: Array, *, codes_alone: bool) -> _Rows:
         """The rows of some passages; where these follow one another they are mapped, not copied."""
         size = self.sizes[which]
-        start, count = int(self._begins[which[0]]), int(size.sum())
+        start, count = int(self.begins[which[0]]), int(size.sum())
         if count and (which[1:] == which[:-1] + 1).all():
             codes, residuals = self._stretch(start, start + count, codes_alone=codes_alone)
         else:
-            begins = self._begins[which].astype(np.int64)
+            begins = self.begins[which].astype(np.int64)
             codes, residuals = self._scattered(places_of(begins, size), codes_alone=codes_alone)
         mapped = [codes] if residuals is None else [codes, residuals]
         words = []
@@ -262,16 +268,19 @@ class _Tokens:
                 give_back(residuals.flat)
         return codes, None if codes_alone else bits
 
-    def sketches(self) -> Array:
-        """A number for each passage from its length and a few of its codes: those with equal codes have the same."""
+    def sketches(self) -> Iterator[tuple[slice, Array]]:
+        """A number for each passage from its length and a few of its codes: those with equal codes have the same.
+
+        Yields:
+            Which passages, run by run, and their numbers, uint64.
+        """
         picked = np.arange(1, 2 * _SKETCHED, 2)  # the first token is the same in all passages
         weights = _mix(picked.view(np.uint64))
 
         starts = range(0, self.sizes.size, _RUN)
         first_rows = np.cumsum([0, *(self.sizes[start : start + _RUN].sum() for start in starts)])
-        sketched = np.empty(self.sizes.size, np.uint64)
 
-        def look(start: int) -> None:
+        def look(start: int) -> tuple[slice, Array]:
             here = slice(start, start + _RUN)
             size = self.sizes[here]
             filled = np.flatnonzero(size)
@@ -287,11 +296,9 @@ class _Tokens:
             codes = codes if self._rename is None else self._rename[codes]
             found = size.astype(np.uint64)
             found[filled] += (codes.view(np.uint64).reshape(-1, _SKETCHED) * weights).sum(axis=1)
-            sketched[here] = _mix(found)
+            return here, _mix(found)
 
-        for _ in in_threads(look, starts):
-            pass
-        return sketched
+        return in_threads(look, starts)
 
     def digests(self, which: Array, *, codes_alone: bool) -> Array:
         """A number for each of these passages by codes and residuals; what shares one is compared bit by bit."""
@@ -303,8 +310,8 @@ class _Tokens:
             for word in words:
                 mixed = _mix(mixed ^ word)
             give_back(*mapped)
-            position = places_of(np.zeros_like(size), size).view(np.uint64)
-            return _mix(_sums(_mix(mixed ^ _mix(position)), size) ^ size.view(np.uint64))
+            position = places_of(np.zeros(size.size, np.int64), size).view(np.uint64)
+            return _mix(_sums(_mix(mixed ^ _mix(position)), size) ^ size.astype(np.uint64))
 
         return np.concatenate([np.empty(0, np.uint64), *in_threads(look, self.runs(which))])
 
@@ -318,7 +325,7 @@ class _Matches:
 
     def __init__(self, a: _Tokens, b: _Tokens) -> None:
         self.a, self.b = a, b
-        self.in_place = np.array_equal(a.sizes, b.sizes)
+        self.in_place = a.sizes is b.sizes
         self.rivals = _rivals(a, b, in_place=self.in_place)
 
     @cached_property
@@ -387,19 +394,27 @@ def _rivals(a: _Tokens, b: _Tokens, *, in_place: bool) -> tuple[Array, Array]:
 
     Where they are not compared `in_place`, any place of the other is another.
     """
-    keys = a.sketches(), b.sketches()
-    new = keys[1] != keys[0] if in_place else np.ones(keys[1].size, np.bool_)
+    keys, new, found = np.empty(a.sizes.size, np.uint64), [np.empty(0, np.int32)], [np.empty(0, np.uint64)]
+    for here, key in a.sketches():
+        keys[here] = key
+    for here, key in b.sketches():  # of those that have A's number in their place there is no need to keep another
+        apart = np.flatnonzero(key != keys[here]) if in_place else np.arange(key.size)
+        new.append((here.start + apart).astype(np.int32))
+        found.append(key[apart])
+    at, others = np.concatenate(new), np.concatenate(found)
 
-    def look(pick: Callable[[Array], Array]) -> list[Array]:
-        share = [pick(key) for key in keys]
-        once = np.concatenate([keys[0][share[0]], keys[1][share[1][new[share[1]]]]])
+    def look(pick: Callable[[Array], Array]) -> tuple[Array, Array]:
+        share, other = pick(keys), pick(others)
+        once = np.concatenate([keys[share], others[other]])
         once.sort()
         again = once[1:][once[1:] == once[:-1]]
-        return [here[_among(key[here], again)] for key, here in zip(keys, share, strict=True)]
+        return share[_among(keys[share], again)], at[other[_among(others[other], again)]]
 
-    looked = zip(*in_threads(look, _shares(*keys)), strict=True)
-    left, right = (np.sort(np.concatenate(side)) for side in looked)
-    return left, right
+    looked = zip(*in_threads(look, _shares(keys, others)), strict=True)
+    left, right = (np.concatenate(side) for side in looked)
+    if in_place:
+        right = np.concatenate([right, np.setdiff1d(left, at, assume_unique=True)])
+    return np.sort(left), np.sort(right)
 
 
 def _among(values: Array, some: Array) -> Array:
