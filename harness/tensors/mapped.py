@@ -15,6 +15,7 @@ from harness.tensors.dtypes import Array, Dtype
 _MAX_DIMS = 64  # NumPy 2's limit; torch writes no tensor with more
 HASH_SLICE = 64 * 1024 * 1024
 _MADV_POPULATE_READ = 22  # Linux 5.14; Python has no name for it
+_AROUND = 1 << 16  # Linux maps so many bytes around each that is asked for, by their addresses (`fault_around_bytes`)
 
 
 def take_in(*chunks: Array) -> None:
@@ -44,13 +45,15 @@ def is_large(raw: Array) -> bool:
 
 
 def give_back(*chunks: Array) -> None:
-    """Let the system take back mapped pages that will not be needed again."""
+    """Let the system take back mapped pages that will not be needed again, with those that came along before them."""
     for chunk in chunks:
-        _advise(chunk, mmap.MADV_DONTNEED)
+        _advise(chunk, mmap.MADV_DONTNEED, _AROUND)
 
 
-def _advise(chunk: Array, advice: int) -> None:
+def _advise(chunk: Array, advice: int, stretch: int = mmap.PAGESIZE) -> None:
     """Tell the system about the pages of a mapped chunk, which are clean; an array that is no mapping stays.
+
+    From where the `stretch` of memory begins that the chunk begins in.
 
     A page that the chunk shares with a neighbour goes, too: who needs it has it again at once.
     """
@@ -61,8 +64,8 @@ def _advise(chunk: Array, advice: int) -> None:
         owner = owner.obj
     if not isinstance(owner, mmap.mmap) or chunk.size == 0:
         return
-    begin = _address(chunk) - _address(np.frombuffer(owner, np.uint8, 1))
-    first, last = begin // mmap.PAGESIZE * mmap.PAGESIZE, begin + chunk.nbytes
+    begin, base = _address(chunk), _address(np.frombuffer(owner, np.uint8, 1))
+    first, last = max(begin // stretch * stretch - base, 0), begin + chunk.nbytes - base
     # Advice may be refused: by a system that does not know it, or for a file that has shrunk.
     with contextlib.suppress(OSError):
         if last > first:
