@@ -235,12 +235,15 @@ def within(numbers: Tensor, count: int) -> bool:
 
 def _greatest(numbers: Tensor) -> int | None:
     """The greatest of some integers, -1 where there are none; None where one is below zero."""
+    flat = numbers.flat
+    limit = np.iinfo(flat.dtype).max
 
-    def look(p: Array, _q: Array, _start: int) -> tuple[int, int]:
-        return int(p.min()), int(p.max())
+    def look(p: Array, _q: Array, _start: int) -> int:
+        # Without their sign, negative numbers are above all others: one look at each says both.
+        return int(p.view(f"<u{p.itemsize}").max())
 
-    found = list(each_chunk(numbers.flat, numbers.flat, _STRIP, look, None))
-    return None if any(least < 0 for least, _ in found) else max((most for _, most in found), default=-1)
+    most = max(each_chunk(flat, flat, _STRIP, look, None), default=-1)
+    return None if most > limit else most
 
 
 def code_facts(

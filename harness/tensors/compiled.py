@@ -175,14 +175,30 @@ def run(a: Tensor, b: Tensor, rules: Sequence[Rule], how: How) -> Total:
     return total
 
 
-def pairs(a: Array, b: Array) -> Array:
-    """As `passes.pairs`: how often each of the 65,536 pairs occurs in two uint8 arrays, shape (256, 256), int64."""
-    from harness.tensors.kernels import plain
+class Pairs:
+    """How often each of the 65,536 pairs of bytes occurs, as `passes.pairs` has it; each thread counts by itself."""
 
-    take_in(a, b)
-    whole = a.size // 8 * 8
-    table = np.zeros((1, 1 << 16), np.uint32)
-    words = (np.require(side[:whole].view(np.uint64), requirements="A") for side in (a, b))
-    plain.pair_chunk(*words, table[0])
-    rest: Array = passes.pairs(a[whole:], b[whole:])
-    return rest + _drain(table).reshape(256, 256)
+    def __init__(self) -> None:
+        self._own = threading.local()
+        self._all: list[Array] = []
+
+    def count(self, a: Array, b: Array) -> None:
+        """Count the pairs of two uint8 arrays of less than 2^32 elements."""
+        from harness.tensors.kernels import plain
+
+        if not hasattr(self._own, "counts"):
+            self._own.counts = np.zeros(1 << 16, np.uint32), np.zeros(1 << 16, np.int64)
+            self._all.append(self._own.counts[1])
+        narrow, counts = self._own.counts
+        take_in(a, b)
+        whole = a.size // 8 * 8
+        words = (np.require(side[:whole].view(np.uint64), requirements="A") for side in (a, b))
+        plain.pair_chunk(*words, narrow)
+        counts += narrow
+        narrow[:] = 0
+        if whole < a.size:
+            counts += passes.pairs(a[whole:], b[whole:]).reshape(-1)
+
+    def pairs(self) -> Array:
+        """What was counted, shape (256, 256), int64."""
+        return sum(self._all, np.zeros(1 << 16, np.int64)).reshape(256, 256)

@@ -15,6 +15,7 @@ from harness.tensors.passes import KEPT, USUAL, How, Rule, Total, each_chunk, ne
 from harness.tensors.tensor import Tensor
 
 _STRIP = 1 << 18  # bytes that are compared at a time: both sides fit the second-level cache
+_PROBE = 1 << 12  # of which so many bytes are looked at first
 _EXACT = 256  # so many squares of bytes have a sum that float32 holds
 _PRODUCTS = (1, 2, 3)  # of `Partial.sums`, what numbers that are the same on both sides add to
 
@@ -51,22 +52,27 @@ def pair_counts(a: Tensor, b: Tensor, how: How = USUAL) -> Counts:
 
 def _counted(a: Tensor, b: Tensor, how: How) -> Counts:
     table, same, squares = np.zeros((256, 256), np.int64), 0, 0
+    counter = compiled.Pairs()
 
-    def look(p: Array, q: Array, _start: int) -> Counts:
+    def look(p: Array, q: Array, _start: int) -> Counts | None:
         few = _few(p, q) if a.dtype == "uint8" else None
-        if few is not None:
-            return few
         # Asked here, because the compiler's start costs more than counting a few pairs.
-        return Counts((compiled.pairs if compiled.usable(a.dtype, a.n, how) else passes.pairs)(p, q))
+        if few is not None or not compiled.usable(a.dtype, a.n, how):
+            return few or Counts(passes.pairs(p, q))
+        counter.count(p, q)
+        return None
 
     for found in each_chunk(a.flat.view(np.uint8), b.flat.view(np.uint8), how.chunk, look, how.threads):
-        table += found.pairs
-        same, squares = same + found.same, squares + found.squares
-    return Counts(table, same, squares)
+        if found is not None:
+            table += found.pairs
+            same, squares = same + found.same, squares + found.squares
+    return Counts(table + counter.pairs(), same, squares)
 
 
 def _few(p: Array, q: Array) -> Counts | None:
     """The counts of a chunk of uint8 in which few bytes differ; None where many do, which are counted faster."""
+    if np.count_nonzero(p[:_PROBE] != q[:_PROBE]) * 4 > _PROBE:  # it takes as long as all else to find many
+        return None
     left, right, squares = [], [], 0
     rows = np.empty((_STRIP // 2 // _EXACT, _EXACT), np.float32)
     for start, (_, eights, x, y) in zip(range(0, p.size, _STRIP), _apart(p, q), strict=True):
@@ -134,10 +140,12 @@ def run(a: Tensor, b: Tensor, rules: Sequence[Rule], how: How) -> Total:
             return start + (hits if eights is None else eights[hits >> 3] * 8 + (hits & 7))
 
         found: list[int] = []
-        for some in each_chunk(x, y, _STRIP, look):
-            found += [int(hit) for hit in some[: count - len(found)]]
-            if len(found) >= count:
-                break
+        # Where many differ, what is looked for comes soon.
+        for here, size in ((slice(_STRIP), _PROBE), (slice(_STRIP, None), _STRIP)):
+            for some in each_chunk(x[here], y[here], size, look):
+                found += [(here.start or 0) + int(hit) for hit in some[: count - len(found)]]
+                if len(found) >= count:
+                    return found
         return found
 
     def greatest(scores: Array) -> tuple[float, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -189,10 +190,10 @@ def test_one_order_in_other_chunks(tmp_path: Path) -> None:
 
 @pytest.fixture
 def few_files(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A process that may open a hundred files, and does not ask for more."""
+    """A process that may open a hundred files more than it has open, and does not ask for more."""
     monkeypatch.setattr(files, "_allow_many_files", lambda: None)
     usual = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (100, usual[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100 + len(os.listdir("/proc/self/fd")), usual[1]))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, usual)
 

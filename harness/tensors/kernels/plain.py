@@ -176,7 +176,7 @@ def int_chunk(a, b, state):
 
 @bare
 def pair_chunk(a, b, h):
-    """Count the 65,536 possible pairs of two uint8 arrays, in words of eight: all their metrics follow from these counts.
+    """Count the 65,536 possible pairs of two uint8 arrays, given as words of eight: all metrics follow from that.
 
     One table: a second one, for equal neighbours not to wait for one another, would not fit the second-level cache.
     """
