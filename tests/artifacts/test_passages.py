@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -193,7 +192,7 @@ def few_files(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A process that may open a hundred files more than it has open, and does not ask for more."""
     monkeypatch.setattr(files, "_allow_many_files", lambda: None)
     usual = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (100 + len(os.listdir("/proc/self/fd")), usual[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100 + len(list(Path("/proc/self/fd").iterdir())), usual[1]))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, usual)
 
