@@ -83,7 +83,7 @@ def _few(p: Array, q: Array) -> Counts | None:
         squares += _squares(p[start : start + _STRIP], rows)
     apart = np.concatenate(left)
     pairs = passes.pairs(apart, np.concatenate(right))
-    return Counts(pairs, p.size - apart.size, squares - int(np.square(apart.astype(np.uint64)).sum()))
+    return Counts(pairs, p.size - apart.size, squares - int(pairs.sum(axis=1) @ np.square(np.arange(256))))
 
 
 def _apart(p: Array, q: Array) -> Iterator[tuple[Array, Array | None, Array, Array]]:
