@@ -17,6 +17,7 @@ from harness.artifacts.source import listed, setting
 from harness.errors import UnreadableTensor, UsageError
 from harness.files import read_json, too_deep
 from harness.tensors.dtypes import Array
+from harness.tensors.mapped import give_back
 from harness.tensors.npyfile import read_npy
 from harness.tensors.tensor import Tensor
 from harness.tensors.torchfile import read_pt
@@ -207,6 +208,10 @@ class IndexDirectory:
                 raise UnreadableTensor(f"{path} is not a list of document lengths.")
             parts.append(part.astype(np.min_scalar_type(part.max(initial=0))))
         return np.concatenate(parts)
+
+    def rest(self) -> None:
+        """Let the system take back the pages of what is mapped; whoever looks at it again has them again."""
+        give_back(*(found.flat for found in list(self._mapped.values())))
 
     def files_of(self, name: str) -> tuple[Path, ...]:
         """The files that an artifact is read from."""
