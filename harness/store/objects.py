@@ -26,6 +26,8 @@ class Objects:
         self.root = root
         self.verified: set[str] = set()
         """Digests of tensors whose bytes were compared with them."""
+        self.small: dict[str, Tensor] = {}
+        """Some of these tensors themselves, by digest: hundreds of repeats share those of a training."""
 
     def object_path(self, digest: str) -> Path:
         """Where a tensor is, or would be."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from harness.files import read_json, too_deep
 from harness.store.cell import Cell
 from harness.store.store import Store
 from harness.tensors.tensor import Tensor
+
+_SMALL, _KEPT = 1 << 16, 256  # bytes of a tensor that is kept in memory, and how many of these
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,9 @@ class StoredCell:
         Raises:
             UnreadableTensor: also where they are not those that were stored.
         """
-        artifact = self.cell.artifacts[name]
+        artifact, small = self.cell.artifacts[name], self.store.small
+        if (known := small.get(artifact.digest)) is not None and artifact.stored:
+            return known
         tensor = self.store.load(artifact)
         if artifact.digest not in self.store.verified:
             if tensor.digest() != artifact.digest:
@@ -52,6 +56,10 @@ class StoredCell:
                     "`harness store gc --damaged` removes it, and the next sweep makes it again."
                 )
             self.store.verified.add(artifact.digest)
+        if tensor.nbytes <= _SMALL:
+            if len(small) >= _KEPT:
+                small.clear()
+            small[artifact.digest] = tensor = replace(tensor, data=tensor.data.copy())
         return tensor
 
     def digest(self, name: str) -> str | None:
