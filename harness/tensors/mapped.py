@@ -15,7 +15,7 @@ from harness.tensors.dtypes import Array, Dtype
 _MAX_DIMS = 64  # NumPy 2's limit; torch writes no tensor with more
 HASH_SLICE = 64 * 1024 * 1024
 _MADV_POPULATE_READ = 22  # Linux 5.14; Python has no name for it
-_AROUND = 1 << 16  # Linux maps so many bytes around each that is asked for, by their addresses (`fault_around_bytes`)
+_AROUND = 1 << 21  # Linux maps the pages around one that is asked for, as many as it read at once: up to 2 MiB
 
 
 def take_in(*chunks: Array) -> None:

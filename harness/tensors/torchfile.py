@@ -7,7 +7,7 @@ from pathlib import Path
 from harness.errors import UnreadableTensor
 from harness.files import map_file
 from harness.tensors.archive import Archive, Storage
-from harness.tensors.mapped import view_bytes
+from harness.tensors.mapped import give_back, view_bytes
 from harness.tensors.tensor import Tensor
 from harness.tensors.unpickle import Interpreter, Name
 
@@ -25,11 +25,13 @@ def read_pt(path: str | Path) -> object:
             is one that torch would refuse or might understand in another way.
     """
     path = Path(path)
-    archive = Archive(path, map_file(path))
+    raw = map_file(path)
+    archive = Archive(path, raw)
     try:
         tree = Interpreter(path, archive).run(archive.pickle())
     except (IndexError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise UnreadableTensor(f"{path} holds a damaged pickle ({type(error).__name__}: {error}).") from error
+    give_back(raw)  # what was read of it, with all that came along: of many files that is much
     return _plain(path, tree, swapped=archive.swapped)
 
 
