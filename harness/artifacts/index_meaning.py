@@ -8,7 +8,6 @@ from threading import RLock
 from typing import Any
 
 from harness.artifacts import meaning
-from harness.artifacts.directory import IndexDirectory
 from harness.artifacts.kind import JobKind
 from harness.artifacts.passages import Alignment, align
 from harness.artifacts.permutation import Permutation, find_permutation
@@ -55,8 +54,8 @@ class IndexMeaning:
     @cached_property
     def _moved(self) -> Alignment | None:
         for side in (self.a, self.b):
-            if isinstance(side, IndexDirectory):  # all chunks are about to be looked at, and some are at hand
-                side.rest()
+            if rest := getattr(side, "rest", None):  # all chunks are about to be looked at, and some are at hand
+                rest()
         found = align(self.a, self.b, self.permutation)
         return None if found is None or found.whole else found
 
