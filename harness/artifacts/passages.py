@@ -85,7 +85,9 @@ class Alignment:
         if self.starts[0].get(chunk) != self.starts[1].get(chunk) or not self.lined_up.any():
             return np.zeros(n, np.bool_)
         start, begins = self.starts[1][chunk], self._right.begins
-        first, last = int(np.searchsorted(begins, start, "right")) - 1, int(np.searchsorted(begins, start + n))
+        # In the width that they have: NumPy would convert all of them for each chunk.
+        inside, last = np.searchsorted(begins, np.array([start + 1, start + n], begins.dtype)).tolist()
+        first = inside - 1
         begin = begins[first:last].astype(np.int64)
         # A passage may reach into the chunk from the one before, and out of it.
         here = np.clip(begin + self.sizes[1][first:last], start, start + n) - np.clip(begin, start, start + n)
