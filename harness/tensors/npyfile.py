@@ -15,7 +15,7 @@ import numpy as np
 
 from harness.errors import UnreadableTensor
 from harness.files import map_file
-from harness.tensors.mapped import check_shape
+from harness.tensors.mapped import check_shape, give_back
 from harness.tensors.tensor import Tensor
 from harness.words import said
 
@@ -43,6 +43,7 @@ def read_npy(path: Path) -> Tensor:
         raise UnreadableTensor(f"{path} is not a .npy file: {said(error)}.") from error
     if dtype.kind not in "biufc":
         raise UnreadableTensor(f"{path} holds {dtype} where numbers are expected.")
+    give_back(raw)  # the header's pages, with all that came along: of many files that is much
     shape = check_shape(shape, str(path))
     data, size = raw[start.tell() :], math.prod(shape) * dtype.itemsize
     if data.size != size:
