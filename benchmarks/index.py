@@ -13,9 +13,9 @@ other places ("reordered"). ENV is any environment with torch; its script loads 
 `torch.allclose` on each pair of tensors, and no more.
 
 Every command runs in a process of its own, from its start to its end. Bytes are those of both sides; "CPU s" are of
-all cores together, which others on the machine disturb less than the clock; "peak" is the greatest resident memory, in
-which pages of files that are mapped count, too. The files are in the page cache. A second `ladder` knows of the first
-what nobody touched since.
+all cores together, which others on the machine disturb less than the clock. "peak" is the most memory that it and the
+processes that it forked had at any time, looked at every 20 ms in one run more, each page once; pages of files that are
+mapped count, too. The files are in the page cache. A second `ladder` knows of the first what nobody touched since.
 
 With `--directories` the files of so many indexes, every other one changed, are dropped from the page cache first, and
 "read" is how often the disk was asked for their bytes. Beside it, bare scripts that read the same files, and that read
@@ -34,13 +34,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from compare import Array, copy_seconds, cpu_model
 
 from harness.tensors.tensor import Tensor
@@ -208,6 +209,20 @@ def clock(command: list[str]) -> Spent:
     return Spent(seconds, cpu, used.ru_maxrss / 1024, used.ru_inblock * 512, told[-1] if told else "")
 
 
+def peak_of(command: list[str]) -> float:
+    """MiB that a command and the processes that it forks have at most, all together (proportional set sizes)."""
+    most = 0
+    with psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            now = 0
+            for one in (process, *process.children(recursive=True)):
+                with suppress(psutil.Error):  # it may have ended by now
+                    now += one.memory_full_info().pss
+            most = max(most, now)
+            time.sleep(0.02)
+    return most / (1 << 20)
+
+
 @contextmanager
 def on_cores(count: int | None) -> Iterator[None]:
     """Have what is started in between on the first so many cores of this process, None for all of them."""
@@ -254,13 +269,14 @@ def measure(options: argparse.Namespace, scratch: Path, size: Size) -> Iterator[
             clock(commands["`ladder`, again"])  # the first of which it is another
             # In turns, so that whoever else loads the machine loads all of them.
             rounds = [{what: clock(command) for what, command in commands.items()} for _ in range(options.rounds)]
+            peaks = {what: peak_of(command) for what, command in commands.items()}
             copied = largest.stat().st_size / apart(copy_seconds, largest) / 1e9
         for what in commands:
             best = min((one[what] for one in rounds), key=lambda spent: spent.seconds)
             yield {
                 "pattern": pattern, "chunks": size.chunks, "side": nbytes / 2e9, "what": what, "seconds": best.seconds,
                 "rate": nbytes / best.seconds / 1e9, "cpu": min(one[what].cpu for one in rounds),
-                "peak": max(one[what].peak for one in rounds), "copy": copied,
+                "peak": peaks[what], "copy": copied,
             }  # fmt: skip
 
 

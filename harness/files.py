@@ -63,12 +63,12 @@ def fetch_file(path: Path, size: int) -> None:
         os.posix_fadvise(file.fileno(), 0, size, os.POSIX_FADV_WILLNEED)
 
 
-def read_json(path: Path, cut: Callable[[bytes], bytes] = bytes) -> object:
+def read_json(path: Path, parse: Callable[[bytes], object] = json.loads) -> object:
     """Read a JSON file.
 
     Args:
         path: of the file.
-        cut: is given its bytes and returns those that are parsed, where not all is wanted.
+        parse: makes of its bytes what is returned, where not all of it is wanted, or not as Python's objects.
 
     Raises:
         UnreadableTensor: it is missing, huge, or not JSON; see also `map_file`.
@@ -79,7 +79,7 @@ def read_json(path: Path, cut: Callable[[bytes], bytes] = bytes) -> object:
         raw = file.read()
     _refuse_pointer(path, raw[: len(_LFS)])
     try:
-        found: object = json.loads(cut(raw))
+        found = parse(raw)
     except (ValueError, RecursionError) as error:
         raise UnreadableTensor(f"{path} is not valid JSON: {error}.") from error
     return found

@@ -23,6 +23,7 @@ from harness.artifacts.metadata import metadata_changes
 from harness.artifacts.source import (
     ArtifactSource,
     Facts,
+    bytes_of,
     facts_of,
     first_missing,
     listed,
@@ -31,12 +32,12 @@ from harness.artifacts.source import (
 )
 from harness.errors import ExitCode, UnreadableTensor
 from harness.tensors.dtypes import DTYPES, count_nan, judged
-from harness.tensors.mapped import give_back
+from harness.tensors.mapped import give_back, keep_memory
 from harness.tensors.metrics import Metrics, measure
 from harness.tensors.profiles import BUILTIN, Profile, ProfileVerdict
 from harness.tensors.spread import Octaves, spread
 from harness.tensors.tensor import Tensor
-from harness.tensors.threads import in_threads
+from harness.tensors.threads import in_processes, in_threads
 
 STATUSES = (
     "bit_equal",
@@ -50,6 +51,7 @@ STATUSES = (
     "unreadable",
 )
 _CHUNKS = 2  # that are compared at a time: what one thread does alone in one, others make up for in the other
+_FORKED_FROM = 1 << 27  # bytes of a side: processes take tens of milliseconds to begin, and do not wait for a lock
 OCTAVES = ("abs_octaves", "ulp_octaves")
 """The two histograms of `spread` in an artifact's object, by exponent as text."""
 DIVERGENT = frozenset(("different", "shape_mismatch", "dtype_mismatch", "missing_a", "missing_b"))
@@ -257,13 +259,21 @@ def compare_sources(
 
     A tensor that cannot be read becomes a row and the rest goes on.
     """
+    keep_memory()
     wanted = chosen or profiles[0].name
     ordered = sorted(profiles, key=lambda profile: profile.name != wanted)
     kind = kind_of(a)
     meaning = kind.meaning(a, b)
     names = kind.in_order({*a.names(), *b.names()})
     chunks = [list(some) for _, some in groupby(sorted(names, key=kind.chunk), kind.chunk)]
-    looked = in_threads(lambda some: _chunk((a, b), some, ordered, meaning), chunks, most=_CHUNKS)
+    unsettled = [
+        name for name in {*a.names()} & {*b.names()} if a.digest(name) is None or a.digest(name) != b.digest(name)
+    ]
+    much = sum(bytes_of(a, name) for name in unsettled) >= _FORKED_FROM
+    if much:
+        meaning.prepare()
+    spread_over = in_processes if much else in_threads
+    looked = spread_over(lambda some: _chunk((a, b), some, ordered, meaning), chunks, most=_CHUNKS)
     found = {row.name: row for rows in looked for row in rows}
     rows = [found[name] for name in names]
     metadata = _metadata(a, b)

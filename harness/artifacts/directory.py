@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -197,16 +198,13 @@ class IndexDirectory:
         parts = [np.empty(0, np.uint8)]
         for chunk in self._doclens:
             path = self.path / f"doclens.{chunk}.json"
-            values = read_json(path)
-            if not isinstance(values, list) or not set(map(type, values)) <= {int}:
+            values = read_json(path, _numbers)
+            if isinstance(values, list) and set(map(type, values)) <= {int}:
+                with contextlib.suppress(OverflowError):
+                    values = np.array(values, np.int64)
+            if not isinstance(values, np.ndarray) or (values < 0).any():
                 raise UnreadableTensor(f"{path} is not a list of document lengths.")
-            try:
-                part = np.array(values, np.int64)
-            except OverflowError:
-                raise UnreadableTensor(f"{path} is not a list of document lengths.") from None
-            if (part < 0).any():
-                raise UnreadableTensor(f"{path} is not a list of document lengths.")
-            parts.append(part.astype(np.min_scalar_type(part.max(initial=0))))
+            parts.append(values.astype(np.min_scalar_type(values.max(initial=0))))
         return np.concatenate(parts)
 
     def rest(self) -> None:
@@ -246,6 +244,21 @@ class IndexDirectory:
             if isinstance(found, dict) and not too_deep(found):
                 return file, found
         return "metadata.json", {}
+
+
+def _numbers(raw: bytes) -> object:
+    """A JSON list of numbers as `json` reads it, or the same as int64: there is one number for each passage.
+
+    NumPy is several times as fast, and takes what is no JSON, or does not fit: it is given only what cannot be such.
+    """
+    text = raw.strip()
+    told = b"," + text[1:-1].replace(b", ", b",")
+    strange = told.translate(None, b"0123456789,") or told.endswith(b",") or b",," in told or b",0" in told
+    if text.startswith(b"[") and text.endswith(b"]") and not strange:
+        found = np.fromstring(told[1:].decode(), np.int64, sep=",")
+        if found.max() < np.iinfo(np.int64).max:  # where a greater one ends, too
+            return found
+    return json.loads(raw)
 
 
 def index_tensors(folder: Path, *, delete: bool = False) -> Iterator[tuple[str, Tensor]]:

@@ -7,6 +7,8 @@ from functools import cached_property
 from threading import RLock
 from typing import Any
 
+import numpy as np
+
 from harness.artifacts import meaning
 from harness.artifacts.kind import JobKind
 from harness.artifacts.passages import Alignment, align
@@ -18,6 +20,8 @@ from harness.tensors.metrics import measure
 from harness.tensors.profiles import BUILTIN
 from harness.tensors.tensor import Tensor
 from harness.tensors.threads import alone
+
+_FIRST = 1 << 22  # entries of inverted lists
 
 
 class IndexMeaning:
@@ -58,6 +62,15 @@ class IndexMeaning:
                 rest()
         found = align(self.a, self.b, self.permutation)
         return None if found is None or found.whole else found
+
+    def prepare(self) -> None:
+        """How rows line up, where the first inverted lists differ: so they do if passages moved, or many a code."""
+        try:
+            lists = [side.load("ivf").flat[:_FIRST] for side in (self.a, self.b) if "ivf" in side.names()]
+        except UnreadableTensor:
+            return
+        if len(lists) == 2 and not np.array_equal(lists[0], lists[1]) and self.moved is not None:
+            self.moved.settle()
 
     @property
     def first(self) -> str:

@@ -125,6 +125,9 @@ class Meaning(Protocol):
             UnreadableTensor: another artifact, by which this one is understood, cannot be read.
         """
 
+    def prepare(self) -> None:
+        """Find out what more than one artifact needs, before processes look at them that tell each other nothing."""
+
     def notes(self, facts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         """Sentences without which the comparison, whose rows' facts these are, cannot be understood."""
 

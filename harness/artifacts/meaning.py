@@ -296,13 +296,14 @@ def code_facts(
         with np.errstate(invalid="ignore", over="ignore"):  # centroids that are not finite have no margin, and say so
             choices = one.chosen(mine, in_a(theirs))
             ours, others = one.numbers(choices)
-            apart = lengths(ours - others)
-            m_a, l_a = (one.rows(rows, ours) * (ours - others)).sum(axis=1), NEAR_TIE + one.blur(apart)
+            gap = ours - others
+            m_a, l_a = (one.rows(rows, ours) * gap).sum(axis=1), NEAR_TIE + one.blur(apart := lengths(gap))
             found = other.chosen(mine if to_b is None else to_b[mine], theirs)
             if not np.array_equal(choices, found):  # mostly the same centroids, at most in another order
                 ours, others = other.numbers(found)
-                apart = lengths(ours - others)
-            m_b, l_b = (other.rows(rows, others) * (others - ours)).sum(axis=1), NEAR_TIE + other.blur(apart)
+                gap = ours - others
+                apart = lengths(gap)
+            m_b, l_b = 0.0 - (other.rows(rows, others) * gap).sum(axis=1), NEAR_TIE + other.blur(apart)
         return np.maximum(m_a, m_b), np.maximum(l_a, l_b)
 
     looked = zip(*in_threads(look, range(0, moved.size, _ROWS)), strict=True)
@@ -364,16 +365,16 @@ def ivf_facts(
     def look(edge: tuple[int, int]) -> tuple[int, int, int]:
         """How many of some lists differ, and how many entries only A's and only B's have."""
         rows = slice(*edge)
-        left = _list_keys(pair[0], begins[0][rows], sizes[0][rows], shift)
-        right = _list_keys(pair[1], begins[1][rows_b[rows]], sizes[1][rows_b[rows]], shift, passages)
+        ours = (pair[0], begins[0][rows], sizes[0][rows])
+        theirs = (pair[1], begins[1][rows_b[rows]], sizes[1][rows_b[rows]])
+        left = _list_keys(*ours, shift)
+        right = _list_keys(*theirs, shift, passages)
         both = np.concatenate([left, right])
         both.sort(kind="stable")  # quick, because it is of two parts that are in order
-        again = both[1:] == both[:-1]
-        shared = int(np.count_nonzero(again))
-        alone = np.ones(both.size, np.bool_)
-        alone[1:] &= ~again
-        alone[:-1] &= ~again
-        lists = both[alone] >> shift
+        once = np.ones(both.size + 1, np.bool_)
+        np.not_equal(both[1:], both[:-1], out=once[1:-1])
+        shared = both.size - (int(np.count_nonzero(once)) - 1)
+        lists = both[(once[1:] & once[:-1]).nonzero()[0]] >> shift
         differ = int(np.count_nonzero(np.diff(lists))) + 1 if lists.size else 0
         return differ, left.size - shared, right.size - shared
 
@@ -399,7 +400,7 @@ def _list_keys(ivf: Tensor, begins: Array, size: Array, shift: int, passages: Ar
     else:
         held = ivf.flat[places_of(begins, size)]
     keys = np.repeat((np.arange(size.size) << shift).astype(kind), size)
-    keys |= (held if passages is None else passages[held]).astype(kind)
+    keys |= (held if passages is None else passages[held]).astype(kind, copy=False)
     give_back(held)
     if (keys[1:] > keys[:-1]).all():  # colbert-ai's lists are sorted
         return keys

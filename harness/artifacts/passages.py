@@ -20,7 +20,7 @@ from harness.tensors.threads import in_threads
 from harness.words import count
 
 _BLOCK = 1 << 16  # tokens that are looked at at a time: what is made of them fits the second-level cache
-_RUN = 1 << 13  # passages of which a few tokens each are looked at at a time
+_RUN = 1 << 15  # passages of which a few tokens each are looked at at a time
 _SKETCHED = 3  # so many tokens
 _SHARE = 1 << 17  # passages that are matched at a time, until these are many shares
 
@@ -68,6 +68,10 @@ class Alignment:
         elsewhere = np.zeros(n, np.bool_)
         elsewhere[likely[likely >= 0]] = True
         return found | (likely < 0) & ~elsewhere
+
+    def settle(self) -> None:
+        """Find out now what is else found out when somebody asks."""
+        _ = self.to_a, self.likely, self.lined_up
 
     @property
     def whole(self) -> bool:
@@ -270,15 +274,25 @@ class _Tokens:
                 give_back(residuals.flat)
         return codes, None if codes_alone else bits
 
+    def _picked(self, rows: Array) -> tuple[Array, list[Array]]:
+        """The codes of these rows, which are in order, and what is mapped of the chunks for it."""
+        cut = np.searchsorted(rows, self._edges).tolist()
+        held = [
+            (numbers.flat[int(rows[one]) - first : int(rows[end - 1]) - first + 1], slice(one, end), int(rows[one]))
+            for (numbers, _), first, (one, end) in zip(self._parts, self._edges.tolist(), pairwise(cut), strict=False)
+            if one < end
+        ]
+        codes = [numbers[rows[here] - begin].astype(np.int64) for numbers, here, begin in held]
+        return np.concatenate([np.empty(0, np.int64), *codes]), [numbers for numbers, _, _ in held]
+
     def sketches(self) -> Iterator[tuple[slice, Array]]:
         """A number for each passage from its length and a few of its codes: those with equal codes have the same.
 
         Yields:
             Which passages, run by run, and their numbers, uint64.
         """
-        picked = np.arange(1, 2 * _SKETCHED, 2)  # the first token is the same in all passages
-        weights = _mix(picked.view(np.uint64))
-
+        picked = range(1, 2 * _SKETCHED, 2)  # the first token is the same in all passages
+        weights = _mix(np.array(picked, np.uint64))
         starts = range(0, self.sizes.size, _RUN)
         first_rows = np.cumsum([0, *(self.sizes[start : start + _RUN].sum() for start in starts)])
 
@@ -286,18 +300,14 @@ class _Tokens:
             here = slice(start, start + _RUN)
             size = self.sizes[here]
             filled = np.flatnonzero(size)
-            begins = first_rows[start // _RUN] + (np.cumsum(size) - size)[filled, None]
-            rows = (begins + size[filled, None] * picked // (2 * _SKETCHED)).ravel()
-            cut = np.searchsorted(rows, self._edges)  # they are in order
-            codes = np.empty(rows.size, np.int64)
-            for (numbers, _), first, one, end in zip(self._parts, self._edges.tolist(), cut, cut[1:], strict=False):
-                if one < end:
-                    held = numbers.flat[rows[one] - first : rows[end - 1] - first + 1]
-                    codes[one:end] = held[rows[one:end] - rows[one]]
-                    give_back(held)
-            codes = codes if self._rename is None else self._rename[codes]
-            found = size.astype(np.uint64)
-            found[filled] += (codes.view(np.uint64).reshape(-1, _SKETCHED) * weights).sum(axis=1)
+            begins = first_rows[start // _RUN] + (np.cumsum(size) - size)[filled]
+            found, held = size.astype(np.uint64), []
+            for nth, weight in zip(picked, weights, strict=True):
+                codes, mapped = self._picked(begins + size[filled] * nth // (2 * _SKETCHED))
+                codes = codes if self._rename is None else self._rename[codes]
+                found[filled] += codes.astype(np.uint64) * weight
+                held += mapped
+            give_back(*held)
             return here, _mix(found)
 
         return in_threads(look, starts)

@@ -44,6 +44,9 @@ class SearchMeaning:
             return np.split(tensor.data, np.cumsum(sizes)[:-1])
         return list(tensor.data) if tensor.shape[:1] == (number,) else None
 
+    def prepare(self) -> None:
+        """Nothing."""
+
     def notes(self, facts: Sequence[Mapping[str, Any]]) -> Iterator[str]:  # noqa: ARG002 - part of the protocol
         """None."""
         return iter(())

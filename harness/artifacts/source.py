@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePath
 from typing import Any, Protocol
 
+from harness.tensors.dtypes import DTYPES
 from harness.tensors.tensor import Tensor
 
 _SETTING_LIMIT = 1 << 53  # as far as JSON numbers are exact everywhere
@@ -59,6 +62,17 @@ def facts_of(source: ArtifactSource, name: str) -> Facts | None:
     if record is None:
         return None
     return Facts(record.digest, record.dtype, tuple(record.shape), getattr(record, "nans", None))
+
+
+def bytes_of(source: ArtifactSource, name: str) -> int:
+    """How many bytes an artifact has, or the files that it is read from; 0 where nobody knows without loading it."""
+    facts = facts_of(source, name)
+    if facts is not None:
+        return math.prod(facts.shape) * (DTYPES[facts.dtype].itemsize if facts.dtype in DTYPES else 0)
+    files: Sequence[Path] = getattr(source, "files_of", lambda _name: ())(name)
+    with suppress(OSError):
+        return sum(file.stat().st_size for file in files)
+    return 0
 
 
 def unrecorded(source: ArtifactSource, name: str) -> str:

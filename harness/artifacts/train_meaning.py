@@ -97,6 +97,9 @@ class TrainMeaning:
         found = {"steps_n": max(left.shape[0], right.shape[0]), "steps_differ": len(steps), "first_step": steps[0]}
         return found | (self._in_step(name, left, right, steps[0]) if steps[0] < both else {})
 
+    def prepare(self) -> None:
+        """Nothing."""
+
     def notes(self, facts: Sequence[Mapping[str, Any]]) -> Iterator[str]:  # noqa: ARG002 - part of the protocol
         """None."""
         return iter(())

@@ -332,7 +332,7 @@ class Store(Objects):
 def _record(path: Path, cut: Callable[[bytes], bytes] = bytes) -> object:
     """What a record says, or what is left of it; None where it cannot be read."""
     try:
-        return read_json(path, cut)
+        return read_json(path, lambda raw: json.loads(cut(raw)))
     except UnreadableTensor:
         return None
 

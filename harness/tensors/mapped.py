@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import math
 import mmap
 from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
 
@@ -14,8 +16,23 @@ from harness.tensors.dtypes import Array, Dtype
 
 _MAX_DIMS = 64  # NumPy 2's limit; torch writes no tensor with more
 HASH_SLICE = 64 * 1024 * 1024
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _KEPT = -1, -3, 1 << 27  # of glibc's malloc.h, and bytes
 _MADV_POPULATE_READ = 22  # Linux 5.14; Python has no name for it
 _AROUND = 1 << 21  # Linux maps the pages around one that is asked for, as many as it read at once: up to 2 MiB
+
+
+@cache
+def keep_memory() -> None:
+    """Have the memory of arrays used again, once for this process and those that it forks; only glibc must be told.
+
+    Else it maps each array above 128 KiB anew and gives what is freed at the end of its heap back, up to a limit that
+    depends on what was freed before: fresh pages, each of which the system clears, cost several times as much as the
+    arithmetic.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, _KEPT // 4)
+        mallopt(_M_TRIM_THRESHOLD, _KEPT)
 
 
 def take_in(*chunks: Array) -> None:

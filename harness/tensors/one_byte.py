@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import NamedTuple
 from weakref import ref
 
@@ -11,12 +12,14 @@ import numpy as np
 
 from harness.tensors import compiled, passes
 from harness.tensors.dtypes import Array, byte_values, judged
+from harness.tensors.mapped import take_in
 from harness.tensors.passes import KEPT, USUAL, How, Rule, Total, each_chunk, new_total, reduced
 from harness.tensors.tensor import Tensor
 
-_STRIP = 1 << 18  # bytes that are compared at a time: both sides fit the second-level cache
+_STRIP = 1 << 20  # bytes that are compared at a time: of fewer, threads would mostly wait for Python's lock
 _PROBE = 1 << 12  # of which so many bytes are looked at first
 _EXACT = 256  # so many squares of bytes have a sum that float32 holds
+_SQUARED = _STRIP // 2  # and so many bytes are squared at a time
 _PRODUCTS = (1, 2, 3)  # of `Partial.sums`, what numbers that are the same on both sides add to
 
 
@@ -31,22 +34,31 @@ class Counts(NamedTuple):
     squares: int = 0
 
 
-class _Last(threading.local):
-    """The last two tensors whose pairs a thread counted: metrics and bucket numbers both follow from the counts."""
+class _Own(threading.local):
+    """What a thread keeps.
+
+    Attributes:
+        known: the last two tensors whose pairs it counted: metrics and bucket numbers both follow from the counts.
+        rows: float32 to square in; fresh memory each time would cost more than the squares.
+    """
 
     known: tuple[ref[Tensor], ref[Tensor], Counts] | None = None
 
+    @cached_property
+    def rows(self) -> Array:
+        return np.empty((_SQUARED // _EXACT, _EXACT), np.float32)
 
-_last = _Last()
+
+_own = _Own()
 
 
 def pair_counts(a: Tensor, b: Tensor, how: How = USUAL) -> Counts:
     """Count the pairs of bytes of two tensors of a one-byte dtype; of the same two objects once."""
-    known = _last.known
+    known = _own.known
     if known is not None and known[0]() is a and known[1]() is b:
         return known[2]
     counts = _counted(a, b, how)
-    _last.known = ref(a), ref(b), counts
+    _own.known = ref(a), ref(b), counts
     return counts
 
 
@@ -55,6 +67,7 @@ def _counted(a: Tensor, b: Tensor, how: How) -> Counts:
     counter = compiled.Pairs()
 
     def look(p: Array, q: Array, _start: int) -> Counts | None:
+        take_in(p, q)
         few = _few(p, q) if a.dtype == "uint8" else None
         # Asked here, because the compiler's start costs more than counting a few pairs.
         if few is not None or not compiled.usable(a.dtype, a.n, how):
@@ -73,17 +86,16 @@ def _few(p: Array, q: Array) -> Counts | None:
     """The counts of a chunk of uint8 in which few bytes differ; None where many do, which are counted faster."""
     if np.count_nonzero(p[:_PROBE] != q[:_PROBE]) * 4 > _PROBE:  # it takes as long as all else to find many
         return None
-    left, right, squares = [], [], 0
-    rows = np.empty((_STRIP // 2 // _EXACT, _EXACT), np.float32)
-    for start, (_, eights, x, y) in zip(range(0, p.size, _STRIP), _apart(p, q), strict=True):
+    left, right = [], []
+    for _, eights, x, y in _apart(p, q):
         if eights is not None and eights.size * 4 > _STRIP // 8:
             return None
         left.append(x)
         right.append(y)
-        squares += _squares(p[start : start + _STRIP], rows)
     apart = np.concatenate(left)
     pairs = passes.pairs(apart, np.concatenate(right))
-    return Counts(pairs, p.size - apart.size, squares - int(pairs.sum(axis=1) @ np.square(np.arange(256))))
+    apart_squares = int(pairs.sum(axis=1) @ np.square(np.arange(256)))
+    return Counts(pairs, p.size - apart.size, _squares(p) - apart_squares)
 
 
 def _apart(p: Array, q: Array) -> Iterator[tuple[Array, Array | None, Array, Array]]:
@@ -98,21 +110,19 @@ def _apart(p: Array, q: Array) -> Iterator[tuple[Array, Array | None, Array, Arr
         if x.size == _STRIP:
             x, y = x.view(np.uint64), y.view(np.uint64)
             eights = (x != y).nonzero()[0]
-            x, y = x[eights].view(np.uint8), y[eights].view(np.uint8)
+            x, y = x.take(eights).view(np.uint8), y.take(eights).view(np.uint8)
         at = (x != y).nonzero()[0]
-        yield at, eights, x[at], y[at]
+        yield at, eights, x.take(at), y.take(at)
 
 
-def _squares(p: Array, rows: Array) -> int:
-    """The sum of the squares of uint8 numbers; `rows` is float32 to work in, of `_EXACT` numbers each."""
-    total = 0
-    for start in range(0, p.size, rows.size):
-        strip = p[start : start + rows.size]
-        if strip.size < rows.size:
-            return total + int(np.square(strip.astype(np.uint64)).sum())
-        np.copyto(rows, strip.reshape(rows.shape))
+def _squares(p: Array) -> int:
+    """The sum of the squares of uint8 numbers."""
+    total, whole = 0, p.size // _SQUARED * _SQUARED
+    for start in range(0, whole, _SQUARED):
+        rows = _own.rows
+        np.copyto(rows, p[start : start + _SQUARED].reshape(rows.shape))
         total += int(np.vecdot(rows, rows).sum(dtype=np.float64))
-    return total
+    return total + int(np.square(p[whole:], dtype=np.uint64).sum())
 
 
 def run(a: Tensor, b: Tensor, rules: Sequence[Rule], how: How) -> Total:
@@ -121,8 +131,8 @@ def run(a: Tensor, b: Tensor, rules: Sequence[Rule], how: How) -> Total:
     x, y = a.flat.view(np.uint8), b.flat.view(np.uint8)
     counts, same, squares = pair_counts(a, b, how)
     # Each distinct pair is an element of a small problem, weighted by its count.
-    left, right = (side.astype(np.uint8) for side in np.nonzero(counts))
-    weights = counts[left, right]
+    occurring = np.flatnonzero(counts)
+    left, right, weights = (occurring >> 8).astype(np.uint8), occurring.astype(np.uint8), counts.reshape(-1)[occurring]
     values = byte_values(a.dtype)
     u, v = values[left], values[right]
 
@@ -141,7 +151,7 @@ def run(a: Tensor, b: Tensor, rules: Sequence[Rule], how: How) -> Total:
 
         found: list[int] = []
         # Where many differ, what is looked for comes soon.
-        for here, size in ((slice(_STRIP), _PROBE), (slice(_STRIP, None), _STRIP)):
+        for here, size in ((slice(16 * _PROBE), _PROBE), (slice(16 * _PROBE, None), _STRIP)):
             for some in each_chunk(x[here], y[here], size, look):
                 found += [(here.start or 0) + int(hit) for hit in some[: count - len(found)]]
                 if len(found) >= count:

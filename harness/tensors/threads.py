@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
+import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Generic, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
+
+from harness.errors import InfrastructureError
 
 Found = TypeVar("Found")
 Piece = TypeVar("Piece")
 
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _spare = threading.Semaphore(len(os.sched_getaffinity(0)) - 1)  # cores that no thread of `in_threads` has
 
 
@@ -40,6 +47,55 @@ def in_threads(
         yield from work.results()
     finally:
         work.end()
+
+
+def in_processes(look: Callable[[Piece], Found], pieces: Iterable[Piece], most: int) -> Iterator[Found]:
+    """As `in_threads`, in processes that are forked from this one: each has a lock of Python's of its own.
+
+    What `look` returns is pickled, as are the pieces; what it remembers beside that, this process does not know. Where
+    processes cannot be forked, or other threads run that might hold a lock then, it is threads that look.
+
+    Raises:
+        InfrastructureError: the system ended one of them.
+    """
+    pieces, cores = list(pieces), len(os.sched_getaffinity(0))
+    count = min(most, len(pieces), cores)
+    if count < 2 or sys.platform != "linux" or threading.active_count() > 1:
+        yield from in_threads(look, pieces, most=most)
+        return
+    # Not needed by whatever compares little.
+    from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    pool = ProcessPoolExecutor(count, get_context("fork"), _begin, (look, cores // count - 1))
+    try:
+        with warnings.catch_warnings():
+            # Python 3.12 and later count threads that are not Python's: those of NumPy's BLAS survive a fork.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            found = pool.map(_looked, pieces)
+        yield from found
+    except BrokenProcessPool as error:
+        raise InfrastructureError(
+            "The system ended a process that compared, most likely for lack of memory: give it more, or one core "
+            "(`taskset -c 0`), with which one chunk is compared at a time."
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_look: Callable[[Any], Any]
+
+
+def _begin(look: Callable[[Any], Any], spare: int) -> None:
+    """Make a process that was just forked one that looks, with so many more cores."""
+    global _look, _spare
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one that forked it is told, too, and ends it
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # nobody would end it when that one was killed
+    _look, _spare = look, threading.Semaphore(spare)
+
+
+def _looked(piece: Any) -> Any:  # noqa: ANN401 - whatever it is
+    return _look(piece)
 
 
 class _Work(Generic[Piece, Found]):

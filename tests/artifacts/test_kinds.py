@@ -49,6 +49,9 @@ class Sums:
     def facts(self, name: str, left: Tensor | None, right: Tensor | None) -> dict[str, Any]:  # noqa: ARG002
         return {} if left is None or right is None else {"grew_by": float(right.data.sum() - left.data.sum())}
 
+    def prepare(self) -> None:
+        pass
+
     def notes(self, facts: Sequence[Mapping[str, Any]]) -> Iterator[str]:  # noqa: ARG002
         yield f"{len(self.sides)} sides were added up."
 

@@ -78,11 +78,11 @@ def test_what_is_not_finite_is_not_settled(dtype: str, high: int) -> None:
 @pytest.mark.parametrize("begin", [0, 1])
 def test_pairs_of_bytes_are_counted_however_many_differ(share: float, begin: int) -> None:
     rng = np.random.default_rng(3)
-    a = rng.integers(0, 256, 300_001, dtype=np.uint8)
+    a = rng.integers(0, 256, 2_600_001, dtype=np.uint8)
     b = np.where(rng.random(a.size) < share, rng.integers(0, 256, a.size, dtype=np.uint8), a)
     a, b = a[begin:], b[begin:]
 
-    found = one_byte.pair_counts(Tensor.of(a), Tensor.of(b), How(chunk=1 << 17, compiled_from=1 << 60))
+    found = one_byte.pair_counts(Tensor.of(a), Tensor.of(b), How(chunk=1 << 21, compiled_from=1 << 60))
     every = passes.pairs(a, b)
 
     apart = ~np.eye(256, dtype=bool)
@@ -90,6 +90,20 @@ def test_pairs_of_bytes_are_counted_however_many_differ(share: float, begin: int
     assert int(found.pairs.sum()) + found.same == a.size
     values = np.arange(256, dtype=np.int64)
     assert found.squares + int((found.pairs.diagonal() * values**2).sum()) == int((every.diagonal() * values**2).sum())
+
+
+@pytest.mark.parametrize("first", [7, 70_000, 1_500_000])
+def test_bytes_that_differ_are_found_wherever_they_are(first: int) -> None:
+    a, last = np.ones(3_000_001, np.uint8), 2_999_990
+    b = a.copy()
+    b[first], b[last] = 3, 200
+
+    found = measure(Tensor.of(a), Tensor.of(b))
+
+    assert found.max_abs_at is not None
+    assert found.max_abs_at.index == (last,)
+    assert [one.index for one in found.first] == [(first,), (last,)]
+    assert found.n_mismatch == 2
 
 
 def test_counts_are_those_of_the_tensors_that_are_asked_about() -> None:
