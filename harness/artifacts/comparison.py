@@ -32,7 +32,7 @@ from harness.artifacts.source import (
 )
 from harness.errors import ExitCode, UnreadableTensor
 from harness.tensors.dtypes import DTYPES, count_nan, judged
-from harness.tensors.mapped import give_back, keep_memory
+from harness.tensors.mapped import give_back
 from harness.tensors.metrics import Metrics, measure
 from harness.tensors.profiles import BUILTIN, Profile, ProfileVerdict
 from harness.tensors.spread import Octaves, spread
@@ -259,7 +259,6 @@ def compare_sources(
 
     A tensor that cannot be read becomes a row and the rest goes on.
     """
-    keep_memory()
     wanted = chosen or profiles[0].name
     ordered = sorted(profiles, key=lambda profile: profile.name != wanted)
     kind = kind_of(a)

@@ -11,6 +11,7 @@ import numpy as np
 
 from harness.tensors import alike, compiled, one_byte, passes
 from harness.tensors.dtypes import DTYPES, Array, decode, judged
+from harness.tensors.mapped import keep_memory
 from harness.tensors.passes import HAS_ULP, KEPT, P99, ULP_BINS, USUAL, Bins, How, Rule, Total
 from harness.tensors.profiles import BUILTIN, Profile, ProfileVerdict
 from harness.tensors.tensor import Tensor
@@ -95,6 +96,7 @@ def measure(a: Tensor, b: Tensor, profiles: Sequence[Profile] = BUILTIN, how: Ho
     """
     if a.shape != b.shape or a.dtype != b.dtype:
         raise ValueError(f"cannot measure {a.dtype} {a.shape} against {b.dtype} {b.shape}")
+    keep_memory()
     floating = DTYPES[a.dtype].kind in ("float", "complex")
     rules = [profile.rule(a.dtype) for profile in profiles] if floating else []
     total = alike.run(a, b, rules, how) or engine(a.dtype, a.n, how)(a, b, rules, how)

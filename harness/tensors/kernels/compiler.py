@@ -55,7 +55,10 @@ if not config.CACHE_DIR and (_folder := _own_folder()) is not None:
     os.environ["NUMBA_CACHE_DIR"] = config.CACHE_DIR = str(_folder)
 CACHE = bool(config.CACHE_DIR)
 
-CONVERTS_HALF = platform.machine() not in ("x86_64", "AMD64") or bool(binding.get_host_cpu_features().get("f16c"))
+FEATURES = dict(binding.get_host_cpu_features())
+"""What the processor can do, by LLVM's names."""
+
+CONVERTS_HALF = platform.machine() not in ("x86_64", "AMD64") or bool(FEATURES.get("f16c"))
 """Whether the processor converts float16; on one that does not, LLVM calls a function that is missing, and aborts."""
 
 # Counting references to arrays, which numba does at each slice and call, would cost as much as a block. Functions

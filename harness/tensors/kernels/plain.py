@@ -107,22 +107,28 @@ def _int_sums(a, b, y, d, bins, shift, base, slope):
     against_zero = 0
     above = 0
     for i in range(a.size):
-        p = np.float64(a[i])
         q = np.float64(b[i])
-        e = op.size(p - q)
+        e = op.size(np.float64(a[i]) - q)
         y[i] = q
         d[i] = e
         bins[i] = op.bin_of(e, shift, base)
         total += e
+        dd += e * e
+        differ += e != 0.0
+    for i in range(a.size):
+        p = np.float64(a[i])
+        q = y[i]
         aa += p * p
         bb += q * q
         ab += p * q
-        dd += e * e
+    for i in range(a.size):
+        q = y[i]
+        e = d[i]
         top = max(top, op.bits(e))
-        differ += e != 0.0
         against_zero += (e != 0.0) & (q == 0.0)
-        above += (q != 0.0) & (e > slope * op.size(q))
-    return total, aa, bb, ab, dd, top, differ, against_zero, above
+        above += e > slope * op.size(q)
+    # Of a reference of zero, whatever differs is above the line.
+    return total, aa, bb, ab, dd, top, differ, against_zero, above - against_zero
 
 
 @njit(nogil=True, cache=CACHE)

@@ -7,11 +7,14 @@ are padded with equal zeros to a multiple of `LANES`.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from harness.tensors.kernels.compiler import FEATURES
 from harness.tensors.kernels.intrinsics import INFINITY, absolute, constant, decode, magnitude, ordered
 
 LANES = 32
@@ -113,9 +116,40 @@ def _name(function, value):
 
 def _squeeze(builder, value, mask, pointer, index):
     """Store the lanes that are set, next to one another; what follows them is overwritten."""
-    none = ir.Constant(value.type, None)
-    packed = _call(builder, _name("experimental.vector.compress", value), value.type, value, mask, none)
-    _store(builder, packed, pointer, index)
+    width = value.type.element.width
+    if FEATURES.get("avx512vbmi2" if width == 16 else "avx512f"):
+        packed = _call(builder, _name("experimental.vector.compress", value), value.type, value, mask, value.type(None))
+        _store(builder, packed, pointer, index)
+        return
+    # LLVM would take all lanes one by one, and mostly few are set.
+    held = cgutils.alloca_once(builder, value.type)
+    builder.store(value, held)
+    lanes = builder.bitcast(held, value.type.element.as_pointer())
+    kind = ir.IntType(mask.type.count)
+    left, place = cgutils.alloca_once(builder, kind), cgutils.alloca_once(builder, _I64)
+    builder.store(builder.bitcast(mask, kind), left)
+    builder.store(index, place)
+    with _while(builder, left) as bits:
+        lane = builder.zext(builder.cttz(bits, ir.Constant(ir.IntType(1), 1)), _I64)
+        one = builder.load(builder.gep(lanes, [lane]))
+        here = builder.load(place)
+        builder.store(one, builder.gep(pointer, [here]))
+        builder.store(builder.add(here, _I64(1)), place)
+        builder.store(builder.and_(bits, builder.sub(bits, kind(1))), left)
+
+
+@contextmanager
+def _while(builder, place):
+    """A loop while an integer is not zero, which the body must see to; yields it."""
+    test, body, end = (builder.append_basic_block(f"while.{part}") for part in ("test", "body", "end"))
+    builder.branch(test)
+    builder.position_at_end(test)
+    value = builder.load(place)
+    builder.cbranch(builder.icmp_unsigned("!=", value, value.type(0)), body, end)
+    builder.position_at_end(body)
+    yield value
+    builder.branch(test)
+    builder.position_at_end(end)
 
 
 def _add_product(builder, place, left, right):
