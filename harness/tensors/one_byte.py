@@ -12,7 +12,6 @@ import numpy as np
 
 from harness.tensors import compiled, passes
 from harness.tensors.dtypes import Array, byte_values, judged
-from harness.tensors.mapped import take_in
 from harness.tensors.passes import KEPT, USUAL, How, Rule, Total, each_chunk, new_total, reduced
 from harness.tensors.tensor import Tensor
 
@@ -67,7 +66,6 @@ def _counted(a: Tensor, b: Tensor, how: How) -> Counts:
     counter = compiled.Pairs()
 
     def look(p: Array, q: Array, _start: int) -> Counts | None:
-        take_in(p, q)
         few = _few(p, q) if a.dtype == "uint8" else None
         # Asked here, because the compiler's start costs more than counting a few pairs.
         if few is not None or not compiled.usable(a.dtype, a.n, how):
