@@ -15,8 +15,10 @@ from harness.artifacts.passages import Alignment, align
 from harness.artifacts.permutation import Permutation, find_permutation
 from harness.artifacts.source import ArtifactSource
 from harness.errors import UnreadableTensor
+from harness.tensors.alike import same_bytes
 from harness.tensors.dtypes import DTYPES, Array
 from harness.tensors.metrics import measure
+from harness.tensors.passes import USUAL
 from harness.tensors.profiles import BUILTIN
 from harness.tensors.tensor import Tensor
 from harness.tensors.threads import alone
@@ -42,6 +44,22 @@ class IndexMeaning:
         """How B's passages are A's where rows do not line up; None where they do, or where nobody knows."""
         with alone(self._lock):
             return self._moved
+
+    @property
+    def same_centroids(self) -> bool:
+        """Whether both sides have the same centroids, bit for bit and in one order."""
+        with alone(self._lock):
+            return self._same_centroids
+
+    @cached_property
+    def _same_centroids(self) -> bool:
+        if any("centroids" not in side.names() for side in (self.a, self.b)):
+            return False
+        try:
+            left, right = (side.load("centroids") for side in (self.a, self.b))
+        except UnreadableTensor:
+            return False
+        return (left.dtype, left.shape) == (right.dtype, right.shape) and same_bytes(left, right, USUAL)
 
     @cached_property
     def _permutation(self) -> Permutation | None:
@@ -143,7 +161,9 @@ class IndexMeaning:
                     left, right = Tensor.of(left.data[same_token]), Tensor.of(right.data[same_token])
                 return meaning.bucket_facts(left, right, nbits)
         elif pattern == "*.codes" and same_form and DTYPES[left.dtype].kind == "int":
-            return meaning.code_facts(self.a, self.b, chunk, pair, self.permutation, same_token)
+            return meaning.code_facts(
+                self.a, self.b, chunk, pair, self.permutation, same_token, same_centroids=self.same_centroids
+            )
         elif pattern == "centroids" and self.permutation is not None and same_form:
             found = measure(left, Tensor.of(right.data[self.permutation.to_a.argsort()], right.dtype), BUILTIN)
             return {

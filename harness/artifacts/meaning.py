@@ -29,7 +29,7 @@ Scores are dot products of unit vectors that were rounded to float16, so two cor
 as much.
 """
 
-_ROWS = 256  # moved codes whose margins are computed at a time: what is made of them fits the second-level cache
+_ROWS = 512  # moved codes whose margins are computed at a time: fewer would be Python's time
 _STRIP = 1 << 18  # codes, and entries of inverted lists, that are looked at at a time: bigger arrays are fresh pages
 _PASSAGES = 1 << 40  # more than any index has
 _SAMPLE = 200_000  # moved codes whose margins are computed
@@ -254,6 +254,7 @@ def code_facts(
     permutation: Permutation | None,
     same_token: Array | None = None,
     *,
+    same_centroids: bool = False,
     strip: int = _STRIP,
     sample: int = _SAMPLE,
 ) -> dict[str, Any]:
@@ -261,8 +262,9 @@ def code_facts(
 
     The margin of a moved code is the greater of two differences: on side A the score of A's choice minus that of B's
     choice, and on side B the other way round, each with that side's own centroids and embeddings. Rows that are not
-    `same_token` are left out: what stands there on the two sides is not the same. `strip` codes are looked at at a
-    time, and the margins of the first `sample` that moved are computed.
+    `same_token` are left out: what stands there on the two sides is not the same. With `same_centroids` those of B are
+    A's, bit for bit. `strip` codes are looked at at a time, and the margins of the first `sample` that moved are
+    computed.
     """
     left, right = (side.flat for side in pair)
     to_a = permutation.to_a if permutation is not None and within(pair[1], permutation.to_a.size) else None
@@ -298,8 +300,8 @@ def code_facts(
             ours, others = one.numbers(choices)
             gap = ours - others
             m_a, l_a = (one.rows(rows, ours) * gap).sum(axis=1), NEAR_TIE + one.blur(apart := lengths(gap))
-            found = other.chosen(mine if to_b is None else to_b[mine], theirs)
-            if not np.array_equal(choices, found):  # mostly the same centroids, at most in another order
+            found = choices if same_centroids else other.chosen(mine if to_b is None else to_b[mine], theirs)
+            if not (same_centroids or np.array_equal(choices, found)):  # mostly the same, at most in another order
                 ours, others = other.numbers(found)
                 gap = ours - others
                 apart = lengths(gap)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from harness.errors import UnreadableTensor
 from harness.tensors.dtypes import Array, Dtype
-from harness.tensors.mapped import slices
+from harness.tensors.mapped import address, slices
 
 try:  # the processor's own instructions, several times as fast
     from isal.isal_zlib import crc32
@@ -34,13 +32,46 @@ class _Member:
     crc: int
 
 
+class Checksum:
+    """Holds a member's bytes against their CRC-32, which torch writes and does not look at.
+
+    torch can be told to keep none (`torch.serialization.set_crc32_options`), and then writes 0.
+    """
+
+    def __init__(self, path: Path, raw: Array, member: _Member) -> None:
+        self._path, self._raw, self._member = path, raw[member.begin : member.end], member
+        self._taken = 0, 0  # so many bytes, and their CRC-32
+
+    def take(self, part: Array) -> None:
+        """Take bytes that somebody just looked at, while a cache has them, if they are those that come next."""
+        begin, crc = self._taken
+        here = self._raw[begin : begin + part.nbytes]
+        if self._member.crc and here.nbytes == part.nbytes and address(here) == address(part):
+            self._taken = begin + part.nbytes, crc32(here.data, crc)
+
+    def __call__(self) -> None:
+        """Take all others.
+
+        Raises:
+            UnreadableTensor: they are not the bytes that were saved.
+        """
+        begin, crc = self._taken
+        for part in slices(self._raw[begin:], _SLICE) if self._member.crc else ():
+            crc = crc32(part.data, crc)
+        if crc != self._member.crc:
+            raise UnreadableTensor(
+                f"{self._path} is damaged: the bytes of its member {self._member.name!r} are not those that were "
+                "saved, as the file's own checksum (CRC-32) shows; copy the file again from where it came from."
+            )
+
+
 @dataclass(frozen=True)
 class Storage:
     """A stretch of the archive: bytes in the file, elements of `dtype`; `check` holds them against their CRC-32."""
 
     raw: Array
     dtype: Dtype
-    check: Callable[[], None]
+    check: Checksum
 
 
 # Records of a zip file (PKWARE APPNOTE 4.3 and 4.4), each with its signature first.
@@ -220,30 +251,13 @@ class Archive:
             raise UnreadableTensor(f"{self.path} is damaged: its record {name} is not a short text.")
         return content.decode()
 
-    def verify(self, member: _Member) -> None:
-        """Hold a member's bytes against its CRC-32, which torch writes and does not look at.
-
-        torch can be told to keep none (`torch.serialization.set_crc32_options`), and then writes 0.
-
-        Raises:
-            UnreadableTensor: they are not the bytes that were saved.
-        """
-        crc = 0
-        for part in slices(self.raw[member.begin : member.end], _SLICE) if member.crc else ():
-            crc = crc32(part.data, crc)
-        if crc != member.crc:
-            raise UnreadableTensor(
-                f"{self.path} is damaged: the bytes of its member {member.name!r} are not those that were saved, as "
-                "the file's own checksum (CRC-32) shows; copy the file again from where it came from."
-            )
-
     def pickle(self) -> bytes:
         """The pickle of the archive."""
         member = self._find("data.pkl")
         size = member.end - member.begin
         if size > _PICKLE_LIMIT:
             raise UnreadableTensor(f"{self.path}: its pickle has {size} bytes, which no file of tensors needs.")
-        self.verify(member)
+        Checksum(self.path, self.raw, member)()
         return self.raw[member.begin : member.end].tobytes()
 
     def storage(self, dtype: Dtype, key: str, numel: int) -> Storage:
@@ -257,4 +271,4 @@ class Archive:
         # torch keeps what it made of a storage at its first mention, unless there are no bytes.
         if member.end > member.begin and self._declared.setdefault(key, (dtype.name, numel)) != (dtype.name, numel):
             raise UnreadableTensor(f"{self.path} is damaged: storage {key!r} has two sizes or dtypes.")
-        return Storage(self.raw[member.begin : member.begin + need], dtype, partial(self.verify, member))
+        return Storage(self.raw[member.begin : member.begin + need], dtype, Checksum(self.path, self.raw, member))

@@ -81,7 +81,7 @@ def _advise(chunk: Array, advice: int, stretch: int = mmap.PAGESIZE) -> None:
         owner = owner.obj
     if not isinstance(owner, mmap.mmap) or chunk.size == 0:
         return
-    begin, base = _address(chunk), _address(np.frombuffer(owner, np.uint8, 1))
+    begin, base = address(chunk), address(np.frombuffer(owner, np.uint8, 1))
     first, last = max(begin // stretch * stretch - base, 0), begin + chunk.nbytes - base
     # Advice may be refused: by a system that does not know it, or for a file that has shrunk.
     with contextlib.suppress(OSError):
@@ -89,7 +89,7 @@ def _advise(chunk: Array, advice: int, stretch: int = mmap.PAGESIZE) -> None:
             owner.madvise(advice, first, last - first)
 
 
-def _address(array: Array) -> int:
+def address(array: Array) -> int:
     """Where an array begins; its `ctypes.data` takes ten times as long."""
     place: int = array.__array_interface__["data"][0]
     return place

@@ -67,6 +67,9 @@ def _counted(a: Tensor, b: Tensor, how: How) -> Counts:
 
     def look(p: Array, q: Array, _start: int) -> Counts | None:
         few = _few(p, q) if a.dtype == "uint8" else None
+        for side, part in ((a, p), (b, q)):
+            if side.check is not None:  # what differs is held against its checksum, and the cache has it now
+                side.check.take(part)
         # Asked here, because the compiler's start costs more than counting a few pairs.
         if few is not None or not compiled.usable(a.dtype, a.n, how):
             return few or Counts(passes.pairs(p, q))

@@ -10,6 +10,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -19,6 +20,16 @@ from harness.tensors.mapped import HASH_SLICE, slices
 
 if sys.byteorder != "little":  # pragma: no cover - no such host has a torch wheel
     raise ImportError("harness.tensors.tensor maps little-endian files and works on little-endian hosts only")
+
+
+class Check(Protocol):
+    """Holds a tensor's file against the checksum in it."""
+
+    def take(self, part: Array) -> None:
+        """Take bytes of the tensor that were just looked at, if that spares reading them again."""
+
+    def __call__(self) -> None:
+        """Take the rest; `UnreadableTensor` where they are not what was saved."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +44,7 @@ class Tensor:
     dtype: str
     shape: tuple[int, ...]
     data: Array = field(repr=False, compare=False)
-    check: Callable[[], None] | None = field(default=None, repr=False, compare=False)
+    check: Check | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
