@@ -10,11 +10,25 @@ from collections.abc import Sequence
 import numpy as np
 
 from harness.tensors import passes
-from harness.tensors.dtypes import DTYPES, Array
+from harness.tensors.dtypes import DTYPES, Array, decode
 from harness.tensors.mapped import take_in
-from harness.tensors.passes import P99, ULP_BINS, How, Partial, Rule, Total, bins_for, each_chunk, in_dtype, new_total
+from harness.tensors.passes import (
+    HAS_ULP,
+    P99,
+    ULP_BINS,
+    How,
+    Partial,
+    Rule,
+    Total,
+    bins_for,
+    each_chunk,
+    in_dtype,
+    new_total,
+    ulp_distance,
+)
 from harness.tensors.tensor import Tensor
 
+_SAMPLES, _SAMPLED = 64, 1024  # stretches that a guess is from, and the elements of each
 _FAR = np.iinfo(np.int64).max
 _VIEWS = {"float16": "<u2", "bfloat16": "<i2", "float32": "<u4", "float64": "<u8"}  # the kernels tell formats by these
 
@@ -126,9 +140,10 @@ class _Distances:
     Only the 99th percentile is wanted: once as many are at or above a distance as are above it, it lies no lower.
     """
 
-    def __init__(self, n: int) -> None:
+    def __init__(self, n: int, guess: int = 0) -> None:
         self.histogram = np.zeros(ULP_BINS.size, np.int64)
         self.limit = 0
+        self._first = self._raise_to(guess)
         self._needed = n - math.ceil(P99 * n) + 1
         self._lock = threading.Lock()
 
@@ -138,9 +153,27 @@ class _Distances:
             self.histogram += counts
             above = np.cumsum(self.histogram[::-1])
             # The highest bin at or above which there are enough; its edge is a whole number wherever two differ by one.
-            place = ULP_BINS.size - 1 - int(np.searchsorted(above, self._needed))
-            if place > 0:
-                self.limit = math.ceil(ULP_BINS.edge(place))
+            self._raise_to(ULP_BINS.size - 1 - int(np.searchsorted(above, self._needed)))
+
+    def _raise_to(self, place: int) -> int:
+        """Count only what is in this bin or a higher one."""
+        if place > 0:
+            self.limit = math.ceil(ULP_BINS.edge(place))
+        return place
+
+    @property
+    def enough(self) -> bool:
+        """Whether the percentile is among what was counted."""
+        return self._first == 0 or int(self.histogram[self._first :].sum()) >= self._needed
+
+
+def _guess(a: Tensor, b: Tensor) -> int:
+    """A bin of ULP distances in which, or above which, are three of a hundred of a sample, and so more than needed."""
+    starts = np.linspace(0, a.n - _SAMPLED, _SAMPLES, dtype=np.int64)
+    p, q = (np.concatenate([side.flat[start : start + _SAMPLED] for start in starts]) for side in (a, b))
+    finite = np.isfinite(decode(p, a.dtype)) & np.isfinite(decode(q, a.dtype))
+    distance = ulp_distance(p[finite], q[finite], a.dtype).astype(np.float64)
+    return int(ULP_BINS.of(np.percentile(distance, 97, keepdims=True))[0]) if distance.size else 0
 
 
 def _drain(tables: Array) -> Array:
@@ -150,10 +183,11 @@ def _drain(tables: Array) -> Array:
     return counts
 
 
-def run(a: Tensor, b: Tensor, rules: Sequence[Rule], how: How) -> Total:
+def run(a: Tensor, b: Tensor, rules: Sequence[Rule], how: How, *, guessing: bool = True) -> Total:
     """Compare floats and integers of two bytes and more, in threads: the kernels let go of Python's lock."""
     total = new_total(a.dtype)
-    distances = _Distances(a.n)
+    guess = _guess(a, b) if guessing and a.dtype in HAS_ULP and a.n > _SAMPLES * _SAMPLED else 0
+    distances = _Distances(a.n, guess)
     local = threading.local()
     hired: list[_Thread] = []
     view = _VIEWS.get(a.dtype, DTYPES[a.dtype].storage)
@@ -169,6 +203,8 @@ def run(a: Tensor, b: Tensor, rules: Sequence[Rule], how: How) -> Total:
         return found
 
     total.parts = list(each_chunk(a.flat, b.flat, how.chunk, look, how.threads))
+    if not distances.enough:  # they are greater where the sample is from
+        return run(a, b, rules, how, guessing=False)
     for thread in hired:
         total.histogram += thread.histogram
     total.ulps = distances.histogram

@@ -1,0 +1,53 @@
+"""The 99th percentile of ULP distances, of which a sample says where to look for it: right whatever the sample says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.tensors import compiled
+from harness.tensors.metrics import measure
+from harness.tensors.passes import How
+from harness.tensors.tensor import Tensor
+
+N = 7_000_000
+STARTS = np.linspace(0, N - compiled._SAMPLED, compiled._SAMPLES, dtype=np.int64)
+
+
+def changed(pattern: str) -> np.ndarray[Any, Any]:
+    """Steps between neighbouring floats, one an element."""
+    rng = np.random.default_rng(2)
+    steps = np.zeros(N, np.uint16)
+    sampled = (STARTS[:, None] + np.arange(compiled._SAMPLED)).ravel()
+    if pattern == "everywhere":
+        steps[:] = rng.integers(0, 3000, N)
+    elif pattern == "one of a hundred":
+        steps[rng.random(N) < 0.01] = 7
+    elif pattern == "only where the sample is from":
+        steps[sampled] = rng.integers(1000, 3000, sampled.size)
+    elif pattern == "nowhere that the sample is from":
+        steps[:] = rng.integers(1000, 3000, N)
+        steps[sampled] = 0
+    return steps
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["everywhere", "one of a hundred", "only where the sample is from", "nowhere that the sample is from", "nowhere"],
+)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_percentile_is_that_of_all_elements(pattern: str, dtype: str, threads: int) -> None:
+    bits = np.full(N, 0x3C00, np.uint16)
+    other = bits + changed(pattern)
+    bits[-1], other[-1] = 0, 1  # never the same bytes
+    a, b = (Tensor.of(side.view(np.float16) if dtype == "float16" else side, dtype) for side in (bits, other))
+
+    quick = measure(a, b, how=How(compiled_from=0, chunk=1 << 20, threads=threads))
+
+    exact = np.sort(np.abs(other.astype(int) - bits.astype(int)))[int(np.ceil(0.99 * N)) - 1]
+    assert quick.p99_ulp is not None
+    assert quick.p99_ulp == exact if exact < 256 else exact / 1.008 < quick.p99_ulp <= exact
+    assert quick.n_mismatch == np.count_nonzero(bits != other)
