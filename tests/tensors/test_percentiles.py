@@ -25,7 +25,8 @@ def changed(pattern: str) -> np.ndarray[Any, Any]:
         steps[:] = rng.integers(0, 3000, N)
     elif pattern == "one of a hundred":
         steps[rng.random(N) < 0.01] = 7
-    elif pattern == "only where the sample is from":
+    elif pattern == "more where the sample is from":
+        steps[:] = rng.integers(0, 8, N)
         steps[sampled] = rng.integers(1000, 3000, sampled.size)
     elif pattern == "nowhere that the sample is from":
         steps[:] = rng.integers(1000, 3000, N)
@@ -35,7 +36,7 @@ def changed(pattern: str) -> np.ndarray[Any, Any]:
 
 @pytest.mark.parametrize(
     "pattern",
-    ["everywhere", "one of a hundred", "only where the sample is from", "nowhere that the sample is from", "nowhere"],
+    ["everywhere", "one of a hundred", "more where the sample is from", "nowhere that the sample is from", "nowhere"],
 )
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("threads", [1, 3])
