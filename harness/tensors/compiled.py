@@ -11,7 +11,7 @@ import numpy as np
 
 from harness.tensors import passes
 from harness.tensors.dtypes import DTYPES, Array, decode
-from harness.tensors.mapped import take_in
+from harness.tensors.mapped import give_back, take_in
 from harness.tensors.passes import (
     HAS_ULP,
     P99,
@@ -170,10 +170,17 @@ class _Distances:
 def _guess(a: Tensor, b: Tensor) -> int:
     """A bin of ULP distances in which, or above which, are three of a hundred of a sample, and so more than needed."""
     starts = np.linspace(0, a.n - _SAMPLED, _SAMPLES, dtype=np.int64)
-    p, q = (np.concatenate([side.flat[start : start + _SAMPLED] for start in starts]) for side in (a, b))
+    p, q = (np.concatenate([_copied(side.flat[start : start + _SAMPLED]) for start in starts]) for side in (a, b))
     finite = np.isfinite(decode(p, a.dtype)) & np.isfinite(decode(q, a.dtype))
     distance = ulp_distance(p[finite], q[finite], a.dtype).astype(np.float64)
     return int(ULP_BINS.of(np.percentile(distance, 97, keepdims=True))[0]) if distance.size else 0
+
+
+def _copied(part: Array) -> Array:
+    """Elements without the pages that they are in, which come with their neighbours."""
+    found = part.copy()
+    give_back(part)
+    return found
 
 
 def _drain(tables: Array) -> Array:
