@@ -152,7 +152,12 @@ def run(a: Tensor, b: Tensor, rules: Sequence[Rule], how: How) -> Total:
 
         found: list[int] = []
         # Where many differ, what is looked for comes soon.
-        for here, size in ((slice(16 * _PROBE), _PROBE), (slice(16 * _PROBE, None), _STRIP)):
+        some_more = 16 * _PROBE
+        for here, size in (
+            (slice(some_more), _PROBE),
+            (slice(some_more, _STRIP), some_more),
+            (slice(_STRIP, None), _STRIP),
+        ):
             for some in each_chunk(x[here], y[here], size, look):
                 found += [(here.start or 0) + int(hit) for hit in some[: count - len(found)]]
                 if len(found) >= count:
