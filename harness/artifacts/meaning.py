@@ -30,7 +30,7 @@ as much.
 """
 
 _ROWS = 512  # moved codes whose margins are computed at a time: fewer would be Python's time
-_STRIP = 1 << 18  # codes, and entries of inverted lists, that are looked at at a time: bigger arrays are fresh pages
+_STRIP = 1 << 18  # codes, and entries of inverted lists, that are looked at at a time
 _PASSAGES = 1 << 40  # more than any index has
 _SAMPLE = 200_000  # moved codes whose margins are computed
 
@@ -301,7 +301,7 @@ def code_facts(
             gap = ours - others
             m_a, l_a = (one.rows(rows, ours) * gap).sum(axis=1), NEAR_TIE + one.blur(apart := lengths(gap))
             found = choices if same_centroids else other.chosen(mine if to_b is None else to_b[mine], theirs)
-            if not (same_centroids or np.array_equal(choices, found)):  # mostly the same, at most in another order
+            if found is not choices and not np.array_equal(choices, found):  # mostly the same, if in another order
                 ours, others = other.numbers(found)
                 gap = ours - others
                 apart = lengths(gap)
@@ -367,10 +367,8 @@ def ivf_facts(
     def look(edge: tuple[int, int]) -> tuple[int, int, int]:
         """How many of some lists differ, and how many entries only A's and only B's have."""
         rows = slice(*edge)
-        ours = (pair[0], begins[0][rows], sizes[0][rows])
-        theirs = (pair[1], begins[1][rows_b[rows]], sizes[1][rows_b[rows]])
-        left = _list_keys(*ours, shift)
-        right = _list_keys(*theirs, shift, passages)
+        left = _list_keys(pair[0], begins[0][rows], sizes[0][rows], shift)
+        right = _list_keys(pair[1], begins[1][rows_b[rows]], sizes[1][rows_b[rows]], shift, passages)
         both = np.concatenate([left, right])
         both.sort(kind="stable")  # quick, because it is of two parts that are in order
         once = np.ones(both.size + 1, np.bool_)

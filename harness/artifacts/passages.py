@@ -303,7 +303,7 @@ class _Tokens:
             begins = first_rows[start // _RUN] + (np.cumsum(size) - size)[filled]
             found, held = size.astype(np.uint64), []
             for nth, weight in zip(picked, weights, strict=True):
-                codes, mapped = self._picked(begins + size[filled] * nth // (2 * _SKETCHED))
+                codes, mapped = self._picked(begins + size[filled].astype(np.int64) * nth // (2 * _SKETCHED))
                 codes = codes if self._rename is None else self._rename[codes]
                 found[filled] += codes.astype(np.uint64) * weight
                 held += mapped

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from harness import __version__
-from harness.artifacts.source import ArtifactSource
+from harness.artifacts.source import ArtifactSource, files_of
 from harness.errors import UnreadableTensor
 from harness.files import fetch_file, read_json
 from harness.home import user_cache
@@ -65,7 +65,7 @@ class Remembered:
     def fetch(self, source: ArtifactSource, name: str) -> None:
         """Have the disk read meanwhile what `digest` will look at first; nothing where that is known."""
         if source.digest(name) is None and self._key(source, name)[0] not in self._known:
-            for file in _files_of(source, name):
+            for file in files_of(source, name):
                 fetch_file(file, HASH_SLICE)
 
     def verify(self, source: ArtifactSource, name: str) -> None:
@@ -99,7 +99,7 @@ class Remembered:
 
     def _key(self, source: ArtifactSource, name: str) -> tuple[str, bool]:
         """What an artifact's files are known by, empty where it has none; whether they are as they were a while ago."""
-        files = _files_of(source, name) if self._path else ()
+        files = files_of(source, name) if self._path else ()
         states = []
         try:
             for file in files:
@@ -118,12 +118,6 @@ class Remembered:
         if self._key(source, name)[0] == key:
             self._known[key] = known
             self._new = True
-
-
-def _files_of(source: ArtifactSource, name: str) -> tuple[Path, ...]:
-    """The files that an artifact is read from, where its source says so."""
-    found: tuple[Path, ...] = getattr(source, "files_of", lambda _name: ())(name)
-    return found
 
 
 def _kept(path: Path) -> dict[str, tuple[str, bool]]:

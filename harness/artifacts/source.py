@@ -69,10 +69,15 @@ def bytes_of(source: ArtifactSource, name: str) -> int:
     facts = facts_of(source, name)
     if facts is not None:
         return math.prod(facts.shape) * (DTYPES[facts.dtype].itemsize if facts.dtype in DTYPES else 0)
-    files: Sequence[Path] = getattr(source, "files_of", lambda _name: ())(name)
     with suppress(OSError):
-        return sum(file.stat().st_size for file in files)
+        return sum(file.stat().st_size for file in files_of(source, name))
     return 0
+
+
+def files_of(source: ArtifactSource, name: str) -> tuple[Path, ...]:
+    """The files that an artifact is read from, where its source says so."""
+    found: tuple[Path, ...] = getattr(source, "files_of", lambda _name: ())(name)
+    return found
 
 
 def unrecorded(source: ArtifactSource, name: str) -> str:

@@ -32,8 +32,8 @@ class How:
 
     `threads` is how many a big tensor may take, all cores unless told; no number changes with it. Compiled kernels are
     used from `compiled_from` elements on: importing numba costs as much as comparing these in NumPy. A thread takes
-    `chunk` elements at a time, and plain NumPy `numpy_chunk`: bigger work arrays would be fresh pages each time, which
-    cost more than the arithmetic. `converts_half` is whether the processor converts float16; it is asked unless told.
+    `chunk` elements at a time, and plain NumPy `numpy_chunk`, whose work arrays fit the second-level cache.
+    `converts_half` is whether the processor converts float16; it is asked unless told.
     """
 
     threads: int | None = None

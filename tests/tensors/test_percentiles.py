@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from harness.tensors import compiled
+from harness.tensors.dtypes import DTYPES
 from harness.tensors.metrics import measure
 from harness.tensors.passes import How
 from harness.tensors.tensor import Tensor
@@ -38,13 +39,14 @@ def changed(pattern: str) -> np.ndarray[Any, Any]:
     "pattern",
     ["everywhere", "one of a hundred", "more where the sample is from", "nowhere that the sample is from", "nowhere"],
 )
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_the_percentile_is_that_of_all_elements(pattern: str, dtype: str, threads: int) -> None:
-    bits = np.full(N, 0x3C00, np.uint16)
+    kind = DTYPES[dtype]
+    bits = np.full(N, 0x3C << (8 * kind.itemsize - 8), f"<u{kind.itemsize}")
     other = bits + changed(pattern)
     bits[-1], other[-1] = 0, 1  # never the same bytes
-    a, b = (Tensor.of(side.view(np.float16) if dtype == "float16" else side, dtype) for side in (bits, other))
+    a, b = (Tensor.of(side.view(kind.storage), dtype) for side in (bits, other))
 
     quick = measure(a, b, how=How(compiled_from=0, chunk=1 << 20, threads=threads))
 
