@@ -6,29 +6,27 @@ import importlib.util
 import math
 import threading
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from harness.tensors import passes
-from harness.tensors.dtypes import DTYPES, Array, decode
-from harness.tensors.mapped import give_back, take_in
-from harness.tensors.passes import (
-    HAS_ULP,
-    P99,
+from harness.tensors.dtypes import DTYPES, Array
+from harness.tensors.histograms import (
+    SHARES,
     ULP_BINS,
-    How,
-    Partial,
-    Rule,
-    Total,
+    ULP_SHARES,
     bins_for,
-    each_chunk,
-    in_dtype,
-    new_total,
-    ulp_distance,
+    edges_around,
+    from_edges,
+    is_certain,
 )
+from harness.tensors.mapped import give_back, take_in
+from harness.tensors.passes import How, Partial, Rule, Total, each_chunk, in_dtype, new_total
 from harness.tensors.tensor import Tensor
 
-_SAMPLES, _SAMPLED = 64, 1024  # stretches that a guess is from, and the elements of each
+_SAMPLES, _SAMPLED = 256, 1024  # at most so many stretches tell where percentiles may be, each of so many elements
+_SPARED = 64  # no more than one of so many elements is in them
 _FAR = np.iinfo(np.int64).max
 _VIEWS = {"float16": "<u2", "bfloat16": "<i2", "float32": "<u4", "float64": "<u8"}  # the kernels tell formats by these
 
@@ -61,16 +59,44 @@ _LIFT = {
 }
 
 
+class _Counted:
+    """One histogram of one thread, of which perhaps only what is at or above some edges is told apart."""
+
+    def __init__(self, size: int, edges: Array, units: Array) -> None:
+        """`units` are `edges` as the kernel compares them, in its own dtype."""
+        from harness.tensors.kernels.records import Tally
+
+        self._edges = edges
+        # Four interleaved tables; 32 bits suffice for one chunk, and are half the cache.
+        self.tally = Tally(np.zeros((4, size), np.uint32), units, np.zeros(edges.size, np.int64))
+        self.histogram = np.zeros(size, np.int64)
+
+    def drain(self, count: int) -> None:
+        """Add what a chunk of so many numbers has left, and begin again."""
+        table, _, above = self.tally
+        if self._edges.size:
+            self.histogram += from_edges(above, self._edges, count, self.histogram.size)
+        else:
+            self.histogram += table.sum(axis=0, dtype=np.int64)
+        table[:], above[:] = 0, 0
+
+
+class _Edges(NamedTuple):
+    """The bins that are told apart; all of them where there are none."""
+
+    differences: Array = np.zeros(0, np.int64)
+    distances: Array = np.zeros(0, np.int64)
+
+
 class _Thread:
     """One thread's records, work arrays and histograms for a kernel."""
 
-    def __init__(self, dtype: str, rules: Sequence[Rule]) -> None:
+    def __init__(self, dtype: str, rules: Sequence[Rule], edges: _Edges) -> None:
         from harness.tensors.kernels import compiler, narrow, plain, records
 
-        self.is_float = DTYPES[dtype].kind == "float"
-        self.is_wide = dtype == "float64"
-        is_narrow = self.is_float and not self.is_wide
-        self.kernel = narrow.vector_chunk if is_narrow else plain.float_chunk if self.is_wide else plain.int_chunk
+        is_float, is_wide = DTYPES[dtype].kind == "float", dtype == "float64"
+        is_narrow = is_float and not is_wide
+        self.kernel = narrow.vector_chunk if is_narrow else plain.float_chunk if is_wide else plain.int_chunk
         real = np.float32 if is_narrow else np.float64
         self.rules = np.zeros(len(rules), records.rule_type(real))
         if rules:
@@ -82,12 +108,12 @@ class _Thread:
             bits, smallest, _ = _ROUNDING[dtype]
             self.rules["easy_rtol"] = rtols * (1 - 2.0 ** (2 - bits))
             self.rules["easy_atol"] = self.rules["torch_atol"].astype(float) * (1 - 2.0 ** (2 - bits)) - 2 * smallest
-        self.terms = np.zeros(1, records.term_type(np.uint16 if dtype in ("float16", "bfloat16") else np.uint32))
+        terms = np.zeros(1, records.TERMS)
         bins = bins_for(dtype)
-        self.terms["shift"], self.terms["base"] = bins.shift, bins.base
-        self.terms["ulp_shift"], self.terms["ulp_base"] = ULP_BINS.shift, ULP_BINS.base
-        if self.is_float:
-            self.terms["calm"] = _ROUNDING[dtype][2]
+        terms["shift"], terms["base"] = bins.shift, bins.base
+        terms["ulp_shift"], terms["ulp_base"] = ULP_BINS.shift, ULP_BINS.base
+        if is_float:
+            terms["calm"] = _ROUNDING[dtype][2]
         block = compiler.BLOCK
         screen = np.zeros(1, records.screen_type(real))
         screen["lift"] = _LIFT.get(dtype, 0.0)
@@ -96,30 +122,28 @@ class _Thread:
         for name in ("max_abs_at", "max_rel_at", "max_ulp_at"):
             self.nothing[name] = -1
         self.nothing["firsts"] = _FAR
-        # Four interleaved tables; 32 bits suffice for one chunk, and are half the cache.
-        self.abs_table = np.zeros((4, bins.size), np.uint32)
-        self.ulp_table = np.zeros((4, ULP_BINS.size), np.uint32)
+        self.differences = _Counted(
+            bins.size, edges.differences, edges.differences.astype(np.uint32 if is_wide else np.uint16)
+        )
+        self.distances = _Counted(
+            ULP_BINS.size, edges.distances,
+            _flipped(edges.distances, _VIEWS[dtype]) if is_narrow else edges.distances.astype(np.uint32),
+        )  # fmt: skip
         self.state = records.State(
             records.Block(np.empty(block, real), np.empty(block, real), np.empty(block), screen[0]), self.rules,
-            self.terms[0], self.found[0], self.abs_table, self.ulp_table,
+            terms[0], self.found[0], self.differences.tally, self.distances.tally,
             narrow.buffers(_VIEWS[dtype]) if is_narrow else (),
         )  # fmt: skip
-        self.histogram = np.zeros(bins.size, np.int64)
 
-    def look(self, a: Array, b: Array, start: int, distances: _Distances) -> Partial:
-        """Compare one chunk, and add its ULP distances to `distances`."""
+    def look(self, a: Array, b: Array, start: int) -> Partial:
+        """Compare one chunk."""
         self.found[:] = self.nothing
         self.rules["needed"], self.rules["needed_at"] = 0.0, -1
-        if self.is_wide:
-            self.terms["limit"] = ULP_BINS.of(np.array([float(distances.limit)]))[0]
-        else:
-            self.terms["limit"] = min(distances.limit, np.iinfo(self.terms["limit"].dtype).max)
         self.kernel(a, b, self.state)
-        if self.is_float:
-            distances.add(_drain(self.ulp_table))
-        self.histogram += _drain(self.abs_table)
 
         found = dict(zip(self.found.dtype.names or (), self.found[0].item(), strict=True))
+        for counted in (self.differences, self.distances):
+            counted.drain(found["finite"])
         return Partial(
             **{name: found[name] for name in ("finite", "differ", "against_zero", "special_apart", "special_differ")},
             bits_apart=bool(found["bits_apart"]),
@@ -134,87 +158,62 @@ class _Thread:
         )
 
 
-class _Distances:
-    """The ULP histogram of all threads, and the `limit` below which a distance may count as zero.
-
-    Only the 99th percentile is wanted: once as many are at or above a distance as are above it, it lies no lower.
-    """
-
-    def __init__(self, n: int, guess: int = 0) -> None:
-        self.histogram = np.zeros(ULP_BINS.size, np.int64)
-        self.limit = 0
-        self._first = self._raise_to(guess)
-        self._needed = n - math.ceil(P99 * n) + 1
-        self._lock = threading.Lock()
-
-    def add(self, counts: Array) -> None:
-        """Add a chunk's counts and raise the limit if they allow it."""
-        with self._lock:
-            self.histogram += counts
-            above = np.cumsum(self.histogram[::-1])
-            # The highest bin at or above which there are enough; its edge is a whole number wherever two differ by one.
-            self._raise_to(ULP_BINS.size - 1 - int(np.searchsorted(above, self._needed)))
-
-    def _raise_to(self, place: int) -> int:
-        """Count only what is in this bin or a higher one."""
-        if place > 0:
-            self.limit = math.ceil(ULP_BINS.edge(place))
-        return place
-
-    @property
-    def enough(self) -> bool:
-        """Whether the percentile is among what was counted."""
-        return self._first == 0 or int(self.histogram[self._first :].sum()) >= self._needed
+def _sample(side: Tensor) -> Array:
+    """Stretches from all over a tensor, without the pages that they are in, which come with their neighbours."""
+    stretches = min(_SAMPLES, side.n // (_SPARED * _SAMPLED))
+    parts = []
+    for start in np.linspace(0, side.n - _SAMPLED, stretches, dtype=np.int64):
+        part = side.flat[start : start + _SAMPLED]
+        parts.append(part.copy())
+        give_back(part)
+    return np.concatenate(parts)
 
 
-def _guess(a: Tensor, b: Tensor) -> int:
-    """A bin of ULP distances in which, or above which, are three of a hundred of a sample, and so more than needed."""
-    starts = np.linspace(0, a.n - _SAMPLED, _SAMPLES, dtype=np.int64)
-    p, q = (np.concatenate([_copied(side.flat[start : start + _SAMPLED]) for start in starts]) for side in (a, b))
-    finite = np.isfinite(decode(p, a.dtype)) & np.isfinite(decode(q, a.dtype))
-    distance = ulp_distance(p[finite], q[finite], a.dtype).astype(np.float64)
-    return int(ULP_BINS.of(np.percentile(distance, 97, keepdims=True))[0]) if distance.size else 0
-
-
-def _copied(part: Array) -> Array:
-    """Elements without the pages that they are in, which come with their neighbours."""
-    found = part.copy()
-    give_back(part)
+def _flipped(bins: Array, bits: str) -> Array:
+    """The smallest distances in these bins, of floats that come in as `bits`, as the kernel holds distances."""
+    word = np.dtype(f"u{np.dtype(bits).itemsize}")
+    least = [min(math.ceil(ULP_BINS.edge(int(place))), np.iinfo(word).max) for place in bins]
+    found: Array = np.array(least, word) ^ word.type(1 << (8 * word.itemsize - 1))
     return found
 
 
-def _drain(tables: Array) -> Array:
-    """Sum the interleaved tables and clear them."""
-    counts: Array = tables.sum(axis=0, dtype=np.int64)
-    tables[:] = 0
-    return counts
+def run(a: Tensor, b: Tensor, rules: Sequence[Rule], how: How) -> Total:
+    """Compare floats and integers of two bytes and more, in threads: the kernels let go of Python's lock.
+
+    Where the percentiles are is first asked of a sample, and all bins are counted where that was wrong.
+    """
+    view = _VIEWS.get(a.dtype, DTYPES[a.dtype].storage)
+    if a.n < _SPARED * _SAMPLED:
+        return _gone_through(a, b, rules, how, _Edges())
+    told = _Thread(a.dtype, [], _Edges())
+    told.look(_sample(a).view(view), _sample(b).view(view), 0)
+    edges = _Edges(edges_around(told.differences.histogram, SHARES), edges_around(told.distances.histogram, ULP_SHARES))
+    total = _gone_through(a, b, rules, how, edges)
+    if is_certain(total.histogram, edges.differences, SHARES) and is_certain(total.ulps, edges.distances, ULP_SHARES):
+        return total
+    return _gone_through(a, b, rules, how, _Edges())
 
 
-def run(a: Tensor, b: Tensor, rules: Sequence[Rule], how: How, *, guessing: bool = True) -> Total:
-    """Compare floats and integers of two bytes and more, in threads: the kernels let go of Python's lock."""
+def _gone_through(a: Tensor, b: Tensor, rules: Sequence[Rule], how: How, edges: _Edges) -> Total:
     total = new_total(a.dtype)
-    guess = _guess(a, b) if guessing and a.dtype in HAS_ULP and a.n > _SAMPLES * _SAMPLED else 0
-    distances = _Distances(a.n, guess)
     local = threading.local()
     hired: list[_Thread] = []
     view = _VIEWS.get(a.dtype, DTYPES[a.dtype].storage)
 
     def look(p: Array, q: Array, start: int) -> Partial:
         if not hasattr(local, "thread"):
-            local.thread = _Thread(a.dtype, rules)
+            local.thread = _Thread(a.dtype, rules, edges)
             hired.append(local.thread)
         take_in(p, q)
         # A file's tensor may begin at an odd address; the kernels are compiled for aligned arrays only.
         p, q = (np.require(side, requirements="A").view(view) for side in (p, q))
-        found: Partial = local.thread.look(p, q, start, distances)
+        found: Partial = local.thread.look(p, q, start)
         return found
 
     total.parts = list(each_chunk(a.flat, b.flat, how.chunk, look, how.threads))
-    if not distances.enough:  # they are greater where the sample is from
-        return run(a, b, rules, how, guessing=False)
     for thread in hired:
-        total.histogram += thread.histogram
-    total.ulps = distances.histogram
+        total.histogram += thread.differences.histogram
+        total.ulps += thread.distances.histogram
     return total
 
 

@@ -11,8 +11,9 @@ import numpy as np
 
 from harness.tensors import alike, compiled, one_byte, passes
 from harness.tensors.dtypes import DTYPES, Array, decode, judged
+from harness.tensors.histograms import SHARES, ULP_BINS, ULP_SHARES, Bins, place_of
 from harness.tensors.mapped import keep_memory
-from harness.tensors.passes import HAS_ULP, KEPT, P99, ULP_BINS, USUAL, Bins, How, Rule, Total
+from harness.tensors.passes import HAS_ULP, KEPT, USUAL, How, Rule, Total
 from harness.tensors.profiles import BUILTIN, Profile, ProfileVerdict
 from harness.tensors.tensor import Tensor
 
@@ -125,13 +126,10 @@ def _best(candidates: Iterable[tuple[Any, int]]) -> tuple[Any, int]:
     return max([(0, -1), *candidates], key=lambda one: one[0])
 
 
-def _percentile(histogram: Array, bins: Bins, share: float, top: float) -> float | None:
-    """Nearest-rank percentile: the bin in which the cumulative count first reaches `share` of all."""
-    count = int(histogram.sum())
-    if count == 0:
-        return None
-    rank = max(math.ceil(share * count), 1)
-    return min(bins.edge(int(np.searchsorted(np.cumsum(histogram), rank))), top)
+def _percentiles(histogram: Array, bins: Bins, shares: Iterable[float], top: float) -> list[float | None]:
+    """The lower edge of each percentile's bin; the greatest number where that is less."""
+    places = [place_of(histogram, share) for share in shares]
+    return [None if place is None else min(bins.edge(place), top) for place in places]
 
 
 def element(tensor: Tensor, place: int) -> float | int | complex:
@@ -176,16 +174,15 @@ def _finish(a: Tensor, b: Tensor, total: Total, profiles: Sequence[Profile], rul
         verdicts.append(ProfileVerdict(profile.name, atol, rtol, close, least, where.index if where else None))
     firsts = [place for part in parts for place in part.firsts][:KEPT]
     special = [sum(part.special[k] for part in parts) for k in range(6)]
-    p99_ulp = _percentile(total.ulps, ULP_BINS, P99, max_ulp) if has_ulp else None
+    p50_abs, p99_abs, p999_abs = _percentiles(total.histogram, total.bins, SHARES, max_abs)
+    (p99_ulp,) = _percentiles(total.ulps, ULP_BINS, ULP_SHARES, max_ulp) if has_ulp else [None]
     return Metrics(
         n=a.n, n_mismatch=mismatches, bit_equal=not any(part.bits_apart for part in parts), n_finite=finite,
         max_abs=float(max_abs), max_abs_at=(furthest := at(abs_place)),
         max_abs_ulp=steps_at(a.dtype, (furthest.a, furthest.b) if furthest else None),
         mean_abs=sums[0] / finite if finite else None,
         max_rel=math.inf if against_zero else float(max_rel), max_rel_at=at(rel_place), n_rel_inf=against_zero,
-        p50_abs=_percentile(total.histogram, total.bins, 0.5, max_abs),
-        p99_abs=_percentile(total.histogram, total.bins, 0.99, max_abs),
-        p999_abs=_percentile(total.histogram, total.bins, 0.999, max_abs),
+        p50_abs=p50_abs, p99_abs=p99_abs, p999_abs=p999_abs,
         max_ulp=int(max_ulp) if has_ulp else None, max_ulp_at=at(ulp_place) if has_ulp else None,
         p99_ulp=None if p99_ulp is None else int(p99_ulp),
         rel_l2=_rel_l2(sums[4], sums[2]), cosine=_cosine(sums[3], sums[1], sums[2]),

@@ -14,14 +14,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from harness.tensors.dtypes import DTYPES, Array, Float64s, decode, judged
+from harness.tensors.histograms import ULP_BINS, Bins, bins_for
 from harness.tensors.mapped import give_back, is_large
 from harness.tensors.tensor import Tensor
 from harness.tensors.threads import Found, in_threads
 
 KEPT = 5
 """How many of the first mismatches are kept."""
-P99 = 0.99
-"""The greatest share that a percentile of ULP distances is asked for; the kernels count no more than it needs."""
 HAS_ULP = ("float16", "bfloat16", "float32", "float64")
 """Dtypes whose distances are counted in units in the last place."""
 
@@ -65,48 +64,6 @@ def each_chunk(
     return in_threads(one, range(0, x.size, size), threads)
 
 
-@dataclass(frozen=True)
-class Bins:
-    """A histogram over exponent and leading mantissa bits of a non-negative float64.
-
-    Bin `k` of `size` begins at the number whose bits are `(k + base) << shift`; bin 0 begins at zero. With `shift` 46 a
-    bin is 1/64 of an octave wide, so a percentile read from it is low by less than 1.6 %; numbers with at most seven
-    significant bits, such as small multiples of a power of two, are exact.
-    """
-
-    shift: int
-    base: int
-    size: int
-
-    def of(self, values: Float64s) -> Array:
-        """The bin of each value."""
-        found: Array = np.maximum((values.view(np.int64) >> self.shift) - self.base, 0)
-        return found
-
-    def edge(self, index: int) -> float:
-        """The smallest number in a bin."""
-        return float(np.array((index + self.base) << self.shift, np.int64).view(np.float64)) if index else 0.0
-
-
-def _octaves(shift: int, low: int, high: int) -> Bins:
-    """Bins for the numbers from 2**low up to below 2**high, and zero."""
-    per_octave = 1 << (52 - shift)
-    base = (1023 + low) * per_octave - 1
-    return Bins(shift, base, (1023 + high) * per_octave - base)
-
-
-# The exponents are those of the smallest and the greatest possible difference of two finite numbers.
-ABS_BINS = {
-    "float16": _octaves(46, -24, 18),
-    "bfloat16": _octaves(46, -133, 130),
-    "float32": _octaves(46, -149, 130),
-    "float64": Bins(46, 0, 2048 << 6),
-    "int": _octaves(46, 0, 65),
-}
-ULP_BINS = _octaves(45, 0, 65)
-"""Exact below 256 ULP, then 1/128 of an octave wide."""
-
-
 @dataclass
 class Partial:
     """What one chunk contributes; indices are flat and count from the start of the tensor."""
@@ -136,11 +93,6 @@ class Total:
     ulps: Array
     parts: list[Partial] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
-
-
-def bins_for(dtype: str) -> Bins:
-    """The histogram's bins for the differences of a dtype."""
-    return ABS_BINS.get(dtype) or ABS_BINS["int" if DTYPES[dtype].kind in ("int", "bool") else "float64"]
 
 
 def new_total(dtype: str) -> Total:

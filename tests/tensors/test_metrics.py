@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from harness.errors import UsageError
 from harness.tensors import compiled, passes
 from harness.tensors.dtypes import DTYPES, Array, byte_values, count_nan, decode
+from harness.tensors.histograms import ABS_BINS, ULP_BINS
 from harness.tensors.metrics import Metrics, engine, measure, steps_at
-from harness.tensors.passes import ABS_BINS, ULP_BINS, How, not_close, ulp_distance
+from harness.tensors.passes import How, not_close, ulp_distance
 from harness.tensors.profiles import BNB, BUILTIN, DEFAULT, Profile
 from harness.tensors.tensor import Tensor
 from tests.support.torch_oracle import TorchOracle

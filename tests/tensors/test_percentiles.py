@@ -14,7 +14,7 @@ from harness.tensors.passes import How
 from harness.tensors.tensor import Tensor
 
 N = 7_000_000
-STARTS = np.linspace(0, N - compiled._SAMPLED, compiled._SAMPLES, dtype=np.int64)
+STARTS = np.linspace(0, N - compiled._SAMPLED, N // (compiled._SPARED * compiled._SAMPLED), dtype=np.int64)
 
 
 def changed(pattern: str) -> np.ndarray[Any, Any]:

@@ -7,7 +7,7 @@ from numba import njit
 
 from harness.tensors.kernels import intrinsics as op
 from harness.tensors.kernels.compiler import CACHE, SUM, bare
-from harness.tensors.kernels.vectors import AHEAD, fetch
+from harness.tensors.kernels.vectors import AHEAD, LANES, at_least, fetch
 
 
 @bare
@@ -172,6 +172,13 @@ def _scatter_sparse(bins, h, m):
 
 
 @bare
+def tally(values, size, counts):
+    """Count how many of a block's bins are at or above each edge; those up to `size`, a multiple of `LANES`, may be."""
+    for k in range(counts.edges.size):
+        counts.above[k] += at_least(values, size, counts.edges[k])
+
+
+@bare
 def compact(a, b, x, y, place, offset, rules, found):
     """Copy the pairs in which both are finite, and count the others; returns how many were copied.
 
@@ -314,18 +321,18 @@ def add_squares(found, square):
 
 
 @njit(nogil=True, cache=CACHE)
-def common(block, places, bins, table, rules, found, m):
+def common(block, places, bins, counts, rules, found, m):
     """The metrics that floats and integers share, for one block of finite pairs; returns how many differ."""
     d = block.d
     top, differ, against_zero = _counts(d, block.y, m)
     found.differ += differ
     found.against_zero += against_zero
     if differ == 0:
-        table[0, 0] += m
+        counts.table[0, 0] += m
         return differ
     raise_greatest(d, top, places, found)
     ratios(block, places, rules, found, m)
-    count_bins(bins, table, differ, m)
+    count_bins(bins, counts, differ, m)
     note_first(d, places, found, m)
     return differ
 
@@ -342,12 +349,16 @@ def raise_greatest(d, top, places, found):
 
 
 @bare
-def count_bins(bins, table, differ, m):
-    """Count the bins of a block in which so many differ."""
-    if differ * 8 < m:
-        _scatter_sparse(bins, table, m)
+def count_bins(bins, counts, differ, m):
+    """Count the bins of a block in which so many differ; `bins` has room for whole steps."""
+    if counts.edges.size:
+        size = (m + LANES - 1) // LANES * LANES
+        bins[m:size] = 0  # those of another block, which are at no edge now
+        tally(bins, size, counts)
+    elif differ * 8 < m:
+        _scatter_sparse(bins, counts.table, m)
     else:
-        scatter(bins, table, m)
+        scatter(bins, counts.table, m)
 
 
 @bare

@@ -39,13 +39,15 @@ def _slopes(lines, thresholds, rules, terms, found):
 
 
 @bare
-def _far(tail, count, wide, bins, table, terms):
-    """Count distances in the histogram; `wide` has the type that holds them exactly."""
-    shift, base = terms.ulp_shift, terms.ulp_base
-    for i in range(count):
-        wide[i] = tail[i]
-        bins[i] = op.ulp_bin(wide[i], shift, base)
-    blocks.scatter(bins, table, count)
+def _tally_distances(p, q, m, size, work, tally, terms):
+    """Count the ULP distances of the first `m` pairs; `dense` has left them, with those of equal zeros up to `size`."""
+    if tally.edges.size:
+        blocks.tally(work.distances, size, tally)
+        return
+    for i in range(m):
+        work.wide[i] = op.ulps(p[i], q[i])
+        work.ulp_bins[i] = op.ulp_bin(work.wide[i], terms.ulp_shift, terms.ulp_base)
+    blocks.scatter(work.ulp_bins, tally.table, m)
 
 
 @bare
@@ -111,7 +113,7 @@ def buffers(bits: str) -> Buffers:
     word, distance = (np.uint32, np.uint64) if np.dtype(bits).itemsize == 4 else (np.uint16, np.uint32)
     return Buffers(
         lines=np.zeros(vec.LINES, np.float32), thresholds=np.zeros(vec.LINES, np.float32),
-        bins=np.empty(BLOCK, np.uint16), tail=np.empty(room, word),
+        bins=np.empty(BLOCK, np.uint16), distances=np.empty(BLOCK, word),
         wide=np.empty(BLOCK, distance), ulp_bins=np.empty(BLOCK, np.uint32),
         finite_a=np.empty(room, bits), finite_b=np.empty(room, bits), finite_place=np.empty(BLOCK, np.int64),
         few_a=np.empty(room, bits), few_b=np.empty(room, bits), few_place=np.empty(room, np.uint16),
@@ -127,7 +129,7 @@ def vector_chunk(a, b, state):  # noqa: C901, PLR0912, PLR0915 - handing arrays 
     A block in which less than half of the pairs differ is reduced to those that do, after the squares of the others
     are summed.
     """
-    block, rules, terms, found, abs_table, ulp_table, work = state
+    block, rules, terms, found, differences, ulps, work = state
     lines, thresholds, place, sums, counts = work.lines, work.thresholds, work.place, work.sums, work.counts
     sums[:] = 0.0
     work.squares[:] = 0.0
@@ -157,8 +159,8 @@ def vector_chunk(a, b, state):  # noqa: C901, PLR0912, PLR0915 - handing arrays 
         found.finite += m
         if differ * 2 < m:
             few = vec.split(p, q, size, work.few_a, work.few_b, work.few_place, work.squares)
-            abs_table[0, 0] += m - few
-            ulp_table[0, 0] += m - few
+            differences.table[0, 0] += m - few
+            ulps.table[0, 0] += m - few
             for i in range(few):
                 place[i] = work.finite_place[work.few_place[i]] if placed else np.int64(work.few_place[i])
             m, placed = few, True
@@ -168,10 +170,7 @@ def vector_chunk(a, b, state):  # noqa: C901, PLR0912, PLR0915 - handing arrays 
             continue
         places = Places(place, placed, start)
         known = _slopes(lines, thresholds, rules, terms, found)
-        distant = vec.dense(p, q, size, lines, block.screen.lift, terms.limit, terms.base, work.bins, work.tail, sums,
-                        counts)  # fmt: skip
-        if terms.limit == 0:
-            distant -= size - m  # the padding, at the end
+        vec.dense(p, q, size, lines, block.screen.lift, terms.base, work.bins, work.distances, sums, counts)
         found.differ += counts[vec.DIFFER]
         found.against_zero += counts[vec.AGAINST_ZERO]
         if sums[vec.GREATEST] > found.max_abs or counts[vec.FARTHEST] > np.int64(found.max_ulp):
@@ -179,9 +178,11 @@ def vector_chunk(a, b, state):  # noqa: C901, PLR0912, PLR0915 - handing arrays 
         beyond = lines[0] > thresholds[0] or lines[1] > thresholds[1] or lines[2] > thresholds[2]
         if beyond or not known or found.max_abs >= terms.calm:
             _events(p, q, m, block, places, rules, terms, found)
-        blocks.scatter(work.bins, abs_table, m)
-        ulp_table[0, 0] += m - distant
-        _far(work.tail, distant, work.wide, work.ulp_bins, ulp_table, terms)
+        if differences.edges.size:
+            blocks.tally(work.bins, size, differences)
+        else:
+            blocks.scatter(work.bins, differences.table, m)
+        _tally_distances(p, q, m, size, work, ulps, terms)
         if found.firsts[found.firsts.size - 1] > start and counts[vec.DIFFER]:
             _note_first(p, q, m, places, found.firsts)
     for k in range(vec.EIGHT):

@@ -7,7 +7,6 @@ from numba import njit
 
 from harness.tensors.kernels import blocks
 from harness.tensors.kernels import intrinsics as op
-from harness.tensors.kernels import vectors as vec
 from harness.tensors.kernels.compiler import BLOCK, CACHE, SUM, bare
 from harness.tensors.kernels.records import Places
 
@@ -23,35 +22,28 @@ def _add(found, total, aa, bb, ab, dd):
 
 
 @njit(nogil=True, cache=CACHE)
-def _float_block(p, q, places, bins, tail, state):
+def _float_block(p, q, places, bins, state):
     """One block of finite pairs of which some may differ."""
-    block, terms, found, ulp_table = state.block, state.terms, state.found, state.ulp_table
+    block, terms, found = state.block, state.terms, state.found
     m = p.size
     total, aa, bb, ab, dd = blocks.sums(block.x, block.y, block.d, bins, terms.shift, terms.base, m)
     _add(found, total, aa, bb, ab, dd)
-    differ = blocks.common(block, places, bins, state.abs_table, state.rules, found, m)
+    differ = blocks.common(block, places, bins, state.differences, state.rules, found, m)
     if differ == 0:
-        ulp_table[0, 0] += m
+        state.distances.table[0, 0] += m
         return
     blocks.judge(p, q, block, state.rules, terms, found, m)
     highest = blocks.ulp_block(p, q, bins, terms.ulp_shift, terms.ulp_base, m)
     if highest > found.max_ulp:
         found.max_ulp = highest
         found.max_ulp_at = blocks.position(places, blocks.where_ulp(p, q, highest))
-    # The rest of the last step holds bins of another block.
-    bins[m : (m + 15) // 16 * 16] = 0
-    count = vec.far(bins, (m + 15) // 16 * 16, terms.limit, tail)
-    if terms.limit == 0:
-        count = m
-    ulp_table[0, 0] += m - count
-    blocks.scatter(tail, ulp_table, count)
+    blocks.count_bins(bins, state.distances, m, m)
 
 
 @njit(nogil=True, cache=CACHE)
 def float_chunk(a, b, state):
     """One chunk of float64."""
     found = state.found
-    tail = np.empty(BLOCK + 16, np.uint32)
     bins = np.empty(BLOCK, np.uint32)  # unsigned, or numba checks each index for being negative
     place = np.empty(BLOCK, np.int64)
     ca = np.empty(BLOCK, a.dtype)
@@ -72,11 +64,11 @@ def float_chunk(a, b, state):
         found.finite += m
         blocks.decode_block(p, q, state.block.x, state.block.y, m)
         if apart:
-            _float_block(p, q, Places(place, compacted, start), bins, tail, state)
+            _float_block(p, q, Places(place, compacted, start), bins, state)
             continue
         blocks.add_squares(found, blocks.squares(state.block.x, m))
-        state.abs_table[0, 0] += m
-        state.ulp_table[0, 0] += m
+        state.differences.table[0, 0] += m
+        state.distances.table[0, 0] += m
 
 
 @njit(nogil=True, cache=CACHE)
@@ -145,7 +137,7 @@ def _int_block(p, q, places, bins, state):
     blocks.raise_greatest(d, top, places, found)
     if above:
         blocks.raise_ratio(d, y, places, found, p.size)
-    blocks.count_bins(bins, state.abs_table, differ, p.size)
+    blocks.count_bins(bins, state.differences, differ, p.size)
     blocks.note_first(d, places, found, p.size)
 
 
@@ -154,7 +146,7 @@ def int_chunk(a, b, state):
     """One chunk of integers of 16 to 64 bits."""
     block, terms, found = state.block, state.terms, state.found
     x, y, d = block.x, block.y, block.d
-    bins = np.empty(BLOCK, np.uint32)
+    bins = np.empty(BLOCK, np.uint16)
     place = np.empty(1, np.int64)
     for start in range(0, a.size, BLOCK):
         p = a[start : start + BLOCK]
@@ -165,7 +157,7 @@ def int_chunk(a, b, state):
         if _same(p, q):
             _convert(p, x)
             blocks.add_squares(found, blocks.squares(x, m))
-            state.abs_table[0, 0] += m
+            state.differences.table[0, 0] += m
             continue
         found.bits_apart = 1
         places = Places(place, False, start)
@@ -177,7 +169,7 @@ def int_chunk(a, b, state):
         _, aa, bb, ab, _ = blocks.sums(x, y, d, bins, terms.shift, terms.base, m)
         total, dd = blocks.gaps(p, q, d, bins, terms.shift, terms.base, m)
         _add(found, total, aa, bb, ab, dd)
-        blocks.common(block, places, bins, state.abs_table, state.rules, found, m)
+        blocks.common(block, places, bins, state.differences, state.rules, found, m)
 
 
 @bare

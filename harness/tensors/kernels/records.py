@@ -36,13 +36,9 @@ def rule_type(real: type) -> np.dtype[Any]:
     return np.dtype(fields, align=True)
 
 
-def term_type(word: type) -> np.dtype[Any]:
-    """What holds for all of a chunk: histograms' bins, as `Bins` has them, and two bounds.
-
-    No difference overflows while all are below `calm`. ULP distances (float64: their bins) below `limit` count as none.
-    """
-    bins = [(name, np.int64) for name in ("shift", "base", "ulp_shift", "ulp_base")]
-    return np.dtype([*bins, ("calm", np.float64), ("limit", word)], align=True)
+TERMS = np.dtype([(name, np.int64) for name in ("shift", "base", "ulp_shift", "ulp_base")] + [("calm", np.float64)])
+"""What holds for all of a chunk: histograms' bins, as `Bins` has them; no difference overflows while all are below
+`calm`."""
 
 
 def screen_type(real: type) -> np.dtype[Any]:
@@ -72,22 +68,31 @@ class Places(NamedTuple):
 
 Buffers = namedtuple(
     "Buffers",
-    "lines thresholds bins tail wide ulp_bins finite_a finite_b finite_place few_a few_b few_place place "
+    "lines thresholds bins distances wide ulp_bins finite_a finite_b finite_place few_a few_b few_place place "
     "sums squares counts",
 )
 """What `narrow.vector_chunk` works in; `vectors.dense` and `vectors.split` say what they put where."""
 
 
-class State(NamedTuple):
-    """All that a kernel reads and fills besides the two sides; one thread's.
+class Tally(NamedTuple):
+    """A histogram that is being made: all of it, or only what percentiles need.
 
-    Tables are four interleaved histograms, drained by the caller. `buffers` is empty but for `narrow`.
+    With `edges`, the bins at which something may begin, only how many numbers are in each of them or `above` is
+    counted; without, the four interleaved histograms of `table` are filled. The caller drains either.
     """
+
+    table: Any
+    edges: Any
+    above: Any
+
+
+class State(NamedTuple):
+    """All that a kernel reads and fills besides the two sides; one thread's. `buffers` is empty but for `narrow`."""
 
     block: Block
     rules: Any
     terms: Any
     found: Any
-    abs_table: Any
-    ulp_table: Any
+    differences: Tally
+    distances: Tally
     buffers: Buffers | tuple[()]

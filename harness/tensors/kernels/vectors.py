@@ -176,20 +176,25 @@ def fetch(_context, a, index):
 
 
 @intrinsic
-def far(_context, bins, size, limit, found):
-    """Copy those of the first `size` uint32, a multiple of 16, that are at least `limit`, and return how many."""
+def at_least(_context, values, size, edge):
+    """How many of the first `size`, a multiple of `LANES` and at most `BLOCK`, are at least `edge`; all of one dtype.
+
+    Integers are compared as signed ones, for which processors have an instruction.
+    """
 
     def generate(context, builder, _s, args):
-        source, target = _data(context, builder, bins, args[0]), _data(context, builder, found, args[3])
-        from_here = _spread(builder, args[2], 16)
-        copied = _variable(builder, _I64, 0)
-        with cgutils.for_range_slice(builder, _I64(0), args[1], _I64(16), _I64) as (i, _):
-            value = _load(builder, source, i, _I32, 16)
-            mask = builder.icmp_unsigned(">=", value, from_here)
-            _squeeze(builder, value, mask, target, _count(builder, copied, mask))
-        return builder.load(copied)
+        source = _data(context, builder, values, args[0])
+        word, lanes = _word(values)
+        from_here = _spread(builder, args[2], lanes)
+        below = _variable(builder, from_here.type, 0)
+        with cgutils.for_range_slice(builder, _I64(0), args[1], _I64(lanes), _I64) as (i, _):
+            less = builder.icmp_signed("<", _load(builder, source, i, word, lanes), from_here)
+            builder.store(builder.sub(builder.load(below), builder.sext(less, from_here.type)), below)
+        counts = builder.load(below)
+        count = _call(builder, _name("vector.reduce.add", counts), word, counts)
+        return builder.sub(args[1], builder.zext(count, _I64))
 
-    return types.int64(bins, size, limit, found), generate
+    return types.int64(values, size, edge), generate
 
 
 @intrinsic
@@ -253,7 +258,7 @@ def split(_context, a, b, size, left, right, place, sums):
 
 
 @intrinsic
-def dense(_context, a, b, size, lines, tiny, limit, base, bins, tail, sums, counts):
+def dense(_context, a, b, size, lines, tiny, base, bins, distances, sums, counts):
     """Everything that a block of finite pairs adds to the metrics.
 
     Args:
@@ -262,33 +267,28 @@ def dense(_context, a, b, size, lines, tiny, limit, base, bins, tail, sums, coun
         size: how many pairs, a multiple of `LANES`.
         lines: float32; `LINES` slopes, replaced by the greatest |a-b| - slope * |b| that each met, or zero.
         tiny: float32, added to differences that are not zero, except of float16, so that underflow cannot hide one.
-        limit: of the bits' width, the ULP distance from which distances are copied to `tail`.
         base: `Bins.base` of `ABS_BINS`.
         bins: uint16, filled with the histogram bin of each difference.
-        tail: of that width, filled with distances; longer than `size` by `LANES`.
+        distances: of the bits' width, filled with the ULP distance of each pair for `at_least`: the top bit is flipped.
         sums: float64, from `ABS`, `AA`, `BB`, `AB` and `DD` on eight running sums each, added to; `GREATEST` is filled.
         counts: int64, filled at `DIFFER`, `AGAINST_ZERO` and `FARTHEST`.
-
-    Returns:
-        How many distances were copied.
     """
 
     def generate(context, builder, _s, args):
         left, right = _data(context, builder, a, args[0]), _data(context, builder, b, args[1])
         word, lanes = _word(a)
         given = {name: _data(context, builder, kind, value) for name, kind, value in zip(
-            ("lines", "bins", "tail", "sums", "counts"), (lines, bins, tail, sums, counts),
-            (args[3], *args[7:]), strict=True)}  # fmt: skip
+            ("lines", "bins", "distances", "sums", "counts"), (lines, bins, distances, sums, counts),
+            (args[3], *args[6:]), strict=True)}  # fmt: skip
         slopes = [_spread(builder, builder.fneg(builder.load(builder.gep(given["lines"], [_I64(k)]))), 16)
                   for k in range(LINES)]  # fmt: skip
         least = _spread(builder, args[4], 16)
-        from_here = _spread(builder, args[5], lanes)
-        first_bin = _spread(builder, builder.trunc(args[6], _I32), 16)
+        first_bin = _spread(builder, builder.trunc(args[5], _I32), 16)
         # Two sets of running values for the two halves of a vector, so that one addition need not wait for the last.
         totals = [[_variable(builder, _EIGHT) for _ in range(6)] for _ in range(2)]
         worst = [_variable(builder, ir.VectorType(_F32, 16)) for _ in range(LINES)]
         farthest = _variable(builder, ir.VectorType(word, lanes))
-        differ, against_zero, copied = (_variable(builder, _I64, 0) for _ in range(3))
+        differ, against_zero = (_variable(builder, _I64, 0) for _ in range(2))
         with cgutils.for_range_slice(builder, _I64(0), args[2], _I64(lanes), _I64) as (i, _):
             p, q = _load(builder, left, i, word, lanes), _load(builder, right, i, word, lanes)
             u, v = ordered(builder, p), ordered(builder, q)
@@ -299,8 +299,8 @@ def dense(_context, a, b, size, lines, tiny, limit, base, bins, tail, sums, coun
             apart = builder.icmp_unsigned("!=", distance, _all(word, lanes, 0))
             _count(builder, differ, apart)
             _count(builder, against_zero, builder.and_(apart, builder.icmp_unsigned("==", v, _all(word, lanes, 0))))
-            far = builder.icmp_unsigned(">=", distance, from_here)
-            _squeeze(builder, distance, far, given["tail"], _count(builder, copied, far))
+            flipped = builder.xor(distance, _all(word, lanes, 1 << (word.width - 1)))
+            _store(builder, flipped, given["distances"], i)
             for start in range(0, lanes, 16):
                 half = range(start, start + 16)
                 x, y = (decode(builder, a.dtype, _pick(builder, side, side, half)) for side in (p, q))
@@ -326,9 +326,9 @@ def dense(_context, a, b, size, lines, tiny, limit, base, bins, tail, sums, coun
             (FARTHEST, builder.zext(ulps, _I64)),
         ):  # fmt: skip
             builder.store(value, builder.gep(given["counts"], [_I64(place)]))
-        return builder.load(copied)
+        return context.get_dummy_value()
 
-    signature = types.int64(a, b, size, lines, tiny, limit, base, bins, tail, sums, counts)
+    signature = types.void(a, b, size, lines, tiny, base, bins, distances, sums, counts)
     return signature, generate
 
 
