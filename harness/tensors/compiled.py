@@ -12,15 +12,7 @@ import numpy as np
 
 from harness.tensors import passes
 from harness.tensors.dtypes import DTYPES, Array
-from harness.tensors.histograms import (
-    SHARES,
-    ULP_BINS,
-    ULP_SHARES,
-    bins_for,
-    edges_around,
-    from_edges,
-    is_certain,
-)
+from harness.tensors.histograms import SHARES, ULP_BINS, ULP_SHARES, bins_for, edges_around, from_edges, is_certain
 from harness.tensors.mapped import give_back, take_in
 from harness.tensors.passes import How, Partial, Rule, Total, each_chunk, in_dtype, new_total
 from harness.tensors.tensor import Tensor
@@ -96,6 +88,7 @@ class _Thread:
 
         is_float, is_wide = DTYPES[dtype].kind == "float", dtype == "float64"
         is_narrow = is_float and not is_wide
+        self._view = _VIEWS.get(dtype, DTYPES[dtype].storage)
         self.kernel = narrow.vector_chunk if is_narrow else plain.float_chunk if is_wide else plain.int_chunk
         real = np.float32 if is_narrow else np.float64
         self.rules = np.zeros(len(rules), records.rule_type(real))
@@ -139,7 +132,9 @@ class _Thread:
         """Compare one chunk."""
         self.found[:] = self.nothing
         self.rules["needed"], self.rules["needed_at"] = 0.0, -1
-        self.kernel(a, b, self.state)
+        # A file's tensor may begin at an odd address; the kernels are compiled for aligned arrays only.
+        p, q = (np.require(side, requirements="A").view(self._view) for side in (a, b))
+        self.kernel(p, q, self.state)
 
         found = dict(zip(self.found.dtype.names or (), self.found[0].item(), strict=True))
         for counted in (self.differences, self.distances):
@@ -182,11 +177,10 @@ def run(a: Tensor, b: Tensor, rules: Sequence[Rule], how: How) -> Total:
 
     Where the percentiles are is first asked of a sample, and all bins are counted where that was wrong.
     """
-    view = _VIEWS.get(a.dtype, DTYPES[a.dtype].storage)
     if a.n < _SPARED * _SAMPLED:
         return _gone_through(a, b, rules, how, _Edges())
     told = _Thread(a.dtype, [], _Edges())
-    told.look(_sample(a).view(view), _sample(b).view(view), 0)
+    told.look(_sample(a), _sample(b), 0)
     edges = _Edges(edges_around(told.differences.histogram, SHARES), edges_around(told.distances.histogram, ULP_SHARES))
     total = _gone_through(a, b, rules, how, edges)
     if is_certain(total.histogram, edges.differences, SHARES) and is_certain(total.ulps, edges.distances, ULP_SHARES):
@@ -198,15 +192,12 @@ def _gone_through(a: Tensor, b: Tensor, rules: Sequence[Rule], how: How, edges: 
     total = new_total(a.dtype)
     local = threading.local()
     hired: list[_Thread] = []
-    view = _VIEWS.get(a.dtype, DTYPES[a.dtype].storage)
 
     def look(p: Array, q: Array, start: int) -> Partial:
         if not hasattr(local, "thread"):
             local.thread = _Thread(a.dtype, rules, edges)
             hired.append(local.thread)
         take_in(p, q)
-        # A file's tensor may begin at an odd address; the kernels are compiled for aligned arrays only.
-        p, q = (np.require(side, requirements="A").view(view) for side in (p, q))
         found: Partial = local.thread.look(p, q, start)
         return found
 
