@@ -17,6 +17,7 @@ import numpy as np
 from harness.errors import UnreadableTensor
 from harness.tensors.dtypes import BY_NUMPY, DTYPES, Array, count_nan
 from harness.tensors.mapped import HASH_SLICE, slices
+from harness.tensors.threads import is_forked
 
 if sys.byteorder != "little":  # pragma: no cover - no such host has a torch wheel
     raise ImportError("harness.tensors.tensor maps little-endian files and works on little-endian hosts only")
@@ -116,7 +117,8 @@ class Tensor:
         from blake3 import blake3
 
         shape = ",".join(map(str, self.shape))
-        hasher = blake3(f"harness.tensor.v1\0{self.dtype}\0{shape}\0".encode(), max_threads=blake3.AUTO)
+        threads = 1 if is_forked() else blake3.AUTO
+        hasher = blake3(f"harness.tensor.v1\0{self.dtype}\0{shape}\0".encode(), max_threads=threads)
         raw = self.flat.view(np.uint8)
         for part in slices(raw, size):
             hasher.update(part.data)

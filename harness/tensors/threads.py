@@ -83,15 +83,21 @@ def in_processes(look: Callable[[Piece], Found], pieces: Iterable[Piece], most: 
         pool.shutdown(cancel_futures=True)
 
 
+def is_forked() -> bool:
+    """Whether `in_processes` forked this process: the threads that a library keeps and would wait for are not in it."""
+    return _is_forked
+
+
+_is_forked = False
 _look: Callable[[Any], Any]
 
 
 def _begin(look: Callable[[Any], Any], spare: int) -> None:
     """Make a process that was just forked one that looks, with so many more cores."""
-    global _look, _spare
+    global _is_forked, _look, _spare
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one that forked it is told, too, and ends it
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # nobody would end it when that one was killed
-    _look, _spare = look, threading.Semaphore(spare)
+    _is_forked, _look, _spare = True, look, threading.Semaphore(spare)
 
 
 def _looked(piece: Any) -> Any:  # noqa: ANN401 - whatever it is

@@ -30,7 +30,11 @@ def interpreter(code: str) -> subprocess.Popen[str]:
 def said(code: str) -> str:
     """What it printed; it must end well and complain of nothing."""
     with interpreter(code) as process:
-        out, problems = process.communicate(timeout=60)
+        try:
+            out, problems = process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:  # with what it forked, or nobody would ever end them
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
     assert process.returncode == 0, problems
     assert not problems
     return out.strip()
@@ -47,6 +51,17 @@ def test_results_come_in_order_from_two_processes_that_can_hold_anything() -> No
         print([one for one, _ in found] == list(range(0, 16, 2)), len({pid for _, pid in found} - {os.getpid()}))
     """)
     assert found == "True 2"
+
+
+def test_tensors_are_digested_after_this_process_digested_some_in_the_threads_of_a_library() -> None:
+    found = said("""
+        import numpy as np
+        from harness.tensors.tensor import Tensor
+        tensor = Tensor.of(np.arange(1 << 23, dtype=np.uint8))
+        own = tensor.digest()
+        print(all(one == own for one in in_processes(lambda _: tensor.digest(), range(4), 2)))
+    """)
+    assert found == "True"
 
 
 @pytest.mark.parametrize(
