@@ -34,6 +34,7 @@ from harness.errors import ExitCode, UnreadableTensor
 from harness.tensors.dtypes import DTYPES, count_nan, judged
 from harness.tensors.mapped import give_back
 from harness.tensors.metrics import Metrics, measure
+from harness.tensors.passes import How
 from harness.tensors.profiles import BUILTIN, Profile, ProfileVerdict
 from harness.tensors.spread import Octaves, spread
 from harness.tensors.tensor import Tensor
@@ -355,11 +356,12 @@ def _artifact(
         return ArtifactComparison(name, status, **described, facts=facts, reason=unrecorded(without, name))
     made = kind_of(sides[0]).known(name)
     profiles = () if made is not None and made.digests else profiles
-    return _judged(ArtifactComparison(name, "", **described), (left, right), profiles, meaning)
+    how = How(pairs=made is not None and made.packed)
+    return _judged(ArtifactComparison(name, "", **described), (left, right), profiles, meaning, how)
 
 
 def _judged(
-    row: ArtifactComparison, pair: tuple[Tensor, Tensor], profiles: Sequence[Profile], meaning: Meaning
+    row: ArtifactComparison, pair: tuple[Tensor, Tensor], profiles: Sequence[Profile], meaning: Meaning, how: How
 ) -> ArtifactComparison:
     """The row of two tensors that are there, completed; only what differs is held against the checksum of its file.
 
@@ -374,7 +376,7 @@ def _judged(
     elif not profiles:
         status = "bit_equal" if left.digest() == right.digest() else "different"
     else:
-        metrics = measure(left, right, profiles)
+        metrics = measure(left, right, profiles, how)
         close = "close" if metrics.verdicts[0].close else "different"
         status = "bit_equal" if metrics.bit_equal else "value_equal" if metrics.value_equal else close
     facts: Mapping[str, Any] = {}

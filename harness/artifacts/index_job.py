@@ -44,7 +44,14 @@ INDEX = JobKind(
         # kept: the tokens of the sample's first outer batch stand for theirs. On a CPU they are rounded when kept.
         Made("embs_*", "encode", (*_TOKENS.values(), _ORDER), swappable=True, by_passage=True, rounded=True),
         Made("*.codes", "compress", _COMPRESSED, role="final", by_passage=True),
-        Made("*.residuals", "compress", (*_COMPRESSED, "*.codes", "bucket_cutoffs"), role="final", by_passage=True),
+        Made(
+            "*.residuals",
+            "compress",
+            (*_COMPRESSED, "*.codes", "bucket_cutoffs"),
+            role="final",
+            by_passage=True,
+            packed=True,
+        ),
         Made("doclens", "mask", (*_TOKENS.values(),), role="value", by_passage=True),
         Made("codes", "gather codes", ("*.codes",), swappable=True, by_passage=True),
         Made("values", "sort codes", ("codes",), by_passage=True),

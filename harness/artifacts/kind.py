@@ -31,6 +31,7 @@ class Made:
         rounded: whether the job may round it to float16 before it keeps it, after the step that makes it.
         small: whether it is kept itself, and not only its digest, as soon as anything of the inside is.
         once: whether a job that goes in steps makes it at its end, with no row for each step.
+        packed: whether a byte of it holds several numbers, of which is told how they changed.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Made:
     rounded: bool = False
     small: bool = False
     once: bool = False
+    packed: bool = False
 
 
 @dataclass(frozen=True)

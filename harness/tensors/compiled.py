@@ -6,13 +6,22 @@ import importlib.util
 import math
 import threading
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from harness.tensors import passes
 from harness.tensors.dtypes import DTYPES, Array
-from harness.tensors.histograms import SHARES, ULP_BINS, ULP_SHARES, bins_for, edges_around, from_edges, is_certain
+from harness.tensors.histograms import (
+    SHARES,
+    ULP_BINS,
+    ULP_SHARES,
+    Bins,
+    bins_for,
+    edges_around,
+    from_edges,
+    is_certain,
+)
 from harness.tensors.mapped import give_back, take_in
 from harness.tensors.passes import How, Partial, Rule, Total, each_chunk, in_dtype, new_total
 from harness.tensors.tensor import Tensor
@@ -55,7 +64,7 @@ class _Counted:
     """One histogram of one thread, of which perhaps only what is at or above some edges is told apart."""
 
     def __init__(self, size: int, edges: Array, units: Array) -> None:
-        """`units` are `edges` as the kernel compares them, in its own dtype."""
+        """`units` are `edges` as the kernel compares them, in its own dtype, without those that nothing reaches."""
         from harness.tensors.kernels.records import Tally
 
         self._edges = edges
@@ -65,8 +74,8 @@ class _Counted:
 
     def drain(self, count: int) -> None:
         """Add what a chunk of so many numbers has left, and begin again."""
-        table, _, above = self.tally
-        if self._edges.size:
+        table, units, above = self.tally
+        if units.size:
             self.histogram += from_edges(above, self._edges, count, self.histogram.size)
         else:
             self.histogram += table.sum(axis=0, dtype=np.int64)
@@ -84,12 +93,13 @@ class _Thread:
     """One thread's records, work arrays and histograms for a kernel."""
 
     def __init__(self, dtype: str, rules: Sequence[Rule], edges: _Edges) -> None:
-        from harness.tensors.kernels import compiler, narrow, plain, records
+        from harness.tensors.kernels import compiler, eight, narrow, plain, records
 
         is_float, is_wide = DTYPES[dtype].kind == "float", dtype == "float64"
-        is_narrow = is_float and not is_wide
+        is_narrow, is_byte = is_float and not is_wide, DTYPES[dtype].itemsize == 1
         self._view = _VIEWS.get(dtype, DTYPES[dtype].storage)
-        self.kernel = narrow.vector_chunk if is_narrow else plain.float_chunk if is_wide else plain.int_chunk
+        integers = eight.byte_chunk if is_byte else plain.int_chunk
+        self.kernel = narrow.vector_chunk if is_narrow else plain.float_chunk if is_wide else integers
         real = np.float32 if is_narrow else np.float64
         self.rules = np.zeros(len(rules), records.rule_type(real))
         if rules:
@@ -116,16 +126,19 @@ class _Thread:
             self.nothing[name] = -1
         self.nothing["firsts"] = _FAR
         self.differences = _Counted(
-            bins.size, edges.differences, edges.differences.astype(np.uint32 if is_wide else np.uint16)
-        )
+            bins.size, edges.differences,
+            _flipped(bins, edges.differences, np.uint8) if is_byte
+            else edges.differences.astype(np.uint32 if is_wide else np.uint16),
+        )  # fmt: skip
         self.distances = _Counted(
             ULP_BINS.size, edges.distances,
-            _flipped(edges.distances, _VIEWS[dtype]) if is_narrow else edges.distances.astype(np.uint32),
+            _flipped(ULP_BINS, edges.distances, np.uint32 if dtype == "float32" else np.uint16) if is_narrow
+            else edges.distances.astype(np.uint32),
         )  # fmt: skip
         self.state = records.State(
             records.Block(np.empty(block, real), np.empty(block, real), np.empty(block), screen[0]), self.rules,
             terms[0], self.found[0], self.differences.tally, self.distances.tally,
-            narrow.buffers(_VIEWS[dtype]) if is_narrow else (),
+            narrow.buffers(_VIEWS[dtype]) if is_narrow else eight.buffers(self._view) if is_byte else (),
         )  # fmt: skip
 
     def look(self, a: Array, b: Array, start: int) -> Partial:
@@ -164,16 +177,16 @@ def _sample(side: Tensor) -> Array:
     return np.concatenate(parts)
 
 
-def _flipped(bins: Array, bits: str) -> Array:
-    """The smallest distances in these bins, of floats that come in as `bits`, as the kernel holds distances."""
-    word = np.dtype(f"u{np.dtype(bits).itemsize}")
-    least = [min(math.ceil(ULP_BINS.edge(int(place))), np.iinfo(word).max) for place in bins]
-    found: Array = np.array(least, word) ^ word.type(1 << (8 * word.itemsize - 1))
+def _flipped(bins: Bins, edges: Array, word: type[np.unsignedinteger[Any]]) -> Array:
+    """The smallest integers of each bin, as kernels hold what they compare as signed integers: the top bit flipped."""
+    kind = np.iinfo(word)
+    least = [math.ceil(bins.edge(int(edge))) for edge in edges]
+    found: Array = np.array([one for one in least if one <= kind.max], word) ^ word(1 << (kind.bits - 1))
     return found
 
 
 def run(a: Tensor, b: Tensor, rules: Sequence[Rule], how: How) -> Total:
-    """Compare floats and integers of two bytes and more, in threads: the kernels let go of Python's lock.
+    """Compare floats of two bytes and more and integers, in threads: the kernels let go of Python's lock.
 
     Where the percentiles are is first asked of a sample, and all bins are counted where that was wrong.
     """

@@ -78,9 +78,10 @@ class Metrics:
 
 def engine(dtype: str, n: int, how: How) -> Callable[[Tensor, Tensor, Sequence[Rule], How], Total]:
     """What goes through a pair of tensors of `n` elements: `run` of one of three modules."""
-    if DTYPES[dtype].itemsize == 1:
+    kind = DTYPES[dtype]
+    if kind.itemsize == 1 and (kind.kind != "int" or how.pairs or not compiled.usable(dtype, n, how)):
         return one_byte.run
-    return compiled.run if DTYPES[dtype].kind in ("float", "int") and compiled.usable(dtype, n, how) else passes.run
+    return compiled.run if kind.kind in ("float", "int") and compiled.usable(dtype, n, how) else passes.run
 
 
 def measure(a: Tensor, b: Tensor, profiles: Sequence[Profile] = BUILTIN, how: How = USUAL) -> Metrics:

@@ -32,7 +32,8 @@ class How:
     `threads` is how many a big tensor may take, all cores unless told; no number changes with it. Compiled kernels are
     used from `compiled_from` elements on: importing numba costs as much as comparing these in NumPy. A thread takes
     `chunk` elements at a time, and plain NumPy `numpy_chunk`, whose work arrays fit the second-level cache.
-    `converts_half` is whether the processor converts float16; it is asked unless told.
+    `converts_half` is whether the processor converts float16; it is asked unless told. `pairs` is whether `one_byte`
+    will be asked how often each pair of bytes occurs: then metrics are computed from that, too.
     """
 
     threads: int | None = None
@@ -40,6 +41,7 @@ class How:
     chunk: int = 1 << 22
     numpy_chunk: int = 1 << 15
     converts_half: bool | None = None
+    pairs: bool = False
 
 
 USUAL = How()

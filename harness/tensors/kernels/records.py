@@ -73,6 +73,9 @@ Buffers = namedtuple(
 )
 """What `narrow.vector_chunk` works in; `vectors.dense` and `vectors.split` say what they put where."""
 
+ByteBuffers = namedtuple("ByteBuffers", "differences bins place sums counts padded_a padded_b")
+"""What `eight.byte_chunk` works in; `vectors.whole` says what it puts where."""
+
 
 class Tally(NamedTuple):
     """A histogram that is being made: all of it, or only what percentiles need.
@@ -87,7 +90,7 @@ class Tally(NamedTuple):
 
 
 class State(NamedTuple):
-    """All that a kernel reads and fills besides the two sides; one thread's. `buffers` is empty but for `narrow`."""
+    """All that a kernel reads and fills besides the two sides; one thread's. `plain` has no `buffers`."""
 
     block: Block
     rules: Any
@@ -95,4 +98,4 @@ class State(NamedTuple):
     found: Any
     differences: Tally
     distances: Tally
-    buffers: Buffers | tuple[()]
+    buffers: Buffers | ByteBuffers | tuple[()]

@@ -1,8 +1,8 @@
-"""Loops over floats of 16 and 32 bits written as vector code, 64 bytes at a time: no compiler finds them by itself.
+"""Loops over floats of 16 and 32 bits and integers of 8 that are written as vector code: no compiler finds them.
 
-Each function here is one loop that `harness.tensors.kernels.blocks` calls on a block that stays in the first-level
-cache. LLVM turns the generic vectors into whatever the processor has; nothing in here names an instruction set. Blocks
-are padded with equal zeros to a multiple of `LANES`.
+Each function here is one loop that a kernel calls on a block that stays in the first-level cache, 64 bytes at a time
+unless it says otherwise. LLVM turns the generic vectors into whatever the processor has; nothing in here names an
+instruction set. Blocks are padded with equal zeros to a multiple of `LANES`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 from harness.tensors.kernels.compiler import FEATURES
 from harness.tensors.kernels.intrinsics import INFINITY, absolute, constant, decode, magnitude, ordered
 
-LANES = 32
+LANES = 64
 """The most elements per step; blocks are multiples of it, and buffers that are compressed into have as many more."""
 AHEAD = 8192
 """Elements between what is worked on and what is fetched; processors fetch ahead by themselves, but not far enough."""
@@ -25,8 +25,12 @@ EIGHT = 8
 """Lanes of a running sum in float64."""
 ABS, AA, BB, AB, DD, GREATEST = range(0, 6 * EIGHT, EIGHT)
 """Where `dense`'s `sums` has the running sums of |a-b|, aa, bb, ab and (a-b)(a-b), and the greatest |a-b|."""
-DIFFER, AGAINST_ZERO, FARTHEST = range(3)
-"""Where `dense`'s `counts` has values that differ, those whose reference is zero, and the greatest ULP distance."""
+DIFFER, AGAINST_ZERO, FARTHEST, BEYOND = range(4)
+"""Where `counts` has values that differ, those whose reference is zero, and the greatest ULP distance or difference.
+
+At `BEYOND`, which only `whole` has, is whether any relative difference may be greater than is known."""
+SUM_ABS, SUM_AA, SUM_BB, SUM_AB, SUMS = range(5)
+"""Where `whole`'s `sums` has those of |a-b|, aa, bb and ab, and how many there are."""
 RELATIVE, FIRST_RULE, LINES = 0, 1, 3
 """Where `dense`'s `lines` has the relative difference's and the rules', and how many there are."""
 
@@ -98,6 +102,12 @@ def _count(builder, place, mask):
     bits = _call(builder, f"llvm.ctpop.i{integer.width}", integer, builder.bitcast(mask, integer))
     builder.store(builder.add(before, builder.zext(bits, _I64)), place)
     return before
+
+
+def _total(builder, value):
+    """The sum of an integer's lanes, 64 bits wide; those of the sum must not exceed the lanes' own."""
+    total = _call(builder, _name("vector.reduce.add", value), value.type.element, value)
+    return builder.sext(total, _I64)
 
 
 def _greatest(builder, place, value):
@@ -190,9 +200,7 @@ def at_least(_context, values, size, edge):
         with cgutils.for_range_slice(builder, _I64(0), args[1], _I64(lanes), _I64) as (i, _):
             less = builder.icmp_signed("<", _load(builder, source, i, word, lanes), from_here)
             builder.store(builder.sub(builder.load(below), builder.sext(less, from_here.type)), below)
-        counts = builder.load(below)
-        count = _call(builder, _name("vector.reduce.add", counts), word, counts)
-        return builder.sub(args[1], builder.zext(count, _I64))
+        return builder.sub(args[1], _total(builder, builder.zext(builder.load(below), ir.VectorType(_I32, lanes))))
 
     return types.int64(values, size, edge), generate
 
@@ -294,8 +302,7 @@ def dense(_context, a, b, size, lines, tiny, base, bins, distances, sums, counts
             u, v = ordered(builder, p), ordered(builder, q)
             most, few = (_call(builder, _name(f"s{which}", u), u.type, u, v) for which in ("max", "min"))
             distance = builder.sub(most, few)
-            old = builder.load(farthest)
-            builder.store(_call(builder, _name("umax", old), old.type, old, distance), farthest)
+            _keep(builder, farthest, distance)
             apart = builder.icmp_unsigned("!=", distance, _all(word, lanes, 0))
             _count(builder, differ, apart)
             _count(builder, against_zero, builder.and_(apart, builder.icmp_unsigned("==", v, _all(word, lanes, 0))))
@@ -357,3 +364,100 @@ def _differences(builder, x, y, totals):
         found.append(builder.bitcast(e, ir.VectorType(_I32, 16)))
     high = _pick(builder, found[0], found[1], range(1, 32, 2))
     return builder.lshr(high, _all(_I32, 16, _SHIFT))
+
+
+@intrinsic
+def whole(_context, a, b, size, slope, differences, sums, counts):
+    """Everything that a block of integers of 8 bits adds to the metrics.
+
+    Args:
+        a: one side, uint8 or int8.
+        b: the reference.
+        size: how many pairs, a multiple of `LANES` and at most `BLOCK`.
+        slope: int64, 256 times the greatest relative difference that is known, rounded down.
+        differences: uint8, filled with |a-b| for `at_least`: the top bit is flipped.
+        sums: int64, added to at `SUM_ABS`, `SUM_AA`, `SUM_BB` and `SUM_AB`.
+        counts: int64, filled at `DIFFER`, `AGAINST_ZERO`, `FARTHEST` and `BEYOND`.
+    """
+
+    def generate(context, builder, _s, args):
+        left, right = _data(context, builder, a, args[0]), _data(context, builder, b, args[1])
+        filled, summed, counted = (_data(context, builder, kind, value) for kind, value in zip(
+            (differences, sums, counts), args[4:], strict=True))  # fmt: skip
+        lanes = LANES // 2  # half of what is usual, so that all that runs stays in sixteen registers
+        bytes_, shorts = ir.VectorType(_I8, lanes), ir.VectorType(_I16, lanes // 2)
+        signed, zero, eight = a.dtype.signed, _all(_I8, lanes, 0), constant(shorts, 8)
+        sign = "s" if signed else "u"
+        slopes = _spread(builder, builder.trunc(args[3], _I16), lanes // 2)
+
+        def halves(value, arithmetic=False):
+            """The even and the odd bytes, as 16-bit integers."""
+            words = builder.bitcast(value, shorts)
+            if arithmetic:
+                return builder.ashr(builder.shl(words, eight), eight), builder.ashr(words, eight)
+            return builder.and_(words, constant(shorts, 0xFF)), builder.lshr(words, eight)
+
+        # Of a block a lane gets at most 64 numbers: 8 bits and 6 more, or 16 and 7.
+        total, steeper = _variable(builder, shorts), _variable(builder, shorts)
+        products = [_variable(builder, ir.VectorType(_I32, lanes // 4)) for _ in range(3)]
+        farthest = _variable(builder, bytes_)
+        differ, against_zero = (_variable(builder, _I64, 0) for _ in range(2))
+        with cgutils.for_range_slice(builder, _I64(0), args[2], _I64(lanes), _I64) as (i, _):
+            _fetch(builder, left, i, AHEAD)
+            _fetch(builder, right, i, AHEAD)
+            p, q = _load(builder, left, i, _I8, lanes), _load(builder, right, i, _I8, lanes)
+            most, few = (_call(builder, _name(f"{sign}{which}", p), bytes_, p, q) for which in ("max", "min"))
+            distance = builder.sub(most, few)
+            _store(builder, builder.xor(distance, _all(_I8, lanes, 0x80)), filled, i)
+            _keep(builder, farthest, distance)
+            apart, null = builder.icmp_unsigned("!=", p, q), builder.icmp_unsigned("==", q, zero)
+            _count(builder, differ, apart)
+            _count(builder, against_zero, builder.and_(apart, null))
+            size_of = _call(builder, f"llvm.abs.v{lanes}i8", bytes_, q, ir.IntType(1)(0)) if signed else q
+            relative = builder.select(null, zero, distance)
+            for x, y, d, r, s in zip(
+                halves(p, signed), halves(q, signed), halves(distance), halves(relative), halves(size_of), strict=True
+            ):
+                builder.store(builder.add(builder.load(total), d), total)
+                for place, pair in zip(products, ((x, x), (y, y), (x, y)), strict=True):
+                    builder.store(builder.add(builder.load(place), _pairwise(builder, *pair)), place)
+                # The product's upper half: less than what the slope allows, by less than one. Where that is exceeded by
+                # whole numbers, so may be the slope.
+                allowed = _upper(builder, builder.shl(s, eight), slopes)
+                excess = _call(builder, _name("usub.sat", r), shorts, r, allowed)
+                builder.store(builder.or_(builder.load(steeper), excess), steeper)
+        found = [builder.zext(builder.load(total), ir.VectorType(_I32, lanes // 2)), *map(builder.load, products)]
+        for place, value in enumerate(found):
+            here = builder.gep(summed, [_I64(place)])
+            builder.store(builder.add(builder.load(here), _total(builder, value)), here)
+        reached, excess = builder.load(farthest), builder.load(steeper)
+        most = _call(builder, _name("vector.reduce.umax", reached), _I8, reached)
+        any_excess = _call(builder, _name("vector.reduce.or", excess), _I16, excess)
+        for place, value in (
+            (DIFFER, builder.load(differ)), (AGAINST_ZERO, builder.load(against_zero)),
+            (FARTHEST, builder.zext(most, _I64)), (BEYOND, builder.zext(any_excess, _I64)),
+        ):  # fmt: skip
+            builder.store(value, builder.gep(counted, [_I64(place)]))
+        return context.get_dummy_value()
+
+    return types.void(a, b, size, slope, differences, sums, counts), generate
+
+
+def _keep(builder, place, value):
+    """Keep the greater of what is there and unsigned integers."""
+    old = builder.load(place)
+    builder.store(_call(builder, _name("umax", old), old.type, old, value), place)
+
+
+def _pairwise(builder, x, y):
+    """Products of 16-bit integers that fit 16 bits, each added to its neighbour's in 32 bits."""
+    wide = ir.VectorType(_I32, x.type.count)
+    product = builder.mul(builder.sext(x, wide), builder.sext(y, wide))
+    return builder.add(*(_pick(builder, product, product, range(first, x.type.count, 2)) for first in (0, 1)))
+
+
+def _upper(builder, x, y):
+    """The upper halves of the products of unsigned 16-bit integers."""
+    wide = ir.VectorType(_I32, x.type.count)
+    product = builder.mul(builder.zext(x, wide), builder.zext(y, wide))
+    return builder.trunc(builder.lshr(product, constant(wide, 16)), x.type)
