@@ -26,7 +26,7 @@ from harness.tensors.mapped import give_back, take_in
 from harness.tensors.passes import How, Partial, Rule, Total, each_chunk, in_dtype, new_total
 from harness.tensors.tensor import Tensor
 
-_SAMPLES, _SAMPLED = 256, 1024  # at most so many stretches tell where percentiles may be, each of so many elements
+_SAMPLES, _SAMPLED = 64, 4096  # at most so many stretches tell where percentiles may be, each of so many elements
 _SPARED = 64  # no more than one of so many elements is in them
 _FAR = np.iinfo(np.int64).max
 _VIEWS = {"float16": "<u2", "bfloat16": "<i2", "float32": "<u4", "float64": "<u8"}  # the kernels tell formats by these
@@ -77,9 +77,10 @@ class _Counted:
         table, units, above = self.tally
         if units.size:
             self.histogram += from_edges(above, self._edges, count, self.histogram.size)
+            above[:] = 0
         else:
             self.histogram += table.sum(axis=0, dtype=np.int64)
-        table[:], above[:] = 0, 0
+            table[:] = 0
 
 
 class _Edges(NamedTuple):

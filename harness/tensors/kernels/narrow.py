@@ -170,7 +170,9 @@ def vector_chunk(a, b, state):  # noqa: C901, PLR0912, PLR0915 - handing arrays 
             continue
         places = Places(place, placed, start)
         known = _slopes(lines, thresholds, rules, terms, found)
-        vec.dense(p, q, size, lines, block.screen.lift, terms.base, work.bins, work.distances, sums, counts)
+        vec.dense(
+            p, q, size, block.x, block.y, lines, block.screen.lift, terms.base, work.bins, work.distances, sums, counts
+        )
         found.differ += counts[vec.DIFFER]
         found.against_zero += counts[vec.AGAINST_ZERO]
         if sums[vec.GREATEST] > found.max_abs or counts[vec.FARTHEST] > np.int64(found.max_ulp):

@@ -74,7 +74,7 @@ def _data(context, builder, kind, array):
 
 def _alignment(kind):
     """Bytes that an element is aligned to."""
-    return 8 if kind is _F64 else kind.width // 8
+    return {_F64: 8, _F32: 4}.get(kind) or kind.width // 8
 
 
 def _load(builder, pointer, index, kind, lanes):
@@ -196,11 +196,18 @@ def at_least(_context, values, size, edge):
         source = _data(context, builder, values, args[0])
         word, lanes = _word(values)
         from_here = _spread(builder, args[2], lanes)
-        below = _variable(builder, from_here.type, 0)
+        # Where masks have registers of their own, counting their bits is the cheapest; else lanes count.
+        masks = FEATURES.get("avx512bw")
+        below = _variable(builder, _I64 if masks else from_here.type, 0)
         with cgutils.for_range_slice(builder, _I64(0), args[1], _I64(lanes), _I64) as (i, _):
             less = builder.icmp_signed("<", _load(builder, source, i, word, lanes), from_here)
-            builder.store(builder.sub(builder.load(below), builder.sext(less, from_here.type)), below)
-        return builder.sub(args[1], _total(builder, builder.zext(builder.load(below), ir.VectorType(_I32, lanes))))
+            if masks:
+                _count(builder, below, less)
+            else:
+                builder.store(builder.sub(builder.load(below), builder.sext(less, from_here.type)), below)
+        count = builder.load(below)
+        count = count if masks else _total(builder, builder.zext(count, ir.VectorType(_I32, lanes)))
+        return builder.sub(args[1], count)
 
     return types.int64(values, size, edge), generate
 
@@ -266,13 +273,15 @@ def split(_context, a, b, size, left, right, place, sums):
 
 
 @intrinsic
-def dense(_context, a, b, size, lines, tiny, base, bins, distances, sums, counts):
+def dense(_context, a, b, size, x, y, lines, tiny, base, bins, distances, sums, counts):
     """Everything that a block of finite pairs adds to the metrics.
 
     Args:
         a: bits of one side, uint16 for float16, int16 for bfloat16, uint32 for float32.
         b: the reference's.
         size: how many pairs, a multiple of `LANES`.
+        x: float32, for the numbers of `a` in some order, unless they are float32 already.
+        y: float32, for those of `b` in the same.
         lines: float32; `LINES` slopes, replaced by the greatest |a-b| - slope * |b| that each met, or zero.
         tiny: float32, added to differences that are not zero, except of float16, so that underflow cannot hide one.
         base: `Bins.base` of `ABS_BINS`.
@@ -286,12 +295,15 @@ def dense(_context, a, b, size, lines, tiny, base, bins, distances, sums, counts
         left, right = _data(context, builder, a, args[0]), _data(context, builder, b, args[1])
         word, lanes = _word(a)
         given = {name: _data(context, builder, kind, value) for name, kind, value in zip(
-            ("lines", "bins", "distances", "sums", "counts"), (lines, bins, distances, sums, counts),
-            (args[3], *args[6:]), strict=True)}  # fmt: skip
+            ("x", "y", "lines", "bins", "distances", "sums", "counts"), (x, y, lines, bins, distances, sums, counts),
+            (*args[3:6], *args[8:]), strict=True)}  # fmt: skip
+        numbers = [given["x"], given["y"]]
+        if word.width == 32:
+            numbers = [builder.bitcast(side, _F32.as_pointer()) for side in (left, right)]
         slopes = [_spread(builder, builder.fneg(builder.load(builder.gep(given["lines"], [_I64(k)]))), 16)
                   for k in range(LINES)]  # fmt: skip
-        least = _spread(builder, args[4], 16)
-        first_bin = _spread(builder, builder.trunc(args[5], _I32), 16)
+        least = _spread(builder, args[6], 16)
+        first_bin = _spread(builder, builder.trunc(args[7], _I32), 16)
         # Two sets of running values for the two halves of a vector, so that one addition need not wait for the last.
         totals = [[_variable(builder, _EIGHT) for _ in range(6)] for _ in range(2)]
         worst = [_variable(builder, ir.VectorType(_F32, 16)) for _ in range(LINES)]
@@ -308,14 +320,18 @@ def dense(_context, a, b, size, lines, tiny, base, bins, distances, sums, counts
             _count(builder, against_zero, builder.and_(apart, builder.icmp_unsigned("==", v, _all(word, lanes, 0))))
             flipped = builder.xor(distance, _all(word, lanes, 1 << (word.width - 1)))
             _store(builder, flipped, given["distances"], i)
-            for start in range(0, lanes, 16):
-                half = range(start, start + 16)
-                x, y = (decode(builder, a.dtype, _pick(builder, side, side, half)) for side in (p, q))
-                _screen(builder, a.dtype, x, y, slopes, least, worst)
-                place = builder.sub(_differences(builder, x, y, totals), first_bin)
-                place = _call(builder, "llvm.smax.v16i32", place.type, place, _all(_I32, 16, 0))
-                narrow = builder.trunc(place, ir.VectorType(_I16, 16))
-                _store(builder, narrow, given["bins"], builder.add(i, _I64(start)))
+            for k, pair in enumerate(zip(*(_numbers(builder, a.dtype, side) for side in (p, q)), strict=True)):
+                _screen(builder, a.dtype, *pair, slopes, least, worst)
+                for side, place in zip(pair if word.width == 16 else (), numbers, strict=False):
+                    _store(builder, side, place, builder.add(i, _I64(16 * k)))
+        # From memory, where processors widen numbers in less steps than those in registers.
+        with cgutils.for_range_slice(builder, _I64(0), args[2], _I64(32), _I64) as (i, _):
+            found = []
+            for start in range(0, 32, 16):
+                here = builder.add(i, _I64(start))
+                place = builder.sub(_differences(builder, numbers, here, totals), first_bin)
+                found.append(_call(builder, "llvm.smax.v16i32", place.type, place, _all(_I32, 16, 0)))
+            _store(builder, _joined(builder, a.dtype, *found), given["bins"], i)
         for k, place in enumerate((ABS, AA, BB, AB, DD)):
             total = builder.fadd(builder.load(totals[0][k]), builder.load(totals[1][k]))
             total = builder.fadd(_load(builder, given["sums"], _I64(place), _F64, EIGHT), total)
@@ -335,7 +351,7 @@ def dense(_context, a, b, size, lines, tiny, base, bins, distances, sums, counts
             builder.store(value, builder.gep(given["counts"], [_I64(place)]))
         return context.get_dummy_value()
 
-    signature = types.void(a, b, size, lines, tiny, base, bins, distances, sums, counts)
+    signature = types.void(a, b, size, x, y, lines, tiny, base, bins, distances, sums, counts)
     return signature, generate
 
 
@@ -350,12 +366,29 @@ def _screen(builder, kind, x, y, slopes, least, worst):
         _greatest(builder, place, _call(builder, "llvm.fma.v16f32", x.type, slope, reference, difference))
 
 
-def _differences(builder, x, y, totals):
-    """Add to the sums in float64; returns the exponent and first mantissa bits of 16 differences."""
+def _numbers(builder, kind, bits):
+    """Vectors of 16 floats each, of 64 bytes of them; those of bfloat16 are every second and the others."""
+    if kind != types.int16:
+        return [decode(builder, kind, _pick(builder, bits, bits, range(start, start + 16)))
+                for start in range(0, bits.type.count, 16)]  # fmt: skip
+    words = builder.bitcast(bits, ir.VectorType(_I32, 16))
+    halves = builder.shl(words, _all(_I32, 16, 16)), builder.and_(words, _all(_I32, 16, 0xFFFF0000))
+    return [builder.bitcast(half, ir.VectorType(_F32, 16)) for half in halves]
+
+
+def _joined(builder, kind, low, high):
+    """32 integers that fit 16 bits, of 16 numbers each, in the order that `_numbers` took them from."""
+    if kind == types.int16:
+        return builder.bitcast(builder.or_(low, builder.shl(high, _all(_I32, 16, 16))), ir.VectorType(_I16, 32))
+    return builder.trunc(_pick(builder, low, high, range(32)), ir.VectorType(_I16, 32))
+
+
+def _differences(builder, numbers, here, totals):
+    """Add to the sums in float64, from 16 pairs on; returns the exponents and first mantissa bits of differences."""
     found = []
     for k, running in enumerate(totals):
-        lanes = range(8 * k, 8 * k + 8)
-        p, q = (builder.fpext(_pick(builder, side, side, lanes), _EIGHT) for side in (x, y))
+        place = builder.add(here, _I64(8 * k))
+        p, q = (builder.fpext(_load(builder, side, place, _F32, 8), _EIGHT) for side in numbers)
         e = absolute(builder, builder.fsub(p, q))
         builder.store(builder.fadd(builder.load(running[0]), e), running[0])
         for place, pair in zip(running[1:5], ((p, p), (q, q), (p, q), (e, e)), strict=True):
