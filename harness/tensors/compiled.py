@@ -66,17 +66,20 @@ class _Counted:
     def __init__(self, size: int, edges: Array, units: Array) -> None:
         """`units` are `edges` as the kernel compares them, in its own dtype, without those that nothing reaches."""
         from harness.tensors.kernels.records import Tally
+        from harness.tensors.kernels.vectors import TOGETHER
 
-        self._edges = edges
+        self._edges, self._reached = edges, units.size
         # Four interleaved tables; 32 bits suffice for one chunk, and are half the cache.
-        self.tally = Tally(np.zeros((4, size), np.uint32), units, np.zeros(edges.size, np.int64))
+        table, above = np.zeros((4, size), np.uint32), np.zeros(edges.size + TOGETHER, np.int64)
+        self.tally = Tally(table, np.pad(units, (0, -units.size % TOGETHER)), above)
         self.histogram = np.zeros(size, np.int64)
 
     def drain(self, count: int) -> None:
         """Add what a chunk of so many numbers has left, and begin again."""
         table, units, above = self.tally
         if units.size:
-            self.histogram += from_edges(above, self._edges, count, self.histogram.size)
+            above[self._reached :] = 0
+            self.histogram += from_edges(above[: self._edges.size], self._edges, count, self.histogram.size)
             above[:] = 0
         else:
             self.histogram += table.sum(axis=0, dtype=np.int64)
@@ -118,7 +121,7 @@ class _Thread:
         terms["ulp_shift"], terms["ulp_base"] = ULP_BINS.shift, ULP_BINS.base
         if is_float:
             terms["calm"] = _ROUNDING[dtype][2]
-        block = compiler.BLOCK
+        x, y = (compiler.aligned(compiler.BLOCK, real) for _ in range(2))
         screen = np.zeros(1, records.screen_type(real))
         screen["lift"] = _LIFT.get(dtype, 0.0)
         self.found = np.zeros(1, records.FOUND)
@@ -137,7 +140,7 @@ class _Thread:
             else edges.distances.astype(np.uint32),
         )  # fmt: skip
         self.state = records.State(
-            records.Block(np.empty(block, real), np.empty(block, real), np.empty(block), screen[0]), self.rules,
+            records.Block(x, y, compiler.aligned(compiler.BLOCK, np.float64), screen[0]), self.rules,
             terms[0], self.found[0], self.differences.tally, self.distances.tally,
             narrow.buffers(_VIEWS[dtype]) if is_narrow else eight.buffers(self._view) if is_byte else (),
         )  # fmt: skip

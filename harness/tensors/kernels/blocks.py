@@ -7,7 +7,7 @@ from numba import njit
 
 from harness.tensors.kernels import intrinsics as op
 from harness.tensors.kernels.compiler import CACHE, SUM, bare
-from harness.tensors.kernels.vectors import AHEAD, LANES, at_least, fetch
+from harness.tensors.kernels.vectors import AHEAD, LANES, TOGETHER, at_least, fetch
 
 
 @bare
@@ -174,8 +174,8 @@ def _scatter_sparse(bins, h, m):
 @bare
 def tally(values, size, counts):
     """Count how many of a block's bins are at or above each edge; those up to `size`, a multiple of `LANES`, may be."""
-    for k in range(counts.edges.size):
-        counts.above[k] += at_least(values, size, counts.edges[k])
+    for k in range(0, counts.edges.size, TOGETHER):
+        at_least(values, size, counts.edges, k, counts.above)
 
 
 @bare

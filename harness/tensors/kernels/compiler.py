@@ -7,12 +7,16 @@ import os
 import platform
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from llvmlite import binding  # type: ignore[import-untyped]
 from numba import config, njit
+from numpy import typing as npt
 
 from harness.home import user_cache
 
+_LINE = 64  # bytes of a cache line
 _OTHERS = 3  # folders of other sources that are left: two checkouts used in turn must not compile each time
 
 
@@ -67,6 +71,15 @@ bare = njit(nogil=True, cache=CACHE, _nrt=False)
 
 BLOCK = 1024
 """Elements per block: a block of both sides and all the buffers fit the first-level cache."""
+
+
+def aligned(size: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """A new array, in cache lines of its own: a vector that straddles two takes twice as long."""
+    kind = np.dtype(dtype)
+    raw = np.empty(size * kind.itemsize + _LINE, np.uint8)
+    begin = -raw.__array_interface__["data"][0] % _LINE
+    return raw[begin : begin + size * kind.itemsize].view(kind)
+
 
 # Sums may be reordered into vector lanes: fixed by the compiled code, so still the same on every run.
 SUM = {"reassoc", "nsz", "contract"}

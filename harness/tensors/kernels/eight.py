@@ -7,16 +7,16 @@ import numpy as np
 from harness.tensors.kernels import blocks
 from harness.tensors.kernels import intrinsics as op
 from harness.tensors.kernels import vectors as vec
-from harness.tensors.kernels.compiler import BLOCK, bare
+from harness.tensors.kernels.compiler import BLOCK, aligned, bare
 from harness.tensors.kernels.records import ByteBuffers, Places
 
 
 def buffers(dtype: str) -> ByteBuffers:
     """What `byte_chunk` works in, for one thread; `dtype` is NumPy's of the elements."""
     return ByteBuffers(
-        differences=np.empty(BLOCK, np.uint8), bins=np.empty(BLOCK, np.uint32), place=np.empty(1, np.int64),
+        differences=aligned(BLOCK, np.uint8), bins=aligned(BLOCK, np.uint32), place=np.empty(1, np.int64),
         sums=np.zeros(vec.SUMS, np.int64), counts=np.zeros(vec.BEYOND + 1, np.int64),
-        padded_a=np.empty(BLOCK, dtype), padded_b=np.empty(BLOCK, dtype),
+        padded_a=aligned(BLOCK, dtype), padded_b=aligned(BLOCK, dtype),
     )  # fmt: skip
 
 

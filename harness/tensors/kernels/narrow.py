@@ -7,7 +7,7 @@ import numpy as np
 from harness.tensors.kernels import blocks
 from harness.tensors.kernels import intrinsics as op
 from harness.tensors.kernels import vectors as vec
-from harness.tensors.kernels.compiler import BLOCK, bare
+from harness.tensors.kernels.compiler import BLOCK, aligned, bare
 from harness.tensors.kernels.records import Buffers, Places
 
 
@@ -113,11 +113,11 @@ def buffers(bits: str) -> Buffers:
     word, distance = (np.uint32, np.uint64) if np.dtype(bits).itemsize == 4 else (np.uint16, np.uint32)
     return Buffers(
         lines=np.zeros(vec.LINES, np.float32), thresholds=np.zeros(vec.LINES, np.float32),
-        bins=np.empty(BLOCK, np.uint16), distances=np.empty(BLOCK, word),
-        wide=np.empty(BLOCK, distance), ulp_bins=np.empty(BLOCK, np.uint32),
-        finite_a=np.empty(room, bits), finite_b=np.empty(room, bits), finite_place=np.empty(BLOCK, np.int64),
-        few_a=np.empty(room, bits), few_b=np.empty(room, bits), few_place=np.empty(room, np.uint16),
-        place=np.empty(BLOCK, np.int64),
+        bins=aligned(BLOCK, np.uint16), distances=aligned(BLOCK, word),
+        wide=aligned(BLOCK, distance), ulp_bins=aligned(BLOCK, np.uint32),
+        finite_a=aligned(room, bits), finite_b=aligned(room, bits), finite_place=aligned(BLOCK, np.int64),
+        few_a=aligned(room, bits), few_b=aligned(room, bits), few_place=aligned(room, np.uint16),
+        place=aligned(BLOCK, np.int64),
         sums=np.zeros(vec.GREATEST + 1), squares=np.zeros(vec.EIGHT), counts=np.zeros(vec.FARTHEST + 1, np.int64),
     )  # fmt: skip
 

@@ -21,6 +21,8 @@ LANES = 64
 """The most elements per step; blocks are multiples of it, and buffers that are compressed into have as many more."""
 AHEAD = 8192
 """Elements between what is worked on and what is fetched; processors fetch ahead by themselves, but not far enough."""
+TOGETHER = 4
+"""Edges that values are held against at once."""
 EIGHT = 8
 """Lanes of a running sum in float64."""
 ABS, AA, BB, AB, DD, GREATEST = range(0, 6 * EIGHT, EIGHT)
@@ -186,30 +188,37 @@ def fetch(_context, a, index):
 
 
 @intrinsic
-def at_least(_context, values, size, edge):
-    """How many of the first `size`, a multiple of `LANES` and at most `BLOCK`, are at least `edge`; all of one dtype.
+def at_least(_context, values, size, edges, first, counts):
+    """Add to int64 `counts` how many of the first `size` values are at least each of `TOGETHER` edges from `first` on.
 
-    Integers are compared as signed ones, for which processors have an instruction.
+    `size` is a multiple of `LANES` and at most `BLOCK`, and values and edges are of one dtype. Integers are compared as
+    signed ones, for which processors have an instruction.
     """
 
     def generate(context, builder, _s, args):
-        source = _data(context, builder, values, args[0])
+        source, limits, counted = (_data(context, builder, kind, value) for kind, value in zip(
+            (values, edges, counts), (args[0], args[2], args[4]), strict=True))  # fmt: skip
         word, lanes = _word(values)
-        from_here = _spread(builder, args[2], lanes)
+        places = [builder.add(args[3], _I64(k)) for k in range(TOGETHER)]
+        from_here = [_spread(builder, builder.load(builder.gep(limits, [place])), lanes) for place in places]
         # Where masks have registers of their own, counting their bits is the cheapest; else lanes count.
         masks = FEATURES.get("avx512bw")
-        below = _variable(builder, _I64 if masks else from_here.type, 0)
+        below = [_variable(builder, _I64 if masks else edge.type, 0) for edge in from_here]
         with cgutils.for_range_slice(builder, _I64(0), args[1], _I64(lanes), _I64) as (i, _):
-            less = builder.icmp_signed("<", _load(builder, source, i, word, lanes), from_here)
-            if masks:
-                _count(builder, below, less)
-            else:
-                builder.store(builder.sub(builder.load(below), builder.sext(less, from_here.type)), below)
-        count = builder.load(below)
-        count = count if masks else _total(builder, builder.zext(count, ir.VectorType(_I32, lanes)))
-        return builder.sub(args[1], count)
+            value = _load(builder, source, i, word, lanes)
+            for edge, found in zip(from_here, below, strict=True):
+                less = builder.icmp_signed("<", value, edge)
+                if masks:
+                    _count(builder, found, less)
+                else:
+                    builder.store(builder.sub(builder.load(found), builder.sext(less, edge.type)), found)
+        for place, found in zip(places, map(builder.load, below), strict=True):
+            total = found if masks else _total(builder, builder.zext(found, ir.VectorType(_I32, lanes)))
+            here = builder.gep(counted, [place])
+            builder.store(builder.add(builder.load(here), builder.sub(args[1], total)), here)
+        return context.get_dummy_value()
 
-    return types.int64(values, size, edge), generate
+    return types.void(values, size, edges, first, counts), generate
 
 
 @intrinsic
@@ -320,10 +329,12 @@ def dense(_context, a, b, size, x, y, lines, tiny, base, bins, distances, sums, 
             _count(builder, against_zero, builder.and_(apart, builder.icmp_unsigned("==", v, _all(word, lanes, 0))))
             flipped = builder.xor(distance, _all(word, lanes, 1 << (word.width - 1)))
             _store(builder, flipped, given["distances"], i)
-            for k, pair in enumerate(zip(*(_numbers(builder, a.dtype, side) for side in (p, q)), strict=True)):
-                _screen(builder, a.dtype, *pair, slopes, least, worst)
-                for side, place in zip(pair if word.width == 16 else (), numbers, strict=False):
-                    _store(builder, side, place, builder.add(i, _I64(16 * k)))
+            left_16, right_16 = (_numbers(builder, a.dtype, side) for side in (p, q))
+            for k, (one, other) in enumerate(zip(left_16, right_16, strict=True)):
+                _screen(builder, a.dtype, one, other, slopes, least, worst)
+                if word.width == 16:
+                    for value, place in zip((one, other), numbers, strict=True):
+                        _store(builder, value, place, builder.add(i, _I64(16 * k)))
         # From memory, where processors widen numbers in less steps than those in registers.
         with cgutils.for_range_slice(builder, _I64(0), args[2], _I64(32), _I64) as (i, _):
             found = []
