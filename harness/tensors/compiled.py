@@ -66,12 +66,11 @@ class _Counted:
     def __init__(self, size: int, edges: Array, units: Array) -> None:
         """`units` are `edges` as the kernel compares them, in its own dtype, without those that nothing reaches."""
         from harness.tensors.kernels.records import Tally
-        from harness.tensors.kernels.vectors import TOGETHER
 
         self._edges, self._reached = edges, units.size
         # Four interleaved tables; 32 bits suffice for one chunk, and are half the cache.
-        table, above = np.zeros((4, size), np.uint32), np.zeros(edges.size + TOGETHER, np.int64)
-        self.tally = Tally(table, np.pad(units, (0, -units.size % TOGETHER)), above)
+        table, above = np.zeros((4, size), np.uint32), np.zeros(edges.size + 1, np.int64)
+        self.tally = Tally(table, np.pad(units, (0, units.size % 2)), above)
         self.histogram = np.zeros(size, np.int64)
 
     def drain(self, count: int) -> None:

@@ -7,7 +7,7 @@ from numba import njit
 
 from harness.tensors.kernels import intrinsics as op
 from harness.tensors.kernels.compiler import CACHE, SUM, bare
-from harness.tensors.kernels.vectors import AHEAD, LANES, TOGETHER, at_least, fetch
+from harness.tensors.kernels.vectors import AHEAD, LANES, at_least, fetch
 
 
 @bare
@@ -169,13 +169,6 @@ def _scatter_sparse(bins, h, m):
     for i in range(eights, m):
         h[0, bins[i]] += 1
     h[0, 0] += zeros
-
-
-@bare
-def tally(values, size, counts):
-    """Count how many of a block's bins are at or above each edge; those up to `size`, a multiple of `LANES`, may be."""
-    for k in range(0, counts.edges.size, TOGETHER):
-        at_least(values, size, counts.edges, k, counts.above)
 
 
 @bare
@@ -354,7 +347,7 @@ def count_bins(bins, counts, differ, m):
     if counts.edges.size:
         size = (m + LANES - 1) // LANES * LANES
         bins[m:size] = 0  # those of another block, which are at no edge now
-        tally(bins, size, counts)
+        at_least(bins, size, counts.edges, counts.above)
     elif differ * 8 < m:
         _scatter_sparse(bins, counts.table, m)
     else:

@@ -56,7 +56,7 @@ def byte_chunk(a, b, state):
             blocks.raise_ratio(d, y, places, found, m)
             blocks.note_first(d, places, found, m)
         if tally.edges.size:
-            blocks.tally(differences, size, tally)
+            vec.at_least(differences, size, tally.edges, tally.above)
             continue
         for i in range(m):
             work.bins[i] = op.bin_of(np.float64(differences[i] ^ np.uint8(128)), terms.shift, terms.base)

@@ -42,7 +42,7 @@ def _slopes(lines, thresholds, rules, terms, found):
 def _tally_distances(p, q, m, size, work, tally, terms):
     """Count the ULP distances of the first `m` pairs; `dense` has left them, with those of equal zeros up to `size`."""
     if tally.edges.size:
-        blocks.tally(work.distances, size, tally)
+        vec.at_least(work.distances, size, tally.edges, tally.above)
         return
     for i in range(m):
         work.wide[i] = op.ulps(p[i], q[i])
@@ -181,7 +181,7 @@ def vector_chunk(a, b, state):  # noqa: C901, PLR0912, PLR0915 - handing arrays 
         if beyond or not known or found.max_abs >= terms.calm:
             _events(p, q, m, block, places, rules, terms, found)
         if differences.edges.size:
-            blocks.tally(work.bins, size, differences)
+            vec.at_least(work.bins, size, differences.edges, differences.above)
         else:
             blocks.scatter(work.bins, differences.table, m)
         _tally_distances(p, q, m, size, work, ulps, terms)

@@ -81,8 +81,8 @@ class Tally(NamedTuple):
     """A histogram that is being made: all of it, or only what percentiles need.
 
     With `edges`, the bins at which something may begin, only how many numbers are in each of them or `above` is
-    counted; without, the four interleaved histograms of `table` are filled. The caller drains either. Edges are padded
-    to whole `vectors.TOGETHER`.
+    counted; without, the four interleaved histograms of `table` are filled. The caller drains either. There is an even
+    number of edges.
     """
 
     table: Any

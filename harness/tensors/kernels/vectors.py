@@ -14,15 +14,13 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from harness.tensors.kernels.compiler import FEATURES
+from harness.tensors.kernels.compiler import FEATURES, bare
 from harness.tensors.kernels.intrinsics import INFINITY, absolute, constant, decode, magnitude, ordered
 
 LANES = 64
 """The most elements per step; blocks are multiples of it, and buffers that are compressed into have as many more."""
 AHEAD = 8192
 """Elements between what is worked on and what is fetched; processors fetch ahead by themselves, but not far enough."""
-TOGETHER = 4
-"""Edges that values are held against at once."""
 EIGHT = 8
 """Lanes of a running sum in float64."""
 ABS, AA, BB, AB, DD, GREATEST = range(0, 6 * EIGHT, EIGHT)
@@ -187,38 +185,54 @@ def fetch(_context, a, index):
     return types.void(a, index), generate
 
 
-@intrinsic
-def at_least(_context, values, size, edges, first, counts):
-    """Add to int64 `counts` how many of the first `size` values are at least each of `TOGETHER` edges from `first` on.
+def _at_least(together):
+    """`at_least` for as many edges at once."""
+
+    @intrinsic
+    def count(_context, values, size, edges, first, counts):
+        def generate(context, builder, _s, args):
+            source, limits, counted = (_data(context, builder, kind, value) for kind, value in zip(
+                (values, edges, counts), (args[0], args[2], args[4]), strict=True))  # fmt: skip
+            word, lanes = _word(values)
+            places = [builder.add(args[3], _I64(k)) for k in range(together)]
+            from_here = [_spread(builder, builder.load(builder.gep(limits, [place])), lanes) for place in places]
+            # Where masks have registers of their own, counting their bits is the cheapest; else lanes count.
+            masks = FEATURES.get("avx512bw")
+            below = [_variable(builder, _I64 if masks else edge.type, 0) for edge in from_here]
+            with cgutils.for_range_slice(builder, _I64(0), args[1], _I64(lanes), _I64) as (i, _):
+                value = _load(builder, source, i, word, lanes)
+                for edge, found in zip(from_here, below, strict=True):
+                    less = builder.icmp_signed("<", value, edge)
+                    if masks:
+                        _count(builder, found, less)
+                    else:
+                        builder.store(builder.sub(builder.load(found), builder.sext(less, edge.type)), found)
+            for place, found in zip(places, map(builder.load, below), strict=True):
+                total = found if masks else _total(builder, builder.zext(found, ir.VectorType(_I32, lanes)))
+                here = builder.gep(counted, [place])
+                builder.store(builder.add(builder.load(here), builder.sub(args[1], total)), here)
+            return context.get_dummy_value()
+
+        return types.void(values, size, edges, first, counts), generate
+
+    return count
+
+
+_at_least_4, _at_least_2 = _at_least(4), _at_least(2)
+
+
+@bare
+def at_least(values, size, edges, counts):
+    """Add to int64 `counts` how many of the first `size` values are at least each edge, of which the number is even.
 
     `size` is a multiple of `LANES` and at most `BLOCK`, and values and edges are of one dtype. Integers are compared as
-    signed ones, for which processors have an instruction.
+    signed ones, for which processors have an instruction; some edges at once, so that values are loaded less often.
     """
-
-    def generate(context, builder, _s, args):
-        source, limits, counted = (_data(context, builder, kind, value) for kind, value in zip(
-            (values, edges, counts), (args[0], args[2], args[4]), strict=True))  # fmt: skip
-        word, lanes = _word(values)
-        places = [builder.add(args[3], _I64(k)) for k in range(TOGETHER)]
-        from_here = [_spread(builder, builder.load(builder.gep(limits, [place])), lanes) for place in places]
-        # Where masks have registers of their own, counting their bits is the cheapest; else lanes count.
-        masks = FEATURES.get("avx512bw")
-        below = [_variable(builder, _I64 if masks else edge.type, 0) for edge in from_here]
-        with cgutils.for_range_slice(builder, _I64(0), args[1], _I64(lanes), _I64) as (i, _):
-            value = _load(builder, source, i, word, lanes)
-            for edge, found in zip(from_here, below, strict=True):
-                less = builder.icmp_signed("<", value, edge)
-                if masks:
-                    _count(builder, found, less)
-                else:
-                    builder.store(builder.sub(builder.load(found), builder.sext(less, edge.type)), found)
-        for place, found in zip(places, map(builder.load, below), strict=True):
-            total = found if masks else _total(builder, builder.zext(found, ir.VectorType(_I32, lanes)))
-            here = builder.gep(counted, [place])
-            builder.store(builder.add(builder.load(here), builder.sub(args[1], total)), here)
-        return context.get_dummy_value()
-
-    return types.void(values, size, edges, first, counts), generate
+    fours = edges.size // 4 * 4
+    for k in range(0, fours, 4):
+        _at_least_4(values, size, edges, k, counts)
+    if fours < edges.size:
+        _at_least_2(values, size, edges, fours, counts)
 
 
 @intrinsic
