@@ -327,8 +327,7 @@ def dense(_context, a, b, size, x, y, lines, tiny, base, bins, distances, sums, 
                   for k in range(LINES)]  # fmt: skip
         least = _spread(builder, args[6], 16)
         first_bin = _spread(builder, builder.trunc(args[7], _I32), 16)
-        # Two sets of running values for the two halves of a vector, so that one addition need not wait for the last.
-        totals = [[_variable(builder, _EIGHT) for _ in range(6)] for _ in range(2)]
+        totals = [_variable(builder, _EIGHT) for _ in range(6)]
         worst = [_variable(builder, ir.VectorType(_F32, 16)) for _ in range(LINES)]
         farthest = _variable(builder, ir.VectorType(word, lanes))
         differ, against_zero = (_variable(builder, _I64, 0) for _ in range(2))
@@ -343,8 +342,8 @@ def dense(_context, a, b, size, x, y, lines, tiny, base, bins, distances, sums, 
             _count(builder, against_zero, builder.and_(apart, builder.icmp_unsigned("==", v, _all(word, lanes, 0))))
             flipped = builder.xor(distance, _all(word, lanes, 1 << (word.width - 1)))
             _store(builder, flipped, given["distances"], i)
-            left_16, right_16 = (_numbers(builder, a.dtype, side) for side in (p, q))
-            for k, (one, other) in enumerate(zip(left_16, right_16, strict=True)):
+            pairs = zip(*(_numbers(builder, a.dtype, side) for side in (p, q)), strict=True)
+            for k, (one, other) in enumerate(pairs):
                 _screen(builder, a.dtype, one, other, slopes, least, worst)
                 if word.width == 16:
                     for value, place in zip((one, other), numbers, strict=True):
@@ -358,11 +357,9 @@ def dense(_context, a, b, size, x, y, lines, tiny, base, bins, distances, sums, 
                 found.append(_call(builder, "llvm.smax.v16i32", place.type, place, _all(_I32, 16, 0)))
             _store(builder, _joined(builder, a.dtype, *found), given["bins"], i)
         for k, place in enumerate((ABS, AA, BB, AB, DD)):
-            total = builder.fadd(builder.load(totals[0][k]), builder.load(totals[1][k]))
-            total = builder.fadd(_load(builder, given["sums"], _I64(place), _F64, EIGHT), total)
+            total = builder.fadd(_load(builder, given["sums"], _I64(place), _F64, EIGHT), builder.load(totals[k]))
             _store(builder, total, given["sums"], _I64(place))
-        _greatest(builder, totals[0][5], builder.load(totals[1][5]))
-        top = _call(builder, "llvm.vector.reduce.fmax.v8f64", _F64, builder.load(totals[0][5]))
+        top = _call(builder, "llvm.vector.reduce.fmax.v8f64", _F64, builder.load(totals[5]))
         builder.store(top, builder.gep(given["sums"], [_I64(GREATEST)]))
         for k in range(LINES):
             most = _call(builder, "llvm.vector.reduce.fmax.v16f32", _F32, builder.load(worst[k]))
@@ -411,14 +408,14 @@ def _joined(builder, kind, low, high):
 def _differences(builder, numbers, here, totals):
     """Add to the sums in float64, from 16 pairs on; returns the exponents and first mantissa bits of differences."""
     found = []
-    for k, running in enumerate(totals):
-        place = builder.add(here, _I64(8 * k))
+    for start in (0, EIGHT):
+        place = builder.add(here, _I64(start))
         p, q = (builder.fpext(_load(builder, side, place, _F32, 8), _EIGHT) for side in numbers)
         e = absolute(builder, builder.fsub(p, q))
-        builder.store(builder.fadd(builder.load(running[0]), e), running[0])
-        for place, pair in zip(running[1:5], ((p, p), (q, q), (p, q), (e, e)), strict=True):
+        builder.store(builder.fadd(builder.load(totals[0]), e), totals[0])
+        for place, pair in zip(totals[1:5], ((p, p), (q, q), (p, q), (e, e)), strict=True):
             _add_product(builder, place, *pair)
-        _greatest(builder, running[5], e)
+        _greatest(builder, totals[5], e)
         found.append(builder.bitcast(e, ir.VectorType(_I32, 16)))
     high = _pick(builder, found[0], found[1], range(1, 32, 2))
     return builder.lshr(high, _all(_I32, 16, _SHIFT))
