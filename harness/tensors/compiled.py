@@ -96,13 +96,13 @@ class _Thread:
     """One thread's records, work arrays and histograms for a kernel."""
 
     def __init__(self, dtype: str, rules: Sequence[Rule], edges: _Edges) -> None:
-        from harness.tensors.kernels import compiler, eight, narrow, plain, records
+        from harness.tensors.kernels import compiler, integers, narrow, plain, records
 
         is_float, is_wide = DTYPES[dtype].kind == "float", dtype == "float64"
-        is_narrow, is_byte = is_float and not is_wide, DTYPES[dtype].itemsize == 1
+        is_narrow, is_int = is_float and not is_wide, not is_float and DTYPES[dtype].itemsize < 8
         self._view = _VIEWS.get(dtype, DTYPES[dtype].storage)
-        integers = eight.byte_chunk if is_byte else plain.int_chunk
-        self.kernel = narrow.vector_chunk if is_narrow else plain.float_chunk if is_wide else integers
+        wide = plain.float_chunk if is_wide else plain.long_chunk
+        self.kernel = narrow.vector_chunk if is_narrow else integers.int_chunk if is_int else wide
         real = np.float32 if is_narrow else np.float64
         self.rules = np.zeros(len(rules), records.rule_type(real))
         if rules:
@@ -130,7 +130,7 @@ class _Thread:
         self.nothing["firsts"] = _FAR
         self.differences = _Counted(
             bins.size, edges.differences,
-            _flipped(bins, edges.differences, np.uint8) if is_byte
+            _flipped(bins, edges.differences, np.uint8) if DTYPES[dtype].itemsize == 1
             else edges.differences.astype(np.uint32 if is_wide else np.uint16),
         )  # fmt: skip
         self.distances = _Counted(
@@ -141,7 +141,7 @@ class _Thread:
         self.state = records.State(
             records.Block(x, y, compiler.aligned(compiler.BLOCK, np.float64), screen[0]), self.rules,
             terms[0], self.found[0], self.differences.tally, self.distances.tally,
-            narrow.buffers(_VIEWS[dtype]) if is_narrow else eight.buffers(self._view) if is_byte else (),
+            narrow.buffers(_VIEWS[dtype]) if is_narrow else integers.buffers(self._view) if is_int else (),
         )  # fmt: skip
 
     def look(self, a: Array, b: Array, start: int) -> Partial:

@@ -8,6 +8,7 @@ from harness.tensors.kernels import blocks
 from harness.tensors.kernels import intrinsics as op
 from harness.tensors.kernels import vectors as vec
 from harness.tensors.kernels.compiler import BLOCK, aligned, bare
+from harness.tensors.kernels.emit import EIGHT
 from harness.tensors.kernels.records import Buffers, Places
 
 
@@ -118,7 +119,7 @@ def buffers(bits: str) -> Buffers:
         finite_a=aligned(room, bits), finite_b=aligned(room, bits), finite_place=aligned(BLOCK, np.int64),
         few_a=aligned(room, bits), few_b=aligned(room, bits), few_place=aligned(room, np.uint16),
         place=aligned(BLOCK, np.int64),
-        sums=np.zeros(vec.GREATEST + 1), squares=np.zeros(vec.EIGHT), counts=np.zeros(vec.FARTHEST + 1, np.int64),
+        sums=np.zeros(vec.GREATEST + 1), squares=np.zeros(EIGHT), counts=np.zeros(vec.FARTHEST + 1, np.int64),
     )  # fmt: skip
 
 
@@ -187,7 +188,7 @@ def vector_chunk(a, b, state):  # noqa: C901, PLR0912, PLR0915 - handing arrays 
         _tally_distances(p, q, m, size, work, ulps, terms)
         if found.firsts[found.firsts.size - 1] > start and counts[vec.DIFFER]:
             _note_first(p, q, m, places, found.firsts)
-    for k in range(vec.EIGHT):
+    for k in range(EIGHT):
         found.sum_abs += sums[vec.ABS + k]
         found.sum_aa += sums[vec.AA + k] + work.squares[k]
         found.sum_bb += sums[vec.BB + k] + work.squares[k]

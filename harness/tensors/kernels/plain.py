@@ -1,4 +1,4 @@
-"""The kernels whose loops LLVM turns into vector code by itself: float64, integers, and pairs of bytes."""
+"""The kernels whose loops LLVM turns into vector code by itself: numbers of 64 bits, and pairs of bytes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from numba import njit
 
 from harness.tensors.kernels import blocks
 from harness.tensors.kernels import intrinsics as op
-from harness.tensors.kernels.compiler import BLOCK, CACHE, SUM, bare
+from harness.tensors.kernels.compiler import BLOCK, CACHE, bare
 from harness.tensors.kernels.records import Places
 
 
@@ -85,65 +85,9 @@ def _convert(a, x):
         x[i] = a[i]
 
 
-@njit(nogil=True, cache=CACHE, fastmath=SUM)
-def _int_sums(a, b, y, d, bins, shift, base, slope):
-    """All that a block of integers below 64 bits adds, in one loop.
-
-    Fills the reference, the differences and their bins. Returns the sums of |a-b|, aa, bb, ab, (a-b)(a-b); the bits of
-    the greatest difference; how many differ, how many of those have a reference of zero, and how many others are above
-    the line |a-b| = slope * |b|.
-    """
-    total = aa = bb = ab = dd = 0.0
-    top = np.int64(0)
-    differ = 0
-    against_zero = 0
-    above = 0
-    for i in range(a.size):
-        q = np.float64(b[i])
-        e = op.size(np.float64(a[i]) - q)
-        y[i] = q
-        d[i] = e
-        bins[i] = op.bin_of(e, shift, base)
-        total += e
-        dd += e * e
-        differ += e != 0.0
-    for i in range(a.size):
-        p = np.float64(a[i])
-        q = y[i]
-        aa += p * p
-        bb += q * q
-        ab += p * q
-    for i in range(a.size):
-        q = y[i]
-        e = d[i]
-        top = max(top, op.bits(e))
-        against_zero += (e != 0.0) & (q == 0.0)
-        above += e > slope * op.size(q)
-    # Of a reference of zero, whatever differs is above the line.
-    return total, aa, bb, ab, dd, top, differ, against_zero, above - against_zero
-
-
 @njit(nogil=True, cache=CACHE)
-def _int_block(p, q, places, bins, state):
-    """One block of integers below 64 bits, of which some differ."""
-    block, terms, found = state.block, state.terms, state.found
-    y, d = block.y, block.d
-    total, aa, bb, ab, dd, top, differ, against_zero, above = _int_sums(
-        p, q, y, d, bins, terms.shift, terms.base, found.max_rel * (1 - 2.0**-20)
-    )
-    _add(found, total, aa, bb, ab, dd)
-    found.differ += differ
-    found.against_zero += against_zero
-    blocks.raise_greatest(d, top, places, found)
-    if above:
-        blocks.raise_ratio(d, y, places, found, p.size)
-    blocks.count_bins(bins, state.differences, differ, p.size)
-    blocks.note_first(d, places, found, p.size)
-
-
-@njit(nogil=True, cache=CACHE)
-def int_chunk(a, b, state):
-    """One chunk of integers of 16 to 64 bits."""
+def long_chunk(a, b, state):
+    """One chunk of integers of 64 bits."""
     block, terms, found = state.block, state.terms, state.found
     x, y, d = block.x, block.y, block.d
     bins = np.empty(BLOCK, np.uint16)
@@ -160,16 +104,12 @@ def int_chunk(a, b, state):
             state.differences.table[0, 0] += m
             continue
         found.bits_apart = 1
-        places = Places(place, False, start)
-        if a.itemsize < 8:
-            _int_block(p, q, places, bins, state)
-            continue
         _convert(p, x)
         _convert(q, y)
         _, aa, bb, ab, _ = blocks.sums(x, y, d, bins, terms.shift, terms.base, m)
         total, dd = blocks.gaps(p, q, d, bins, terms.shift, terms.base, m)
         _add(found, total, aa, bb, ab, dd)
-        blocks.common(block, places, bins, state.differences, state.rules, found, m)
+        blocks.common(block, Places(place, False, start), bins, state.differences, state.rules, found, m)
 
 
 @bare

@@ -73,8 +73,8 @@ Buffers = namedtuple(
 )
 """What `narrow.vector_chunk` works in; `vectors.dense` and `vectors.split` say what they put where."""
 
-ByteBuffers = namedtuple("ByteBuffers", "differences bins place sums counts padded_a padded_b")
-"""What `eight.byte_chunk` works in; `vectors.whole` says what it puts where."""
+IntBuffers = namedtuple("IntBuffers", "differences bins place sums counts padded_a padded_b")
+"""What `integers.int_chunk` works in; `vector_integers.whole` says what it puts where."""
 
 
 class Tally(NamedTuple):
@@ -99,4 +99,4 @@ class State(NamedTuple):
     found: Any
     differences: Tally
     distances: Tally
-    buffers: Buffers | ByteBuffers | tuple[()]
+    buffers: Buffers | IntBuffers | tuple[()]
