@@ -79,7 +79,7 @@ def _bytes(builder, kind, given, size, slope, _base):
         apart, null = builder.icmp_unsigned("!=", p, q), builder.icmp_unsigned("==", q, zero)
         emit.add_bits(builder, differ, apart)
         emit.add_bits(builder, against_zero, builder.and_(apart, null))
-        size_of = emit.call(builder, f"llvm.abs.v{lanes}i8", bytes_, q, ir.IntType(1)(0)) if signed else q
+        size_of = emit.call(builder, emit.name_of("abs", q), bytes_, q, ir.IntType(1)(0)) if signed else q
         relative = builder.select(null, zero, distance)
         for x, y, d, r, s in zip(
             halves(p, signed), halves(q, signed), halves(distance), halves(relative), halves(size_of), strict=True
