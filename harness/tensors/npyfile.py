@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+import threading
 import tokenize
 import warnings
 from pathlib import Path
@@ -21,6 +22,9 @@ from harness.words import said
 
 _HEADER_LIMIT = 10_000  # characters; that of an array without fields has some hundred
 _READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+# NumPy parses a header with `ast`, and Python 3.11 ends that with a SystemError where another thread does so meanwhile,
+# which garbage that is collected between gives the occasion for: https://github.com/python/cpython/issues/106905.
+_parser = threading.Lock()
 
 
 def read_npy(path: Path) -> Tensor:
@@ -36,7 +40,7 @@ def read_npy(path: Path) -> Tensor:
         version = np.lib.format.read_magic(start)
         if version not in _READERS:
             raise ValueError(f"version {version[0]}.{version[1]} of the format is for records")
-        with warnings.catch_warnings():  # of headers that Python 2 wrote, which are read all the same
+        with _parser, warnings.catch_warnings():  # of headers that Python 2 wrote, which are read all the same
             warnings.simplefilter("ignore")
             shape, by_column, dtype = _READERS[version](start, max_header_size=_HEADER_LIMIT)
     except (ValueError, TypeError, SyntaxError, tokenize.TokenError, MemoryError, RecursionError) as error:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import pickle
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,10 @@ from hypothesis import strategies as st
 
 from harness.errors import UnreadableTensor
 from harness.tensors.dtypes import DTYPES
+from harness.tensors.npyfile import read_npy
 from harness.tensors.safetensors import read_safetensors, write_safetensors
 from harness.tensors.tensor import Tensor
+from harness.tensors.threads import in_threads
 from harness.tensors.torchfile import read_pt
 from tests.support.pt_files import integer, rebuild, text, tuple_of, write_archive, write_pt
 
@@ -309,6 +313,27 @@ def test_bad_safetensors(tmp_path: Path, raw: bytes) -> None:
 
     with pytest.raises(UnreadableTensor, match=r"x\.safetensors"):
         read_safetensors(tmp_path / "x.safetensors")
+
+
+def test_npy_files_in_several_threads(tmp_path: Path) -> None:
+    """Python 3.11 parses no two headers at once: garbage that is collected meanwhile lets the next thread in."""
+    np.save(tmp_path / "a.npy", np.arange(10))
+    before = gc.get_threshold()
+    gc.callbacks.append(_let_others_run)
+    gc.freeze()  # what is there already would take seconds to look through
+    gc.set_threshold(10)
+    try:
+        read = list(in_threads(lambda _: read_npy(tmp_path / "a.npy").shape, range(50), threads=4))
+    finally:
+        gc.callbacks.remove(_let_others_run)
+        gc.set_threshold(*before)
+        gc.unfreeze()
+
+    assert {(10,)} == set(read)
+
+
+def _let_others_run(*_: object) -> None:
+    time.sleep(0)
 
 
 def test_digest_tells_dtype_shape_and_bytes_apart() -> None:
