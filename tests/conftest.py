@@ -40,6 +40,7 @@ def torch_interpreter() -> Path:
     return found
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in this hook, too
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Order tests by the most costly thing they need; within a kind the order of the files stays."""
     items.sort(key=_cost)

@@ -43,7 +43,7 @@ from tests.support.real_environments import MATRIX, NEW, OLD, ROOT, environments
 __all__ = ["environments", "home"]  # fixtures
 
 pytestmark = pytest.mark.integration
-LIMIT = 200
+LIMIT = 60
 SELECTION = ("--collection", "embedded", "--checkpoint", "embedded", "--limit", str(LIMIT), "--device", "cpu")
 
 FINAL = {

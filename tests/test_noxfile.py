@@ -52,6 +52,13 @@ def functions() -> dict[str, ast.FunctionDef]:
     return {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
 
 
+def test_one_process_runs_what_shares_fixtures(request):
+    """Where xdist does not see groups, nothing fails: what tests share is made in both processes."""
+    if not hasattr(request.config, "workerinput"):
+        pytest.skip("there is one process: `nox -s tests` has two")
+    assert request.node.nodeid.rpartition("@")[2] == f"{request.path} 0"
+
+
 @pytest.mark.parametrize("job", JOBS)
 def test_every_version_has_a_session_and_every_such_session_a_version(job):
     found = [name.removeprefix(f"{job}-") for name in sessions() if name.startswith(f"{job}-")]
