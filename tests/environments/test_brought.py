@@ -61,7 +61,7 @@ def experiment(environments: dict[str, Environment], tmp_path_factory: pytest.Te
 
 @pytest.fixture(scope="module")
 def pair(experiment: Experiment) -> Pair:
-    return prepare_pair(experiment, OLD, NEW)
+    return prepare_pair(experiment, OLD, NEW, repeats=0)
 
 
 def _only_encode(pair: Pair, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Location:
