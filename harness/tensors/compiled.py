@@ -67,22 +67,28 @@ class _Counted:
         """`units` are `edges` as the kernel compares them, in its own dtype, without those that nothing reaches."""
         from harness.tensors.kernels.records import Tally
 
-        self._edges, self._reached = edges, units.size
-        # Four interleaved tables; 32 bits suffice for one chunk, and are half the cache.
-        table, above = np.zeros((4, size), np.uint32), np.zeros(edges.size + 1, np.int64)
+        self._edges, self._reached, self._size, self._count = edges, units.size, size, 0
+        # Four interleaved tables; 32 bits suffice for one chunk, and are half the cache. With edges only the first bin
+        # is written to, which nobody reads.
+        table, above = np.zeros((4, 1 if units.size else size), np.uint32), np.zeros(edges.size + 1, np.int64)
         self.tally = Tally(table, np.pad(units, (0, units.size % 2)), above)
-        self.histogram = np.zeros(size, np.int64)
+        self._drained = np.zeros(0 if units.size else size, np.int64)
 
     def drain(self, count: int) -> None:
-        """Add what a chunk of so many numbers has left, and begin again."""
-        table, units, above = self.tally
-        if units.size:
-            above[self._reached :] = 0
-            self.histogram += from_edges(above[: self._edges.size], self._edges, count, self.histogram.size)
-            above[:] = 0
-        else:
-            self.histogram += table.sum(axis=0, dtype=np.int64)
-            table[:] = 0
+        """Take what a chunk of so many numbers has left, and begin again."""
+        if self._reached:
+            self._count += count
+            return
+        self._drained += self.tally.table.sum(axis=0, dtype=np.int64)
+        self.tally.table[:] = 0
+
+    def histogram(self) -> Array:
+        """Of all that was drained, int64; between two edges all stands in the bin at the lower one."""
+        if not self._reached:
+            return self._drained
+        above = self.tally.above[: self._edges.size].copy()
+        above[self._reached :] = 0
+        return from_edges(above, self._edges, self._count, self._size)
 
 
 class _Edges(NamedTuple):
@@ -197,7 +203,9 @@ def run(a: Tensor, b: Tensor, rules: Sequence[Rule], how: How) -> Total:
         return _gone_through(a, b, rules, how, _Edges())
     told = _Thread(a.dtype, [], _Edges())
     told.look(_sample(a), _sample(b), 0)
-    edges = _Edges(edges_around(told.differences.histogram, SHARES), edges_around(told.distances.histogram, ULP_SHARES))
+    edges = _Edges(
+        edges_around(told.differences.histogram(), SHARES), edges_around(told.distances.histogram(), ULP_SHARES)
+    )
     total = _gone_through(a, b, rules, how, edges)
     if is_certain(total.histogram, edges.differences, SHARES) and is_certain(total.ulps, edges.distances, ULP_SHARES):
         return total
@@ -219,8 +227,8 @@ def _gone_through(a: Tensor, b: Tensor, rules: Sequence[Rule], how: How, edges: 
 
     total.parts = list(each_chunk(a.flat, b.flat, how.chunk, look, how.threads))
     for thread in hired:
-        total.histogram += thread.differences.histogram
-        total.ulps += thread.distances.histogram
+        total.histogram += thread.differences.histogram()
+        total.ulps += thread.distances.histogram()
     return total
 
 

@@ -30,7 +30,7 @@ def keep_memory() -> None:
     arithmetic.
     """
     with contextlib.suppress(AttributeError, OSError):
-        mallopt = ctypes.CDLL(None).mallopt
+        mallopt = _libc().mallopt
         mallopt(_M_MMAP_THRESHOLD, _KEPT // 4)
         mallopt(_M_TRIM_THRESHOLD, _KEPT)
 
@@ -82,11 +82,15 @@ def _advise(chunk: Array, advice: int, stretch: int = mmap.PAGESIZE) -> None:
     if not isinstance(owner, mmap.mmap) or chunk.size == 0:
         return
     begin, base = address(chunk), address(np.frombuffer(owner, np.uint8, 1))
-    first, last = max(begin // stretch * stretch - base, 0), begin + chunk.nbytes - base
+    first = max(begin // stretch * stretch, base)
     # Advice may be refused: by a system that does not know it, or for a file that has shrunk.
-    with contextlib.suppress(OSError):
-        if last > first:
-            owner.madvise(advice, first, last - first)
+    _libc().madvise(ctypes.c_void_p(first), ctypes.c_size_t(begin + chunk.nbytes - first), advice)
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    """The C library; what is called in it lets go of Python's lock, as `mmap.madvise` does not, for milliseconds."""
+    return ctypes.CDLL(None)
 
 
 def address(array: Array) -> int:
