@@ -53,7 +53,7 @@ start = time.perf_counter()
 measure(open_tensor(a, dtype, n), open_tensor(b, dtype, n))
 first = time.perf_counter() - start
 best = first
-for _ in range(3):
+for _ in range(11):
     start = time.perf_counter()
     found = measure(open_tensor(a, dtype, n), open_tensor(b, dtype, n))
     best = min(best, time.perf_counter() - start)
@@ -158,7 +158,7 @@ def copy_seconds(path: Path) -> float:
     source = np.fromfile(path, np.uint8)
     target = np.empty_like(source)
     best = float("inf")
-    for _ in range(3):
+    for _ in range(12):  # as often as ours: what else a host does comes and goes
         start = time.perf_counter()
         np.copyto(target, source)
         best = min(best, time.perf_counter() - start)
