@@ -82,9 +82,10 @@ def _advise(chunk: Array, advice: int, stretch: int = mmap.PAGESIZE) -> None:
     if not isinstance(owner, mmap.mmap) or chunk.size == 0:
         return
     begin, base = address(chunk), address(np.frombuffer(owner, np.uint8, 1))
-    first = max(begin // stretch * stretch, base)
+    # Never beyond the mapping: memory that is something else would be emptied.
+    first, last = max(begin // stretch * stretch, base), min(begin + chunk.nbytes, base + len(owner))
     # Advice may be refused: by a system that does not know it, or for a file that has shrunk.
-    _libc().madvise(ctypes.c_void_p(first), ctypes.c_size_t(begin + chunk.nbytes - first), advice)
+    _libc().madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), advice)
 
 
 @cache

@@ -20,6 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import UnreadableTensor
+from harness.files import map_file
+from harness.tensors import mapped
 from harness.tensors.dtypes import DTYPES
 from harness.tensors.npyfile import read_npy
 from harness.tensors.safetensors import read_safetensors, write_safetensors
@@ -334,6 +336,22 @@ def test_npy_files_in_several_threads(tmp_path: Path) -> None:
 
 def _let_others_run(*_: object) -> None:
     time.sleep(0)
+
+
+def test_advice_stays_within_a_mapping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages that are given back are empty when they are no file's: an array may seem longer than what it shows."""
+    (tmp_path / "a").write_bytes(bytes(10_000))
+    raw = map_file(tmp_path / "a")
+    given: list[tuple[int, int]] = []
+
+    class Library:
+        def madvise(self, first: Any, length: Any, _advice: int) -> None:
+            given.append((first.value - mapped.address(raw), first.value + length.value - mapped.address(raw)))
+
+    monkeypatch.setattr(mapped, "_libc", Library)
+    mapped.give_back(raw, raw[5000:], np.broadcast_to(raw[5000:], (9, 5000)), raw[::-1])
+
+    assert given == [(0, 10_000)] * 4
 
 
 def test_digest_tells_dtype_shape_and_bytes_apart() -> None:
